@@ -1,0 +1,143 @@
+"""Attend or share: the two kinds of self-attention, and the layer around them.
+
+Legend: B batch, N tokens, C width, H heads, D = C / H head size.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath, Mlp, use_fused_attn
+from torch import Tensor, nn
+
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """(B, N, C) -> (B, H, N, D)."""
+    B, N, C = x.shape
+    return x.reshape(B, N, num_heads, C // num_heads).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(B, H, N, D) -> (B, N, C)."""
+    B, H, N, D = x.shape
+    return x.transpose(1, 2).reshape(B, N, H * D)
+
+
+def attention_map(q: Tensor, k: Tensor) -> Tensor:
+    """Softmax of the scaled products of queries and keys: two (B, H, N, D) -> (B, H, N, N), rows sum to 1."""
+    return torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1), dim=-1)
+
+
+class Attend(nn.Module):
+    """Self-attention that computes its own map (an A of the genotype; as in DeiT).
+
+    A map that the next layer shares is computed explicitly and handed on; one that nobody reuses stays inside the
+    fused kernel. Both paths give the same numbers.
+
+    Args:
+        dim: width C.
+        num_heads: heads H; divides C.
+        qkv_bias: biases of the query, key and value projections.
+        attn_drop: dropout of the map, proj_drop: of the output.
+        map_is_shared: the next layer shares this layer's map.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        qkv_bias: bool = True,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        map_is_shared: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.map_is_shared = map_is_shared
+        self.fused_attn = use_fused_attn() > 0
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, device=device, dtype=dtype)
+        self.attn_drop = nn.Dropout(attn_drop)
+        self.proj = nn.Linear(dim, dim, device=device, dtype=dtype)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def forward(self, x: Tensor, attn: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """(B, N, C) -> (B, N, C) and the map (B, H, N, N) if the next layer shares it; `attn` is not used."""
+        q, k, v = (split_heads(part, self.num_heads) for part in self.qkv(x).chunk(3, dim=-1))
+        if self.fused_attn and not self.map_is_shared:
+            x = F.scaled_dot_product_attention(q, k, v, dropout_p=self.attn_drop.p if self.training else 0.0)
+            attn = None
+        else:
+            # autocast leaves the softmax in float32: cast once here, not again in every layer that shares it
+            attn = attention_map(q, k).to(v.dtype)
+            x = self.attn_drop(attn) @ v
+        x = self.proj_drop(self.proj(merge_heads(x)))
+        return x, attn if self.map_is_shared else None
+
+
+class Share(nn.Module):
+    """Self-attention that reuses the map of the layer before it (an S of the genotype): values only, no Q, no K.
+
+    Args: as `Attend`; the map is always handed on, since the next layer may share it too.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        qkv_bias: bool = True,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.v = nn.Linear(dim, dim, bias=qkv_bias, device=device, dtype=dtype)
+        self.attn_drop = nn.Dropout(attn_drop)
+        self.proj = nn.Linear(dim, dim, device=device, dtype=dtype)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def forward(self, x: Tensor, attn: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, N, C) and the map (B, H, N, N) of the layer before -> (B, N, C) and the same map."""
+        v = split_heads(self.v(x), self.num_heads)
+        x = merge_heads(self.attn_drop(attn) @ v)
+        return self.proj_drop(self.proj(x)), attn
+
+
+class Block(nn.Module):
+    """One layer, pre-norm as in DeiT: ``x + attn(norm(x))``, then ``x + mlp(norm(x))``.
+
+    Args:
+        attn: an `Attend` or a `Share`.
+        dim: width C.
+        hidden_dim: hidden width of the MLP.
+        proj_drop: dropout in the MLP.
+        drop_path: probability that a residual branch is skipped for a sample.
+    """
+
+    def __init__(
+        self,
+        attn: nn.Module,
+        dim: int,
+        hidden_dim: int,
+        proj_drop: float = 0.0,
+        drop_path: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6, device=device, dtype=dtype)
+        self.attn = attn
+        self.drop_path1 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6, device=device, dtype=dtype)
+        self.mlp = Mlp(dim, hidden_dim, drop=proj_drop, device=device, dtype=dtype)
+        self.drop_path2 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, x: Tensor, attn: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """(B, N, C) and the map of the layer before -> (B, N, C) and the map for the next layer."""
+        update, attn = self.attn(self.norm1(x), attn)
+        x = x + self.drop_path1(update)
+        x = x + self.drop_path2(self.mlp(self.norm2(x)))
+        return x, attn
