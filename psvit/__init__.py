@@ -1,7 +1,32 @@
-"""PSViT: vision transformers that do not waste work, by token pooling and attention sharing."""
+"""PSViT: vision transformers that do not waste work, by token pooling and attention sharing.
+
+`import psvit` is light. Torch and timm are imported when something first needs them; as soon as timm is, in whatever
+order, our variants are registered with it, so that ``timm.create_model("psvit_2d_tiny")`` works.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import wrapt
 
 from psvit.arch import Arch
 from psvit.errors import UserError
+from psvit.variants import VARIANTS
+
+if TYPE_CHECKING:
+    from psvit.model.psvit import PSViT
 
 __version__ = "0.1.0.dev0"
-__all__ = ["Arch", "UserError"]
+__all__ = ["VARIANTS", "Arch", "PSViT", "UserError"]
+
+
+@wrapt.when_imported("timm")
+def _register_variants(timm: Any) -> None:
+    import psvit.model.zoo  # noqa: F401
+
+
+def __getattr__(name: str) -> Any:
+    if name == "PSViT":
+        from psvit.model.psvit import PSViT
+
+        return PSViT
+    raise AttributeError(f"module 'psvit' has no attribute {name!r}")

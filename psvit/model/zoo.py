@@ -1,0 +1,133 @@
+"""The named variants, registered with timm, and the road from DeiT's parameter names to ours."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from timm.layers import resample_abs_pos_embed
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from psvit.arch import ARCH_FIELDS, SHARE, Arch
+from psvit.errors import UserError
+from psvit.model.psvit import NO_GRID, PSViT
+from psvit.variants import VARIANTS, with_changes
+
+
+def _cfg() -> dict[str, Any]:
+    return {
+        "input_size": (3, 224, 224),
+        "num_classes": 1000,
+        "pool_size": None,
+        "crop_pct": 0.9,
+        "interpolation": "bicubic",
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+        "fixed_input_size": False,
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
+        "license": "apache-2.0",
+    }
+
+
+default_cfgs = generate_default_cfgs({name: _cfg() for name in (*VARIANTS, "psvit_1d", "psvit_2d")})
+
+
+def block_names(arch: Arch) -> list[str]:
+    """Our module name of each layer, in order: ``stages.0.blocks.0``, ..."""
+    return [f"stages.{s}.blocks.{b}" for s, layers in enumerate(arch.stages) for b in range(len(layers))]
+
+
+def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: PSViT) -> dict[str, Tensor]:
+    """State of a timm ViT or DeiT, or of another PSViT -> state with the names and position grid of `model`.
+
+    Layers keep their order. A layer that shares keeps only the value part of DeiT's qkv. Position embeddings of
+    another grid are resampled. A state that is ours already passes through.
+    """
+    names = block_names(model.arch)
+    kinds = "".join(model.arch.stages)
+    ours: dict[str, Tensor] = {}
+    for key, value in state_dict.items():
+        layer = re.match(r"blocks\.(\d+)\.(.*)", key)
+        if layer and int(layer[1]) < len(names):
+            key = f"{names[int(layer[1])]}.{layer[2]}"
+            if kinds[int(layer[1])] == SHARE and ".attn.qkv." in key:
+                key, value = key.replace(".qkv.", ".v."), value.chunk(3)[2].clone()
+        if key == "pos_embed" and value.shape != model.pos_embed.shape:
+            value = resample_abs_pos_embed(
+                value, list(model.grid_size), num_prefix_tokens=model.num_prefix_tokens
+            )
+        ours[key] = value
+    return ours
+
+
+def create_psvit(variant: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Build `variant` through timm; keyword arguments are those of `PSViT` and the fields of `Arch`.
+
+    Raises:
+        UserError: a field outside its rule, or 2D features asked of a pooled 1D sequence.
+    """
+    changes = {name: kwargs.pop(name) for name in ARCH_FIELDS if name in kwargs}
+    base = VARIANTS[variant] if variant in VARIANTS else VARIANTS[f"{variant}_tiny"]
+    arch = with_changes(base, **changes)
+    if kwargs.get("features_only") and arch.pooling == "1d" and len(arch.stages) > 1:
+        raise UserError(NO_GRID.format(genotype=arch.genotype))
+    model: nn.Module = build_model_with_cfg(
+        PSViT,
+        variant,
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg={"out_indices": tuple(range(len(arch.stages))), "feature_cls": "getter"},
+        arch=arch,
+        **kwargs,
+    )
+    return model
+
+
+@register_model
+def psvit_1d_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """PSViT-1D at the MACs of DeiT-Tiny."""
+    return create_psvit("psvit_1d_tiny", pretrained, **kwargs)
+
+
+@register_model
+def psvit_1d_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """PSViT-1D at the MACs of DeiT-Small."""
+    return create_psvit("psvit_1d_small", pretrained, **kwargs)
+
+
+@register_model
+def psvit_1d_base(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """PSViT-1D at the MACs of DeiT-Base."""
+    return create_psvit("psvit_1d_base", pretrained, **kwargs)
+
+
+@register_model
+def psvit_2d_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """PSViT-2D at the MACs of DeiT-Tiny."""
+    return create_psvit("psvit_2d_tiny", pretrained, **kwargs)
+
+
+@register_model
+def psvit_2d_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """PSViT-2D at the MACs of DeiT-Small."""
+    return create_psvit("psvit_2d_small", pretrained, **kwargs)
+
+
+@register_model
+def psvit_2d_base(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """PSViT-2D at the MACs of DeiT-Base."""
+    return create_psvit("psvit_2d_base", pretrained, **kwargs)
+
+
+@register_model
+def psvit_1d(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Any PSViT-1D: takes `genotype`, `widths` and the other fields of `Arch` (by default those of tiny)."""
+    return create_psvit("psvit_1d", pretrained, **kwargs)
+
+
+@register_model
+def psvit_2d(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Any PSViT-2D: takes `genotype`, `widths` and the other fields of `Arch` (by default those of tiny)."""
+    return create_psvit("psvit_2d", pretrained, **kwargs)

@@ -1,0 +1,55 @@
+"""The named networks, as Archs. No torch here; `psvit.model.zoo` builds and registers them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from psvit.arch import ARCH_FIELDS, Arch
+from psvit.errors import UserError
+
+VARIANTS: dict[str, Arch] = {
+    "psvit_1d_tiny": Arch("ASSASS-ASS-AS", widths=(192, 384, 384), pooling="1d"),
+    "psvit_1d_small": Arch("ASSASS-ASS-AS", widths=(448, 640, 640), pooling="1d"),
+    "psvit_1d_base": Arch("ASSASS-ASS-AS", widths=(960, 1280, 1280), pooling="1d"),
+    "psvit_2d_tiny": Arch("ASSASS-ASS-AS", widths=(256, 256, 384)),
+    "psvit_2d_small": Arch("ASSASS-ASS-AS", widths=(512, 640, 768)),
+    "psvit_2d_base": Arch("ASSASS-ASS-AS", widths=(1024, 1280, 1536)),
+}
+"""Name -> Arch: at the MACs of DeiT-Tiny, -Small and -Base for 224 pixels, within 2 %."""
+
+
+def with_changes(arch: Arch, **changes: Any) -> Arch:
+    """`arch` with other fields. A genotype of fewer stages keeps the first widths.
+
+    Raises:
+        UserError: the new genotype has more stages than there are widths, or a field outside its rule.
+    """
+    changes = {name: value for name, value in changes.items() if value is not None}
+    unknown = sorted(set(changes) - set(ARCH_FIELDS))
+    if unknown:
+        raise UserError(f"unknown Arch field {unknown[0]!r}: the fields are {', '.join(ARCH_FIELDS)}")
+    if "patch_size" in changes:
+        changes.setdefault("stride", changes["patch_size"])
+    if "pooling" in changes and changes["pooling"] != arch.pooling:
+        changes.setdefault("class_token", changes["pooling"] == "1d")
+    if "genotype" in changes and "widths" not in changes:
+        stages = len(Arch(changes["genotype"], widths=()).stages) if changes["genotype"] else 0
+        if stages > len(arch.widths):
+            raise UserError(
+                f"genotype {changes['genotype']!r} has {stages} stages, but {arch} has {len(arch.widths)} widths: "
+                "give widths= too, one per stage"
+            )
+        changes["widths"] = arch.widths[:stages]
+    return replace(arch, **changes)
+
+
+def find_arch(name: str, **changes: Any) -> Arch:
+    """The Arch of a named variant or of a bare genotype, with `changes` to its fields.
+
+    Raises:
+        UserError: neither a variant nor a genotype; the message says why it is no genotype.
+    """
+    if name in VARIANTS:
+        return with_changes(VARIANTS[name], **changes)
+    return Arch(name, **{field: value for field, value in changes.items() if value is not None})
