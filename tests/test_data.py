@@ -743,12 +743,18 @@ def test_a_stream_refuses_what_it_cannot_do(shards: Path) -> None:
 
 
 def test_a_torchvision_set_through_timm(tmp_path: Path) -> None:
-    make_folder(tmp_path / "train", each=5)
-    make_folder(tmp_path / "val", each=2)
-    data = open_data(DataSettings("torch/image_folder", data_dir=str(tmp_path)))
-    assert (data.classes, data.img_size, len(data.train), len(data.holdout)) == (("ant", "bee"), (10, 12), 8, 2)
-    assert source_of(data.test).labels() == [0, 0, 1, 1]
-    assert source_of(data.train).image(0).mode == "RGB"
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for split, size in (("train", 40), ("t10k", 10)):
+        write_idx(raw / f"{split}-images-idx3-ubyte", np.arange(size)[:, None, None] + np.zeros((1, 28, 28)))
+        write_idx(raw / f"{split}-labels-idx1-ubyte", np.arange(size) % 10)
+    data = open_data(DataSettings("torch/mnist", data_dir=str(tmp_path)))
+    assert (data.classes[3], data.img_size, data.mirror) == ("3 - three", (28, 28), False)
+    assert (len(data.train), len(data.holdout), len(data.test)) == (30, 10, 10)
+    assert source_of(data.test).labels() == list(range(10))
+    assert source_of(data.test).image(7).getpixel((0, 0)) == (7, 7, 7)
+    with pytest.raises(UserError, match="give the folder itself"):
+        open_data(DataSettings("torch/image_folder", data_dir=str(tmp_path)))
 
 
 def test_a_hugging_face_set_through_timm(tmp_path: Path) -> None:

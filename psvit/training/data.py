@@ -399,6 +399,10 @@ class _TimmSource(Source):
 
 def _open_timm(settings: DataSettings) -> Data:
     prefix, _, name = settings.data.partition("/")
+    if name.lower() in ("image_folder", "folder"):  # there timm takes the training images where it finds no test split
+        raise UserError(
+            f"data {settings.data!r} is a folder: give the folder itself, {settings.data_dir or 'its path'}"
+        )
     train: Source | Stream
     test: Source | Stream
     if prefix.lower() == "wds":
@@ -410,7 +414,7 @@ def _open_timm(settings: DataSettings) -> Data:
         train = _TimmSource(dataset, settings.data)
         holdout = _no_images()
         classes = _class_names(dataset) or tuple(map(str, range(max(train.labels()) + 1)))
-        test = LazySource(partial(_open_timm_test, settings, len(classes)))
+        test = LazySource(partial(_open_timm_test, settings, classes))
     own_size = (224, 224)
     if isinstance(train, Source):
         width, height = train.image(0).size
@@ -430,10 +434,13 @@ def _open_timm(settings: DataSettings) -> Data:
     )
 
 
-def _open_timm_test(settings: DataSettings, classes: int) -> Source:
-    test = _TimmSource(_create(settings, TEST_SPLITS), f"{settings.data} test")
-    if len(test) and not 0 <= min(test.labels()) <= max(test.labels()) < classes:
-        raise UserError(f"the test split of {settings.data!r} holds classes that its training split lacks")
+def _open_timm_test(settings: DataSettings, classes: tuple[str, ...]) -> Source:
+    torchvision = settings.data.lower().startswith("torch/")  # where timm looks for validation alone
+    test = _TimmSource(_create(settings, ("validation",) if torchvision else TEST_SPLITS), f"{settings.data} test")
+    names = _class_names(test.dataset) or classes
+    if names != classes or (len(test) and not 0 <= min(test.labels()) <= max(test.labels()) < len(classes)):
+        different = _names(sorted(set(names) ^ set(classes))) or "their numbers"
+        raise UserError(f"the test split of {settings.data!r} has other classes than its training split: {different}")
     return test
 
 
