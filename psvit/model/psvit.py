@@ -66,7 +66,8 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
         x = self.proj(pad_to_multiple(x, self.stride))
-        return map_to_tokens(x), (x.shape[2], x.shape[3])
+        # contiguous: the convolution leaves channels first, and every norm and sum behind it would pay for that
+        return map_to_tokens(x).contiguous(), (x.shape[2], x.shape[3])
 
 
 class Stage(nn.Module):
