@@ -80,7 +80,7 @@ class Arch:
     stride: int = 0
     class_token: bool | None = None
     qkv_bias: bool = True
-    pool_order: PoolOrder = "pool-conv"
+    pool_order: PoolOrder = "conv-pool"
     pool_conv: PoolConv = "full"
     pool_kernel: int = 3
     pool_op: PoolOp = "max"
@@ -112,8 +112,9 @@ class Arch:
             if stages > len(DEFAULT_WIDTHS):
                 raise UserError(f"genotype {self.genotype!r} has {stages} stages: give widths, one per stage")
             object.__setattr__(self, "widths", DEFAULT_WIDTHS[:stages])
-        if isinstance(self.widths, str) or not isinstance(self.widths, Sequence):
-            raise UserError(f"widths {self.widths!r} is not a list of whole numbers, one per stage")
+        widths: object = self.widths  # a caller from JSON or the command line may hand in anything
+        if isinstance(widths, str) or not isinstance(widths, Sequence):
+            raise UserError(f"widths {widths!r} is not a list of whole numbers, one per stage")
         object.__setattr__(self, "widths", tuple(self.widths))
         if not isinstance(self.mlp_ratio, (int, float)) or isinstance(self.mlp_ratio, bool):
             raise UserError(f"mlp_ratio {self.mlp_ratio!r} is not a positive number")

@@ -9,12 +9,12 @@ from psvit.arch import ARCH_FIELDS, Arch
 from psvit.errors import UserError
 
 VARIANTS: dict[str, Arch] = {
-    "psvit_1d_tiny": Arch("ASSASS-ASS-AS", widths=(192, 384, 384), pooling="1d"),
-    "psvit_1d_small": Arch("ASSASS-ASS-AS", widths=(448, 640, 640), pooling="1d"),
-    "psvit_1d_base": Arch("ASSASS-ASS-AS", widths=(960, 1280, 1280), pooling="1d"),
-    "psvit_2d_tiny": Arch("ASSASS-ASS-AS", widths=(256, 256, 384)),
-    "psvit_2d_small": Arch("ASSASS-ASS-AS", widths=(512, 640, 768)),
-    "psvit_2d_base": Arch("ASSASS-ASS-AS", widths=(1024, 1280, 1536)),
+    "psvit_1d_tiny": Arch("ASAS-ASSASS-AS", widths=(192, 320, 320), pooling="1d"),
+    "psvit_1d_small": Arch("ASSAS-ASSAS-AS", widths=(320, 384, 448), pooling="1d", stride=12),
+    "psvit_1d_base": Arch("ASS-ASSASS-ASS", widths=(768, 768, 768), pooling="1d", stride=12),
+    "psvit_2d_tiny": Arch("ASSAS-AS-A", widths=(256, 384, 384)),
+    "psvit_2d_small": Arch("AS-ASSASS-ASS", widths=(256, 320, 576), stride=8),
+    "psvit_2d_base": Arch("ASS-ASSASS-ASS", widths=(448, 704, 896), stride=8),
 }
 """Name -> Arch: at the MACs of DeiT-Tiny, -Small and -Base for 224 pixels, within 2 %."""
 

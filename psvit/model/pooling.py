@@ -44,7 +44,7 @@ class TokenPool(nn.Module):
         in_dim: int,
         out_dim: int,
         pooling: Pooling = "2d",
-        order: PoolOrder = "pool-conv",
+        order: PoolOrder = "conv-pool",
         conv: PoolConv = "full",
         kernel: int = 3,
         op: PoolOp = "max",
