@@ -3,6 +3,9 @@
 import dataclasses
 import io
 import json
+import platform
+import subprocess
+import sys
 
 import pytest
 import timm
@@ -11,26 +14,14 @@ from rich.console import Console
 from timm.layers import set_fused_attn, use_fused_attn
 from torch import nn
 
-import psvit.benchmark as bench
 from psvit import UserError
-from psvit.benchmark import (
-    BenchmarkSettings,
-    Report,
-    Row,
-    Spread,
-    Stopwatch,
-    benchmark,
-    count_macs,
-    explicit_attention,
-    finish,
-    interleave,
-    matmul_peak,
-    one_line,
-    resolve_device,
-    summarise,
-    table,
-    write_report,
-)
+from psvit.measure import benchmark as bench
+from psvit.measure import machine
+from psvit.measure.benchmark import Report, Row, benchmark, finish, table, write_report
+from psvit.measure.machine import keep_freed_memory, matmul_peak, page_faults, resolve_device
+from psvit.measure.macs import count_macs, explicit_attention
+from psvit.measure.settings import BenchmarkSettings
+from psvit.measure.timing import Spread, Stopwatch, interleave, one_line, summarise
 
 CPU = torch.device("cpu")
 
@@ -65,7 +56,8 @@ def build(name, img_size):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(bench, "PEAK_SHAPES", ((16, 16, 16), (32, 16, 16)))
+    monkeypatch.setattr(machine, "PEAK_SHAPES", ((16, 16, 16), (32, 16, 16)))
+    monkeypatch.setattr(machine, "MIN_SECONDS", 0.0)
     monkeypatch.setattr(bench, "MIN_SECONDS", 0.0)
 
 
@@ -269,11 +261,11 @@ def test_matmul_peak_takes_the_best_shape(monkeypatch):
         def __call__(self):
             return next(self.seconds)
 
-    monkeypatch.setattr(bench, "Stopwatch", Watch)
-    monkeypatch.setattr(bench, "PEAK_SECONDS", 1e9)
+    monkeypatch.setattr(machine, "Stopwatch", Watch)
+    monkeypatch.setattr(machine, "PEAK_SECONDS", 1e9)
     # The median of the best three, 1, 2 and 3, is 2 seconds.
     assert matmul_peak(CPU, torch.float32) == 32 * 16 * 16 / 1e9 / 2
-    monkeypatch.setattr(bench, "PEAK_SECONDS", 3.0)  # the second shape would take 4
+    monkeypatch.setattr(machine, "PEAK_SECONDS", 3.0)  # the second shape would take 4
     assert matmul_peak(CPU, torch.float32) == 16 * 16 * 16 / 1e9 / 2
 
 
@@ -302,10 +294,11 @@ def test_benchmark():
         assert row.compile_seconds is None
         if (row.model, row.dtype) == ("picky", "bfloat16"):
             assert row.error == "RuntimeError: no [bold]kernel[/bold] for bfloat16"
-            assert row.speed is row.gmacs_per_second is row.peak_fraction is None
+            assert row.speed is row.gmacs_per_second is row.peak_fraction is row.page_faults is None
         else:
             assert row.error is None
             assert len(row.seconds) == 3
+            assert (row.page_faults is None) == (page_faults() is None)
             assert row.peak_fraction == pytest.approx(row.gmacs_per_second / report.peaks[row.dtype])
     assert report.rows[0].speed.ratio == Spread(1, 1, 1)
     text = rendered(report)
@@ -382,6 +375,24 @@ def test_torch_compile():
     assert len(row.seconds) == 3
 
 
+def test_page_faults_are_those_of_one_batch_in_the_median_round(monkeypatch):
+    counts = iter([0, 1, 2, 6, 10, 110])  # before and after each of three rounds: 1, 4 and 100
+    monkeypatch.setattr(bench, "page_faults", lambda: next(counts))
+    assert benchmark(settings("tiny"), build).rows[0].page_faults == 4
+    monkeypatch.setattr(bench, "page_faults", lambda: None)
+    assert benchmark(settings("tiny"), build).rows[0].page_faults is None
+
+
+def test_page_faults_of_repeated_calls():
+    watch, faults = Stopwatch(lambda: None, CPU, 0.0), []
+    watch.repeats = 4
+    counts = iter([100, 110])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench, "page_faults", lambda: next(counts))
+        bench._counting_faults(watch, faults)()
+    assert faults == [2.5]
+
+
 def test_models_own_input_size():
     report = benchmark(settings("vit", img_size=None, rounds=1, warmup=1), lambda name, img_size: _small_vit())
     assert report.rows[0].input_size == (3, 32, 32)
@@ -433,7 +444,7 @@ def test_an_output_is_not_overwritten(tmp_path):
     def never(name, img_size):
         raise AssertionError("measured before looking at the output")
 
-    with pytest.raises(UserError, match=r"--output .* exists: .*--overwrite"):
+    with pytest.raises(UserError, match=r"--output .* exists: .*--overwrite$"):
         benchmark(settings("tiny", output=str(path)), never)
     assert path.read_text() == "mine"
     with pytest.raises(UserError, match="is a folder"):
@@ -465,8 +476,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         ({"dtype": ["float32", "float32"]}, "--dtype float32 float32 names one twice"),
         ({"mode": ["jit"]}, "--mode 'jit' is not one of eager, compile"),
         ({"mode": []}, "--mode"),
-        ({"batch_size": 0}, "--batch_size 0 is not a positive whole number"),
-        ({"img_size": -1}, "--img_size"),
+        ({"batch_size": 0}, "--batch-size 0 is not a positive whole number"),
+        ({"img_size": -1}, "--img-size"),
         ({"rounds": 1.5}, "--rounds"),
         ({"warmup": 0}, "--warmup"),
         ({"threads": True}, "--threads"),
@@ -506,3 +517,45 @@ def test_a_dtype_the_device_does_not_know(monkeypatch):
     monkeypatch.setattr(torch, "mm", refuse)
     with pytest.raises(UserError, match=r"--dtype float16 does not work on device cpu: RuntimeError.*Half"):
         benchmark(settings("tiny", dtype=["float16"]), build)
+
+
+def test_the_settings_need_no_torch():
+    code = "import psvit.measure.settings, sys; assert not {'torch', 'timm'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Memory
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone gives freed memory back at once")
+def test_freed_memory_is_kept():
+    def faults():
+        before = page_faults()
+        for _ in range(4):
+            _ = [torch.zeros(4 * 2**20).fill_(1) for _ in range(6)]  # 6 blocks of 16 MiB, alive at once
+        return page_faults() - before
+
+    keep_freed_memory()
+    faults()
+    assert faults() < 1000  # 98,000 when every block is mapped anew
+
+
+@pytest.mark.parametrize("libc", ["", "glibc"])
+def test_where_freed_memory_cannot_be_kept_nothing_happens(libc, monkeypatch):
+    def refuse(name):
+        assert libc == "glibc"
+        raise OSError("no library")
+
+    monkeypatch.setattr(machine.platform, "libc_ver", lambda: (libc, ""))
+    monkeypatch.setattr(machine.ctypes, "CDLL", refuse)
+    keep_freed_memory()
+    monkeypatch.setattr(machine.ctypes, "CDLL", lambda name: object())
+    keep_freed_memory()
+
+
+def test_a_benchmark_keeps_freed_memory(monkeypatch):
+    kept = []
+    monkeypatch.setattr(bench, "keep_freed_memory", lambda: kept.append(True))
+    with pytest.raises(UserError, match="--device"):
+        benchmark(settings("tiny", device="cuda:99"), build)
+    assert kept == [True]

@@ -5,6 +5,8 @@ import gzip
 import io
 import logging
 import random
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -16,28 +18,12 @@ from torch import Tensor
 
 from psvit.errors import UserError
 from psvit.training import data as data_module
-from psvit.training.data import (
-    Augment,
-    Data,
-    DataSettings,
-    eval_transform,
-    open_data,
-    preprocessing,
-    read_idx,
-    train_transform,
-)
-from psvit.training.loading import (
-    Batch,
-    FileSource,
-    ImageSplit,
-    LazySource,
-    Source,
-    Stream,
-    Subset,
-    eval_batches,
-    load_image,
-    train_batches,
-)
+from psvit.training import timm_sets
+from psvit.training.augment import eval_transform, preprocessing, train_transform
+from psvit.training.data import Data, open_data, read_idx
+from psvit.training.loading import Batch, ImageSplit, eval_batches, train_batches
+from psvit.training.settings import Augment, DataSettings
+from psvit.training.sources import FileSource, LazySource, Source, Stream, Subset, convert_image, load_image
 
 
 def save(path: Path, seed: int = 0, size: tuple[int, int] = (12, 10)) -> Path:
@@ -298,6 +284,14 @@ def test_a_lazy_source_opens_once_and_when_asked() -> None:
     assert len(opened) == 1
 
 
+# ---- the settings
+
+
+def test_the_settings_need_no_torch() -> None:
+    code = "import psvit.training.settings, sys; assert not {'torch', 'timm'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 # ---- folders
 
 
@@ -478,8 +472,6 @@ def test_every_mode_becomes_grey_or_colour(mode: str, in_chans: int, tmp_path: P
     names = {"CMYK": "tif", "YCbCr": "tif", "HSV": "npy", "PA": "npy", "F": "tif", "I": "tif"}
     extension = names.get(mode, "png")
     if extension == "npy":  # no file format holds it
-        from psvit.training.loading import convert_image
-
         image = convert_image(Image.new("RGB", (3, 2)).convert("HSV" if mode == "HSV" else "P").convert(mode), in_chans)
     else:
         Image.new(mode, (3, 2), 1).save(tmp_path / f"a.{extension}")
@@ -737,7 +729,7 @@ def test_a_stream_refuses_what_it_cannot_do(shards: Path) -> None:
     with pytest.raises(UserError, match="is the only one"):
         open_data(DataSettings(**settings))  # type: ignore[arg-type]
     (shards / "tiny-train-0.tar").write_bytes(b"no tar file")
-    data_module._shard_labels.cache_clear()
+    timm_sets._shard_labels.cache_clear()
     with pytest.raises(UserError, match=r"tiny-train-0\.tar cannot be read"):
         open_data(DataSettings(**settings))  # type: ignore[arg-type]
 

@@ -64,7 +64,7 @@ class Attend(nn.Module):
 
     def forward(self, x: Tensor, attn: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """(B, N, C) -> (B, N, C) and the map (B, H, N, N) if the next layer shares it; `attn` is not used."""
-        q, k, v = (split_heads(part, self.num_heads) for part in self.qkv(x).chunk(3, dim=-1))
+        q, k, v = split_heads(self.qkv(x), 3 * self.num_heads).chunk(3, dim=1)
         if self.fused_attn and not self.map_is_shared:
             x = F.scaled_dot_product_attention(q, k, v, dropout_p=self.attn_drop.p if self.training else 0.0)
             attn = None
@@ -99,8 +99,9 @@ class Share(nn.Module):
         self.proj = nn.Linear(dim, dim, device=device, dtype=dtype)
         self.proj_drop = nn.Dropout(proj_drop)
 
-    def forward(self, x: Tensor, attn: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, attn: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """(B, N, C) and the map (B, H, N, N) of the layer before -> (B, N, C) and the same map."""
+        assert attn is not None, "a layer that shares needs the map of the layer before it"
         v = split_heads(self.v(x), self.num_heads)
         x = merge_heads(self.attn_drop(attn) @ v)
         return self.proj_drop(self.proj(x)), attn

@@ -7,6 +7,8 @@ Legend: B batch, N = h w tokens, C width, P prefix tokens (the class token).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,7 +20,8 @@ Grid = tuple[int, int]
 
 def tokens_to_map(tokens: Tensor, grid: Grid) -> Tensor:
     """(B, h w, C) -> (B, C, h, w); a view, channels last in memory."""
-    return tokens.transpose(1, 2).unflatten(2, grid)
+    B, _, C = tokens.shape
+    return tokens.transpose(1, 2).reshape(B, C, grid[0], grid[1])
 
 
 def map_to_tokens(x: Tensor) -> Tensor:
@@ -53,7 +56,7 @@ class TokenPool(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        dd = {"device": device, "dtype": dtype}
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
         self.one_row = pooling == "1d"
         self.order = order
         self.op = op

@@ -28,19 +28,28 @@ from psvit.model.pooling import Grid, TokenPool, map_to_tokens, tokens_to_map
 GlobalPool = Literal["", "token", "avg", "max"]
 
 
-@register_notrace_function
+def check_size(images: Tensor, img_size: tuple[int, int]) -> None:
+    """Raise unless `images` (B, C, H, W) are of `img_size` pixels."""
+    size = (images.shape[2], images.shape[3])
+    if size != img_size:
+        raise UserError(f"an image of {size} pixels: with dynamic_img_size=False it must have {img_size}")
+
+
 def pad_to_multiple(images: Tensor, stride: int) -> Tensor:
     """(B, C, H, W) -> the same with zeros to the right and below, until `stride` divides both sides."""
     right, below = -images.shape[3] % stride, -images.shape[2] % stride
     return F.pad(images, (0, right, 0, below)) if right or below else images
 
 
-@register_notrace_function
 def positions_for(grid: Grid, pos_embed: Tensor, native: Grid, num_prefix_tokens: int) -> Tensor:
     """Position embeddings (1, P + h w, C) of `native` size, resampled where the grid of the input differs."""
     if tuple(grid) == tuple(native):
         return pos_embed
     return resample_abs_pos_embed(pos_embed, list(grid), list(native), num_prefix_tokens)
+
+
+for function in (check_size, pad_to_multiple, positions_for):
+    register_notrace_function(function)  # they branch on sizes: torch.fx keeps them whole
 
 
 class PatchEmbed(nn.Module):
@@ -65,6 +74,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(in_chans, dim, patch_size, stride, overlap, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
+        """Images (B, C, H, W) -> tokens (B, h w, C') and their grid (h, w)."""
         x = self.proj(pad_to_multiple(x, self.stride))
         # contiguous: the convolution leaves channels first, and every norm and sum behind it would pay for that
         return map_to_tokens(x).contiguous(), (x.shape[2], x.shape[3])
@@ -83,9 +93,12 @@ class Stage(nn.Module):
         """(B, N, C) and its grid -> (B, N', C') and its grid."""
         if self.pool is not None:
             x, grid = self.pool(x, grid)
-        attn = None
+        attn: Tensor | None = None
         for block in self.blocks:
-            x, attn = checkpoint(block, x, attn, use_reentrant=False) if self.grad_checkpointing else block(x, attn)
+            if self.grad_checkpointing and not torch.jit.is_scripting():
+                x, attn = checkpoint(block, x, attn, use_reentrant=False)
+            else:
+                x, attn = block(x, attn)
         return x, grid
 
 
@@ -146,10 +159,7 @@ class PSViT(nn.Module):
         self.pos_embed = nn.Parameter(torch.empty(1, self.num_prefix_tokens + num_patches, dim, **dd))
         self.pos_drop = nn.Dropout(pos_drop_rate)
         self.stages = nn.ModuleList(_build_stages(arch, attn_drop_rate, proj_drop_rate, drop_path_rate, **dd))
-        self.feature_info = [
-            {"num_chs": width, "reduction": stride, "module": f"stages.{stage}"}
-            for stage, (width, stride) in enumerate(zip(arch.widths, arch.strides, strict=True))
-        ]
+        self.feature_info = _feature_info(arch)
         self.norm: nn.Module = nn.LayerNorm(self.num_features, eps=1e-6, **dd)
         self.head_drop = nn.Dropout(drop_rate)
         self.head = nn.Linear(self.num_features, num_classes, **dd) if num_classes > 0 else nn.Identity()
@@ -184,8 +194,8 @@ class PSViT(nn.Module):
 
     def embed(self, x: Tensor) -> tuple[Tensor, Grid]:
         """Images (B, C, H, W) -> tokens with their positions (B, N, C) and the grid (h, w)."""
-        if not self.dynamic_img_size and tuple(x.shape[2:]) != self.img_size:
-            raise ValueError(f"input of {tuple(x.shape[2:])} pixels: with dynamic_img_size=False it is {self.img_size}")
+        if not self.dynamic_img_size:
+            check_size(x, self.img_size)
         x, grid = self.patch_embed(x)
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
@@ -273,12 +283,10 @@ class PSViT(nn.Module):
             self.reset_classifier(0, "")
         return take
 
-    @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that no recipe should decay."""
         return {"pos_embed", "cls_token"}
 
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Regular expressions that group parameters by depth, for layer-wise learning rates."""
         return {
@@ -292,13 +300,12 @@ class PSViT(nn.Module):
             ],
         }
 
-    @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each layer in the backward pass instead of keeping its activations."""
-        for stage in self.stages:
-            stage.grad_checkpointing = enable
+        for module in self.modules():
+            if isinstance(module, Stage):
+                module.grad_checkpointing = enable
 
-    @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
         """The last linear map (or an identity)."""
         return self.head
@@ -308,7 +315,7 @@ class PSViT(nn.Module):
         if global_pool is not None:
             self.global_pool = self._checked_global_pool(global_pool)
         self.num_classes = num_classes
-        like = {"device": self.pos_embed.device, "dtype": self.pos_embed.dtype}
+        like: dict[str, Any] = {"device": self.pos_embed.device, "dtype": self.pos_embed.dtype}
         self.head = nn.Linear(self.num_features, num_classes, **like) if num_classes > 0 else nn.Identity()
         self.head.train(self.training)
 
@@ -319,16 +326,17 @@ class PSViT(nn.Module):
             embed = PatchEmbed(
                 patch_size, patch_size, self.in_chans, old.out_channels, old.weight.device, old.weight.dtype
             )
-            with torch.no_grad():
-                embed.proj.weight.copy_(resample_patch_embed(old.weight, [patch_size, patch_size]))
-                embed.proj.bias.copy_(old.bias)
+            weight = resample_patch_embed(old.weight, [patch_size, patch_size])
+            embed.proj.load_state_dict({"weight": weight, "bias": old.bias})
+            embed.requires_grad_(old.weight.requires_grad)
             self.patch_embed = embed.train(self.training)
             self.arch = replace(self.arch, patch_size=patch_size, stride=patch_size)
+            self.feature_info = _feature_info(self.arch)
         self.img_size = image_sides(img_size) if img_size is not None else self.img_size
         grid = self.arch.grids(self.img_size)[0]
         with torch.no_grad():
             positions = positions_for(grid, self.pos_embed, self.grid_size, self.num_prefix_tokens)
-        self.pos_embed = nn.Parameter(positions.detach().clone())
+        self.pos_embed = nn.Parameter(positions.detach().clone(), requires_grad=self.pos_embed.requires_grad)
         self.grid_size = grid
 
 
@@ -352,6 +360,14 @@ def stages_to_take(num_stages: int, indices: int | Sequence[int] | None) -> list
     if not taken or min(taken) < 0 or max(taken) >= num_stages:
         raise UserError(f"indices {list(indices)} are not stages: the network has {num_stages}, 0 to {num_stages - 1}")
     return taken
+
+
+def _feature_info(arch: Arch) -> list[dict[str, Any]]:
+    """What timm wants to know of each stage's output: channels, true stride, module."""
+    return [
+        {"num_chs": width, "reduction": stride, "module": f"stages.{stage}"}
+        for stage, (width, stride) in enumerate(zip(arch.widths, arch.strides, strict=True))
+    ]
 
 
 def _build_stages(arch: Arch, attn_drop: float, proj_drop: float, drop_path_rate: float, **dd: Any) -> list[Stage]:

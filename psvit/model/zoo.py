@@ -55,9 +55,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: PSViT) -> dict[st
             if kinds[int(layer[1])] == SHARE and ".attn.qkv." in key:
                 key, value = key.replace(".qkv.", ".v."), value.chunk(3)[2].clone()
         if key == "pos_embed" and value.shape != model.pos_embed.shape:
-            value = resample_abs_pos_embed(
-                value, list(model.grid_size), num_prefix_tokens=model.num_prefix_tokens
-            )
+            value = resample_abs_pos_embed(value, list(model.grid_size), num_prefix_tokens=model.num_prefix_tokens)
         ours[key] = value
     return ours
 

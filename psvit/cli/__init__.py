@@ -1,0 +1,60 @@
+"""The command line. Each command is a module here, imported when it is called."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from psvit import __version__
+from psvit.errors import UserError
+
+COMMANDS = {
+    "run": "train PSViT-2D, PSViT-1D and a plain DeiT at equal MACs on your images, and compare them",
+    "show": "layers, tokens, widths, MACs and parameters of a genotype, variant or checkpoint",
+    "train": "train one network: any PSViT or any model of timm",
+    "evaluate": "top-1, top-5, loss and accuracy per class of a checkpoint",
+    "predict": "the classes of image files and folders",
+    "benchmark": "images per second of networks side by side, on this machine",
+}
+
+HELP = f"""psvit {__version__}: vision transformers that do not waste work
+
+usage: psvit COMMAND [options]        psvit COMMAND --help tells the options
+
+{chr(10).join(f"  {name:<10} {summary}" for name, summary in COMMANDS.items())}
+
+try: psvit show ASAS-ASSA-AS --img-size 224
+     psvit run --data digits"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that `argv` names; returns the exit code: 0, or 2 after a user's mistake or Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP)
+        return 0
+    if arguments[0] == "--version":
+        print(f"psvit {__version__}")
+        return 0
+    try:
+        return _dispatch(arguments[0], arguments[1:])
+    except UserError as error:
+        print(f"psvit: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("psvit: interrupted", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader, such as head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _dispatch(name: str, arguments: list[str]) -> int:
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        raise UserError(f"there is no command {name!r}" + (f"; did you mean {close[0]}?" if close else ": see --help"))
+    code: int = import_module(f"psvit.cli.{name}").main(arguments)
+    return code

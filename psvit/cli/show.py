@@ -1,0 +1,117 @@
+"""``psvit show``: what a network is made of and what it costs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from psvit import cost
+from psvit.arch import ARCH_FIELDS, Arch
+from psvit.cli.flags import Flags
+from psvit.errors import UserError
+from psvit.variants import VARIANTS, find_arch
+
+DESCRIPTION = """Layers, tokens, widths, MACs and parameters of a variant, a genotype or a checkpoint, and a diagram.
+A bare genotype takes the defaults of Arch. Example: psvit show ASAS-ASSA-AS --widths 192 256 384."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parse the flags and print."""
+    values = _flags().parse(arguments)
+    arch, shape = _find(values.name, {field: values[field] for field in ARCH_FIELDS if field in values})
+    img_size = values.img_size or shape.get("img_size", [224])
+    in_chans, classes = (
+        given if given is not None else shape.get(name, default)
+        for name, given, default in (("in_chans", values.in_chans, 3), ("num_classes", values.num_classes, 1000))
+    )
+    sides = tuple(img_size) if len(img_size) > 1 else (img_size[0], img_size[0])
+    layers = cost.layer_costs(arch, sides, in_chans, classes)
+    if values.json:
+        total = {"macs": sum(layer.macs for layer in layers), "params": sum(layer.params for layer in layers)}
+        print(json.dumps({"arch": arch.to_dict(), **total, "layers": [asdict(layer) for layer in layers]}))
+        return 0
+    _print(arch, layers, sides, plain_macs=cost.macs(arch.plain(), sides, in_chans, classes))
+    return 0
+
+
+def _flags() -> Flags:
+    flags = Flags("show", DESCRIPTION)
+    flags.add("name", help="a psvit variant, a genotype, or a checkpoint folder")
+    flags.add("--img-size", type=int, nargs="+", help="pixels: the side, or height and width (default 224)")
+    flags.add("--in-chans", type=int, help="image channels (default 3)")
+    flags.add("--num-classes", type=int, help="classes (default 1000)")
+    flags.add("--widths", type=int, nargs="+", help="channels of each stage")
+    flags.add("--pooling", choices=["1d", "2d"], help="pool the sequence or the grid (default 2d)")
+    for name, kind in (("head-dim", int), ("mlp-ratio", float), ("patch-size", int), ("stride", int)):
+        flags.add(f"--{name}", type=kind, help="see psvit train --help")
+    flags.add("--json", action="store_true", help="print JSON")
+    return flags
+
+
+def _find(name: str, changes: dict[str, Any]) -> tuple[Arch, dict[str, Any]]:
+    """The Arch, and the image size, channels and classes that a checkpoint was made for."""
+    folder = Path(name)
+    if not (folder.exists() or "/" in name):
+        if name not in VARIANTS and name != name.upper():  # else a genotype, whose parser names what is wrong
+            raise UserError(f"{name!r} is no variant ({', '.join(VARIANTS)}), no genotype and no checkpoint folder")
+        return find_arch(name, **changes), {}
+    if any(value is not None for value in changes.values()):
+        raise UserError(f"{name} is a checkpoint, whose network is fixed: leave out the flags that change it")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        arch = Arch.from_dict(config["psvit"]["arch"])
+        channels, *sides = config["pretrained_cfg"]["input_size"]
+    except OSError as error:
+        raise UserError(f"{folder / 'config.json'} cannot be read: {name} is no checkpoint folder") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / 'config.json'} is not the config of a psvit network: {error!r}") from error
+    return arch, {"img_size": sides, "in_chans": channels, "num_classes": config["num_classes"]}
+
+
+def _print(arch: Arch, layers: list[cost.LayerCost], sides: tuple[int, ...], plain_macs: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    total = sum(layer.macs for layer in layers)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("part", "kind", "grid", "tokens", "width", "M MACs", "%", "k params"):
+        table.add_column(heading, justify="left" if heading in ("part", "kind") else "right")
+    for layer in layers:
+        grid = "x".join(map(str, layer.grid))
+        share = 100 * layer.macs / total
+        table.add_row(layer.name, layer.kind, grid, str(layer.tokens), str(layer.width), f"{layer.macs / 1e6:,.2f}",
+                      f"{share:.1f}", f"{layer.params / 1e3:,.1f}")  # fmt: skip
+    console.print(f"[bold]{arch}[/bold] for {sides[0]}x{sides[1]} pixels, head_dim {arch.head_dim}\n")
+    console.print(table)
+    console.print()
+    for line in diagram(arch, layers):
+        console.print(line, highlight=False)
+    params = sum(layer.params for layer in layers)
+    console.print(
+        f"\n[bold]{_readable(total)} MACs, {_readable(params)} parameters[/bold]; "
+        f"{total / plain_macs:.2f} of the MACs of its plain twin {arch.plain().genotype}"
+    )
+
+
+def diagram(arch: Arch, layers: Sequence[cost.LayerCost]) -> list[str]:
+    """One line a stage: its grid, its layers, and a bar as wide as it has tokens."""
+    lines = []
+    for stage, kinds in enumerate(arch.stages):
+        first = next(layer for layer in layers if layer.stage == stage and layer.kind in "AS")
+        bar = "█" * max(1, round(40 * first.tokens / layers[0].tokens))
+        pooled = "" if stage == 0 else "pool > "
+        letters = "".join(f"[cyan]{k}[/cyan]" if k == "A" else f"[green]{k}[/green]" for k in kinds)
+        label = f"{pooled}{'x'.join(map(str, first.grid))}"
+        lines.append(f"{label:>14}  {letters}{' ' * (max(map(len, arch.stages)) - len(kinds))}  {bar}")
+    return [*lines, f"{'':>14}  [cyan]A[/cyan] attends, [green]S[/green] shares the map of the layer before"]
+
+
+def _readable(number: int) -> str:
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.4g} {unit}"
+    return str(number)

@@ -1,0 +1,145 @@
+"""Seconds of calls that take turns, and what follows from them: medians, quartiles, ratios round by round."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+MIN_SECONDS = 0.02
+"""A timing lasts at least this long; a faster call is repeated within it."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The median of some numbers, and their lower and upper quartile: half of the numbers lie between."""
+
+    low: float
+    median: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """The quartiles by linear interpolation (numpy's default); of one number, the number itself."""
+        if len(values) == 1:
+            return cls(*values, *values, *values)
+        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(low, median, high)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast one model ran.
+
+    Args:
+        images_per_second: over the rounds.
+        ms_per_image: over the rounds; the milliseconds of a batch over its size.
+        ratio: images a second relative to the first model, round by round; None when the first model failed.
+    """
+
+    images_per_second: Spread
+    ms_per_image: Spread
+    ratio: Spread | None
+
+
+def summarise(seconds: Sequence[Sequence[float] | None], batch_size: int) -> list[Speed | None]:
+    """Speeds from the seconds a batch took: one list a model, one number a round, None for a model that failed.
+
+    The ratio is the median of the ratios within each round, not the ratio of the medians. The models of one round run
+    within a moment of each other, so a machine that slows down by a third half-way slows both sides of each ratio,
+    and the ratio stays.
+    """
+    first = seconds[0]
+    speeds: list[Speed | None] = []
+    for own in seconds:
+        if own is None:
+            speeds.append(None)
+            continue
+        ratio = None if first is None else Spread.of([a / b for a, b in zip(first, own, strict=True)])
+        images = Spread.of([batch_size / second for second in own])
+        millis = Spread.of([1000 * second / batch_size for second in own])
+        speeds.append(Speed(images_per_second=images, ms_per_image=millis, ratio=ratio))
+    return speeds
+
+
+class Stopwatch:
+    """Times one call; ``watch()`` returns its seconds.
+
+    A fast call is repeated until a timing lasts about `min_seconds`; how often is decided once, by `warm`.
+
+    Args:
+        call: what to time.
+        device: waited for before the clock is read.
+        min_seconds: the shortest timing worth reading.
+        clock: seconds, from any origin.
+    """
+
+    def __init__(
+        self,
+        call: Callable[[], object],
+        device: torch.device,
+        min_seconds: float,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.call = call
+        self.device = device
+        self.min_seconds = min_seconds
+        self.clock = clock
+        self.repeats = 1
+
+    def warm(self, calls: int) -> float:
+        """Run some calls, then set `repeats`; returns the seconds of the first, which may compile."""
+        first = self()
+        for _ in range(calls - 1):
+            self()
+        while (seconds := self()) * self.repeats < self.min_seconds:
+            # At least double, so that it ends; at most tenfold, so that one quick reading does no harm.
+            wanted = math.ceil(self.min_seconds / seconds) if seconds > 0 else 10 * self.repeats
+            self.repeats = min(max(wanted, 2 * self.repeats), 10 * self.repeats)
+        return first
+
+    def __call__(self) -> float:
+        """Seconds of one call."""
+        _wait_for(self.device)
+        start = self.clock()
+        for _ in range(self.repeats):
+            self.call()
+        _wait_for(self.device)
+        return (self.clock() - start) / self.repeats
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def interleave(watches: Sequence[Callable[[], float]], rounds: int) -> list[list[float] | Exception]:
+    """One turn for every watch in every round; the order moves on by one each round, so that none is always first.
+
+    A watch that raises leaves the race and has its exception in place of its timings; the others go on.
+    """
+    results: list[list[float] | Exception] = [[] for _ in watches]
+    for turn in range(rounds):
+        for place in range(len(watches)):
+            index = (turn + place) % len(watches)
+            timings = results[index]
+            if isinstance(timings, Exception):
+                continue
+            try:
+                timings.append(watches[index]())
+            except Exception as error:
+                results[index] = error
+    return results
+
+
+def one_line(error: BaseException, limit: int = 160) -> str:
+    """The kind of an exception and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    text = f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,97 @@
+"""A name -> a network: psvit variants, genotypes and every model of timm."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+from torch import nn
+
+from psvit.arch import Arch, image_sides
+from psvit.cost import scale_to
+from psvit.errors import UserError
+from psvit.variants import VARIANTS, find_arch
+
+
+def is_psvit(name: str) -> bool:
+    """Whether `name` is one of our variants, or is written in the letters of a genotype."""
+    return name in VARIANTS or re.fullmatch(r"[AS-]+", name) is not None
+
+
+def build(
+    name: str,
+    *,
+    img_size: int | tuple[int, int] | None = None,
+    in_chans: int | None = None,
+    num_classes: int | None = None,
+    drop_path_rate: float | None = None,
+    macs: float | None = None,
+    arch_changes: Mapping[str, Any] | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    pretrained: bool = False,
+) -> nn.Module:
+    """Build a network by name through timm. Arguments that are None keep the network's own default.
+
+    Args:
+        name: a psvit variant, a genotype, or any model of timm.
+        img_size: side or (height, width) in pixels; given on to models that are made for one size.
+        in_chans: image channels.
+        num_classes: classes.
+        drop_path_rate: stochastic depth; left out where a model has none.
+        macs: scale a psvit network to this many MACs for one image.
+        arch_changes: fields of `Arch` that differ.
+        model_args: further keyword arguments of ``timm.create_model``.
+        pretrained: load timm's pretrained weights.
+
+    Raises:
+        UserError: an unknown name (the message names close ones) or arguments that the model does not take.
+    """
+    given = {"in_chans": in_chans, "num_classes": num_classes, "drop_path_rate": drop_path_rate}
+    kwargs = {key: value for key, value in given.items() if value is not None} | dict(model_args or {})
+    if is_psvit(name):
+        arch = find_arch(name, **(arch_changes or {}))
+        if macs is not None:
+            arch = scale_to(arch, macs, img_size or 224, in_chans or 3, num_classes if num_classes is not None else 1000)
+        return build_arch(arch, img_size or 224, name=name if arch == VARIANTS.get(name) else None, **kwargs)
+    for flag, value in (("macs", macs), ("an Arch field such as genotype", arch_changes)):
+        if value:
+            raise UserError(f"{flag} belongs to psvit networks, but {name!r} is not one: use --model-args for timm's")
+    if not timm.is_model(name.partition(".")[0]):
+        close = difflib.get_close_matches(name, [*VARIANTS, *timm.list_models()], n=3)
+        hint = f"; did you mean {', '.join(close)}?" if close else ": give a psvit variant, a genotype or a timm model"
+        raise UserError(f"no model is called {name!r}{hint}")
+    pretrained_cfg = timm.get_pretrained_cfg(name)
+    if img_size is not None and pretrained_cfg is not None and pretrained_cfg.fixed_input_size:
+        kwargs.setdefault("img_size", image_sides(img_size))
+    model = _create(name, pretrained, kwargs)
+    if img_size is not None:
+        sides = image_sides(img_size)
+        model.pretrained_cfg["input_size"] = (kwargs.get("in_chans", model.pretrained_cfg["input_size"][0]), *sides)
+    return model
+
+
+def build_arch(
+    arch: Arch, img_size: int | tuple[int, int] = 224, *, name: str | None = None, **kwargs: Any
+) -> nn.Module:
+    """Build the network that `arch` describes, through timm, for images of `img_size` pixels."""
+    sides = image_sides(img_size)
+    fields = {} if name else {field: value for field, value in arch.to_dict().items() if field != "pooling"}
+    model = _create(name or f"psvit_{arch.pooling}", False, {"img_size": sides, **fields, **kwargs})
+    model.pretrained_cfg["input_size"] = (kwargs.get("in_chans", 3), *sides)
+    return model
+
+
+def _create(name: str, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=pretrained, **kwargs)
+    except TypeError as error:
+        refused = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if refused and refused[1] == "drop_path_rate":
+            return _create(name, pretrained, {k: v for k, v in kwargs.items() if k != "drop_path_rate"})
+        if refused:
+            raise UserError(f"{name} takes no argument {refused[1]!r}: leave it out of --model-args") from error
+        raise
+    return model

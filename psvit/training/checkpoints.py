@@ -1,0 +1,213 @@
+"""Checkpoints: folders of config.json, model.safetensors and metrics.json, in the format of timm and the Hub.
+
+``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads one after ``import psvit``. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from psvit.errors import UserError
+from psvit.files import replacing
+from psvit.model.build import build
+from psvit.model.psvit import PSViT
+from psvit.training.recipes import ModelSettings
+
+CONFIG, WEIGHTS, METRICS = "config.json", "model.safetensors", "metrics.json"
+PICKLES = {".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".tar"}
+
+
+def save_checkpoint(
+    folder: Path,
+    model: nn.Module,
+    state_dict: Mapping[str, Tensor],
+    preprocessing: Mapping[str, Any],
+    classes: Sequence[str],
+    metrics: Mapping[str, Any],
+    model_args: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint folder, whole or not at all.
+
+    Args:
+        folder: where; an earlier checkpoint there is replaced.
+        model: the network, for its architecture and arguments.
+        state_dict: its weights.
+        preprocessing: input_size, mean, std, interpolation and crop_pct, as in timm's pretrained_cfg.
+        classes: class names, by class number.
+        metrics: plain data for metrics.json.
+        model_args: arguments of ``timm.create_model`` that a model of timm was built with.
+    """
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        config = _config(model, preprocessing, classes, model_args or {})
+        _write(temporary / CONFIG, config)
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
+        save_file(weights, temporary / WEIGHTS, metadata={"format": "pt"})
+        _write(temporary / METRICS, metrics)
+
+
+def _write(path: Path, data: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _config(
+    model: nn.Module, preprocessing: Mapping[str, Any], classes: Sequence[str], model_args: Mapping[str, Any]
+) -> dict[str, Any]:
+    # num_classes stands at the top and in pretrained_cfg only: transformers refuses a config that repeats it in model_args
+    known = dict(model.pretrained_cfg)
+    architecture = known.get("architecture")
+    args = {key: value for key, value in model_args.items() if key not in ("num_classes", "drop_path_rate")}
+    if isinstance(model, PSViT):
+        architecture = f"psvit_{model.arch.pooling}"
+        args = {key: value for key, value in model.arch.to_dict().items() if key != "pooling"}
+        args["img_size"] = list(model.img_size)
+    args["in_chans"] = preprocessing["input_size"][0]
+    config = {
+        "architecture": architecture,
+        "num_classes": len(classes),
+        "num_features": model.num_features,
+        "label_names": list(classes),
+        "model_args": args,
+        "pretrained_cfg": {
+            "num_classes": len(classes),
+            **preprocessing,
+            "fixed_input_size": bool(known.get("fixed_input_size")),
+            "pool_size": None,
+            "first_conv": known.get("first_conv"),
+            "classifier": known.get("classifier"),
+        },
+    }
+    if isinstance(model, PSViT):
+        config["psvit"] = {"genotype": model.arch.genotype, "arch": model.arch.to_dict()}
+    return config
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """The config of a checkpoint folder.
+
+    Raises:
+        UserError: no folder, a file in its place, a part missing, or a config that is not one of ours or timm's.
+    """
+    folder = Path(folder)
+    if folder.is_file():
+        kind = "a pickle, which could run anything: it is not opened" if folder.suffix in PICKLES else "a file"
+        raise UserError(f"{folder} is {kind}; a checkpoint is a folder with {CONFIG} and {WEIGHTS}")
+    if not folder.is_dir():
+        raise UserError(f"there is no checkpoint folder {folder}: check the path")
+    for part in (CONFIG, WEIGHTS):
+        if not (folder / part).is_file():
+            inside = next((n for n in ("best", "last") if (folder / n / part).is_file()), None)
+            hint = f"; did you mean {folder / inside}?" if inside else ": the checkpoint is incomplete"
+            raise UserError(f"{folder} holds no {part}{hint}")
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        architecture = config["architecture"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / CONFIG} is not a checkpoint's config: {error!r}") from error
+    if not timm.is_model(architecture):
+        raise UserError(f"{folder / CONFIG} names the architecture {architecture!r}, which timm does not know")
+    return dict(config)
+
+
+def load_checkpoint(folder: str | Path, **changes: Any) -> nn.Module:
+    """Build the network of a checkpoint folder, in evaluation mode, with its weights.
+
+    Args:
+        folder: the checkpoint.
+        changes: keyword arguments of ``timm.create_model`` that differ, for example drop_path_rate.
+
+    Raises:
+        UserError: see `read_config`; or weights that are broken or do not belong to the config.
+    """
+    config = read_config(folder)
+    try:
+        model: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=False, **changes)
+        weights = load_file(Path(folder) / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{Path(folder) / WEIGHTS} is not a whole safetensors file: {error}") from error
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{Path(folder) / CONFIG} describes no network: {error}") from error
+    load_weights(model, weights, f"{folder} ({config.get('psvit', {}).get('genotype', config['architecture'])})")
+    return model.eval()
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Copy `weights` into `model`; all of them have to fit.
+
+    Raises:
+        UserError: the first weight that is missing, left over, or of another shape.
+    """
+    own = model.state_dict()
+    for name in own:
+        if name not in weights:
+            raise UserError(f"{source} has no weight {name}: it is a checkpoint of another network")
+        if own[name].shape != weights[name].shape:
+            shapes = f"{tuple(weights[name].shape)}, but this network's is {tuple(own[name].shape)}"
+            raise UserError(f"{source}: {name} has the shape {shapes}: another class count, width or genotype")
+    if extra := sorted(set(weights) - set(own)):
+        raise UserError(f"{source} has the weight {extra[0]}, which this network lacks: another network's checkpoint")
+    model.load_state_dict(dict(weights))
+
+
+def is_folder(name: str) -> bool:
+    """Whether `name` reads as a path, not as a model's name."""
+    return Path(name).exists() or any(mark in name for mark in ("/", "\\")) or Path(name).suffix in PICKLES
+
+
+def open_model(settings: ModelSettings, drop_path_rate: float | None = None, **shape: Any) -> nn.Module:
+    """The network that `settings` name: built anew, or with the weights of a checkpoint folder.
+
+    Args:
+        settings: a name, genotype or folder, and what differs.
+        drop_path_rate: stochastic depth.
+        shape: img_size, in_chans and num_classes, as `psvit.model.build.build` takes them. A checkpoint of another
+            class count gets a new classifier.
+
+    Raises:
+        UserError: see `read_config` and `psvit.model.build.build`.
+    """
+    if not is_folder(settings.model):
+        return build(
+            settings.model,
+            macs=parse_macs(settings.macs) if settings.macs is not None else None,
+            arch_changes=settings.arch_changes,
+            model_args=settings.model_args,
+            pretrained=settings.pretrained,
+            drop_path_rate=drop_path_rate,
+            **shape,
+        )
+    if settings.arch_changes or settings.macs:
+        raise UserError(f"{settings.model} is a checkpoint, whose network is fixed: leave out --macs and Arch fields")
+    model = load_checkpoint(settings.model, drop_path_rate=drop_path_rate)
+    if shape.get("in_chans") not in (None, model.in_chans):
+        raise UserError(f"{settings.model} takes {model.in_chans} image channels, the data have {shape['in_chans']}")
+    if shape.get("num_classes") not in (None, model.num_classes):
+        model.reset_classifier(shape["num_classes"])
+    if shape.get("img_size") is not None and hasattr(model, "set_input_size"):
+        model.set_input_size(shape["img_size"])
+    return model
+
+
+def parse_macs(text: str) -> float:
+    """``"25M"`` -> 25e6; also G, k, or a plain number.
+
+    Raises:
+        UserError: not a positive number with one of these letters.
+    """
+    units = {"k": 1e3, "M": 1e6, "G": 1e9}
+    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1.0)
+    try:
+        value = float(number) * unit
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise UserError(f"macs {text!r} is not a positive number such as 25M or 1.25G")
+    return value

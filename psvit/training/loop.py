@@ -1,0 +1,272 @@
+"""The training loop: settings -> weights, for PSViT and any model of timm."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from timm.data import Mixup
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from psvit.errors import UserError
+from psvit.training.augment import eval_transform, preprocessing, train_transform
+from psvit.training.checkpoints import open_model
+from psvit.training.data import Data, open_data
+from psvit.training.evaluate import evaluate
+from psvit.training.loading import Batch, ImageSplit, eval_batches, train_batches
+from psvit.training.machine import interrupts, open_machine, seed_step
+from psvit.training.recipes import Distillation, ModelSettings, Recipe, TrainSettings
+from psvit.training.run_folder import RunFolder, TrainState
+from psvit.training.show import Display
+
+INIT = 2**32 - 1  # the "step" that seeds the first weights
+
+
+class Interrupted(UserError):
+    """The user stopped a training; its state is saved."""
+
+
+def train(settings: TrainSettings, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Train a network and leave its best and last checkpoints in the run's folder.
+
+    Under ``accelerate launch`` or ``torchrun`` this is one of several processes, and only the first of them writes.
+
+    Args:
+        settings: everything that the training depends on.
+        say: takes lines for the user.
+
+    Returns:
+        The metrics of the best checkpoint: top1 and top5 in percent and loss in nats on the hold-out, epoch, macs ...
+
+    Raises:
+        UserError: a wrong setting, an output folder that already holds a run, a loss that is not finite.
+        Interrupted: Ctrl-C; the message says how to resume.
+    """
+    accelerator = open_machine(settings.machine)
+    main, world = accelerator.is_main_process, accelerator.num_processes
+    recipe, seed = settings.recipe, settings.data.seed
+    run = RunFolder.open(settings, world, accelerator)
+    data = open_data(settings.data)
+    seed_step(seed, INIT)
+    model = open_model(
+        settings.model, recipe.drop_path, img_size=data.img_size, in_chans=data.in_chans, num_classes=len(data.classes)
+    )
+    run.describe(model, preprocessing(data), data.classes, settings.model.model_args)
+    steps_per_epoch = max(1, len(data.train) // recipe.global_batch(world))
+    total_steps = steps_per_epoch * recipe.epochs
+    learn = Learning(model, settings, accelerator, steps_per_epoch, data)
+    state = learn.restore(run.load_state()) if settings.run.resume else TrainState()
+    display = Display(say if main else None, total_steps, state.step)
+    display.start(settings, data, run, world, accelerator, steps_per_epoch, state.step)
+
+    train_split = ImageSplit(
+        data.train, train_transform(data, recipe.augment), training=True, strict=settings.data.strict
+    )
+    with display, interrupts() as interrupt:
+        while state.step < total_steps:
+            epoch, done = divmod(state.step, steps_per_epoch)
+            batches = train_batches(
+                train_split,
+                batch_size=recipe.batch_size,
+                batches=steps_per_epoch * recipe.accumulate,
+                start=done * recipe.accumulate,
+                epoch=epoch,
+                seed=seed,
+                rank=accelerator.process_index,
+                world_size=world,
+                workers=data.workers,
+                repeats=recipe.repeats,
+            )
+            for _ in range(done, steps_per_epoch):
+                micro = [next(batches) for _ in range(recipe.accumulate)]
+                loss = learn.step(micro, state.step)
+                state.add(loss, [name for batch in micro for name in batch.unreadable])
+                display.advance(epoch, loss, learn.lr)
+                if interrupt.requested:
+                    run.save_state(learn, state)
+                    raise Interrupted(f"stopped at step {state.step} of {total_steps}; go on with --resume")
+                if state.step % settings.run.save_every == 0 and state.step % steps_per_epoch:
+                    run.save_state(learn, state)
+            metrics = learn.evaluate(data, settings)
+            state.close_epoch(epoch, metrics, learn.lr, display.images_per_second(recipe.global_batch(world)))
+            run.save_epoch(learn, state)
+            display.epoch(state.history[-1])
+    run.finish(state)
+    display.finish(state, run)
+    return state.best
+
+
+class Learning:
+    """What changes while a network learns: its weights, their average, the optimizer, the schedule.
+
+    Args:
+        model: the network, as built.
+        settings: of the training.
+        accelerator: device, precision, processes.
+        steps_per_epoch: optimizer steps.
+        data: for the class count and the teacher's input.
+    """
+
+    def __init__(
+        self, model: nn.Module, settings: TrainSettings, accelerator: Accelerator, steps_per_epoch: int, data: Data
+    ) -> None:
+        recipe = settings.recipe
+        self.recipe, self.accelerator, self.seed = recipe, accelerator, settings.data.seed
+        self.num_classes = len(data.classes)
+        optimizer = create_optimizer_v2(
+            model, opt=recipe.opt, lr=recipe.scaled_lr(accelerator.num_processes), weight_decay=recipe.weight_decay
+        )
+        self.scheduler, _ = create_scheduler_v2(
+            optimizer,
+            sched="cosine",
+            num_epochs=recipe.epochs,
+            warmup_epochs=min(recipe.warmup_epochs, recipe.epochs - 1),
+            min_lr=min(recipe.min_lr, recipe.scaled_lr(accelerator.num_processes)),
+            warmup_lr=1e-6,
+            step_on_epochs=False,
+            updates_per_epoch=steps_per_epoch,
+        )
+        self.scheduler.step_update(0)
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.plain: nn.Module = accelerator.unwrap_model(self.model)
+        self.ema = ModelEmaV3(self.plain, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
+        self.mix = _mixup(recipe, self.num_classes)
+        self.teacher = _open_teacher(settings.distillation, data, accelerator)
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The weights that count: their moving average where there is one."""
+        return self.ema.module if self.ema is not None else self.plain
+
+    def step(self, micro: list[Batch], step: int) -> float:
+        """One optimizer step on the micro-batches of this process; the mean loss over all processes, in nats.
+
+        Raises:
+            UserError: a loss or a gradient that is not finite; the weights are left as they were before the step.
+        """
+        seed_step(self.seed, step, self.accelerator.process_index)
+        self.model.train()
+        total = torch.zeros((), device=self.accelerator.device)
+        for number, batch in enumerate(micro, start=1):
+            last = number == len(micro)
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                loss = self.loss(batch) / len(micro)
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        mean = float(self.accelerator.reduce(total, reduction="mean"))
+        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad or math.inf))
+        # a gradient scaler (float16) meets infinite gradients in its normal course and skips the step by itself
+        if not math.isfinite(mean) or not (math.isfinite(norm) or self.accelerator.scaler is not None):
+            raise UserError(
+                f"the loss is {mean} and its gradient {norm} at step {step} (learning rate {self.lr:.2g}): the last "
+                "good checkpoint is kept; lower --lr, set --clip-grad 1, or take --precision float32"
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.scheduler.step_update(step + 1)
+        if self.ema is not None:
+            self.ema.update(self.plain, step=step + 1)
+        return mean
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Cross-entropy with the labels, and with the teacher's where there is one: a scalar, in nats."""
+        images, labels = batch.images.to(self.accelerator.device), batch.labels.to(self.accelerator.device)
+        smoothing, target = self.recipe.label_smoothing, labels
+        if self.mix is not None:  # timm's mixup smooths the labels itself
+            images, target = self.mix(images, labels)
+            smoothing = 0.0
+        with self.accelerator.autocast():
+            logits = self.model(images).float()
+        loss = F.cross_entropy(logits, target, label_smoothing=smoothing)
+        if self.teacher is None:
+            return loss
+        taught, weight = self.teacher.loss(images, logits), self.teacher.weight
+        return (1 - weight) * loss + weight * taught
+
+    def evaluate(self, data: Data, settings: TrainSettings) -> dict[str, Any]:
+        """The figures on the hold-out (empty if there is none)."""
+        if len(data.holdout) == 0:
+            return {}
+        batches = eval_batches(
+            ImageSplit(data.holdout, eval_transform(data), strict=settings.data.strict),
+            batch_size=self.recipe.batch_size,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+            workers=data.workers,
+        )
+        return dict(evaluate(self.evaluated, batches, self.num_classes, self.accelerator).to_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed training needs beside its step; tensors and plain data only."""
+        scaler = self.accelerator.scaler
+        return {
+            "model": self.plain.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.module.state_dict() if self.ema is not None else None,
+            "scaler": scaler.state_dict() if scaler is not None else None,
+        }
+
+    def restore(self, saved: dict[str, Any]) -> TrainState:
+        """Take up a saved state (see `RunFolder.load_state`)."""
+        if saved:
+            self.plain.load_state_dict(saved["model"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            if self.ema is not None:
+                self.ema.module.load_state_dict(saved["ema"])
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.load_state_dict(saved["scaler"])
+        state = TrainState(**saved.get("train", {}))
+        self.scheduler.step_update(state.step)
+        return state
+
+
+def _mixup(recipe: Recipe, num_classes: int) -> Mixup | None:
+    if not recipe.mixes:
+        return None
+    return Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=num_classes)
+
+
+class Teacher:
+    """A trained network whose choices a student learns beside the labels (DeiT, section 4)."""
+
+    def __init__(self, model: nn.Module, settings: Distillation) -> None:
+        self.model, self.hard, self.weight = model, settings.distill == "hard", settings.distill_weight
+        self.temperature = settings.distill_temperature
+
+    def loss(self, images: Tensor, logits: Tensor) -> Tensor:
+        """Images (B, C, H, W) and the student's logits (B, classes) -> a scalar, in nats."""
+        with torch.no_grad():
+            taught = self.model(images).float()
+        if self.hard:
+            return F.cross_entropy(logits, taught.argmax(dim=-1))
+        T = self.temperature
+        difference = F.kl_div(
+            F.log_softmax(logits / T, dim=-1), F.log_softmax(taught / T, dim=-1), reduction="batchmean", log_target=True
+        )
+        return difference * T**2
+
+
+def _open_teacher(settings: Distillation, data: Data, accelerator: Accelerator) -> Teacher | None:
+    if settings.teacher is None:
+        return None
+    model = open_model(ModelSettings(settings.teacher, pretrained=True), img_size=data.img_size)
+    if model.num_classes != len(data.classes):
+        raise UserError(
+            f"the teacher {settings.teacher} knows {model.num_classes} classes, the data have {len(data.classes)}"
+        )
+    model.requires_grad_(False).eval().to(accelerator.device)
+    return Teacher(model, settings)

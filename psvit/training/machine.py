@@ -1,0 +1,100 @@
+"""Devices, precision and processes, through Accelerate; and randomness that is a function of the step."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from psvit.errors import UserError
+from psvit.measure.machine import resolve_device
+from psvit.training.recipes import Machine
+
+PRECISIONS = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+
+
+def open_machine(machine: Machine) -> Accelerator:
+    """An Accelerator for the device and precision asked for; under ``accelerate launch`` or ``torchrun``, one of many.
+
+    Raises:
+        UserError: a device or a precision that is not there.
+    """
+    if machine.threads is not None:
+        torch.set_num_threads(machine.threads)
+    device = resolve_device(machine.device)
+    precision = machine.precision if machine.precision != "auto" else best_precision(device)
+    if precision == "float16" and device.type != "cuda":
+        raise UserError(f"precision float16 trains on CUDA only, the device is {device.type}: take bfloat16 or float32")
+    if precision == "bfloat16" and not has_bfloat16(device):
+        raise UserError(f"precision bfloat16 is not there on {device.type}: take float32")
+    if device.index is not None:
+        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
+    return Accelerator(mixed_precision=PRECISIONS[precision], cpu=device.type == "cpu")
+
+
+def best_precision(device: torch.device) -> str:
+    """bfloat16 where the device computes in it natively, else float32."""
+    if device.type == "cpu":  # any CPU emulates it; it pays only where the instruction set has it
+        return "bfloat16" if _cpu_has("avx512_bf16", "amx_bf16", "bf16") else "float32"
+    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device can compute in bfloat16 at all."""
+    return device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported())
+
+
+def _cpu_has(*features: str) -> bool:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as info:
+            flags = next((line for line in info if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        return False
+    return not set(features).isdisjoint(flags.split())
+
+
+def seed_step(seed: int, step: int, rank: int = 0) -> None:
+    """Make all randomness of one step (drop path, mixup, dropout) a function of (seed, step, rank).
+
+    Hence no generator's state has to be kept: a run resumed at any step draws what the uninterrupted one drew.
+    """
+    state = int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
+    random.seed(state)
+    np.random.seed(state)
+    torch.manual_seed(state)
+
+
+class Interrupt:
+    """Whether the user (Ctrl-C) or the system (SIGTERM) has asked to stop; the loop looks after each step."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:  # the second time, at once
+            raise KeyboardInterrupt
+        self.requested = True
+
+
+@contextmanager
+def interrupts() -> Iterator[Interrupt]:
+    """Turn Ctrl-C and SIGTERM into a request while the block runs; a second one interrupts at once."""
+    interrupt = Interrupt()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupt
+        return
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, interrupt._request) for number in signals]
+    try:
+        yield interrupt
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)

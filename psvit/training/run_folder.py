@@ -1,0 +1,242 @@
+"""The folder of a training: its settings, log, checkpoints, and the state from which it resumes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+import psvit
+from psvit import cost
+from psvit.errors import UserError
+from psvit.files import recover, replacing, write_json
+from psvit.measure.macs import count_macs
+from psvit.model.psvit import PSViT
+from psvit.training.checkpoints import open_model, save_checkpoint
+from psvit.training.recipes import TrainSettings
+
+if TYPE_CHECKING:
+    from psvit.training.loop import Learning
+
+SETTINGS, STATE, LOG, TABLE = "settings.json", "state.pt", "log.jsonl", "log.csv"
+FREE_TO_CHANGE = ("run", "machine.threads", "data.workers")  # what may differ when a run is resumed
+
+
+@dataclass
+class TrainState:
+    """How far a training is.
+
+    Args:
+        step: optimizer steps done.
+        loss_sum: of the epoch under way, in nats; loss_count: its steps so far.
+        unreadable: names of images that could not be read so far.
+        history: one dict for each finished epoch.
+        best: the figures of the best epoch.
+    """
+
+    step: int = 0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    unreadable: list[str] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, loss: float, unreadable: Sequence[str]) -> None:
+        """Count one step."""
+        self.step += 1
+        self.loss_sum += loss
+        self.loss_count += 1
+        self.unreadable += [name for name in dict.fromkeys(unreadable) if name not in self.unreadable]
+
+    def close_epoch(self, epoch: int, metrics: Mapping[str, Any], lr: float, images_per_second: float | None) -> None:
+        """Add the epoch's line to the history; `improved` says whether it is the best so far."""
+        line = {"epoch": epoch + 1, "step": self.step, "lr": lr, "train_loss": self.loss_sum / self.loss_count}
+        line |= metrics
+        self.history.append({**line, "images_per_second": images_per_second})
+        self.loss_sum, self.loss_count = 0.0, 0
+        # higher accuracy first, then lower loss; without a hold-out the last epoch is the best
+        if not self.best or (line.get("top1", 0), -line.get("loss", 0)) >= _rank(self.best):
+            self.best = line
+
+    @property
+    def improved(self) -> bool:
+        """Whether the last finished epoch is the best."""
+        return bool(self.history) and self.best.get("epoch") == self.history[-1]["epoch"]
+
+
+def _rank(line: Mapping[str, Any]) -> tuple[float, float]:
+    return line.get("top1", 0), -line.get("loss", 0)
+
+
+class RunFolder:
+    """Writes a run; on all processes but the first, does nothing."""
+
+    def __init__(self, path: Path, settings: TrainSettings, accelerator: Accelerator) -> None:
+        self.path, self.settings, self.accelerator = path, settings, accelerator
+        self.model: nn.Module
+        self.facts: dict[str, Any] = {}
+
+    @classmethod
+    def open(cls, settings: TrainSettings, world: int, accelerator: Accelerator) -> RunFolder:
+        """Make the folder, or take it up again.
+
+        Raises:
+            UserError: it already holds a run (without --resume or --overwrite), or one with other settings, or a file.
+        """
+        run = cls(Path(settings.run.output), settings, accelerator)
+        record = {
+            "settings": asdict(settings),
+            "global_batch": settings.recipe.global_batch(world),
+            "versions": {
+                "psvit": psvit.__version__,
+                "torch": torch.__version__,
+                "timm": __import__("timm").__version__,
+                "python": platform.python_version(),
+            },
+        }
+        if run.path.exists() and not run.path.is_dir():
+            raise UserError(f"{run.path} is a file: give a folder as --output")
+        holds_run = (run.path / SETTINGS).exists()
+        if settings.run.resume:
+            run._check_same(record)
+            for name in ("best", "last"):
+                recover(run.path / name)
+        elif holds_run and not settings.run.overwrite:
+            raise UserError(f"{run.path} already holds a run: give --resume to go on, --overwrite to replace it, "
+                            "or another --output")  # fmt: skip
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process and not settings.run.resume:
+            if holds_run:
+                run._clear()
+            write_json(run.path / SETTINGS, record)
+        accelerator.wait_for_everyone()
+        return run
+
+    def _clear(self) -> None:
+        """Remove what a run writes, and nothing else that the user may keep in the folder."""
+        for name in ("best", "last", "tensorboard"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for name in (SETTINGS, STATE, LOG, TABLE):
+            (self.path / name).unlink(missing_ok=True)
+
+    def _check_same(self, record: Mapping[str, Any]) -> None:
+        if not (self.path / SETTINGS).is_file():
+            raise UserError(f"{self.path} holds no run to resume: leave out --resume, or check --output")
+        before = json.loads((self.path / SETTINGS).read_text(encoding="utf-8"))
+        now = json.loads(json.dumps(record))
+        old, new = _flat(before["settings"]), _flat(now["settings"])
+        for name in sorted(set(old) | set(new)):
+            if old.get(name) != new.get(name) and not name.startswith(FREE_TO_CHANGE):
+                raise UserError(
+                    f"{self.path} was trained with {name} {old.get(name)!r}, not {new.get(name)!r}: "
+                    "resume with the same settings, or start anew with --overwrite"
+                )
+        if before["global_batch"] != now["global_batch"]:
+            raise UserError(
+                f"{self.path} has a global batch of {before['global_batch']}, not {now['global_batch']}: resume with as "
+                "many processes, or change --batch-size and --accumulate to match"
+            )
+
+    def describe(
+        self, model: nn.Module, preprocessing: Mapping[str, Any], classes: Sequence[str], model_args: Mapping[str, Any]
+    ) -> None:
+        """Take note of what every checkpoint says of the network."""
+        self.model, self.preprocessing, self.classes, self.model_args = model, preprocessing, classes, model_args
+        self.facts = network_facts(model, preprocessing["input_size"], self.settings)
+
+    def load_state(self) -> dict[str, Any]:
+        """The saved state; empty if the run was stopped before its first saving.
+
+        Raises:
+            UserError: a broken file.
+        """
+        path = self.path / STATE
+        if not path.is_file():
+            return self._finished_state()
+        try:
+            saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise UserError(f"{path} is broken ({type(error).__name__}): start anew with --overwrite") from error
+        return saved
+
+    def _finished_state(self) -> dict[str, Any]:
+        """A finished run keeps no state: its log tells how far it is, its last checkpoint holds the weights."""
+        history = [json.loads(line) for line in _lines(self.path / LOG)]
+        if not history or history[-1]["epoch"] < self.settings.recipe.epochs:
+            return {}
+        best = max(history, key=lambda line: (_rank(line), line["epoch"]))
+        return {"train": {"step": history[-1]["step"], "history": history, "best": best}}
+
+    def save_state(self, learn: Learning, state: TrainState) -> None:
+        """Save all that --resume needs."""
+        if self.accelerator.is_main_process:
+            train = {item.name: getattr(state, item.name) for item in fields(state)}
+            with replacing(self.path / STATE) as temporary:
+                torch.save({**learn.state_dict(), "train": train}, temporary)
+
+    def save_epoch(self, learn: Learning, state: TrainState) -> None:
+        """Save the log, the last checkpoint, the best one if it is new, and then the state."""
+        if not self.accelerator.is_main_process:
+            return
+        weights = learn.evaluated.state_dict()
+        for name in ("last", "best") if state.improved else ("last",):
+            metrics = {**state.history[-1], **self.facts}
+            save_checkpoint(
+                self.path / name, self.model, weights, self.preprocessing, self.classes, metrics, self.model_args
+            )
+        with replacing(self.path / LOG) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in state.history), encoding="utf-8")
+        with replacing(self.path / TABLE) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, list(state.history[0]))
+            table.writeheader()
+            table.writerows(state.history)
+        self._tensorboard(state.history[-1])
+        self.save_state(learn, state)
+
+    def _tensorboard(self, line: Mapping[str, Any]) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            return
+        with SummaryWriter(str(self.path / "tensorboard")) as writer:
+            for name, value in line.items():
+                if name not in ("epoch", "step") and value is not None:
+                    writer.add_scalar(name, value, line["epoch"])
+
+    def finish(self, state: TrainState) -> None:
+        """The state is large and of no more use; the checkpoints stay."""
+        if self.accelerator.is_main_process and not self.settings.run.keep_state:
+            (self.path / STATE).unlink(missing_ok=True)
+        self.accelerator.wait_for_everyone()
+
+
+def network_facts(model: nn.Module, input_size: Sequence[int], settings: TrainSettings) -> dict[str, Any]:
+    """MACs of one image and parameters: exact from the Arch for PSViT, counted for other models."""
+    in_chans, *sides = input_size
+    if isinstance(model, PSViT):
+        macs = cost.macs(model.arch, (sides[0], sides[1]), in_chans, model.num_classes)
+    else:
+        shape = {"img_size": (sides[0], sides[1]), "in_chans": in_chans, "num_classes": model.num_classes}
+        macs = count_macs(lambda: open_model(settings.model, **shape), tuple(input_size))
+    return {"macs": macs, "params": sum(p.numel() for p in model.parameters())}
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        nested = isinstance(value, dict) and name != "model_args"
+        flat |= _flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return flat

@@ -1,0 +1,222 @@
+"""Files, arrays and streams -> images: one split of a set, its images by number or from its start. No torch here."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+CACHE = Path("~/.cache/psvit").expanduser()
+
+TEST_SPLITS = ("test", "validation", "val", "valid")
+"""Names of a test split, the first that is there."""
+
+
+def load_image(file: str | Path | IO[bytes], in_chans: int = 3) -> Image.Image:
+    """Read and decode an image file: mode L for 1 channel, RGB for 3. The EXIF orientation is left alone, as in timm.
+
+    Raises:
+        OSError: the file cannot be read as an image, is cut short, or is a decompression bomb.
+    """
+    try:
+        with Image.open(file) as image:
+            image.load()
+            return convert_image(image, in_chans)
+    except Exception as error:  # on broken bytes Pillow's plugins raise anything: SyntaxError, struct.error, ...
+        name = getattr(file, "name", "from memory") if hasattr(file, "read") else file
+        raise OSError(f"image {name} cannot be read: {error}") from error
+
+
+def convert_image(image: Image.Image, in_chans: int = 3) -> Image.Image:
+    """Bring an image of any mode to 8 bit L or RGB.
+
+    What is transparent becomes white: a plain conversion would bring back whatever colour is hidden beneath.
+    """
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _scale_to_8_bit(image)
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("L" if in_chans == 1 else "RGB")
+
+
+def _scale_to_8_bit(image: Image.Image) -> Image.Image:
+    # Pillow's own convert() clips at 255. The first range that holds the pixels is a rule that keeps the images of
+    # a set comparable, where stretching each to its own extremes would not.
+    pixels = np.nan_to_num(np.asarray(image).astype(np.float64))
+    low, high = pixels.min(), pixels.max()
+    if image.mode.startswith("I;16"):
+        low, high = 0.0, 65535.0
+    elif low >= 0:
+        ranges = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+        low, high = 0.0, next((top for top in ranges if high <= top), high)
+    return Image.fromarray(np.rint((pixels - low) * 255.0 / max(high - low, 1e-12)).astype(np.uint8))
+
+
+class Source(ABC):
+    """The images of one split, by number. Nothing is decoded before `image` asks for it."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def image(self, i: int) -> Image.Image:
+        """Image i, mode L or RGB; OSError if it cannot be read."""
+
+    @abstractmethod
+    def label(self, i: int) -> int:
+        """Class number of image i."""
+
+    @abstractmethod
+    def name(self, i: int) -> str:
+        """What a message calls image i: its file name, where it has one."""
+
+    def labels(self) -> Sequence[int] | None:
+        """Every class number, without decoding an image; None: not known before the images are read."""
+        return [self.label(i) for i in range(len(self))]
+
+
+class ArraySource(Source):
+    """Grey images held in memory: pixels (N, H, W) uint8, targets (N,)."""
+
+    def __init__(self, pixels: NDArray[np.uint8], targets: NDArray[Any], title: str) -> None:
+        self.pixels, self.targets, self.title = pixels, targets, title
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def image(self, i: int) -> Image.Image:
+        """Image i, mode L."""
+        return Image.fromarray(self.pixels[i])
+
+    def label(self, i: int) -> int:
+        """Class number of image i."""
+        return int(self.targets[i])
+
+    def name(self, i: int) -> str:
+        """For example ``digits #12``."""
+        return f"{self.title} #{i}"
+
+
+class FileSource(Source):
+    """Image files with their class numbers."""
+
+    def __init__(self, paths: Sequence[str], targets: Sequence[int], in_chans: int = 3) -> None:
+        self.paths, self.targets, self.in_chans = paths, targets, in_chans
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def image(self, i: int) -> Image.Image:
+        """Decode file i."""
+        return load_image(self.paths[i], self.in_chans)
+
+    def label(self, i: int) -> int:
+        """Class number of file i."""
+        return self.targets[i]
+
+    def name(self, i: int) -> str:
+        """Path of file i."""
+        return self.paths[i]
+
+
+class _View(Source):
+    """A source that shows images of another."""
+
+    @abstractmethod
+    def _at(self, i: int) -> tuple[Source, int]: ...
+
+    def image(self, i: int) -> Image.Image:
+        source, at = self._at(i)
+        return source.image(at)
+
+    def label(self, i: int) -> int:
+        source, at = self._at(i)
+        return source.label(at)
+
+    def name(self, i: int) -> str:
+        source, at = self._at(i)
+        return source.name(at)
+
+
+class Subset(_View):
+    """Some images of another source."""
+
+    def __init__(self, source: Source, indices: Sequence[int] | NDArray[np.int64]) -> None:
+        self.source, self.indices = source, np.asarray(indices, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def _at(self, i: int) -> tuple[Source, int]:
+        return self.source, int(self.indices[i])
+
+
+class LazySource(_View):
+    """A source that is opened when it is first asked for anything: so nothing looks into a test split by accident."""
+
+    def __init__(self, open_source: Callable[[], Source]) -> None:
+        self.open_source = open_source
+
+    @cached_property
+    def source(self) -> Source:
+        """The source itself; asking for it opens it."""
+        return self.open_source()
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def _at(self, i: int) -> tuple[Source, int]:
+        return self.source, i
+
+
+class Stream:
+    """A split that can only be read from its start: timm's iterable sets (WebDataset, TFDS, hfids).
+
+    Args:
+        open_stream: opens timm's set afresh; called with is_training, seed, batch_size.
+    """
+
+    def __init__(self, open_stream: Callable[..., Any]) -> None:
+        self.open_stream = open_stream
+
+    @cached_property
+    def length(self) -> int:
+        """Number of images by the set's own account."""
+        return len(self.open_stream(is_training=False, seed=0, batch_size=1))
+
+    def __len__(self) -> int:
+        return self.length
+
+    def labels(self) -> None:
+        """Not known before the images are read."""
+        return
+
+
+def no_images() -> Source:
+    """The split that is not there."""
+    return FileSource((), ())
+
+
+def natural(text: str) -> tuple[list[str | int], str]:
+    """Sorting key: numbers by value, letters whatever their case; a tie goes by the text itself."""
+    parts = re.split(r"(\d+)", text.lower())
+    return [int(part) if at % 2 else part for at, part in enumerate(parts)], text
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an exception, or its kind if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def quoted(names: Sequence[str]) -> str:
+    """The first five names for a message, and how many more there are."""
+    shown = ", ".join(map(repr, names[:5]))
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
