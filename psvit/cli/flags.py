@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import re
 import types
+from argparse import ArgumentError
 from collections.abc import Sequence
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ignore[attr-defined]
 
 from psvit.errors import UserError
 

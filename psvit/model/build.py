@@ -54,7 +54,9 @@ def build(
     if is_psvit(name):
         arch = find_arch(name, **(arch_changes or {}))
         if macs is not None:
-            arch = scale_to(arch, macs, img_size or 224, in_chans or 3, num_classes if num_classes is not None else 1000)
+            arch = scale_to(
+                arch, macs, img_size or 224, in_chans or 3, num_classes if num_classes is not None else 1000
+            )
         return build_arch(arch, img_size or 224, name=name if arch == VARIANTS.get(name) else None, **kwargs)
     for flag, value in (("macs", macs), ("an Arch field such as genotype", arch_changes)):
         if value:
@@ -66,11 +68,12 @@ def build(
     pretrained_cfg = timm.get_pretrained_cfg(name)
     if img_size is not None and pretrained_cfg is not None and pretrained_cfg.fixed_input_size:
         kwargs.setdefault("img_size", image_sides(img_size))
-    model = _create(name, pretrained, kwargs)
+    model: Any = _create(name, pretrained, kwargs)
     if img_size is not None:
         sides = image_sides(img_size)
         model.pretrained_cfg["input_size"] = (kwargs.get("in_chans", model.pretrained_cfg["input_size"][0]), *sides)
-    return model
+    built: nn.Module = model
+    return built
 
 
 def build_arch(
@@ -81,12 +84,13 @@ def build_arch(
     fields = {} if name else {field: value for field, value in arch.to_dict().items() if field != "pooling"}
     model = _create(name or f"psvit_{arch.pooling}", False, {"img_size": sides, **fields, **kwargs})
     model.pretrained_cfg["input_size"] = (kwargs.get("in_chans", 3), *sides)
-    return model
+    built: nn.Module = model
+    return built
 
 
-def _create(name: str, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
+def _create(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:
     try:
-        model: nn.Module = timm.create_model(name, pretrained=pretrained, **kwargs)
+        model = timm.create_model(name, pretrained=pretrained, **kwargs)
     except TypeError as error:
         refused = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if refused and refused[1] == "drop_path_rate":

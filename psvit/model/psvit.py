@@ -3,8 +3,6 @@
 Legend: B batch, N tokens (P prefix tokens and an h x w grid), C width of the stage.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal

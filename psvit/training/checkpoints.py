@@ -61,8 +61,8 @@ def _write(path: Path, data: Mapping[str, Any]) -> None:
 def _config(
     model: nn.Module, preprocessing: Mapping[str, Any], classes: Sequence[str], model_args: Mapping[str, Any]
 ) -> dict[str, Any]:
-    # num_classes stands at the top and in pretrained_cfg only: transformers refuses a config that repeats it in model_args
-    known = dict(model.pretrained_cfg)
+    # num_classes stands at the top and in pretrained_cfg only: transformers refuses one repeated in model_args
+    known: dict[str, Any] = dict(model.pretrained_cfg)  # type: ignore[arg-type]  # timm puts it on every model
     architecture = known.get("architecture")
     args = {key: value for key, value in model_args.items() if key not in ("num_classes", "drop_path_rate")}
     if isinstance(model, PSViT):
@@ -117,7 +117,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     return dict(config)
 
 
-def load_checkpoint(folder: str | Path, **changes: Any) -> nn.Module:
+def load_checkpoint(folder: str | Path, **changes: Any) -> Any:
     """Build the network of a checkpoint folder, in evaluation mode, with its weights.
 
     Args:
@@ -129,7 +129,7 @@ def load_checkpoint(folder: str | Path, **changes: Any) -> nn.Module:
     """
     config = read_config(folder)
     try:
-        model: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=False, **changes)
+        model = timm.create_model(f"local-dir:{folder}", pretrained=False, **changes)
         weights = load_file(Path(folder) / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{Path(folder) / WEIGHTS} is not a whole safetensors file: {error}") from error
@@ -162,7 +162,7 @@ def is_folder(name: str) -> bool:
     return Path(name).exists() or any(mark in name for mark in ("/", "\\")) or Path(name).suffix in PICKLES
 
 
-def open_model(settings: ModelSettings, drop_path_rate: float | None = None, **shape: Any) -> nn.Module:
+def open_model(settings: ModelSettings, drop_path_rate: float | None = None, **shape: Any) -> Any:
     """The network that `settings` name: built anew, or with the weights of a checkpoint folder.
 
     Args:

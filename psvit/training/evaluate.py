@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from PIL import Image
+from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
-from psvit.training.loading import Batch
+from psvit.errors import UserError
+from psvit.training.checkpoints import load_checkpoint, read_config
+from psvit.training.data import Data, open_data
+from psvit.training.loading import Batch, ImageSplit, eval_batches
+from psvit.training.machine import open_machine
+from psvit.training.recipes import Machine
+from psvit.training.settings import DataSettings
+from psvit.training.sources import convert_image, load_image, one_line
 
 
 @dataclass
@@ -96,3 +107,113 @@ def _sum_over_processes(values: Tensor, accelerator: Accelerator) -> Tensor:
     dtype = torch.float32 if accelerator.device.type == "mps" else torch.float64
     reduced: Tensor = accelerator.reduce(values.to(accelerator.device, dtype), reduction="sum")
     return reduced.cpu()
+
+
+def evaluate_checkpoint(
+    folder: str, data: DataSettings, machine: Machine, split: str = "test", batch_size: int = 128
+) -> tuple[Metrics, tuple[str, ...]]:
+    """Evaluate a checkpoint folder on a split of a data set, with the checkpoint's own preprocessing.
+
+    Returns:
+        The metrics, and the class names.
+
+    Raises:
+        UserError: a broken checkpoint, or data of other classes than it was trained on.
+    """
+    accelerator = open_machine(machine)
+    config = read_config(folder)
+    model = load_checkpoint(folder).to(accelerator.device)
+    opened = open_data(replace(data, img_size=data.img_size or tuple(config["pretrained_cfg"]["input_size"][1:])))
+    check_classes(folder, config, opened)
+    source = {"test": opened.test, "holdout": opened.holdout, "train": opened.train}[split]
+    images = ImageSplit(source, preprocess(model, opened.img_size), strict=data.strict)
+    batches = eval_batches(
+        images,
+        batch_size=batch_size,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        workers=opened.workers,
+    )
+    return evaluate(model, batches, model.num_classes, accelerator), opened.classes
+
+
+def check_classes(folder: str, config: Mapping[str, Any], data: Data) -> None:
+    """Refuse data whose classes are not the checkpoint's.
+
+    Raises:
+        UserError: another number of classes, or other names.
+    """
+    known = config.get("label_names") or [str(number) for number in range(config["num_classes"])]
+    if len(known) != len(data.classes):
+        raise UserError(
+            f"{folder} knows {len(known)} classes, {data.name} has {len(data.classes)}: it is another set's"
+        )
+    if differing := [pair for pair in zip(known, data.classes, strict=True) if pair[0] != pair[1]]:
+        mine, theirs = differing[0]
+        raise UserError(f"{folder} knows the class {mine!r} where {data.name} has {theirs!r}: it is another set's")
+
+
+def preprocess(model: Any, img_size: tuple[int, int] | None = None) -> Callable[[Image.Image], Tensor]:
+    """The model's own preprocessing: any PIL image -> (C, H, W); `img_size` (height, width) replaces its size."""
+    config = resolve_data_config({}, model=model)
+    channels, *sides = config["input_size"]
+    config["input_size"] = (channels, *(img_size or sides))
+    transform = create_transform(**config)
+    return lambda image: transform(convert_image(image, channels))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The likeliest classes of one image.
+
+    Args:
+        image: its path.
+        labels: class names, the likeliest first.
+        probabilities: of these classes.
+    """
+
+    image: str
+    labels: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+
+@torch.inference_mode()
+def predict(
+    folder: str, paths: Sequence[Path], machine: Machine, top: int = 5, batch_size: int = 64
+) -> Iterator[Prediction | UserError]:
+    """Yield the likeliest classes of each image file in turn; for one that cannot be read, the reason.
+
+    Args:
+        folder: a checkpoint.
+        paths: image files.
+        machine: device and precision.
+        top: classes of each image.
+        batch_size: images that the network takes at a time.
+    """
+    accelerator = open_machine(machine)
+    config = read_config(folder)
+    model = load_checkpoint(folder).to(accelerator.device)
+    names = config.get("label_names") or [str(number) for number in range(model.num_classes)]
+    transform = preprocess(model)
+    for start in range(0, len(paths), batch_size):
+        opened = [_opened(path, transform) for path in paths[start : start + batch_size]]
+        images = [image for image in opened if isinstance(image, Tensor)]
+        if images:
+            with accelerator.autocast():
+                logits = model(torch.stack(images).to(accelerator.device))
+            ranked = logits.float().softmax(dim=-1).topk(min(top, len(names)), dim=-1)
+        row = 0
+        for path, image in zip(paths[start : start + batch_size], opened, strict=True):
+            if isinstance(image, UserError):
+                yield image
+                continue
+            labels = tuple(names[index] for index in ranked.indices[row].tolist())
+            yield Prediction(str(path), labels, tuple(ranked.values[row].tolist()))
+            row += 1
+
+
+def _opened(path: Path, transform: Callable[[Image.Image], Tensor]) -> Tensor | UserError:
+    try:
+        return transform(load_image(path, in_chans=3))
+    except OSError as error:
+        return UserError(f"{path} cannot be read as an image: {one_line(error)}")

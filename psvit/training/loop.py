@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -31,7 +30,7 @@ from psvit.training.show import Display
 INIT = 2**32 - 1  # the "step" that seeds the first weights
 
 
-class Interrupted(UserError):
+class InterruptedTrainingError(UserError):
     """The user stopped a training; its state is saved."""
 
 
@@ -49,7 +48,7 @@ def train(settings: TrainSettings, say: Callable[[str], None] = print) -> dict[s
 
     Raises:
         UserError: a wrong setting, an output folder that already holds a run, a loss that is not finite.
-        Interrupted: Ctrl-C; the message says how to resume.
+        InterruptedTrainingError: Ctrl-C; the message says how to resume.
     """
     accelerator = open_machine(settings.machine)
     main, world = accelerator.is_main_process, accelerator.num_processes
@@ -93,7 +92,9 @@ def train(settings: TrainSettings, say: Callable[[str], None] = print) -> dict[s
                 display.advance(epoch, loss, learn.lr)
                 if interrupt.requested:
                     run.save_state(learn, state)
-                    raise Interrupted(f"stopped at step {state.step} of {total_steps}; go on with --resume")
+                    raise InterruptedTrainingError(
+                        f"stopped at step {state.step} of {total_steps}; go on with --resume"
+                    )
                 if state.step % settings.run.save_every == 0 and state.step % steps_per_epoch:
                     run.save_state(learn, state)
             metrics = learn.evaluate(data, settings)
@@ -222,7 +223,7 @@ class Learning:
 
     def restore(self, saved: dict[str, Any]) -> TrainState:
         """Take up a saved state (see `RunFolder.load_state`)."""
-        if saved:
+        if "model" in saved:
             self.plain.load_state_dict(saved["model"])
             self.optimizer.load_state_dict(saved["optimizer"])
             if self.ema is not None:

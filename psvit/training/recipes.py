@@ -51,9 +51,7 @@ class Recipe:
     drop_path: float = 0.1
     ema_decay: float = 0.99996
     repeats: int = 3
-    augment: Augment = field(
-        default_factory=lambda: Augment(auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.25)
-    )
+    augment: Augment = field(default_factory=lambda: Augment(auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.25))
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate", "repeats"):
@@ -236,3 +234,42 @@ class TrainSettings:
     distillation: Distillation = field(default_factory=Distillation)
     machine: Machine = field(default_factory=Machine)
     run: RunSettings = field(default_factory=RunSettings)
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """What to compare, and where it is kept.
+
+    Args:
+        models: deit (the plain twin), psvit_1d, psvit_2d, deit12 (twelve layers), genotypes, and models of timm.
+        genotype: of psvit_1d and psvit_2d; by default that of the tiny variants, or AS-ASS-AS for images up to 96 px.
+        patch_size: side of a patch in pixels; by default 16, or a sixteenth of the side for images up to 96 px.
+        head_dim: channels of one attention head; by default 64, or 16 for images up to 96 px.
+        macs: MACs of every network, for example 25M; by default those of psvit_2d at its default widths.
+        output: folder of the run; each network has a folder of its own in it.
+        results: JSON file to write the results to as well.
+        resume: go on with the run that the folder holds.
+        overwrite: throw away the run that the folder holds.
+        save_every: optimizer steps between two savings of the state for --resume.
+    """
+
+    models: tuple[str, ...] = ("deit", "psvit_1d", "psvit_2d")
+    genotype: str | None = None
+    patch_size: int | None = None
+    head_dim: int | None = None
+    macs: str | None = None
+    output: str = "runs/run"
+    results: str | None = None
+    resume: bool = False
+    overwrite: bool = False
+    save_every: int = 200
+
+
+@dataclass(frozen=True)
+class RunAllSettings:
+    """Everything that ``psvit run`` depends on."""
+
+    compare: CompareSettings = field(default_factory=CompareSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    recipe: Recipe = field(default_factory=light)
+    machine: Machine = field(default_factory=Machine)

@@ -142,8 +142,8 @@ class RunFolder:
                 )
         if before["global_batch"] != now["global_batch"]:
             raise UserError(
-                f"{self.path} has a global batch of {before['global_batch']}, not {now['global_batch']}: resume with as "
-                "many processes, or change --batch-size and --accumulate to match"
+                f"{self.path} has a global batch of {before['global_batch']}, not {now['global_batch']}: resume with "
+                "as many processes, or change --batch-size and --accumulate to match"
             )
 
     def describe(
@@ -225,7 +225,11 @@ def network_facts(model: nn.Module, input_size: Sequence[int], settings: TrainSe
     if isinstance(model, PSViT):
         macs = cost.macs(model.arch, (sides[0], sides[1]), in_chans, model.num_classes)
     else:
-        shape = {"img_size": (sides[0], sides[1]), "in_chans": in_chans, "num_classes": model.num_classes}
+        shape: dict[str, Any] = {
+            "img_size": (sides[0], sides[1]),
+            "in_chans": in_chans,
+            "num_classes": model.num_classes,
+        }
         macs = count_macs(lambda: open_model(settings.model, **shape), tuple(input_size))
     return {"macs": macs, "params": sum(p.numel() for p in model.parameters())}
 

@@ -46,7 +46,9 @@ class Display:
         self.started = time.perf_counter()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.bar.stop()
 
     def start(
@@ -69,7 +71,7 @@ class Display:
         for note in data.notes:
             self.say(f"          {note}")
         self.say(f"batch     {recipe.global_batch(world)} images globally = {recipe.batch_size} a process "
-                 f"x {recipe.accumulate} accumulated x {world} processes; {steps_per_epoch} steps an epoch")  # fmt: skip
+                 f"x {recipe.accumulate} accumulated x {world} processes; {steps_per_epoch} steps")  # fmt: skip
         source = "as given" if recipe.lr is not None else f"= {recipe.base_lr:g} x {recipe.global_batch(world)} / 512"
         self.say(f"lr        {recipe.scaled_lr(world):.3g} {source}, {recipe.epochs} epochs")
         self.say(f"device    {accelerator.device}, {precision[accelerator.mixed_precision]}")
@@ -99,7 +101,9 @@ class Display:
         """Say what was left out, what came out, and what to do next."""
         if state.unreadable:
             some = ", ".join(state.unreadable[:3])
-            self.say(f"skipped {len(state.unreadable)} unreadable images: {some}{', ...' * (len(state.unreadable) > 3)}")
+            self.say(
+                f"skipped {len(state.unreadable)} unreadable images: {some}{', ...' * (len(state.unreadable) > 3)}"
+            )
         best = state.best
         if "top1" in best:
             self.say(f"best      epoch {best['epoch']}: hold-out top-1 {best['top1']:.2f} %")

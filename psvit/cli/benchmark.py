@@ -1,0 +1,45 @@
+"""``psvit benchmark``: networks side by side."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+from psvit.cli.flags import Flags, settings_from
+from psvit.measure.settings import BenchmarkSettings
+
+DESCRIPTION = """Images per second of networks side by side, in turns, on this machine: psvit variants, genotypes,
+checkpoint folders and models of timm. Ratios are to the first.
+Example: psvit benchmark deit_tiny_patch16_224 psvit_2d_tiny --dtype float32 bfloat16."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parse the flags, measure and print a table."""
+    defaults = BenchmarkSettings(("MODEL",))
+    flags = Flags("benchmark MODEL [MODEL ...]", DESCRIPTION, defaults, apart=("models",))
+    flags.add("models", nargs="+", help="variants, genotypes, checkpoint folders, models of timm")
+    flags.add("--json", action="store_true", help="print JSON instead of a table")
+    values = flags.parse(arguments)
+    settings = settings_from(values, defaults, models=tuple(values.models))
+
+    from psvit.measure.machine import keep_freed_memory
+
+    keep_freed_memory()
+    from rich.console import Console
+
+    from psvit.measure.benchmark import benchmark, table
+    from psvit.training.checkpoints import open_model
+    from psvit.training.recipes import ModelSettings
+
+    console = Console(stderr=True)
+    report = benchmark(
+        settings,
+        lambda name, img_size: open_model(ModelSettings(name), img_size=img_size).eval(),
+        progress=lambda line: console.print(line, style="dim", highlight=False),
+    )
+    if values.json:
+        print(json.dumps(report.to_dict()))
+    else:
+        Console(width=None if sys.stdout.isatty() else 170).print(table(report))
+    return 0

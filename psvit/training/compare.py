@@ -1,0 +1,175 @@
+"""Networks trained alike at equal MACs, and compared on the test split."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from psvit import cost
+from psvit.arch import Arch, image_sides
+from psvit.errors import UserError
+from psvit.files import write_json
+from psvit.measure.macs import count_macs
+from psvit.model.build import build
+from psvit.training.checkpoints import parse_macs
+from psvit.training.data import Data, open_data
+from psvit.training.evaluate import evaluate_checkpoint
+from psvit.training.loop import train
+from psvit.training.recipes import CompareSettings, ModelSettings, RunAllSettings, RunSettings, TrainSettings
+from psvit.training.run_folder import SETTINGS
+
+RESULTS = "results.json"
+
+
+def compare(settings: RunAllSettings, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Train every network of `settings` at equal MACs with one recipe, and evaluate each once on the test split.
+
+    Returns:
+        The results as plain data: the settings, and a row for each network with its MACs, parameters, accuracy in
+        percent, loss in nats, and its error over the first network's.
+
+    Raises:
+        UserError: a wrong setting, or a folder that already holds a run.
+    """
+    folder = Path(settings.compare.output)
+    if (folder / RESULTS).exists() and not (settings.compare.resume or settings.compare.overwrite):
+        raise UserError(f"{folder} already holds a run: give --resume to go on, --overwrite to replace it, "
+                        "or another --output")  # fmt: skip
+    data = open_data(settings.data)
+    networks = contenders(settings.compare, data)
+    rows: list[dict[str, Any]] = []
+    for number, (name, model) in enumerate(networks.items(), start=1):
+        say(f"\n{number} of {len(networks)}: {name}")
+        rows.append(_row(name, model, settings, folder / name.replace("/", "_"), say))
+    for row in rows:
+        row["error_ratio"] = (100 - row["top1"]) / max(100 - rows[0]["top1"], 1e-9)
+    results = {"settings": json.loads(json.dumps(asdict(settings))), "data": data.name, "rows": rows}
+    write_json(folder / RESULTS, results)
+    if settings.compare.results:
+        write_json(Path(settings.compare.results), results)
+    return results
+
+
+def _row(
+    name: str, model: ModelSettings, settings: RunAllSettings, folder: Path, say: Callable[[str], None]
+) -> dict[str, Any]:
+    started = (folder / SETTINGS).exists()
+    run = RunSettings(
+        str(folder),
+        resume=started and settings.compare.resume,
+        overwrite=settings.compare.overwrite,
+        save_every=settings.compare.save_every,
+    )
+    best = train(TrainSettings(model, settings.data, settings.recipe, machine=settings.machine, run=run), say)
+    metrics, classes = evaluate_checkpoint(str(folder / "best"), settings.data, settings.machine)
+    kept = json.loads((folder / "best" / "metrics.json").read_text(encoding="utf-8"))
+    say(f"test      top-1 {metrics.top1:.2f} %")
+    return {
+        "name": name,
+        "network": str(Arch(**_arch(folder))) if _arch(folder) else model.model,
+        "macs": kept["macs"],
+        "params": kept["params"],
+        **metrics.to_dict(),
+        "per_class": dict(zip(classes, metrics.per_class(), strict=True)),
+        "holdout_top1": best.get("top1"),
+        "epoch": best["epoch"],
+        "checkpoint": str(folder / "best"),
+    }
+
+
+def _arch(folder: Path) -> dict[str, Any]:
+    config = json.loads((folder / "best" / "config.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = config.get("psvit", {}).get("arch", {})
+    return found
+
+
+def contenders(settings: CompareSettings, data: Data) -> dict[str, ModelSettings]:
+    """The networks to compare, by name, each scaled to the same MACs.
+
+    Raises:
+        UserError: an unknown name, or MACs that a network cannot have.
+    """
+    side, shape = max(data.img_size), (data.img_size, data.in_chans, len(data.classes))
+    small = side <= 96
+    genotype = settings.genotype or ("AS-ASS-AS" if small else "ASSAS-AS-A")
+    base = Arch(
+        genotype,
+        widths=_default_widths(genotype, small),
+        head_dim=settings.head_dim or (16 if small else 64),
+        patch_size=settings.patch_size or (math.ceil(side / 16) if small else 16),
+    )
+    target = parse_macs(settings.macs) if settings.macs else cost.macs(base, *shape)
+    sequence = replace(base, pooling="1d", class_token=True)
+    archs = {
+        "deit": sequence.plain(),
+        "deit12": replace(sequence.plain(), genotype="A" * 12),
+        "psvit_1d": sequence,
+        "psvit_2d": base,
+    }
+    found: dict[str, ModelSettings] = {}
+    for name in settings.models:
+        if name in archs or set(name) <= set("AS-"):
+            arch = archs.get(name) or replace(base, genotype=name, widths=_default_widths(name, small))
+            found[name] = model_settings(cost.scale_to(arch, target, *shape))
+        else:
+            found[name] = _scaled_timm(name, target, data)
+    return found
+
+
+def _default_widths(genotype: str, small: bool) -> tuple[int, ...]:
+    stages = genotype.count("-") + 1
+    widths = (48, 96, 144, 192) if small else (256, 384, 384, 384)
+    if stages > len(widths):
+        raise UserError(f"genotype {genotype!r} has {stages} stages: at most {len(widths)} can be compared")
+    return widths[:stages]
+
+
+def model_settings(arch: Arch) -> ModelSettings:
+    """The settings that build `arch`."""
+    fields = {name: value for name, value in arch.to_dict().items() if name not in ("genotype", "qkv_bias")}
+    return ModelSettings(model=arch.genotype, **{**fields, "widths": arch.widths})
+
+
+def _scaled_timm(name: str, target: float, data: Data) -> ModelSettings:
+    """A ResNet of timm with channels for the target MACs; any other model of timm as it is."""
+    if not name.startswith("resnet"):
+        return ModelSettings(name)
+    shape: dict[str, Any] = {"img_size": data.img_size, "in_chans": data.in_chans, "num_classes": len(data.classes)}
+    input_size = (data.in_chans, *image_sides(data.img_size))
+
+    def channels(unit: int) -> dict[str, list[int]]:
+        return {"channels": [unit, 2 * unit, 4 * unit, 8 * unit]}
+
+    def macs(unit: int) -> int:
+        return count_macs(lambda: build(name, model_args=channels(unit), **shape), input_size)
+
+    low, high = 4, 512  # MACs grow with the channels: halve the interval
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if macs(middle) < target else (low, middle)
+    nearest = min((low, high), key=lambda unit: abs(macs(unit) - target))
+    if abs(macs(nearest) / target - 1) > 0.02:
+        raise UserError(f"{name} comes no closer to {target / 1e6:.4g} M MACs than {macs(nearest) / 1e6:.4g} M")
+    return ModelSettings(name, model_args=channels(nearest))
+
+
+def table(results: dict[str, Any]) -> Table:
+    """The rows of `compare` as a table."""
+    shown = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("network", ""):
+        shown.add_column(heading)
+    for heading in ("M MACs", "M params", "hold-out %", "test %", "loss", "error / first"):
+        shown.add_column(heading, justify="right")
+    for row in results["rows"]:
+        holdout = "" if row["holdout_top1"] is None else f"{row['holdout_top1']:.2f}"
+        figures = (row["macs"] / 1e6, row["params"] / 1e6, row["top1"], row["loss"], row["error_ratio"])
+        macs, params, top1, loss, ratio = figures
+        cells = (f"{macs:.2f}", f"{params:.3f}", holdout, f"{top1:.2f}", f"{loss:.3f}", f"{ratio:.2f}")
+        shown.add_row(row["name"], row["network"], *cells)
+    return shown
