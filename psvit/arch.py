@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from math import inf
 from typing import Any, Literal, get_args
 
 from psvit.errors import UserError
@@ -94,6 +95,8 @@ class Arch:
                 raise UserError(f"{name} {getattr(self, name)!r} is not one of {', '.join(choices)}")
         if not isinstance(self.class_token, bool):
             raise UserError(f"class_token {self.class_token!r} is not true, false or left out")
+        if not isinstance(self.qkv_bias, bool):
+            raise UserError(f"qkv_bias {self.qkv_bias!r} is not true or false")
         _check_positive_int("patch_size", self.patch_size)
         _check_positive_int("stride", self.stride)
         if self.stride > self.patch_size or (self.patch_size - self.stride) % 2:
@@ -101,7 +104,7 @@ class Arch:
                 f"stride {self.stride} does not fit patch_size {self.patch_size}: "
                 "it is at most the patch size and differs from it by an even number"
             )
-        if not self.mlp_ratio > 0 or self.hidden_widths[0] < 1:
+        if not 0 < self.mlp_ratio < inf or min(self.hidden_widths) < 1:
             raise UserError(f"mlp_ratio {self.mlp_ratio!r} is not a positive number")
         _check_positive_int("pool_kernel", self.pool_kernel)
         if self.pool_kernel % 2 == 0:
@@ -239,7 +242,7 @@ def image_sides(img_size: int | Sequence[int]) -> tuple[int, int]:
     Raises:
         ValueError: not one or two positive whole numbers.
     """
-    sides = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+    sides = tuple(img_size) if isinstance(img_size, Sequence) else (img_size, img_size)
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
         raise UserError(f"img_size {img_size!r} is not a positive side or a (height, width) in pixels")
     return sides[0], sides[1]

@@ -1,4 +1,4 @@
-"""The one error for a user's mistake."""
+"""The one error for a user's mistake, and the words that messages share."""
 
 
 class UserError(ValueError):
@@ -7,3 +7,15 @@ class UserError(ValueError):
     Its message is one line that names the value, the rule and the way out. The command line prints that line and
     exits with 2, without a traceback; in Python it is an ordinary ValueError.
     """
+
+
+def flag(name: str) -> str:
+    """A setting as the command line spells it: ``batch_size`` -> ``--batch-size``."""
+    return "--" + name.replace("_", "-")
+
+
+def one_line(error: BaseException, *, kind: bool = False, limit: int = 160) -> str:
+    """The message of an exception on one line, after its kind if `kind`; the kind alone if it has no message."""
+    name, message = type(error).__name__, " ".join(str(error).split())
+    text = (f"{name}: {message}" if kind else message) if message else name
+    return text if len(text) <= limit else text[: limit - 1] + "…"

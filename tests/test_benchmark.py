@@ -15,13 +15,14 @@ from timm.layers import set_fused_attn, use_fused_attn
 from torch import nn
 
 from psvit import UserError
+from psvit.errors import one_line
 from psvit.measure import benchmark as bench
 from psvit.measure import machine
 from psvit.measure.benchmark import Report, Row, benchmark, finish, table, write_report
 from psvit.measure.machine import keep_freed_memory, matmul_peak, page_faults, resolve_device
 from psvit.measure.macs import count_macs, explicit_attention
 from psvit.measure.settings import BenchmarkSettings
-from psvit.measure.timing import Spread, Stopwatch, interleave, one_line, summarise
+from psvit.measure.timing import Spread, Stopwatch, interleave, summarise
 
 CPU = torch.device("cpu")
 
@@ -270,7 +271,8 @@ def test_matmul_peak_takes_the_best_shape(monkeypatch):
 
 
 def test_one_line():
-    assert one_line(RuntimeError("\n a \nb")) == "RuntimeError: a"
+    assert one_line(RuntimeError("\n a \nb")) == "a b"
+    assert one_line(RuntimeError("\n a \nb"), kind=True) == "RuntimeError: a b"
     assert one_line(MemoryError()) == "MemoryError"
     assert len(one_line(RuntimeError("x" * 999))) == 160
 
@@ -293,7 +295,7 @@ def test_benchmark():
         assert row.macs == row.macs_timed == 32 * 7 + 7 * 5
         assert row.compile_seconds is None
         if (row.model, row.dtype) == ("picky", "bfloat16"):
-            assert row.error == "RuntimeError: no [bold]kernel[/bold] for bfloat16"
+            assert row.error == "RuntimeError: no [bold]kernel[/bold] for bfloat16 second line"
             assert row.speed is row.gmacs_per_second is row.peak_fraction is row.page_faults is None
         else:
             assert row.error is None

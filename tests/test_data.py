@@ -359,13 +359,13 @@ def test_a_stray_image_is_no_class(tmp_path: Path) -> None:
     [
         ({"data": "nowhere"}, "'nowhere' is neither a folder nor a known set: give digits, fashion-mnist"),
         ({"data": "torch/nonesuch"}, "Unknown torchvision dataset nonesuch"),
-        ({"data": "wds/x"}, "data_dir None is not a folder"),
+        ({"data": "wds/x"}, "--data-dir None is not a folder"),
         ({"data": " "}, "is not a name or a folder"),
         ({"holdout": 1.0}, "holdout 1.0 is not a fraction"),
         ({"holdout": -0.1}, "holdout -0.1 is not a fraction"),
         ({"holdout": float("nan")}, "holdout nan is not a fraction"),
-        ({"img_size": 0}, "img_size 0 is not a positive"),
-        ({"img_size": (8, 8, 8)}, "img_size"),
+        ({"img_size": 0}, "--img-size 0 is not a positive"),
+        ({"img_size": (8, 8, 8)}, "--img-size"),
         ({"workers": -1}, "workers -1"),
         ({"limit": 0}, "limit 0"),
         ({"seed": -1}, "seed -1"),
@@ -557,12 +557,12 @@ def test_the_policies_work_on_grey_images(policy: str, digits: Data) -> None:
     [{"scale": (0, 1)}, {"ratio": (2, 1)}, {"hflip": 2}, {"random_erasing": -1}, {"interpolation": "nearest-ish"}],
 )
 def test_augment_refuses(fields: dict[str, object]) -> None:
-    with pytest.raises(UserError, match=next(iter(fields))):
+    with pytest.raises(UserError, match=next(iter(fields)).replace("_", "-")):
         Augment(**fields)  # type: ignore[arg-type]
 
 
 def test_an_unknown_policy_is_refused(digits: Data) -> None:
-    with pytest.raises(UserError, match="auto_augment 'magic'"):
+    with pytest.raises(UserError, match="--auto-augment 'magic'"):
         train_transform(digits, Augment(auto_augment="magic"))
 
 
@@ -629,7 +629,7 @@ def test_fashion_mnist_that_cannot_be_had_says_where_from(tmp_path: Path, monkey
 
     monkeypatch.setattr("torchvision.datasets.FashionMNIST", no_network)
     monkeypatch.setattr(data_module, "DEBIAN_FASHION_MNIST", tmp_path / "debian")
-    with pytest.raises(UserError, match=r"\(no network\): apt-get install dataset-fashion-mnist.*--data_dir"):
+    with pytest.raises(UserError, match=r"\(no network\): apt-get install dataset-fashion-mnist.*--data-dir"):
         open_data(DataSettings("fashion-mnist", data_dir=str(tmp_path)))
 
 

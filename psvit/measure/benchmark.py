@@ -23,7 +23,8 @@ from rich.table import Table
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
-from psvit.errors import UserError
+from psvit.errors import UserError, one_line
+from psvit.files import replacing
 from psvit.measure.machine import (
     check_dtype,
     keep_freed_memory,
@@ -34,7 +35,7 @@ from psvit.measure.machine import (
 )
 from psvit.measure.macs import explicit_attention, loss_of, macs_of
 from psvit.measure.settings import BenchmarkSettings, Dtype, Mode
-from psvit.measure.timing import MIN_SECONDS, Speed, Spread, Stopwatch, interleave, one_line, summarise
+from psvit.measure.timing import MIN_SECONDS, Speed, Spread, Stopwatch, interleave, summarise
 
 Build = Callable[[str, "int | None"], nn.Module]
 """``build(name, img_size)``: the model in eval mode, float32, on the CPU; img_size None is the model's own."""
@@ -201,7 +202,7 @@ class _Contest:
         except UserError:
             raise  # a name that does not exist: said before minutes of measurement
         except Exception as error:
-            return replace(row, error=one_line(error))
+            return replace(row, error=one_line(error, kind=True))
 
     def peak(self, dtype: Dtype) -> float:
         self.progress(f"{dtype}: matrix-product peak")
@@ -222,7 +223,7 @@ class _Contest:
                     watch = Stopwatch(self.call(row), self.device, MIN_SECONDS)
                     first = watch.warm(self.settings.warmup)
                 except Exception as error:
-                    rows[index] = replace(row, error=one_line(error))
+                    rows[index] = replace(row, error=one_line(error, kind=True))
                     continue
                 watches[index] = _counting_faults(watch, faults[index])
                 rows[index] = replace(row, compile_seconds=first if mode == "compile" else None)
@@ -230,7 +231,7 @@ class _Contest:
             results = interleave(list(watches.values()), self.settings.rounds)
         for index, result in zip(watches, results, strict=True):
             if isinstance(result, Exception):
-                rows[index] = replace(rows[index], error=one_line(result))
+                rows[index] = replace(rows[index], error=one_line(result, kind=True))
             else:
                 pages = statistics.median(faults[index]) if faults[index] else None
                 rows[index] = replace(rows[index], seconds=tuple(result), page_faults=pages)
@@ -326,13 +327,8 @@ def write_report(report: Report, path: str | os.PathLike[str], overwrite: bool =
     """
     path = Path(path)
     _check_output(path, overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_text(json.dumps(report.to_dict(), indent=2, allow_nan=False) + "\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def table(report: Report) -> Table:

@@ -13,9 +13,9 @@ import timm
 import torch
 
 import psvit
-from psvit.errors import UserError
+from psvit.errors import UserError, one_line
 from psvit.measure.settings import Dtype
-from psvit.measure.timing import MIN_SECONDS, Stopwatch, one_line
+from psvit.measure.timing import MIN_SECONDS, Stopwatch
 
 PEAK_SECONDS = 0.25
 """`matmul_peak` skips products expected to last longer than this."""
@@ -60,7 +60,7 @@ def check_dtype(device: torch.device, dtype: Dtype) -> None:
         ones = torch.ones(8, 8, device=device, dtype=getattr(torch, dtype))
         torch.mm(ones, ones)
     except (RuntimeError, TypeError) as error:
-        raise UserError(f"--dtype {dtype} does not work on device {device}: {one_line(error)}") from error
+        raise UserError(f"--dtype {dtype} does not work on device {device}: {one_line(error, kind=True)}") from error
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:

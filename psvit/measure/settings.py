@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from psvit.errors import UserError
+from psvit.errors import UserError, flag
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Mode = Literal["eager", "compile"]
@@ -50,7 +50,8 @@ class BenchmarkSettings:
         for name in ("models", "dtype", "mode"):
             values = getattr(self, name)
             if isinstance(values, str) or not isinstance(values, Sequence) or not values:
-                raise UserError(f"{_flag(name)} {values!r} is not a list of one or more names")
+                called = name if name == "models" else flag(name)
+                raise UserError(f"{called} {values!r} is not a list of one or more names")
             object.__setattr__(self, name, tuple(values))
         if not all(isinstance(model, str) and model for model in self.models):
             raise UserError(f"models {self.models!r} holds something that is not a name")
@@ -66,10 +67,6 @@ class BenchmarkSettings:
             if value is None and name in ("img_size", "threads"):
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UserError(f"{_flag(name)} {value!r} is not a positive whole number")
+                raise UserError(f"{flag(name)} {value!r} is not a positive whole number")
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             raise UserError(f"--device {self.device!r} is not auto, cpu, cuda, cuda:INDEX or mps")
-
-
-def _flag(name: str) -> str:
-    return name if name == "models" else "--" + name.replace("_", "-")

@@ -136,10 +136,3 @@ def interleave(watches: Sequence[Callable[[], float]], rounds: int) -> list[list
             except Exception as error:
                 results[index] = error
     return results
-
-
-def one_line(error: BaseException, limit: int = 160) -> str:
-    """The kind of an exception and the first line of its message."""
-    lines = str(error).strip().splitlines()
-    text = f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__
-    return text if len(text) <= limit else text[: limit - 1] + "…"

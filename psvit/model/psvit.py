@@ -3,6 +3,8 @@
 Legend: B batch, N tokens (P prefix tokens and an h x w grid), C width of the stage.
 """
 
+# without `from __future__ import annotations`: torch.fx copies forward's, and TorchScript must understand the copy
+
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -353,10 +355,11 @@ def stages_to_take(num_stages: int, indices: int | Sequence[int] | None) -> list
     if indices is None:
         return list(range(num_stages))
     if isinstance(indices, int):
-        indices = range(num_stages - indices, num_stages)
-    taken = [index + num_stages if index < 0 else index for index in indices]
+        taken = list(range(num_stages - indices, num_stages))
+    else:
+        taken = [index + num_stages if index < 0 else index for index in indices]
     if not taken or min(taken) < 0 or max(taken) >= num_stages:
-        raise UserError(f"indices {list(indices)} are not stages: the network has {num_stages}, 0 to {num_stages - 1}")
+        raise UserError(f"indices {indices} are not stages: the network has {num_stages}, 0 to {num_stages - 1}")
     return taken
 
 

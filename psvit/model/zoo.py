@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from psvit.arch import ARCH_FIELDS, SHARE, Arch
 from psvit.errors import UserError
-from psvit.model.psvit import NO_GRID, PSViT
+from psvit.model.psvit import NO_GRID, PSViT, stages_to_take
 from psvit.variants import VARIANTS, with_changes
 
 
@@ -69,7 +69,8 @@ def create_psvit(variant: str, pretrained: bool = False, **kwargs: Any) -> nn.Mo
     changes = {name: kwargs.pop(name) for name in ARCH_FIELDS if name in kwargs}
     base = VARIANTS[variant] if variant in VARIANTS else VARIANTS[f"{variant}_tiny"]
     arch = with_changes(base, **changes)
-    if kwargs.get("features_only") and arch.pooling == "1d" and len(arch.stages) > 1:
+    wanted = stages_to_take(len(arch.stages), kwargs.get("out_indices"))
+    if kwargs.get("features_only") and arch.pooling == "1d" and wanted != [0]:
         raise UserError(NO_GRID.format(genotype=arch.genotype))
     model: nn.Module = build_model_with_cfg(
         PSViT,

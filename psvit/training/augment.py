@@ -8,11 +8,10 @@ from PIL import Image, ImageOps
 from timm.data import auto_augment
 from timm.data.transforms_factory import create_transform
 
-from psvit.errors import UserError
+from psvit.errors import UserError, one_line
 from psvit.training.data import SMALL, Data
 from psvit.training.loading import Transform
 from psvit.training.settings import INTERPOLATION, Augment
-from psvit.training.sources import one_line
 
 
 def train_transform(data: Data, augment: Augment) -> Transform:
@@ -38,7 +37,7 @@ def train_transform(data: Data, augment: Augment) -> Transform:
         )
     except (AssertionError, ValueError, KeyError, TypeError, NotImplementedError) as error:
         raise UserError(
-            f"auto_augment {augment.auto_augment!r} is not a policy of timm's ({one_line(error)}): "
+            f"--auto-augment {augment.auto_augment!r} is not a policy of timm's ({one_line(error)}): "
             "give for example rand-m9-mstd0.5-inc1, augmix-m3-w3, original or 3a"
         ) from error
     _mend_posterize(transform)
@@ -69,7 +68,7 @@ def eval_transform(data: Data, crop_pct: float | None = None) -> Transform:
         crop_pct: side of the crop over the resized image's; by default 1 for small images, else 0.9 (DeiT's).
     """
     if crop_pct is not None and not 0 < crop_pct <= 1:
-        raise UserError(f"crop_pct {crop_pct!r} is not a fraction: give more than 0 and at most 1, as in 0.9")
+        raise UserError(f"--crop-pct {crop_pct!r} is not a fraction: give more than 0 and at most 1, as in 0.9")
     config = preprocessing(data)
     transform: Transform = create_transform(**(config if crop_pct is None else {**config, "crop_pct": crop_pct}))
     return transform

@@ -209,5 +209,5 @@ def parse_macs(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise UserError(f"macs {text!r} is not a positive number such as 25M or 1.25G")
+        raise UserError(f"--macs {text!r} is not a positive number such as 25M or 1.25G")
     return value

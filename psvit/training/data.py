@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.data.readers import img_extensions
 
-from psvit.errors import UserError
+from psvit.errors import UserError, flag, one_line
 from psvit.training.settings import KNOWN, DataSettings
 from psvit.training.sources import (
     CACHE,
@@ -29,7 +29,6 @@ from psvit.training.sources import (
     Subset,
     natural,
     no_images,
-    one_line,
     quoted,
 )
 from psvit.training.timm_sets import PREFIXES, open_timm
@@ -95,7 +94,7 @@ def open_data(settings: DataSettings) -> Data:
     else:
         data = _open_folder(settings)
     if len(data.classes) < 2:
-        raise UserError(f"data {data.name!r} has one class only, {data.classes[0]!r}: classification needs two or more")
+        raise UserError(f"--data {data.name!r} has one class only, {data.classes[0]!r}: classifying needs two or more")
     if settings.img_size is not None:
         size = settings.img_size
         height, width = (size, size) if isinstance(size, int) else size
@@ -106,7 +105,7 @@ def open_data(settings: DataSettings) -> Data:
         return _cut_holdout(data, data.train, settings)
     for name in ("limit", "strict"):
         if getattr(settings, name):
-            raise UserError(f"{name} needs images by number, but {data.name!r} is streamed: leave it out")
+            raise UserError(f"{flag(name)} needs images by number, but {data.name!r} is streamed: leave it out")
     return data
 
 
@@ -116,7 +115,7 @@ def _cut_holdout(data: Data, train: Source, settings: DataSettings) -> Data:
     kept, holdout = _cut(labels, settings.holdout, rng, data.classes)
     if settings.limit is not None:
         if settings.limit < len(data.classes):
-            raise UserError(f"limit {settings.limit} is below the {len(data.classes)} classes: give each one image")
+            raise UserError(f"--limit {settings.limit} is below the {len(data.classes)} classes: give each one image")
         kept = kept[_balanced(labels[kept], settings.limit, rng)]
     return replace(data, train=Subset(train, kept), holdout=Subset(train, holdout))
 
@@ -131,7 +130,7 @@ def _cut(
         if len(members) < 2:
             raise UserError(
                 f"class {classes[label]!r} has too few images: training, the hold-out and a test split that is cut "
-                "need one each; add images or remove the class, or set holdout to 0"
+                "need one each; add images or remove the class, or give --holdout 0"
             )
         cut[members[: min(max(round(fraction * len(members)), 1), len(members) - 1)]] = True
     return np.flatnonzero(~cut), np.flatnonzero(cut)
@@ -197,7 +196,7 @@ def _find_fashion_mnist(data_dir: str | None) -> Path:
     except Exception as error:  # no network, a full disk, a server's refusal
         raise UserError(
             f"fashion-mnist is not in {', '.join(map(str, places))} and cannot be downloaded ({one_line(error)}): "
-            "apt-get install dataset-fashion-mnist, or give the folder of its IDX files as --data_dir"
+            "apt-get install dataset-fashion-mnist, or give the folder of its IDX files as --data-dir"
         ) from error
     return downloaded
 
@@ -240,7 +239,7 @@ def _open_folder(settings: DataSettings) -> Data:
     root = Path(settings.data).expanduser()
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "is neither a folder nor a known set"
-        raise UserError(f"data {settings.data!r} {what}: give {KNOWN}")
+        raise UserError(f"--data {settings.data!r} {what}: give {KNOWN}")
     # a folder called train is a split if it holds class folders; else it may be the class of trains
     splits = [p for p in (root / "train", root / "training") if p.is_dir() and any(c.is_dir() for c in p.iterdir())]
     train_root = splits[0] if splits else root
@@ -248,7 +247,7 @@ def _open_folder(settings: DataSettings) -> Data:
     classes = tuple(sorted({label for _, label in found}, key=natural))
     if not classes:
         raise UserError(
-            f"data {settings.data!r}: no class folder of {train_root} holds an image ({' '.join(_EXTENSIONS)}): "
+            f"--data {settings.data!r}: no class folder of {train_root} holds an image ({' '.join(_EXTENSIONS)}): "
             "put each class's images into a folder of its name"
         )
     train: Source = _file_source(found, classes)

@@ -14,14 +14,14 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
-from psvit.errors import UserError
+from psvit.errors import UserError, one_line
 from psvit.training.checkpoints import load_checkpoint, read_config
 from psvit.training.data import Data, open_data
 from psvit.training.loading import Batch, ImageSplit, eval_batches
 from psvit.training.machine import open_machine
 from psvit.training.recipes import Machine
 from psvit.training.settings import DataSettings
-from psvit.training.sources import convert_image, load_image, one_line
+from psvit.training.sources import convert_image, load_image
 
 
 @dataclass

@@ -62,7 +62,7 @@ class ImageSplit(Dataset[Sample]):
         self, source: Source | Stream, transform: Transform, *, training: bool = False, strict: bool = False
     ) -> None:
         if isinstance(source, Stream) and strict:
-            raise UserError("strict cannot hold for a streamed set: timm's reader skips unreadable images unseen")
+            raise UserError("--strict cannot hold for a streamed set: timm's reader skips unreadable images unseen")
         self.source, self.transform, self.training, self.strict = source, transform, training, strict
 
     def __len__(self) -> int:
@@ -81,7 +81,7 @@ class ImageSplit(Dataset[Sample]):
                 unreadable.append(self.source.name(i))
                 if self.strict:
                     reason = " ".join(str(error).split())
-                    raise UserError(f"strict: {unreadable[-1]}: {reason}; mend or remove the file") from error
+                    raise UserError(f"--strict: {unreadable[-1]}: {reason}; mend or remove the file") from error
             else:
                 return Sample(self._transformed(image, draw), self.source.label(i), tuple(unreadable))
         if self.training:
@@ -138,7 +138,7 @@ def train_batches(
     """
     if isinstance(split.source, Stream):
         if repeats != 1:
-            raise UserError(f"repeats {repeats} needs images by number, but the set is streamed: leave it at 1")
+            raise UserError(f"--repeats {repeats} needs images by number, but the set is streamed: leave it at 1")
         stream = _StreamBatches(split, batch_size, (seed, epoch), rank, world_size)
         number = -1
         for number, batch in enumerate(islice(_load(stream, None, workers, seed + epoch), batches)):
@@ -148,7 +148,7 @@ def train_batches(
             raise UserError("the set's training split yields no images: check its files, or use fewer processes")
         return
     if len(split) == 0:
-        raise UserError("the split to train on holds no images: lower holdout, or give more data")
+        raise UserError("the split to train on holds no images: lower --holdout, or give more data")
     keys = _epoch_keys(len(split), batch_size, batches, epoch, seed, start, rank, world_size, repeats)
     yield from _load(_KeyedBatches(split), keys, workers, seed + epoch)
 
@@ -185,7 +185,7 @@ def eval_batches(
     Unreadable images are dropped and named in a batch, so batches may be smaller; an empty one is never yielded.
     """
     if len(split) == 0:
-        raise UserError("the split to evaluate on holds no images: raise holdout, or choose another split")
+        raise UserError("the split to evaluate on holds no images: raise --holdout, or choose another split")
     if isinstance(split.source, Stream):
         batches = _load(_StreamBatches(split, batch_size, (0, 0), rank, world_size), None, workers, 0)
     else:

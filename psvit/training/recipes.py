@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from psvit.errors import UserError
+from psvit.errors import UserError, flag
 from psvit.training.settings import Augment, DataSettings
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -56,19 +56,19 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate", "repeats"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise UserError(f"{name} {getattr(self, name)!r} is not a whole number of at least 1")
+                raise UserError(f"{flag(name)} {getattr(self, name)!r} is not a whole number of at least 1")
         for name in ("base_lr", "lr", "clip_grad"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise UserError(f"{name} {value!r} is not positive")
+                raise UserError(f"{flag(name)} {value!r} is not positive")
         for name in ("min_lr", "warmup_epochs", "weight_decay", "mixup", "cutmix"):
             if not getattr(self, name) >= 0:
-                raise UserError(f"{name} {getattr(self, name)!r} is negative")
+                raise UserError(f"{flag(name)} {getattr(self, name)!r} is negative")
         for name in ("label_smoothing", "drop_path", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name} {getattr(self, name)!r} is not a fraction: give 0 or more and less than 1")
+                raise UserError(f"{flag(name)} {getattr(self, name)!r} is not a fraction: give 0 or more, less than 1")
         if self.mixes and self.batch_size % 2:
-            raise UserError(f"batch_size {self.batch_size} is odd: mixup and cutmix pair images, so give an even one")
+            raise UserError(f"--batch-size {self.batch_size} is odd: mixup and cutmix pair images, so give an even one")
 
     @property
     def mixes(self) -> bool:
@@ -171,11 +171,11 @@ class Distillation:
 
     def __post_init__(self) -> None:
         if self.distill not in ("soft", "hard"):
-            raise UserError(f"distill {self.distill!r} is not soft or hard")
+            raise UserError(f"--distill {self.distill!r} is not soft or hard")
         if not 0 < self.distill_weight <= 1:
-            raise UserError(f"distill_weight {self.distill_weight!r} is not above 0 and at most 1")
+            raise UserError(f"--distill-weight {self.distill_weight!r} is not above 0 and at most 1")
         if not self.distill_temperature > 0:
-            raise UserError(f"distill_temperature {self.distill_temperature!r} is not positive")
+            raise UserError(f"--distill-temperature {self.distill_temperature!r} is not positive")
 
 
 @dataclass(frozen=True)
@@ -194,9 +194,9 @@ class Machine:
 
     def __post_init__(self) -> None:
         if self.precision not in ("auto", "float32", "bfloat16", "float16"):
-            raise UserError(f"precision {self.precision!r} is not auto, float32, bfloat16 or float16")
+            raise UserError(f"--precision {self.precision!r} is not auto, float32, bfloat16 or float16")
         if self.threads is not None and self.threads < 1:
-            raise UserError(f"threads {self.threads!r} is not a whole number of at least 1")
+            raise UserError(f"--threads {self.threads!r} is not a whole number of at least 1")
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ class RunSettings:
         if self.resume and self.overwrite:
             raise UserError("--resume and --overwrite contradict each other: give one of them")
         if self.save_every < 1:
-            raise UserError(f"save_every {self.save_every!r} is not a whole number of at least 1")
+            raise UserError(f"--save-every {self.save_every!r} is not a whole number of at least 1")
 
 
 @dataclass(frozen=True)

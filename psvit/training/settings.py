@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from psvit.errors import UserError
+from psvit.errors import UserError, flag
 
 KNOWN = "digits, fashion-mnist, a folder of images, or hfds/, hfids/, wds/, tfds/, torch/ and a name (as in timm)"
 
@@ -37,21 +37,21 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         if not isinstance(self.data, str) or not self.data.strip():
-            raise UserError(f"data {self.data!r} is not a name or a folder: give {KNOWN}")
+            raise UserError(f"--data {self.data!r} is not a name or a folder: give {KNOWN}")
         size: object = self.img_size
         sides = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
         if size is not None and not (len(sides) == 2 and all(_is_int(side, 1) for side in sides)):
-            raise UserError(f"img_size {self.img_size!r} is not a positive whole number, or two: height and width")
+            raise UserError(f"--img-size {self.img_size!r} is not a positive whole number, or two: height and width")
         if isinstance(self.holdout, bool) or not isinstance(self.holdout, (int, float)) or not 0 <= self.holdout < 1:
-            raise UserError(f"holdout {self.holdout!r} is not a fraction: give 0 or more and less than 1, as in 0.1")
+            raise UserError(f"--holdout {self.holdout!r} is not a fraction: give 0 or more and less than 1, as in 0.1")
         for name, least in (("workers", 0), ("limit", 1)):
             value = getattr(self, name)
             if value is not None and not _is_int(value, least):
                 raise UserError(
-                    f"{name} {value!r} is not a whole number of at least {least}: correct it or leave it out"
+                    f"{flag(name)} {value!r} is not a whole number of at least {least}: correct it or leave it out"
                 )
         if not _is_int(self.seed, 0):
-            raise UserError(f"seed {self.seed!r} is not a whole number of at least 0: give 0, 1, 2, ...")
+            raise UserError(f"--seed {self.seed!r} is not a whole number of at least 0: give 0, 1, 2, ...")
 
 
 @dataclass(frozen=True)
@@ -81,16 +81,16 @@ class Augment:
             pair = getattr(self, name)
             if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not 0 < pair[0] <= pair[1] <= top:
                 raise UserError(
-                    f"{name} {pair!r} is not a range: give two positive numbers, the lower first, as 0.5 1.0"
+                    f"{flag(name)} {pair!r} is not a range: give two positive numbers, the lower first, as 0.5 1.0"
                 )
             object.__setattr__(self, name, tuple(pair))
         for name, top in (("hflip", 1.0), ("random_erasing", 1.0), ("color_jitter", float("inf"))):
             if not 0 <= getattr(self, name) <= top:
                 raise UserError(
-                    f"{name} {getattr(self, name)!r} is not between 0 and {top:g}: correct it or leave it out"
+                    f"{flag(name)} {getattr(self, name)!r} is not between 0 and {top:g}: correct it or leave it out"
                 )
         if self.interpolation not in ("bilinear", "bicubic", "random"):
-            raise UserError(f"interpolation {self.interpolation!r} is not bilinear, bicubic or random")
+            raise UserError(f"--interpolation {self.interpolation!r} is not bilinear, bicubic or random")
 
 
 def _is_int(value: object, least: int) -> bool:

@@ -211,11 +211,6 @@ def natural(text: str) -> tuple[list[str | int], str]:
     return [int(part) if at % 2 else part for at, part in enumerate(parts)], text
 
 
-def one_line(error: BaseException) -> str:
-    """The message of an exception, or its kind if it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def quoted(names: Sequence[str]) -> str:
     """The first five names for a message, and how many more there are."""
     shown = ", ".join(map(repr, names[:5]))

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from timm.data.dataset_factory import create_dataset
 
-from psvit.errors import UserError
+from psvit.errors import UserError, one_line
 from psvit.training.settings import KNOWN, DataSettings
 from psvit.training.sources import (
     CACHE,
@@ -26,7 +26,6 @@ from psvit.training.sources import (
     load_image,
     natural,
     no_images,
-    one_line,
     quoted,
 )
 
@@ -77,7 +76,7 @@ def open_timm(settings: DataSettings) -> tuple[Source | Stream, Source | Stream,
     prefix, _, name = settings.data.partition("/")
     if name.lower() in ("image_folder", "folder"):  # there timm takes the training images where it finds no test split
         raise UserError(
-            f"data {settings.data!r} is a folder: give the folder itself, {settings.data_dir or 'its path'}"
+            f"--data {settings.data!r} is a folder: give the folder itself, {settings.data_dir or 'its path'}"
         )
     if prefix.lower() == "wds":
         return _open_shards(settings)
@@ -113,7 +112,7 @@ def _create(settings: DataSettings, splits: Sequence[str], **options: Any) -> An
         except Exception as error:  # each reader fails in its own way, with anything from assert to a server's answer
             errors.append(error)
     raise UserError(
-        f"data {settings.data!r}, split {' or '.join(splits)}, cannot be opened by timm "
+        f"--data {settings.data!r}, split {' or '.join(splits)}, cannot be opened by timm "
         f"({type(errors[0]).__name__}: {one_line(errors[0])}): give {KNOWN}"
     ) from errors[0]
 
@@ -130,10 +129,10 @@ def _open_streams(settings: DataSettings) -> tuple[Stream, Stream | Source, Stre
     """TFDS and hfids. TFDS cuts the hold-out off the end of the training split, not by class."""
     percent = round(100 * settings.holdout)
     if percent and settings.data.lower().startswith("hfids/"):
-        raise UserError(f"holdout {settings.holdout} cannot be cut from a stream, {settings.data}: use hfds/, or 0")
+        raise UserError(f"--holdout {settings.holdout} cannot be cut from a stream, {settings.data}: use hfds/, or 0")
     classes = _class_names(_create(settings, ("train",)))
     if not classes:
-        raise UserError(f"data {settings.data!r} does not name its classes: use a set that does, or a folder")
+        raise UserError(f"--data {settings.data!r} does not name its classes: use a set that does, or a folder")
 
     def split(*names: str) -> Stream:
         return Stream(partial(_create, settings, names))
@@ -153,7 +152,7 @@ def _open_shards(settings: DataSettings) -> tuple[Stream, Stream | Source, Strea
     cut = min(max(round(settings.holdout * len(shards)), 1), len(shards) - 1) if settings.holdout else 0
     if settings.holdout and not cut:
         raise UserError(
-            f"holdout {settings.holdout} takes whole tar files, but {shards[0]} is the only one: split it, or 0"
+            f"--holdout {settings.holdout} takes whole tar files, but {shards[0]} is the only one: split it, or give 0"
         )
     order = [shards[i] for i in np.random.default_rng(settings.seed).permutation(len(shards))]
     holdout = Stream(partial(_create_shards, settings, order[:cut])) if cut else no_images()
@@ -165,7 +164,7 @@ def _find_shards(settings: DataSettings, splits: Sequence[str]) -> list[Path]:
     root = Path(settings.data_dir or "").expanduser()
     if not settings.data_dir or not root.is_dir():
         raise UserError(
-            f"data_dir {settings.data_dir!r} is not a folder: {settings.data} needs the one of its tar files"
+            f"--data-dir {settings.data_dir!r} is not a folder: {settings.data} needs the one of its tar files"
         )
     found = sorted(root.rglob("*.tar"), key=lambda path: natural(str(path)))
     words = [set(re.split(r"[\W\d_]+", str(path.relative_to(root)).lower())) for path in found]
@@ -173,7 +172,7 @@ def _find_shards(settings: DataSettings, splits: Sequence[str]) -> list[Path]:
         if shards := [path for path, parts in zip(found, words, strict=True) if split in parts]:
             return shards
     raise UserError(
-        f"data_dir {settings.data_dir!r} holds no .tar file with {' or '.join(splits)} in its name: rename them"
+        f"--data-dir {settings.data_dir!r} holds no .tar file with {' or '.join(splits)} in its name: rename them"
     )
 
 

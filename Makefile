@@ -1,0 +1,61 @@
+# make quickstart | test | lint | docs | clean        (make alone tells what each does)
+#
+# Everything lives in .venv, made with python3 -m venv and filled by pip. The stamp files in it say what is installed,
+# so that a second call starts at once; a change of pyproject.toml installs anew.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SHELL := bash
+
+# What `make quickstart` trains: three small networks on 1,295 bundled images of 8x8 pixels.
+QUICKSTART := run --data digits --output runs/quickstart --overwrite
+
+.PHONY: help quickstart test lint docs clean
+
+help:
+	@echo "make quickstart   train and compare PSViT-2D, PSViT-1D and a plain DeiT on bundled images (minutes, no download of data)"
+	@echo "make test         all tests"
+	@echo "make lint         ruff and mypy"
+	@echo "make docs         write the generated tables of README.md and docs/ anew"
+	@echo "make clean        remove caches and builds; $(VENV) and runs stay"
+
+quickstart: $(VENV)/.installed
+	@echo "psvit $(QUICKSTART)"
+	@echo "  trains a plain DeiT, PSViT-1D and PSViT-2D at equal MACs on the bundled digits (8x8 pixels),"
+	@echo "  and evaluates each once on the test split; the results go to runs/quickstart"
+	@$(BIN)/psvit $(QUICKSTART)
+
+test: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy psvit docs/build.py
+
+docs: $(VENV)/.installed
+	$(BIN)/python docs/build.py
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	find psvit tests docs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@echo "making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+# pip tells what it downloads and installs; what is there already is not worth a line. Its errors stay whole.
+define install
+@echo "installing psvit$(2) into $(VENV) (the first time torch is downloaded, which is large)"
+@set -o pipefail; $(BIN)/python -m pip install --disable-pip-version-check -e '.$(2)' \
+	| { grep --line-buffered -oE '^ *(Downloading .*|Installing collected packages|Successfully [a-z]+)' || true; }
+@touch $(1)
+endef
+
+# a venv with the dev tools holds the package too
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(if $(shell test $(VENV)/.installed-dev -nt pyproject.toml && echo there),@touch $@,$(call install,$@,))
+
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+	$(call install,$@,[dev])

@@ -1,0 +1,240 @@
+"""Arch: the grammar, the rules, the round trips; no torch."""
+
+import pickle
+import re
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, replace
+from math import ceil, inf, nan
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from psvit import Arch, UserError
+from psvit.arch import DEFAULT_WIDTHS, image_sides, parse_genotype
+from psvit.variants import VARIANTS, find_arch, with_changes
+
+GRAMMAR = re.compile(r"A[AS]*(-A[AS]*)*")
+PREFIX_OF_A_GENOTYPE = re.compile(r"(A[AS]*-)*(A[AS]*)?")
+
+genotypes = st.lists(st.text("AS", max_size=5).map("A".__add__), min_size=1, max_size=4).map("-".join)
+
+
+@st.composite
+def archs(draw: st.DrawFn) -> Arch:
+    genotype = draw(genotypes)
+    head_dim = draw(st.integers(1, 64))
+    heads = draw(st.lists(st.integers(1, 8), min_size=genotype.count("-") + 1, max_size=genotype.count("-") + 1))
+    stride = draw(st.integers(1, 16))
+    return Arch(
+        genotype,
+        widths=tuple(head_dim * h for h in heads),
+        head_dim=head_dim,
+        mlp_ratio=draw(st.floats(1, 8)),
+        pooling=draw(st.sampled_from(["1d", "2d"])),
+        stride=stride,
+        patch_size=stride + 2 * draw(st.integers(0, 4)),
+        class_token=draw(st.sampled_from([None, False, True])),
+        qkv_bias=draw(st.booleans()),
+        pool_order=draw(st.sampled_from(["conv-pool", "pool-conv"])),
+        pool_conv=draw(st.sampled_from(["full", "depthwise"])),
+        pool_kernel=draw(st.sampled_from([1, 3, 5])),
+        pool_op=draw(st.sampled_from(["max", "avg", "stride"])),
+    )
+
+
+@st.composite
+def mutated_genotypes(draw: st.DrawFn) -> str:
+    """A genotype with one letter replaced, put in or taken out."""
+    genotype = draw(genotypes)
+    at = draw(st.integers(0, len(genotype)))
+    letter = draw(st.sampled_from(["A", "S", "-", "a", "s", " ", "_", "P", ""]))
+    return genotype[:at] + letter + genotype[at + draw(st.integers(0, 1)) :]
+
+
+@given(genotypes)
+def test_every_genotype_round_trips(genotype: str) -> None:
+    stages = parse_genotype(genotype)
+    assert "-".join(stages) == genotype
+    arch = Arch(genotype)
+    assert arch.stages == stages
+    assert arch.depth == len(genotype.replace("-", ""))
+    assert arch.widths == DEFAULT_WIDTHS[: len(stages)]
+
+
+@given(mutated_genotypes())
+def test_every_string_outside_the_grammar_is_refused_at_its_first_wrong_position(text: str) -> None:
+    assume(text and not GRAMMAR.fullmatch(text))
+    first_wrong = next((n for n in range(1, len(text) + 1) if not PREFIX_OF_A_GENOTYPE.fullmatch(text[:n])), len(text))
+    with pytest.raises(UserError, match=rf"position {first_wrong}:"):
+        Arch(text)
+
+
+@pytest.mark.parametrize(
+    ("genotype", "message"),
+    [
+        ("", "is empty: write one letter a layer"),
+        (None, "None is empty"),
+        ("SA", "position 1: a stage starts with A, because there is no map to share yet"),
+        ("A-SA", "position 3: a stage starts with A, because a map cannot cross a pooling"),
+        ("-A", "position 1: a stage holds at least one layer"),
+        ("A--A", "position 3: a stage holds at least one layer"),
+        ("AS-", "position 3: '-' stands between two layers"),
+        ("ABA", "position 2: 'B' is not A .attend., S .share. or - .pool."),
+    ],
+)
+def test_a_wrong_genotype_names_the_rule(genotype: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Arch(genotype)
+
+
+@given(archs())
+def test_an_arch_round_trips(arch: Arch) -> None:
+    for twin in (
+        Arch.from_json(arch.to_json()),
+        Arch.from_dict(arch.to_dict()),
+        Arch(**arch.to_dict()),
+        pickle.loads(pickle.dumps(arch)),
+    ):
+        assert twin == arch
+        assert hash(twin) == hash(arch)
+    assert len({arch, replace(arch)}) == 1
+    assert "\n" not in arch.to_json()
+    assert len(str(arch)) < 60
+
+
+@given(archs(), st.integers(1, 300), st.integers(1, 300))
+def test_grids_round_up(arch: Arch, height: int, width: int) -> None:
+    rows, columns = ceil(height / arch.stride), ceil(width / arch.stride)
+    for stage, grid in enumerate(arch.grids((height, width))):
+        assert grid == (rows, columns)
+        if arch.pooling == "1d":
+            rows, columns = 1, ceil(rows * columns / 2)
+        else:
+            rows, columns = ceil(rows / 2), ceil(columns / 2)
+        assert arch.strides[stage] == arch.stride * 2**stage
+
+
+def test_grids_of_the_papers_image() -> None:
+    assert Arch("A-A-A").grids(224) == ((14, 14), (7, 7), (4, 4))
+    assert Arch("A-A-A", pooling="1d").grids(224) == ((14, 14), (1, 98), (1, 49))
+    assert Arch("A-A").grids((37, 53)) == ((3, 4), (2, 2))
+
+
+def test_an_arch_is_frozen() -> None:
+    with pytest.raises(FrozenInstanceError):
+        Arch("AS").genotype = "AA"  # type: ignore[misc]
+
+
+def test_defaults_and_what_follows_from_them() -> None:
+    arch = Arch("ASAS-ASSA-AS")
+    assert str(arch) == "ASAS-ASSA-AS 2d 192-256-384 /16"
+    assert arch.num_heads == (3, 4, 6)
+    assert arch.hidden_widths == (768, 1024, 1536)
+    assert arch.strides == (16, 32, 64)
+    assert (arch.class_token, Arch("A", pooling="1d").class_token) == (False, True)
+    assert str(Arch("A-A", widths=(64, 128), pooling="1d", stride=12)) == "A-A 1d 64-128 /12"
+    assert Arch("AA", mlp_ratio=2) == Arch("AA", mlp_ratio=2.0)
+
+
+def test_the_plain_twin_is_a_deit_of_the_same_depth() -> None:
+    plain = Arch("AS-ASS-A", widths=(64, 128, 192), pooling="1d").plain()
+    assert plain == Arch("AAAAAA", widths=(64,), pooling="1d")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"widths": (64,)}, r"has 1 entries, but genotype 'AS-A' has 2 stages: give one width per stage"),
+        ({"widths": (64, 100)}, r"width 100 of stage 2 is not a multiple of head_dim 64"),
+        ({"widths": (64, -64)}, r"width of stage 2 -64 is not a positive whole number"),
+        ({"widths": (64.0, 64)}, r"width of stage 1 64.0 is not a positive whole number"),
+        ({"widths": 64}, r"widths 64 is not a list of whole numbers"),
+        ({"widths": "64"}, r"widths '64' is not a list of whole numbers"),
+        ({"head_dim": 0}, r"head_dim 0 is not a positive whole number"),
+        ({"head_dim": True}, r"head_dim True is not a positive whole number"),
+        ({"mlp_ratio": 0}, r"mlp_ratio 0.0 is not a positive number"),
+        ({"mlp_ratio": 0.001}, r"mlp_ratio 0.001 is not"),
+        ({"mlp_ratio": nan}, r"mlp_ratio nan is not"),
+        ({"mlp_ratio": inf}, r"mlp_ratio inf is not"),
+        ({"mlp_ratio": "4"}, r"mlp_ratio '4' is not a positive number"),
+        ({"pooling": "3d"}, r"pooling '3d' is not one of 1d, 2d"),
+        ({"patch_size": 0}, r"patch_size 0 is not"),
+        ({"patch_size": "16"}, r"patch_size '16' is not"),
+        ({"stride": 17}, r"stride 17 does not fit patch_size 16"),
+        ({"stride": 15}, r"stride 15 does not fit patch_size 16: .* differs from it by an even number"),
+        ({"stride": -1}, r"stride -1 is not"),
+        ({"class_token": 1}, r"class_token 1 is not true, false or left out"),
+        ({"qkv_bias": "no"}, r"qkv_bias 'no' is not true or false"),
+        ({"pool_order": "pool"}, r"pool_order 'pool' is not one of conv-pool, pool-conv"),
+        ({"pool_conv": "half"}, r"pool_conv 'half' is not one of full, depthwise"),
+        ({"pool_kernel": 2}, r"pool_kernel 2 is even"),
+        ({"pool_kernel": 0}, r"pool_kernel 0 is not"),
+        ({"pool_op": "min"}, r"pool_op 'min' is not one of max, avg, stride"),
+    ],
+)
+def test_a_wrong_value_is_named(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Arch(**{"genotype": "AS-A", **changes})  # type: ignore[arg-type]
+
+
+def test_more_stages_than_default_widths_need_widths() -> None:
+    with pytest.raises(UserError, match="has 5 stages: give widths"):
+        Arch("A-A-A-A-A")
+    assert Arch("A-A-A-A-A", widths=(64,) * 5).strides[-1] == 256
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not an Arch in JSON"),
+        ("[]", "expected an object, found list"),
+        ("{}", "an Arch needs a genotype"),
+        ('{"genotype": "AS", "width": [64]}', "unknown Arch field 'width': the fields are genotype, widths"),
+        ('{"genotype": "SA"}', "position 1"),
+    ],
+)
+def test_wrong_json_is_named(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Arch.from_json(text)
+
+
+@pytest.mark.parametrize("img_size", [0, -1, 224.0, None, "224", (224,), (224, 0), (1, 2, 3)])
+def test_a_wrong_image_size_is_named(img_size: object) -> None:
+    with pytest.raises(UserError, match="is not a positive side"):
+        image_sides(img_size)  # type: ignore[arg-type]
+
+
+def test_image_sides() -> None:
+    assert image_sides(32) == (32, 32)
+    assert image_sides([32, 48]) == (32, 48)
+
+
+def test_find_arch_knows_variants_and_genotypes() -> None:
+    tiny = VARIANTS["psvit_2d_tiny"]
+    assert find_arch("psvit_2d_tiny") == tiny
+    assert find_arch("AS-A", pooling="1d", widths=None) == Arch("AS-A", pooling="1d")
+    assert find_arch("psvit_2d_tiny", genotype="AS-A").widths == tiny.widths[:2]
+    with pytest.raises(UserError, match="position 1"):
+        find_arch("psvit_3d_tiny")
+
+
+def test_with_changes_keeps_what_belongs_together() -> None:
+    arch = Arch("AS-A", stride=8, pooling="2d")
+    assert with_changes(arch, patch_size=4).stride == 4
+    assert with_changes(arch, pooling="1d").class_token is True
+    assert with_changes(arch, genotype=None) == arch
+    with pytest.raises(UserError, match=r"has 3 stages, but AS-A .* has 2 widths"):
+        with_changes(arch, genotype="A-A-A")
+    with pytest.raises(UserError, match="unknown Arch field 'depth'"):
+        with_changes(arch, depth=3)
+
+
+def test_the_description_needs_no_torch() -> None:
+    code = (
+        "import sys, psvit, psvit.arch, psvit.cost, psvit.variants; "
+        "print(sorted({'torch', 'timm', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

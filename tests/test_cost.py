@@ -1,0 +1,196 @@
+"""Cost: equal to torch's own counts to the integer, to DeiT's published figures, and reached by scaling."""
+
+import random
+from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from psvit import VARIANTS, Arch, PSViT, UserError
+from psvit.cost import layer_costs, macs, params, scale_to
+from psvit.variants import find_arch
+
+GROUPS, GROUP_SIZE = 24, 10
+
+DEIT = {
+    "tiny": Arch("A" * 12, widths=(192,), pooling="1d"),
+    "small": Arch("A" * 12, widths=(384,), pooling="1d"),
+    "base": Arch("A" * 12, widths=(768,), pooling="1d"),
+}
+
+
+def random_genotype(rng: random.Random) -> str:
+    """A member of the compact set: attend, share or pool at every gap between layers."""
+    return "A" + "".join(rng.choice(["A", "S", "-A"]) for _ in range(rng.randint(4, 12) - 1))
+
+
+def random_network(rng: random.Random) -> tuple[Arch, tuple[int, int], int, int]:
+    """An Arch, a (height, width), in_chans and num_classes."""
+    genotype, head_dim = random_genotype(rng), rng.choice([8, 16])
+    stride = rng.choice([4, 8, 12])
+    arch = Arch(
+        genotype,
+        widths=tuple(head_dim * rng.randint(1, 4) for _ in genotype.split("-")),
+        head_dim=head_dim,
+        mlp_ratio=rng.choice([1.5, 2.7, 3.0, 4.0]),
+        pooling=rng.choice(["1d", "2d"]),
+        stride=stride,
+        patch_size=stride + rng.choice([0, 0, 4]),
+        class_token=rng.choice([False, True]),
+        qkv_bias=rng.random() < 0.7,
+        pool_order=rng.choice(["conv-pool", "pool-conv"]),
+        pool_conv=rng.choice(["full", "depthwise"]),
+        pool_kernel=rng.choice([1, 3, 5]),
+        pool_op=rng.choice(["max", "avg", "stride"]),
+    )
+    sides = rng.choice([(64, 64), (64, 96), (37, 53), (96, 41)])
+    return arch, sides, rng.choice([1, 3]), rng.choice([0, 10])
+
+
+def networks_of(group: int) -> list[tuple[Arch, tuple[int, int], int, int]]:
+    rng = random.Random(group)
+    return [random_network(rng) for _ in range(GROUP_SIZE)]
+
+
+@pytest.mark.parametrize("group", range(GROUPS))
+@pytest.mark.usefixtures("explicit_attention")
+def test_macs_and_params_are_torchs_own(group: int) -> None:
+    for arch, sides, in_chans, num_classes in networks_of(group):
+        model = PSViT(arch, img_size=sides, in_chans=in_chans, num_classes=num_classes).eval()
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(torch.zeros(1, in_chans, *sides))
+        assert 2 * macs(arch, sides, in_chans, num_classes) == counter.get_total_flops(), arch
+        assert params(arch, sides, in_chans, num_classes) == sum(p.numel() for p in model.parameters()), arch
+
+
+def test_the_random_networks_cover_every_choice() -> None:
+    networks = [network for group in range(GROUPS) for network in networks_of(group)]
+    assert len({arch for arch, *_ in networks}) >= 200
+    seen = Counter(choice for arch, *rest in networks for choice in (*vars(arch).items(), *enumerate(rest)))
+    seen.update(("depth", arch.depth) for arch, *_ in networks)
+    seen.update(("overlap", arch.stride < arch.patch_size) for arch, *_ in networks)
+    choices = {
+        "pooling": ["1d", "2d"],
+        "class_token": [False, True],
+        "qkv_bias": [False, True],
+        "pool_order": ["conv-pool", "pool-conv"],
+        "pool_conv": ["full", "depthwise"],
+        "pool_kernel": [1, 3, 5],
+        "pool_op": ["max", "avg", "stride"],
+        "mlp_ratio": [1.5, 2.7, 3.0, 4.0],
+        "depth": range(4, 13),
+        "overlap": [False, True],
+        0: [(64, 64), (64, 96), (37, 53), (96, 41)],
+        1: [1, 3],
+        2: [0, 10],
+    }
+    for name, values in choices.items():
+        for value in values:
+            assert seen[name, value] >= 10, (name, value)
+
+
+def test_a_network_counted_by_hand() -> None:
+    arch = Arch("AS", widths=(32,), head_dim=16)
+    embed, attend, share, head = layer_costs(arch, img_size=32, num_classes=10)  # 2 x 2 tokens
+    assert [layer.kind for layer in (embed, attend, share, head)] == ["embed", "A", "S", "head"]
+    assert embed.macs == 4 * 3 * 16 * 16 * 32
+    assert attend.macs == 4 * (4 * 32 * 32 + 2 * 32 * 128) + 2 * 4 * 4 * 32  # q k v proj, MLP; QK^T, AV
+    assert share.macs == 4 * (2 * 32 * 32 + 2 * 32 * 128) + 4 * 4 * 32  # v proj, MLP; AV
+    assert head.macs == 32 * 10
+    assert macs(arch, 32, num_classes=10) == 190_272
+    assert params(arch, 32, num_classes=10) == 48_426
+
+
+def test_layer_costs_describe_the_layers_that_run() -> None:
+    arch = Arch("AS-ASS-A", widths=(16, 32, 48), head_dim=16, pooling="1d", stride=8)
+    costs = layer_costs(arch, (40, 56), num_classes=7)
+    assert sum(layer.macs for layer in costs) == macs(arch, (40, 56), num_classes=7)
+    assert sum(layer.params for layer in costs) == params(arch, (40, 56), num_classes=7)
+    assert [layer.name for layer in costs][:4] == [
+        "patch embedding", "stage 1 layer 1", "stage 1 layer 2", "pooling 1",
+    ]  # fmt: skip
+    model = PSViT(arch, img_size=(40, 56), num_classes=7).eval()
+    shapes: list[tuple[int, int]] = []
+    for stage in model.stages:
+        for block in stage.blocks:
+            block.register_forward_hook(lambda module, inputs, output: shapes.append(tuple(output[0].shape[1:])))
+    model(torch.randn(1, 3, 40, 56))
+    assert shapes == [(layer.tokens, layer.width) for layer in costs if layer.kind in "AS"]
+    assert [layer.grid for layer in costs if layer.kind in ("embed", "pool")] == [(5, 7), (1, 18), (1, 9)]
+
+
+@pytest.mark.parametrize(
+    ("size", "exact", "published"),
+    [("tiny", 1_253_683_200, 1.26), ("small", 4_598_882_304, 4.61), ("base", 17_563_828_224, 17.58)],
+)
+def test_deits_published_figures_are_ours_and_its_norms(size: str, exact: int, published: float) -> None:
+    arch = DEIT[size]
+    assert macs(arch) == exact
+    norms = 5 * 197 * arch.widths[0] * (2 * 12 + 1)  # fvcore counts 5 operations an element of a LayerNorm
+    assert round((exact + norms) / 1e9, 2) == published
+
+
+@pytest.mark.parametrize(("size", "published"), [("tiny", 5.7), ("small", 22.1), ("base", 86.6)])
+def test_deits_published_parameters(size: str, published: float) -> None:
+    assert round(params(DEIT[size]) / 1e6, 1) == published
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants_cost_what_deit_costs(name: str) -> None:
+    arch, deit = VARIANTS[name], DEIT[name.rpartition("_")[2]]
+    assert macs(arch) == pytest.approx(macs(deit), rel=0.02)
+    assert arch.pooling == name.split("_")[1]
+    if name.endswith("tiny"):
+        assert params(arch) <= 11.7e6  # ResNet-18
+    elif name.endswith("small"):
+        assert params(arch) <= 25.6e6  # ResNet-50
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_scale_to_keeps_the_genotype_and_its_ratios(seed: int) -> None:
+    rng = random.Random(seed)
+    genotype = random_genotype(rng)
+    head_dim = rng.choice([8, 16, 32])
+    stages = genotype.count("-") + 1
+    if stages > 4:
+        genotype, stages = genotype.replace("-", "", stages - 4), 4
+    heads = sorted(rng.randint(2, 12) for _ in range(stages))
+    arch = Arch(genotype, tuple(head_dim * h for h in heads), head_dim, pooling=rng.choice(["1d", "2d"]))
+    target = macs(arch) * rng.uniform(0.5, 4)
+    scaled = scale_to(arch, target)
+    assert macs(scaled) == pytest.approx(target, rel=0.02)
+    assert replace(scaled, widths=arch.widths, mlp_ratio=arch.mlp_ratio) == arch
+    assert all(narrow <= wide for narrow, wide in pairwise(scaled.widths))
+    # one factor for all widths, but for rounding to whole heads
+    lowest = max((new - 2 * head_dim) / old for new, old in zip(scaled.widths, arch.widths, strict=True))
+    highest = min((new + 2 * head_dim) / old for new, old in zip(scaled.widths, arch.widths, strict=True))
+    assert lowest <= highest
+
+
+def test_scale_to_leaves_what_fits() -> None:
+    for arch in VARIANTS.values():
+        assert scale_to(arch, macs(arch)) == arch
+    double = scale_to(DEIT["tiny"], macs(DEIT["small"]))
+    assert double == DEIT["small"]
+
+
+def test_scale_to_counts_what_it_is_told_to() -> None:
+    arch = Arch("AS-ASS-A", widths=(32, 48, 64), head_dim=8, patch_size=4)
+    scaled = scale_to(arch, 20e6, img_size=(28, 32), in_chans=1, num_classes=10)
+    assert macs(scaled, (28, 32), 1, 10) == pytest.approx(20e6, rel=0.02)
+
+
+def test_an_infeasible_target_says_so() -> None:
+    with pytest.raises(UserError, match=r"no width of AA with head_dim 64 costs 0.001 M MACs: the nearest costs"):
+        scale_to(Arch("AA"), 1e3)
+    with pytest.raises(UserError, match="a target of 0 MACs is not positive"):
+        scale_to(Arch("AA"), 0)
+
+
+@pytest.mark.parametrize("img_size", [0, (224, -1)])
+def test_a_wrong_image_size_is_refused(img_size: int | tuple[int, int]) -> None:
+    with pytest.raises(UserError, match="img_size"):
+        macs(find_arch("AS"), img_size)

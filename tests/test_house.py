@@ -1,0 +1,143 @@
+"""The house stands as docs/architecture.md shows it: its modules, the order of imports, what needs no torch."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "psvit"
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+RANKS = (("errors", "files"), ("arch",), ("cost", "variants"), ("model", "measure"), ("training",), ("cli",))
+RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
+ROOT_READS = {"arch", "errors", "variants"}
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by its dotted name."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(path: Path, whole: bool = True) -> Iterator[str]:
+    """Modules of the package that a module imports; with `whole` those in functions and for types too."""
+
+    def walk(node: ast.AST) -> Iterator[ast.AST]:
+        for child in ast.iter_child_nodes(node):
+            deferred = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.If))
+            if whole or not deferred:
+                yield child
+                yield from walk(child)
+
+    for node in walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name.split(".")[0] == "psvit":  # a name in a module stands for the module
+                yield name if name in MODULES else name.rpartition(".")[0]
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def test_imports_run_one_way() -> None:
+    wrong = []
+    for name, path in MODULES.items():
+        if name in ("psvit", "psvit.__main__"):
+            continue
+        for other in imports(path):
+            if other == "psvit":  # the root: its version
+                continue
+            inside = room(other) == room(name) and (PACKAGE / room(name)).is_dir()
+            if not inside and RANK[room(other)] >= RANK[room(name)]:
+                wrong.append(f"{name} imports {other}")
+    assert not wrong
+
+
+def test_every_room_has_its_place() -> None:
+    assert {room(name) for name in MODULES if name not in ("psvit", "psvit.__main__")} == set(RANK)
+
+
+def test_the_root_reads_little_at_once() -> None:
+    assert {room(name) for name in imports(MODULES["psvit"], whole=False)} == ROOT_READS
+
+
+def test_no_cycle_of_imports() -> None:
+    graph = {
+        name: {other for other in imports(path, whole=False) if other != "psvit"} for name, path in MODULES.items()
+    }
+    tuple(TopologicalSorter(graph).static_order())
+
+
+def test_the_order_is_the_pages() -> None:
+    order = " <- ".join(", ".join(rooms) for rooms in RANKS)
+    assert f"\n{order}\n" in PAGE
+
+
+def test_the_pages_picture_is_the_house() -> None:
+    picture = next(block for block in re.findall(r"```text\n(.*?)```", PAGE, re.S) if block.startswith("psvit/\n"))
+    shown, folder = set(), PACKAGE
+    for line in picture.splitlines()[1:]:
+        name = line.split()[0]
+        assert len(line.split()) > 1, f"{line}: a line on what it is"
+        if not line.startswith(" "):
+            assert (ROOT / name).is_dir(), name
+            continue
+        folder = PACKAGE if line.startswith("  ") and not line.startswith("    ") else folder
+        if name.endswith("/"):
+            folder = PACKAGE / name
+            assert folder.is_dir(), name
+        else:
+            shown.add(folder / name)
+    empty = {path for path in PACKAGE.glob("*/__init__.py") if path.parent.name != "cli"}
+    assert shown | empty | {PACKAGE / "cli" / "__init__.py"} == set(MODULES.values())
+
+
+def test_no_drawer_for_everything() -> None:
+    names = {path.stem for path in PACKAGE.rglob("*")}
+    assert not names & {"utils", "util", "helpers", "common", "core", "misc"}
+
+
+def without(banned: str, code: str) -> None:
+    """Run `code` in a fresh interpreter and assert that it does not import `banned`."""
+    code += f"\nimport sys\nassert {banned!r} not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_says_no_torch_imports_none() -> None:
+    says = {
+        name
+        for name, path in MODULES.items()
+        if re.search(r"\bno torch\b", ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "", re.I)
+    }
+    assert {"psvit.arch", "psvit.cost", "psvit.variants"} <= says
+    commands = {name for name in MODULES if name.startswith("psvit.cli")}
+    without("torch", "\n".join(f"import {name}" for name in sorted(says | commands)))
+
+
+@pytest.mark.parametrize("banned", ["torch", "timm"])
+def test_show_and_help_are_light(banned: str) -> None:
+    commands = [path.stem for path in (PACKAGE / "cli").glob("*.py") if path.stem not in ("__init__", "flags")]
+    lines = ["from psvit.cli import main", "main(['show', 'AS-A'])", "main([])"]
+    for command in commands:
+        lines += ["try:", f"    main([{command!r}, '--help'])", "except SystemExit:", "    pass"]
+    without(banned, "\n".join(lines))

@@ -1,0 +1,503 @@
+"""The network: parity with timm's DeiT, sharing, pooling, sizes, features, and what is refused."""
+
+import copy
+import subprocess
+import sys
+from collections.abc import Iterator
+from math import ceil
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath, set_fused_attn
+from timm.models import FeatureGraphNet
+from torch import Tensor, nn
+
+from psvit import Arch, PSViT, UserError
+from psvit.model.attention import Attend, Block, Share, attention_map, merge_heads, split_heads
+from psvit.model.pooling import TokenPool, map_to_tokens, tokens_to_map
+from psvit.model.psvit import positions_for, stages_to_take
+from psvit.model.zoo import checkpoint_filter_fn
+
+CLOSE = {"rtol": 0.0, "atol": 1e-5}
+
+
+def small(genotype: str = "AS-ASS-A", pooling: str = "2d", **kwargs: object) -> PSViT:
+    """A narrow network of three stages, for images of 64 x 96 pixels."""
+    fields = {"head_dim": 16, "widths": (32, 48, 64)[: genotype.count("-") + 1], "pooling": pooling}
+    arch = Arch(genotype, **(fields | {name: kwargs.pop(name) for name in [*kwargs] if hasattr(Arch, name)}))
+    return PSViT(arch, **({"img_size": (64, 96), "num_classes": 10} | kwargs)).eval()
+
+
+def shaken(model: nn.Module) -> nn.Module:
+    """The model with every parameter moved, so that no zero or one hides a mistake."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    return model.eval()
+
+
+# parity with DeiT
+
+
+@pytest.fixture(scope="module")
+def deit() -> nn.Module:
+    return shaken(timm.create_model("deit_tiny_patch16_224", dynamic_img_size=True))
+
+
+@pytest.mark.parametrize("sides", [(224, 224), (160, 256)])
+def test_all_attend_is_timms_deit(deit: nn.Module, sides: tuple[int, int]) -> None:
+    model = PSViT(Arch("A" * 12, pooling="1d")).eval()
+    model.load_state_dict(checkpoint_filter_fn(deit.state_dict(), model))
+    x = torch.randn(2, 3, *sides)
+    with torch.no_grad():
+        features, logits = deit.forward_features(x), deit(x)
+        torch.testing.assert_close(model.forward_features(x), features, **CLOSE)
+        torch.testing.assert_close(model(x), logits, **CLOSE)
+    assert logits.std() > 0.1
+
+
+def test_deits_weights_of_another_size_and_into_sharing_layers(deit: nn.Module) -> None:
+    model = PSViT(Arch("AASAAASAAASS", pooling="1d"), img_size=(160, 256)).eval()
+    model.load_state_dict(checkpoint_filter_fn(deit.state_dict(), model))
+    assert torch.equal(model.stages[0].blocks[2].attn.v.weight, deit.blocks[2].attn.qkv.weight[2 * 192 :])
+    with torch.no_grad():
+        x = torch.randn(1, 3, 160, 256)
+        ours, _ = model.embed(x)
+        theirs = deit._pos_embed(deit.patch_embed(x))
+    torch.testing.assert_close(ours, theirs, **CLOSE)
+
+
+# attend and share
+
+
+def test_a_sharing_layer_has_no_queries_and_no_keys() -> None:
+    model = small("AS-ASS-A")
+    names = {name.removeprefix("attn.") for name, _ in model.stages[1].blocks[2].named_parameters() if "attn" in name}
+    assert names == {"v.weight", "v.bias", "proj.weight", "proj.bias"}
+    assert sum(p.numel() for p in Share(32, 2).parameters()) == 2 * (32 * 32 + 32)
+    assert sum(p.numel() for p in Attend(32, 2).parameters()) == 4 * (32 * 32 + 32)
+
+
+def test_share_is_attend_with_the_queries_and_keys_handed_to_it() -> None:
+    first, share, twin = shaken(Attend(32, 2, map_is_shared=True)), shaken(Share(32, 2)), Attend(32, 2).eval()
+    with torch.no_grad():
+        twin.qkv.weight.copy_(torch.cat([first.qkv.weight[:64], share.v.weight]))
+        twin.qkv.bias.copy_(torch.cat([first.qkv.bias[:64], share.v.bias]))
+        twin.proj.load_state_dict(share.proj.state_dict())
+        x = torch.randn(2, 11, 32)
+        _, attn = first(x)
+        shared, handed_on = share(x, attn)
+        own, nothing = twin(x)
+    assert handed_on is attn
+    assert nothing is None
+    torch.testing.assert_close(shared, own, **CLOSE)
+
+
+def test_every_share_of_a_network_multiplies_the_map_of_the_attend_before_it() -> None:
+    model = shaken(small("ASSAS-AS"))
+    seen: dict[nn.Module, tuple[Tensor, Tensor | None, Tensor]] = {}
+
+    def keep(module: nn.Module, inputs: tuple[Tensor, Tensor | None], output: tuple[Tensor, Tensor | None]) -> None:
+        seen[module] = (inputs[0], inputs[1], output[0])
+
+    layers = [block.attn for stage in model.stages for block in stage.blocks]
+    for layer in layers:
+        layer.register_forward_hook(keep)
+    with torch.no_grad():
+        model(torch.randn(2, 3, 64, 96))
+        for layer in layers:
+            x, handed, output = seen[layer]
+            B, N, C = x.shape
+            if isinstance(layer, Attend):
+                q, k, v = layer.qkv(x).view(B, N, 3, C // 16, 16).unbind(2)
+                attn = (torch.einsum("bnhd,bmhd->bhnm", q, k) / 16**0.5).softmax(dim=-1)
+            else:
+                v = layer.v(x).view(B, N, C // 16, 16)
+                torch.testing.assert_close(handed, attn, **CLOSE)
+            expected = layer.proj(torch.einsum("bhnm,bmhd->bnhd", attn, v).reshape(B, N, C))
+            torch.testing.assert_close(output, expected, **CLOSE)
+    assert [type(layer) is Share for layer in layers] == [letter == "S" for letter in "ASSASAS"]
+
+
+def test_maps_sum_to_one_and_heads_come_back() -> None:
+    q, k = torch.randn(2, 2, 3, 7, 16).unbind(0)
+    torch.testing.assert_close(attention_map(q, k).sum(-1), torch.ones(2, 3, 7))
+    x = torch.randn(2, 7, 48)
+    assert torch.equal(merge_heads(split_heads(x, 3)), x)
+    assert torch.equal(split_heads(x, 3)[:, 1], x[:, :, 16:32])
+
+
+@pytest.mark.parametrize("pooling", ["1d", "2d"])
+@pytest.mark.usefixtures("explicit_attention")
+def test_fused_and_explicit_attention_give_the_same_numbers(pooling: str) -> None:
+    explicit = shaken(small("AAS-AA-AS", pooling))
+    set_fused_attn(True)
+    fused = small("AAS-AA-AS", pooling)
+    fused.load_state_dict(explicit.state_dict())
+    assert fused.stages[0].blocks[0].attn.fused_attn
+    assert not explicit.stages[0].blocks[0].attn.fused_attn
+    x = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x), explicit(x), **CLOSE)
+
+
+def test_qkv_bias_can_be_left_out() -> None:
+    names = {name for name, _ in small(qkv_bias=False).named_parameters()}
+    assert not any(name.endswith(("qkv.bias", ".v.bias")) for name in names)
+    assert "stages.0.blocks.0.attn.proj.bias" in names
+
+
+def test_a_share_needs_a_map() -> None:
+    with pytest.raises(AssertionError, match="needs the map"):
+        Share(32, 2)(torch.randn(1, 4, 32), None)
+
+
+# pooling
+
+
+def windows(cells: Tensor, one_row: bool) -> Iterator[Tensor]:
+    """The windows of 2 (x 2) of a map (C, h, w), row by row, cut off at the border."""
+    _, h, w = cells.shape
+    for row in range(0, h, 1 if one_row else 2):
+        for column in range(0, w, 2):
+            yield cells[:, row : row + (1 if one_row else 2), column : column + 2].flatten(1)
+
+
+@pytest.mark.parametrize("order", ["conv-pool", "pool-conv"])
+@pytest.mark.parametrize("op", ["max", "avg"])
+@pytest.mark.parametrize(("pooling", "grid", "after"), [("2d", (7, 7), (4, 4)), ("2d", (6, 3), (3, 2)),
+                                                       ("1d", (3, 5), (1, 8)), ("1d", (1, 4), (1, 2))])  # fmt: skip
+def test_pooling_keeps_the_last_odd_row_and_column(
+    pooling: str, grid: tuple[int, int], after: tuple[int, int], op: str, order: str
+) -> None:
+    pool = TokenPool(4, 4, pooling, order, kernel=1, op=op, num_prefix_tokens=1)
+    nn.init.dirac_(pool.conv.weight)
+    nn.init.zeros_(pool.conv.bias)
+    x = torch.randn(2, 1 + grid[0] * grid[1], 4)
+    y, grid_after = pool(x, grid)
+    assert grid_after == after
+    assert torch.equal(y[:, 0], x[:, 0])  # the class token passes beside
+    for sample, pooled in zip(x[:, 1:], y[:, 1:], strict=True):
+        cells = sample.T.reshape(4, *((1, grid[0] * grid[1]) if pooling == "1d" else grid))
+        reduced = [w.amax(1) if op == "max" else w.mean(1) for w in windows(cells, pooling == "1d")]
+        torch.testing.assert_close(pooled, torch.stack(reduced))
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize(("pooling", "grid"), [("2d", (7, 6)), ("2d", (1, 1)), ("1d", (3, 5))])
+def test_a_striding_convolution_rounds_up_too(pooling: str, grid: tuple[int, int], kernel: int) -> None:
+    pool = TokenPool(4, 8, pooling, op="stride", kernel=kernel)
+    y, after = pool(torch.randn(2, grid[0] * grid[1], 4), grid)
+    rows, columns = (1, grid[0] * grid[1]) if pooling == "1d" else grid
+    assert after == (ceil(rows / 2), ceil(columns / 2))
+    assert y.shape == (2, after[0] * after[1], 8)
+
+
+def test_the_class_token_widens_linearly() -> None:
+    pool = TokenPool(4, 8, "1d", num_prefix_tokens=1)
+    x = torch.randn(2, 7, 4)
+    torch.testing.assert_close(pool(x, (2, 3))[0][:, 0], pool.prefix_proj(x[:, 0]))
+
+
+def test_depthwise_pooling_convolves_each_channel_alone() -> None:
+    pool = TokenPool(4, 8, conv="depthwise")
+    assert [tuple(p.shape) for p in pool.parameters()] == [(4, 1, 3, 3), (4,), (8, 4, 1, 1), (8,)]
+
+
+def test_tokens_and_maps_are_two_views_of_one() -> None:
+    tokens = torch.randn(2, 15, 4)
+    as_map = tokens_to_map(tokens, (3, 5))
+    assert torch.equal(as_map[:, :, 1, 2], tokens[:, 7])
+    assert torch.equal(map_to_tokens(as_map), tokens)
+
+
+# sizes
+
+
+def test_positions_follow_the_grid() -> None:
+    native = torch.randn(1, 1 + 4 * 6, 8)
+    assert positions_for((4, 6), native, (4, 6), 1) is native
+    resampled = positions_for((3, 5), native, (4, 6), 1)
+    grid = native[:, 1:].reshape(1, 4, 6, 8).permute(0, 3, 1, 2)
+    expected = F.interpolate(grid, (3, 5), mode="bicubic", antialias=True).flatten(2).transpose(1, 2)
+    assert torch.equal(resampled[:, :1], native[:, :1])
+    torch.testing.assert_close(resampled[:, 1:], expected)
+
+
+@pytest.mark.parametrize("pooling", ["1d", "2d"])
+def test_an_image_that_does_not_divide_is_padded_with_zeros(pooling: str) -> None:
+    model = shaken(small(pooling=pooling))
+    x = torch.randn(2, 3, 37, 53)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), model(F.pad(x, (0, 11, 0, 11))))
+        assert model.embed(x)[1] == (3, 4)
+
+
+@pytest.mark.parametrize("stride", [16, 12, 8])
+@pytest.mark.parametrize("sides", [(64, 96), (96, 64), (32, 48), (37, 53), (112, 112)])
+def test_grids_are_the_archs(stride: int, sides: tuple[int, int]) -> None:
+    model = small(stride=stride, class_token=True)
+    features = model.forward_intermediates(torch.randn(1, 3, *sides), intermediates_only=True)
+    assert tuple(tuple(f.shape[2:]) for f in features) == model.arch.grids(sides)
+    for pooled in (small("A-AS-A", "1d", stride=stride), model):
+        features = pooled.forward_intermediates(torch.randn(1, 3, *sides), output_fmt="NLC", intermediates_only=True)
+        assert [f.shape[1] for f in features] == [h * w for h, w in pooled.arch.grids(sides)]
+
+
+@pytest.mark.parametrize("pooling", ["1d", "2d"])
+@pytest.mark.parametrize("sides", [(48, 80), (37, 53), 128])
+def test_set_input_size_is_what_dynamic_size_does(pooling: str, sides: int | tuple[int, int]) -> None:
+    model = shaken(small(pooling=pooling))
+    height, width = (sides, sides) if isinstance(sides, int) else sides
+    x = torch.randn(2, 3, height, width)
+    with torch.no_grad():
+        dynamic = model(x)
+        model.set_input_size(sides)
+        assert torch.equal(model(x), dynamic)
+    assert model.img_size == (height, width)
+    assert model.pos_embed.shape[1] == ceil(height / 16) * ceil(width / 16) + model.num_prefix_tokens
+    assert isinstance(model.pos_embed, nn.Parameter)
+
+
+def test_set_input_size_resamples_patches_and_tells_the_strides() -> None:
+    model = shaken(small())
+    frozen = model.requires_grad_(False)
+    frozen.set_input_size((32, 48), patch_size=8)
+    assert [f["reduction"] for f in model.feature_info] == [8, 16, 32]
+    features = model.forward_intermediates(torch.randn(1, 3, 64, 96), intermediates_only=True)
+    assert [tuple(f.shape[2:]) for f in features] == [(8, 12), (4, 6), (2, 3)]
+    assert not any(p.requires_grad for p in model.parameters())
+    assert sum(p.numel() for p in PSViT(model.arch, (32, 48), num_classes=10).parameters()) == sum(
+        p.numel() for p in model.parameters()
+    )
+
+
+def test_a_fixed_size_refuses_others() -> None:
+    model = small(dynamic_img_size=False)
+    assert model(torch.randn(1, 3, 64, 96)).shape == (1, 10)
+    with pytest.raises(UserError, match=r"\(64, 64\) pixels: with dynamic_img_size=False it must have \(64, 96\)"):
+        model(torch.randn(1, 3, 64, 64))
+
+
+# features
+
+
+@pytest.mark.parametrize("pooling", ["1d", "2d"])
+def test_intermediates_end_in_the_features(pooling: str) -> None:
+    model = shaken(small(pooling=pooling))
+    x = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        features = model.forward_features(x)
+        final, taps = model.forward_intermediates(x, output_fmt="NLC", norm=True, return_prefix_tokens=True)
+        assert torch.equal(final, features)
+        tokens, prefix = taps[-1]
+        assert torch.equal(torch.cat([prefix, tokens], dim=1), features)
+        assert prefix.shape[1] == model.num_prefix_tokens
+        _, raw = model.forward_intermediates(x, indices=[-1], output_fmt="NLC")
+        assert torch.equal(model.norm(raw[0]), tokens) or pooling == "1d"
+        middle, stopped = model.forward_intermediates(x, indices=[1], output_fmt="NLC", stop_early=True)
+        assert torch.equal(stopped[0], taps[1][0])
+        assert torch.equal(middle[:, model.num_prefix_tokens :], stopped[0])
+
+
+def test_nchw_and_nlc_hold_the_same_numbers() -> None:
+    model = shaken(small(class_token=True))
+    x = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        nchw = model.forward_intermediates(x, indices=2, intermediates_only=True)
+        nlc = model.forward_intermediates(x, indices=2, output_fmt="NLC", intermediates_only=True)
+    assert [tuple(f.shape) for f in nchw] == [(2, 48, 2, 3), (2, 64, 1, 2)]
+    for a, b in zip(nchw, nlc, strict=True):
+        assert torch.equal(a.flatten(2).transpose(1, 2), b)
+
+
+def test_a_pooled_sequence_has_no_grid() -> None:
+    model, x = small(pooling="1d"), torch.randn(1, 3, 64, 96)
+    with pytest.raises(UserError, match=r"AS-ASS-A pools the sequence \(1D\), so its later stages have no 2D grid"):
+        model.forward_intermediates(x)
+    first = model.forward_intermediates(x, indices=[0], intermediates_only=True)
+    assert first[0].shape == (1, 32, 4, 6)
+    with pytest.raises(UserError, match="output_fmt 'NHWC' is not NCHW or NLC"):
+        model.forward_intermediates(x, output_fmt="NHWC")
+
+
+@pytest.mark.parametrize("keep", [0, 1, 2])
+def test_pruning_changes_no_feature(keep: int) -> None:
+    model = shaken(small())
+    x = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        taps = model.forward_intermediates(x, intermediates_only=True)
+        assert model.prune_intermediate_layers([keep], prune_norm=True) == [keep]
+        kept = model.forward_intermediates(x, indices=[keep], intermediates_only=True)
+        assert torch.equal(kept[0], taps[keep])
+        assert torch.equal(tokens_to_map(model(x), kept[0].shape[2:]), taps[keep])
+    assert len(model.stages) == keep + 1
+    assert model.num_features == model.head_hidden_size == (32, 48, 64)[keep]
+    model.reset_classifier(5, "avg")
+    assert model(x).shape == (2, 5)
+
+
+def test_pruning_the_last_stage_alone_keeps_what_is_used() -> None:
+    model, x = shaken(small()), torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        logits = model(x)
+        model.prune_intermediate_layers(1, prune_head=False)
+        assert torch.equal(model(x), logits)
+
+
+@pytest.mark.parametrize(
+    ("indices", "taken"), [(None, [0, 1, 2]), (1, [2]), (2, [1, 2]), ([0, -1], [0, 2]), ((1,), [1])]
+)
+def test_stages_to_take(indices: int | list[int] | None, taken: list[int]) -> None:
+    assert stages_to_take(3, indices) == taken
+
+
+@pytest.mark.parametrize("indices", [0, 4, [], [3], [-4]])
+def test_stages_outside_the_network_are_refused(indices: int | list[int]) -> None:
+    with pytest.raises(UserError, match="are not stages: the network has 3, 0 to 2"):
+        stages_to_take(3, indices)
+
+
+def test_torch_fx_sees_the_same_network() -> None:
+    model, x = shaken(small("AS-AS-A")), torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        taps = model.forward_intermediates(x, output_fmt="NLC", intermediates_only=True)
+        logits = model(x)
+        for tap, feature in zip(taps, FeatureGraphNet(model, (0, 1, 2))(x), strict=True):
+            assert torch.equal(tap, feature)
+        graph = timm.models.create_feature_extractor(model, {"head": "logits", "norm": "tokens"})
+        assert torch.equal(graph(x)["logits"], logits)
+        y = torch.randn(2, 3, 37, 53)
+        assert torch.equal(graph(y)["logits"], model(y))  # padding and positions stay dynamic
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+def test_torchscript_gives_the_same_numbers() -> None:
+    for pooling in ("1d", "2d"):
+        model = shaken(small("AAS-AS", pooling))
+        scripted = torch.jit.script(model)
+        with torch.no_grad():
+            for sides in ((64, 96), (37, 53)):
+                x = torch.randn(2, 3, *sides)
+                torch.testing.assert_close(scripted(x), model(x), **CLOSE)
+
+
+# the head, and training's switches
+
+
+def test_global_pools() -> None:
+    x = torch.randn(2, 3, 64, 96)
+    model = shaken(small("AS-A", "1d"))
+    with torch.no_grad():
+        tokens = model.forward_features(x)
+        pooled = {"token": tokens[:, 0], "avg": tokens[:, 1:].mean(1), "max": tokens[:, 1:].amax(1), "": tokens}
+        for name, expected in pooled.items():
+            model.reset_classifier(4, name)
+            assert torch.equal(model.forward_head(tokens, pre_logits=True), expected)
+            assert torch.equal(model(x), model.head(expected))
+    assert (small(pooling="1d").global_pool, small(pooling="2d").global_pool) == ("token", "avg")
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"global_pool": "token"}, "global_pool 'token' needs class_token=True"),
+        ({"global_pool": "mean"}, "global_pool 'mean' is not one of 'token', 'avg', 'max' or ''"),
+        ({"img_size": 0}, "img_size 0 is not a positive side"),
+    ],
+)
+def test_a_wrong_argument_is_named(kwargs: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        small(**kwargs)
+
+
+def test_reset_classifier_keeps_the_pooling_and_the_mode() -> None:
+    model = small(global_pool="max").train()
+    model.reset_classifier(3)
+    assert (model.global_pool, model.num_classes, model.head.training) == ("max", 3, True)
+    assert model.get_classifier() is model.head
+    model.double().reset_classifier(5)
+    assert model.head.weight.dtype == torch.float64
+    with pytest.raises(UserError, match="needs class_token"):
+        model.reset_classifier(3, "token")
+
+
+def test_no_classes_gives_the_pooled_features() -> None:
+    model, x = shaken(small(num_classes=0, in_chans=1)), torch.randn(2, 1, 64, 96)
+    with torch.no_grad():
+        assert torch.equal(model(x), model.forward_features(x).mean(1))
+        assert torch.equal(model(x), model.forward_head(model.forward_features(x), pre_logits=True))
+    assert model.patch_embed.proj.weight.shape == (32, 1, 16, 16)
+
+
+def test_drop_path_grows_from_zero_to_its_rate() -> None:
+    model = small("AS-AS-A", drop_path_rate=0.2)
+    blocks = [module for module in model.modules() if isinstance(module, Block)]
+    rates = [b.drop_path1.drop_prob if isinstance(b.drop_path1, DropPath) else 0.0 for b in blocks]
+    assert rates == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
+    assert [getattr(b.drop_path2, "drop_prob", 0.0) for b in blocks] == rates
+
+
+def test_dropout_reaches_its_places() -> None:
+    model = small("AS-A", drop_rate=0.1, pos_drop_rate=0.2, proj_drop_rate=0.3, attn_drop_rate=0.4)
+    rates = {name: module.p for name, module in model.named_modules() if isinstance(module, nn.Dropout)}
+    assert rates.pop("head_drop") == 0.1
+    assert rates.pop("pos_drop") == 0.2
+    assert {rates.pop(name) for name in [*rates] if name.endswith("attn_drop")} == {0.4}
+    assert set(rates.values()) == {0.3}
+    assert len(rates) == 3 * 3  # proj_drop and the MLP's two, in three layers
+
+
+@pytest.mark.parametrize("pooling", ["1d", "2d"])
+def test_gradient_checkpointing_gives_equal_gradients(pooling: str) -> None:
+    model = shaken(small(pooling=pooling)).train()
+    twin = copy.deepcopy(model)
+    twin.set_grad_checkpointing()
+    x = torch.randn(2, 3, 64, 96)
+    for network in (model, twin):
+        network(x).square().sum().backward()
+    for (name, a), (_, b) in zip(model.named_parameters(), twin.named_parameters(), strict=True):
+        torch.testing.assert_close(b.grad, a.grad, msg=name)
+    twin.set_grad_checkpointing(False)
+    assert not any(stage.grad_checkpointing for stage in twin.stages)
+
+
+@pytest.mark.parametrize("pooling", ["1d", "2d"])
+def test_bfloat16_is_close(pooling: str) -> None:
+    model, x = shaken(small(pooling=pooling)), torch.randn(4, 3, 64, 96)
+    with torch.no_grad():
+        exact = model(x)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            mixed = model(x)
+        pure = model.bfloat16()(x.bfloat16())
+    assert mixed.dtype == pure.dtype == torch.bfloat16
+    for rough in (mixed.float(), pure.float()):
+        assert (rough - exact).norm() / exact.norm() < 0.03
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pooling", ["1d", "2d"])
+def test_inductor_compiles_the_whole_graph(pooling: str) -> None:
+    model, x = shaken(small("AS-A", pooling)), torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(model, fullgraph=True)(x), model(x), **CLOSE)
+
+
+# the package
+
+
+@pytest.mark.parametrize("order", ["timm, psvit", "psvit, timm"])
+def test_variants_are_registered_in_either_order_of_import(order: str) -> None:
+    code = f"import {order}; print(timm.list_models('psvit_*', module='zoo'), psvit.PSViT.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    names = ["psvit_1d", "psvit_1d_base", "psvit_1d_small", "psvit_1d_tiny"]
+    names += [name.replace("1d", "2d") for name in names]
+    assert done.stdout.strip() == f"{names} PSViT"
+
+
+def test_layers_are_named_as_the_figure() -> None:
+    assert [name for name, _ in small("AS-A").named_children()] == [
+        "patch_embed", "pos_drop", "stages", "norm", "head_drop", "head",
+    ]  # fmt: skip
