@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -36,10 +37,12 @@ def _replace_folder(new: Path, path: Path) -> None:
 
 
 def recover(path: Path) -> None:
-    """Put a folder back in place whose replacement was cut off between its two renamings."""
+    """Mend what a killed process left of `replacing` `path`: half-written files, a folder between its two renamings."""
     old = path.with_name(f".{path.name}.old")
-    if old.is_dir() and not path.exists():
-        old.rename(path)
+    if old.is_dir():
+        shutil.rmtree(old) if path.exists() else old.rename(path)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def write_json(path: Path, data: Any) -> None:

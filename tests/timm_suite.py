@@ -1,4 +1,4 @@
-"""Run timm's own model tests on our variants: ``python tests/timm_suite.py`` (about three minutes on two cores).
+"""Run timm's own model tests on our variants: ``python tests/timm_suite.py`` (three to five minutes on two cores).
 
 Downloads the sources of the installed timm with pip into a temporary folder and runs their ``tests/test_models.py``
 with timm's list of models narrowed to ours. Further arguments go to pytest, for example ``-k "fx and tiny"``.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import timm
@@ -12,7 +13,7 @@ from torch import nn
 
 from psvit.arch import Arch, image_sides
 from psvit.cost import scale_to
-from psvit.errors import UserError
+from psvit.errors import UserError, one_line
 from psvit.variants import VARIANTS, find_arch
 
 
@@ -46,21 +47,28 @@ def build(
         model_args: further keyword arguments of ``timm.create_model``.
         pretrained: load timm's pretrained weights.
 
+    Returns:
+        The network; its attribute ``model_args`` holds what a checkpoint's config needs to build it again.
+
     Raises:
         UserError: an unknown name (the message names close ones) or arguments that the model does not take.
     """
     given = {"in_chans": in_chans, "num_classes": num_classes, "drop_path_rate": drop_path_rate}
     kwargs = {key: value for key, value in given.items() if value is not None} | dict(model_args or {})
     if is_psvit(name):
+        if pretrained:
+            raise UserError(f"there are no pretrained weights of {name}: leave out --pretrained, or give a checkpoint")
+        if name not in VARIANTS and "genotype" in (arch_changes or {}):
+            raise UserError(f"{name} is a genotype already: leave out --genotype, or give a variant to change")
         arch = find_arch(name, **(arch_changes or {}))
         if macs is not None:
             arch = scale_to(
                 arch, macs, img_size or 224, in_chans or 3, num_classes if num_classes is not None else 1000
             )
         return build_arch(arch, img_size or 224, name=name if arch == VARIANTS.get(name) else None, **kwargs)
-    for flag, value in (("macs", macs), ("an Arch field such as genotype", arch_changes)):
+    for what, value in (("--macs", macs), ("a flag such as --genotype", arch_changes)):
         if value:
-            raise UserError(f"{flag} belongs to psvit networks, but {name!r} is not one: use --model-args for timm's")
+            raise UserError(f"{what} belongs to psvit networks, but {name!r} is not one: use --model-args for timm's")
     if not timm.is_model(name.partition(".")[0]):
         close = difflib.get_close_matches(name, [*VARIANTS, *timm.list_models()], n=3)
         hint = f"; did you mean {', '.join(close)}?" if close else ": give a psvit variant, a genotype or a timm model"
@@ -82,20 +90,51 @@ def build_arch(
     """Build the network that `arch` describes, through timm, for images of `img_size` pixels."""
     sides = image_sides(img_size)
     fields = {} if name else {field: value for field, value in arch.to_dict().items() if field != "pooling"}
+    check_tokens(arch, sides)
     model = _create(name or f"psvit_{arch.pooling}", False, {"img_size": sides, **fields, **kwargs})
     model.pretrained_cfg["input_size"] = (kwargs.get("in_chans", 3), *sides)
     built: nn.Module = model
     return built
 
 
+def check_tokens(arch: Arch, img_size: int | tuple[int, int]) -> None:
+    """Refuse images so small that a stage, or a pooling, has one token only to work on.
+
+    Raises:
+        UserError: the message tells a patch size that would do, or that there are too many stages.
+    """
+    height, width = image_sides(img_size)
+    if _has_tokens(arch, (height, width)):
+        return
+    rows, columns = arch.grids((height, width))[0]
+    smaller = (replace(arch, patch_size=side, stride=side) for side in range(arch.stride - 1, 0, -1))
+    fitting = next((other.patch_size for other in smaller if _has_tokens(other, (height, width))), None)
+    raise UserError(
+        f"{height} x {width} pixels with patch size {arch.patch_size} leave a {rows} x {columns} grid, too small for "
+        f"{len(arch.stages)} stages: give "
+        + ("fewer stages or larger images" if fitting is None else f"--patch-size {fitting} or less")
+    )
+
+
+def _has_tokens(arch: Arch, sides: tuple[int, int]) -> bool:
+    grids = arch.grids(sides)
+    return all(rows * columns > 1 for rows, columns in (grids[0], *grids[:-1]))  # every stage pools but the last
+
+
 def _create(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:
     try:
-        model = timm.create_model(name, pretrained=pretrained, **kwargs)
-    except TypeError as error:
+        model: Any = timm.create_model(name, pretrained=pretrained, **kwargs)
+    except UserError:
+        raise
+    except Exception as error:  # models refuse their arguments, and downloads fail, in many ways
         refused = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if refused and refused[1] == "drop_path_rate":
             return _create(name, pretrained, {k: v for k, v in kwargs.items() if k != "drop_path_rate"})
         if refused:
             raise UserError(f"{name} takes no argument {refused[1]!r}: leave it out of --model-args") from error
-        raise
+        reason = one_line(error, kind=True)
+        if pretrained:
+            raise UserError(f"{name} with pretrained weights is not to be had: {reason}") from error
+        raise UserError(f"{name} cannot be built with {kwargs}: {reason}") from error
+    model.model_args = {key: value for key, value in kwargs.items() if key not in ("num_classes", "drop_path_rate")}
     return model

@@ -15,9 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from psvit.errors import UserError
+from psvit.arch import image_sides
+from psvit.errors import UserError, flag, one_line
 from psvit.files import replacing
-from psvit.model.build import build
+from psvit.model.build import build, check_tokens, is_psvit
 from psvit.model.psvit import PSViT
 from psvit.training.recipes import ModelSettings
 
@@ -32,7 +33,6 @@ def save_checkpoint(
     preprocessing: Mapping[str, Any],
     classes: Sequence[str],
     metrics: Mapping[str, Any],
-    model_args: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a checkpoint folder, whole or not at all.
 
@@ -43,13 +43,12 @@ def save_checkpoint(
         preprocessing: input_size, mean, std, interpolation and crop_pct, as in timm's pretrained_cfg.
         classes: class names, by class number.
         metrics: plain data for metrics.json.
-        model_args: arguments of ``timm.create_model`` that a model of timm was built with.
     """
     with replacing(folder) as temporary:
         temporary.mkdir()
-        config = _config(model, preprocessing, classes, model_args or {})
-        _write(temporary / CONFIG, config)
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
+        _write(temporary / CONFIG, _config(model, preprocessing, classes))
+        # copies, since safetensors refuses tensors that share their memory, as tied weights do
+        weights = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state_dict.items()}
         save_file(weights, temporary / WEIGHTS, metadata={"format": "pt"})
         _write(temporary / METRICS, metrics)
 
@@ -58,13 +57,11 @@ def _write(path: Path, data: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _config(
-    model: nn.Module, preprocessing: Mapping[str, Any], classes: Sequence[str], model_args: Mapping[str, Any]
-) -> dict[str, Any]:
+def _config(model: nn.Module, preprocessing: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
     # num_classes stands at the top and in pretrained_cfg only: transformers refuses one repeated in model_args
     known: dict[str, Any] = dict(model.pretrained_cfg)  # type: ignore[arg-type]  # timm puts it on every model
     architecture = known.get("architecture")
-    args = {key: value for key, value in model_args.items() if key not in ("num_classes", "drop_path_rate")}
+    args: dict[str, Any] = dict(getattr(model, "model_args", {}))  # see psvit.model.build
     if isinstance(model, PSViT):
         architecture = f"psvit_{model.arch.pooling}"
         args = {key: value for key, value in model.arch.to_dict().items() if key != "pooling"}
@@ -129,12 +126,16 @@ def load_checkpoint(folder: str | Path, **changes: Any) -> Any:
     """
     config = read_config(folder)
     try:
-        model = timm.create_model(f"local-dir:{folder}", pretrained=False, **changes)
         weights = load_file(Path(folder) / WEIGHTS)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{Path(folder) / WEIGHTS} is not a whole safetensors file: {error}") from error
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{Path(folder) / CONFIG} describes no network: {error}") from error
+        raise UserError(f"{Path(folder) / WEIGHTS} is not a whole safetensors file: {one_line(error)}") from error
+    try:
+        model = timm.create_model(f"local-dir:{folder}", pretrained=False, **changes)
+    except Exception as error:  # a config may hold anything, and models fail on it in many ways
+        if "drop_path_rate" in changes and "'drop_path_rate'" in str(error):  # a model without stochastic depth
+            return load_checkpoint(folder, **{key: value for key, value in changes.items() if key != "drop_path_rate"})
+        raise UserError(f"{Path(folder) / CONFIG} describes no network: {one_line(error)}") from error
+    model.model_args = config.get("model_args", {})
     load_weights(model, weights, f"{folder} ({config.get('psvit', {}).get('genotype', config['architecture'])})")
     return model.eval()
 
@@ -158,8 +159,10 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -
 
 
 def is_folder(name: str) -> bool:
-    """Whether `name` reads as a path, not as a model's name."""
-    return Path(name).exists() or any(mark in name for mark in ("/", "\\")) or Path(name).suffix in PICKLES
+    """Whether `name` reads as a path, not as a model's name; ``./NAME`` is always a path."""
+    if any(mark in name for mark in ("/", "\\")) or Path(name).suffix in PICKLES:
+        return True
+    return Path(name).exists() and not is_psvit(name) and not timm.is_model(name.partition(".")[0])
 
 
 def open_model(settings: ModelSettings, drop_path_rate: float | None = None, **shape: Any) -> Any:
@@ -184,16 +187,40 @@ def open_model(settings: ModelSettings, drop_path_rate: float | None = None, **s
             drop_path_rate=drop_path_rate,
             **shape,
         )
-    if settings.arch_changes or settings.macs:
-        raise UserError(f"{settings.model} is a checkpoint, whose network is fixed: leave out --macs and Arch fields")
+    fixed = {"macs": settings.macs, "model_args": settings.model_args, **settings.arch_changes}
+    if given := [flag(name) for name, value in fixed.items() if value]:
+        raise UserError(f"{settings.model} is a checkpoint, whose network is fixed: leave out {', '.join(given)}")
     model = load_checkpoint(settings.model, drop_path_rate=drop_path_rate)
     if shape.get("in_chans") not in (None, model.in_chans):
         raise UserError(f"{settings.model} takes {model.in_chans} image channels, the data have {shape['in_chans']}")
     if shape.get("num_classes") not in (None, model.num_classes):
         model.reset_classifier(shape["num_classes"])
-    if shape.get("img_size") is not None and hasattr(model, "set_input_size"):
-        model.set_input_size(shape["img_size"])
+    if shape.get("img_size") is not None:
+        set_size(model, shape["img_size"])
     return model
+
+
+def set_size(model: Any, img_size: int | tuple[int, int]) -> None:
+    """Make a network that is built for one image size fit another; position embeddings are resampled.
+
+    Raises:
+        UserError: the network has no such size.
+    """
+    sides = image_sides(img_size)
+    if isinstance(model, PSViT):
+        check_tokens(model.arch, sides)
+    elif not model.pretrained_cfg.get("fixed_input_size"):
+        return
+    if not hasattr(model, "set_input_size"):
+        raise UserError(
+            f"this network takes images of {model.pretrained_cfg['input_size'][1:]} pixels only, not {sides}"
+        )
+    try:
+        model.set_input_size(sides)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise UserError(f"this network cannot take images of {sides} pixels: {one_line(error)}") from error
+    if not isinstance(model, PSViT):
+        model.model_args = {**getattr(model, "model_args", {}), "img_size": list(sides)}
 
 
 def parse_macs(text: str) -> float:

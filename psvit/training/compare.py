@@ -16,15 +16,13 @@ from psvit.arch import Arch, image_sides
 from psvit.errors import UserError
 from psvit.files import write_json
 from psvit.measure.macs import count_macs
-from psvit.model.build import build
+from psvit.model.build import build, check_tokens
 from psvit.training.checkpoints import parse_macs
 from psvit.training.data import Data, open_data
 from psvit.training.evaluate import evaluate_checkpoint
 from psvit.training.loop import train
 from psvit.training.recipes import CompareSettings, ModelSettings, RunAllSettings, RunSettings, TrainSettings
-from psvit.training.run_folder import SETTINGS
-
-RESULTS = "results.json"
+from psvit.training.run_folder import RESULTS, SETTINGS, refuse_run
 
 
 def compare(settings: RunAllSettings, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -37,19 +35,26 @@ def compare(settings: RunAllSettings, say: Callable[[str], None] = print) -> dic
     Raises:
         UserError: a wrong setting, or a folder that already holds a run.
     """
-    folder = Path(settings.compare.output)
-    if (folder / RESULTS).exists() and not (settings.compare.resume or settings.compare.overwrite):
-        raise UserError(f"{folder} already holds a run: give --resume to go on, --overwrite to replace it, "
-                        "or another --output")  # fmt: skip
+    folder, chosen = Path(settings.compare.output), settings.compare
     data = open_data(settings.data)
-    networks = contenders(settings.compare, data)
+    networks = contenders(chosen, data)
+    folders = {name: folder / name.replace("/", "_") for name in networks}
+    if chosen.resume and not any((run / SETTINGS).exists() for run in folders.values()):
+        raise UserError(f"{folder} holds no run to resume: leave out --resume, or check --output")
+    for run in () if chosen.resume or chosen.overwrite else (folder, *folders.values()):
+        refuse_run(run)
+    if not chosen.resume:
+        (folder / RESULTS).unlink(missing_ok=True)
     rows: list[dict[str, Any]] = []
     for number, (name, model) in enumerate(networks.items(), start=1):
         say(f"\n{number} of {len(networks)}: {name}")
-        rows.append(_row(name, model, settings, folder / name.replace("/", "_"), say))
+        rows.append(_row(name, model, settings, folders[name], say))
     for row in rows:
         row["error_ratio"] = (100 - row["top1"]) / max(100 - rows[0]["top1"], 1e-9)
-    results = {"settings": json.loads(json.dumps(asdict(settings))), "data": data.name, "rows": rows}
+    record = json.loads(json.dumps(asdict(settings)))
+    for name in ("resume", "overwrite"):  # a comparison that was interrupted has the same results
+        del record["compare"][name]
+    results = {"settings": record, "data": data.name, "rows": rows}
     write_json(folder / RESULTS, results)
     if settings.compare.results:
         write_json(Path(settings.compare.results), results)
@@ -116,6 +121,7 @@ def contenders(settings: CompareSettings, data: Data) -> dict[str, ModelSettings
     for name in settings.models:
         if name in archs or set(name) <= set("AS-"):
             arch = archs.get(name) or replace(base, genotype=name, widths=_default_widths(name, small))
+            check_tokens(arch, data.img_size)
             found[name] = model_settings(cost.scale_to(arch, target, *shape))
         else:
             found[name] = _scaled_timm(name, target, data)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
-from psvit.errors import UserError, one_line
-from psvit.training.checkpoints import load_checkpoint, read_config
+from psvit.errors import UserError, flag, one_line
+from psvit.training.checkpoints import load_checkpoint, read_config, set_size
 from psvit.training.data import Data, open_data
 from psvit.training.loading import Batch, ImageSplit, eval_batches
 from psvit.training.machine import open_machine
@@ -120,11 +120,15 @@ def evaluate_checkpoint(
     Raises:
         UserError: a broken checkpoint, or data of other classes than it was trained on.
     """
+    if batch_size < 1:
+        raise UserError(f"--batch-size {batch_size} is not a whole number of at least 1")
     accelerator = open_machine(machine)
     config = read_config(folder)
     model = load_checkpoint(folder).to(accelerator.device)
-    opened = open_data(replace(data, img_size=data.img_size or tuple(config["pretrained_cfg"]["input_size"][1:])))
-    check_classes(folder, config, opened)
+    opened = open_data(replace(data, img_size=data.img_size or tuple(model.pretrained_cfg["input_size"][1:])))
+    check_classes(folder, config.get("label_names"), model.num_classes, opened)
+    if data.img_size is not None:
+        set_size(model, opened.img_size)
     source = {"test": opened.test, "holdout": opened.holdout, "train": opened.train}[split]
     images = ImageSplit(source, preprocess(model, opened.img_size), strict=data.strict)
     batches = eval_batches(
@@ -137,13 +141,13 @@ def evaluate_checkpoint(
     return evaluate(model, batches, model.num_classes, accelerator), opened.classes
 
 
-def check_classes(folder: str, config: Mapping[str, Any], data: Data) -> None:
+def check_classes(folder: str, label_names: Sequence[str] | None, num_classes: int, data: Data) -> None:
     """Refuse data whose classes are not the checkpoint's.
 
     Raises:
         UserError: another number of classes, or other names.
     """
-    known = config.get("label_names") or [str(number) for number in range(config["num_classes"])]
+    known = label_names or [str(number) for number in range(num_classes)]
     if len(known) != len(data.classes):
         raise UserError(
             f"{folder} knows {len(known)} classes, {data.name} has {len(data.classes)}: it is another set's"
@@ -190,6 +194,9 @@ def predict(
         top: classes of each image.
         batch_size: images that the network takes at a time.
     """
+    for name, value in (("top", top), ("batch_size", batch_size)):
+        if value < 1:
+            raise UserError(f"{flag(name)} {value} is not a whole number of at least 1")
     accelerator = open_machine(machine)
     config = read_config(folder)
     model = load_checkpoint(folder).to(accelerator.device)
@@ -216,4 +223,4 @@ def _opened(path: Path, transform: Callable[[Image.Image], Tensor]) -> Tensor | 
     try:
         return transform(load_image(path, in_chans=3))
     except OSError as error:
-        return UserError(f"{path} cannot be read as an image: {one_line(error)}")
+        return UserError(one_line(error, limit=1000))  # it names the path, which may be long

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -11,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from timm.data import Mixup
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from psvit.errors import UserError
+from psvit.errors import UserError, one_line
 from psvit.training.augment import eval_transform, preprocessing, train_transform
 from psvit.training.checkpoints import open_model
 from psvit.training.data import Data, open_data
@@ -26,6 +28,8 @@ from psvit.training.machine import interrupts, open_machine, seed_step
 from psvit.training.recipes import Distillation, ModelSettings, Recipe, TrainSettings
 from psvit.training.run_folder import RunFolder, TrainState
 from psvit.training.show import Display
+
+WARMUP_LR = 1e-6  # of the first step
 
 INIT = 2**32 - 1  # the "step" that seeds the first weights
 
@@ -53,23 +57,23 @@ def train(settings: TrainSettings, say: Callable[[str], None] = print) -> dict[s
     accelerator = open_machine(settings.machine)
     main, world = accelerator.is_main_process, accelerator.num_processes
     recipe, seed = settings.recipe, settings.data.seed
-    run = RunFolder.open(settings, world, accelerator)
+    run = RunFolder(settings, accelerator)
     data = open_data(settings.data)
     seed_step(seed, INIT)
     model = open_model(
         settings.model, recipe.drop_path, img_size=data.img_size, in_chans=data.in_chans, num_classes=len(data.classes)
     )
-    run.describe(model, preprocessing(data), data.classes, settings.model.model_args)
+    run.describe(model, preprocessing(data), data.classes)
+    train_split = ImageSplit(
+        data.train, train_transform(data, recipe.augment), training=True, strict=settings.data.strict
+    )
     steps_per_epoch = max(1, len(data.train) // recipe.global_batch(world))
     total_steps = steps_per_epoch * recipe.epochs
     learn = Learning(model, settings, accelerator, steps_per_epoch, data)
     state = learn.restore(run.load_state()) if settings.run.resume else TrainState()
+    run.begin()
     display = Display(say if main else None, total_steps, state.step)
     display.start(settings, data, run, world, accelerator, steps_per_epoch, state.step)
-
-    train_split = ImageSplit(
-        data.train, train_transform(data, recipe.augment), training=True, strict=settings.data.strict
-    )
     with display, interrupts() as interrupt:
         while state.step < total_steps:
             epoch, done = divmod(state.step, steps_per_epoch)
@@ -90,14 +94,16 @@ def train(settings: TrainSettings, say: Callable[[str], None] = print) -> dict[s
                 loss = learn.step(micro, state.step)
                 state.add(loss, [name for batch in micro for name in batch.unreadable])
                 display.advance(epoch, loss, learn.lr)
-                if interrupt.requested:
+                if interrupt.requested(accelerator):
                     run.save_state(learn, state)
+                    accelerator.wait_for_everyone()  # a process that is gone would have the others ended
                     raise InterruptedTrainingError(
                         f"stopped at step {state.step} of {total_steps}; go on with --resume"
                     )
                 if state.step % settings.run.save_every == 0 and state.step % steps_per_epoch:
                     run.save_state(learn, state)
             metrics = learn.evaluate(data, settings)
+            learn.check(metrics, state.step)
             state.close_epoch(epoch, metrics, learn.lr, display.images_per_second(recipe.global_batch(world)))
             run.save_epoch(learn, state)
             display.epoch(state.history[-1])
@@ -123,16 +129,14 @@ class Learning:
         recipe = settings.recipe
         self.recipe, self.accelerator, self.seed = recipe, accelerator, settings.data.seed
         self.num_classes = len(data.classes)
-        optimizer = create_optimizer_v2(
-            model, opt=recipe.opt, lr=recipe.scaled_lr(accelerator.num_processes), weight_decay=recipe.weight_decay
-        )
+        optimizer = _optimizer(model, recipe, accelerator.num_processes)
         self.scheduler, _ = create_scheduler_v2(
             optimizer,
             sched="cosine",
             num_epochs=recipe.epochs,
             warmup_epochs=min(recipe.warmup_epochs, recipe.epochs - 1),
             min_lr=min(recipe.min_lr, recipe.scaled_lr(accelerator.num_processes)),
-            warmup_lr=1e-6,
+            warmup_lr=min(WARMUP_LR, recipe.scaled_lr(accelerator.num_processes)),
             step_on_epochs=False,
             updates_per_epoch=steps_per_epoch,
         )
@@ -172,10 +176,7 @@ class Learning:
         norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad or math.inf))
         # a gradient scaler (float16) meets infinite gradients in its normal course and skips the step by itself
         if not math.isfinite(mean) or not (math.isfinite(norm) or self.accelerator.scaler is not None):
-            raise UserError(
-                f"the loss is {mean} and its gradient {norm} at step {step} (learning rate {self.lr:.2g}): the last "
-                "good checkpoint is kept; lower --lr, set --clip-grad 1, or take --precision float32"
-            )
+            raise self._diverged(f"the loss is {mean} and its gradient {norm}", step)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.scheduler.step_update(step + 1)
@@ -211,6 +212,24 @@ class Learning:
         )
         return dict(evaluate(self.evaluated, batches, self.num_classes, self.accelerator).to_dict())
 
+    def check(self, metrics: Mapping[str, Any], step: int) -> None:
+        """Refuse weights that are not worth a checkpoint.
+
+        Raises:
+            UserError: the loss on the hold-out, or a weight, is not finite.
+        """
+        if not math.isfinite(metrics.get("loss", 0.0)):
+            raise self._diverged(f"the hold-out loss is {metrics['loss']}", step)
+        broken = [name for name, weight in self.evaluated.state_dict().items() if not weight.isfinite().all()]
+        if broken:
+            raise self._diverged(f"the weight {broken[0]} is not finite", step)
+
+    def _diverged(self, what: str, step: int) -> UserError:
+        return UserError(
+            f"{what} at step {step} (learning rate {self.lr:.2g}): stopped, the checkpoints saved so far are kept; "
+            "lower --lr, set --clip-grad 1, or take --precision float32"
+        )
+
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed training needs beside its step; tensors and plain data only."""
         scaler = self.accelerator.scaler
@@ -222,17 +241,36 @@ class Learning:
         }
 
     def restore(self, saved: dict[str, Any]) -> TrainState:
-        """Take up a saved state (see `RunFolder.load_state`)."""
-        if "model" in saved:
-            self.plain.load_state_dict(saved["model"])
-            self.optimizer.load_state_dict(saved["optimizer"])
-            if self.ema is not None:
-                self.ema.module.load_state_dict(saved["ema"])
-            if self.accelerator.scaler is not None:
-                self.accelerator.scaler.load_state_dict(saved["scaler"])
+        """Take up a saved state (see `RunFolder.load_state`).
+
+        Raises:
+            UserError: it is another network's or another optimizer's.
+        """
+        try:
+            if "model" in saved:
+                self.plain.load_state_dict(saved["model"])
+                self.optimizer.load_state_dict(saved["optimizer"])
+                if self.ema is not None:
+                    self.ema.module.load_state_dict(saved["ema"])
+                if self.accelerator.scaler is not None:
+                    self.accelerator.scaler.load_state_dict(saved["scaler"])
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"the saved state does not fit ({one_line(error)}): start anew with --overwrite") from error
         state = TrainState(**saved.get("train", {}))
         self.scheduler.step_update(state.step)
         return state
+
+
+def _optimizer(model: nn.Module, recipe: Recipe, processes: int) -> Optimizer:
+    try:
+        optimizer: Optimizer = create_optimizer_v2(
+            model, opt=recipe.opt, lr=recipe.scaled_lr(processes), weight_decay=recipe.weight_decay
+        )
+    except (ValueError, AssertionError, ImportError) as error:
+        close = difflib.get_close_matches(recipe.opt, map(str, list_optimizers()), n=3)
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        raise UserError(f"--opt {recipe.opt!r} is not to be had ({one_line(error)}){hint}") from error
+    return optimizer
 
 
 def _mixup(recipe: Recipe, num_classes: int) -> Mixup | None:
@@ -244,13 +282,14 @@ def _mixup(recipe: Recipe, num_classes: int) -> Mixup | None:
 class Teacher:
     """A trained network whose choices a student learns beside the labels (DeiT, section 4)."""
 
-    def __init__(self, model: nn.Module, settings: Distillation) -> None:
+    def __init__(self, model: nn.Module, settings: Distillation, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
         self.model, self.hard, self.weight = model, settings.distill == "hard", settings.distill_weight
         self.temperature = settings.distill_temperature
 
     def loss(self, images: Tensor, logits: Tensor) -> Tensor:
         """Images (B, C, H, W) and the student's logits (B, classes) -> a scalar, in nats."""
-        with torch.no_grad():
+        with torch.no_grad(), self.accelerator.autocast():
             taught = self.model(images).float()
         if self.hard:
             return F.cross_entropy(logits, taught.argmax(dim=-1))
@@ -264,10 +303,10 @@ class Teacher:
 def _open_teacher(settings: Distillation, data: Data, accelerator: Accelerator) -> Teacher | None:
     if settings.teacher is None:
         return None
-    model = open_model(ModelSettings(settings.teacher, pretrained=True), img_size=data.img_size)
+    model = open_model(ModelSettings(settings.teacher, pretrained=True), img_size=data.img_size, in_chans=data.in_chans)
     if model.num_classes != len(data.classes):
         raise UserError(
             f"the teacher {settings.teacher} knows {model.num_classes} classes, the data have {len(data.classes)}"
         )
     model.requires_grad_(False).eval().to(accelerator.device)
-    return Teacher(model, settings)
+    return Teacher(model, settings, accelerator)

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -13,10 +14,14 @@ from types import FrameType
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from psvit.errors import UserError
 from psvit.measure.machine import resolve_device
 from psvit.training.recipes import Machine
+
+PATIENCE = 1.0
+"""Seconds within which a second Ctrl-C counts as the first: torchrun passes on what the terminal has sent already."""
 
 PRECISIONS = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
@@ -32,11 +37,19 @@ def open_machine(machine: Machine) -> Accelerator:
     device = resolve_device(machine.device)
     precision = machine.precision if machine.precision != "auto" else best_precision(device)
     if precision == "float16" and device.type != "cuda":
-        raise UserError(f"precision float16 trains on CUDA only, the device is {device.type}: take bfloat16 or float32")
+        raise UserError(
+            f"--precision float16 works on CUDA only, the device is {device.type}: take bfloat16 or float32"
+        )
     if precision == "bfloat16" and not has_bfloat16(device):
-        raise UserError(f"precision bfloat16 is not there on {device.type}: take float32")
-    if device.index is not None:
+        raise UserError(f"--precision bfloat16 is not there on {device.type}: take float32")
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    os.environ.pop("ACCELERATE_TORCH_DEVICE", None)
+    if ":" in machine.device:  # else Accelerate gives each process its own
+        if processes > 1:
+            raise UserError(f"--device {machine.device} is one device for {processes} processes: give --device cuda")
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
+    # Accelerate holds on to the precision and device of its first use; a second training may want others
+    AcceleratorState._reset_state(reset_partial_state=processes == 1)
     return Accelerator(mixed_precision=PRECISIONS[precision], cpu=device.type == "cpu")
 
 
@@ -76,12 +89,21 @@ class Interrupt:
     """Whether the user (Ctrl-C) or the system (SIGTERM) has asked to stop; the loop looks after each step."""
 
     def __init__(self) -> None:
-        self.requested = False
+        self.asked: float | None = None
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:  # the second time, at once
+        now = time.monotonic()
+        if self.asked is None:
+            self.asked = now
+        elif now - self.asked > PATIENCE:  # the second time, at once
             raise KeyboardInterrupt
-        self.requested = True
+
+    def requested(self, accelerator: Accelerator) -> bool:
+        """Whether any process was asked: all of them have to stop after the same step."""
+        if accelerator.num_processes == 1:
+            return self.asked is not None
+        asked = torch.tensor(float(self.asked is not None), device=accelerator.device)
+        return bool(accelerator.reduce(asked, reduction="sum"))
 
 
 @contextmanager

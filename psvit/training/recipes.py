@@ -264,6 +264,11 @@ class CompareSettings:
     overwrite: bool = False
     save_every: int = 200
 
+    def __post_init__(self) -> None:
+        RunSettings(self.output, self.resume, self.overwrite, self.save_every)  # the same rules
+        if not self.models:
+            raise UserError("--models is empty: name at least one network")
+
 
 @dataclass(frozen=True)
 class RunAllSettings:

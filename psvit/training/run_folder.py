@@ -17,7 +17,7 @@ from torch import nn
 
 import psvit
 from psvit import cost
-from psvit.errors import UserError
+from psvit.errors import UserError, flag
 from psvit.files import recover, replacing, write_json
 from psvit.measure.macs import count_macs
 from psvit.model.psvit import PSViT
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from psvit.training.loop import Learning
 
 SETTINGS, STATE, LOG, TABLE = "settings.json", "state.pt", "log.jsonl", "log.csv"
+RESULTS = "results.json"  # of a comparison, in the folder above its runs
+FILES, CHECKPOINTS = (SETTINGS, STATE, LOG, TABLE), ("best", "last")
 FREE_TO_CHANGE = ("run", "machine.threads", "data.workers")  # what may differ when a run is resumed
 
 
@@ -77,25 +79,37 @@ def _rank(line: Mapping[str, Any]) -> tuple[float, float]:
     return line.get("top1", 0), -line.get("loss", 0)
 
 
-class RunFolder:
-    """Writes a run; on all processes but the first, does nothing."""
+def refuse_run(path: Path) -> None:
+    """Refuse a folder with a run in it that has saved anything.
 
-    def __init__(self, path: Path, settings: TrainSettings, accelerator: Accelerator) -> None:
-        self.path, self.settings, self.accelerator = path, settings, accelerator
+    Raises:
+        UserError: it holds one.
+    """
+    if any((path / name).exists() for name in (STATE, LOG, RESULTS)):
+        raise UserError(
+            f"{path} already holds a run: give --resume to go on, --overwrite to replace it, or another --output"
+        )
+
+
+class RunFolder:
+    """Writes a run; on all processes but the first, does nothing.
+
+    Args:
+        settings: of the training.
+        accelerator: which process this is.
+
+    Raises:
+        UserError: the folder already holds a run (without --resume or --overwrite), or one with other settings, or
+            it is a file.
+    """
+
+    def __init__(self, settings: TrainSettings, accelerator: Accelerator) -> None:
+        self.path, self.settings, self.accelerator = Path(settings.run.output), settings, accelerator
         self.model: nn.Module
         self.facts: dict[str, Any] = {}
-
-    @classmethod
-    def open(cls, settings: TrainSettings, world: int, accelerator: Accelerator) -> RunFolder:
-        """Make the folder, or take it up again.
-
-        Raises:
-            UserError: it already holds a run (without --resume or --overwrite), or one with other settings, or a file.
-        """
-        run = cls(Path(settings.run.output), settings, accelerator)
-        record = {
+        self.record = {
             "settings": asdict(settings),
-            "global_batch": settings.recipe.global_batch(world),
+            "global_batch": settings.recipe.global_batch(accelerator.num_processes),
             "versions": {
                 "psvit": psvit.__version__,
                 "torch": torch.__version__,
@@ -103,54 +117,56 @@ class RunFolder:
                 "python": platform.python_version(),
             },
         }
-        if run.path.exists() and not run.path.is_dir():
-            raise UserError(f"{run.path} is a file: give a folder as --output")
-        holds_run = (run.path / SETTINGS).exists()
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path} is a file: give a folder as --output")
         if settings.run.resume:
-            run._check_same(record)
-            for name in ("best", "last"):
-                recover(run.path / name)
-        elif holds_run and not settings.run.overwrite:
-            raise UserError(f"{run.path} already holds a run: give --resume to go on, --overwrite to replace it, "
-                            "or another --output")  # fmt: skip
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process and not settings.run.resume:
-            if holds_run:
-                run._clear()
-            write_json(run.path / SETTINGS, record)
-        accelerator.wait_for_everyone()
-        return run
+            self._check_same()
+        elif not settings.run.overwrite:
+            refuse_run(self.path)
+
+    def begin(self) -> None:
+        """Make the folder, or take it up again: the first writing, once nothing of the user's can be wrong any more."""
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            if not self.settings.run.resume:
+                self._clear()
+                write_json(self.path / SETTINGS, self.record)
+            for name in (*CHECKPOINTS, *FILES):
+                recover(self.path / name)
+        self.accelerator.wait_for_everyone()
 
     def _clear(self) -> None:
         """Remove what a run writes, and nothing else that the user may keep in the folder."""
-        for name in ("best", "last", "tensorboard"):
+        for name in (*CHECKPOINTS, "tensorboard"):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        for name in (SETTINGS, STATE, LOG, TABLE):
+        for name in FILES:
             (self.path / name).unlink(missing_ok=True)
 
-    def _check_same(self, record: Mapping[str, Any]) -> None:
+    def _check_same(self) -> None:
         if not (self.path / SETTINGS).is_file():
             raise UserError(f"{self.path} holds no run to resume: leave out --resume, or check --output")
-        before = json.loads((self.path / SETTINGS).read_text(encoding="utf-8"))
-        now = json.loads(json.dumps(record))
-        old, new = _flat(before["settings"]), _flat(now["settings"])
+        try:
+            before = json.loads((self.path / SETTINGS).read_text(encoding="utf-8"))
+            old, batch = _flat(before["settings"]), before["global_batch"]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{self.path / SETTINGS} is broken ({error!r}): start anew with --overwrite") from error
+        now = json.loads(json.dumps(self.record))
+        new = _flat(now["settings"])
         for name in sorted(set(old) | set(new)):
             if old.get(name) != new.get(name) and not name.startswith(FREE_TO_CHANGE):
                 raise UserError(
-                    f"{self.path} was trained with {name} {old.get(name)!r}, not {new.get(name)!r}: "
-                    "resume with the same settings, or start anew with --overwrite"
+                    f"{self.path} was trained with {flag(name.rpartition('.')[2])} {_plainly(old.get(name))}, not "
+                    f"{_plainly(new.get(name))}: resume with the same settings, or start anew with --overwrite"
                 )
-        if before["global_batch"] != now["global_batch"]:
+        if batch != now["global_batch"]:
             raise UserError(
-                f"{self.path} has a global batch of {before['global_batch']}, not {now['global_batch']}: resume with "
+                f"{self.path} has a global batch of {batch}, not {now['global_batch']}: resume with "
                 "as many processes, or change --batch-size and --accumulate to match"
             )
 
-    def describe(
-        self, model: nn.Module, preprocessing: Mapping[str, Any], classes: Sequence[str], model_args: Mapping[str, Any]
-    ) -> None:
+    def describe(self, model: nn.Module, preprocessing: Mapping[str, Any], classes: Sequence[str]) -> None:
         """Take note of what every checkpoint says of the network."""
-        self.model, self.preprocessing, self.classes, self.model_args = model, preprocessing, classes, model_args
+        self.model, self.preprocessing, self.classes = model, preprocessing, classes
         self.facts = network_facts(model, preprocessing["input_size"], self.settings)
 
     def load_state(self) -> dict[str, Any]:
@@ -166,6 +182,8 @@ class RunFolder:
             saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
             raise UserError(f"{path} is broken ({type(error).__name__}): start anew with --overwrite") from error
+        if not isinstance(saved, dict) or not {"model", "optimizer", "ema", "scaler", "train"} <= set(saved):
+            raise UserError(f"{path} is not a training's state: start anew with --overwrite")
         return saved
 
     def _finished_state(self) -> dict[str, Any]:
@@ -190,9 +208,7 @@ class RunFolder:
         weights = learn.evaluated.state_dict()
         for name in ("last", "best") if state.improved else ("last",):
             metrics = {**state.history[-1], **self.facts}
-            save_checkpoint(
-                self.path / name, self.model, weights, self.preprocessing, self.classes, metrics, self.model_args
-            )
+            save_checkpoint(self.path / name, self.model, weights, self.preprocessing, self.classes, metrics)
         with replacing(self.path / LOG) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in state.history), encoding="utf-8")
         with replacing(self.path / TABLE) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
@@ -236,6 +252,10 @@ def network_facts(model: nn.Module, input_size: Sequence[int], settings: TrainSe
 
 def _lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+
+
+def _plainly(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

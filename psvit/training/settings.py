@@ -23,7 +23,7 @@ class DataSettings:
         workers: loading processes; by default 0 for sets in memory, else 4 or the number of processors if lower.
         strict: stop at the first image that cannot be read, instead of skipping and naming it.
         limit: train on this many images only, drawn evenly over the classes (for prototypes).
-        seed: seed of the hold-out and of the limit's choice.
+        seed: of all that is random: the hold-out, the limit's choice, the first weights, the order, the augmentation.
     """
 
     data: str = "digits"

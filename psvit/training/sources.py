@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 CACHE = Path("~/.cache/psvit").expanduser()
 
@@ -31,7 +31,9 @@ def load_image(file: str | Path | IO[bytes], in_chans: int = 3) -> Image.Image:
             return convert_image(image, in_chans)
     except Exception as error:  # on broken bytes Pillow's plugins raise anything: SyntaxError, struct.error, ...
         name = getattr(file, "name", "from memory") if hasattr(file, "read") else file
-        raise OSError(f"image {name} cannot be read: {error}") from error
+        unknown = isinstance(error, UnidentifiedImageError)  # its message, and strerror's, would repeat the name
+        reason = "it is of no format that Pillow knows" if unknown else getattr(error, "strerror", None) or error
+        raise OSError(f"image {name} cannot be read: {reason}") from error
 
 
 def convert_image(image: Image.Image, in_chans: int = 3) -> Image.Image:
