@@ -1,7 +1,8 @@
 """Write the generated parts of README.md and docs/*.md: ``python docs/build.py``, or ``--check`` to compare only.
 
 A generated part stands between ``<!-- results:NAME -->`` and ``<!-- /results:NAME -->``. It is the table of
-``docs/results/NAME.json``, which ``psvit run --results`` or ``psvit benchmark --output`` wrote, or one of `FROM_CODE`.
+``docs/results/NAME.json``, which ``psvit run --results``, ``psvit benchmark --output`` or ``benchmarks/speedup.py``
+wrote, or one of `FROM_CODE`.
 """
 
 from __future__ import annotations
@@ -72,13 +73,17 @@ def render_results(data: Mapping[str, Any], name: str) -> str:
     """The table of one JSON file.
 
     Raises:
-        ValueError: neither results of ``psvit run`` nor a report of ``psvit benchmark``.
+        ValueError: written by something else.
     """
     if "peaks" in data and "machine" in data:
         return benchmark_table(data)
     if "data" in data and "rows" in data:
         return comparison_table(data)
-    raise ValueError(f"docs/results/{name}.json holds neither results of psvit run nor a report of psvit benchmark")
+    if data.get("rows") and "speedup" in data["rows"][0]:
+        return speedup_table(data)
+    raise ValueError(
+        f"docs/results/{name}.json comes neither from psvit run nor from psvit benchmark nor from benchmarks/speedup.py"
+    )
 
 
 def comparison_table(data: Mapping[str, Any]) -> str:
@@ -131,6 +136,24 @@ def benchmark_table(data: Mapping[str, Any]) -> str:
         "× first: images/s over the first model's. Of peak: MACs per second over this machine's fastest matrix product."
     )
     return f"{markdown_table(headings, lines, left=2)}\n\n{note}"
+
+
+def speedup_table(data: Mapping[str, Any]) -> str:
+    """What ``benchmarks/speedup.py`` wrote: how much faster genotypes are than their plain twins, beside their MACs."""
+    rows, settings = data["rows"], data["settings"]
+    dtypes = list(dict.fromkeys(row["dtype"] for row in rows))
+    found: dict[str, dict[str, str]] = {}
+    for row in rows:
+        cells = found.setdefault(row["genotype"], {"macs": f"{row['macs_ratio']:.2f}"})
+        cells[row["dtype"]] = f"{row['speedup']:.2f}"
+    lines = [[f"`{genotype}`", *(cells.get(key, "") for key in ("macs", *dtypes))] for genotype, cells in found.items()]
+    holds = sum(row["holds"] for row in rows)
+    note = (
+        f"How many times fewer MACs than the plain twin, and how many times faster in inference; width "
+        f"{settings['width']}, batch {settings['batch_size']}, {settings['rounds']} rounds. "
+        f"At least as much faster as fewer MACs: {holds} of {len(rows)}."
+    )
+    return f"{markdown_table(('genotype', 'MACs', *dtypes), lines, left=1)}\n\n{note}"
 
 
 def _scaled(value: float | None, unit: float, form: str) -> str:

@@ -234,8 +234,19 @@ def test_a_benchmark() -> None:
     assert "Inference, batch 16 of 3×224×224; a CPU, 2 threads, torch 2.9.0; median" in table[-1]
 
 
+def test_speed_beside_macs() -> None:
+    row = {"genotype": "ASAS", "dtype": "float32", "macs_ratio": 1.125, "speedup": 1.25, "holds": True}
+    slow = {**row, "dtype": "bfloat16", "speedup": 1.0, "holds": False}
+    data = {"settings": {"width": 192, "batch_size": 16, "rounds": 9}, "rows": [row, slow, {**row, "genotype": "A-A"}]}
+    table = build.render_results(data, "speedup").splitlines()
+    assert table[0] == "| genotype | MACs | float32 | bfloat16 |"
+    assert table[2] == "| `ASAS` | 1.12 | 1.25 | 1.00 |"
+    assert table[3] == "| `A-A` | 1.12 | 1.25 |  |"
+    assert table[-1].endswith("2 of 3.")
+
+
 def test_other_json_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"docs/results/x\.json holds neither"):
+    with pytest.raises(ValueError, match=r"docs/results/x\.json comes neither"):
         build.render_results({"rows": []}, "x")
 
 

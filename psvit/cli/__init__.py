@@ -7,9 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 
 from psvit import __version__
-from psvit.errors import UserError
+from psvit.errors import UserError, one_line
 
 COMMANDS = {
     "run": "train PSViT-2D, PSViT-1D and a plain DeiT at equal MACs on your images, and compare them",
@@ -33,6 +34,9 @@ try: psvit show ASAS-ASSA-AS --img-size 224
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that `argv` names; returns the exit code: 0, or 2 after a user's mistake or Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):  # a label or a path that the terminal cannot show is no reason to stop
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP)
         return 0
@@ -50,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as head, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a folder that may not be written, a full disk
+        print(f"psvit: {one_line(error, kind=not error.strerror, limit=1000)}", file=sys.stderr)
+        return 2
 
 
 def _dispatch(name: str, arguments: list[str]) -> int:

@@ -11,7 +11,7 @@ from psvit.measure.settings import BenchmarkSettings
 
 DESCRIPTION = """Images per second of networks side by side, in turns, on this machine: psvit variants, genotypes,
 checkpoint folders and models of timm. Ratios are to the first.
-Example: psvit benchmark deit_tiny_patch16_224 psvit_2d_tiny --dtype float32 bfloat16."""
+Example: psvit benchmark deit_tiny_patch16_224 psvit_2d_tiny --dtype float32 bfloat16"""
 
 
 def main(arguments: Sequence[str]) -> int:

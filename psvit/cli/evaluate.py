@@ -11,7 +11,7 @@ from psvit.training.recipes import Machine
 from psvit.training.settings import DataSettings
 
 DESCRIPTION = """Top-1, top-5, loss and accuracy per class of a checkpoint on the test split (or another).
-Example: psvit evaluate runs/train/best --data digits."""
+Example: psvit evaluate runs/train/best --data digits"""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 import types
-from argparse import ArgumentError
+from argparse import SUPPRESS, Action, ArgumentError
 from collections.abc import Sequence
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ignore[attr-defined]
+from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace  # type: ignore[attr-defined]
 
-from psvit.errors import UserError
+from psvit.errors import UserError, flag
 
 T = TypeVar("T")
+
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", dict: "a JSON object", str: "text"}
+METAVARS = {int: "N", float: "X"}
+
+
+class _Help(DefaultHelpFormatter):
+    """A description's lines as they are, and a default where there is one; the types stand in the texts."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(indent + line for line in text.splitlines())
+
+    def _get_help_string(self, action: Action) -> str:
+        text, default = action.help or "", action.default
+        if default is None or default is False or default in (SUPPRESS, {}) or not action.option_strings:
+            return text
+        values = default if isinstance(default, list) else [default]
+        return f"{text} (default {' '.join(f'{x:g}' if isinstance(x, float) else str(x) for x in values)})"
 
 
 class Flags:
@@ -30,36 +48,41 @@ class Flags:
     def __init__(self, command: str, description: str, *settings: Any, apart: Sequence[str] = ()) -> None:
         self.parser = ArgumentParser(
             prog=f"psvit {command}",
-            usage=f"psvit {command} [flags]" if settings else None,
+            usage=f"psvit {command} [flags]",
             description=description,
             exit_on_error=False,
+            formatter_class=_Help,
+            print_config="--print-config",
         )
+        self.help = f"psvit {command.split()[0]} --help"
         self.apart = set(apart)
-        self.seen: set[str] = set()
+        self.kinds: dict[str, str] = {}
         for instance in settings:
             self._add(instance)
         if settings:
-            self.parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these flags.")
+            self.parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these flags")
 
     def _add(self, instance: Any) -> None:
-        hints, texts = get_type_hints(type(instance)), _field_texts(type(instance))
+        hints, texts = get_type_hints(type(instance)), field_texts(type(instance))
         title = (type(instance).__doc__ or "").splitlines()[0].rstrip(".")
         group = self.parser.add_argument_group(title)
         for field in dataclasses.fields(instance):
             default = getattr(instance, field.name)
             if dataclasses.is_dataclass(default):
                 self._add(default)
-            elif field.name not in self.apart | self.seen:
-                self.seen.add(field.name)
-                flag = "--" + field.name.replace("_", "-")
-                options = _options(hints[field.name], default)
-                text = _sentence(texts.get(field.name, ""))
+            elif field.name not in self.apart | set(self.kinds):
+                hint, text = hints[field.name], texts.get(field.name, "").rstrip(".")
+                self.kinds[field.name] = _kind(hint)
                 default = list(default) if isinstance(default, tuple) else default
-                group.add_argument(flag, default=default, help=text.replace("%", "%%"), **options)
+                group.add_argument(flag(field.name), default=default, help=text, **_options(hint, default))
 
-    def add(self, *names: str, **options: Any) -> None:
+    def add(self, name: str, **options: Any) -> None:
         """One more argument, as argparse's add_argument takes it."""
-        self.parser.add_argument(*names, **options)
+        kind = options.get("type", str)
+        self.kinds[name.lstrip("-").replace("-", "_")] = KINDS[kind]
+        if name.startswith("-") and kind in METAVARS:
+            options.setdefault("metavar", METAVARS[kind])
+        self.parser.add_argument(name, **options)
 
     def parse(self, arguments: Sequence[str]) -> Namespace:
         """Parse the arguments after the command's name.
@@ -70,8 +93,29 @@ class Flags:
         try:
             return self.parser.parse_args(list(arguments))
         except (ArgumentError, TypeError, ValueError) as error:
-            message = " ".join(str(getattr(error, "message", error)).split())
-            raise UserError(f"{message[:300]} (see {self.parser.prog} --help)") from error
+            raise UserError(f"{self._plainly(error)} (see {self.help})") from error
+
+    def _plainly(self, error: Exception) -> str:
+        """What jsonargparse and argparse say, in the words of the command line."""
+        message = " ".join(str(getattr(error, "message", error)).split())
+        wrong = re.match(r'Parser key "(\w+)".*?(?:Got|Given) value: (.*)', message)
+        if wrong and wrong[1] in self.kinds:
+            known = any(action.dest == wrong[1] and action.option_strings for action in self.parser._actions)
+            return f"{flag(wrong[1]) if known else wrong[1]} {wrong[2]!r} is not {self.kinds[wrong[1]]}"
+        if unknown := re.match(r"unrecognized arguments: (\S+)", message):
+            is_flag = unknown[1].startswith("-")
+            return (
+                f"there is no flag {unknown[1]}{self._close(unknown[1])}" if is_flag else f"{unknown[1]!r} is too many"
+            )
+        if unknown := re.match(r"(?:.*?config.*?: )?Option '(\w+)' is not accepted", message):
+            return f"the config file has no setting {unknown[1]!r}{self._close(flag(unknown[1]))}"
+        message = re.sub(r'^Parser key "(\w+)"', lambda key: flag(key[1]), message).replace("argument --", "--")
+        return message if len(message) <= 300 else message[:299] + "…"
+
+    def _close(self, name: str) -> str:
+        options = [option for action in self.parser._actions for option in action.option_strings]
+        close = difflib.get_close_matches(name.partition("=")[0], options, n=1, cutoff=0.7)
+        return f"; did you mean {close[0]}?" if close else ""
 
 
 def settings_from(values: Namespace, like: T, **fixed: Any) -> T:
@@ -93,8 +137,23 @@ def _options(hint: Any, default: Any) -> dict[str, Any]:
         return {"action": "store_true"}
     element = _sequence_element(hint)
     if element is not None:
-        return {"nargs": "+", "type": element}
-    return {"type": hint}
+        return {"nargs": "+", "type": element, **_metavar(element)}
+    return {"type": hint, **_metavar(hint)}
+
+
+def _metavar(hint: Any) -> dict[str, str]:
+    plain = [kind for kind in (*get_args(hint), hint) if kind in METAVARS]
+    return {"metavar": METAVARS[plain[0]]} if plain else {}
+
+
+def _kind(hint: Any) -> str:
+    """What a value has to be, for a message."""
+    kind = _sequence_element(hint) or hint
+    if get_origin(kind) in (Union, types.UnionType):
+        kind = get_args(kind)[0]
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(str, get_args(kind)))
+    return KINDS.get(get_origin(kind) or kind, "what it has to be")
 
 
 def _sequence_element(hint: Any) -> Any:
@@ -115,12 +174,8 @@ def _plain(value: Any, default: Any, hint: Any) -> Any:
     return value
 
 
-def _field_texts(cls: type) -> dict[str, str]:
+def field_texts(cls: type) -> dict[str, str]:
     """The lines of the docstring's Args section, by field."""
     section = (cls.__doc__ or "").partition("Args:")[2].partition("\n\n")[0]
     entries = re.split(r"\n {8}(?=\w+: )", section)
     return {name: " ".join(text.split()) for name, _, text in (e.strip().partition(":") for e in entries) if text}
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]

@@ -12,7 +12,7 @@ from psvit.errors import UserError
 from psvit.training.recipes import Machine
 
 DESCRIPTION = """The likeliest classes of image files, and of all images in folders, with their probabilities.
-Example: psvit predict runs/train/best photo.jpg more-photos --top 3."""
+Example: psvit predict runs/train/best photo.jpg more-photos --top 3"""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
-from psvit.cli.flags import Flags, settings_from
-from psvit.cli.train import recipe_name
-from psvit.training.recipes import RECIPES, RunAllSettings
+from psvit.cli.train import with_recipe
+from psvit.training.recipes import RunAllSettings
 
 DESCRIPTION = """Train networks alike at equal MACs on your images, evaluate each once on the test split, and compare.
-Example: psvit run --data fashion-mnist --macs 25M --epochs 8."""
+Example: psvit run --data fashion-mnist --macs 25M --epochs 8"""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Parse the flags, train, and print the comparison."""
-    name = recipe_name(arguments)
-    defaults = RunAllSettings(recipe=RECIPES[name]())
-    flags = Flags("run", DESCRIPTION, *vars(defaults).values())
-    flags.add("--recipe", default=name, help="light or deit: where the defaults of the training come from.")
-    values = flags.parse(arguments)
+    settings = with_recipe("run", DESCRIPTION, lambda recipe: RunAllSettings(recipe=recipe), arguments)
 
     from psvit.measure.machine import keep_freed_memory
 
@@ -27,9 +23,9 @@ def main(arguments: Sequence[str]) -> int:
 
     from psvit.training.compare import compare, table
 
-    results = compare(settings_from(values, defaults))
+    results = compare(settings)
     print()
     Console().print(table(results))
     best = max(results["rows"], key=lambda row: row["top1"])
-    print(f"\nnext      psvit predict {best['checkpoint']} IMAGE ...")
+    print(f"\nnext      psvit predict {shlex.quote(best['checkpoint'])} IMAGE ...")
     return 0

@@ -15,13 +15,13 @@ from psvit.errors import UserError
 from psvit.variants import VARIANTS, find_arch
 
 DESCRIPTION = """Layers, tokens, widths, MACs and parameters of a variant, a genotype or a checkpoint, and a diagram.
-A bare genotype takes the defaults of Arch. Example: psvit show ASAS-ASSA-AS --widths 192 256 384."""
+Example: psvit show ASAS-ASSA-AS --widths 192 256 384"""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Parse the flags and print."""
     values = _flags().parse(arguments)
-    arch, shape = _find(values.name, {field: values[field] for field in ARCH_FIELDS if field in values})
+    arch, shape = _find(values.network, {field: values[field] for field in ARCH_FIELDS if field in values})
     img_size = values.img_size or shape.get("img_size", [224])
     in_chans, classes = (
         given if given is not None else shape.get(name, default)
@@ -38,15 +38,17 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _flags() -> Flags:
-    flags = Flags("show", DESCRIPTION)
-    flags.add("name", help="a psvit variant, a genotype, or a checkpoint folder")
+    flags = Flags("show NETWORK", DESCRIPTION)
+    flags.add("network", help="a psvit variant, a genotype, or a checkpoint folder")
     flags.add("--img-size", type=int, nargs="+", help="pixels: the side, or height and width (default 224)")
     flags.add("--in-chans", type=int, help="image channels (default 3)")
     flags.add("--num-classes", type=int, help="classes (default 1000)")
-    flags.add("--widths", type=int, nargs="+", help="channels of each stage")
+    flags.add("--widths", type=int, nargs="+", help="channels of each stage (default 192 256 384 512)")
     flags.add("--pooling", choices=["1d", "2d"], help="pool the sequence or the grid (default 2d)")
-    for name, kind in (("head-dim", int), ("mlp-ratio", float), ("patch-size", int), ("stride", int)):
-        flags.add(f"--{name}", type=kind, help="see psvit train --help")
+    flags.add("--head-dim", type=int, help="channels of one attention head (default 64)")
+    flags.add("--mlp-ratio", type=float, help="hidden channels of the MLP over the width (default 4)")
+    flags.add("--patch-size", type=int, help="side of a patch in pixels (default 16)")
+    flags.add("--stride", type=int, help="pixels from patch to patch (default: the patch size)")
     flags.add("--json", action="store_true", help="print JSON")
     return flags
 

@@ -2,36 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from jsonargparse import Namespace
 
 from psvit.cli.flags import Flags, settings_from
 from psvit.errors import UserError
-from psvit.training.recipes import RECIPES, TrainSettings
+from psvit.training.recipes import RECIPES, Recipe, TrainSettings
+
+T = TypeVar("T")
 
 DESCRIPTION = """Train one network: a psvit variant, a genotype, any model of timm, or a checkpoint to start from.
-Example: psvit train --model AS-ASS-AS --patch-size 1 --head-dim 16 --widths 48 96 144 --data digits.
+Example:            psvit train --model AS-ASS-AS --patch-size 1 --head-dim 16 --widths 48 96 144 --data digits
 On several devices: accelerate launch -m psvit train ..., or torchrun --nproc-per-node 2 -m psvit train ..."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Parse the flags and train."""
-    name = recipe_name(arguments)
-    defaults = TrainSettings(recipe=RECIPES[name]())
-    flags = Flags("train", DESCRIPTION, *vars(defaults).values())
-    flags.add("--recipe", default=name, help="light or deit: where the defaults of the training come from.")
-    values = flags.parse(arguments)
+    settings = with_recipe("train", DESCRIPTION, lambda recipe: TrainSettings(recipe=recipe), arguments)
 
     from psvit.measure.machine import keep_freed_memory
 
     keep_freed_memory()
     from psvit.training.loop import train
 
-    train(settings_from(values, defaults))
+    train(settings)
     return 0
 
 
-def recipe_name(arguments: Sequence[str]) -> str:
-    """The recipe that the arguments name, before all others are parsed: its values are their defaults."""
+def with_recipe(command: str, description: str, defaults: Callable[[Recipe], T], arguments: Sequence[str]) -> T:
+    """Parse the flags of a command whose defaults come from a recipe, which is one of its flags itself.
+
+    Raises:
+        UserError: an argument that does not fit.
+    """
+
+    def parse(name: str, arguments: Sequence[str]) -> tuple[Namespace, T]:
+        instance = defaults(RECIPES[name]())
+        flags = Flags(command, description, *vars(instance).values())
+        flags.add("--recipe", choices=list(RECIPES), default=name, help="where the defaults of the training come from")
+        return flags.parse(arguments), instance
+
+    name = _recipe_name(arguments)
+    if any(argument.startswith("--config") for argument in arguments):  # a YAML file may name it too
+        name = parse(name, [a for a in arguments if not re.match(r"-h|--help|--print-config", a)])[0].recipe
+    values, instance = parse(name, arguments)
+    return settings_from(values, instance)
+
+
+def _recipe_name(arguments: Sequence[str]) -> str:
+    """The recipe that the arguments name, before all others are parsed."""
     names = [a.partition("=")[2] or b for a, b in zip(arguments, [*arguments[1:], ""], strict=True)
              if a == "--recipe" or a.startswith("--recipe=")]  # fmt: skip
     name = names[-1] if names else "light"

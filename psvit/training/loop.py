@@ -98,7 +98,7 @@ def train(settings: TrainSettings, say: Callable[[str], None] = print) -> dict[s
                     run.save_state(learn, state)
                     accelerator.wait_for_everyone()  # a process that is gone would have the others ended
                     raise InterruptedTrainingError(
-                        f"stopped at step {state.step} of {total_steps}; go on with --resume"
+                        f"stopped at step {state.step} of {total_steps}, saved in {run.path}: go on with --resume"
                     )
                 if state.step % settings.run.save_every == 0 and state.step % steps_per_epoch:
                     run.save_state(learn, state)

@@ -17,15 +17,15 @@ class Recipe:
 
     Args:
         epochs: times that every training image is seen.
-        batch_size: images that one process takes at a time; the global batch is this x accumulate x processes.
+        batch_size: images that one process takes at a time; the global batch is this x --accumulate x processes.
         accumulate: batches whose gradients are summed before one optimizer step.
         base_lr: learning rate for a global batch of 512 images; scaled in proportion to the global batch.
-        lr: learning rate as it is, instead of the scaled base_lr.
+        lr: learning rate as it is, instead of the scaled --base-lr.
         min_lr: learning rate at the end of the cosine.
         warmup_epochs: epochs of linear warm-up.
         opt: any optimizer of timm, such as adamw, lion or muon.
         weight_decay: decay of matrices (not of norms, biases and position embeddings).
-        clip_grad: largest norm of the gradient; by default not clipped.
+        clip_grad: largest norm of the gradient; null for no clipping.
         label_smoothing: part of the target spread over all classes.
         mixup: strength of mixup, 0 for none.
         cutmix: strength of cutmix, 0 for none.

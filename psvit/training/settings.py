@@ -62,8 +62,8 @@ class Augment:
         scale: least and greatest area of the random crop, as fractions of the image's.
         ratio: least and greatest width over height of the random crop.
         hflip: probability of a mirrored image; taken as 0 where mirroring changes the class.
-        color_jitter: strength of random brightness, contrast and saturation; unused with auto_augment.
-        auto_augment: timm's policy string, such as rand-m9-mstd0.5-inc1 (DeiT's); by default none.
+        color_jitter: strength of random brightness, contrast and saturation; unused with --auto-augment.
+        auto_augment: timm's policy string, such as rand-m9-mstd0.5-inc1 (DeiT's); null for none.
         random_erasing: probability that a random rectangle is replaced by noise.
         interpolation: bilinear, bicubic, or random between the two.
     """

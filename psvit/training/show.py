@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -107,4 +108,6 @@ class Display:
         best = state.best
         if "top1" in best:
             self.say(f"best      epoch {best['epoch']}: hold-out top-1 {best['top1']:.2f} %")
-        self.say(f"next      psvit evaluate {run.path / 'best'} --data {run.settings.data.data}")
+        data = run.settings.data
+        words = ["psvit", "evaluate", str(run.path / "best"), "--data", data.data]
+        self.say(f"next      {shlex.join(words + (['--data-dir', data.data_dir] if data.data_dir else []))}")
