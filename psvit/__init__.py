@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import wrapt
 
+from psvit import cost
 from psvit.arch import Arch
 from psvit.errors import UserError
 from psvit.variants import VARIANTS
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from psvit.model.psvit import PSViT
 
 __version__ = "0.1.0.dev0"
-__all__ = ["VARIANTS", "Arch", "PSViT", "UserError"]
+__all__ = ["VARIANTS", "Arch", "PSViT", "UserError", "cost"]
 
 
 @wrapt.when_imported("timm")

@@ -73,7 +73,10 @@ def build(
         close = difflib.get_close_matches(name, [*VARIANTS, *timm.list_models()], n=3)
         hint = f"; did you mean {', '.join(close)}?" if close else ": give a psvit variant, a genotype or a timm model"
         raise UserError(f"no model is called {name!r}{hint}")
-    pretrained_cfg = timm.get_pretrained_cfg(name)
+    try:
+        pretrained_cfg = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # what follows the dot names no weights
+        raise UserError(f"no model is called {name!r}: {one_line(error)}") from error
     if img_size is not None and pretrained_cfg is not None and pretrained_cfg.fixed_input_size:
         kwargs.setdefault("img_size", image_sides(img_size))
     model: Any = _create(name, pretrained, kwargs)

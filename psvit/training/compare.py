@@ -22,7 +22,7 @@ from psvit.training.data import Data, open_data
 from psvit.training.evaluate import evaluate_checkpoint
 from psvit.training.loop import train
 from psvit.training.recipes import CompareSettings, ModelSettings, RunAllSettings, RunSettings, TrainSettings
-from psvit.training.run_folder import RESULTS, SETTINGS, refuse_run
+from psvit.training.run_folder import RESULTS, SETTINGS, refuse_run, timm_macs
 
 
 def compare(settings: RunAllSettings, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -144,10 +144,13 @@ def model_settings(arch: Arch) -> ModelSettings:
 
 def _scaled_timm(name: str, target: float, data: Data) -> ModelSettings:
     """A ResNet of timm with channels for the target MACs; any other model of timm as it is."""
-    if not name.startswith("resnet"):
-        return ModelSettings(name)
     shape: dict[str, Any] = {"img_size": data.img_size, "in_chans": data.in_chans, "num_classes": len(data.classes)}
     input_size = (data.in_chans, *image_sides(data.img_size))
+    if not name.startswith("resnet"):
+        timm_macs(
+            ModelSettings(name), input_size, len(data.classes)
+        )  # what cannot run is told before hours of training
+        return ModelSettings(name)
 
     def channels(unit: int) -> dict[str, list[int]]:
         return {"channels": [unit, 2 * unit, 4 * unit, 8 * unit]}

@@ -24,7 +24,7 @@ from psvit.training.checkpoints import open_model
 from psvit.training.data import Data, open_data
 from psvit.training.evaluate import evaluate
 from psvit.training.loading import Batch, ImageSplit, eval_batches, train_batches
-from psvit.training.machine import interrupts, open_machine, seed_step
+from psvit.training.machine import attention_for_training, interrupts, open_machine, seed_step
 from psvit.training.recipes import Distillation, ModelSettings, Recipe, TrainSettings
 from psvit.training.run_folder import RunFolder, TrainState
 from psvit.training.show import Display
@@ -36,6 +36,9 @@ INIT = 2**32 - 1  # the "step" that seeds the first weights
 
 class InterruptedTrainingError(UserError):
     """The user stopped a training; its state is saved."""
+
+    def __init__(self, run: RunFolder, state: TrainState, total_steps: int) -> None:
+        super().__init__(f"stopped at step {state.step} of {total_steps}, saved in {run.path}: go on with --resume")
 
 
 def train(settings: TrainSettings, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -60,9 +63,14 @@ def train(settings: TrainSettings, say: Callable[[str], None] = print) -> dict[s
     run = RunFolder(settings, accelerator)
     data = open_data(settings.data)
     seed_step(seed, INIT)
-    model = open_model(
-        settings.model, recipe.drop_path, img_size=data.img_size, in_chans=data.in_chans, num_classes=len(data.classes)
-    )
+    with attention_for_training(accelerator.device):
+        model = open_model(
+            settings.model,
+            recipe.drop_path,
+            img_size=data.img_size,
+            in_chans=data.in_chans,
+            num_classes=len(data.classes),
+        )
     run.describe(model, preprocessing(data), data.classes)
     train_split = ImageSplit(
         data.train, train_transform(data, recipe.augment), training=True, strict=settings.data.strict
@@ -94,19 +102,20 @@ def train(settings: TrainSettings, say: Callable[[str], None] = print) -> dict[s
                 loss = learn.step(micro, state.step)
                 state.add(loss, [name for batch in micro for name in batch.unreadable])
                 display.advance(epoch, loss, learn.lr)
-                if interrupt.requested(accelerator):
+                if state.step % steps_per_epoch == 0:
+                    break  # the epoch is evaluated before anything is saved
+                stop = interrupt.requested(accelerator)
+                if stop or state.step % settings.run.save_every == 0:
                     run.save_state(learn, state)
-                    accelerator.wait_for_everyone()  # a process that is gone would have the others ended
-                    raise InterruptedTrainingError(
-                        f"stopped at step {state.step} of {total_steps}, saved in {run.path}: go on with --resume"
-                    )
-                if state.step % settings.run.save_every == 0 and state.step % steps_per_epoch:
-                    run.save_state(learn, state)
+                if stop:
+                    raise InterruptedTrainingError(run, state, total_steps)
             metrics = learn.evaluate(data, settings)
             learn.check(metrics, state.step)
             state.close_epoch(epoch, metrics, learn.lr, display.images_per_second(recipe.global_batch(world)))
             run.save_epoch(learn, state)
             display.epoch(state.history[-1])
+            if interrupt.requested(accelerator) and state.step < total_steps:
+                raise InterruptedTrainingError(run, state, total_steps)
     run.finish(state)
     display.finish(state, run)
     return state.best

@@ -59,8 +59,8 @@ class Recipe:
                 raise UserError(f"{flag(name)} {getattr(self, name)!r} is not a whole number of at least 1")
         for name in ("base_lr", "lr", "clip_grad"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UserError(f"{flag(name)} {value!r} is not positive")
+            if value is not None and not 0 < value <= 1e30:
+                raise UserError(f"{flag(name)} {value!r} is not above 0 and at most 1e30")
         for name in ("min_lr", "warmup_epochs", "weight_decay", "mixup", "cutmix"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{flag(name)} {getattr(self, name)!r} is negative")

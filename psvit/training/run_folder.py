@@ -8,6 +8,7 @@ import platform
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +18,12 @@ from torch import nn
 
 import psvit
 from psvit import cost
-from psvit.errors import UserError, flag
+from psvit.errors import UserError, flag, one_line
 from psvit.files import recover, replacing, write_json
 from psvit.measure.macs import count_macs
 from psvit.model.psvit import PSViT
 from psvit.training.checkpoints import open_model, save_checkpoint
-from psvit.training.recipes import TrainSettings
+from psvit.training.recipes import ModelSettings, TrainSettings
 
 if TYPE_CHECKING:
     from psvit.training.loop import Learning
@@ -200,15 +201,22 @@ class RunFolder:
             train = {item.name: getattr(state, item.name) for item in fields(state)}
             with replacing(self.path / STATE) as temporary:
                 torch.save({**learn.state_dict(), "train": train}, temporary)
+        self.accelerator.wait_for_everyone()  # were one to leave now, the launcher would end the one that writes
 
     def save_epoch(self, learn: Learning, state: TrainState) -> None:
         """Save the log, the last checkpoint, the best one if it is new, and then the state."""
-        if not self.accelerator.is_main_process:
-            return
+        if self.accelerator.is_main_process:
+            self._save_checkpoints(learn, state)
+            self._write_log(state)
+        self.save_state(learn, state)
+
+    def _save_checkpoints(self, learn: Learning, state: TrainState) -> None:
         weights = learn.evaluated.state_dict()
-        for name in ("last", "best") if state.improved else ("last",):
+        for name in CHECKPOINTS if state.improved else ("last",):
             metrics = {**state.history[-1], **self.facts}
             save_checkpoint(self.path / name, self.model, weights, self.preprocessing, self.classes, metrics)
+
+    def _write_log(self, state: TrainState) -> None:
         with replacing(self.path / LOG) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in state.history), encoding="utf-8")
         with replacing(self.path / TABLE) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
@@ -216,22 +224,29 @@ class RunFolder:
             table.writeheader()
             table.writerows(state.history)
         self._tensorboard(state.history[-1])
-        self.save_state(learn, state)
 
     def _tensorboard(self, line: Mapping[str, Any]) -> None:
+        if self._writer is None:
+            return
+        for name, value in line.items():
+            if name not in ("epoch", "step") and value is not None:
+                self._writer.add_scalar(name, value, line["epoch"])
+        self._writer.flush()
+
+    @cached_property
+    def _writer(self) -> Any:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            return
-        with SummaryWriter(str(self.path / "tensorboard")) as writer:
-            for name, value in line.items():
-                if name not in ("epoch", "step") and value is not None:
-                    writer.add_scalar(name, value, line["epoch"])
+            return None
+        return SummaryWriter(str(self.path / "tensorboard"))  # one file for the run, as long as it is not resumed
 
     def finish(self, state: TrainState) -> None:
         """The state is large and of no more use; the checkpoints stay."""
         if self.accelerator.is_main_process and not self.settings.run.keep_state:
             (self.path / STATE).unlink(missing_ok=True)
+        if "_writer" in vars(self) and self._writer is not None:
+            self._writer.close()
         self.accelerator.wait_for_everyone()
 
 
@@ -241,13 +256,27 @@ def network_facts(model: nn.Module, input_size: Sequence[int], settings: TrainSe
     if isinstance(model, PSViT):
         macs = cost.macs(model.arch, (sides[0], sides[1]), in_chans, model.num_classes)
     else:
-        shape: dict[str, Any] = {
-            "img_size": (sides[0], sides[1]),
-            "in_chans": in_chans,
-            "num_classes": model.num_classes,
-        }
-        macs = count_macs(lambda: open_model(settings.model, **shape), tuple(input_size))
+        macs = timm_macs(settings.model, input_size, model.num_classes)
     return {"macs": macs, "params": sum(p.numel() for p in model.parameters())}
+
+
+def timm_macs(settings: ModelSettings, input_size: Sequence[int], num_classes: Any) -> int:
+    """MACs of one image through a model of timm, built anew.
+
+    Raises:
+        UserError: there is no such model, or it does not take images of this size.
+    """
+    in_chans, *sides = input_size
+    shape: dict[str, Any] = {"img_size": (sides[0], sides[1]), "in_chans": in_chans, "num_classes": num_classes}
+    try:
+        return count_macs(lambda: open_model(settings, **shape), tuple(input_size))
+    except UserError:
+        raise
+    except Exception as error:  # its first image; each model fails in its own way
+        size = f"{sides[0]} x {sides[1]} pixels"
+        raise UserError(
+            f"{settings.model} cannot take images of {size} ({one_line(error)}): give another --img-size"
+        ) from error
 
 
 def _lines(path: Path) -> list[str]:

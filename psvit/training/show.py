@@ -71,8 +71,10 @@ class Display:
                  f"{data.img_size[0]}x{data.img_size[1]} pixels, {len(data.classes)} classes")  # fmt: skip
         for note in data.notes:
             self.say(f"          {note}")
-        self.say(f"batch     {recipe.global_batch(world)} images globally = {recipe.batch_size} a process "
-                 f"x {recipe.accumulate} accumulated x {world} processes; {steps_per_epoch} steps")  # fmt: skip
+        self.say(
+            f"batch     {recipe.global_batch(world)} images globally = {recipe.batch_size} a process "
+            f"x {recipe.accumulate} accumulated x {world} processes; {steps_per_epoch} steps an epoch"
+        )
         source = "as given" if recipe.lr is not None else f"= {recipe.base_lr:g} x {recipe.global_batch(world)} / 512"
         self.say(f"lr        {recipe.scaled_lr(world):.3g} {source}, {recipe.epochs} epochs")
         self.say(f"device    {accelerator.device}, {precision[accelerator.mixed_precision]}")
