@@ -16,6 +16,12 @@ from psvit.errors import UserError
 
 ImgSize = int | tuple[int, int]
 
+MLP_BOUND = 1.5
+"""How far `scale_to` changes an mlp_ratio, as a factor."""
+
+MIN_HEAD_DIM = 8
+"""`scale_to` makes heads no smaller."""
+
 
 @dataclass(frozen=True)
 class LayerCost:
@@ -124,7 +130,8 @@ def scale_to(
     """Widen or narrow the same genotype until its MACs are within `tolerance` of `target`.
 
     The ratios of the widths are kept as far as whole heads allow. Where no widths of whole heads come close enough,
-    `mlp_ratio` makes up the rest. Every comparison at equal MACs goes through here.
+    `mlp_ratio` makes up the rest, by half at the most; where that is not enough, the heads' size is halved.
+    Every comparison at equal MACs goes through here.
 
     Raises:
         UserError: no width of this genotype comes within the tolerance; the message names the nearest.
@@ -146,7 +153,13 @@ def scale_to(
     if close:
         return min(close, key=lambda c: (round(_distortion(arch, c), 2), abs(cost(c) - target)))
     adjusted = [_with_mlp_for(c, target, cost(c), cost(replace(c, mlp_ratio=c.mlp_ratio + 1))) for c in candidates]
-    adjusted = [c for c in adjusted if abs(cost(c) / target - 1) <= tolerance]
+    adjusted = [
+        c
+        for c in adjusted
+        if abs(cost(c) / target - 1) <= tolerance and 1 / MLP_BOUND <= c.mlp_ratio / arch.mlp_ratio <= MLP_BOUND
+    ]
+    if not adjusted and arch.head_dim % 2 == 0 and arch.head_dim > MIN_HEAD_DIM:
+        return scale_to(replace(arch, head_dim=arch.head_dim // 2), target, img_size, in_chans, num_classes, tolerance)
     if not adjusted:
         nearest = min(candidates, key=lambda c: abs(cost(c) - target))
         raise UserError(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import ceil
 from typing import Any
 
-from psvit.arch import ARCH_FIELDS, Arch
+from psvit.arch import ARCH_FIELDS, Arch, image_sides
 from psvit.errors import UserError
 
 VARIANTS: dict[str, Arch] = {
@@ -17,6 +18,25 @@ VARIANTS: dict[str, Arch] = {
     "psvit_2d_base": Arch("ASS-ASSASS-ASS", widths=(448, 704, 896), stride=8),
 }
 """Name -> Arch: at the MACs of DeiT-Tiny, -Small and -Base for 224 pixels, within 2 %."""
+
+
+AUTO = "auto"
+"""The name of the network that `default_arch` chooses for the images at hand."""
+
+SMALL = 96
+"""Images of at most this side, in pixels, get a small network by default."""
+
+
+def default_arch(img_size: int | tuple[int, int] = 224) -> Arch:
+    """psvit_2d_tiny; for images of at most 96 pixels a small PSViT-2D on a grid of 8 x 8 tokens or a little less.
+
+    The grid was settled on a hold-out of Fashion-MNIST (12,000 images, 5 epochs, 12 M MACs, one seed): patches of 4
+    pixels 84.1 %, of 2 pixels 78.1 %.
+    """
+    side = max(image_sides(img_size))
+    if side > SMALL:
+        return VARIANTS["psvit_2d_tiny"]
+    return Arch("AS-ASS-AS", widths=(48, 96, 144), head_dim=16, patch_size=ceil(side / 8))
 
 
 def with_changes(arch: Arch, **changes: Any) -> Arch:

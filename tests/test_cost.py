@@ -184,7 +184,7 @@ def test_scale_to_counts_what_it_is_told_to() -> None:
 
 
 def test_an_infeasible_target_says_so() -> None:
-    with pytest.raises(UserError, match=r"no width of AA with head_dim 64 costs 0.001 M MACs: the nearest costs"):
+    with pytest.raises(UserError, match=r"no width of AA with head_dim 8 costs 0.001 M MACs: the nearest costs"):
         scale_to(Arch("AA"), 1e3)
     with pytest.raises(UserError, match="a target of 0 MACs is not positive"):
         scale_to(Arch("AA"), 0)

@@ -136,7 +136,7 @@ def test_the_loss_is_the_cross_entropy_with_smoothed_labels(smoothing: float) ->
     learn, images = learning(settings(label_smoothing=smoothing)), batch()
     logs = log_softmax(learn.plain(images.images))
     target = np.eye(10)[images.labels] * (1 - smoothing) + smoothing / 10
-    assert float(learn.loss(images)) == pytest.approx(-(target * logs).sum(axis=1).mean(), rel=1e-6)
+    assert learn.loss(images).item() == pytest.approx(-(target * logs).sum(axis=1).mean(), rel=1e-6)
 
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.8, 0.0), (0.0, 1.0)])
@@ -156,7 +156,7 @@ def test_mixup_and_cutmix_mix_images_and_labels_alike(mixup: float, cutmix: floa
     np.testing.assert_allclose(target, share * labels + (1 - share) * labels[::-1], atol=1e-5)
     seed_step(0, 5)
     expected = -(target.double().numpy() * log_softmax(learn.plain(mixed))).sum(axis=1).mean()
-    assert float(learn.loss(images)) == pytest.approx(expected, rel=1e-6)
+    assert learn.loss(images).item() == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +183,7 @@ def test_soft_distillation(teacher: Path) -> None:
     p, q = log_softmax(taught / 2), log_softmax(student / 2)
     divergence = (np.exp(p) * (p - q)).sum(axis=1).mean() * 4
     assert divergence > 0.1
-    assert float(learn.loss(images)) == pytest.approx(0.7 * own + 0.3 * divergence, rel=1e-5)
+    assert learn.loss(images).item() == pytest.approx(0.7 * own + 0.3 * divergence, rel=1e-5)
 
 
 def test_hard_distillation(teacher: Path) -> None:
@@ -193,7 +193,7 @@ def test_hard_distillation(teacher: Path) -> None:
     choice = timm.create_model(f"local-dir:{teacher}", pretrained=True).eval()(images.images).argmax(dim=1).numpy()
     rows = np.arange(16)
     own, taught = -logs[rows, images.labels].mean(), -logs[rows, choice].mean()
-    assert float(learn.loss(images)) == pytest.approx(0.75 * own + 0.25 * taught, rel=1e-6)
+    assert learn.loss(images).item() == pytest.approx(0.75 * own + 0.25 * taught, rel=1e-6)
     learn.step([images], 0)
     assert learn.teacher is not None
     assert all(p.grad is None for p in learn.teacher.model.parameters())
@@ -258,7 +258,7 @@ def test_bfloat16_computes_in_it_and_keeps_float32_weights(tmp_path: Path) -> No
         hook = learn.plain.get_submodule("stages.0.blocks.0.mlp.fc1").register_forward_hook(
             lambda module, given, output: dtypes.append(output.dtype)
         )
-        losses.append(float(learn.loss(batch())))
+        losses.append(learn.loss(batch()).item())
         hook.remove()
         assert {p.dtype for p in learn.plain.parameters()} == {torch.float32}
     assert dtypes == [torch.float32, torch.bfloat16]
@@ -267,7 +267,8 @@ def test_bfloat16_computes_in_it_and_keeps_float32_weights(tmp_path: Path) -> No
     # the average of the weights is what is evaluated, and what is kept
     best = train(settings(tmp_path / "run", machine=half, ema_decay=0.5, lr=0.01))
     metrics, _ = evaluate_checkpoint(str(tmp_path / "run" / "best"), DIGITS, half, split="holdout", batch_size=16)
-    assert {**best, **metrics.to_dict()} == best
+    # training computes maps explicitly on a CPU, evaluation in the fused kernel: equal to rounding
+    assert metrics.to_dict() == pytest.approx({name: best[name] for name in metrics.to_dict()}, rel=1e-4)
 
 
 def test_a_step_that_is_not_finite_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,7 +313,7 @@ def test_any_model_of_timm_trains(name: str, args: dict[str, Any], tmp_path: Pat
     metrics, _ = evaluate_checkpoint(
         str(tmp_path / "best"), replace(data, img_size=None), CPU, split="holdout", batch_size=16
     )
-    assert metrics.to_dict() == {figure: best[figure] for figure in ("top1", "top5", "loss", "images")}
+    assert metrics.to_dict() == pytest.approx({name: best[name] for name in metrics.to_dict()}, rel=1e-5)
 
 
 def test_a_run_leaves_its_best_and_its_last_checkpoint_and_a_log(tmp_path: Path) -> None:
@@ -330,11 +331,11 @@ def test_a_run_leaves_its_best_and_its_last_checkpoint_and_a_log(tmp_path: Path)
         ]
         metrics = read(tmp_path / name / "metrics.json")
         assert {**metrics, **line} == metrics
-        assert (metrics["macs"], metrics["params"]) == (227584, 24090)
+        assert (metrics["macs"], metrics["params"]) == (227648, 24090)  # by hand in test_cli
         again, _ = evaluate_checkpoint(
             str(tmp_path / name), replace(DIGITS, limit=200), CPU, split="holdout", batch_size=16
         )
-        assert again.loss == line["loss"]
+        assert (again.loss, again.top1) == pytest.approx((line["loss"], line["top1"]), rel=1e-5)
     with (tmp_path / "log.csv").open(newline="") as file:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     assert [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows] == lines
@@ -477,9 +478,10 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 def test_resumed_at_any_step(step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = settings(tmp_path / "run", drop_path=0.3, ema_decay=0.9, opt="adamw")
     train(replace(chosen, run=replace(chosen.run, output=str(tmp_path / "whole"))))
-    with monkeypatch.context() as patch, pytest.raises(InterruptedTrainingError, match=f"step {step} of 6"):
+    with monkeypatch.context() as patch:
         stop_at(patch, step)
-        train(chosen)
+        with pytest.raises(InterruptedTrainingError, match=f"step {step} of 6"):
+            train(chosen)
     best = train(replace(chosen, run=replace(chosen.run, resume=True)))
     assert same_weights(tmp_path / "run" / "last", tmp_path / "whole" / "last")
     assert log(tmp_path / "run") == log(tmp_path / "whole")
@@ -490,9 +492,10 @@ def test_resumed_at_any_step(step: int, tmp_path: Path, monkeypatch: pytest.Monk
 def test_the_state_of_other_optimizers_resumes(opt: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = settings(tmp_path / "run", opt=opt)
     train(replace(chosen, run=replace(chosen.run, output=str(tmp_path / "whole"))))
-    with monkeypatch.context() as patch, pytest.raises(InterruptedTrainingError):
+    with monkeypatch.context() as patch:
         stop_at(patch, 4)
-        train(chosen)
+        with pytest.raises(InterruptedTrainingError):
+            train(chosen)
     train(replace(chosen, run=replace(chosen.run, resume=True)))
     assert same_weights(tmp_path / "run" / "last", tmp_path / "whole" / "last")
 

@@ -56,18 +56,21 @@ def _flags() -> Flags:
 def _find(name: str, changes: dict[str, Any]) -> tuple[Arch, dict[str, Any]]:
     """The Arch, and the image size, channels and classes that a checkpoint was made for."""
     folder = Path(name)
-    if not (folder.exists() or "/" in name):
+    if name in VARIANTS or set(name) <= set("AS-") or not ("/" in name or folder.exists()):
         if name not in VARIANTS and name != name.upper():  # else a genotype, whose parser names what is wrong
             raise UserError(f"{name!r} is no variant ({', '.join(VARIANTS)}), no genotype and no checkpoint folder")
         return find_arch(name, **changes), {}
     if any(value is not None for value in changes.values()):
         raise UserError(f"{name} is a checkpoint, whose network is fixed: leave out the flags that change it")
+    if folder.is_file():
+        raise UserError(f"{name} is a file; a checkpoint is a folder with config.json and model.safetensors")
+    if not (folder / "config.json").is_file():
+        inside = next((n for n in ("best", "last") if (folder / n / "config.json").is_file()), None)
+        raise UserError(f"{name} is no checkpoint folder" + (f"; did you mean {folder / inside}?" if inside else ""))
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         arch = Arch.from_dict(config["psvit"]["arch"])
         channels, *sides = config["pretrained_cfg"]["input_size"]
-    except OSError as error:
-        raise UserError(f"{folder / 'config.json'} cannot be read: {name} is no checkpoint folder") from error
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / 'config.json'} is not the config of a psvit network: {error!r}") from error
     return arch, {"img_size": sides, "in_chans": channels, "num_classes": config["num_classes"]}

@@ -14,12 +14,12 @@ from torch import nn
 from psvit.arch import Arch, image_sides
 from psvit.cost import scale_to
 from psvit.errors import UserError, one_line
-from psvit.variants import VARIANTS, find_arch
+from psvit.variants import AUTO, VARIANTS, default_arch, find_arch, with_changes
 
 
 def is_psvit(name: str) -> bool:
-    """Whether `name` is one of our variants, or is written in the letters of a genotype."""
-    return name in VARIANTS or re.fullmatch(r"[AS-]+", name) is not None
+    """Whether `name` is one of our variants, ``auto``, or is written in the letters of a genotype."""
+    return name == AUTO or name in VARIANTS or re.fullmatch(r"[AS-]+", name) is not None
 
 
 def build(
@@ -37,7 +37,7 @@ def build(
     """Build a network by name through timm. Arguments that are None keep the network's own default.
 
     Args:
-        name: a psvit variant, a genotype, or any model of timm.
+        name: a psvit variant, a genotype, any model of timm, or ``auto``: `psvit.variants.default_arch`.
         img_size: side or (height, width) in pixels; given on to models that are made for one size.
         in_chans: image channels.
         num_classes: classes.
@@ -58,21 +58,22 @@ def build(
     if is_psvit(name):
         if pretrained:
             raise UserError(f"there are no pretrained weights of {name}: leave out --pretrained, or give a checkpoint")
-        if name not in VARIANTS and "genotype" in (arch_changes or {}):
+        if name not in (AUTO, *VARIANTS) and "genotype" in (arch_changes or {}):
             raise UserError(f"{name} is a genotype already: leave out --genotype, or give a variant to change")
-        arch = find_arch(name, **(arch_changes or {}))
+        changes = dict(arch_changes or {})
+        arch = with_changes(default_arch(img_size or 224), **changes) if name == AUTO else find_arch(name, **changes)
         if macs is not None:
             arch = scale_to(
                 arch, macs, img_size or 224, in_chans or 3, num_classes if num_classes is not None else 1000
             )
         return build_arch(arch, img_size or 224, name=name if arch == VARIANTS.get(name) else None, **kwargs)
-    for what, value in (("--macs", macs), ("a flag such as --genotype", arch_changes)):
-        if value:
-            raise UserError(f"{what} belongs to psvit networks, but {name!r} is not one: use --model-args for timm's")
     if not timm.is_model(name.partition(".")[0]):
         close = difflib.get_close_matches(name, [*VARIANTS, *timm.list_models()], n=3)
         hint = f"; did you mean {', '.join(close)}?" if close else ": give a psvit variant, a genotype or a timm model"
         raise UserError(f"no model is called {name!r}{hint}")
+    for what, value in (("--macs", macs), ("a flag such as --genotype", arch_changes)):
+        if value:
+            raise UserError(f"{what} belongs to psvit networks, but {name!r} is not one: use --model-args for timm's")
     try:
         pretrained_cfg = timm.get_pretrained_cfg(name)
     except RuntimeError as error:  # what follows the dot names no weights

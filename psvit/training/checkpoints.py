@@ -109,7 +109,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         architecture = config["architecture"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / CONFIG} is not a checkpoint's config: {error!r}") from error
-    if not timm.is_model(architecture):
+    if not isinstance(architecture, str) or not timm.is_model(architecture):
         raise UserError(f"{folder / CONFIG} names the architecture {architecture!r}, which timm does not know")
     return dict(config)
 
@@ -162,7 +162,7 @@ def is_folder(name: str) -> bool:
     """Whether `name` reads as a path, not as a model's name; ``./NAME`` is always a path."""
     if any(mark in name for mark in ("/", "\\")) or Path(name).suffix in PICKLES:
         return True
-    return Path(name).exists() and not is_psvit(name) and not timm.is_model(name.partition(".")[0])
+    return not is_psvit(name) and not timm.is_model(name.partition(".")[0]) and Path(name).exists()
 
 
 def open_model(settings: ModelSettings, drop_path_rate: float | None = None, **shape: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from psvit import cost
-from psvit.arch import Arch, image_sides
+from psvit.arch import Arch, image_sides, parse_genotype
 from psvit.errors import UserError
 from psvit.files import write_json
 from psvit.measure.macs import count_macs
@@ -23,6 +22,7 @@ from psvit.training.evaluate import evaluate_checkpoint
 from psvit.training.loop import train
 from psvit.training.recipes import CompareSettings, ModelSettings, RunAllSettings, RunSettings, TrainSettings
 from psvit.training.run_folder import RESULTS, SETTINGS, refuse_run, timm_macs
+from psvit.variants import default_arch, with_changes
 
 
 def compare(settings: RunAllSettings, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -100,15 +100,11 @@ def contenders(settings: CompareSettings, data: Data) -> dict[str, ModelSettings
     Raises:
         UserError: an unknown name, or MACs that a network cannot have.
     """
-    side, shape = max(data.img_size), (data.img_size, data.in_chans, len(data.classes))
-    small = side <= 96
-    genotype = settings.genotype or ("AS-ASS-AS" if small else "ASSAS-AS-A")
-    base = Arch(
-        genotype,
-        widths=_default_widths(genotype, small),
-        head_dim=settings.head_dim or (16 if small else 64),
-        patch_size=settings.patch_size or (math.ceil(side / 16) if small else 16),
-    )
+    shape = (data.img_size, data.in_chans, len(data.classes))
+    base = default_arch(data.img_size)
+    given = {"head_dim": settings.head_dim, "patch_size": settings.patch_size}
+    genotype = settings.genotype or base.genotype
+    base = with_changes(base, genotype=genotype, widths=_widths(base, genotype), **given)
     target = parse_macs(settings.macs) if settings.macs else cost.macs(base, *shape)
     sequence = replace(base, pooling="1d", class_token=True)
     archs = {
@@ -120,7 +116,7 @@ def contenders(settings: CompareSettings, data: Data) -> dict[str, ModelSettings
     found: dict[str, ModelSettings] = {}
     for name in settings.models:
         if name in archs or set(name) <= set("AS-"):
-            arch = archs.get(name) or replace(base, genotype=name, widths=_default_widths(name, small))
+            arch = archs.get(name) or replace(base, genotype=name, widths=_widths(base, name))
             check_tokens(arch, data.img_size)
             found[name] = model_settings(cost.scale_to(arch, target, *shape))
         else:
@@ -128,12 +124,10 @@ def contenders(settings: CompareSettings, data: Data) -> dict[str, ModelSettings
     return found
 
 
-def _default_widths(genotype: str, small: bool) -> tuple[int, ...]:
-    stages = genotype.count("-") + 1
-    widths = (48, 96, 144, 192) if small else (256, 384, 384, 384)
-    if stages > len(widths):
-        raise UserError(f"genotype {genotype!r} has {stages} stages: at most {len(widths)} can be compared")
-    return widths[:stages]
+def _widths(base: Arch, genotype: str) -> tuple[int, ...]:
+    """Those of `base`; further stages are as wide as its last."""
+    stages = len(parse_genotype(genotype))
+    return (*base.widths, *[base.widths[-1]] * stages)[:stages]
 
 
 def model_settings(arch: Arch) -> ModelSettings:

@@ -95,7 +95,7 @@ def deit() -> Recipe:
 def light() -> Recipe:
     """For small images and tens of epochs at the most: mild crops, no mixing, no average of weights.
 
-    ``psvit train --recipe light --data fashion-mnist --epochs 8``
+    ``psvit train --recipe light --data fashion-mnist --macs 12M --epochs 8``: 12 minutes on one core, about 89 %.
     """
     return Recipe(
         epochs=20, base_lr=4e-3, warmup_epochs=1, mixup=0.0, cutmix=0.0, drop_path=0.05, ema_decay=0.0, repeats=1,
@@ -111,7 +111,8 @@ class ModelSettings:
     """Which network to build.
 
     Args:
-        model: a psvit variant, a genotype, any model of timm, or a checkpoint folder to start from.
+        model: a psvit variant, a genotype, any model of timm, or a checkpoint folder to start from; auto is
+            psvit_2d_tiny, or a small PSViT-2D for images up to 96 px.
         genotype: another genotype for the variant.
         widths: another width for each stage.
         head_dim: channels of one attention head.
@@ -129,7 +130,7 @@ class ModelSettings:
         pretrained: start from timm's pretrained weights.
     """
 
-    model: str = "psvit_2d_tiny"
+    model: str = "auto"
     genotype: str | None = None
     widths: tuple[int, ...] | None = None
     head_dim: int | None = None
@@ -242,8 +243,8 @@ class CompareSettings:
 
     Args:
         models: deit (the plain twin), psvit_1d, psvit_2d, deit12 (twelve layers), genotypes, and models of timm.
-        genotype: of psvit_1d and psvit_2d; by default that of the tiny variants, or AS-ASS-AS for images up to 96 px.
-        patch_size: side of a patch in pixels; by default 16, or a sixteenth of the side for images up to 96 px.
+        genotype: of psvit_1d and psvit_2d; by default that of psvit_2d_tiny, or AS-ASS-AS for images up to 96 px.
+        patch_size: side of a patch in pixels; by default 16, or an eighth of the side for images up to 96 px.
         head_dim: channels of one attention head; by default 64, or 16 for images up to 96 px.
         macs: MACs of every network, for example 25M; by default those of psvit_2d at its default widths.
         output: folder of the run; each network has a folder of its own in it.

@@ -1,0 +1,367 @@
+"""Checkpoints: what a folder holds, that timm loads it, that writing is whole or nothing, that nothing is unpickled."""
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import ARCH, DATA, MACHINE, NETWORK, TRAIN, Cli, read, same_weights, settings, start, weights
+from torch import Tensor, nn
+
+from psvit.arch import Arch
+from psvit.errors import UserError
+from psvit.files import recover, replacing, write_json
+from psvit.training import checkpoints
+from psvit.training.checkpoints import load_checkpoint, open_model, parse_macs, save_checkpoint
+from psvit.training.loop import train
+from psvit.training.recipes import ModelSettings
+
+PREPROCESSING = {"input_size": (1, 8, 8), "mean": (0.3,), "std": (0.4,), "interpolation": "bicubic", "crop_pct": 1.0}
+SHAPE: dict[str, Any] = {"img_size": 8, "in_chans": 1, "num_classes": 10}
+DIGITS = tuple("0123456789")
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
+    return Cli(capfd)
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs."""
+    folder = tmp_path_factory.mktemp("trained")
+    train(settings(folder, lr=0.01, ema_decay=0.5))
+    return folder
+
+
+@pytest.fixture
+def best(trained: Path, tmp_path: Path) -> Path:
+    """A copy of its best checkpoint, to be damaged."""
+    return Path(shutil.copytree(trained / "best", tmp_path / "best"))
+
+
+def images(size: int = 8, number: int = 4) -> Tensor:
+    return torch.randn(number, 1, size, size, generator=torch.Generator().manual_seed(2))
+
+
+def save(folder: Path, model: nn.Module, side: int = 8) -> None:
+    save_checkpoint(
+        folder, model, model.state_dict(), {**PREPROCESSING, "input_size": (1, side, side)}, DIGITS, {"top1": 50.0}
+    )
+
+
+# ---- what a folder holds
+
+
+def test_the_config_is_timms_with_the_genotype(trained: Path) -> None:
+    config = read(trained / "best" / "config.json")
+    assert (config["architecture"], config["num_classes"], config["num_features"]) == ("psvit_2d", 10, 32)
+    assert config["label_names"] == list(DIGITS)
+    assert config["model_args"]["genotype"] == "AS-A"
+    assert config["model_args"]["in_chans"] == 1
+    assert "num_classes" not in config["model_args"]  # transformers refuses it twice
+    assert config["pretrained_cfg"]["input_size"] == [1, 8, 8]
+    assert (config["pretrained_cfg"]["mean"], config["pretrained_cfg"]["std"]) == ([0.3055], [0.3759])
+    assert Arch.from_dict(config["psvit"]["arch"]) == Arch("AS-A", widths=(16, 32), head_dim=8, patch_size=2)
+    assert config["psvit"]["genotype"] == "AS-A"
+
+
+def test_timm_loads_it_with_equal_outputs(trained: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", images().numpy())
+    code = (
+        "import numpy, timm, torch, psvit\n"
+        f"model = timm.create_model('local-dir:{trained / 'best'}', pretrained=True).eval()\n"
+        f"x = torch.from_numpy(numpy.load(r'{tmp_path / 'images.npy'}'))\n"
+        f"numpy.save(r'{tmp_path / 'logits.npy'}', model(x).detach().numpy())\n"
+        "assert model.pretrained_cfg['input_size'] == (1, 8, 8)"
+    )
+    process = start(code, launcher=("-c",))
+    expected = load_checkpoint(trained / "best")(images())
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    torch.testing.assert_close(torch.from_numpy(np.load(tmp_path / "logits.npy")), expected, rtol=1e-5, atol=1e-6)
+    own = weights(trained / "best")
+    model = timm.create_model(f"local-dir:{trained / 'best'}", pretrained=True)
+    assert all(torch.equal(tensor, own[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "side"),
+    [
+        ("vit_tiny_patch16_224", {"depth": 1, "patch_size": 8}, 32),  # built for one size
+        ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", {"depth": 1, "patch_size": 8}, 32),  # a name with a tag
+        ("deit_tiny_distilled_patch16_224", {"depth": 1}, 32),
+        ("resnet10t", {"channels": [8, 8, 16, 16]}, 32),
+        ("swin_tiny_patch4_window7_224", {"depths": [1, 1], "embed_dim": 16, "num_heads": [1, 2]}, 56),
+        ("test_convnext", {}, 32),
+        ("psvit_1d_tiny", {}, 32),  # a variant, as it is
+    ],
+)
+def test_a_checkpoint_of_any_model_loads_again(name: str, args: dict[str, Any], side: int, tmp_path: Path) -> None:
+    model = open_model(ModelSettings(name, model_args=args), **{**SHAPE, "img_size": side}).eval()
+    save(tmp_path / "it", model, side)
+    for loaded in (
+        load_checkpoint(tmp_path / "it"),
+        timm.create_model(f"local-dir:{tmp_path / 'it'}", pretrained=True),
+    ):
+        torch.testing.assert_close(loaded.eval()(images(side)), model(images(side)), rtol=1e-5, atol=1e-5)
+
+
+def test_tied_weights_are_saved(tmp_path: Path) -> None:
+    model = open_model(ModelSettings("vit_tiny_patch16_224", model_args={"depth": 2, "patch_size": 8}), **SHAPE).eval()
+    model.blocks[1].mlp.fc1.weight = model.blocks[0].mlp.fc1.weight
+    model.norm.bias.data = model.norm.weight.data[:]  # two names for the same memory
+    save(tmp_path / "tied", model)
+    assert set(weights(tmp_path / "tied")) == set(model.state_dict())
+    torch.testing.assert_close(load_checkpoint(tmp_path / "tied")(images()), model(images()))
+
+
+def test_what_a_model_was_built_with_outlives_a_second_training(cli: Cli, tmp_path: Path) -> None:
+    args = '{"depth": 1, "embed_dim": 32, "num_heads": 2, "patch_size": 4}'
+    more = [*DATA, *MACHINE, "--epochs", "1", "--batch-size", "16"]
+    cli.ok("train", "--model", "vit_tiny_patch16_224", "--model-args", args, *more, "--output", tmp_path / "a")
+    cli.ok("train", "--model", tmp_path / "a" / "best", *more, "--img-size", 16, "--output", tmp_path / "b")
+    config = read(tmp_path / "b" / "best" / "config.json")
+    assert config["model_args"] == {
+        "depth": 1,
+        "embed_dim": 32,
+        "num_heads": 2,
+        "patch_size": 4,
+        "in_chans": 1,
+        "img_size": [16, 16],
+    }
+    assert load_checkpoint(tmp_path / "b" / "best").pos_embed.shape == (1, 17, 32)
+
+
+def test_a_training_starts_from_a_checkpoint(trained: Path, tmp_path: Path) -> None:
+    start_from = ModelSettings(str(trained / "best"))
+    train(settings(tmp_path / "run", model=start_from, lr=1e-12, min_lr=0, epochs=1))
+    before, after = weights(trained / "best"), weights(tmp_path / "run" / "last")
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+    other = open_model(start_from, in_chans=1, num_classes=3, img_size=16)
+    assert (other.num_classes, other.head.weight.shape, other.img_size) == (3, (3, 32), (16, 16))
+    with pytest.raises(UserError, match="takes 1 image channels, the data have 3"):
+        open_model(start_from, in_chans=3)
+    with pytest.raises(UserError, match="whose network is fixed: leave out --macs, --widths"):
+        open_model(ModelSettings(str(trained / "best"), macs="2M", widths=(8, 8)))
+    with pytest.raises(UserError, match="2 x 2 pixels with patch size 2 leave a 1 x 1 grid"):
+        open_model(start_from, img_size=2)
+
+
+# ---- whole or not at all
+
+
+def test_a_failure_while_writing_leaves_the_old_checkpoint(
+    trained: Path, best: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(tensors: object, path: Path, **_: object) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(checkpoints, "save_file", fails)
+    with pytest.raises(OSError, match="no space left"):
+        save(best, open_model(ARCH, **SHAPE))
+    for name in ("config.json", "model.safetensors", "metrics.json"):
+        assert (best / name).read_bytes() == (trained / "best" / name).read_bytes()
+    assert [path.name for path in best.parent.iterdir()] == ["best"]
+
+
+def test_a_full_disk_is_one_line(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli.ok(*TRAIN, "--output", tmp_path, "--keep-state")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")}
+
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", str(tmp_path / "x"))
+
+    monkeypatch.setattr(checkpoints, "save_file", fails)
+    assert "No space left on device" in cli.refused(*TRAIN, "--epochs", "3", "--output", tmp_path / "again")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")} == before
+
+
+def test_a_cut_off_replacement_is_recovered(tmp_path: Path) -> None:
+    new, old = tmp_path / "best", tmp_path / ".best.old"
+    (tmp_path / ".best.77.tmp").mkdir()
+    (tmp_path / ".best.78.tmp").write_text("half")
+    old.mkdir()
+    (old / "x").write_text("old")
+    recover(new)  # killed between the two renamings
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+    assert (new / "x").read_text() == "old"
+    old.mkdir()
+    (old / "x").write_text("older")
+    recover(new)  # killed before the old one was deleted
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+    assert (new / "x").read_text() == "old"
+
+
+def test_files_are_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "it.json"
+    write_json(path, {"ä": 1})
+    assert path.read_text(encoding="utf-8") == '{\n  "ä": 1\n}\n'
+
+    def breaks() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        breaks()
+    with pytest.raises(TypeError):
+        write_json(path, {"x": object()})
+    assert read(path) == {"ä": 1}
+    assert [file.name for file in path.parent.iterdir()] == ["it.json"]
+
+
+# ---- what is refused
+
+
+class Bomb:
+    """A pickle that makes a file when it is opened."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.pth", "model.bin", "model.pkl", "model.ckpt", "model.pth.tar"])
+@pytest.mark.parametrize("command", ["evaluate", "predict", "train", "show"])
+def test_a_pickle_is_never_opened(name: str, command: str, cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(pickle.dumps(Bomb(tmp_path / "boom")))
+    arguments = {"train": ["--model", tmp_path / name, *DATA], "predict": [tmp_path / name, __file__]}
+    said = cli.refused(command, *arguments.get(command, [tmp_path / name]))
+    assert ("is a file" if command == "show" else "is a pickle, which could run anything: it is not opened") in said
+    assert not (tmp_path / "boom").exists()
+
+
+def test_a_pickle_in_place_of_the_weights_is_not_opened(cli: Cli, best: Path, tmp_path: Path) -> None:
+    for content in (pickle.dumps(Bomb(tmp_path / "boom")), b""):
+        (best / "model.safetensors").write_bytes(content)
+        assert "is not a whole safetensors file" in cli.refused("evaluate", best)
+    torch.save({"x": Bomb(tmp_path / "boom")}, best / "model.safetensors")
+    assert "is not a whole safetensors file" in cli.refused("predict", best, best / "config.json")
+    assert not (tmp_path / "boom").exists()
+
+
+def test_a_pickle_in_place_of_the_state_is_not_opened(cli: Cli, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    cli.ok(*TRAIN, "--output", run, "--keep-state")
+    state = (run / "state.pt").read_bytes()
+    torch.save({"model": Bomb(tmp_path / "boom")}, run / "bomb")
+    for content in (pickle.dumps(Bomb(tmp_path / "boom")), (run / "bomb").read_bytes(), state[: len(state) // 2]):
+        (run / "state.pt").write_bytes(content)
+        assert "is broken" in cli.refused(*TRAIN, "--output", run, "--resume")
+    assert not (tmp_path / "boom").exists()
+    torch.save({"model": {}}, run / "state.pt")
+    assert "is not a training's state" in cli.refused(*TRAIN, "--output", run, "--resume")
+    torch.save({part: {} for part in ("model", "optimizer", "ema", "scaler", "train")}, run / "state.pt")
+    assert "does not fit" in cli.refused(*TRAIN, "--output", run, "--resume")
+    (run / "state.pt").write_bytes(state)
+    assert "resumed at step 6" in cli.ok(*TRAIN, "--output", run, "--resume", "--keep-state")
+
+
+def test_a_folder_that_is_missing_or_incomplete(cli: Cli, best: Path, trained: Path) -> None:
+    assert "there is no checkpoint folder" in cli.refused("evaluate", best / "nowhere")
+    assert f"holds no config.json; did you mean {trained / 'best'}?" in cli.refused("evaluate", trained)
+    (best / "model.safetensors").rename(best / "elsewhere")
+    assert "holds no model.safetensors: the checkpoint is incomplete" in cli.refused("evaluate", best)
+    (best / "elsewhere").rename(best / "model.safetensors")
+    (best / "config.json").unlink()
+    assert "holds no config.json: the checkpoint is incomplete" in cli.refused("evaluate", best)
+
+
+def test_weights_that_are_cut_short(cli: Cli, best: Path) -> None:
+    whole = (best / "model.safetensors").read_bytes()
+    (best / "model.safetensors").write_bytes(whole[:-100])
+    assert "is not a whole safetensors file" in cli.refused("evaluate", best)
+
+
+def test_weights_of_another_network(cli: Cli, best: Path, tmp_path: Path) -> None:
+    for genotype, message in (("AA-A", "has no weight"), ("ASS-A", "has the weight stages.0.blocks.2")):
+        save(
+            tmp_path / genotype, open_model(ModelSettings(genotype, widths=(16, 32), head_dim=8, patch_size=2), **SHAPE)
+        )
+        shutil.copy(tmp_path / genotype / "model.safetensors", best)
+        said = cli.refused("evaluate", best)
+        assert message in said
+        assert "AS-A" in said
+    wide = open_model(ModelSettings("AS-A", widths=(16, 40), head_dim=8, patch_size=2), **SHAPE)
+    save(tmp_path / "wide", wide)
+    shutil.copy(tmp_path / "wide" / "model.safetensors", best)
+    assert "another class count, width or genotype" in cli.refused("evaluate", best)
+
+
+def test_weights_of_another_class_count(cli: Cli, best: Path) -> None:
+    tensors = load_file(best / "model.safetensors")
+    save_file({**tensors, "head.weight": torch.zeros(7, 32), "head.bias": torch.zeros(7)}, best / "model.safetensors")
+    assert "head.weight has the shape (7, 32), but this network's is (10, 32)" in cli.refused("evaluate", best)
+
+
+def test_a_checkpoint_of_other_classes_is_not_evaluated(cli: Cli, best: Path, tmp_path: Path) -> None:
+    model = open_model(ARCH, **{**SHAPE, "num_classes": 3})
+    save_checkpoint(tmp_path / "three", model, model.state_dict(), PREPROCESSING, ("a", "b", "c"), {})
+    assert "knows 3 classes, digits has 10: it is another set's" in cli.refused("evaluate", tmp_path / "three")
+    config = read(best / "config.json")
+    config["label_names"][3] = "drei"
+    write_json(best / "config.json", config)
+    assert "knows the class 'drei' where digits has '3': it is another set's" in cli.refused("evaluate", best)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda config: "{", "is not a checkpoint's config"),
+        (lambda config: [], "is not a checkpoint's config"),
+        (lambda config: {}, "is not a checkpoint's config"),
+        (lambda config: {**config, "architecture": "nothere"}, "which timm does not know"),
+        (lambda config: {**config, "architecture": 3}, "which timm does not know"),
+        (lambda config: {**config, "model_args": {**config["model_args"], "genotype": "S"}}, "describes no network"),
+        (lambda config: {**config, "model_args": {"nonsense": 1}}, "describes no network"),
+        (lambda config: {**config, "model_args": [1]}, "describes no network"),
+        (lambda config: {**config, "pretrained_cfg": 3}, "describes no network"),
+    ],
+)
+def test_a_config_that_is_none(change: Callable[[Any], Any], message: str, cli: Cli, best: Path) -> None:
+    changed = change(read(best / "config.json"))
+    (best / "config.json").write_text(changed if isinstance(changed, str) else json.dumps(changed))
+    assert message in cli.refused("evaluate", best)
+
+
+def test_macs_are_read() -> None:
+    assert [parse_macs(text) for text in ("25M", "1.25G", "3k", "7e6")] == [25e6, 1.25e9, 3e3, 7e6]
+    for text in ("", "M", "-3M", "0", "nan", "inf", "3T", "25 M x"):
+        with pytest.raises(UserError, match="is not a positive number such as 25M"):
+            parse_macs(text)
+
+
+def test_a_folder_named_like_a_model_is_not_taken_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("AS-A").mkdir()
+    Path("test_resnet").mkdir()
+    assert open_model(ARCH, **SHAPE).arch.genotype == "AS-A"
+    assert open_model(ModelSettings("test_resnet"), **{**SHAPE, "img_size": 32}).num_classes == 10
+    with pytest.raises(UserError, match=r"AS-A holds no config\.json"):
+        open_model(ModelSettings("./AS-A"))
+
+
+def test_the_network_flags_reach_the_checkpoint(cli: Cli, tmp_path: Path) -> None:
+    cli.ok("train", "--model", "psvit_1d_tiny", "--genotype", "A-A", *NETWORK[2:], "--pool-op", "avg",
+           "--mlp-ratio", "2", *DATA, *MACHINE, "--epochs", "1", "--output", tmp_path)  # fmt: skip
+    arch = Arch.from_dict(read(tmp_path / "best" / "config.json")["psvit"]["arch"])
+    assert arch == Arch("A-A", (16, 32), head_dim=8, patch_size=2, mlp_ratio=2.0, pooling="1d", pool_op="avg")
+    assert same_weights(tmp_path / "best", tmp_path / "last")
