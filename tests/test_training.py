@@ -511,6 +511,26 @@ def test_a_second_ctrl_c_interrupts_at_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_all_processes_stop_after_the_same_step() -> None:
+    class TwoProcesses:
+        """An Accelerator whose other process has been asked, or not."""
+
+        num_processes, device = 2, torch.device("cpu")
+
+        def __init__(self, other: float) -> None:
+            self.other = other
+
+        def reduce(self, value: Tensor, reduction: str) -> Tensor:
+            assert reduction == "sum"
+            return value + self.other
+
+    interrupt = Interrupt()
+    assert not interrupt.requested(TwoProcesses(0))  # type: ignore[arg-type]
+    assert interrupt.requested(TwoProcesses(1))  # type: ignore[arg-type]
+    interrupt.asked = 0.0
+    assert interrupt.requested(TwoProcesses(0))  # type: ignore[arg-type]
+
+
 # ---- several processes
 
 TWO = [*NETWORK, *DATA, *MACHINE, "--epochs", "2", "--drop-path", "0", "--lr", "0.003"]

@@ -7,6 +7,7 @@ equal weights. B, C, H, W: batch, channels, height, width.
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count, islice
@@ -273,6 +274,7 @@ def _load(
         sampler=keys,
         num_workers=workers,
         collate_fn=_same,
+        worker_init_fn=_ignore_ctrl_c,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(seed),  # else DataLoader draws from the model's generator
     )
@@ -280,6 +282,11 @@ def _load(
         if isinstance(batch, UserError):
             raise batch
         yield Batch(batch.images, batch.labels, tuple(batch.unreadable))  # pinning turns the tuple into a list
+
+
+def _ignore_ctrl_c(worker: int) -> None:
+    # a terminal's Ctrl-C reaches the workers too: were they to end by it, the batches up to the saving would be missing
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _same(batch: Any) -> Any:
