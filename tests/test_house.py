@@ -16,7 +16,7 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 RANKS = (("errors", "files"), ("arch",), ("cost", "variants"), ("model", "measure"), ("training",), ("cli",))
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
-ROOT_READS = {"arch", "errors", "variants"}
+ROOT_READS = {"cost", "arch", "errors", "variants"}
 
 
 def modules() -> dict[str, Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Sequence
 
 from psvit.cli.train import with_recipe
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
 
     results = compare(settings)
     print()
-    Console().print(table(results))
+    Console(width=None if sys.stdout.isatty() else 140).print(table(results))
     best = max(results["rows"], key=lambda row: row["top1"])
     print(f"\nnext      psvit predict {shlex.quote(best['checkpoint'])} IMAGE ...")
     return 0

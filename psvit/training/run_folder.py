@@ -6,6 +6,7 @@ import csv
 import json
 import platform
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -180,7 +181,9 @@ class RunFolder:
         if not path.is_file():
             return self._finished_state()
         try:
-            saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of what the file is not; the error below says it
+                saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
             raise UserError(f"{path} is broken ({type(error).__name__}): start anew with --overwrite") from error
         if not isinstance(saved, dict) or not {"model", "optimizer", "ema", "scaler", "train"} <= set(saved):
