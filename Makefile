@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 SHELL := bash
 
 # What `make quickstart` trains: three small networks on 1,295 bundled images of 8x8 pixels.
-QUICKSTART := run --data digits --epochs 30 --output runs/quickstart --overwrite
+QUICKSTART := run --data digits --epochs 20 --output runs/quickstart --overwrite
 
 .PHONY: help quickstart test lint docs clean
 
