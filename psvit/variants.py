@@ -13,7 +13,7 @@ VARIANTS: dict[str, Arch] = {
     "psvit_1d_tiny": Arch("ASAS-ASSASS-AS", widths=(192, 320, 320), pooling="1d"),
     "psvit_1d_small": Arch("ASSAS-ASSAS-AS", widths=(320, 384, 448), pooling="1d", stride=12),
     "psvit_1d_base": Arch("ASS-ASSASS-ASS", widths=(768, 768, 768), pooling="1d", stride=12),
-    "psvit_2d_tiny": Arch("ASSAS-AS-A", widths=(256, 384, 384)),
+    "psvit_2d_tiny": Arch("ASSS-AS-A", widths=(288, 384, 384), head_dim=96),
     "psvit_2d_small": Arch("AS-ASSASS-ASS", widths=(256, 320, 576), stride=8),
     "psvit_2d_base": Arch("ASS-ASSASS-ASS", widths=(448, 704, 896), stride=8),
 }
