@@ -40,7 +40,7 @@ def default_arch(img_size: int | tuple[int, int] = 224) -> Arch:
 
 
 def with_changes(arch: Arch, **changes: Any) -> Arch:
-    """`arch` with other fields. A genotype of fewer stages keeps the first widths.
+    """`arch` with other fields. A genotype of fewer stages keeps the first widths; other widths take heads of 64.
 
     Raises:
         UserError: the new genotype has more stages than there are widths, or a field outside its rule.
@@ -53,6 +53,8 @@ def with_changes(arch: Arch, **changes: Any) -> Arch:
         changes.setdefault("stride", changes["patch_size"])
     if "pooling" in changes and changes["pooling"] != arch.pooling:
         changes.setdefault("class_token", changes["pooling"] == "1d")
+    if "widths" in changes:  # other widths need not hold whole heads of the variant's size
+        changes.setdefault("head_dim", Arch.head_dim)
     if "genotype" in changes and "widths" not in changes:
         stages = len(Arch(changes["genotype"], widths=()).stages) if changes["genotype"] else 0
         if stages > len(arch.widths):

@@ -192,7 +192,7 @@ def test_classifier_channels_and_pooling_can_change(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "arch"),
     [
-        ("psvit_2d_tiny", {"genotype": "AS-A"}, "AS-A 2d 256-384 /16"),
+        ("psvit_2d_tiny", {"genotype": "AS-A"}, "AS-A 2d 288-384 /16"),
         ("psvit_1d_small", {"genotype": "AAAA"}, "AAAA 1d 320 /12"),
         ("psvit_2d", {"genotype": "A-A-A-AS", "widths": [64, 64, 128, 128]}, "A-A-A-AS 2d 64-64-128-128 /16"),
         ("psvit_1d", {"widths": (64, 128, 64), "patch_size": 8}, "ASAS-ASSASS-AS 1d 64-128-64 /8"),

@@ -140,7 +140,7 @@ def test_the_readme_shows_every_command() -> None:
 def test_the_readmes_python_runs(code: str, capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, Any] = {}
     exec(code, names)
-    assert [tuple(map.shape) for map in names["maps"]] == [(1, 256, 14, 14), (1, 384, 7, 7), (1, 384, 4, 4)]
+    assert [tuple(map.shape) for map in names["maps"]] == [(1, 288, 14, 14), (1, 384, 7, 7), (1, 384, 4, 4)]
     assert names["arch"].genotype in capsys.readouterr().out
 
 

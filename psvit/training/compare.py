@@ -102,7 +102,7 @@ def contenders(settings: CompareSettings, data: Data) -> dict[str, ModelSettings
     """
     shape = (data.img_size, data.in_chans, len(data.classes))
     base = default_arch(data.img_size)
-    given = {"head_dim": settings.head_dim, "patch_size": settings.patch_size}
+    given = {"head_dim": settings.head_dim or base.head_dim, "patch_size": settings.patch_size}
     genotype = settings.genotype or base.genotype
     base = with_changes(base, genotype=genotype, widths=_widths(base, genotype), **given)
     target = parse_macs(settings.macs) if settings.macs else cost.macs(base, *shape)
