@@ -167,8 +167,10 @@ class Arch:
         """Pixels from token to token in each stage (of the grid; a 1D sequence halves its length instead)."""
         return tuple(self.stride * 2**stage for stage in range(len(self.widths)))
 
-    def grids(self, img_size: int | tuple[int, int]) -> tuple[tuple[int, int], ...]:
+    def grids(self, img_size: int | tuple[int, int], stages: int | None = None) -> tuple[tuple[int, int], ...]:
         """Token grid (rows, columns) of each stage for an image of `img_size` pixels (side, or height and width).
+
+        `stages` asks for those of as many stages, instead of this network's own.
 
         The one rule for sizes that do not divide: round up. The image is padded to a multiple of `stride`, and
         pooling keeps the last odd row and column (7 -> 4). A 1D sequence is a grid of one row after its first pooling.
@@ -176,7 +178,7 @@ class Arch:
         height, width = image_sides(img_size)
         grid = (-(-height // self.stride), -(-width // self.stride))
         grids = [grid]
-        for _ in self.widths[1:]:
+        for _ in range((stages or len(self.widths)) - 1):
             rows, columns = (1, grid[0] * grid[1]) if self.pooling == "1d" else grid
             grid = (-(-rows // 2), -(-columns // 2))
             grids.append(grid)

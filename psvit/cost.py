@@ -70,53 +70,80 @@ def params(arch: Arch, img_size: ImgSize = 224, in_chans: int = 3, num_classes: 
 
 
 def _layer_costs(arch: Arch, img_size: ImgSize, in_chans: int, num_classes: int) -> Iterator[LayerCost]:
-    prefix = int(bool(arch.class_token))
-    grids = arch.grids(image_sides(img_size))
-    width, patches = arch.widths[0], prod(grids[0])
-    weights = in_chans * arch.patch_size**2 * width
-    embeddings = (patches + prefix) * width + prefix * width  # positions, class token
-    yield LayerCost(
-        "patch embedding", "embed", 0, grids[0], patches + prefix, width,
-        macs=patches * weights, params=weights + width + embeddings,
-    )  # fmt: skip
-    for stage, (layers, grid, width) in enumerate(zip(arch.stages, grids, arch.widths, strict=True)):
-        tokens = prod(grid) + prefix
+    parts = Parts(arch, len(arch.widths), img_size, in_chans, num_classes)
+    width = arch.widths[0]
+    yield LayerCost("patch embedding", "embed", 0, parts.grids[0], parts.tokens[0], width, *parts.embed(width))
+    for stage, (layers, grid, width) in enumerate(zip(arch.stages, parts.grids, arch.widths, strict=True)):
+        tokens = parts.tokens[stage]
         if stage > 0:
-            pool_macs, pool_params = _pooling(arch, arch.widths[stage - 1], width, grids[stage - 1], grid)
-            yield LayerCost(f"pooling {stage}", "pool", stage, grid, tokens, width, pool_macs, pool_params)
+            pooled = parts.pool(stage, arch.widths[stage - 1], width)
+            yield LayerCost(f"pooling {stage}", "pool", stage, grid, tokens, width, *pooled)
         for number, kind in enumerate(layers, start=1):
-            layer_macs, layer_params = _layer(kind, tokens, width, arch.hidden_widths[stage], arch.qkv_bias)
             name = f"stage {stage + 1} layer {number}"
-            yield LayerCost(name, kind, stage, grid, tokens, width, layer_macs, layer_params)
-    head = width * num_classes
-    yield LayerCost(
-        "head", "head", len(grids) - 1, grids[-1], tokens, num_classes or width,
-        macs=head, params=2 * width + head + num_classes,
-    )  # fmt: skip
+            yield LayerCost(name, kind, stage, grid, tokens, width, *parts.layer(kind, stage, width))
+    yield LayerCost("head", "head", stage, grid, tokens, num_classes or width, *parts.head(width))
 
 
-def _layer(kind: str, tokens: int, width: int, hidden: int, qkv_bias: bool) -> tuple[int, int]:
-    projections = 1 if kind == SHARE else 3  # v, or q, k and v
-    products = 1 if kind == SHARE else 2  # A V, or Q K^T and A V
-    weights = (projections + 1) * width**2 + 2 * width * hidden
-    biases = (projections * qkv_bias + 1) * width + hidden + width
-    norms = 4 * width
-    return tokens * weights + products * tokens**2 * width, weights + biases + norms
+class Parts:
+    """(MACs, parameters) of the parts that networks like `like` are made of, for one image.
 
+    A network's cost is the sum over its parts: this is what `layer_costs` adds up, and what a search adds up along its
+    tree without describing every member.
 
-def _pooling(
-    arch: Arch, before: int, after: int, grid_before: tuple[int, int], grid_after: tuple[int, int]
-) -> tuple[int, int]:
-    convolved_first = arch.pool_order == "conv-pool" and arch.pool_op != "stride"
-    cells = prod(grid_before if convolved_first else grid_after)
-    taps = arch.pool_kernel ** (1 if arch.pooling == "1d" else 2)
-    if arch.pool_conv == "full":
-        weights, biases = taps * before * after, after
-    else:
-        weights, biases = taps * before + before * after, before + after
-    prefix_weights = before * after if arch.class_token and before != after else 0
-    prefix_biases = after if prefix_weights else 0
-    return cells * weights + prefix_weights, weights + biases + prefix_weights + prefix_biases
+    Args:
+        like: what the networks have in common: all but genotype and widths.
+        stages: the most stages that a network has.
+        img_size: side or (height, width) in pixels.
+        in_chans: image channels.
+        num_classes: classes.
+
+    Raises:
+        UserError: an image size that is not positive.
+    """
+
+    def __init__(
+        self, like: Arch, stages: int, img_size: ImgSize = 224, in_chans: int = 3, num_classes: int = 1000
+    ) -> None:
+        self.like, self.in_chans, self.num_classes = like, in_chans, num_classes
+        self.prefix = int(bool(like.class_token))
+        self.grids = like.grids(image_sides(img_size), stages)
+        self.tokens = tuple(prod(grid) + self.prefix for grid in self.grids)
+
+    def embed(self, width: int) -> tuple[int, int]:
+        """Patch embedding, positions and class token of a network whose first stage is `width` wide."""
+        patches = prod(self.grids[0])
+        weights = self.in_chans * self.like.patch_size**2 * width
+        embeddings = (patches + self.prefix) * width + self.prefix * width  # positions, class token
+        return patches * weights, weights + width + embeddings
+
+    def layer(self, kind: str, stage: int, width: int) -> tuple[int, int]:
+        """A layer that attends (A) or shares (S), in the stage of that number (from 0)."""
+        tokens, hidden, qkv_bias = self.tokens[stage], int(width * self.like.mlp_ratio), self.like.qkv_bias
+        projections = 1 if kind == SHARE else 3  # v, or q, k and v
+        products = 1 if kind == SHARE else 2  # A V, or Q K^T and A V
+        weights = (projections + 1) * width**2 + 2 * width * hidden
+        biases = (projections * qkv_bias + 1) * width + hidden + width
+        norms = 4 * width
+        return tokens * weights + products * tokens**2 * width, weights + biases + norms
+
+    def pool(self, stage: int, before: int, after: int) -> tuple[int, int]:
+        """The pooling that leads to the stage of that number, from `before` channels to `after`."""
+        like = self.like
+        convolved_first = like.pool_order == "conv-pool" and like.pool_op != "stride"
+        cells = prod(self.grids[stage - 1] if convolved_first else self.grids[stage])
+        taps = like.pool_kernel ** (1 if like.pooling == "1d" else 2)
+        if like.pool_conv == "full":
+            weights, biases = taps * before * after, after
+        else:
+            weights, biases = taps * before + before * after, before + after
+        prefix_weights = before * after if self.prefix and before != after else 0
+        prefix_biases = after if prefix_weights else 0
+        return cells * weights + prefix_weights, weights + biases + prefix_weights + prefix_biases
+
+    def head(self, width: int) -> tuple[int, int]:
+        """The last norm and the classifier of a network whose last stage is `width` wide."""
+        weights = width * self.num_classes
+        return weights, 2 * width + weights + self.num_classes
 
 
 def scale_to(

@@ -27,7 +27,7 @@ def train_transform(data: Data, augment: Augment) -> Transform:
             scale=augment.scale,
             ratio=augment.ratio,
             hflip=augment.hflip if data.mirror else 0.0,
-            color_jitter=augment.color_jitter,
+            color_jitter=augment.color_jitter or None,  # type: ignore[arg-type]  # a jitter of 0 would take its time
             auto_augment=augment.auto_augment,
             re_prob=augment.random_erasing,
             re_mode="pixel",  # DeiT's choice

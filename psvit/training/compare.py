@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,66 +13,78 @@ from rich.table import Table
 from psvit import cost
 from psvit.arch import Arch, image_sides, parse_genotype
 from psvit.errors import UserError
-from psvit.files import write_json
 from psvit.measure.macs import count_macs
 from psvit.model.build import build, check_tokens
 from psvit.training.checkpoints import parse_macs
-from psvit.training.data import Data, open_data
+from psvit.training.data import Data
 from psvit.training.evaluate import evaluate_checkpoint
 from psvit.training.loop import train
-from psvit.training.recipes import CompareSettings, ModelSettings, RunAllSettings, RunSettings, TrainSettings
-from psvit.training.run_folder import RESULTS, SETTINGS, refuse_run, timm_macs
+from psvit.training.recipes import CompareSettings, ModelSettings, RunSettings, TrainSettings
+from psvit.training.run_folder import SETTINGS, refuse_run, timm_macs
 from psvit.variants import default_arch, with_changes
 
 
-def compare(settings: RunAllSettings, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Train every network of `settings` at equal MACs with one recipe, and evaluate each once on the test split.
+def folders_of(settings: CompareSettings) -> dict[str, Path]:
+    """The folder of each network's training, by name.
+
+    Raises:
+        UserError: they hold a run already, or none where one is to be resumed.
+    """
+    folder = Path(settings.output)
+    folders = {name: folder / name.replace("/", "_") for name in settings.models}
+    for run in () if settings.resume or settings.overwrite else (folder, *folders.values()):
+        refuse_run(run)
+    return folders
+
+
+def compare(
+    settings: CompareSettings,
+    networks: Mapping[str, ModelSettings],
+    like: TrainSettings,
+    say: Callable[[str], None] = print,
+) -> list[dict[str, Any]]:
+    """Train every network with one recipe, and evaluate each once on the test split.
+
+    Args:
+        settings: where it is kept.
+        networks: the networks, by name.
+        like: data, recipe and machine of each training.
+        say: takes lines for the user.
 
     Returns:
-        The results as plain data: the settings, and a row for each network with its MACs, parameters, accuracy in
-        percent, loss in nats, and its error over the first network's.
+        A row for each network with its MACs, parameters, accuracy in percent, loss in nats, and its error over the
+        first network's, as plain data.
 
     Raises:
         UserError: a wrong setting, or a folder that already holds a run.
     """
-    folder, chosen = Path(settings.compare.output), settings.compare
-    data = open_data(settings.data)
-    networks = contenders(chosen, data)
-    folders = {name: folder / name.replace("/", "_") for name in networks}
-    if chosen.resume and not any((run / SETTINGS).exists() for run in folders.values()):
-        raise UserError(f"{folder} holds no run to resume: leave out --resume, or check --output")
-    for run in () if chosen.resume or chosen.overwrite else (folder, *folders.values()):
-        refuse_run(run)
-    if not chosen.resume:
-        (folder / RESULTS).unlink(missing_ok=True)
+    folders = folders_of(settings)
     rows: list[dict[str, Any]] = []
     for number, (name, model) in enumerate(networks.items(), start=1):
         say(f"\n{number} of {len(networks)}: {name}")
-        rows.append(_row(name, model, settings, folders[name], say))
+        rows.append(_row(name, model, settings, like, folders[name], say))
     for row in rows:
         row["error_ratio"] = (100 - row["top1"]) / max(100 - rows[0]["top1"], 1e-9)
-    record = json.loads(json.dumps(asdict(settings)))
-    for name in ("resume", "overwrite"):  # a comparison that was interrupted has the same results
-        del record["compare"][name]
-    results = {"settings": record, "data": data.name, "rows": rows}
-    write_json(folder / RESULTS, results)
-    if settings.compare.results:
-        write_json(Path(settings.compare.results), results)
-    return results
+    return rows
 
 
 def _row(
-    name: str, model: ModelSettings, settings: RunAllSettings, folder: Path, say: Callable[[str], None]
+    name: str,
+    model: ModelSettings,
+    settings: CompareSettings,
+    like: TrainSettings,
+    folder: Path,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     started = (folder / SETTINGS).exists()
     run = RunSettings(
         str(folder),
-        resume=started and settings.compare.resume,
-        overwrite=settings.compare.overwrite,
-        save_every=settings.compare.save_every,
+        resume=started and settings.resume,
+        overwrite=settings.overwrite,
+        save_every=settings.save_every,
     )
-    best = train(TrainSettings(model, settings.data, settings.recipe, machine=settings.machine, run=run), say)
-    metrics, classes = evaluate_checkpoint(str(folder / "best"), settings.data, settings.machine)
+    best = train(replace(like, model=model, run=run), say)
+    metrics, classes = evaluate_checkpoint(str(folder / "best"), like.data, like.machine)
     kept = json.loads((folder / "best" / "metrics.json").read_text(encoding="utf-8"))
     say(f"test      top-1 {metrics.top1:.2f} %")
     return {
@@ -94,18 +106,26 @@ def _arch(folder: Path) -> dict[str, Any]:
     return found
 
 
-def contenders(settings: CompareSettings, data: Data) -> dict[str, ModelSettings]:
+def contenders(
+    settings: CompareSettings, data: Data, given: Mapping[str, ModelSettings], macs: float | None = None
+) -> dict[str, ModelSettings]:
     """The networks to compare, by name, each scaled to the same MACs.
+
+    Args:
+        settings: the names, and what differs from the default network.
+        data: for the size of the images.
+        given: networks that are taken as they are, by name.
+        macs: MACs for the others; by default settings.macs, or those of the default network.
 
     Raises:
         UserError: an unknown name, or MACs that a network cannot have.
     """
     shape = (data.img_size, data.in_chans, len(data.classes))
     base = default_arch(data.img_size)
-    given = {"head_dim": settings.head_dim or base.head_dim, "patch_size": settings.patch_size}
+    changes = {"head_dim": settings.head_dim or base.head_dim, "patch_size": settings.patch_size}
     genotype = settings.genotype or base.genotype
-    base = with_changes(base, genotype=genotype, widths=_widths(base, genotype), **given)
-    target = parse_macs(settings.macs) if settings.macs else cost.macs(base, *shape)
+    base = with_changes(base, genotype=genotype, widths=_widths(base, genotype), **changes)
+    target = macs or (parse_macs(settings.macs) if settings.macs else cost.macs(base, *shape))
     sequence = replace(base, pooling="1d", class_token=True)
     archs = {
         "deit": sequence.plain(),
@@ -115,7 +135,9 @@ def contenders(settings: CompareSettings, data: Data) -> dict[str, ModelSettings
     }
     found: dict[str, ModelSettings] = {}
     for name in settings.models:
-        if name in archs or set(name) <= set("AS-"):
+        if name in given:
+            found[name] = given[name]
+        elif name in archs or set(name) <= set("AS-"):
             arch = archs.get(name) or replace(base, genotype=name, widths=_widths(base, name))
             check_tokens(arch, data.img_size)
             found[name] = model_settings(cost.scale_to(arch, target, *shape))

@@ -93,20 +93,21 @@ class ImageSplit(Dataset[Sample]):
         return Sample(None, -1, tuple(unreadable))
 
     def _transformed(self, image: Image.Image, draw: int) -> Tensor:
-        if not self.training:
-            return self.transform(image)
-        with _seeded(draw):
-            return self.transform(image)
+        if self.training:
+            _seed(draw)
+        return self.transform(image)
+
+
+def _seed(draw: int) -> None:
+    random.seed(draw)
+    np.random.seed(draw % 2**32)
+    torch.default_generator.manual_seed(draw)  # torch.manual_seed would seed the GPU's generator too
 
 
 @contextmanager
-def _seeded(draw: int) -> Iterator[None]:
-    # In-process loading shares the generators with the model (dropout, drop path): give them back as they were.
-    # torch.manual_seed would seed the GPU's generator too, so only the CPU's is touched.
+def generators_kept() -> Iterator[None]:
+    """In-process loading shares the generators with the model (dropout, drop path): give them back as they were."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(draw)
-    np.random.seed(draw % 2**32)
-    torch.default_generator.manual_seed(draw)
     try:
         yield
     finally:
@@ -215,7 +216,8 @@ class _KeyedBatches(Dataset["Batch | UserError"]):
 
     def __getitem__(self, keys: list[Key]) -> Batch | UserError:
         try:
-            return _collate([self.split[key] for key in keys])
+            with generators_kept():
+                return _collate([self.split[key] for key in keys])
         except UserError as error:
             return error
 
@@ -233,10 +235,12 @@ class _StreamBatches(IterableDataset["Batch | UserError"]):
         images = self._images()
         while chunk := list(islice(images, self.batch_size)):
             draws = rng.integers(2**63, size=len(chunk))
-            pairs = zip(chunk, draws, strict=True)
-            yield _collate(
-                [Sample(self.split._transformed(image, int(draw)), int(label), ()) for (image, label), draw in pairs]
-            )
+            with generators_kept():
+                samples = [
+                    Sample(self.split._transformed(image, int(draw)), int(label), ())
+                    for (image, label), draw in zip(chunk, draws, strict=True)
+                ]
+            yield _collate(samples)
 
     def _images(self) -> Iterator[tuple[Image.Image, int]]:
         assert isinstance(self.split.source, Stream)

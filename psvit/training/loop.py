@@ -58,29 +58,45 @@ def train(settings: TrainSettings, say: Callable[[str], None] = print) -> dict[s
         InterruptedTrainingError: Ctrl-C; the message says how to resume.
     """
     accelerator = open_machine(settings.machine)
-    main, world = accelerator.is_main_process, accelerator.num_processes
-    recipe, seed = settings.recipe, settings.data.seed
     run = RunFolder(settings, accelerator)
     data = open_data(settings.data)
-    seed_step(seed, INIT)
+    seed_step(settings.data.seed, INIT)
     with attention_for_training(accelerator.device):
         model = open_model(
             settings.model,
-            recipe.drop_path,
+            settings.recipe.drop_path,
             img_size=data.img_size,
             in_chans=data.in_chans,
             num_classes=len(data.classes),
         )
     run.describe(model, preprocessing(data), data.classes)
+    return learn_epochs(Learning(model, settings, accelerator, data), run, data, say)
+
+
+def learn_epochs(learn: Learning, run: RunFolder, data: Data, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """The loop itself: all epochs of `settings`, or, of a resumed run, those that are left.
+
+    Args:
+        learn: what learns.
+        run: the folder that keeps it.
+        data: the images.
+        say: takes lines for the user.
+
+    Returns:
+        The figures of the best epoch.
+
+    Raises:
+        UserError, InterruptedTrainingError: see `train`.
+    """
+    settings, accelerator, steps_per_epoch = learn.settings, learn.accelerator, learn.steps_per_epoch
+    recipe, seed, world = settings.recipe, settings.data.seed, accelerator.num_processes
     train_split = ImageSplit(
         data.train, train_transform(data, recipe.augment), training=True, strict=settings.data.strict
     )
-    steps_per_epoch = max(1, len(data.train) // recipe.global_batch(world))
     total_steps = steps_per_epoch * recipe.epochs
-    learn = Learning(model, settings, accelerator, steps_per_epoch, data)
     state = learn.restore(run.load_state()) if settings.run.resume else TrainState()
     run.begin()
-    display = Display(say if main else None, total_steps, state.step)
+    display = Display(say if accelerator.is_main_process else None, total_steps, state.step)
     display.start(settings, data, run, world, accelerator, steps_per_epoch, state.step)
     with display, interrupts() as interrupt:
         while state.step < total_steps:
@@ -109,7 +125,7 @@ def train(settings: TrainSettings, say: Callable[[str], None] = print) -> dict[s
                     run.save_state(learn, state)
                 if stop:
                     raise InterruptedTrainingError(run, state, total_steps)
-            metrics = learn.evaluate(data, settings)
+            metrics = learn.evaluate(data)
             learn.check(metrics, state.step)
             state.close_epoch(epoch, metrics, learn.lr, display.images_per_second(recipe.global_batch(world)))
             run.save_epoch(learn, state)
@@ -128,15 +144,14 @@ class Learning:
         model: the network, as built.
         settings: of the training.
         accelerator: device, precision, processes.
-        steps_per_epoch: optimizer steps.
-        data: for the class count and the teacher's input.
+        data: for the number of images and classes, and the teacher's input.
     """
 
-    def __init__(
-        self, model: nn.Module, settings: TrainSettings, accelerator: Accelerator, steps_per_epoch: int, data: Data
-    ) -> None:
+    def __init__(self, model: nn.Module, settings: TrainSettings, accelerator: Accelerator, data: Data) -> None:
         recipe = settings.recipe
-        self.recipe, self.accelerator, self.seed = recipe, accelerator, settings.data.seed
+        self.settings, self.recipe, self.accelerator = settings, recipe, accelerator
+        self.seed = settings.data.seed
+        self.steps_per_epoch = max(1, len(data.train) // recipe.global_batch(accelerator.num_processes))
         self.num_classes = len(data.classes)
         optimizer = _optimizer(model, recipe, accelerator.num_processes)
         self.scheduler, _ = create_scheduler_v2(
@@ -147,14 +162,22 @@ class Learning:
             min_lr=min(recipe.min_lr, recipe.scaled_lr(accelerator.num_processes)),
             warmup_lr=min(WARMUP_LR, recipe.scaled_lr(accelerator.num_processes)),
             step_on_epochs=False,
-            updates_per_epoch=steps_per_epoch,
+            updates_per_epoch=self.steps_per_epoch,
         )
         self.scheduler.step_update(0)
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.model, self.optimizer = self.prepare(model, optimizer)
         self.plain: nn.Module = accelerator.unwrap_model(self.model)
         self.ema = ModelEmaV3(self.plain, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
         self.mix = _mixup(recipe, self.num_classes)
         self.teacher = _open_teacher(settings.distillation, data, accelerator)
+
+    def prepare(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
+        """Put the network on the device, and among several processes see that their gradients are averaged."""
+        prepared: tuple[nn.Module, Optimizer] = self.accelerator.prepare(model, optimizer)
+        return prepared
+
+    def gather_gradients(self) -> None:
+        """What is left to do after the backward pass among several processes; here DDP has done it."""
 
     @property
     def lr(self) -> float:
@@ -178,9 +201,10 @@ class Learning:
         for number, batch in enumerate(micro, start=1):
             last = number == len(micro)
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                loss = self.loss(batch) / len(micro)
+                loss = self.loss(batch, step) / len(micro)
                 self.accelerator.backward(loss)
             total += loss.detach()
+        self.gather_gradients()
         mean = float(self.accelerator.reduce(total, reduction="mean"))
         norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad or math.inf))
         # a gradient scaler (float16) meets infinite gradients in its normal course and skips the step by itself
@@ -193,13 +217,9 @@ class Learning:
             self.ema.update(self.plain, step=step + 1)
         return mean
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Batch, step: int) -> Tensor:
         """Cross-entropy with the labels, and with the teacher's where there is one: a scalar, in nats."""
-        images, labels = batch.images.to(self.accelerator.device), batch.labels.to(self.accelerator.device)
-        smoothing, target = self.recipe.label_smoothing, labels
-        if self.mix is not None:  # timm's mixup smooths the labels itself
-            images, target = self.mix(images, labels)
-            smoothing = 0.0
+        images, target, smoothing = self.targets(batch)
         with self.accelerator.autocast():
             logits = self.model(images).float()
         loss = F.cross_entropy(logits, target, label_smoothing=smoothing)
@@ -208,12 +228,19 @@ class Learning:
         taught, weight = self.teacher.loss(images, logits), self.teacher.weight
         return (1 - weight) * loss + weight * taught
 
-    def evaluate(self, data: Data, settings: TrainSettings) -> dict[str, Any]:
+    def targets(self, batch: Batch) -> tuple[Tensor, Tensor, float]:
+        """Images as they are learned, what to learn (labels (B,), or (B, classes) if mixed), and label smoothing."""
+        images, labels = batch.images.to(self.accelerator.device), batch.labels.to(self.accelerator.device)
+        if self.mix is None:
+            return images, labels, self.recipe.label_smoothing
+        return *self.mix(images, labels), 0.0  # timm's mixup smooths the labels itself
+
+    def evaluate(self, data: Data) -> dict[str, Any]:
         """The figures on the hold-out (empty if there is none)."""
         if len(data.holdout) == 0:
             return {}
         batches = eval_batches(
-            ImageSplit(data.holdout, eval_transform(data), strict=settings.data.strict),
+            ImageSplit(data.holdout, eval_transform(data), strict=self.settings.data.strict),
             batch_size=self.recipe.batch_size,
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,

@@ -242,11 +242,13 @@ class CompareSettings:
     """What to compare, and where it is kept.
 
     Args:
-        models: deit (the plain twin), psvit_1d, psvit_2d, deit12 (twelve layers), genotypes, and models of timm.
+        models: deit (the plain twin), psvit_1d and psvit_2d (made by hand), searched, random (a member of the searched
+            space), deit12 (twelve layers), genotypes, and models of timm; all are scaled to the MACs of searched.
         genotype: of psvit_1d and psvit_2d; by default that of psvit_2d_tiny, or AS-ASS-AS for images up to 96 px.
         patch_size: side of a patch in pixels; by default 16, or an eighth of the side for images up to 96 px.
         head_dim: channels of one attention head; by default 64, or 16 for images up to 96 px.
-        macs: MACs of every network, for example 25M; by default those of psvit_2d at its default widths.
+        macs: MACs of every network, for example 25M: the same as --budget 25M.
+        inherit: start the searched network from its weights in the supernet, instead of from scratch.
         output: folder of the run; each network has a folder of its own in it.
         results: JSON file to write the results to as well.
         resume: go on with the run that the folder holds.
@@ -254,11 +256,12 @@ class CompareSettings:
         save_every: optimizer steps between two savings of the state for --resume.
     """
 
-    models: tuple[str, ...] = ("deit", "psvit_1d", "psvit_2d")
+    models: tuple[str, ...] = ("deit", "random", "psvit_2d", "searched")
     genotype: str | None = None
     patch_size: int | None = None
     head_dim: int | None = None
     macs: str | None = None
+    inherit: bool = False
     output: str = "runs/run"
     results: str | None = None
     resume: bool = False
@@ -269,13 +272,3 @@ class CompareSettings:
         RunSettings(self.output, self.resume, self.overwrite, self.save_every)  # the same rules
         if not self.models:
             raise UserError("--models is empty: name at least one network")
-
-
-@dataclass(frozen=True)
-class RunAllSettings:
-    """Everything that ``psvit run`` depends on."""
-
-    compare: CompareSettings = field(default_factory=CompareSettings)
-    data: DataSettings = field(default_factory=DataSettings)
-    recipe: Recipe = field(default_factory=light)
-    machine: Machine = field(default_factory=Machine)

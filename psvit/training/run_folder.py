@@ -32,7 +32,16 @@ if TYPE_CHECKING:
 SETTINGS, STATE, LOG, TABLE = "settings.json", "state.pt", "log.jsonl", "log.csv"
 RESULTS = "results.json"  # of a comparison, in the folder above its runs
 FILES, CHECKPOINTS = (SETTINGS, STATE, LOG, TABLE), ("best", "last")
-FREE_TO_CHANGE = ("run", "machine.threads", "data.workers")  # what may differ when a run is resumed
+FREE_TO_CHANGE = (
+    "run",
+    "search.output",
+    "search.resume",
+    "search.overwrite",
+    "search.save_every",
+    "machine.threads",
+    "data.workers",
+    "evolution.storage",
+)  # what may differ when a run is resumed
 
 
 @dataclass
@@ -93,6 +102,51 @@ def refuse_run(path: Path) -> None:
         )
 
 
+def record_of(settings: Any, accelerator: Accelerator) -> dict[str, Any]:
+    """What a run's settings.json holds: settings (a dataclass with a recipe), the global batch, versions."""
+    return {
+        "settings": asdict(settings),
+        "global_batch": settings.recipe.global_batch(accelerator.num_processes),
+        "versions": {
+            "psvit": psvit.__version__,
+            "torch": torch.__version__,
+            "timm": __import__("timm").__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def check_same(path: Path, record: Mapping[str, Any]) -> None:
+    """Refuse to resume a run with other settings than it was started with.
+
+    Args:
+        path: the run's folder; record: see `record_of`.
+
+    Raises:
+        UserError: there is no run, or its settings are broken, or one of them differs.
+    """
+    if not (path / SETTINGS).is_file():
+        raise UserError(f"{path} holds no run to resume: leave out --resume, or check --output")
+    try:
+        before = json.loads((path / SETTINGS).read_text(encoding="utf-8"))
+        old, batch = _flat(before["settings"]), before["global_batch"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path / SETTINGS} is broken ({error!r}): start anew with --overwrite") from error
+    now = json.loads(json.dumps(record))
+    new = _flat(now["settings"])
+    for name in sorted(set(old) | set(new)):
+        if old.get(name) != new.get(name) and not name.startswith(FREE_TO_CHANGE):
+            raise UserError(
+                f"{path} was trained with {flag(name.rpartition('.')[2])} {_plainly(old.get(name))}, not "
+                f"{_plainly(new.get(name))}: resume with the same settings, or start anew with --overwrite"
+            )
+    if batch != now["global_batch"]:
+        raise UserError(
+            f"{path} has a global batch of {batch}, not {now['global_batch']}: resume with "
+            "as many processes, or change --batch-size and --accumulate to match"
+        )
+
+
 class RunFolder:
     """Writes a run; on all processes but the first, does nothing.
 
@@ -109,20 +163,11 @@ class RunFolder:
         self.path, self.settings, self.accelerator = Path(settings.run.output), settings, accelerator
         self.model: nn.Module
         self.facts: dict[str, Any] = {}
-        self.record = {
-            "settings": asdict(settings),
-            "global_batch": settings.recipe.global_batch(accelerator.num_processes),
-            "versions": {
-                "psvit": psvit.__version__,
-                "torch": torch.__version__,
-                "timm": __import__("timm").__version__,
-                "python": platform.python_version(),
-            },
-        }
+        self.record = record_of(settings, accelerator)
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file: give a folder as --output")
         if settings.run.resume:
-            self._check_same()
+            check_same(self.path, self.record)
         elif not settings.run.overwrite:
             refuse_run(self.path)
 
@@ -144,32 +189,22 @@ class RunFolder:
         for name in FILES:
             (self.path / name).unlink(missing_ok=True)
 
-    def _check_same(self) -> None:
-        if not (self.path / SETTINGS).is_file():
-            raise UserError(f"{self.path} holds no run to resume: leave out --resume, or check --output")
-        try:
-            before = json.loads((self.path / SETTINGS).read_text(encoding="utf-8"))
-            old, batch = _flat(before["settings"]), before["global_batch"]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{self.path / SETTINGS} is broken ({error!r}): start anew with --overwrite") from error
-        now = json.loads(json.dumps(self.record))
-        new = _flat(now["settings"])
-        for name in sorted(set(old) | set(new)):
-            if old.get(name) != new.get(name) and not name.startswith(FREE_TO_CHANGE):
-                raise UserError(
-                    f"{self.path} was trained with {flag(name.rpartition('.')[2])} {_plainly(old.get(name))}, not "
-                    f"{_plainly(new.get(name))}: resume with the same settings, or start anew with --overwrite"
-                )
-        if batch != now["global_batch"]:
-            raise UserError(
-                f"{self.path} has a global batch of {batch}, not {now['global_batch']}: resume with "
-                "as many processes, or change --batch-size and --accumulate to match"
-            )
-
     def describe(self, model: nn.Module, preprocessing: Mapping[str, Any], classes: Sequence[str]) -> None:
         """Take note of what every checkpoint says of the network."""
         self.model, self.preprocessing, self.classes = model, preprocessing, classes
         self.facts = network_facts(model, preprocessing["input_size"], self.settings)
+
+    @property
+    def title(self) -> str:
+        """What is trained, for the line that says so."""
+        return str(getattr(self.model, "arch", self.settings.model.model))
+
+    @property
+    def next_command(self) -> list[str]:
+        """What the user may want to do after the training; empty for nothing."""
+        data = self.settings.data
+        words = ["psvit", "evaluate", str(self.path / "best"), "--data", data.data]
+        return words + (["--data-dir", data.data_dir] if data.data_dir else [])
 
     def load_state(self) -> dict[str, Any]:
         """The saved state; empty if the run was stopped before its first saving.

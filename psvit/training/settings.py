@@ -24,6 +24,7 @@ class DataSettings:
         strict: stop at the first image that cannot be read, instead of skipping and naming it.
         limit: train on this many images only, drawn evenly over the classes (for prototypes).
         seed: of all that is random: the hold-out, the limit's choice, the first weights, the order, the augmentation.
+        split_seed: of the hold-out and the limit's choice alone; by default --seed.
     """
 
     data: str = "digits"
@@ -34,6 +35,7 @@ class DataSettings:
     strict: bool = False
     limit: int | None = None
     seed: int = 0
+    split_seed: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.data, str) or not self.data.strip():
@@ -44,7 +46,7 @@ class DataSettings:
             raise UserError(f"--img-size {self.img_size!r} is not a positive whole number, or two: height and width")
         if isinstance(self.holdout, bool) or not isinstance(self.holdout, (int, float)) or not 0 <= self.holdout < 1:
             raise UserError(f"--holdout {self.holdout!r} is not a fraction: give 0 or more and less than 1, as in 0.1")
-        for name, least in (("workers", 0), ("limit", 1)):
+        for name, least in (("workers", 0), ("limit", 1), ("split_seed", 0)):
             value = getattr(self, name)
             if value is not None and not _is_int(value, least):
                 raise UserError(

@@ -64,9 +64,8 @@ class Display:
     ) -> None:
         """Say what is about to be trained: the network, the data, the global batch and the scaled learning rate."""
         recipe, facts = settings.recipe, run.facts
-        name = getattr(run.model, "arch", settings.model.model)
         precision = {"no": "float32", "bf16": "bfloat16 autocast", "fp16": "float16 autocast"}
-        self.say(f"network   {name}: {facts['macs'] / 1e6:.4g} M MACs, {facts['params'] / 1e6:.4g} M parameters")
+        self.say(f"network   {run.title}: {facts['macs'] / 1e6:.4g} M MACs, {facts['params'] / 1e6:.4g} M parameters")
         self.say(f"data      {data.name}: {len(data.train)} training and {len(data.holdout)} hold-out images of "
                  f"{data.img_size[0]}x{data.img_size[1]} pixels, {len(data.classes)} classes")  # fmt: skip
         for note in data.notes:
@@ -110,6 +109,5 @@ class Display:
         best = state.best
         if "top1" in best:
             self.say(f"best      epoch {best['epoch']}: hold-out top-1 {best['top1']:.2f} %")
-        data = run.settings.data
-        words = ["psvit", "evaluate", str(run.path / "best"), "--data", data.data]
-        self.say(f"next      {shlex.join(words + (['--data-dir', data.data_dir] if data.data_dir else []))}")
+        if run.next_command:
+            self.say(f"next      {shlex.join(run.next_command)}")

@@ -1,0 +1,177 @@
+"""Does the supernet rank networks as training each alone does? Members of one space, trained alone and scored.
+
+python benchmarks/ranking.py alone --seed 1       train the members alone (one process a seed; resumes by itself)
+python benchmarks/ranking.py supernet --name X    train a supernet as the further flags say, and score the members
+python benchmarks/ranking.py report               the taus; --output docs/results/ranking.json keeps them
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import kendalltau
+
+from psvit import cost
+from psvit.arch import Arch
+from psvit.files import write_json
+from psvit.measure.machine import keep_freed_memory
+from psvit.search.budget import Budget
+from psvit.search.learning import supernet_training, train_supernet
+from psvit.search.region import Region
+from psvit.search.scoring import Scorer, Slices
+from psvit.search.settings import SupernetSettings
+from psvit.search.space import Space
+from psvit.training.data import open_data
+from psvit.training.recipes import Machine, Recipe, RunSettings, TrainSettings, light
+from psvit.training.settings import DataSettings
+
+RUNS = Path("runs/ranking")
+MACS = 5e6
+WIDTHS = ((16, 32, 48, 64, 80), (32, 48, 64, 96, 128), (48, 64, 96, 128, 160, 192))
+SPACE = Space(
+    depth=(4, 8), stages=(1, 3), widths=WIDTHS, like=Arch("A", widths=(16,), head_dim=16, patch_size=4),
+    img_size=28, in_chans=1, num_classes=10,
+)  # fmt: skip
+
+
+def region() -> Region:
+    """Members of 4.75 to 5 M MACs: what is saved by pooling and sharing has bought width."""
+    return SPACE.feasible(Budget(macs=MACS), least=0.95)
+
+
+def members() -> list[Arch]:
+    """Ten drawn evenly over the region, then three more of one stage and four more of two, which it has few of."""
+    rng, found = random.Random(0), region()
+    drawn = rng.sample(found.members or [], 10)
+    for stages, more in ((1, 3), (2, 4)):
+        kind = [arch for arch in found.members or [] if len(arch.stages) == stages and arch not in drawn]
+        drawn += rng.sample(kind, more)
+    return drawn
+
+
+def data(seed: int) -> DataSettings:
+    """8,000 training images and 6,000 of the hold-out, the same for every seed."""
+    return DataSettings("fashion-mnist", limit=8_000, holdout=0.1, seed=seed, split_seed=0)
+
+
+def recipe() -> Recipe:
+    """The light recipe, for as many epochs as the prototype's budget allows."""
+    return replace(light(), epochs=6)
+
+
+def train_alone(arch: Arch, seed: int, folder: Path) -> dict[str, Any]:
+    """Train one network; the metrics of its last epoch on the hold-out."""
+    from psvit.training.compare import model_settings
+    from psvit.training.loop import train
+
+    log = folder / "log.jsonl"
+    if not log.exists() or len(log.read_text().splitlines()) < recipe().epochs:
+        run = RunSettings(str(folder), overwrite=True)
+        machine = Machine("cpu", "float32", 1)
+        train(TrainSettings(model_settings(arch), data(seed), recipe(), machine=machine, run=run))
+    last: dict[str, Any] = json.loads(log.read_text().splitlines()[-1])
+    return last
+
+
+def alone(seed: int) -> None:
+    """Train every member with one seed."""
+    for number, arch in enumerate(members()):
+        last = train_alone(arch, seed, RUNS / f"alone-{seed}" / f"{number}")
+        print(f"{number:>2} {arch!s:<36} top-1 {last['top1']:.2f} loss {last['loss']:.4f}", flush=True)
+
+
+def supernet(name: str, options: SupernetSettings, epochs: int, seed: int) -> dict[str, Any]:
+    """Train a supernet, score the members on the whole hold-out; seconds of both."""
+    settings = TrainSettings(
+        data=data(seed), recipe=replace(recipe(), epochs=epochs), machine=Machine("cpu", "float32", 1),
+        run=RunSettings(str(RUNS / f"supernet-{name}"), overwrite=True),
+    )  # fmt: skip
+    found, opened = region(), open_data(data(seed))
+    start = time.perf_counter()
+    net, accelerator = train_supernet(found, supernet_training(settings, options, SPACE, {"macs": MACS}), opened)
+    trained = time.perf_counter()
+    slices = Slices(opened, 0, 250)
+    scores = Scorer(net, accelerator).score(members(), slices.batches(len(slices)))
+    return {
+        "name": name, "options": asdict(options), "epochs": epochs, "seed": seed,
+        "train_seconds": trained - start, "score_seconds": time.perf_counter() - trained,
+        "loss": [score.loss for score in scores], "top1": [score.top1 for score in scores],
+    }  # fmt: skip
+
+
+def tau(a: Sequence[float], b: Sequence[float]) -> float:
+    """Kendall's tau-b."""
+    return float(kendalltau(a, b).statistic)
+
+
+def report() -> dict[str, Any]:
+    """Taus between supernets and stand-alone accuracy, beside the ceiling that seed noise allows."""
+    alone = {}
+    for folder in sorted(RUNS.glob("alone-*")):
+        lines = [(folder / f"{number}" / "log.jsonl").read_text().splitlines() for number in range(len(members()))]
+        alone[folder.name[6:]] = [json.loads(last[-1])["top1"] for last in lines]
+    seeds = list(alone)
+    mean = [statistics.mean(values) for values in zip(*alone.values(), strict=True)]
+    noise = math.sqrt(statistics.mean(statistics.variance(values) for values in zip(*alone.values(), strict=True)))
+    pooled = [number for number, arch in enumerate(members()) if len(arch.widths) > 1]
+    drawn = list(range(10))
+    rows = []
+    for path in sorted(RUNS.glob("supernet-*.json")):
+        row = json.loads(path.read_text())
+        for what, sign in (("loss", -1), ("top1", 1)):
+            figures = [sign * value for value in row[what]]
+            for group, numbers in (("all", range(len(mean))), ("pooled", pooled), ("drawn", drawn)):
+                row[f"tau_{what}_{group}"] = tau([figures[n] for n in numbers], [mean[n] for n in numbers])
+        rows.append(row)
+    ceiling = {
+        group: tau(*([alone[seed][n] for n in numbers] for seed in seeds[:2]))
+        for group, numbers in (("all", range(len(mean))), ("pooled", pooled), ("drawn", drawn))
+    }
+    return {
+        "members": [{"arch": arch.to_dict(), "macs": cost.macs(arch, 28, 1, 10)} for arch in members()],
+        "region": region().count(), "alone": alone, "seed_noise": noise, "ceiling": ceiling, "supernets": rows,
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["alone", "supernet", "report"])
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--name", default="default")
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--draws", type=int, default=SupernetSettings.draws)
+    parser.add_argument("--sampling", default=SupernetSettings.sampling)
+    parser.add_argument("--entangle", default=SupernetSettings.entangle)
+    parser.add_argument("--sandwich", action="store_true")
+    parser.add_argument("--distill", action="store_true")
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    if arguments.what == "alone":
+        alone(arguments.seed)
+    elif arguments.what == "supernet":
+        chosen = {field.name: getattr(arguments, field.name) for field in fields(SupernetSettings)}
+        row = supernet(arguments.name, SupernetSettings(**chosen), arguments.epochs, arguments.seed)
+        write_json(RUNS / f"supernet-{arguments.name}.json", row)
+    else:
+        results = report()
+        print(f"seed noise {results['seed_noise']:.2f} points, ceiling {results['ceiling']}")
+        for row in results["supernets"]:
+            taus = " ".join(f"{key[4:]} {value:+.2f}" for key, value in row.items() if key.startswith("tau"))
+            print(f"{row['name']:<24} {row['train_seconds']:>5.0f} s  {taus}")
+        if arguments.output:
+            write_json(arguments.output, results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Data and a budget -> the Arch to train."""

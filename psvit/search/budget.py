@@ -1,0 +1,189 @@
+"""What a network may cost, and what its parts cost. No torch here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from psvit.arch import Arch
+from psvit.cost import Parts
+from psvit.errors import UserError
+
+if TYPE_CHECKING:
+    from psvit.search.space import Step
+
+Cost = tuple[float, ...]
+"""MACs, parameters and, where a latency is asked for, seconds of a batch."""
+
+KINDS = ("macs", "params", "latency")
+UNITS = {"k": 1e3, "M": 1e6, "G": 1e9}
+TIMES = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+
+
+class Seconds(Protocol):
+    """The predicted seconds of a batch, part by part; see `psvit.search.latency`."""
+
+    def embed(self, width: int) -> float:
+        """From the images to tokens of that width."""
+
+    def layer(self, kind: str, stage: int, width: int, first_share: bool) -> float:
+        """A layer; `first_share`: an S right behind an A, which must then compute its map explicitly."""
+
+    def pool(self, stage: int, before: int, after: int) -> float:
+        """The pooling that leads to a stage."""
+
+    def head(self, stage: int, width: int) -> float:
+        """The last norm and the classifier."""
+
+
+class Prices:
+    """What each part of a member costs; a member costs the sum of its parts.
+
+    Args:
+        like: what the members have in common.
+        stages: the most stages that a member has.
+        img_size: side or (height, width) in pixels, in_chans: image channels, num_classes: classes.
+        seconds: the latency table, where latency counts.
+    """
+
+    def __init__(
+        self,
+        like: Arch,
+        stages: int,
+        img_size: int | tuple[int, int],
+        in_chans: int,
+        num_classes: int,
+        seconds: Seconds | None = None,
+    ) -> None:
+        self.parts = Parts(like, stages, img_size, in_chans, num_classes)
+        self.seconds = seconds
+        self.kinds = KINDS if seconds is not None else KINDS[:2]
+        self.nothing: Cost = (0.0,) * len(self.kinds)
+        self._known: dict[tuple[bool, Step], Cost] = {}
+
+    def step(self, step: Step) -> Cost:
+        """A layer, with the pooling or the patch embedding before it."""
+        key = (False, step)
+        if key not in self._known:
+            before: Cost = self.nothing
+            if step.pooled_from:
+                before = self._cost(self.parts.pool(step.stage, step.pooled_from, step.width))
+                if self.seconds:
+                    before = (*before[:2], self.seconds.pool(step.stage, step.pooled_from, step.width))
+            layer = self._cost(self.parts.layer(step.kind, step.stage, step.width))
+            if self.seconds:
+                layer = (*layer[:2], self.seconds.layer(step.kind, step.stage, step.width, step.run == 1))
+            self._known[key] = tuple(a + b for a, b in zip(before, layer, strict=True))
+        return self._known[key]
+
+    def first(self, width: int) -> Cost:
+        """The patch embedding."""
+        cost = self._cost(self.parts.embed(width))
+        return (*cost[:2], self.seconds.embed(width)) if self.seconds else cost
+
+    def last(self, step: Step) -> Cost:
+        """The head behind the last layer."""
+        cost = self._cost(self.parts.head(step.width))
+        return (*cost[:2], self.seconds.head(step.stage, step.width)) if self.seconds else cost
+
+    def of(self, steps: Sequence[Step]) -> Cost:
+        """A whole member."""
+        costs = [self.first(steps[0].width), *map(self.step, steps), self.last(steps[-1])]
+        return tuple(map(sum, zip(*costs, strict=True)))
+
+    def _cost(self, macs_and_params: tuple[int, int]) -> Cost:
+        return (*map(float, macs_and_params), *self.nothing[2:])
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a network may cost at most.
+
+    Args:
+        macs: multiply-accumulates for one image.
+        params: parameters.
+        latency: seconds of a batch.
+
+    Raises:
+        UserError: a limit that is not positive.
+    """
+
+    macs: float | None = None
+    params: float | None = None
+    latency: float | None = None
+
+    def __post_init__(self) -> None:
+        for kind, limit in self.given.items():
+            if not 0 < limit < float("inf"):
+                raise UserError(f"--budget {kind}={limit:g} is not a positive number")
+
+    @classmethod
+    def parse(cls, texts: Iterable[str], plain_macs: float, plain_params: float) -> Budget:
+        """Read the values of ``--budget``.
+
+        Args:
+            texts: such as ``0.5x`` (of the plain twin's MACs), ``600M`` or ``macs=600M``, ``params=5M``,
+                ``params=0.5x``, ``latency=5ms``.
+            plain_macs: MACs of the plain twin, plain_params: its parameters.
+
+        Raises:
+            UserError: a value that is none of these, or one kind of limit given twice.
+        """
+        given: dict[str, tuple[str, float]] = {}
+        for text in texts:
+            name, _, value = text.rpartition("=")
+            name = name or "macs"
+            if name not in KINDS:
+                raise UserError(f"--budget {text!r} limits {name!r}: the limits are {', '.join(KINDS)}")
+            twin = {"macs": plain_macs, "params": plain_params}.get(name)
+            found = re.fullmatch(r"([0-9.]+(?:e[+-]?\d+)?)\s*([A-Za-z]*)", value)
+            units = TIMES if name == "latency" else UNITS | ({"x": twin} if twin else {}) | {"": 1.0}
+            try:
+                limit = float(found[1]) * units[found[2]] if found else 0.0
+            except (ValueError, KeyError):
+                limit = 0.0
+            if not 0 < limit < float("inf"):
+                example = "latency=5ms" if name == "latency" else "600M, 0.5x or params=5M"
+                raise UserError(f"--budget {text!r} is not a positive limit such as {example}")
+            if name in given:
+                raise UserError(f"--budget limits {name} twice, {given[name][0]!r} and {text!r}: give it once")
+            given[name] = text, limit
+        return cls(**{name: limit for name, (_, limit) in given.items()})
+
+    @property
+    def given(self) -> dict[str, float]:
+        """The limits, by kind."""
+        return {kind: getattr(self, kind) for kind in KINDS if getattr(self, kind) is not None}
+
+    def __bool__(self) -> bool:
+        return bool(self.given)
+
+    def limits(self, prices: Prices) -> Cost:
+        """The limits in the order of a cost; infinite where there is none.
+
+        Raises:
+            UserError: a latency without a latency table.
+        """
+        if self.latency is not None and "latency" not in prices.kinds:
+            raise UserError("a budget of latency needs measured prices: give Prices a latency table")
+        return tuple(self.given.get(kind, float("inf")) for kind in prices.kinds)
+
+    def text(self, prices: Prices) -> str:
+        """The limits, readable."""
+        return self.text_of(self.limits(prices), prices)
+
+    def text_of(self, cost: Cost, prices: Prices) -> str:
+        """Of a cost, those kinds that this budget limits, readable."""
+        return " and ".join(
+            readable(kind, own) for kind, own in zip(prices.kinds, cost, strict=True) if kind in self.given
+        )
+
+
+def readable(kind: str, value: float) -> str:
+    """``("macs", 6e8)`` -> ``"600 M MACs"``; ``("latency", 0.005)`` -> ``"5 ms"``."""
+    if kind == "latency":
+        return f"{1000 * value:.4g} ms"
+    size, unit = next(((size, unit) for unit, size in reversed(UNITS.items()) if value >= size), (1.0, ""))
+    return f"{value / size:.4g} {unit} ".replace("  ", " ") + {"macs": "MACs", "params": "parameters"}[kind]

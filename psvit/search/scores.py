@@ -1,0 +1,96 @@
+"""What the supernet says of members, and the journal in which every score is kept. No torch here."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from psvit.arch import Arch
+from psvit.errors import UserError
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one member came to under the supernet, on a slice of the hold-out.
+
+    Args:
+        genotype: of the member; with the widths it is its name within a space.
+        widths: of its stages.
+        loss: mean cross-entropy in nats.
+        top1: percentage right.
+        images: size of the slice; the images of a smaller slice are among those of a larger one.
+    """
+
+    genotype: str
+    widths: tuple[int, ...]
+    loss: float
+    top1: float
+    images: int
+
+    @property
+    def key(self) -> Key:
+        """Which member this is of, on how many images."""
+        return self.genotype, self.widths, self.images
+
+
+Key = tuple[str, tuple[int, ...], int]
+
+
+def name_of(arch: Arch) -> tuple[str, tuple[int, ...]]:
+    """Genotype and widths: the name of a member within its space."""
+    return arch.genotype, arch.widths
+
+
+class Journal:
+    """A file of scores, a line of JSON each, to which every score is appended as soon as it is known.
+
+    A line that a killed process cut off is dropped; what it held is scored again.
+
+    Args:
+        path: the file; made when the first score comes.
+        say: takes lines for the user.
+
+    Raises:
+        UserError: a line before the last is broken.
+    """
+
+    def __init__(self, path: Path, say: Callable[[str], None] = print) -> None:
+        self.path = path
+        self.scores: dict[Key, Score] = {}
+        for score in self._read(say):
+            self.scores[score.key] = score
+
+    def _read(self, say: Callable[[str], None]) -> list[Score]:
+        if not self.path.is_file():
+            return []
+        raw = self.path.read_bytes()
+        whole = raw.rfind(b"\n") + 1
+        if whole < len(raw):
+            say(f"journal   {self.path} ends in mid-line: the last line is dropped, its member is scored again")
+            with self.path.open("r+b") as file:
+                file.truncate(whole)
+        scores = []
+        for number, line in enumerate(raw[:whole].splitlines(), start=1):
+            try:
+                data: dict[str, Any] = json.loads(line)
+                scores.append(Score(**{**data, "widths": tuple(data["widths"])}))
+            except (ValueError, TypeError, KeyError) as error:
+                raise UserError(
+                    f"{self.path}, line {number} is no score ({error}): restore it, or start anew with --overwrite"
+                ) from error
+        return scores
+
+    def add(self, scores: Iterable[Score]) -> None:
+        """Append scores, and see them on the disk."""
+        scores = list(scores)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab") as file:
+            file.write("".join(json.dumps(asdict(score)) + "\n" for score in scores).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        for score in scores:
+            self.scores[score.key] = score

@@ -1,0 +1,294 @@
+"""Scoring members under the supernet, on the prefix tree: layers that members share are computed once.
+
+A member's score is the same whether it is scored alone or with others: the same modules see the same batches.
+
+Legend: B batch, N tokens, C width, H heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor
+
+from psvit.arch import Arch
+from psvit.errors import UserError
+from psvit.search.front import fronts
+from psvit.search.region import Region
+from psvit.search.scores import Journal, Score, name_of
+from psvit.search.settings import ScoringSettings
+from psvit.search.space import Space, Step, bounds, steps_of
+from psvit.search.supernet import Supernet
+from psvit.training.augment import eval_transform
+from psvit.training.data import Data
+from psvit.training.loading import Batch, ImageSplit, eval_batches
+from psvit.training.sources import Source, Subset
+
+CHUNK = 512
+"""Members that are scored before the journal is written, where a slice takes more than one batch."""
+
+CACHED = 2 * 2**30
+"""Bytes of a slice's images that are kept in memory; a larger slice is read anew for every chunk."""
+
+
+@dataclass
+class Node:
+    """A layer of the tree, with the members that end here and the layers that follow."""
+
+    member: int | None = None
+    following: dict[Step, Node] = field(default_factory=dict)
+
+    def layers(self) -> int:
+        """Layers beneath this node."""
+        return sum(1 + node.layers() for node in self.following.values())
+
+
+def prefix_tree(members: Sequence[Arch]) -> Node:
+    """The tree of the members' layers; a leaf's `member` is its place in `members`."""
+    root = Node()
+    for number, arch in enumerate(members):
+        node = root
+        for step in steps_of(arch):
+            node = node.following.setdefault(step, Node())
+        node.member = number
+    return root
+
+
+class Scorer:
+    """Scores members of a supernet on batches of the hold-out.
+
+    Args:
+        supernet: the weights.
+        accelerator: device and precision.
+
+    Attributes:
+        layers: layers computed so far, over all batches.
+    """
+
+    def __init__(self, supernet: Supernet, accelerator: Accelerator) -> None:
+        self.supernet, self.accelerator = supernet.eval(), accelerator
+        self.layers = 0
+
+    @torch.inference_mode()
+    def score(self, members: Sequence[Arch], batches: Iterable[Batch]) -> list[Score]:
+        """The score of every member, over all batches.
+
+        Args:
+            members: to score; those that begin alike share what they begin with.
+            batches: images and labels of a slice.
+        """
+        tree = prefix_tree(members)
+        sums = np.zeros((len(members), 2))  # loss in nats, right answers
+        count = 0
+        device = self.accelerator.device
+        for batch in batches:
+            images, labels = batch.images.to(device), batch.labels.to(device)
+            count += len(labels)
+            for width in dict.fromkeys(step.width for step in tree.following):
+                first = {step: node for step, node in tree.following.items() if step.width == width}
+                with self.accelerator.autocast():
+                    x, grid = self.supernet.embed(images, width)
+                    self._visit(Node(None, first), x, None, grid, labels, 0, 0, sums)
+        return [
+            Score(arch.genotype, arch.widths, float(loss) / count, 100 * float(hits) / count, count)
+            for arch, (loss, hits) in zip(members, sums, strict=True)
+        ]
+
+    def _visit(
+        self, node: Node, x: Tensor, attn: Tensor | None, grid: Any, labels: Tensor, place: int, index: int, sums: Any
+    ) -> None:
+        """Go through the layers that follow one whose output is `x` (B, N, C) and whose map is `attn` (B, H, N, N)."""
+        for step, following in node.following.items():
+            y, rows_columns = self.supernet.pool(x, grid, step)
+            number = 0 if step.pooled_from else index
+            # every map explicitly, for whoever may share it: a member's numbers do not depend on its siblings
+            y, handed_on = self.supernet.layer(y, attn, step, place, number, map_is_shared=True)
+            self.layers += 1
+            if following.member is not None:
+                logits = self.supernet.classify(y, step).float()
+                losses = F.cross_entropy(logits, labels, reduction="none").double()
+                hits = (logits.argmax(dim=-1) == labels).sum()
+                sums[following.member] += losses.sum().item(), hits.item()
+            self._visit(following, y, handed_on, rows_columns, labels, place + 1, number + 1, sums)
+
+
+def batch_bytes(space: Space, images: int) -> int:
+    """Memory that scoring holds at most for the tree's path under way, in bytes, for a batch of `images`.
+
+    Every layer of the deepest path keeps its tokens and its map, each as large as the first stage's, in float32; a
+    layer under way takes its hidden tokens and maps besides. An upper bound; weights and images come on top.
+    """
+    depth, stages = bounds(space.depth)[1], bounds(space.stages)[1]
+    tokens = space.prices().parts.tokens[0]
+    width = max(max(choice) for choice in space.widths[:stages])
+    heads = max(max(choice) for choice in space.widths[:stages]) // space.like.head_dim
+    layer = tokens * width + heads * tokens**2
+    busy = tokens * width * (4 + 2 * ceil(space.like.mlp_ratio)) + 2 * heads * tokens**2
+    return 4 * images * (depth * layer + busy)
+
+
+class Slices:
+    """Growing slices of the hold-out, each balanced over the classes, each holding the smaller ones.
+
+    Args:
+        data: with a hold-out.
+        seed: of the order.
+        batch_size: images of a batch.
+
+    Raises:
+        UserError: fewer images than classes.
+    """
+
+    def __init__(self, data: Data, seed: int, batch_size: int, strict: bool = False) -> None:
+        classes, images = len(data.classes), len(data.holdout)
+        if not isinstance(data.holdout, Source):
+            raise UserError(
+                f"{data.name} is streamed, and a search needs a hold-out by number: unpack it into a folder"
+            )
+        if images < classes:
+            raise UserError(
+                f"the hold-out has {images} images for {classes} classes, and a search needs one of each at least: "
+                "raise --holdout, or give more images"
+            )
+        self.data, self.source, self.batch_size, self.strict = data, data.holdout, batch_size, strict
+        self.order = balanced_order(np.asarray(data.holdout.labels()), seed)
+        self._kept: dict[int, list[Batch]] = {}
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def batches(self, images: int) -> Iterable[Batch]:
+        """The first `images` images; the same batches every time."""
+        if images not in self._kept:
+            channels, (height, width) = self.data.in_chans, self.data.img_size
+            if 4 * images * channels * height * width > CACHED:
+                return self._read(images)
+            self._kept = {images: list(self._read(images))}
+        return self._kept[images]
+
+    def _read(self, images: int) -> Iterator[Batch]:
+        split = ImageSplit(Subset(self.source, self.order[:images]), eval_transform(self.data), strict=self.strict)
+        return eval_batches(split, batch_size=self.batch_size, workers=self.data.workers)
+
+
+def balanced_order(labels: Any, seed: int) -> Any:
+    """The numbers of all images in an order of which every beginning holds the classes as evenly as can be."""
+    rng = np.random.default_rng(seed)
+    rank = np.empty(len(labels), dtype=np.int64)  # an image's place within its shuffled class
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        rank[members] = rng.permutation(len(members))
+    return np.lexsort((labels, rank))
+
+
+def rungs(members: int, images: int, classes: int, settings: ScoringSettings) -> list[tuple[int, int]]:
+    """(members, images) of every round of successive halving: fewer members, larger slices; the last takes them all."""
+    found = []
+    size = min(images, max(settings.first_slice, classes))
+    while True:
+        found.append((members, size))
+        if size == images or members <= settings.finalists:
+            break
+        members = max(settings.finalists, ceil(members / settings.reduction_factor))
+        size = min(images, size * settings.reduction_factor)
+    if found[-1][1] < images:
+        found.append((found[-1][0], images))
+    return found
+
+
+def rank_all(
+    region: Region,
+    supernet: Supernet,
+    slices: Slices,
+    accelerator: Accelerator,
+    journal_path: Path,
+    settings: ScoringSettings,
+    say: Callable[[str], None] = print,
+    stop: Callable[[], None] = lambda: None,
+) -> list[Score]:
+    """Score every member of a region on a small slice, the better ones on larger and larger slices.
+
+    After each round the members of the first Pareto fronts (loss against MACs) go on. All processes of an Accelerator
+    take a part of the members each; every score goes to a journal, and what it holds is not scored again.
+
+    Args:
+        region: the members; it can be listed.
+        supernet: the weights.
+        slices: of the hold-out.
+        accelerator: device, precision, processes.
+        journal_path: the file; further processes append their number to its name.
+        settings: sizes of the rounds.
+        say: takes lines for the user.
+        stop: called between chunks; raises to stop.
+
+    Returns:
+        All scores, in the order of rounds and of the tree.
+    """
+    members = region.members
+    assert members is not None, "a region too large to list is searched by evolution"
+    rank, world = accelerator.process_index, accelerator.num_processes
+    scorer = Scorer(supernet, accelerator)
+    everything: list[Score] = []
+    plan = rungs(len(members), len(slices), len(slices.data.classes), settings)
+    for number, (count, images) in enumerate(plan, start=1):
+        members = members if count == len(members) else survivors(everything[-len(members) :], region, count)
+        accelerator.wait_for_everyone()
+        known = _journals(journal_path, world, say if rank == 0 else _silent)
+        missing = [arch for arch in members if (*name_of(arch), images) not in known]
+        if missing and rank == 0:
+            tree, alone = prefix_tree(missing).layers(), sum(arch.depth for arch in missing)
+            say(f"round {number:>2}  {len(missing):,} members on {images:,} images: {tree:,} layers a batch, "
+                f"alone {alone:,} ({alone / tree:.1f}x)")  # fmt: skip
+        mine = missing[len(missing) * rank // world : len(missing) * (rank + 1) // world]
+        journal = Journal(_journal_of(journal_path, rank), _silent)
+        one_batch = images <= slices.batch_size
+        for chunk in _chunks(mine, 4 * CHUNK if one_batch else CHUNK):
+            journal.add(scorer.score(chunk, slices.batches(images)))
+            stop()
+        accelerator.wait_for_everyone()
+        known = _journals(journal_path, world, _silent)
+        everything += [known[(*name_of(arch), images)] for arch in members]
+    return everything
+
+
+def survivors(scores: Sequence[Score], region: Region, count: int) -> list[Arch]:
+    """The `count` members of the first Pareto fronts of loss and MACs, in the order of the tree."""
+    like = region.space.like
+    archs = [_arch_of(score, like) for score in scores]
+    points = [(score.loss, region.costs(arch)[0]) for score, arch in zip(scores, archs, strict=True)]
+    front = fronts(points)
+    order = sorted(range(len(scores)), key=lambda i: (front[i], scores[i].loss, points[i][1], scores[i].key))
+    return [archs[i] for i in sorted(order[:count])]
+
+
+def _arch_of(score: Score, like: Arch) -> Arch:
+    return replace(like, genotype=score.genotype, widths=score.widths)
+
+
+def _chunks(members: Sequence[Arch], size: int) -> Iterator[Sequence[Arch]]:
+    return (members[start : start + size] for start in range(0, len(members), size))
+
+
+def _journal_of(path: Path, rank: int) -> Path:
+    return path if rank == 0 else path.with_name(f"{path.stem}.{rank}{path.suffix}")
+
+
+def _journals(path: Path, world: int, say: Callable[[str], None]) -> dict[Any, Score]:
+    """The scores in the journals of all processes, those of an earlier run with more processes included."""
+    others = sorted(path.parent.glob(f"{path.stem}.*{path.suffix}"))
+    known: dict[Any, Score] = {}
+    for one in (path, *others):
+        known |= Journal(one, say).scores
+    return known
+
+
+def _silent(line: str) -> None:
+    """Nothing is said."""

@@ -1,0 +1,244 @@
+"""The compact set: every network of a depth, a number of stages and a longest run of S. No torch here.
+
+The set is a tree: a node is a layer, a path from the root is a network's first layers, and members that begin alike
+share the nodes of their beginning. Counting, sampling, pricing and scoring all walk this tree.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple
+
+from psvit.arch import ATTEND, DEFAULT_WIDTHS, POOL, SHARE, Arch
+from psvit.errors import UserError
+from psvit.search.budget import Budget, Prices
+
+if TYPE_CHECKING:
+    from psvit.search.region import Region
+
+
+class Step(NamedTuple):
+    """One layer of a member, with the pooling that may stand before it: a node of the tree.
+
+    Attributes:
+        kind: ``A`` or ``S``.
+        run: how many S in a row this one is, 0 for an A.
+        stage: number of its stage, from 0.
+        width: channels.
+        pooled_from: channels of the stage before, if a pooling stands before this layer, else 0.
+    """
+
+    kind: str
+    run: int
+    stage: int
+    width: int
+    pooled_from: int
+
+
+State = tuple[int, int, int, int]
+"""What may follow a layer depends on this alone: layers so far, run of S, stage, width."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """A set of networks, and what each of them costs for images of one size.
+
+    Args:
+        depth: number of layers, or its least and greatest.
+        stages: number of stages (one more than poolings), or its least and greatest.
+        max_share: longest run of S.
+        earliest_pool: layers that stand before the first pooling at least.
+        widths: for each stage, the channels to choose from; a later stage is never narrower than the one before.
+            By default one choice a stage: 192, 256, 384, 512.
+        like: what the members have in common: all but genotype and widths.
+        img_size: side or (height, width) in pixels, in_chans: image channels, num_classes: classes.
+
+    Raises:
+        UserError: a value outside its rule, or a set without members.
+    """
+
+    depth: int | tuple[int, int] = 12
+    stages: int | tuple[int, int] = 3
+    max_share: int = 2
+    earliest_pool: int = 1
+    widths: tuple[tuple[int, ...], ...] = ()
+    like: Arch = field(default_factory=lambda: Arch(ATTEND))
+    img_size: int | tuple[int, int] = 224
+    in_chans: int = 3
+    num_classes: int = 1000
+
+    def __post_init__(self) -> None:
+        for name in ("depth", "stages"):
+            low, high = bounds(getattr(self, name))
+            if not 1 <= low <= high:
+                raise UserError(f"--{name} {low} {high} is not a range: give one positive number, or two, least first")
+        if self.max_share < 0:
+            raise UserError(f"--max-share {self.max_share} is negative: 0 means that no layer shares")
+        if self.earliest_pool < 1:
+            raise UserError(f"--earliest-pool {self.earliest_pool} is not at least 1: a stage holds a layer")
+        stages = bounds(self.stages)[1]
+        if not self.widths:
+            if stages > len(DEFAULT_WIDTHS):
+                raise UserError(f"{stages} stages need widths to choose from: give them, for every stage")
+            object.__setattr__(self, "widths", tuple((width,) for width in DEFAULT_WIDTHS[:stages]))
+        choices = tuple(tuple(sorted(set(choice))) for choice in self.widths)
+        object.__setattr__(self, "widths", choices)
+        if len(choices) < stages or not all(choices):
+            raise UserError(f"there are {len(choices)} choices of widths for {stages} stages: give one for each stage")
+        for choice in choices:
+            for width in choice:
+                replace(self.like, genotype=ATTEND, widths=(width,))  # whole heads
+        if not self.count():
+            low, high = bounds(self.depth)
+            raise UserError(
+                f"no network of {high} layers has {bounds(self.stages)[0]} stages, runs of S of at most "
+                f"{self.max_share} and {self.earliest_pool} layers before the first pooling: give more layers"
+                + (f" than {low}" if low == high else "")
+            )
+
+    def count(self) -> int:
+        """How many members there are, exactly."""
+        return self.count_from(None)
+
+    def nodes(self) -> int:
+        """Layers that scoring every member on the prefix tree evaluates; alone, members take `layers`."""
+        return sum(self._nodes(self.state(0, step)) for step in self.moves(None))
+
+    def layers(self) -> int:
+        """Layers of all members together."""
+        return self._layers(None, 0)
+
+    def enumerate(self) -> Iterator[Arch]:
+        """Every member, in the order of the tree: members that begin alike stand together."""
+        return (self.arch(steps) for steps in self._walk((), None))
+
+    def sample(self, rng: random.Random) -> Arch:
+        """One member; each is equally likely, exactly."""
+        steps: list[Step] = []
+        state: State | None = None
+        while True:
+            moves = self.moves(state)
+            weights = [self.count_from(self.state(len(steps), step)) for step in moves]
+            ticket = rng.randrange(sum(weights) + self.ends(state))
+            chosen = next((i for i, reached in enumerate(accumulate(weights)) if ticket < reached), None)
+            if chosen is None:
+                return self.arch(steps)
+            steps.append(moves[chosen])
+            state = self.state(len(steps) - 1, steps[-1])
+
+    def feasible(self, budget: Budget, prices: Prices | None = None, least: float = 0.0) -> Region:
+        """The members within `budget`; see `psvit.search.region.Region`.
+
+        Raises:
+            UserError: there is none; the message names the cheapest member, or the nearest, and its cost.
+        """
+        from psvit.search.region import Region  # it walks spaces, so it stands behind this module
+
+        return Region(self, budget, prices or self.prices(), least)
+
+    def prices(self) -> Prices:
+        """MACs and parameters of every part of a member."""
+        return Prices(self.like, len(self.widths), self.img_size, self.in_chans, self.num_classes)
+
+    def __contains__(self, arch: object) -> bool:
+        if not isinstance(arch, Arch):
+            return False
+        alike = replace(self.like, genotype=arch.genotype, widths=arch.widths, class_token=arch.class_token) == arch
+        state: State | None = None
+        for layers, step in enumerate(steps_of(arch)):
+            if step not in self.moves(state):
+                return False
+            state = self.state(layers, step)
+        return alike and arch.class_token == self.like.class_token and self.ends(state)
+
+    def arch(self, steps: Sequence[Step]) -> Arch:
+        """The member that consists of these layers."""
+        genotype = "".join((POOL if step.pooled_from else "") + step.kind for step in steps)
+        widths = tuple(step.width for place, step in enumerate(steps) if step.pooled_from or place == 0)
+        return replace(self.like, genotype=genotype, widths=widths)
+
+    def plain(self) -> Arch:
+        """The plain twin: as deep as the deepest member, as wide as a first stage of the middle choice; no pooling."""
+        first = self.widths[0]
+        depth = bounds(self.depth)[1]
+        return replace(self.like, genotype=ATTEND * depth, widths=(first[(len(first) - 1) // 2],))
+
+    def moves(self, state: State | None) -> list[Step]:
+        """The layers that may follow: those from which a member can still be reached."""
+        if state is None:
+            steps = [Step(ATTEND, 0, 0, width, 0) for width in self.widths[0]]
+            return [step for step in steps if self.count_from(self.state(0, step))]
+        layers, run, stage, width = state
+        if layers >= bounds(self.depth)[1]:
+            return []
+        steps = [Step(ATTEND, 0, stage, width, 0)]
+        if run < self.max_share:
+            steps.append(Step(SHARE, run + 1, stage, width, 0))
+        if stage + 1 < bounds(self.stages)[1] and (stage > 0 or layers >= self.earliest_pool):
+            steps += [Step(ATTEND, 0, stage + 1, wide, width) for wide in self.widths[stage + 1] if wide >= width]
+        return [step for step in steps if self.count_from(self.state(layers, step))]
+
+    @staticmethod
+    def state(layers: int, step: Step) -> State:
+        """The state behind `step`, which follows `layers` layers."""
+        return layers + 1, step.run, step.stage, step.width
+
+    def ends(self, state: State | None) -> bool:
+        """Whether a member may end here."""
+        return state is not None and state[0] >= bounds(self.depth)[0] and state[2] + 1 >= bounds(self.stages)[0]
+
+    @cached_property
+    def _memo(self) -> dict[tuple[str, State | None], int]:
+        return {}
+
+    def count_from(self, state: State | None) -> int:
+        """Members that begin with the layers that led here."""
+        key = ("count", state)
+        if key not in self._memo:
+            if state is not None and state[0] == bounds(self.depth)[1]:
+                self._memo[key] = int(self.ends(state))
+            else:
+                layers = 0 if state is None else state[0]
+                following = sum(self.count_from(self.state(layers, step)) for step in self.moves(state))
+                self._memo[key] = following + self.ends(state)
+        return self._memo[key]
+
+    def _nodes(self, state: State) -> int:
+        key = ("nodes", state)
+        if key not in self._memo:
+            self._memo[key] = 1 + sum(self._nodes(self.state(state[0], step)) for step in self.moves(state))
+        return self._memo[key]
+
+    def _layers(self, state: State | None, layers: int) -> int:
+        key = ("layers", state)
+        if key not in self._memo:
+            following = sum(self._layers(self.state(layers, step), layers + 1) for step in self.moves(state))
+            self._memo[key] = following + layers * self.ends(state)
+        return self._memo[key]
+
+    def _walk(self, steps: tuple[Step, ...], state: State | None) -> Iterator[tuple[Step, ...]]:
+        if self.ends(state):
+            yield steps
+        for step in self.moves(state):
+            yield from self._walk((*steps, step), self.state(len(steps), step))
+
+
+def bounds(value: int | tuple[int, int]) -> tuple[int, int]:
+    """Least and greatest of a number or a range."""
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])
+
+
+def steps_of(arch: Arch) -> tuple[Step, ...]:
+    """The layers of a network, as nodes of the tree."""
+    steps: list[Step] = []
+    for stage, layers in enumerate(arch.stages):
+        run = 0
+        for place, kind in enumerate(layers):
+            run = run + 1 if kind == SHARE else 0
+            pooled_from = arch.widths[stage - 1] if stage and place == 0 else 0
+            steps.append(Step(kind, run, stage, arch.widths[stage], pooled_from))
+    return tuple(steps)

@@ -1,0 +1,257 @@
+"""The supernet: one set of weights for every member of a space, by weight entanglement.
+
+A member's weights are slices of the widest member's. A part of a member runs as the module that PSViT itself is built
+of, called with those slices: so a member in the supernet and the network extracted from it give the same numbers.
+
+Legend: B batch, N tokens, C width, H heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from timm.layers import trunc_normal_, use_fused_attn
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from psvit.arch import ATTEND, SHARE, Arch
+from psvit.model.attention import Attend, Block, Share
+from psvit.model.build import build_arch
+from psvit.model.pooling import Grid, TokenPool
+from psvit.model.psvit import PatchEmbed, PSViT, positions_for
+from psvit.search.space import Space, Step, bounds, steps_of
+
+Entangle = Literal["stage", "place"]
+Slices = Mapping[str, Tensor]
+
+
+class Supernet(nn.Module):
+    """Every member of a space in one set of weights; stateless: which member runs is an argument.
+
+    Args:
+        space: the members.
+        entangle: which layers of different members are one and the same. ``"place"``: those with the same number from
+            the input, whatever stage they are in (AutoFormer's entanglement). ``"stage"``: those with the same number
+            within the same stage, so that a layer always works at one resolution.
+    """
+
+    def __init__(self, space: Space, entangle: Entangle = "stage") -> None:
+        super().__init__()
+        self.space, self.entangle, self.like = space, entangle, space.like
+        self.num_prefix_tokens = int(bool(self.like.class_token))
+        self.num_classes = space.num_classes
+        self.fused_attn = use_fused_attn() > 0  # as `Attend`: what timm says when the network is built
+        depth, stages = bounds(space.depth)[1], bounds(space.stages)[1]
+        widest = [max(choice) for choice in space.widths[:stages]]
+        rows, columns = self.like.grids(space.img_size)[0]
+        self.grid_size = (rows, columns)
+        self.patch_embed = PatchEmbed(self.like.patch_size, self.like.stride, space.in_chans, widest[0])
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, widest[0])) if self.like.class_token else None
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.num_prefix_tokens + rows * columns, widest[0]))
+        if entangle == "place":
+            self.layers = nn.ModuleList([nn.ModuleList(self._widest_layer(max(widest)) for _ in range(depth))])
+        else:  # before stage s stand at least s layers, so it has depth - s at the most
+            self.layers = nn.ModuleList(
+                nn.ModuleList(self._widest_layer(width) for _ in range(depth - stage))
+                for stage, width in enumerate(widest)
+            )
+        self.pools = nn.ModuleList(_widest_pool(self.like, before, after) for before, after in pairwise(widest))
+        self.norm = nn.LayerNorm(max(widest), eps=1e-6)
+        self.head = nn.Linear(max(widest), space.num_classes)
+        self.init_weights()
+
+    def _widest_layer(self, width: int) -> Block:
+        return _build_block(self.like, ATTEND, width, False, None)
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """As `PSViT.init_weights`."""
+        trunc_normal_(self.pos_embed, std=0.02)
+        if self.cls_token is not None:
+            trunc_normal_(self.cls_token, std=0.02)
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                trunc_normal_(module.weight, std=0.02)
+            elif isinstance(module, nn.Conv2d) and name.startswith("pools"):
+                trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+            if (
+                isinstance(module, (nn.Linear, nn.Conv2d))
+                and module.bias is not None
+                and not name.startswith("patch_embed")
+            ):
+                nn.init.zeros_(module.bias)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that no recipe should decay."""
+        return {"pos_embed", "cls_token"}
+
+    def forward(self, x: Tensor, arch: Arch) -> Tensor:
+        """Images (B, C, H, W) through the member `arch` -> logits (B, classes)."""
+        steps = steps_of(arch)
+        x, grid = self.embed(x, steps[0].width)
+        attn: Tensor | None = None
+        for place, index, step in places(steps):
+            following = steps[place + 1].kind if place + 1 < len(steps) else ATTEND
+            x, grid = self.pool(x, grid, step)
+            x, attn = self.layer(x, attn, step, place, index, map_is_shared=following == SHARE)
+        return self.classify(x, steps[-1])
+
+    def embed(self, x: Tensor, width: int) -> tuple[Tensor, Grid]:
+        """Images (B, C, H, W) -> tokens with their positions (B, N, C) and the grid."""
+        skeleton = _patch_embed(self.like, self.space.in_chans, width)
+        x, grid = functional_call(skeleton, dict(self._patch_slices(width)), (x,))
+        if self.cls_token is not None:
+            x = torch.cat([self.cls_token[..., :width].expand(x.shape[0], -1, -1), x], dim=1)
+        positions = self.pos_embed[..., :width]
+        return x + positions_for(grid, positions, self.grid_size, self.num_prefix_tokens), grid
+
+    def pool(self, x: Tensor, grid: Grid, step: Step) -> tuple[Tensor, Grid]:
+        """The pooling before a layer, where there is one: (B, N, C) and its grid -> (B, N', C') and its grid."""
+        if not step.pooled_from:
+            return x, grid
+        skeleton = _pool(self.like, step.pooled_from, step.width)
+        return functional_call(skeleton, dict(self._pool_slices(step)), (x, grid))
+
+    def layer(
+        self, x: Tensor, attn: Tensor | None, step: Step, place: int, index: int, map_is_shared: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """One layer: (B, N, C) and the map of the layer before -> (B, N, C) and the map for the next one.
+
+        Args:
+            x: tokens.
+            attn: the map (B, H, N, N), for a layer that shares.
+            step: which layer.
+            place: its number in the network, index: in its stage, both from 0.
+            map_is_shared: a layer that attends hands its map on.
+        """
+        skeleton = _block(self.like, step.kind, step.width, map_is_shared, self.fused_attn)
+        return functional_call(skeleton, dict(self._layer_slices(step, place, index)), (x, attn))
+
+    def classify(self, x: Tensor, step: Step) -> Tensor:
+        """Tokens (B, N, C) behind the last layer -> logits (B, classes)."""
+        width = step.width
+        x = nn.functional.layer_norm(x, (width,), self.norm.weight[:width], self.norm.bias[:width], self.norm.eps)
+        x = x[:, 0] if self.num_prefix_tokens else x.mean(dim=1)
+        return nn.functional.linear(x, self.head.weight[:, :width], self.head.bias)
+
+    @torch.no_grad()
+    def extract(self, arch: Arch) -> PSViT:
+        """The member `arch` as a network of its own, with copies of its weights."""
+        model = build_arch(
+            arch, self.space.img_size, in_chans=self.space.in_chans, num_classes=self.num_classes
+        ).to(self.pos_embed.device)  # fmt: skip
+        assert isinstance(model, PSViT)
+        model.load_state_dict({name: tensor.clone() for name, tensor in self.slices(arch)})
+        return model.train(self.training)
+
+    def slices(self, arch: Arch) -> Iterator[tuple[str, Tensor]]:
+        """The weights of the member `arch`, by the names that they have in `PSViT`."""
+        steps = steps_of(arch)
+        width, last = steps[0].width, steps[-1].width
+        yield from _named("patch_embed", self._patch_slices(width))
+        if self.cls_token is not None:
+            yield "cls_token", self.cls_token[..., :width]
+        yield "pos_embed", self.pos_embed[..., :width]
+        for place, index, step in places(steps):
+            if step.pooled_from:
+                yield from _named(f"stages.{step.stage}.pool", self._pool_slices(step))
+            yield from _named(f"stages.{step.stage}.blocks.{index}", self._layer_slices(step, place, index))
+        yield from (("norm.weight", self.norm.weight[:last]), ("norm.bias", self.norm.bias[:last]))
+        yield from (("head.weight", self.head.weight[:, :last]), ("head.bias", self.head.bias))
+
+    def _patch_slices(self, width: int) -> Iterator[tuple[str, Tensor]]:
+        proj = self.patch_embed.proj
+        assert proj.bias is not None
+        yield from (("proj.weight", proj.weight[:width]), ("proj.bias", proj.bias[:width]))
+
+    def _pool_slices(self, step: Step) -> Iterator[tuple[str, Tensor]]:
+        before, after = step.pooled_from, step.width
+        for name, weight in self.pools[step.stage - 1].named_parameters():
+            if name.startswith("conv.0"):  # depthwise: as wide as the stage before
+                yield name, weight[:before]
+            elif name.startswith("prefix_proj") and before == after:  # PSViT needs none there
+                continue
+            else:
+                yield name, weight[:after, :before] if weight.ndim > 1 else weight[:after]
+
+    def _layer_slices(self, step: Step, place: int, index: int) -> Iterator[tuple[str, Tensor]]:
+        wide: Any = self.layers[0][place] if self.entangle == "place" else self.layers[step.stage][index]  # type: ignore[index]
+        C, hidden = step.width, int(step.width * self.like.mlp_ratio)
+        for norm in ("norm1", "norm2"):
+            yield f"{norm}.weight", getattr(wide, norm).weight[:C]
+            yield f"{norm}.bias", getattr(wide, norm).bias[:C]
+        qkv = wide.attn.qkv
+        projections = qkv.weight.chunk(3)  # q, k and v of the widest member
+        biases = qkv.bias.chunk(3) if qkv.bias is not None else ()
+        if step.kind == SHARE:
+            yield "attn.v.weight", projections[2][:C, :C]
+            yield from (("attn.v.bias", bias[:C]) for bias in biases[2:])
+        else:
+            yield "attn.qkv.weight", torch.cat([projection[:C, :C] for projection in projections])
+            if biases:
+                yield "attn.qkv.bias", torch.cat([bias[:C] for bias in biases])
+        yield "attn.proj.weight", wide.attn.proj.weight[:C, :C]
+        yield "attn.proj.bias", wide.attn.proj.bias[:C]
+        yield from (("mlp.fc1.weight", wide.mlp.fc1.weight[:hidden, :C]), ("mlp.fc1.bias", wide.mlp.fc1.bias[:hidden]))
+        yield from (("mlp.fc2.weight", wide.mlp.fc2.weight[:C, :hidden]), ("mlp.fc2.bias", wide.mlp.fc2.bias[:C]))
+
+
+def places(steps: tuple[Step, ...]) -> Iterator[tuple[int, int, Step]]:
+    """Number in the network, number in the stage, and the step, of every layer."""
+    index = 0
+    for place, step in enumerate(steps):
+        index = 0 if step.pooled_from else index
+        yield place, index, step
+        index += 1
+
+
+def _named(prefix: str, slices: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    return ((f"{prefix}.{name}", tensor) for name, tensor in slices)
+
+
+# The parts. On the meta device they have no weights of their own: they are called with slices of the supernet's.
+
+
+def _build_block(like: Arch, kind: str, width: int, map_is_shared: bool, device: str | None) -> Block:
+    heads, dd = width // like.head_dim, {"device": device}
+    if kind == SHARE:
+        attn: nn.Module = Share(width, heads, like.qkv_bias, **dd)  # type: ignore[arg-type]
+    else:
+        attn = Attend(width, heads, like.qkv_bias, map_is_shared=map_is_shared, **dd)  # type: ignore[arg-type]
+    return Block(attn, width, int(width * like.mlp_ratio), **dd)  # type: ignore[arg-type]
+
+
+def _build_pool(like: Arch, before: int, after: int, device: str | None) -> TokenPool:
+    return TokenPool(
+        before, after, like.pooling, like.pool_order, like.pool_conv, like.pool_kernel, like.pool_op,
+        num_prefix_tokens=int(bool(like.class_token)), device=device,
+    )  # fmt: skip
+
+
+def _widest_pool(like: Arch, before: int, after: int) -> TokenPool:
+    pool = _build_pool(like, before, after, None)
+    if like.class_token:  # narrower members need it even where the widest does not change its width
+        pool.prefix_proj = nn.Linear(before, after)
+    return pool
+
+
+@lru_cache(maxsize=1024)
+def _block(like: Arch, kind: str, width: int, map_is_shared: bool, fused: bool) -> Block:
+    block = _build_block(like, kind, width, map_is_shared, "meta")
+    if isinstance(block.attn, Attend):
+        block.attn.fused_attn = fused
+    return block
+
+
+@lru_cache(maxsize=1024)
+def _pool(like: Arch, before: int, after: int) -> TokenPool:
+    return _build_pool(like, before, after, "meta")
+
+
+@lru_cache(maxsize=64)
+def _patch_embed(like: Arch, in_chans: int, width: int) -> PatchEmbed:
+    return PatchEmbed(like.patch_size, like.stride, in_chans, width, device="meta")

@@ -1,0 +1,223 @@
+"""Scoring on the prefix tree: exact, shared, resumable; successive halving; balanced slices."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from psvit import UserError
+from psvit.search.budget import Budget
+from psvit.search.region import Region
+from psvit.search.scores import Journal, Score
+from psvit.search.scoring import Scorer, Slices, balanced_order, batch_bytes, prefix_tree, rank_all, rungs, survivors
+from psvit.search.settings import ScoringSettings
+from psvit.search.space import Space
+from psvit.search.supernet import Supernet
+from psvit.training.data import Data, open_data
+from psvit.training.settings import DataSettings
+from tests.test_supernet import shaken, space
+
+ACCELERATOR = Accelerator(cpu=True)
+HALVING = ScoringSettings(first_slice=20, reduction_factor=3, finalists=5, score_batch=32)
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    return open_data(DataSettings("digits", holdout=0.1))
+
+
+@pytest.fixture(scope="module")
+def region() -> Region:
+    return space().feasible(Budget(macs=2e5), least=0.5)
+
+
+@pytest.fixture(scope="module")
+def supernet(region: Region) -> Supernet:
+    torch.manual_seed(0)
+    return shaken(Supernet(region.space))
+
+
+@pytest.mark.parametrize("pooling", ["1d", "2d"])
+def test_each_score_equals_that_of_the_member_alone(data: Data, pooling: str) -> None:
+    """Bitwise, over several batches."""
+    supernet = shaken(Supernet(space(like={"pooling": pooling})))
+    members = random.Random(0).sample(list(supernet.space.enumerate()), 60)
+    batches = list(Slices(data, 0, 32).batches(80))
+    assert len(batches) == 3
+    together = Scorer(supernet, ACCELERATOR).score(members, batches)
+    assert together == [Scorer(supernet, ACCELERATOR).score([arch], batches)[0] for arch in members]
+    with torch.no_grad():
+        for arch, score in zip(members[:10], together, strict=False):
+            model = supernet.extract(arch)
+            logits = torch.cat([model(batch.images) for batch in batches])
+            labels = torch.cat([batch.labels for batch in batches])
+            assert score.loss == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), abs=1e-5)
+            assert score.top1 == pytest.approx(100 * (logits.argmax(-1) == labels).float().mean().item(), abs=1e-4)
+            assert score.images == 80
+
+
+def test_the_layers_computed_are_the_nodes_of_the_tree(data: Data) -> None:
+    whole = Space(4, 3, 2, widths=((8,), (16,), (16,)), like=space().like, img_size=8, in_chans=1, num_classes=10)
+    scorer = Scorer(Supernet(whole), ACCELERATOR)
+    members = list(whole.enumerate())
+    scorer.score(members, Slices(data, 0, 32).batches(64))
+    assert scorer.layers == 2 * whole.nodes() == 2 * prefix_tree(members).layers()
+    assert whole.layers() == sum(arch.depth for arch in members) > whole.nodes()
+
+
+def test_the_tree_of_the_twelve_layer_set() -> None:
+    members = list(Space(12, 3, 2).enumerate())
+    assert (prefix_tree(members).layers(), sum(arch.depth for arch in members)) == (38_246, 216_804)
+
+
+def test_slices_are_balanced_and_nested() -> None:
+    labels = np.repeat([0, 1, 2, 3], [40, 30, 20, 10])
+    order = balanced_order(labels, 0)
+    assert sorted(order) == list(range(100))
+    for size in (4, 9, 20, 40):
+        counts = np.bincount(labels[order[:size]], minlength=4)
+        assert counts.max() - counts.min() <= 1
+    assert list(order) == list(balanced_order(labels, 0)) != list(balanced_order(labels, 1))
+
+
+def test_a_holdout_without_an_image_of_each_class(data: Data) -> None:
+    with pytest.raises(UserError, match="has 0 images for 10 classes"):
+        Slices(open_data(DataSettings("digits", holdout=0)), 0, 32)
+    assert len(Slices(data, 0, 32)) == len(data.holdout)
+
+
+def test_the_rounds_of_successive_halving() -> None:
+    settings = ScoringSettings(first_slice=100, reduction_factor=4, finalists=10)
+    assert rungs(1000, 3000, 10, settings) == [(1000, 100), (250, 400), (63, 1600), (16, 3000)]
+    assert rungs(1000, 5000, 10, settings) == [(1000, 100), (250, 400), (63, 1600), (16, 5000)]
+    assert rungs(8, 5000, 10, settings) == [(8, 100), (8, 5000)]
+    assert rungs(1000, 60, 10, settings) == [(1000, 60)]
+    assert rungs(40, 5000, 200, settings) == [(40, 200), (10, 800), (10, 5000)]
+
+
+def test_survivors_are_the_first_fronts(region: Region) -> None:
+    members = region.members or []
+    losses = np.random.default_rng(0).permutation(len(members)).tolist()
+    scores = [Score(arch.genotype, arch.widths, loss, 0.0, 20) for arch, loss in zip(members, losses, strict=True)]
+    kept = survivors(scores, region, 30)
+    assert len(kept) == 30
+    assert kept == [arch for arch in members if arch in kept], "in the order of the tree"
+    best = members[losses.index(0)]
+    assert best in kept
+    dominating = {
+        arch: sum(
+            losses[i] < losses[members.index(arch)] and region.costs(other)[0] <= region.costs(arch)[0]
+            for i, other in enumerate(members)
+        )
+        for arch in members
+    }
+    assert all(arch in kept for arch in members if dominating[arch] == 0)
+    assert set(survivors(scores, region, len(members))) == set(members)
+
+
+def ranked(supernet: Supernet, region: Region, data: Data, folder: Path, **options: Any) -> list[Score]:
+    slices = Slices(data, 0, HALVING.score_batch)
+    return rank_all(
+        region, supernet, slices, ACCELERATOR, folder / "journal.jsonl", HALVING, lambda line: None, **options
+    )
+
+
+def test_ranking_all_is_successive_halving(supernet: Supernet, region: Region, data: Data, tmp_path: Path) -> None:
+    members = region.members or []
+    scores = ranked(supernet, region, data, tmp_path)
+    plan = rungs(len(members), len(data.holdout), 10, HALVING)
+    assert [(n, images) for n, images in plan] == [
+        (sum(score.images == images for score in scores), images) for images in sorted({s.images for s in scores})
+    ]
+    first = scores[: len(members)]
+    assert [(s.genotype, s.widths) for s in first] == [(a.genotype, a.widths) for a in members]
+    second = survivors(first, region, plan[1][0])
+    assert [(s.genotype, s.widths) for s in scores[len(members) :][: len(second)]] == [
+        (a.genotype, a.widths) for a in second
+    ]
+    batches = Slices(data, 0, HALVING.score_batch).batches(scores[-1].images)
+    assert scores[-1] == Scorer(supernet, ACCELERATOR).score([_arch(region, scores[-1])], batches)[0]
+
+
+def _arch(region: Region, score: Score) -> Any:
+    return next(arch for arch in region if (arch.genotype, arch.widths) == (score.genotype, score.widths))
+
+
+def test_a_ranking_that_was_stopped_goes_on_to_the_same(
+    supernet: Supernet, region: Region, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("psvit.search.scoring.CHUNK", 3)
+    whole = ranked(supernet, region, data, tmp_path / "whole")
+
+    class StopError(Exception):
+        pass
+
+    for wait in (1, 2, 5, 11):
+        left = [wait]
+
+        def stop(left: list[int] = left) -> None:
+            left[0] -= 1
+            if not left[0]:
+                raise StopError
+
+        with pytest.raises(StopError):
+            ranked(supernet, region, data, tmp_path / "stopped", stop=stop)
+    scored = Journal(tmp_path / "stopped" / "journal.jsonl").scores
+    assert 0 < len(scored) < len(whole)
+    assert ranked(supernet, region, data, tmp_path / "stopped") == whole
+    lines = (tmp_path / "stopped" / "journal.jsonl").read_text().splitlines()
+    assert len(lines) == len(set(lines)) == len(whole), "nothing was scored twice"
+
+
+def test_a_journal_cut_off_in_mid_line(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    scores = [Score("AS", (8,), 0.1 + number / 3, 50.0, 20) for number in range(3)]
+    scores = [Score("A" * (n + 1), (8,), score.loss, 50.0, 20) for n, score in enumerate(scores)]
+    Journal(path).add(scores)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-7])
+    said: list[str] = []
+    journal = Journal(path, said.append)
+    assert list(journal.scores.values()) == scores[:2]
+    assert len(said) == 1
+    assert "ends in mid-line: the last line is dropped" in said[0]
+    journal.add([scores[2]])
+    assert path.read_bytes() == whole
+    assert list(Journal(path).scores.values()) == scores
+
+
+def test_a_broken_line_within_a_journal(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_text('{"genotype": "A"}\n')
+    with pytest.raises(UserError, match=r"journal\.jsonl, line 1 is no score"):
+        Journal(path)
+
+
+def test_the_bound_of_the_memory_holds(data: Data) -> None:
+    """The tokens and maps of a path, counted while it is walked."""
+    supernet = Supernet(space(like={"head_dim": 8}))
+    held: list[int] = []
+
+    class Counting(Scorer):
+        def _visit(self, node: Any, x: Any, attn: Any, *rest: Any) -> None:
+            held.append((held[-1] if held else 0) + x.nbytes + (0 if attn is None else attn.nbytes))
+            peaks.append(held[-1])
+            super()._visit(node, x, attn, *rest)
+            held.pop()
+
+    peaks: list[int] = []
+    Counting(supernet, ACCELERATOR).score(list(supernet.space.enumerate()), Slices(data, 0, 32).batches(32))
+    assert 0 < max(peaks) <= batch_bytes(supernet.space, 32)
+    assert batch_bytes(supernet.space, 64) == 2 * batch_bytes(supernet.space, 32)
+
+
+@pytest.mark.parametrize(
+    "options", [{"first_slice": 0}, {"reduction_factor": 1}, {"finalists": 0}, {"score_memory": 0.0}]
+)
+def test_settings_that_are_none(options: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="--"):
+        ScoringSettings(**options)

@@ -1,0 +1,202 @@
+"""The compact set: counted, listed, drawn and priced exactly; budgets that cannot be met say what could."""
+
+import random
+import subprocess
+import sys
+from collections import Counter
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from psvit import Arch, UserError, cost
+from psvit.search.budget import Budget
+from psvit.search.region import Region
+from psvit.search.space import Space, bounds, steps_of
+
+SMALL = Arch("A", widths=(8,), head_dim=8, patch_size=4)
+
+
+def small(**changes: object) -> Space:
+    """A space of a few hundred members with a choice of widths."""
+    fields = {"depth": (2, 5), "stages": (1, 3), "widths": ((8, 16), (8, 16, 24), (16, 24)), "like": SMALL,
+              "img_size": 28, "in_chans": 1, "num_classes": 10}  # fmt: skip
+    return Space(**{**fields, **changes})
+
+
+def by_brute_force(space: Space) -> set[tuple[str, tuple[int, ...]]]:
+    """All members, found without the tree: every string of letters, every choice of widths."""
+    found = set()
+    low, high = bounds(space.depth)
+    for depth in range(low, high + 1):
+        for gaps in product(("A", "S", "-A"), repeat=depth - 1):
+            genotype = "A" + "".join(gaps)
+            if "-S" in genotype or "S" * (space.max_share + 1) in genotype:
+                continue
+            stages = genotype.split("-")
+            if not bounds(space.stages)[0] <= len(stages) <= bounds(space.stages)[1]:
+                continue
+            if len(stages) > 1 and len(stages[0]) < space.earliest_pool:
+                continue
+            for widths in product(*space.widths[: len(stages)]):
+                if list(widths) == sorted(widths):
+                    found.add((genotype, widths))
+    return found
+
+
+def test_the_twelve_layer_set() -> None:
+    space = Space(12, 3, 2)
+    assert (space.count(), space.nodes(), space.layers()) == (18_067, 38_246, 216_804)
+    members = list(space.enumerate())
+    assert len(set(members)) == 18_067
+    assert {(len(arch.stages), arch.depth) for arch in members} == {(3, 12)}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"max_share": 0}, {"max_share": 1, "earliest_pool": 2}, {"stages": 2, "depth": 4}, {"stages": (2, 3)},
+     {"widths": ((16,), (16,), (16,))}, {"widths": ((24,), (8, 24), (24,))}],
+)  # fmt: skip
+def test_members_are_those_of_the_grammar(changes: dict[str, object]) -> None:
+    space = small(**changes)
+    members = [(arch.genotype, arch.widths) for arch in space.enumerate()]
+    assert len(members) == len(set(members)) == space.count()
+    assert set(members) == by_brute_force(space)
+    assert space.layers() == sum(len(genotype.replace("-", "")) for genotype, _ in members)
+    prefixes = {steps_of(arch)[: layers + 1] for arch in space.enumerate() for layers in range(arch.depth)}
+    assert space.nodes() == len(prefixes)
+    assert all(arch in space for arch in space.enumerate())
+
+
+def test_what_is_no_member() -> None:
+    space = small()
+    member = next(space.enumerate())
+    for other in ("AAAAAA", "ASSS", "A-A-A-A", "A"):
+        assert Arch(other, widths=(8, 8, 16, 24)[: other.count("-") + 1], head_dim=8, patch_size=4) not in space
+    assert Arch("AA", widths=(8,), head_dim=8, patch_size=4) in space
+    assert Arch("AA", widths=(8,), head_dim=8, patch_size=2) not in space
+    assert Arch("AA", widths=(24,), head_dim=8, patch_size=4) not in space
+    assert "AA" not in space
+    assert member in space
+
+
+def test_drawing_is_uniform_and_seeded() -> None:
+    space = small(depth=3, stages=(1, 2), widths=((8, 16), (16,)))
+    count = space.count()
+    drawn = Counter(space.sample(random.Random(seed)) for seed in range(200 * count))
+    assert set(drawn) == set(space.enumerate())
+    assert max(abs(number - 200) for number in drawn.values()) < 5 * 200**0.5  # five standard deviations
+    assert [space.sample(random.Random(3)) for _ in range(9)] == [space.sample(random.Random(3)) for _ in range(9)]
+
+
+@given(st.integers(0, 10**6))
+def test_prices_are_the_costs_of_the_whole_network(seed: int) -> None:
+    rng = random.Random(seed)
+    like = Arch("A", widths=(8,), head_dim=8, patch_size=3, stride=3, pooling=rng.choice(["1d", "2d"]),
+                pool_conv=rng.choice(["full", "depthwise"]), pool_op=rng.choice(["max", "stride"]),
+                pool_order=rng.choice(["conv-pool", "pool-conv"]), mlp_ratio=rng.choice([2, 3.3]))  # fmt: skip
+    space = small(like=like, img_size=(37, 53), in_chans=3, num_classes=7)
+    arch = space.sample(rng)
+    shape = ((37, 53), 3, 7)
+    assert space.prices().of(steps_of(arch)) == (cost.macs(arch, *shape), cost.params(arch, *shape))
+
+
+@pytest.mark.parametrize(
+    ("macs", "params", "least"), [(6e5, None, 0), (6e5, 4e4, 0), (None, 3e4, 0.5), (1e6, None, 0.9)]
+)
+def test_a_region_holds_what_is_within_the_budget(macs: float | None, params: float | None, least: float) -> None:
+    space = small()
+    region = space.feasible(Budget(macs, params), least=least)
+
+    def fits(arch: Arch) -> bool:
+        used = [own / limit for own, limit in
+                ((cost.macs(arch, 28, 1, 10), macs), (cost.params(arch, 28, 1, 10), params)) if limit]  # fmt: skip
+        return least <= max(used) <= 1
+
+    expected = [arch for arch in space.enumerate() if fits(arch)]
+    assert list(region) == region.members == expected
+    assert region.count() == len(expected)
+    assert region.count(at_most=2) == 2
+    assert all((arch in region) == fits(arch) for arch in space.enumerate())
+    assert {region.sample(random.Random(seed)) for seed in range(30 * len(expected))} == set(expected)
+
+
+def test_a_region_too_large_to_list_is_drawn_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psvit.search.region.LISTED", 10)
+    region = small().feasible(Budget(macs=6e5))
+    assert region.members is None
+    drawn = {region.sample(random.Random(seed)) for seed in range(3000)}
+    assert drawn <= set(region)
+    assert len(drawn) > 0.8 * region.count()
+
+
+def test_the_nearest_member_uses_most_of_the_budget() -> None:
+    region = small().feasible(Budget(macs=9e5))
+    most = max(cost.macs(arch, 28, 1, 10) for arch in region)
+    assert cost.macs(region.nearest(), 28, 1, 10) == most
+
+
+def test_an_infeasible_budget_names_the_cheapest_member() -> None:
+    space = small()
+    cheapest = min(space.enumerate(), key=lambda arch: cost.macs(arch, 28, 1, 10))
+    macs = cost.macs(cheapest, 28, 1, 10)
+    with pytest.raises(UserError) as error:
+        space.feasible(Budget(macs=macs - 1))
+    assert f"the cheapest, {cheapest.genotype} with widths 8" in str(error.value)
+    assert f"{macs / 1e3:.4g} k MACs" in str(error.value)
+    assert space.feasible(Budget(macs=macs)).members == [cheapest]
+
+
+def test_contradictory_budgets_name_the_nearest_member() -> None:
+    space = small(depth=4, stages=3, widths=((8, 16, 24), (24,), (24,)))
+    costs = {arch: (cost.macs(arch, 28, 1, 10), cost.params(arch, 28, 1, 10)) for arch in space.enumerate()}
+    macs, params = min(own[0] for own in costs.values()), min(own[1] for own in costs.values())
+    assert not any(own[0] <= macs and own[1] <= params for own in costs.values())  # each alone is possible
+    nearest = min(costs, key=lambda arch: max(costs[arch][0] / macs, costs[arch][1] / params))
+    with pytest.raises(UserError, match=f"the nearest, {nearest.genotype} with widths"):
+        space.feasible(Budget(macs=macs, params=params))
+
+
+def test_budgets_are_read() -> None:
+    parse = lambda *texts: Budget.parse(texts, plain_macs=4e8, plain_params=2e6)  # noqa: E731
+    assert parse("0.5x") == parse("200M") == parse("macs=0.2G") == Budget(macs=2e8)
+    assert parse("params=5M", "latency=5ms", "600M") == Budget(6e8, 5e6, 0.005)
+    assert parse("params=0.5x", "latency=0.2s") == Budget(params=1e6, latency=0.2)
+    assert not parse()
+
+
+@pytest.mark.parametrize(
+    ("texts", "reason"),
+    [(["fast"], "is not a positive limit"), (["-3M"], "is not a positive limit"), (["0"], "is not a positive limit"),
+     (["latency=5"], "is not a positive limit such as latency=5ms"), (["latency=0.5x"], "such as latency"),
+     (["size=3M"], "limits 'size'"), (["600M", "0.5x"], "limits macs twice"), (["5ms"], "is not a positive limit")],
+)  # fmt: skip
+def test_budgets_that_are_none(texts: list[str], reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        Budget.parse(texts, 4e8, 2e6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [({"depth": 0}, "--depth 0 0"), ({"depth": (5, 3)}, "--depth 5 3"), ({"max_share": -1}, "--max-share"),
+     ({"earliest_pool": 0}, "--earliest-pool"), ({"depth": 2, "stages": 3}, "no network of 2 layers has 3 stages"),
+     ({"stages": 3, "depth": 4, "earliest_pool": 3}, "give more layers"), ({"widths": ((8,),)}, "1 choices of widths"),
+     ({"widths": ((8,), (9,), (16,))}, "multiple of head_dim"), ({"stages": 6, "widths": ()}, "6 stages need widths")],
+)  # fmt: skip
+def test_spaces_that_are_none(changes: dict[str, object], reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        small(**changes)
+
+
+def test_the_plain_twin() -> None:
+    assert small().plain() == Arch("AAAAA", widths=(8,), head_dim=8, patch_size=4)
+
+
+def test_no_torch() -> None:
+    code = "import sys, psvit.search.region, psvit.search.scores, psvit.search.settings; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_a_region_is_made_by_its_space() -> None:
+    assert isinstance(Space(12, 3, 2).feasible(Budget(macs=2e9)), Region)

@@ -1,0 +1,192 @@
+"""One set of weights for all members: members run as the networks extracted from it, and learn as they do."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from psvit import Arch, UserError
+from psvit.search.budget import Budget
+from psvit.search.learning import SupernetLearning, load_supernet, supernet_training, train_supernet
+from psvit.search.region import Region
+from psvit.search.settings import SupernetSettings
+from psvit.search.space import Space
+from psvit.search.supernet import Entangle, Supernet
+from psvit.training.data import Data, open_data
+from psvit.training.loading import Batch
+from psvit.training.recipes import TrainSettings
+from tests.tiny import CPU, DIGITS
+from tests.tiny import settings as tiny_settings
+
+
+def space(**changes: Any) -> Space:
+    """Networks of two to five layers for digits."""
+    like = {"head_dim": 8, "patch_size": 2, **changes.pop("like", {})}
+    fields = {"depth": (2, 5), "stages": (1, 3), "widths": ((8, 16), (16, 24), (16, 24, 32)), "img_size": 8,
+              "in_chans": 1, "num_classes": 10}  # fmt: skip
+    return Space(**{**fields, "like": Arch("A", widths=(8,), **like), **changes})
+
+
+def shaken(supernet: Supernet) -> Supernet:
+    """With weights of which none is zero or one."""
+    with torch.no_grad():
+        for weight in supernet.parameters():
+            weight.add_(torch.randn_like(weight) * 0.1)
+    return supernet.eval()
+
+
+@pytest.mark.parametrize("entangle", ["stage", "place"])
+@pytest.mark.parametrize(
+    "like", [{"pooling": "2d"}, {"pooling": "1d"}, {"pooling": "1d", "pool_conv": "depthwise", "qkv_bias": False},
+             {"pooling": "2d", "pool_conv": "depthwise", "class_token": True}, {"pooling": "2d", "pool_op": "stride"}],
+)  # fmt: skip
+def test_a_hundred_members_equal_their_extracted_networks(like: dict[str, Any], entangle: Entangle) -> None:
+    supernet, rng = shaken(Supernet(space(like=like), entangle)), random.Random(0)
+    images = torch.randn(3, 1, 8, 8)
+    with torch.no_grad():
+        for _ in range(100):
+            arch = supernet.space.sample(rng)
+            assert (supernet(images, arch) - supernet.extract(arch)(images)).abs().max() <= 1e-6, arch
+
+
+def test_extracted_weights_are_copies() -> None:
+    supernet = shaken(Supernet(space()))
+    arch = supernet.space.sample(random.Random(1))
+    model, images = supernet.extract(arch), torch.randn(2, 1, 8, 8)
+    before = model(images)
+    with torch.no_grad():
+        for weight in supernet.parameters():
+            weight.zero_()
+    assert torch.equal(model(images), before)
+
+
+@pytest.mark.parametrize("entangle", ["stage", "place"])
+def test_each_weight_that_a_member_uses_gets_the_gradient_of_its_network(entangle: Entangle) -> None:
+    supernet, rng = shaken(Supernet(space(), entangle)), random.Random(2)
+    images, labels = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 3])
+    for _ in range(20):
+        arch = supernet.space.sample(rng)
+        alone = supernet.extract(arch)
+        nn.functional.cross_entropy(alone(images), labels).backward()
+        supernet.zero_grad()
+        nn.functional.cross_entropy(supernet(images, arch), labels).backward()
+        gradients = {name: weight.grad for name, weight in supernet.named_parameters()}
+        own = {name: weight.grad for name, weight in alone.named_parameters()}
+        for weight in supernet.parameters():  # the slices of the gradient, by the names of the extracted network
+            weight.data = torch.zeros_like(weight) if weight.grad is None else weight.grad.clone()
+        for name, slice_ in supernet.slices(arch):
+            assert own[name] is not None
+            assert slice_.abs().sum() > 0, f"{name} of {arch} learns nothing"
+            assert torch.allclose(slice_, own[name], atol=1e-6), name
+        assert any(gradient is None for gradient in gradients.values()) or arch.depth == 5
+        shaken(supernet)
+
+
+def test_all_members_together_use_every_weight() -> None:
+    supernet = Supernet(space())
+    for arch in supernet.space.enumerate():
+        if max(arch.widths) == 32 or len(arch.widths) < 3:
+            supernet(torch.randn(1, 1, 8, 8), arch).sum().backward()
+    assert [name for name, weight in supernet.named_parameters() if weight.grad is None] == []
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    return open_data(DIGITS)
+
+
+def learning(data: Data, region: Region, **options: Any) -> SupernetLearning:
+    settings = supernet_training(tiny_settings(epochs=1), SupernetSettings(**options), region.space, {})
+    return SupernetLearning(Supernet(region.space), region, settings, Accelerator(cpu=True), data)
+
+
+@pytest.fixture
+def region() -> Region:
+    return space().feasible(Budget(macs=3e5))
+
+
+def test_members_of_a_step_are_seeded_and_feasible(data: Data, region: Region) -> None:
+    learn = learning(data, region, draws=3)
+    drawn = [learn.members(step) for step in range(50)]
+    assert drawn == [learning(data, region, draws=3).members(step) for step in range(50)]
+    assert all(arch in region for members in drawn for arch in members)
+    assert len({arch for members in drawn for arch in members}) > 30
+
+
+def test_balanced_sampling_draws_all_numbers_of_stages_alike(data: Data, region: Region) -> None:
+    drawn = [learning(data, region, sampling="balanced").members(step)[0] for step in range(300)]
+    counts = [sum(len(arch.widths) == stages for arch in drawn) for stages in (1, 2, 3)]
+    assert min(counts) > 70, counts
+
+
+def batch() -> Batch:
+    return Batch(torch.randn(6, 1, 8, 8), torch.tensor([0, 1, 2, 3, 4, 5]), ())
+
+
+def test_the_loss_is_the_mean_over_the_batch_each_part_by_its_member(data: Data, region: Region) -> None:
+    learn, images = learning(data, region, draws=2), batch()
+    first, second = learn.members(5)
+    supernet: Any = learn.plain
+    parts = [
+        nn.functional.cross_entropy(supernet(images.images[n::2], arch), images.labels[n::2], label_smoothing=0.1)
+        for n, arch in enumerate((first, second))
+    ]
+    assert torch.allclose(learn.loss(images, 5), sum(parts) / 2, atol=1e-6)
+
+
+def test_the_sandwich_rule_and_distillation(data: Data, region: Region) -> None:
+    learn, images = learning(data, region, draws=2, sandwich=True, distill=True), batch()
+    costs = {arch: region.costs(arch)[0] for arch in region}
+    assert learn.members(0)[0] == learn.cheapest == min(costs, key=lambda arch: (costs[arch], list(costs).index(arch)))
+    assert costs[learn.dearest] == max(costs.values())
+    supernet: Any = learn.plain
+    with torch.no_grad():
+        taught = supernet(images.images, learn.dearest)
+        expected = nn.functional.cross_entropy(taught, images.labels, label_smoothing=0.1)
+        for number, arch in enumerate(learn.members(0)):
+            logits = supernet(images.images[number::2], arch)
+            expected += nn.functional.cross_entropy(logits, taught.softmax(-1)[number::2], reduction="sum") / 6
+    assert torch.allclose(learn.loss(images, 0).detach(), expected / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [({"draws": 0}, "--draws 0"), ({"sampling": "fair"}, "--sampling 'fair'"), ({"entangle": "all"}, "--entangle"),
+     ({"distill": True}, "give --sandwich too")],
+)  # fmt: skip
+def test_settings_that_are_none(options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        SupernetSettings(**options)
+
+
+def training(folder: Path, resume: bool = False) -> TrainSettings:
+    return tiny_settings(folder, epochs=2, run={"resume": resume, "overwrite": not resume, "save_every": 1})
+
+
+def test_a_trained_supernet_is_loaded_again(tmp_path: Path, data: Data, region: Region) -> None:
+    settings = supernet_training(training(tmp_path), SupernetSettings(), region.space, region.budget.given)
+    trained, _ = train_supernet(region, settings, data, lambda line: None)
+    lines: list[str] = []
+    resumed = supernet_training(training(tmp_path, True), SupernetSettings(), region.space, region.budget.given)
+    again, _ = train_supernet(region, resumed, data, lines.append)
+    assert all(
+        torch.equal(a, b) for a, b in zip(trained.state_dict().values(), again.state_dict().values(), strict=True)
+    )
+    assert not any(line.startswith("epoch") for line in lines)
+    first = Supernet(region.space)
+    assert not all(torch.equal(a, b) for a, b in zip(trained.parameters(), first.parameters(), strict=True))
+
+
+def test_another_spaces_weights_are_refused(tmp_path: Path, data: Data, region: Region) -> None:
+    settings = supernet_training(training(tmp_path), SupernetSettings(), region.space, {})
+    train_supernet(region, settings, data, lambda line: None)
+    with pytest.raises(UserError, match="has the shape"):
+        load_supernet(Supernet(space(widths=((8, 16), (16, 24), (16, 40)))), tmp_path)
+    (tmp_path / "supernet.safetensors").write_bytes(b"broken")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_supernet(Supernet(region.space), tmp_path)
+    assert CPU.threads == 1
