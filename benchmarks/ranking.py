@@ -2,6 +2,7 @@
 
 python benchmarks/ranking.py alone --seed 1       train the members alone (one process a seed; resumes by itself)
 python benchmarks/ranking.py supernet --name X    train a supernet as the further flags say, and score the members
+python benchmarks/ranking.py worth --name X       train what that supernet chose, beside the default network
 python benchmarks/ranking.py report               the taus; --output docs/results/ranking.json keeps them
 """
 
@@ -25,14 +26,16 @@ from psvit.arch import Arch
 from psvit.files import write_json
 from psvit.measure.machine import keep_freed_memory
 from psvit.search.budget import Budget
+from psvit.search.front import rank
 from psvit.search.learning import supernet_training, train_supernet
 from psvit.search.region import Region
-from psvit.search.scoring import Scorer, Slices
-from psvit.search.settings import SupernetSettings
+from psvit.search.scoring import Scorer, Slices, rank_all
+from psvit.search.settings import ScoringSettings, SupernetSettings
 from psvit.search.space import Space
 from psvit.training.data import open_data
 from psvit.training.recipes import Machine, Recipe, RunSettings, TrainSettings, light
 from psvit.training.settings import DataSettings
+from psvit.variants import default_arch
 
 RUNS = Path("runs/ranking")
 MACS = 5e6
@@ -101,11 +104,40 @@ def supernet(name: str, options: SupernetSettings, epochs: int, seed: int) -> di
     trained = time.perf_counter()
     slices = Slices(opened, 0, 250)
     scores = Scorer(net, accelerator).score(members(), slices.batches(len(slices)))
+    scored = time.perf_counter()
+    journal = RUNS / f"supernet-{name}" / "journal.jsonl"
+    journal.unlink(missing_ok=True)
+    every = rank_all(found, net, slices, accelerator, journal, ScoringSettings())
+    winner = rank(every, SPACE, found.prices)[0]
     return {
         "name": name, "options": asdict(options), "epochs": epochs, "seed": seed,
-        "train_seconds": trained - start, "score_seconds": time.perf_counter() - trained,
+        "train_seconds": trained - start, "score_seconds": time.perf_counter() - scored,
         "loss": [score.loss for score in scores], "top1": [score.top1 for score in scores],
+        "winner": winner.arch.to_dict(),
     }  # fmt: skip
+
+
+def worth(name: str, seeds: Sequence[int]) -> dict[str, Any]:
+    """Train the network that a supernet chose, and the default genotype at its MACs, as the members were trained."""
+    row = json.loads((RUNS / f"supernet-{name}.json").read_text())
+    winner = Arch.from_dict(row["winner"])
+    default = cost.scale_to(default_arch(28), cost.macs(winner, 28, 1, 10), 28, 1, 10)
+    figures: dict[str, Any] = {"supernet": name}
+    for what, arch in (("searched", winner), ("default", default)):
+        lasts = [train_alone(arch, seed, RUNS / f"worth-{name}-{what}-{seed}") for seed in seeds]
+        figures[what] = {
+            "arch": arch.to_dict(), "macs": cost.macs(arch, 28, 1, 10), "top1": [last["top1"] for last in lasts],
+        }  # fmt: skip
+    known = report()
+    drawn = [statistics.mean(known["alone"][str(seed)][n] for seed in seeds) for n in range(10)]
+    figures |= {
+        "seeds": list(seeds), "drawn_mean": statistics.mean(drawn), "drawn_best": max(drawn),
+        "seed_noise": known["seed_noise"],
+    }  # fmt: skip
+    figures["above_drawn_in_seed_noises"] = (
+        statistics.mean(figures["searched"]["top1"]) - figures["drawn_mean"]
+    ) / known["seed_noise"]
+    return figures
 
 
 def tau(a: Sequence[float], b: Sequence[float]) -> float:
@@ -145,7 +177,7 @@ def report() -> dict[str, Any]:
 def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["alone", "supernet", "report"])
+    parser.add_argument("what", choices=["alone", "supernet", "worth", "report"])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--name", default="default")
     parser.add_argument("--epochs", type=int, default=12)
@@ -163,6 +195,11 @@ def main() -> None:
         chosen = {field.name: getattr(arguments, field.name) for field in fields(SupernetSettings)}
         row = supernet(arguments.name, SupernetSettings(**chosen), arguments.epochs, arguments.seed)
         write_json(RUNS / f"supernet-{arguments.name}.json", row)
+    elif arguments.what == "worth":
+        figures = worth(arguments.name, (1, 2))
+        print(json.dumps(figures, indent=1))
+        if arguments.output:
+            write_json(arguments.output, figures)
     else:
         results = report()
         print(f"seed noise {results['seed_noise']:.2f} points, ceiling {results['ceiling']}")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import settings
 from timm.layers import set_fused_attn
+from tiny import Cli
 
 settings.register_profile("psvit", deadline=None, derandomize=True)
 settings.load_profile("psvit")
@@ -26,3 +27,9 @@ def explicit_attention() -> Iterator[None]:
     set_fused_attn(False)
     yield
     set_fused_attn(True)
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
+    """``psvit ARGUMENTS`` in this process."""
+    return Cli(capfd)

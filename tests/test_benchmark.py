@@ -363,7 +363,7 @@ def test_ten_compiled_models_of_one_class_all_compile():
         compiled.append(graph)
         return graph.forward
 
-    with bench._fresh_compiler():
+    with bench.fresh_compiler():
         for hidden in range(1, 11):
             torch.compile(Tiny(hidden), dynamic=False, backend=backend)(torch.zeros(1, 2, 4, 4))
     assert len(compiled) == 10

@@ -28,11 +28,6 @@ SHAPE: dict[str, Any] = {"img_size": 8, "in_chans": 1, "num_classes": 10}
 DIGITS = tuple("0123456789")
 
 
-@pytest.fixture
-def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
-    return Cli(capfd)
-
-
 @pytest.fixture(autouse=True)
 def _threads() -> Iterator[None]:
     before = torch.get_num_threads()

@@ -24,11 +24,6 @@ from psvit.training.settings import DataSettings
 TINY = ["AS-A", *NETWORK[2:]]
 
 
-@pytest.fixture
-def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
-    return Cli(capfd)
-
-
 @pytest.fixture(autouse=True)
 def _threads() -> Iterator[None]:
     before = torch.get_num_threads()

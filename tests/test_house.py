@@ -14,7 +14,15 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "psvit"
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
-RANKS = (("errors", "files"), ("arch",), ("cost", "variants"), ("model", "measure"), ("training",), ("cli",))
+RANKS = (
+    ("errors", "files"),
+    ("arch",),
+    ("cost", "variants"),
+    ("model", "measure"),
+    ("training",),
+    ("search",),
+    ("cli",),
+)
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
 ROOT_READS = {"cost", "arch", "errors", "variants"}
 

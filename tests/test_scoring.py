@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from test_supernet import shaken, space
 
 from psvit import UserError
 from psvit.search.budget import Budget
@@ -19,7 +20,6 @@ from psvit.search.space import Space
 from psvit.search.supernet import Supernet
 from psvit.training.data import Data, open_data
 from psvit.training.settings import DataSettings
-from tests.test_supernet import shaken, space
 
 ACCELERATOR = Accelerator(cpu=True)
 HALVING = ScoringSettings(first_slice=20, reduction_factor=3, finalists=5, score_batch=32)

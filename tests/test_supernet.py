@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from tiny import DIGITS
+from tiny import settings as tiny_settings
 from torch import nn
 
 from psvit import Arch, UserError
@@ -19,8 +21,6 @@ from psvit.search.supernet import Entangle, Supernet
 from psvit.training.data import Data, open_data
 from psvit.training.loading import Batch
 from psvit.training.recipes import TrainSettings
-from tests.tiny import CPU, DIGITS
-from tests.tiny import settings as tiny_settings
 
 
 def space(**changes: Any) -> Space:
@@ -189,4 +189,3 @@ def test_another_spaces_weights_are_refused(tmp_path: Path, data: Data, region: 
     (tmp_path / "supernet.safetensors").write_bytes(b"broken")
     with pytest.raises(UserError, match="cannot be read"):
         load_supernet(Supernet(region.space), tmp_path)
-    assert CPU.threads == 1

@@ -56,11 +56,6 @@ from psvit.training.recipes import (
 )
 
 
-@pytest.fixture
-def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
-    return Cli(capfd)
-
-
 @pytest.fixture(autouse=True)
 def _threads() -> Iterator[None]:
     before = torch.get_num_threads()

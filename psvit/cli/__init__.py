@@ -13,7 +13,8 @@ from psvit import __version__
 from psvit.errors import UserError, one_line
 
 COMMANDS = {
-    "run": "train PSViT-2D, PSViT-1D and a plain DeiT at equal MACs on your images, and compare them",
+    "run": "your images and a budget -> a searched network, trained, evaluated and compared at equal MACs",
+    "search": "your images and a budget -> where to pool, what to share, how wide to be",
     "show": "layers, tokens, widths, MACs and parameters of a genotype, variant or checkpoint",
     "train": "train one network: any PSViT or any model of timm",
     "evaluate": "top-1, top-5, loss and accuracy per class of a checkpoint",

@@ -28,7 +28,7 @@ class _Help(DefaultHelpFormatter):
 
     def _get_help_string(self, action: Action) -> str:
         text, default = action.help or "", action.default
-        if default is None or default is False or default in (SUPPRESS, {}) or not action.option_strings:
+        if default is None or default is False or default in (SUPPRESS, {}, []) or not action.option_strings:
             return text
         values = default if isinstance(default, list) else [default]
         return f"{text} (default {' '.join(f'{x:g}' if isinstance(x, float) else str(x) for x in values)})"

@@ -7,14 +7,15 @@ import sys
 from collections.abc import Sequence
 
 from psvit.cli.train import with_recipe
-from psvit.training.recipes import RunAllSettings
+from psvit.search.settings import RunAllSettings
 
-DESCRIPTION = """Train networks alike at equal MACs on your images, evaluate each once on the test split, and compare.
-Example: psvit run --data fashion-mnist --macs 25M --epochs 8"""
+DESCRIPTION = """Search the network for your images and your budget, train it, and compare it at equal MACs with its
+plain twin, a random member of the space and a hand-made design; each is evaluated once on the test split.
+Example: psvit run --data fashion-mnist --budget 12M --epochs 8"""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Parse the flags, train, and print the comparison."""
+    """Parse the flags, search, train, and print the comparison."""
     settings = with_recipe("run", DESCRIPTION, lambda recipe: RunAllSettings(recipe=recipe), arguments)
 
     from psvit.measure.machine import keep_freed_memory
@@ -22,9 +23,10 @@ def main(arguments: Sequence[str]) -> int:
     keep_freed_memory()
     from rich.console import Console
 
-    from psvit.training.compare import compare, table
+    from psvit.search.run import run
+    from psvit.training.compare import table
 
-    results = compare(settings)
+    results = run(settings)
     print()
     Console(width=None if sys.stdout.isatty() else 140).print(table(results))
     best = max(results["rows"], key=lambda row: row["top1"])

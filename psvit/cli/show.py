@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +22,9 @@ Example: psvit show ASAS-ASSA-AS --widths 192 256 384"""
 def main(arguments: Sequence[str]) -> int:
     """Parse the flags and print."""
     values = _flags().parse(arguments)
+    folder = search_folder(Path(values.network))
+    if folder is not None and not values.json:
+        return _show_search(folder)
     arch, shape = _find(values.network, {field: values[field] for field in ARCH_FIELDS if field in values})
     img_size = values.img_size or shape.get("img_size", [224])
     in_chans, classes = (
@@ -39,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _flags() -> Flags:
     flags = Flags("show NETWORK", DESCRIPTION)
-    flags.add("network", help="a psvit variant, a genotype, or a checkpoint folder")
+    flags.add("network", help="a psvit variant, a genotype, a checkpoint folder, or the folder of a run or search")
     flags.add("--img-size", type=int, nargs="+", help="pixels: the side, or height and width (default 224)")
     flags.add("--in-chans", type=int, help="image channels (default 3)")
     flags.add("--num-classes", type=int, help="classes (default 1000)")
@@ -53,6 +57,26 @@ def _flags() -> Flags:
     return flags
 
 
+def search_folder(path: Path) -> Path | None:
+    """The folder of a search: this one, or the one in a run's; None if there is neither."""
+    return next((folder for folder in (path, path / "search") if (folder / "front.json").is_file()), None)
+
+
+def _show_search(folder: Path) -> int:
+    """Print the front that a search found, and the network that it chose."""
+    from rich.console import Console
+
+    from psvit.search.front import front_table, read_front
+
+    data = read_front(folder)
+    arch = Arch.from_json((folder / "arch.json").read_text(encoding="utf-8"))
+    limits = ", ".join(f"{kind} {limit:g}" for kind, limit in data["budget"].items())
+    print(f"search in {folder}: {data['data']}, budget {limits}; {data['members']:,} networks scored\n")
+    Console(width=None if sys.stdout.isatty() else 140).print(front_table(data))
+    print(f"\nchosen    {arch}\nplot      {folder / 'front.html'}\nnext      psvit show {folder / 'arch.json'}")
+    return 0
+
+
 def _find(name: str, changes: dict[str, Any]) -> tuple[Arch, dict[str, Any]]:
     """The Arch, and the image size, channels and classes that a checkpoint was made for."""
     folder = Path(name)
@@ -62,6 +86,8 @@ def _find(name: str, changes: dict[str, Any]) -> tuple[Arch, dict[str, Any]]:
         return find_arch(name, **changes), {}
     if any(value is not None for value in changes.values()):
         raise UserError(f"{name} is a checkpoint, whose network is fixed: leave out the flags that change it")
+    if folder.suffix == ".json" and folder.is_file():
+        return Arch.from_json(folder.read_text(encoding="utf-8")), _searched_shape(folder.parent)
     if folder.is_file():
         raise UserError(f"{name} is a file; a checkpoint is a folder with config.json and model.safetensors")
     if not (folder / "config.json").is_file():
@@ -74,6 +100,15 @@ def _find(name: str, changes: dict[str, Any]) -> tuple[Arch, dict[str, Any]]:
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / 'config.json'} is not the config of a psvit network: {error!r}") from error
     return arch, {"img_size": sides, "in_chans": channels, "num_classes": config["num_classes"]}
+
+
+def _searched_shape(folder: Path) -> dict[str, Any]:
+    """The image size, channels and classes of the search that left an Arch in `folder`; else empty."""
+    try:
+        shape: dict[str, Any] = json.loads((folder / "front.json").read_text(encoding="utf-8"))["shape"]
+    except (OSError, ValueError, KeyError):
+        return {}
+    return shape
 
 
 def _print(arch: Arch, layers: list[cost.LayerCost], sides: tuple[int, ...], plain_macs: int) -> None:

@@ -11,8 +11,8 @@ import gc
 import json
 import os
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from psvit.errors import UserError, one_line
 from psvit.files import replacing
 from psvit.measure.machine import (
     check_dtype,
+    cpu_threads,
+    fresh_compiler,
     keep_freed_memory,
     machine_info,
     matmul_peak,
@@ -151,7 +153,7 @@ def benchmark(
     if settings.output is not None:
         _check_output(Path(settings.output), settings.overwrite)
     contest = _Contest(settings, build, progress, device)
-    with _threads(settings.threads):
+    with cpu_threads(settings.threads):
         entries = {name: contest.enter(name) for name in dict.fromkeys(settings.models)}
         peaks: dict[str, float] = {}
         rows: list[Row] = []
@@ -214,7 +216,7 @@ class _Contest:
         watches: dict[int, Callable[[], float]] = {}
         faults: list[list[float]] = [[] for _ in rows]
         gc.collect()  # the models of the race before leave the device
-        with _fresh_compiler() if mode == "compile" else nullcontext():
+        with fresh_compiler() if mode == "compile" else nullcontext():
             for index, row in enumerate(rows):
                 if row.error is not None:
                     continue
@@ -279,34 +281,6 @@ def _input_size(model: nn.Module, img_size: int | None) -> tuple[int, int, int]:
     if isinstance(own := getattr(model, "in_chans", None), int):
         channels = own
     return (channels, height, width) if img_size is None else (channels, img_size, img_size)
-
-
-@contextmanager
-def _fresh_compiler() -> Iterator[None]:
-    """A cache of torch.compile that holds every model.
-
-    Models of one class share one cache of eight; the ninth would silently run eager.
-    """
-    import torch._dynamo as dynamo  # slow to import, and only torch.compile needs it
-
-    limits = ("recompile_limit", "cache_size_limit")  # the second is its name before torch 2.6
-    limit = next(name for name in limits if hasattr(dynamo.config, name))
-    dynamo.reset()
-    try:
-        with dynamo.config.patch({limit: 10_000}):
-            yield
-    finally:
-        dynamo.reset()
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 # The report ----------------------------------------------------------------------------------------------------------

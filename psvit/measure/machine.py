@@ -6,6 +6,8 @@ import ctypes
 import os
 import platform
 import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +140,32 @@ def page_faults() -> int | None:
     except ImportError:
         return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+@contextmanager
+def fresh_compiler() -> Iterator[None]:
+    """A cache of torch.compile that holds every model.
+
+    Models of one class share one cache of eight; the ninth would silently run eager.
+    """
+    import torch._dynamo as dynamo  # slow to import, and only torch.compile needs it
+
+    limits = ("recompile_limit", "cache_size_limit")  # the second is its name before torch 2.6
+    limit = next(name for name in limits if hasattr(dynamo.config, name))
+    dynamo.reset()
+    try:
+        with dynamo.config.patch({limit: 10_000}):
+            yield
+    finally:
+        dynamo.reset()
+
+
+@contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Compute with `count` threads (None: as many as now) while the block runs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

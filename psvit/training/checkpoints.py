@@ -15,13 +15,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from psvit.arch import image_sides
+from psvit.arch import Arch, image_sides
+from psvit.cost import scale_to
 from psvit.errors import UserError, flag, one_line
 from psvit.files import replacing
-from psvit.model.build import build, check_tokens, is_psvit
+from psvit.model.build import build, build_arch, check_tokens, is_psvit
 from psvit.model.psvit import PSViT
 from psvit.training.recipes import ModelSettings
 
+ARCH = "arch.json"  # what a search leaves
 CONFIG, WEIGHTS, METRICS = "config.json", "model.safetensors", "metrics.json"
 PICKLES = {".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".tar"}
 
@@ -160,13 +162,15 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -
 
 def is_folder(name: str) -> bool:
     """Whether `name` reads as a path, not as a model's name; ``./NAME`` is always a path."""
-    if any(mark in name for mark in ("/", "\\")) or Path(name).suffix in PICKLES:
+    if any(mark in name for mark in ("/", "\\")) or Path(name).suffix in {*PICKLES, ".json"}:
         return True
     return not is_psvit(name) and not timm.is_model(name.partition(".")[0]) and Path(name).exists()
 
 
 def open_model(settings: ModelSettings, drop_path_rate: float | None = None, **shape: Any) -> Any:
     """The network that `settings` name: built anew, or with the weights of a checkpoint folder.
+
+    The folder of a search, or its arch.json, names the network that it chose, without weights.
 
     Args:
         settings: a name, genotype or folder, and what differs.
@@ -187,6 +191,19 @@ def open_model(settings: ModelSettings, drop_path_rate: float | None = None, **s
             drop_path_rate=drop_path_rate,
             **shape,
         )
+    if (path := arch_file(settings.model)) is not None:
+        if given := [flag(name) for name, value in settings.arch_changes.items() if value]:
+            raise UserError(f"{path} describes the network already: leave out {', '.join(given)}")
+        arch = Arch.from_json(path.read_text(encoding="utf-8"))
+        sized: dict[str, Any] = {
+            name: shape[name] for name in ("in_chans", "num_classes") if shape.get(name) is not None
+        }
+        img_size = shape.get("img_size") or 224
+        if settings.macs is not None:
+            arch = scale_to(arch, parse_macs(settings.macs), img_size, **sized)
+        if drop_path_rate is not None:
+            sized["drop_path_rate"] = drop_path_rate
+        return build_arch(arch, img_size, **sized, **settings.model_args)
     fixed = {"macs": settings.macs, "model_args": settings.model_args, **settings.arch_changes}
     if given := [flag(name) for name, value in fixed.items() if value]:
         raise UserError(f"{settings.model} is a checkpoint, whose network is fixed: leave out {', '.join(given)}")
@@ -198,6 +215,15 @@ def open_model(settings: ModelSettings, drop_path_rate: float | None = None, **s
     if shape.get("img_size") is not None:
         set_size(model, shape["img_size"])
     return model
+
+
+def arch_file(name: str) -> Path | None:
+    """The file of an Arch that `name` is, or that is in the folder (a search's) of this name; None if there is none."""
+    path = Path(name)
+    if path.suffix == ".json" and path.is_file():
+        return path
+    inside = path / ARCH
+    return inside if inside.is_file() and not (path / CONFIG).exists() else None
 
 
 def set_size(model: Any, img_size: int | tuple[int, int]) -> None:

@@ -111,8 +111,8 @@ class ModelSettings:
     """Which network to build.
 
     Args:
-        model: a psvit variant, a genotype, any model of timm, or a checkpoint folder to start from; auto is
-            psvit_2d_tiny, or a small PSViT-2D for images up to 96 px.
+        model: a psvit variant, a genotype, any model of timm, the folder of a search (its network, from scratch), or a
+            checkpoint folder to start from; auto is psvit_2d_tiny, or a small PSViT-2D for images up to 96 px.
         genotype: another genotype for the variant.
         widths: another width for each stage.
         head_dim: channels of one attention head.

@@ -1,0 +1,34 @@
+"""``psvit search``: the network for your data and your budget."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+
+from psvit.cli.train import with_recipe
+from psvit.search.settings import SearchSettings
+
+DESCRIPTION = """Find where to pool, what to share and how wide to be, from your images and under your budget.
+Example: psvit search --data fashion-mnist --budget 12M --epochs 8"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parse the flags, search, and print the front."""
+    settings = with_recipe("search", DESCRIPTION, lambda recipe: SearchSettings(recipe=recipe), arguments)
+
+    from psvit.measure.machine import keep_freed_memory
+
+    keep_freed_memory()
+    from rich.console import Console
+
+    from psvit.search.front import front_table, read_front
+    from psvit.search.search import search
+
+    found = search(settings)
+    print()
+    Console(width=None if sys.stdout.isatty() else 140).print(front_table(read_front(found.folder)))
+    data = ["--data", settings.data.data] + (["--data-dir", settings.data.data_dir] if settings.data.data_dir else [])
+    print(f"\nplot      {found.folder / 'front.html'}")
+    print(f"next      psvit train --model {shlex.quote(str(found.folder / 'arch.json'))} {shlex.join(data)}")
+    return 0

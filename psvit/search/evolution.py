@@ -1,0 +1,432 @@
+"""Search of regions too large to list: NSGA-II, by Optuna, for a low loss at a low cost. No torch here.
+
+A trial of the study is a member of the region that no trial had before. It is drawn in memory, as a function of the
+seed, of its number and of the trials that have ended, and enters the storage in one piece: RUNNING, with its genes and
+the name of its worker. Then it is evaluated and told. So a process that is killed leaves nothing, or one whole trial;
+the next process of that worker (the same folder) evaluates it, and goes on as if nothing had happened.
+
+Workers on one storage need not talk. Who has entered a member that a trial with a lower number holds, or one trial too
+many, gives it up (FAIL).
+
+Optuna is imported by what uses it: the command line reads the settings, and is to be quick.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import time
+import uuid
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from psvit.arch import ATTEND, POOL, SHARE, Arch
+from psvit.errors import UserError, flag, one_line
+from psvit.files import replacing
+from psvit.search.region import Region
+from psvit.search.scores import Score, name_of
+from psvit.search.space import Space, State, Step, bounds, steps_of
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial
+
+DATABASE, WORKER = "evolution.db", "evolution.worker"
+"""In the folder of a run: the study, where no other storage is given, and the name of this folder's worker."""
+
+TRIES = 50
+"""So many children in a row that are no new members of the region, and members are drawn from the region instead."""
+
+Genes = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class EvolutionSettings:
+    """How a space too large to list is searched.
+
+    Args:
+        population: members of a generation.
+        evaluations: members scored in all, over all workers.
+        storage: where the search is kept if several workers share it: a URL such as postgresql://user@host/name or
+            sqlite:///file.db, or the path of a journal file; by default a SQLite file in the run folder.
+        study_name: name of the search in its storage, the same for all its workers; by default psvit.
+    """
+
+    population: int = 50
+    evaluations: int = 1000
+    storage: str | None = None
+    study_name: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("population", 2), ("evaluations", 1)):  # a child has two parents
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise UserError(f"{flag(name)} {value!r} is not a whole number of at least {least}")
+        for name in ("storage", "study_name"):
+            if getattr(self, name) == "":
+                raise UserError(f"{flag(name)} is empty: give one, or leave it out")
+
+
+def evolve(
+    region: Region,
+    evaluate: Callable[[Arch], Score],
+    settings: EvolutionSettings,
+    folder: Path,
+    seed: int,
+    say: Callable[[str], None] = print,
+    stop: Callable[[], bool] | None = None,
+) -> list[Score]:
+    """Evaluate members of a region, generation by generation, towards a low loss at a low cost.
+
+    With one worker the result depends on the region, the scores, the population and the seed alone, however often the
+    process was killed and started again. With several it depends on their timing too.
+
+    Args:
+        region: the members to choose from.
+        evaluate: scores a member; the same member must score the same.
+        settings: how to search.
+        folder: of this worker, for one process at a time.
+        seed: of all that is drawn.
+        say: takes lines for the user.
+        stop: asked before each evaluation; True ends the search early, and it can be gone on with.
+
+    Returns:
+        The score of each evaluated member, in the order of the trials. Members that other workers are still at are not
+        among them.
+
+    Raises:
+        UserError: a storage that cannot be used, or that holds another search under this name.
+    """
+    search = _Search(region, settings, folder, seed, say)
+    while not (stop and stop()) and (trial := search.claim()):
+        search.tell(trial, evaluate(search.genome.decode(trial.params)))
+    return search.scores()
+
+
+def cost_used(region: Region, arch: Arch) -> float:
+    """The greatest part of a limit that a member uses; its MACs if there is no budget."""
+    return _part(region, arch) if region.budget else region.costs(arch)[0]
+
+
+def narrowed(region: Region, arch: Arch) -> Arch:
+    """A member, made narrower choice by choice, where it saves most, until it is within the limits or cannot be."""
+    while _part(region, arch) > 1 and (others := list(_narrower(region.space, arch))):
+        arch = min(others, key=lambda other: _part(region, other))
+    return arch
+
+
+def _part(region: Region, arch: Arch) -> float:
+    return max(own / limit for own, limit in zip(region.costs(arch), region.limits, strict=True))
+
+
+def _narrower(space: Space, arch: Arch) -> Iterator[Arch]:
+    """The members with one stage a choice narrower."""
+    for stage, width in enumerate(arch.widths):
+        before = arch.widths[stage - 1] if stage else 0
+        choices = [choice for choice in space.widths[stage] if before <= choice < width]
+        if choices:
+            yield replace(arch, widths=(*arch.widths[:stage], choices[-1], *arch.widths[stage + 1 :]))
+
+
+class Genome:
+    """The genes of the members of a space, and the ways from genes to a member and back.
+
+    The genes: ``depth``, in layers; ``gap 1``, ``gap 2``, ...: what shall follow so many layers, ``A``, ``S``, or
+    ``-`` for a pooling and an A; ``width 1``, ...: number of each stage's choice. What leaves no choice is no gene.
+
+    Args:
+        space: the members.
+    """
+
+    def __init__(self, space: Space) -> None:
+        self.space, self._of_depth = space, dict[int, Space]()
+        low, high = bounds(space.depth)
+        for depth in range(low, high + 1):
+            with suppress(UserError):  # too few layers for its stages
+                self._of_depth[depth] = replace(space, depth=depth)
+        stages = bounds(space.stages)[1]
+        letters = (ATTEND, *[SHARE] * (space.max_share > 0), *[POOL] * (stages > 1))
+        choices: dict[str, tuple[Any, ...]] = {"depth": tuple(self._of_depth)}
+        choices |= {f"gap {layers}": letters for layers in range(1, high)}
+        choices |= {f"width {i}": tuple(range(len(widths))) for i, widths in enumerate(space.widths[:stages], start=1)}
+        self.choices = {name: choice for name, choice in choices.items() if len(choice) > 1}
+
+    def random(self, rng: random.Random) -> Genes:
+        """Each gene by itself, uniformly. Their members pool early: to draw a member, draw it from the region."""
+        return {name: rng.choice(choice) for name, choice in self.choices.items()}
+
+    def decode(self, genes: Genes) -> Arch:
+        """The member that genes wish for, or the nearest there is where they wish for what cannot be.
+
+        Layer by layer, among the steps from which a member of the wished depth can be reached: the wished one, or else
+        the first of A, S and pooling, at the width nearest to the wished one. So an S too many becomes an A, and a
+        pooling comes unwished where too few stages would be reached without it.
+        """
+        space = self._of_depth[genes.get("depth", bounds(self.space.depth)[1])]
+        steps: list[Step] = []
+        state: State | None = None
+        while moves := space.moves(state):
+            steps.append(self._nearest(moves, genes.get(f"gap {len(steps)}", ATTEND), genes))
+            state = space.state(len(steps) - 1, steps[-1])
+        return space.arch(steps)
+
+    def _nearest(self, moves: list[Step], wish: str, genes: Genes) -> Step:
+        def distance(step: Step) -> tuple[bool, int, int]:
+            width = self.space.widths[step.stage][genes.get(f"width {step.stage + 1}", 0)]
+            return _letter(step) != wish, (ATTEND, SHARE, POOL).index(_letter(step)), abs(step.width - width)
+
+        return min(moves, key=distance)
+
+    def encode(self, arch: Arch) -> Genes:
+        """The genes that make this member, without those that it does not need: gaps behind its end, further stages."""
+        genes: Genes = {"depth": arch.depth}
+        genes |= {f"gap {layers}": _letter(step) for layers, step in enumerate(steps_of(arch))}
+        genes |= {f"width {i + 1}": self.space.widths[i].index(width) for i, width in enumerate(arch.widths)}
+        return {name: value for name, value in genes.items() if name in self.choices}
+
+
+def _letter(step: Step) -> str:
+    return POOL if step.pooled_from else step.kind
+
+
+class _Search:
+    """The study, as one worker sees it."""
+
+    def __init__(
+        self, region: Region, settings: EvolutionSettings, folder: Path, seed: int, say: Callable[[str], None]
+    ) -> None:
+        from optuna import create_study
+        from optuna.distributions import CategoricalDistribution, IntDistribution
+        from optuna.study import StudyDirection
+
+        self.region, self.settings, self.seed, self.say = region, settings, seed, say
+        self.said = 0
+        self.genome = Genome(region.space)
+        self.distributions: dict[str, BaseDistribution] = {
+            name: CategoricalDistribution(choice) if choice[0] == ATTEND else IntDistribution(choice[0], choice[-1])
+            for name, choice in self.genome.choices.items()
+        }
+        self.worker = _worker(folder)
+        self.url = settings.storage or f"sqlite:///{folder / DATABASE}"
+        name, both = settings.study_name or "psvit", [StudyDirection.MINIMIZE] * 2
+        with _using(self.url, Exception):  # what is no storage fails in many ways
+            self.study = create_study(storage=_storage(self.url), study_name=name, directions=both, load_if_exists=True)
+            self._check_same()
+
+    def _check_same(self) -> None:
+        """Sign a new study; refuse one of another search.
+
+        Raises:
+            UserError: it is of another search.
+        """
+        region, study = self.region, self.study
+        own = {
+            "space": repr(region.space),
+            "budget": repr(region.budget),
+            "least": region.least,
+            "latency table": region.costs(region.space.sample(random.Random(0)))[2:],
+            "population": self.settings.population,
+            "seed": self.seed,
+        }
+        own = json.loads(json.dumps(own))
+        found = study.user_attrs.get("psvit")
+        if found is None and not study.trials and len(study.directions) == 2:
+            study.set_user_attr("psvit", own)
+        elif found != own:
+            other = next(
+                (f"a search with another {name}" for name in own if found and found.get(name) != own[name]), ""
+            )
+            raise UserError(
+                f"study {study.study_name!r} in {_hidden(self.url)} is {other or 'no search of psvit'}: "
+                "go on with the settings that it began with, or give another --study-name or --storage"
+            )
+
+    def claim(self) -> FrozenTrial | None:
+        """The trial to evaluate: one's own that a killed process left, or else a new one; None at the end."""
+        from optuna.trial import TrialState
+
+        with _using(self.url):
+            while True:
+                trials = self.study.get_trials(deepcopy=False)
+                valid = [trial for trial in trials if trial.state != TrialState.FAIL]
+                own = [t for t in valid if t.state == TrialState.RUNNING and t.user_attrs["worker"] == self.worker]
+                if own:
+                    before = [trial for trial in valid if trial.number < own[0].number]
+                    if len(before) < self.settings.evaluations and _name(own[0]) not in map(_name, before):
+                        return own[0]
+                    self.study.tell(own[0].number, state=TrialState.FAIL)  # another worker was faster
+                elif len(valid) >= self.settings.evaluations or not self._enter(valid, len(trials)):
+                    return None
+
+    def tell(self, trial: FrozenTrial, score: Score) -> None:
+        """Keep the score of a trial, and end the trial with it."""
+        loss = float("inf") if score.loss != score.loss else score.loss  # Optuna refuses NaN
+        with _using(self.url):
+            self.study._storage.set_trial_user_attr(trial._trial_id, "score", asdict(score))
+            self.study.tell(trial.number, [loss, cost_used(self.region, self.genome.decode(trial.params))])
+
+    def scores(self) -> list[Score]:
+        """Of all trials that have ended, by their number."""
+        with _using(self.url):
+            trials = self.study.get_trials(deepcopy=False)
+        found = [trial.user_attrs["score"] for trial in trials if trial.values]
+        return [Score(**{**score, "widths": tuple(score["widths"])}) for score in found]
+
+    def _enter(self, trials: list[FrozenTrial], number: int) -> bool:
+        """Draw the trial of this number and enter it as one's own; False if there is no new member to be found."""
+        from optuna.samplers import NSGAIISampler
+        from optuna.trial import TrialState, create_trial
+
+        key = NSGAIISampler._get_generation_key()
+        ended = [trial for trial in trials if trial.values]
+        sizes = Counter(trial.system_attrs[key] for trial in ended)
+        generation = max(sizes, default=0)
+        generation += sizes[generation] >= self.settings.population
+        self._say_progress(generation, ended)
+        taken, rng = set(map(_name, trials)), random.Random(f"{self.seed} {number}")
+        sampler = NSGAIISampler(population_size=self.settings.population, seed=rng.getrandbits(32))
+        trial = create_trial(state=TrialState.RUNNING, system_attrs={key: generation})
+        drawn = self._draw(trial, generation, sampler, rng)
+        found = next(((g, arch) for g, arch in drawn if name_of(arch) not in taken and arch in self.region), None)
+        if found is None:
+            self.say(f"evolution ends after {len(trials)} members: no other was found within the budget")
+            return False
+        genes, arch = found
+        trial.params, trial.distributions = genes | self.genome.encode(arch), self.distributions
+        trial.user_attrs = {"worker": self.worker, "genotype": arch.genotype, "widths": arch.widths}
+        self.study.add_trial(trial)
+        return True
+
+    def _draw(
+        self, trial: FrozenTrial, generation: int, sampler: Any, rng: random.Random
+    ) -> Iterator[tuple[Genes, Arch]]:
+        """Children; then members drawn from the region; then all members, where they are few enough to be listed."""
+        if generation:
+            # Who asks for a generation's parents first gets them by rank, whoever asks again by number, and the draws
+            # go by their order. So ask once before the first draw: a resumed process would be one that asks again.
+            sampler.get_parent_population(self.study, generation)
+            for _ in range(TRIES):
+                genes = self.genome.random(rng) | sampler.sample_relative(self.study, trial, self.distributions)
+                yield genes, narrowed(self.region, self.genome.decode(genes))  # the random genes are the mutated ones
+        for _ in range(TRIES):
+            yield self.genome.random(rng), self.region.sample(rng)
+        for arch in self.region.members or ():
+            yield self.genome.random(rng), arch
+
+    def _say_progress(self, generation: int, ended: list[FrozenTrial]) -> None:
+        if generation > self.said:
+            self.said = generation
+            best = min(ended, key=lambda trial: trial.values[0])
+            self.say(
+                f"evolution {len(ended)} of {self.settings.evaluations} members, {generation} generations; "
+                f"least loss {best.values[0]:.4f}: {best.user_attrs['genotype']}"
+            )
+
+
+def _name(trial: FrozenTrial) -> tuple[str, tuple[int, ...]]:
+    return trial.user_attrs["genotype"], tuple(trial.user_attrs["widths"])
+
+
+def _worker(folder: Path) -> str:
+    """The name of this folder's worker. It is random: equal paths on two machines are two workers.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    path = folder / WORKER
+    try:
+        if not path.is_file():
+            with replacing(path) as temporary:
+                temporary.write_text(uuid.uuid4().hex, encoding="utf-8")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{folder} cannot hold a search ({one_line(error)}): give another --output") from error
+
+
+def _storage(url: str) -> BaseStorage:
+    """The storage of a URL, or of the path of a journal file."""
+    from optuna.storages import JournalStorage, RDBStorage
+    from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+    from sqlalchemy.exc import IntegrityError
+
+    if url.startswith("journal://") or "://" not in url:
+        path = Path(url.removeprefix("journal://")).resolve()  # Optuna waits for ever at a relative path's stale lock
+        lock = JournalFileSymlinkLock(str(path))
+        path.open("ab").close()
+        lock.acquire()
+        try:
+            _mend(path)
+        finally:
+            lock.release()
+        return JournalStorage(JournalFileBackend(str(path), lock))
+    # SQLite writes for one at a time: wait. Servers drop idle connections: look before use.
+    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    for _ in range(20):
+        try:
+            return RDBStorage(url, options)
+        except Exception as error:  # another worker may be making the tables this very moment
+            if not isinstance(error, IntegrityError) and "already exists" not in str(error):
+                raise
+            time.sleep(0.2)
+    return RDBStorage(url, options)
+
+
+def _mend(path: Path, begin: bytes = b'{"op_code":') -> None:
+    """Drop a line that a killed process cut off, or the next line would be written behind it.
+
+    Raises:
+        UserError: the file is no journal of Optuna, so nothing is to be written into it.
+    """
+    raw = path.read_bytes()
+    whole = raw.rfind(b"\n") + 1
+    if not begin.startswith(raw[: len(begin)]) or not begin.startswith(raw[whole:][: len(begin)]):
+        raise UserError(f"--storage {path} is no journal of Optuna: give another one")
+    if whole < len(raw):
+        with path.open("r+b") as file:
+            file.truncate(whole)
+
+
+@contextmanager
+def _using(url: str, *also: type[Exception]) -> Iterator[None]:
+    """Work with Optuna, in silence.
+
+    Args:
+        url: of the storage.
+        also: errors that are the storage's, besides those of databases and files.
+
+    Raises:
+        UserError: the storage fails.
+    """
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    kinds: tuple[type[Exception], ...] = (SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError, *also)
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except UserError:
+        raise
+    except kinds as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # the driver's own words
+            cause = cause.__cause__
+        way_out = "install its driver" if isinstance(cause, ImportError) else "check it"
+        message = f"--storage {url} fails ({one_line(cause, kind=True)}): {way_out}, or give another one"
+        raise UserError(_hidden(message)) from error
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+
+
+def _hidden(text: str) -> str:
+    """The text with stars for the passwords of URLs, behind the user or among the options."""
+    return re.sub(r"(password=)[^&\s]+", r"\1***", re.sub(r"(//[^/:@\s]*:)\S+@", r"\1***@", text))

@@ -1,0 +1,444 @@
+"""The seconds that a batch takes: measured once part by part, then a sum for every network of a space.
+
+Parts that run alone find their weights in the cache and pay no network's overhead, so a sum of them is near a
+network's seconds, not at it. A dozen whole networks of the space tell a scale and an offset; a dozen others tell how
+good the prediction is then.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import math
+import random
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import kendalltau, spearmanr
+from timm.layers import use_fused_attn
+from torch import Tensor
+
+from psvit.arch import ATTEND, POOL, SHARE, Arch, image_sides
+from psvit.cost import Parts
+from psvit.errors import UserError, one_line
+from psvit.files import write_json
+from psvit.measure.machine import (
+    check_dtype,
+    cpu_threads,
+    fresh_compiler,
+    keep_freed_memory,
+    machine_info,
+    resolve_device,
+)
+from psvit.measure.timing import MIN_SECONDS, Stopwatch, interleave
+from psvit.model.build import build_arch, check_tokens
+from psvit.model.psvit import PSViT
+from psvit.search.settings import LatencySettings
+from psvit.search.space import Space, bounds, steps_of
+from psvit.training.sources import CACHE
+
+FORMAT = 1
+"""Counts up when parts are made or measured in another way: older tables are then measured anew."""
+
+CALIBRATED, VALIDATED = 12, 12
+"""Whole networks that fit the scale and the offset, and others that tell how good the fit is."""
+
+SEED = 0
+"""Of the draw of these networks."""
+
+Name = str | Arch
+"""Of a part, or a whole network."""
+
+Call = tuple[Name, Callable[[], object]]
+"""What is timed, and its name."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A network's predicted and measured seconds of a batch."""
+
+    genotype: str
+    widths: tuple[int, ...]
+    predicted: float
+    measured: float
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How good predictions are, on networks that the table was not fitted to.
+
+    Attributes:
+        networks: how many.
+        kendall: Kendall's tau of predicted and measured seconds, spearman: Spearman's rank correlation; None where
+            fewer than two differ.
+        median_error: median of the relative errors without their sign, worst_error: the greatest.
+        r2: the part of the measured variance that the predictions explain; None where there is none.
+        points: the networks.
+    """
+
+    networks: int
+    kendall: float | None
+    spearman: float | None
+    median_error: float
+    worst_error: float
+    r2: float | None
+    points: tuple[Point, ...] = ()
+
+    def __str__(self) -> str:
+        ranks = [
+            f"{name} {value:.3f}, "
+            for name, value in (("Kendall's tau", self.kendall), ("Spearman", self.spearman), ("R2", self.r2))
+            if value is not None
+        ]
+        errors = f"median error {self.median_error:.1%}, worst {self.worst_error:.1%}"
+        return f"{''.join(ranks)}{errors} on {self.networks} other networks"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Validation:
+        """Rebuild a Validation from `to_dict`."""
+        points = tuple(Point(**{**point, "widths": tuple(point["widths"])}) for point in data["points"])
+        return cls(**{**data, "points": points})
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Predicted seconds of a batch, part by part; a network takes the sum of its parts. See `budget.Seconds`.
+
+    Args:
+        seconds: of each part by its name, as measured alone.
+        scale: multiplies every part.
+        offset: seconds that a network takes beside its parts; they count with the patch embedding.
+        validation: how good the predictions are; None where the space has too few networks to tell.
+        about: what the figures depend on.
+    """
+
+    seconds: Mapping[str, float]
+    scale: float = 1.0
+    offset: float = 0.0
+    validation: Validation | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def embed(self, width: int) -> float:
+        """From the images to tokens of that width, and the offset."""
+        return self._part("embed", width) + self.offset
+
+    def layer(self, kind: str, stage: int, width: int, first_share: bool) -> float:
+        """A layer; an A as if nobody reused its map, so an S right behind an A (`first_share`) pays for that."""
+        seconds = self._part(kind, stage, width)
+        if first_share:
+            seconds += self._part("explicit", stage, width) - self._part(ATTEND, stage, width)
+        return seconds
+
+    def pool(self, stage: int, before: int, after: int) -> float:
+        """The pooling that leads to a stage."""
+        return self._part("pool", stage, before, after)
+
+    def head(self, stage: int, width: int) -> float:
+        """The last norm, the global pooling and the classifier."""
+        return self._part("head", stage, width)
+
+    def of(self, arch: Arch) -> float:
+        """A whole network."""
+        steps = steps_of(arch)
+        parts = [self.embed(steps[0].width), self.head(steps[-1].stage, steps[-1].width)]
+        parts += [self.pool(step.stage, step.pooled_from, step.width) for step in steps if step.pooled_from]
+        parts += [self.layer(step.kind, step.stage, step.width, step.run == 1) for step in steps]
+        return math.fsum(parts)  # the same for the same parts in another order: their ranks tie
+
+    def calibrated(self, archs: Sequence[Arch], measured: Sequence[float]) -> LatencyTable:
+        """The same table with the scale and the offset that fit these networks' seconds best."""
+        raw = replace(self, scale=1.0, offset=0.0)
+        scale, offset = fit([raw.of(arch) for arch in archs], measured)
+        return replace(self, scale=scale, offset=offset)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        own = {"about": dict(self.about), "scale": self.scale, "offset": self.offset, "seconds": dict(self.seconds)}
+        return own | {"validation": self.validation and self.validation.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> LatencyTable:
+        """Rebuild a LatencyTable from `to_dict`."""
+        return cls(**{**data, "validation": data["validation"] and Validation.from_dict(data["validation"])})
+
+    def _part(self, *name: object) -> float:
+        try:
+            return self.scale * self.seconds[part_name(*name)]
+        except KeyError as error:
+            raise UserError(f"the latency table has no {error}: measure one for this space by open_table") from error
+
+
+def part_name(*name: object) -> str:
+    """``("pool", 1, 192, 256)`` -> ``"pool 1 192 256"``: the name of a part in a table."""
+    return " ".join(map(str, name))
+
+
+def fit(sums: Sequence[float], measured: Sequence[float]) -> tuple[float, float]:
+    """Scale and offset for which ``scale * sum + offset`` has the least squares of relative errors to `measured`.
+
+    Sums that do not differ, or differ against the measurements, tell no offset: then it is 0.
+    """
+    own, seconds = np.asarray(sums), np.asarray(measured)
+    mean = seconds.mean()
+    columns = np.stack([own / seconds, mean / seconds], axis=1)  # of one size, so that rank means something
+    (scale, offset), _, rank, _ = np.linalg.lstsq(columns, np.ones_like(seconds), rcond=1e-6)
+    if rank < 2 or scale <= 0:
+        return float(columns[:, 0].sum() / (columns[:, 0] ** 2).sum()), 0.0
+    return float(scale), float(offset * mean)
+
+
+def validate(table: LatencyTable, archs: Sequence[Arch], measured: Sequence[float]) -> Validation:
+    """Compare the table's predictions with the measured seconds of whole networks."""
+    predicted, seconds = np.array([table.of(arch) for arch in archs]), np.asarray(measured)
+    errors = np.abs(predicted / seconds - 1)
+    vary = len(set(measured)) > 1
+    differ = vary and len(set(predicted)) > 1
+    residual, variance = ((seconds - predicted) ** 2).sum(), ((seconds - seconds.mean()) ** 2).sum()
+    return Validation(
+        networks=len(archs),
+        kendall=float(kendalltau(predicted, seconds).statistic) if differ else None,
+        spearman=float(spearmanr(predicted, seconds).statistic) if differ else None,
+        median_error=float(np.median(errors)),
+        worst_error=float(errors.max()),
+        r2=float(1 - residual / variance) if vary else None,
+        points=tuple(
+            Point(arch.genotype, arch.widths, float(own), float(second))
+            for arch, own, second in zip(archs, predicted, seconds, strict=True)
+        ),
+    )
+
+
+# Measuring -----------------------------------------------------------------------------------------------------------
+
+
+def open_table(
+    space: Space,
+    settings: LatencySettings,
+    device: str | torch.device,
+    threads: int | None = None,
+    say: Callable[[str], None] = print,
+    cache: Path | None = None,
+) -> LatencyTable:
+    """The latency table of a space on a device: read from the cache, else measured, and written there.
+
+    Args:
+        space: the networks; their parts are measured.
+        settings: batch, number format, mode, rounds.
+        device: as `resolve_device` takes it.
+        threads: CPU threads; by default what torch chooses.
+        say: takes lines for the user.
+        cache: folder of tables; by default in the user's cache.
+
+    Raises:
+        UserError: a device, a number format, a mode or an image size that cannot be had.
+    """
+    where = resolve_device(str(device))
+    check_dtype(where, settings.latency_dtype)
+    with cpu_threads(threads):
+        about = _about(space, settings, where)
+    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+    path = (cache or CACHE / "latency") / f"{key}.json"
+    try:
+        table = LatencyTable.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        if table.about != about or not _has_figures(table):
+            raise ValueError("it is not the table that its name tells")
+        say(f"latency table {path}: {table.validation or 'not validated'}")
+        return table
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        say(f"the latency table {path} is broken ({one_line(error, kind=True)}): measuring it anew")
+    table = replace(_measure(space, settings, where, threads, say), about=about)
+    try:
+        write_json(path, table.to_dict())
+    except OSError as error:  # the figures are there all the same
+        say(f"the latency table cannot be kept: {one_line(error)}")
+    return table
+
+
+def measure_networks(
+    archs: Sequence[Arch],
+    space: Space,
+    settings: LatencySettings,
+    device: str | torch.device,
+    threads: int | None = None,
+) -> list[float]:
+    """Median seconds of a batch of each network; the networks take turns. All are in memory at once.
+
+    Raises:
+        UserError: a device, a number format or a mode that cannot be had, or images too small for a network.
+    """
+    where = resolve_device(str(device))
+    check_dtype(where, settings.latency_dtype)
+    with _measuring(settings, threads):
+        seconds = _race(_network_calls(archs, space, settings, where), settings, where)
+    return [seconds[arch] for arch in archs]
+
+
+def _measure(
+    space: Space, settings: LatencySettings, device: torch.device, threads: int | None, say: Callable[[str], None]
+) -> LatencyTable:
+    """Race parts and whole networks in the same rounds, so that a machine which drifts drifts for all alike."""
+    archs = _some(space, CALIBRATED + VALIDATED)
+    deepest = [choices[-1] for choices in space.widths[: bounds(space.stages)[1]]]
+    check_tokens(replace(space.like, genotype=POOL.join(ATTEND * len(deepest)), widths=tuple(deepest)), space.img_size)
+    fitted = archs[: max(1, len(archs) * CALIBRATED // (CALIBRATED + VALIDATED))]
+    others = archs[len(fitted) :]
+    with _measuring(settings, threads):
+        parts = list(part_calls(space, settings, device))
+        say(
+            f"measuring the latency of {len(parts)} parts and {len(archs)} networks: batch {settings.latency_batch}, "
+            f"{settings.latency_dtype}, {settings.latency_mode}, {settings.latency_rounds} rounds on {device}"
+        )
+        seconds = _race([*parts, *_network_calls(archs, space, settings, device)], settings, device)
+    table = LatencyTable({str(name): seconds[name] for name, _ in parts})
+    table = table.calibrated(fitted, [seconds[arch] for arch in fitted])
+    if others:
+        table = replace(table, validation=validate(table, others, [seconds[arch] for arch in others]))
+    judged = table.validation or "not validated, the space has one network"
+    say(f"latency: {table.scale:.3f} × the parts {1000 * table.offset:+.3f} ms; {judged}")
+    return table
+
+
+def _some(space: Space, number: int) -> list[Arch]:
+    """So many different networks of the space, or all if there are no more."""
+    rng = random.Random(SEED)
+    if space.count() <= number:
+        archs = list(space.enumerate())
+        rng.shuffle(archs)
+        return archs
+    found: dict[Arch, None] = {}
+    while len(found) < number:
+        found[space.sample(rng)] = None
+    return list(found)
+
+
+def part_calls(space: Space, settings: LatencySettings, device: torch.device) -> Iterator[Call]:
+    """A batch through each part, as it will be timed. The parts are cut from networks, so they are what runs there."""
+    dtype, batch = getattr(torch, settings.latency_dtype), settings.latency_batch
+    parts = Parts(space.like, bounds(space.stages)[1], space.img_size)
+
+    def network(genotype: str, *widths: int) -> Any:
+        arch = replace(space.like, genotype=genotype, widths=widths)
+        return PSViT(arch, space.img_size, space.in_chans, space.num_classes).to(device, dtype).eval()
+
+    def numbers(*shape: int) -> Tensor:
+        return torch.randn(batch, *shape).to(device, dtype)
+
+    def part(call: Callable[..., object], inputs: Sequence[Any], *name: object) -> Call:
+        return part_name(*name), _infer(call, inputs, settings)
+
+    for stage, choices in enumerate(space.widths[: len(parts.tokens)]):
+        tokens = parts.tokens[stage]
+        for width in choices:
+            single, x = network(ATTEND, width), numbers(tokens, width)
+            if stage == 0:
+                images = numbers(space.in_chans, *image_sides(space.img_size))
+                yield part(single.embed, [images], "embed", width)
+            yield part(single.stages[0].blocks[0], [x, None], ATTEND, stage, width)
+            yield part(_head_of(single), [x], "head", stage, width)
+            if space.max_share:
+                attend, share = network(ATTEND + SHARE, width).stages[0].blocks
+                yield part(attend, [x, None], "explicit", stage, width)
+                attn = numbers(width // space.like.head_dim, tokens, tokens).softmax(-1)
+                yield part(share, [x, attn], SHARE, stage, width)
+            for before in space.widths[stage - 1] if stage else ():
+                if before <= width:
+                    pool = network(ATTEND + POOL + ATTEND, before, width).stages[1].pool
+                    inputs = [numbers(parts.tokens[stage - 1], before), parts.grids[stage - 1]]
+                    yield part(pool, inputs, "pool", stage, before, width)
+
+
+def _head_of(network: PSViT) -> Callable[[Tensor], Tensor]:
+    return lambda x: network.forward_head(network.norm(x))
+
+
+def _network_calls(
+    archs: Sequence[Arch], space: Space, settings: LatencySettings, device: torch.device
+) -> Iterator[Call]:
+    """A batch through each network, as it will be timed."""
+    sides = (settings.latency_batch, space.in_chans, *image_sides(space.img_size))
+    images = torch.randn(sides).to(device, getattr(torch, settings.latency_dtype))
+    for arch in dict.fromkeys(archs):
+        network = build_arch(arch, space.img_size, in_chans=space.in_chans, num_classes=space.num_classes)
+        yield arch, _infer(network.to(device, images.dtype).eval(), (images,), settings)
+
+
+def _infer(part: Callable[..., object], inputs: Sequence[Any], settings: LatencySettings) -> Callable[[], object]:
+    run = torch.compile(part, dynamic=False) if settings.latency_mode == "compile" else part
+
+    def infer() -> None:
+        with torch.inference_mode():
+            run(*inputs)
+
+    return infer
+
+
+def _race(calls: Iterable[Call], settings: LatencySettings, device: torch.device) -> dict[Name, float]:
+    """Median seconds of each call over the rounds, in each of which every call has one turn."""
+
+    def refusal(name: Name, error: Exception) -> UserError:
+        return UserError(
+            f"the latency of {name} cannot be measured on {device} in {settings.latency_dtype}, "
+            f"{settings.latency_mode}: {one_line(error, kind=True)}; choose another --latency-batch, --latency-dtype "
+            "or --latency-mode"
+        )
+
+    watches = {name: Stopwatch(call, device, MIN_SECONDS) for name, call in calls}
+    for name, watch in watches.items():
+        try:
+            watch.warm(2)
+        except RuntimeError as error:  # no memory, no kernel, no compiler
+            raise refusal(name, error) from error
+    medians = {}
+    for name, timings in zip(watches, interleave(list(watches.values()), settings.latency_rounds), strict=True):
+        if isinstance(timings, Exception):
+            raise refusal(name, timings) from timings
+        medians[name] = statistics.median(timings)
+    return medians
+
+
+@contextmanager
+def _measuring(settings: LatencySettings, threads: int | None) -> Iterator[None]:
+    """So many threads, memory that stays, a compiler that holds every part; the caller's random numbers are left."""
+    keep_freed_memory()
+    gc.collect()
+    compiler = fresh_compiler() if settings.latency_mode == "compile" else nullcontext()
+    with cpu_threads(threads), torch.random.fork_rng(devices=[]), compiler:
+        yield
+
+
+def _about(space: Space, settings: LatencySettings, device: torch.device) -> dict[str, Any]:
+    """All that the figures depend on, as it comes back from JSON."""
+    info = machine_info(device)
+    like = {name: value for name, value in space.like.to_dict().items() if name not in ("genotype", "widths")}
+    return {
+        "format": FORMAT,
+        **{name: info[name] for name in ("torch", "timm", "threads", "float32_matmul_precision")},
+        "device": device.type,
+        "device_name": info["device_name"] or info["cpu"],
+        "fused_attention": bool(use_fused_attn()),
+        **asdict(settings),
+        "like": like,
+        # all of the space, since the networks that calibrate are drawn from it
+        **{name: list(bounds(getattr(space, name))) for name in ("depth", "stages")},
+        **{name: getattr(space, name) for name in ("max_share", "earliest_pool", "in_chans", "num_classes")},
+        "img_size": list(image_sides(space.img_size)),
+        "widths": [list(choices) for choices in space.widths],
+        "networks": [CALIBRATED, VALIDATED, SEED],
+    }
+
+
+def _has_figures(table: LatencyTable) -> bool:
+    return all(isinstance(figure, float) for figure in (table.scale, table.offset, *table.seconds.values()))

@@ -1,0 +1,501 @@
+"""The front: exact dominance, a total order, files that say the same thing, a page that needs nothing but itself."""
+
+import csv
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+from math import inf, nan
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from psvit import Arch, UserError, cost
+from psvit.search import front
+from psvit.search.budget import Prices
+from psvit.search.front import Ranked, front_table, fronts, pareto, rank, read_front, thin, write_front
+from psvit.search.scores import Score
+from psvit.search.space import Space
+
+SPACE = Space(
+    depth=(2, 4),
+    stages=(1, 2),
+    widths=((16, 32), (32, 48)),
+    like=Arch("A", widths=(16,), head_dim=16, patch_size=4),
+    img_size=8,
+    in_chans=1,
+    num_classes=3,
+)
+MEMBERS = list(SPACE.enumerate())
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
+)
+
+
+class Seconds:
+    """A latency table in which a shared layer is slow, so that latency and MACs order members differently."""
+
+    def embed(self, width: int) -> float:
+        return 0.001
+
+    def layer(self, kind: str, stage: int, width: int, first_share: bool) -> float:
+        return 0.005 if kind == "S" else 0.002
+
+    def pool(self, stage: int, before: int, after: int) -> float:
+        return 0.001
+
+    def head(self, stage: int, width: int) -> float:
+        return 0.001
+
+
+TIMED = Prices(SPACE.like, 2, 8, 1, 3, Seconds())
+
+
+def score(arch: Arch, loss: float, images: int = 100, top1: float = 50.0) -> Score:
+    return Score(arch.genotype, arch.widths, loss, top1, images)
+
+
+def some_scores(seed: int = 0) -> list[Score]:
+    """Every member on 10 images, every third on 40 too, every ninth on 160."""
+    rng = random.Random(seed)
+    return [
+        score(arch, rng.random(), images, round(100 * rng.random(), 2))
+        for step, images in ((1, 10), (3, 40), (9, 160))
+        for arch in MEMBERS[::step]
+    ]
+
+
+def facts(chosen: Ranked, **more: Any) -> dict[str, Any]:
+    name = {"genotype": chosen.arch.genotype, "widths": list(chosen.arch.widths)}
+    return {"data": "digits", "budget": {"macs": 2e6, "latency": 0.005}, "chosen": name, **more}
+
+
+def written(folder: Path, ranked: Sequence[Ranked], **more: Any) -> str:
+    write_front(folder, ranked, facts(ranked[0], **more))
+    return (folder / "front.html").read_text(encoding="utf-8")
+
+
+def data_of(page: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
+    assert found
+    data: dict[str, Any] = json.loads(found[1])
+    return data
+
+
+def shown(data: dict[str, Any]) -> list[str]:
+    console = Console(width=140, color_system=None)
+    with console.capture() as capture:
+        console.print(front_table(data))
+    return capture.get().splitlines()
+
+
+# Dominance -----------------------------------------------------------------------------------------------------------
+
+
+def dominates(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a != b and all(x <= y for x, y in zip(a, b, strict=True))
+
+
+def peeled(points: list[tuple[float, ...]]) -> list[int]:
+    """By definition: the first front is what nobody dominates, the next what remains undominated without it."""
+    numbers, left, number = [-1] * len(points), set(range(len(points))), 0
+    while left:
+        now = {i for i in left if not any(dominates(points[j], points[i]) for j in left)}
+        for i in now:
+            numbers[i] = number
+        left, number = left - now, number + 1
+    return numbers
+
+
+VALUES = st.sampled_from([-1.0, 0.0, 0.5, 1.0, 2.0, 3.0, 4.0, inf])
+POINTS = st.integers(1, 4).flatmap(lambda size: st.lists(st.tuples(*[VALUES] * size), max_size=30))
+
+
+@given(POINTS)
+def test_fronts_are_those_of_the_definition(points: list[tuple[float, ...]]) -> None:
+    assert fronts(points) == peeled(points)
+    assert pareto(points) == [not any(dominates(other, point) for other in points) for point in points]
+
+
+def test_equal_points_stay_together() -> None:
+    assert fronts([(2, 2), (1, 1), (1, 1), (1, 2), (2, 2), (2, 1)]) == [2, 0, 0, 1, 2, 1]
+    assert pareto([(1, 2), (2, 1), (1, 2), (1, 3), (3, 1)]) == [True, True, True, False, False]
+    assert fronts([]) == []
+    assert pareto([]) == []
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_nan_counts_as_infinite(size: int) -> None:
+    rest = (0.0,) * (size - 1)
+    assert fronts([(nan, *rest), (1.0, *rest), (inf, *rest)]) == [1, 0, 1]
+
+
+def test_a_hundred_thousand_points() -> None:
+    count = 100_000  # comparing pairs would take hours
+    chain = [(float(i), float(i)) for i in range(count)]
+    stairs = [(float(i), float(-i)) for i in range(count)]
+    assert fronts(chain) == list(range(count))
+    assert fronts(stairs) == [0] * count
+
+
+# The ranking ---------------------------------------------------------------------------------------------------------
+
+
+def test_rank_is_by_slice_loss_cost_and_name() -> None:
+    archs = [
+        Arch(genotype, widths, head_dim=16, patch_size=4)
+        for genotype, widths in (
+            ("AA", (16,)),
+            ("AS", (16,)),
+            ("AAA", (16,)),
+            ("AA", (32,)),
+            ("A-A", (16, 32)),
+            ("A-A", (16, 48)),
+        )
+    ]
+    aa, as_, aaa, wide, pooled, dear = archs
+    assert all(arch in SPACE for arch in archs)
+    scores = [
+        score(aa, 0.1, 10),  # a small loss, but on few images
+        score(as_, 0.5),
+        score(aaa, 0.5),  # as good, but dearer
+        score(wide, 0.4),
+        score(pooled, 0.2, 10),
+        score(pooled, 0.9),  # counts, since it is on more images
+        score(dear, 0.1, 10),  # like aa, but dearer
+    ]
+    ranked = rank(scores, SPACE, SPACE.prices())
+    assert [one.arch for one in ranked] == [wide, as_, aaa, pooled, aa, dear]
+    assert [one.rank for one in ranked] == [1, 2, 3, 4, 5, 6]
+    assert [one.score.images for one in ranked] == [100] * 4 + [10] * 2
+    assert ranked[3].score.loss == 0.9
+    for one in ranked:
+        assert one.macs == cost.macs(one.arch, 8, 1, 3)
+        assert one.params == cost.params(one.arch, 8, 1, 3)
+        assert one.latency is None
+        assert one.cost == one.macs
+    assert rank([], SPACE, SPACE.prices()) == []
+
+
+def test_the_name_decides_last() -> None:
+    twins = [arch for arch in MEMBERS if arch.genotype in ("AAAS", "AASA", "ASAA") and arch.widths == (16,)]
+    assert len({cost.macs(arch, 8, 1, 3) for arch in twins}) == 1
+    for scores in ([score(arch, 0.5) for arch in twins], [score(arch, nan) for arch in twins]):
+        found = [one.arch.genotype for one in rank(reversed(scores), SPACE, SPACE.prices())]
+        assert found == ["AAAS", "AASA", "ASAA"]
+
+
+@settings(max_examples=20)
+@given(st.randoms(use_true_random=False), st.booleans())
+def test_the_order_of_scores_changes_nothing(rng: random.Random, timed: bool) -> None:
+    scores = [replace(one, loss=round(one.loss, 1)) for one in some_scores()]  # many ties
+    scores += [replace(scores[0], loss=0.95), replace(scores[5], loss=nan)]
+    prices = TIMED if timed else SPACE.prices()
+    mixed = rng.sample(scores, len(scores))
+    assert repr(rank(mixed, SPACE, prices)) == repr(rank(scores, SPACE, prices))
+
+
+@pytest.mark.parametrize("timed", [False, True])
+def test_the_front_is_of_the_largest_slice_alone(timed: bool) -> None:
+    ranked = rank(some_scores(), SPACE, TIMED if timed else SPACE.prices())
+    assert len(ranked) == len(MEMBERS)
+    final = [one for one in ranked if one.score.images == 160]
+    assert len(final) == len(MEMBERS[::9])
+    assert min(one.score.loss for one in ranked) < min(one.score.loss for one in final)
+    points = [(one.score.loss, one.latency if timed and one.latency else float(one.macs)) for one in final]
+    assert [one.on_front for one in final] == [not any(dominates(b, a) for b in points) for a in points]
+    assert not any(one.on_front for one in ranked[len(final) :])
+    assert ranked[0].on_front
+
+
+def test_the_front_is_against_latency_where_there_is_one() -> None:
+    slow, quick = (arch for arch in MEMBERS if arch.genotype in ("AS", "AA") and arch.widths == (16,))
+    slow, quick = (slow, quick) if slow.genotype == "AS" else (quick, slow)
+    assert cost.macs(slow, 8, 1, 3) < cost.macs(quick, 8, 1, 3)
+    scores = [score(slow, 0.5), score(quick, 0.4)]
+    assert [one.on_front for one in rank(scores, SPACE, SPACE.prices())] == [True, True]
+    ranked = rank(scores, SPACE, TIMED)
+    assert [(one.arch, one.on_front) for one in ranked] == [(quick, True), (slow, False)]
+    assert ranked[0].latency == ranked[0].cost == pytest.approx(0.006)
+
+
+# The files -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("timed", [False, True])
+def test_files_say_what_was_ranked(tmp_path: Path, timed: bool) -> None:
+    ranked = rank(some_scores(), SPACE, TIMED if timed else SPACE.prices())
+    written(tmp_path, ranked, members=len(ranked))
+    data = read_front(tmp_path)
+    assert (data["data"], data["members"], data["budget"]["macs"]) == ("digits", len(MEMBERS), 2e6)
+    by_rank = {one.rank: one for one in ranked}
+    on_front = sorted((one for one in ranked if one.on_front), key=lambda one: one.cost)
+    assert [row["rank"] for row in data["front"]] == [one.rank for one in on_front]
+    for row in data["front"]:
+        one = by_rank[row["rank"]]
+        assert row == {
+            "rank": one.rank,
+            "genotype": one.arch.genotype,
+            "widths": list(one.arch.widths),
+            "loss": one.score.loss,
+            "top1": one.score.top1,
+            "images": 160,
+            "macs": one.macs,
+            "params": one.params,
+            "latency_ms": 1000 * one.latency if one.latency else None,
+        }
+    assert data["chosen"] == next(row for row in data["front"] if row["rank"] == 1)
+    with (tmp_path / "front.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["rank"]) for row in rows] == list(range(1, len(MEMBERS) + 1))
+    for row, one in zip(rows, ranked, strict=True):
+        widths = tuple(map(int, row["widths"].split()))
+        kept = Score(row["genotype"], widths, float(row["loss"]), float(row["top1"]), int(row["images"]))
+        assert kept == one.score
+        assert (int(row["macs"]), int(row["params"])) == (one.macs, one.params)
+        assert row["latency_ms"] == (str(1000 * one.latency) if one.latency else "")
+        assert row["on_front"] == str(int(one.on_front))
+    assert {path.name for path in tmp_path.iterdir()} == {"front.json", "front.csv", "front.html"}
+
+
+def test_the_same_ranking_writes_the_same_bytes(tmp_path: Path) -> None:
+    ranked = rank(some_scores(), SPACE, TIMED)
+    for name in ("a", "b"):
+        written(tmp_path / name, ranked)
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
+
+
+def test_a_loss_that_is_no_number(tmp_path: Path) -> None:
+    ranked = rank([score(arch, nan) for arch in MEMBERS[:3]], SPACE, SPACE.prices())
+    page = written(tmp_path, ranked)
+    assert read_front(tmp_path)["front"][0]["loss"] is None
+    assert "NaN" not in (tmp_path / "front.json").read_text()
+    assert data_of(page)["columns"]["loss"] == [None] * 3
+
+
+def test_nothing_ranked(tmp_path: Path) -> None:
+    write_front(tmp_path, [], {"data": "digits", "budget": {}, "chosen": None})
+    assert read_front(tmp_path)["front"] == []
+    assert data_of((tmp_path / "front.html").read_text(encoding="utf-8"))["text"] == []
+
+
+def test_read_front_refuses(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no front\.json: name the folder of a search"):
+        read_front(tmp_path)
+    ranked = rank(some_scores(), SPACE, SPACE.prices())
+    written(tmp_path, ranked)
+    text = (tmp_path / "front.json").read_text(encoding="utf-8")
+    for broken in (text[:-20], "[]", "null", "{}", '{"front": 3}', text.replace('"macs"', '"acs"'), '{"front": [1]}'):
+        (tmp_path / "front.json").write_text(broken, encoding="utf-8")
+        with pytest.raises(UserError, match=r"front\.json is broken \(.*\): search again") as caught:
+            read_front(tmp_path)
+        assert "\n" not in str(caught.value)
+
+
+# The table -----------------------------------------------------------------------------------------------------------
+
+
+def stairs(count: int) -> list[Ranked]:
+    """So many members, all on the front."""
+    archs = sorted(
+        {cost.macs(arch, 8, 1, 3): arch for arch in MEMBERS}.items()  # of each cost one
+    )[:count]
+    assert len(archs) == count
+    return rank([score(arch, 9 - i / count) for i, (_, arch) in enumerate(archs)], SPACE, SPACE.prices())
+
+
+def test_the_table_runs_from_cheap_to_dear(tmp_path: Path) -> None:
+    ranked = stairs(5)
+    written(tmp_path, ranked)
+    heading, *lines = shown(read_front(tmp_path))
+    assert heading.split() == ["genotype", "widths", "M", "MACs", "M", "params", "loss", "top-1", "%", "rank"]
+    assert [line.split()[0] for line in lines[:5]] == [one.arch.genotype for one in reversed(ranked)]
+    assert [line.endswith("chosen") for line in map(str.rstrip, lines[:5])] == [False] * 4 + [True]
+    assert "the 5 networks on the front" in " ".join(lines[5:])
+    assert "on 100 images" in " ".join(" ".join(lines[5:]).split())
+
+
+@pytest.mark.parametrize("place", [0, 3, 7, 48, 49])
+def test_a_long_table_is_thinned_around_the_chosen(tmp_path: Path, place: int) -> None:
+    ranked = stairs(50)
+    write_front(tmp_path, ranked, facts(ranked[place]))
+    data = read_front(tmp_path)
+    table = front_table(data)
+    assert table.row_count == 20
+    lines = [line.split() for line in shown(data)[1:21]]
+    ranks = [int(line[-2] if line[-1] == "chosen" else line[-1]) for line in lines]
+    assert ranks == sorted(ranks, reverse=True)
+    assert {1, 50, place + 1} <= set(ranks)
+    assert max(a - b for a, b in pairwise(ranks)) <= 4
+    assert [line[-1] == "chosen" for line in lines] == [number == place + 1 for number in ranks]
+    assert "20 of the 50 networks" in " ".join(shown(data))
+
+
+def test_a_chosen_network_off_the_front_is_in_the_table(tmp_path: Path) -> None:
+    ranked = rank(some_scores(), SPACE, TIMED)
+    off = next(one for one in ranked if not one.on_front)
+    write_front(tmp_path, ranked, facts(off))
+    data = read_front(tmp_path)
+    assert off.rank not in [row["rank"] for row in data["front"]]
+    heading, *lines = shown(data)
+    assert "ms" in heading.split()
+    line = next(line for line in lines if "chosen, off the front" in line)
+    assert line.split()[0] == off.arch.genotype
+    assert front_table(data).row_count == len(data["front"]) + 1
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.sets(st.integers(0, 59)))
+def test_thinning_keeps_and_is_even(count: int, limit: int, keep: set[int]) -> None:
+    keep = {i for i in keep if i < count}
+    found = thin(count, limit, keep)
+    assert found == sorted(set(found))
+    assert keep <= set(found) <= set(range(count))
+    assert len(found) == max(len(keep), min(count, limit))
+    others = [i for i in range(count) if i not in keep]
+    places = [others.index(i) for i in found if i not in keep]
+    gaps = [b - a for a, b in pairwise(places)]
+    assert not gaps or max(gaps) - min(gaps) <= 1
+
+
+# The page ------------------------------------------------------------------------------------------------------------
+
+
+class Tags(HTMLParser):
+    """The tags of a page with their attributes."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def test_the_page_loads_nothing(tmp_path: Path) -> None:
+    page = written(tmp_path, rank(some_scores(), SPACE, TIMED))
+    tags = Tags(page).found
+    names = [tag for tag, _ in tags]
+    assert names.count("script") == 3  # data, plotly, ours
+    assert not {"link", "img", "iframe", "object", "base"} & set(names)
+    assert not [tag for tag in tags if {"src", "href", "action"} & set(tag[1])]
+    style = page[page.index("<style>") : page.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+    policy = next(attributes["content"] for _, attributes in tags if "http-equiv" in attributes)
+    assert policy
+    assert "default-src 'none'" in policy
+    assert "http" not in policy
+
+
+def test_the_page_holds_every_network(tmp_path: Path) -> None:
+    ranked = rank(some_scores(), SPACE, TIMED)
+    page = written(tmp_path, ranked)
+    data = data_of(page)
+    assert len(data["text"]) == len(ranked)
+    for text, one in zip(data["text"], ranked, strict=True):
+        assert text.startswith(f"{one.arch.genotype}, widths {' '.join(map(str, one.arch.widths))}<br>")
+        assert f"loss {one.score.loss:.4f}, top-1 {one.score.top1:.2f} %" in text
+        assert f"on {one.score.images} images, rank {one.rank}" in text
+    assert data["columns"] == {
+        "latency_ms": [1000 * one.latency for one in ranked if one.latency],
+        "macs": [one.macs for one in ranked],
+        "params": [one.params for one in ranked],
+        "loss": [one.score.loss for one in ranked],
+        "top1": [one.score.top1 for one in ranked],
+        "images": [one.score.images for one in ranked],
+    }
+    assert data["chosen"] == [0]
+    head = page[page.index("<h1>") : page.index("<form>")]
+    assert "Search on digits" in head
+    assert f"{len(MEMBERS)} networks scored, budget 2 M MACs and 5 ms." in head
+    assert f"Chosen: {ranked[0].arch.genotype}, widths" in head
+    assert "Paler networks were scored on fewer images" in page
+    assert "Drawn are" not in page
+
+
+def test_each_pair_of_axes_has_its_front(tmp_path: Path) -> None:
+    ranked = rank(some_scores(), SPACE, TIMED)
+    data = data_of(written(tmp_path, ranked))
+    assert len(data["lines"]) == 6
+    final = [i for i, one in enumerate(ranked) if one.score.images == 160]
+    for axes, line in data["lines"].items():
+        good, kind = axes.split()
+        sign = -1 if good == "top1" else 1
+        points = {i: (data["columns"][kind][i], sign * data["columns"][good][i]) for i in final}
+        assert set(line) == {i for i in final if not any(dominates(points[j], points[i]) for j in final)}
+        assert [points[i] for i in line] == sorted(points[i] for i in line)
+    assert sorted(data["lines"]["loss latency_ms"]) == [i for i, one in enumerate(ranked) if one.on_front]
+
+
+def test_without_latency_there_is_no_axis_for_it(tmp_path: Path) -> None:
+    ranked = rank(some_scores(), SPACE, SPACE.prices())
+    page = written(tmp_path, ranked)
+    options = [attributes["value"] for tag, attributes in Tags(page).found if tag == "option"]
+    assert options == ["macs", "params", "loss", "top1"]
+    line = data_of(page)["lines"]["loss macs"]
+    assert sorted(line) == [i for i, one in enumerate(ranked) if one.on_front]
+
+
+def test_texts_are_escaped(tmp_path: Path) -> None:
+    bad = "<b>bold</b></script><script>alert(1)</script>$plotly"
+    page = written(tmp_path, rank(some_scores(), SPACE, SPACE.prices()), data=bad)
+    assert "<b>" not in page[: page.index("<script")]
+    assert "alert(1)</script>" not in page
+    assert "&lt;b&gt;bold&lt;/b&gt;&lt;/script&gt;" in page
+    assert "&lt;/script&gt;$plotly</h1>" in page
+    assert [tag for tag, _ in Tags(page).found].count("script") == 3
+    start = page.index('id="data">') + len('id="data">')
+    assert "<" not in page[start : page.index("</script>", start)]
+    assert read_front(tmp_path)["data"] == bad
+
+
+def test_many_networks_are_thinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(front, "DRAWN", 40)
+    ranked = rank(some_scores(), SPACE, SPACE.prices())
+    last = ranked[-1]
+    write_front(tmp_path, ranked, facts(last))
+    page = (tmp_path / "front.html").read_text(encoding="utf-8")
+    data = data_of(page)
+    assert len(ranked) > 40
+    assert len(data["text"]) == 40
+    assert f"Drawn are 40 of {len(ranked)} networks" in page
+    drawn = [int(text.rpartition("rank ")[2]) for text in data["text"]]
+    assert {one.rank for one in ranked if one.on_front} | {last.rank} <= set(drawn)
+    assert [drawn[i] for i in data["chosen"]] == [last.rank]
+    line = sorted(drawn[i] for i in data["lines"]["loss macs"])
+    assert line == [one.rank for one in ranked if one.on_front]
+    monkeypatch.setattr(front, "DRAWN", 1)
+    data = data_of(written(tmp_path, ranked))
+    assert len(data["text"]) == len({0, *(i for line in data["lines"].values() for i in line)})
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium to draw the page")
+def test_a_browser_draws_it(tmp_path: Path) -> None:
+    ranked = rank(some_scores(), SPACE, TIMED)
+    written(tmp_path, ranked)
+    flags = [
+        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+        "--disable-background-networking", "--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND",
+        f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", "--enable-logging=stderr",
+    ]  # fmt: skip
+    command = [CHROMIUM, *flags, "--dump-dom", (tmp_path / "front.html").as_uri()]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=True, env={**os.environ, "HOME": str(tmp_path)}
+    )
+    line = data_of(done.stdout)["lines"]["loss latency_ms"]
+    assert done.stdout.count('class="point"') >= len(ranked) + len(line) + 1
+    for text in ("scored on 10 images", "scored on 160 images", "front", "chosen", "predicted latency of a batch, ms"):
+        assert f">{text}</text>" in done.stdout
+    assert "CONSOLE" not in done.stderr, done.stderr
