@@ -1,7 +1,7 @@
 """Write the generated parts of README.md and docs/*.md: ``python docs/build.py``, or ``--check`` to compare only.
 
 A generated part stands between ``<!-- results:NAME -->`` and ``<!-- /results:NAME -->``. It is the table of
-``docs/results/NAME.json``, which ``psvit run --results``, ``psvit benchmark --output`` or ``benchmarks/speedup.py``
+``docs/results/NAME.json``, which ``psvit run --results``, ``psvit benchmark --output`` or a script under benchmarks/
 wrote, or one of `FROM_CODE`.
 """
 
@@ -81,8 +81,11 @@ def render_results(data: Mapping[str, Any], name: str) -> str:
         return comparison_table(data)
     if data.get("rows") and "speedup" in data["rows"][0]:
         return speedup_table(data)
+    for key, render in FROM_BENCHMARKS.items():
+        if key in data:
+            return render(data)
     raise ValueError(
-        f"docs/results/{name}.json comes neither from psvit run nor from psvit benchmark nor from benchmarks/speedup.py"
+        f"docs/results/{name}.json comes neither from psvit run nor from psvit benchmark nor from benchmarks/"
     )
 
 
@@ -154,6 +157,104 @@ def speedup_table(data: Mapping[str, Any]) -> str:
         f"At least as much faster as fewer MACs: {holds} of {len(rows)}."
     )
     return f"{markdown_table(('genotype', 'MACs', *dtypes), lines, left=1)}\n\n{note}"
+
+
+def ranking_table(data: Mapping[str, Any]) -> str:
+    """What ``benchmarks/ranking.py report`` wrote: how supernets rank members, beside the ceiling of seed noise."""
+    lines = []
+    for row in data["supernets"]:
+        options = row["options"]
+        how = f"{options['entangle']}, {options['sampling']}, {options['draws']} a step"
+        how += ", sandwich" * options["sandwich"] + ", distilled" * options["distill"]
+        taus = [
+            f"{row[f'tau_{what}_{group}']:.2f}" for what in ("loss", "top1") for group in ("all", "pooled", "drawn")
+        ]
+        lines.append((how, str(row["epochs"]), *taus))
+    ceiling = [f"{data['ceiling'][group]:.2f}" for group in ("all", "pooled", "drawn")]
+    lines.append(("ceiling: one seed alone against the other", "", *ceiling, *ceiling))
+    pooled = sum(len(member["arch"]["widths"]) > 1 for member in data["members"])
+    headings = ("supernet", "epochs", "loss: all", "pooled", "drawn", "top-1: all", "pooled", "drawn")
+    note = (
+        f"Kendall's tau between the score and the mean hold-out top-1 of {len(data['alone'])} trainings alone. All: "
+        f"{len(data['members'])} members; pooled: the {pooled} with two stages or three; drawn: the ten drawn evenly "
+        f"from the region's {data['region']:,}. Standard deviation between seeds: {data['seed_noise']:.2f} points over "
+        f"all, {data['seed_noise_pooled']:.2f} over pooled."
+    )
+    return f"{markdown_table(headings, lines, left=1)}\n\n{note}"
+
+
+def alone_table(data: Mapping[str, Any]) -> str:
+    """What ``benchmarks/ranking.py worth`` wrote: the searched network beside drawn members and the default's."""
+    lines = []
+    for what, text in (("searched", "searched"), ("default", "default network, scaled")):
+        row = data[what]
+        arch = Arch.from_dict(row["arch"])
+        figures = " ".join(f"{value:.2f}" for value in row["top1"])
+        lines.append(
+            (text, f"`{arch}`", f"{row['macs'] / 1e6:.2f}", figures, f"{sum(row['top1']) / len(row['top1']):.2f}")
+        )
+    lines.append(("ten drawn members, mean", "", "", "", f"{data['drawn_mean']:.2f}"))
+    lines.append(("ten drawn members, best", "", "", "", f"{data['drawn_best']:.2f}"))
+    headings = ("network", "", "M MACs", "top-1 % by seed", "mean")
+    note = (
+        "The searched one is above the mean of the drawn by "
+        f"{data['above_drawn_in_seed_noises']:.1f} standard deviations of the seed noise "
+        f"({data['seed_noise']:.2f} points)."
+    )
+    return f"{markdown_table(headings, lines, left=2)}\n\n{note}"
+
+
+def scoring_table(data: Mapping[str, Any]) -> str:
+    """What ``benchmarks/scoring.py`` wrote: the prefix tree against members alone."""
+    lines = [
+        ("on the tree", f"{data['tree_layers']:,}", f"{data['tree_seconds']:.0f}"),
+        ("alone", f"{data['alone_layers']:,}", f"{data['alone_seconds']:.0f}"),
+        ("ratio", f"{data['alone_layers'] / data['tree_layers']:.2f}", f"{data['times_faster']:.2f}"),
+    ]
+    note = (
+        f"{data['members']:,} members on {data['images']} images, {data['machine']['threads']} threads. Alone: "
+        f"{data['sample']} members measured in turns with the tree, scaled up to all; {data['equal']} of "
+        f"{data['compared']} had the same score, bitwise. The layers of a path take at most "
+        f"{data['memory_bound_mib']:.0f} MiB."
+    )
+    return f"{markdown_table(('all of the 12-layer set', 'layers', 'seconds'), lines, left=1)}\n\n{note}"
+
+
+def latency_table(data: Mapping[str, Any]) -> str:
+    """What ``benchmarks/latency.py`` wrote: budgets of latency, and what the networks took when measured."""
+    lines = [
+        (f"`{Arch.from_dict(row['arch'])}`", f"{row['budget_ms']:.2f}", f"{row['predicted_ms']:.2f}",
+         f"{row['measured_ms']:.2f}", f"{row['over']:+.1%}")
+        for row in data["rows"]
+    ]  # fmt: skip
+    own = data["validation"]
+    note = (
+        f"Batch {data['settings']['latency_batch']}, {data['settings']['latency_dtype']}, "
+        f"{data['machine']['threads']} threads. The table of parts on {own['networks']} networks that it was not "
+        f"fitted to: Kendall's tau {own['kendall']:.2f}, Spearman {own['spearman']:.2f}, R² {own['r2']:.3f}, "
+        f"median error {own['median_error']:.1%}."
+    )
+    headings = ("dearest network within the budget", "budget ms", "predicted ms", "measured ms", "over")
+    return f"{markdown_table(headings, lines, left=1)}\n\n{note}"
+
+
+def kills_table(data: Mapping[str, Any]) -> str:
+    """What ``benchmarks/kills.py`` wrote: a command killed again and again."""
+    lines = [
+        (f"`{row['command']}`", f"{row['seconds']:.0f}", str(row["kills"]), ", ".join(row["differing"]) or "nothing")
+        for row in data["killed"]
+    ]
+    return markdown_table(("command", "s", "kills", "differs from the uninterrupted"), lines, left=1)
+
+
+FROM_BENCHMARKS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "supernets": ranking_table,
+    "drawn_mean": alone_table,
+    "tree_layers": scoring_table,
+    "validation": latency_table,
+    "killed": kills_table,
+}
+"""A key that tells which script under benchmarks/ wrote a file, and the table of such a file."""
 
 
 def _scaled(value: float | None, unit: float, form: str) -> str:

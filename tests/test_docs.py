@@ -89,7 +89,8 @@ class Reached(Exception):  # noqa: N818  not an error: the command has understoo
 
 
 WORK = {
-    "run": "psvit.training.compare.compare",
+    "run": "psvit.search.run.run",
+    "search": "psvit.search.search.search",
     "train": "psvit.training.loop.train",
     "evaluate": "psvit.training.evaluate.evaluate_checkpoint",
     "predict": "psvit.training.evaluate.predict",

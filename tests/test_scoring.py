@@ -14,11 +14,11 @@ from psvit import UserError
 from psvit.search.budget import Budget
 from psvit.search.region import Region
 from psvit.search.scores import Journal, Score
-from psvit.search.scoring import Scorer, Slices, balanced_order, batch_bytes, prefix_tree, rank_all, rungs, survivors
+from psvit.search.scoring import Scorer, Slices, batch_bytes, prefix_tree, rank_all, rungs, survivors
 from psvit.search.settings import ScoringSettings
 from psvit.search.space import Space
 from psvit.search.supernet import Supernet
-from psvit.training.data import Data, open_data
+from psvit.training.data import Data, balanced_order, open_data
 from psvit.training.settings import DataSettings
 
 ACCELERATOR = Accelerator(cpu=True)
@@ -76,12 +76,16 @@ def test_the_tree_of_the_twelve_layer_set() -> None:
 
 def test_slices_are_balanced_and_nested() -> None:
     labels = np.repeat([0, 1, 2, 3], [40, 30, 20, 10])
-    order = balanced_order(labels, 0)
+    order = balanced_order(labels, np.random.default_rng(0))
     assert sorted(order) == list(range(100))
     for size in (4, 9, 20, 40):
         counts = np.bincount(labels[order[:size]], minlength=4)
         assert counts.max() - counts.min() <= 1
-    assert list(order) == list(balanced_order(labels, 0)) != list(balanced_order(labels, 1))
+    assert (
+        list(order)
+        == list(balanced_order(labels, np.random.default_rng(0)))
+        != list(balanced_order(labels, np.random.default_rng(1)))
+    )
 
 
 def test_a_holdout_without_an_image_of_each_class(data: Data) -> None:
@@ -97,6 +101,8 @@ def test_the_rounds_of_successive_halving() -> None:
     assert rungs(8, 5000, 10, settings) == [(8, 100), (8, 5000)]
     assert rungs(1000, 60, 10, settings) == [(1000, 60)]
     assert rungs(40, 5000, 200, settings) == [(40, 200), (10, 800), (10, 5000)]
+    faster = ScoringSettings(first_slice=100, reduction_factor=8, finalists=10)
+    assert rungs(1000, 3000, 10, faster) == [(1000, 100), (125, 400), (16, 1600), (10, 3000)]
 
 
 def test_survivors_are_the_first_fronts(region: Region) -> None:

@@ -35,9 +35,10 @@ from tiny import (
 from torch import Tensor, nn
 
 from psvit.errors import UserError
+from psvit.search.run import run
+from psvit.search.settings import RunAllSettings
 from psvit.training import machine
 from psvit.training.checkpoints import open_model, save_checkpoint
-from psvit.training.compare import compare
 from psvit.training.data import open_data
 from psvit.training.evaluate import evaluate_checkpoint
 from psvit.training.loading import Batch
@@ -49,7 +50,6 @@ from psvit.training.recipes import (
     Machine,
     ModelSettings,
     Recipe,
-    RunAllSettings,
     TrainSettings,
     deit,
     light,
@@ -64,13 +64,13 @@ def _threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def learning(chosen: TrainSettings, steps_per_epoch: int = 3) -> Learning:
+def learning(chosen: TrainSettings) -> Learning:
     data = open_data(chosen.data)
     seed_step(chosen.data.seed, INIT)
     model = open_model(
         chosen.model, chosen.recipe.drop_path, img_size=data.img_size, in_chans=data.in_chans, num_classes=10
     )
-    return Learning(model, chosen, open_machine(chosen.machine), steps_per_epoch, data)
+    return Learning(model, chosen, open_machine(chosen.machine), data)
 
 
 def batch(size: int = 16) -> Batch:
@@ -118,7 +118,7 @@ def test_the_learning_rate_grows_with_the_global_batch() -> None:
 
 
 def test_warm_up_and_cosine() -> None:
-    learn = learning(settings(lr=0.01, min_lr=1e-4, warmup_epochs=2, epochs=5), steps_per_epoch=4)
+    learn = learning(settings(lr=0.01, min_lr=1e-4, warmup_epochs=2, epochs=5, batch_size=12))  # 4 steps an epoch
     for step in range(21):
         learn.scheduler.step_update(step)
         warm = 1e-6 + step * (0.01 - 1e-6) / 8
@@ -131,7 +131,7 @@ def test_the_loss_is_the_cross_entropy_with_smoothed_labels(smoothing: float) ->
     learn, images = learning(settings(label_smoothing=smoothing)), batch()
     logs = log_softmax(learn.plain(images.images))
     target = np.eye(10)[images.labels] * (1 - smoothing) + smoothing / 10
-    assert learn.loss(images).item() == pytest.approx(-(target * logs).sum(axis=1).mean(), rel=1e-6)
+    assert learn.loss(images, 0).item() == pytest.approx(-(target * logs).sum(axis=1).mean(), rel=1e-6)
 
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.8, 0.0), (0.0, 1.0)])
@@ -151,7 +151,7 @@ def test_mixup_and_cutmix_mix_images_and_labels_alike(mixup: float, cutmix: floa
     np.testing.assert_allclose(target, share * labels + (1 - share) * labels[::-1], atol=1e-5)
     seed_step(0, 5)
     expected = -(target.double().numpy() * log_softmax(learn.plain(mixed))).sum(axis=1).mean()
-    assert learn.loss(images).item() == pytest.approx(expected, rel=1e-6)
+    assert learn.loss(images, 0).item() == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ def test_soft_distillation(teacher: Path) -> None:
     p, q = log_softmax(taught / 2), log_softmax(student / 2)
     divergence = (np.exp(p) * (p - q)).sum(axis=1).mean() * 4
     assert divergence > 0.1
-    assert learn.loss(images).item() == pytest.approx(0.7 * own + 0.3 * divergence, rel=1e-5)
+    assert learn.loss(images, 0).item() == pytest.approx(0.7 * own + 0.3 * divergence, rel=1e-5)
 
 
 def test_hard_distillation(teacher: Path) -> None:
@@ -188,7 +188,7 @@ def test_hard_distillation(teacher: Path) -> None:
     choice = timm.create_model(f"local-dir:{teacher}", pretrained=True).eval()(images.images).argmax(dim=1).numpy()
     rows = np.arange(16)
     own, taught = -logs[rows, images.labels].mean(), -logs[rows, choice].mean()
-    assert learn.loss(images).item() == pytest.approx(0.75 * own + 0.25 * taught, rel=1e-6)
+    assert learn.loss(images, 0).item() == pytest.approx(0.75 * own + 0.25 * taught, rel=1e-6)
     learn.step([images], 0)
     assert learn.teacher is not None
     assert all(p.grad is None for p in learn.teacher.model.parameters())
@@ -253,7 +253,7 @@ def test_bfloat16_computes_in_it_and_keeps_float32_weights(tmp_path: Path) -> No
         hook = learn.plain.get_submodule("stages.0.blocks.0.mlp.fc1").register_forward_hook(
             lambda module, given, output: dtypes.append(output.dtype)
         )
-        losses.append(learn.loss(batch()).item())
+        losses.append(learn.loss(batch(), 0).item())
         hook.remove()
         assert {p.dtype for p in learn.plain.parameters()} == {torch.float32}
     assert dtypes == [torch.float32, torch.bfloat16]
@@ -630,7 +630,7 @@ def test_a_comparison_is_refused_before_anything_is_trained(tmp_path: Path) -> N
     ):
         given = {"patch_size": 2, "head_dim": 8, "macs": "0.5M", "output": str(tmp_path / "run"), **changes}
         with pytest.raises(UserError, match=message):
-            compare(RunAllSettings(CompareSettings(**given), DIGITS, light(), CPU))  # type: ignore[arg-type]
+            run(RunAllSettings(CompareSettings(**given), data=DIGITS, machine=CPU))  # type: ignore[arg-type]
         assert not (tmp_path / "run").exists()
     with pytest.raises(UserError, match="--resume and --overwrite contradict each other"):
         CompareSettings(resume=True, overwrite=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ def main(arguments: Sequence[str]) -> int:
     from psvit.training.compare import table
 
     results = run(settings)
+    if os.environ.get("RANK", "0") != "0":  # one of several processes: the first tells
+        return 0
     print()
     Console(width=None if sys.stdout.isatty() else 140).print(table(results))
     best = max(results["rows"], key=lambda row: row["top1"])

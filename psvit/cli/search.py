@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ def main(arguments: Sequence[str]) -> int:
     from psvit.search.search import search
 
     found = search(settings)
+    if os.environ.get("RANK", "0") != "0":  # one of several processes: the first tells
+        return 0
     print()
     Console(width=None if sys.stdout.isatty() else 140).print(front_table(read_front(found.folder)))
     data = ["--data", settings.data.data] + (["--data-dir", settings.data.data_dir] if settings.data.data_dir else [])

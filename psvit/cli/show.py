@@ -12,7 +12,7 @@ from typing import Any
 from psvit import cost
 from psvit.arch import ARCH_FIELDS, Arch
 from psvit.cli.flags import Flags
-from psvit.errors import UserError
+from psvit.errors import UserError, one_line
 from psvit.variants import VARIANTS, find_arch
 
 DESCRIPTION = """Layers, tokens, widths, MACs and parameters of a variant, a genotype or a checkpoint, and a diagram.
@@ -23,8 +23,8 @@ def main(arguments: Sequence[str]) -> int:
     """Parse the flags and print."""
     values = _flags().parse(arguments)
     folder = search_folder(Path(values.network))
-    if folder is not None and not values.json:
-        return _show_search(folder)
+    if folder is not None:
+        return _show_search(folder, values.json)
     arch, shape = _find(values.network, {field: values[field] for field in ARCH_FIELDS if field in values})
     img_size = values.img_size or shape.get("img_size", [224])
     in_chans, classes = (
@@ -62,15 +62,19 @@ def search_folder(path: Path) -> Path | None:
     return next((folder for folder in (path, path / "search") if (folder / "front.json").is_file()), None)
 
 
-def _show_search(folder: Path) -> int:
+def _show_search(folder: Path, as_json: bool) -> int:
     """Print the front that a search found, and the network that it chose."""
     from rich.console import Console
 
+    from psvit.search.budget import readable
     from psvit.search.front import front_table, read_front
 
     data = read_front(folder)
-    arch = Arch.from_json((folder / "arch.json").read_text(encoding="utf-8"))
-    limits = ", ".join(f"{kind} {limit:g}" for kind, limit in data["budget"].items())
+    if as_json:
+        print(json.dumps(data))
+        return 0
+    arch = _read_arch(folder / "arch.json")
+    limits = ", ".join(readable(kind, limit) for kind, limit in data["budget"].items())
     print(f"search in {folder}: {data['data']}, budget {limits}; {data['members']:,} networks scored\n")
     Console(width=None if sys.stdout.isatty() else 140).print(front_table(data))
     print(f"\nchosen    {arch}\nplot      {folder / 'front.html'}\nnext      psvit show {folder / 'arch.json'}")
@@ -87,7 +91,9 @@ def _find(name: str, changes: dict[str, Any]) -> tuple[Arch, dict[str, Any]]:
     if any(value is not None for value in changes.values()):
         raise UserError(f"{name} is a checkpoint, whose network is fixed: leave out the flags that change it")
     if folder.suffix == ".json" and folder.is_file():
-        return Arch.from_json(folder.read_text(encoding="utf-8")), _searched_shape(folder.parent)
+        if any(value is not None for value in changes.values()):
+            raise UserError(f"{name} describes a network, which is fixed: leave out the flags that change it")
+        return _read_arch(folder), _searched_shape(folder.parent)
     if folder.is_file():
         raise UserError(f"{name} is a file; a checkpoint is a folder with config.json and model.safetensors")
     if not (folder / "config.json").is_file():
@@ -100,6 +106,13 @@ def _find(name: str, changes: dict[str, Any]) -> tuple[Arch, dict[str, Any]]:
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / 'config.json'} is not the config of a psvit network: {error!r}") from error
     return arch, {"img_size": sides, "in_chans": channels, "num_classes": config["num_classes"]}
+
+
+def _read_arch(path: Path) -> Arch:
+    try:
+        return Arch.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} describes no network: {one_line(error)}") from error
 
 
 def _searched_shape(folder: Path) -> dict[str, Any]:

@@ -350,6 +350,16 @@ def _worker(folder: Path) -> str:
         raise UserError(f"{folder} cannot hold a search ({one_line(error)}): give another --output") from error
 
 
+def check_storage(url: str) -> None:
+    """Open a storage and leave it again.
+
+    Raises:
+        UserError: it cannot be used; the message hides a password.
+    """
+    with _using(url, Exception):
+        _storage(url)
+
+
 def _storage(url: str) -> BaseStorage:
     """The storage of a URL, or of the path of a journal file."""
     from optuna.storages import JournalStorage, RDBStorage

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from psvit.arch import Arch
 from psvit.errors import UserError, one_line
-from psvit.files import replacing
+from psvit.files import recover, replacing
 from psvit.search.region import Region
 from psvit.search.settings import SupernetSettings
 from psvit.search.space import Space
@@ -117,7 +117,7 @@ class SupernetLearning(Learning):
     ) -> None:
         super().__init__(supernet, settings, accelerator, data)
         self.region, self.options = region, settings.supernet
-        self.strata = _strata(region) if self.options.sampling == "balanced" else []
+        self.strata = strata(region) if self.options.sampling == "balanced" else []
         self.cheapest: Arch | None = None
         self.dearest: Arch | None = None
         if self.options.sandwich:
@@ -145,9 +145,7 @@ class SupernetLearning(Learning):
         """The members that learn in a step; the same on every process."""
         rng = random.Random(f"{self.seed} {step}")
         drawn = [self._draw(rng) for _ in range(self.options.draws)]
-        if self.cheapest is not None:
-            drawn[0] = self.cheapest
-        return drawn
+        return drawn if self.cheapest is None else [self.cheapest, *drawn]
 
     def _draw(self, rng: random.Random) -> Arch:
         return rng.choice(rng.choice(self.strata)) if self.strata else self.region.sample(rng)
@@ -217,8 +215,12 @@ def _spread(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
     return F.one_hot(labels, num_classes).float() * (1 - smoothing) + smoothing / num_classes
 
 
-def _strata(region: Region) -> list[Sequence[Arch]]:
-    """The members, by their number of stages."""
+def strata(region: Region) -> list[Sequence[Arch]]:
+    """The members, by their number of stages.
+
+    Raises:
+        UserError: they are too many to list.
+    """
     if region.members is None:
         raise UserError("--sampling balanced needs a space that can be listed: take uniform, or a smaller space")
     counts = sorted({len(arch.widths) for arch in region.members})
@@ -242,14 +244,21 @@ class SupernetFolder(RunFolder):
         """Take note of what the log says of the supernet."""
         self.model = supernet
         cost = region.costs(region.nearest())
-        self.facts = {"macs": cost[0], "params": sum(p.numel() for p in supernet.parameters())}
+        self.facts = {"macs": cost[0], "params": cost[1]}
         count = len(region.members) if region.members is not None else None
         self.members = f"{count:,} members" if count is not None else "members too many to list"
 
     @property
     def title(self) -> str:
         """What is trained."""
-        return f"supernet, {self.members} of at most"
+        return f"supernet of {self.members}, the dearest"
+
+    def begin(self) -> None:
+        """As of any training."""
+        super().begin()
+        if self.accelerator.is_main_process:
+            recover(self.path / WEIGHTS)
+        self.accelerator.wait_for_everyone()
 
     @property
     def next_command(self) -> list[str]:

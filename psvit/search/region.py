@@ -200,7 +200,7 @@ class Region:
         return (
             f"no network of the space is within {self.budget.text(self.prices)}: the "
             f"{'cheapest' if one else 'nearest'}, {arch.genotype} with widths {'-'.join(map(str, arch.widths))}, costs "
-            f"{self.budget.text_of(cost, self.prices)}; raise --budget, or allow smaller --widths or less --depth"
+            f"{self.budget.text_of(cost, self.prices)}; raise --budget, or allow smaller --stage-widths or less --depth"
         )
 
 

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+from accelerate import Accelerator
 
 from psvit import cost
 from psvit.errors import UserError
 from psvit.files import recover, write_json
 from psvit.search.learning import load_supernet
-from psvit.search.search import SUPERNET, Found, random_member, search
+from psvit.search.search import INHERITED, SUPERNET, Found, random_member, search
 from psvit.search.settings import RunAllSettings
 from psvit.search.supernet import Supernet
 from psvit.training.augment import preprocessing
 from psvit.training.checkpoints import save_checkpoint
 from psvit.training.compare import compare, contenders, folders_of, model_settings
-from psvit.training.data import open_data
-from psvit.training.recipes import ModelSettings, TrainSettings
-from psvit.training.run_folder import RESULTS, SETTINGS
-
-INHERITED = "inherited"
+from psvit.training.data import Data, open_data
+from psvit.training.machine import open_machine
+from psvit.training.recipes import CompareSettings, ModelSettings, TrainSettings
+from psvit.training.run_folder import RESULTS, SETTINGS, clear_run
 
 
 def run(settings: RunAllSettings, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -36,45 +38,86 @@ def run(settings: RunAllSettings, say: Callable[[str], None] = print) -> dict[st
     Raises:
         UserError: a wrong setting, an infeasible budget, or a folder that already holds a run.
     """
+    accelerator = open_machine(settings.machine)
+    main = accelerator.is_main_process
+    say = say if main else _silent
     chosen, folder = settings.compare, Path(settings.compare.output)
-    folders = folders_of(chosen)
+    folders, wanted = folders_of(chosen), settings.search_settings()
     places = [*folders.values(), *([folder / "search"] if settings.searches else [])]
     if chosen.resume and not any((place / SETTINGS).exists() for place in places):
         raise UserError(f"{folder} holds no run to resume: leave out --resume, or check --output")
+    data = open_data(settings.data)
+    others = tuple(name for name in chosen.models if name not in ("searched", "random"))
+    if others:  # what is wrong with a name is told now, not after the search
+        contenders(replace(chosen, models=others, macs=None if settings.searches else chosen.macs), data, {})
+
+    def clear() -> None:
+        """Remove all that an earlier run left, before anything of this one is written."""
+        for place in folders.values():
+            clear_run(place)
+        (folder / RESULTS).unlink(missing_ok=True)
+
     given: dict[str, ModelSettings] = {}
     macs = None
     if settings.searches:
-        wanted = settings.search_settings()
         if chosen.resume and not (folder / "search" / SETTINGS).exists():
             wanted = replace(wanted, search=replace(wanted.search, resume=False, overwrite=True))
-        found = search(wanted, say)
-        shape = (found.data.img_size, found.data.in_chans, len(found.data.classes))
+        found = search(wanted, say, clear)
+        shape = (data.img_size, data.in_chans, len(data.classes))
         macs = cost.macs(found.arch, *shape)
-        given["searched"] = inherit(found, settings) if chosen.inherit else model_settings(found.arch)
-        if "random" in chosen.models:
-            given["random"] = model_settings(random_member(found.region, settings.data.seed))
-    if not chosen.resume:
-        (folder / RESULTS).unlink(missing_ok=True)
+        given = {
+            "searched": inherit(found, settings, accelerator) if chosen.inherit else model_settings(found.arch),
+            "random": model_settings(random_member(found, macs, settings.data.seed)),
+        }
+        with suppress(UserError):  # no heads for so few MACs: then the twin of the default network, or none
+            twin = replace(found.arch, pooling="1d", class_token=True).plain()
+            given["deit"] = model_settings(cost.scale_to(twin, macs, *shape))
+        chosen = replace(chosen, models=_possible(chosen, data, given, macs, say))
+    elif main and not chosen.resume:
+        clear()
+    accelerator.wait_for_everyone()
     like = TrainSettings(data=settings.data, recipe=settings.recipe, machine=settings.machine)
-    data = open_data(settings.data)
-    rows = compare(chosen, contenders(chosen, data, given, macs), like, say)
+    rows = compare(replace(chosen, overwrite=True) if not chosen.resume else chosen,
+                   contenders(chosen, data, given, macs), like, say)  # fmt: skip
     record = json.loads(json.dumps(asdict(settings)))
     for name in ("resume", "overwrite"):  # a run that was interrupted has the same results
         del record["compare"][name], record["search"][name]
     results = {"settings": record, "data": data.name, "rows": rows}
-    write_json(folder / RESULTS, results)
-    if chosen.results:
-        write_json(Path(chosen.results), results)
+    if main:
+        write_json(folder / RESULTS, results)
+        if chosen.results:
+            write_json(Path(chosen.results), results)
+    accelerator.wait_for_everyone()
     return results
 
 
-def inherit(found: Found, settings: RunAllSettings) -> ModelSettings:
+def _possible(
+    chosen: CompareSettings, data: Data, given: Mapping[str, ModelSettings], macs: float, say: Callable[[str], None]
+) -> tuple[str, ...]:
+    """The names of the networks that can have as many MACs as the searched one; the others are told and left out."""
+    names = []
+    for name in chosen.models:
+        try:
+            contenders(replace(chosen, models=(name,)), data, given, macs)
+            names.append(name)
+        except UserError as error:
+            say(f"left out  {name}: {error}")
+    return tuple(names)
+
+
+def inherit(found: Found, settings: RunAllSettings, accelerator: Accelerator) -> ModelSettings:
     """The chosen network with its weights in the supernet, as a checkpoint to start from."""
     folder = found.folder / INHERITED
-    recover(folder)
-    if not folder.exists():
-        supernet = Supernet(found.region.space, settings.supernet.entangle)
-        load_supernet(supernet, found.folder / SUPERNET)
-        model = supernet.extract(found.arch)
-        save_checkpoint(folder, model, model.state_dict(), preprocessing(found.data), found.data.classes, {})
+    if accelerator.is_main_process:
+        recover(folder)
+        if not folder.exists():
+            supernet = Supernet(found.region.space, settings.supernet.entangle)
+            load_supernet(supernet, found.folder / SUPERNET)
+            model = supernet.extract(found.arch)
+            save_checkpoint(folder, model, model.state_dict(), preprocessing(found.data), found.data.classes, {})
+    accelerator.wait_for_everyone()
     return ModelSettings(str(folder))
+
+
+def _silent(line: str) -> None:
+    """Nothing is said."""

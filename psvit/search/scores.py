@@ -46,30 +46,30 @@ def name_of(arch: Arch) -> tuple[str, tuple[int, ...]]:
 
 
 class Journal:
-    """A file of scores, a line of JSON each, to which every score is appended as soon as it is known.
+    """A file of scores, a line of JSON each, to which scores are appended after every chunk.
 
     A line that a killed process cut off is dropped; what it held is scored again.
 
     Args:
         path: the file; made when the first score comes.
-        say: takes lines for the user.
+        say: takes lines for the user; None to read only, and leave a line that is cut off where it is.
 
     Raises:
         UserError: a line before the last is broken.
     """
 
-    def __init__(self, path: Path, say: Callable[[str], None] = print) -> None:
+    def __init__(self, path: Path, say: Callable[[str], None] | None = print) -> None:
         self.path = path
         self.scores: dict[Key, Score] = {}
         for score in self._read(say):
             self.scores[score.key] = score
 
-    def _read(self, say: Callable[[str], None]) -> list[Score]:
+    def _read(self, say: Callable[[str], None] | None) -> list[Score]:
         if not self.path.is_file():
             return []
         raw = self.path.read_bytes()
         whole = raw.rfind(b"\n") + 1
-        if whole < len(raw):
+        if whole < len(raw) and say is not None:
             say(f"journal   {self.path} ends in mid-line: the last line is dropped, its member is scored again")
             with self.path.open("r+b") as file:
                 file.truncate(whole)

@@ -23,17 +23,20 @@ from psvit.arch import Arch
 from psvit.errors import UserError
 from psvit.search.front import fronts
 from psvit.search.region import Region
-from psvit.search.scores import Journal, Score, name_of
+from psvit.search.scores import Journal, Key, Score, name_of
 from psvit.search.settings import ScoringSettings
 from psvit.search.space import Space, Step, bounds, steps_of
 from psvit.search.supernet import Supernet
 from psvit.training.augment import eval_transform
-from psvit.training.data import Data
+from psvit.training.data import Data, balanced_order
 from psvit.training.loading import Batch, ImageSplit, eval_batches
 from psvit.training.sources import Source, Subset
 
-CHUNK = 512
-"""Members that are scored before the journal is written, where a slice takes more than one batch."""
+CHUNK = 1024
+"""Members times batches that are scored before the journal is written."""
+
+GROWTH = 4
+"""A round's slice is so many times as large as that of the round before."""
 
 CACHED = 2 * 2**30
 """Bytes of a slice's images that are kept in memory; a larger slice is read anew for every chunk."""
@@ -148,18 +151,19 @@ class Slices:
     """
 
     def __init__(self, data: Data, seed: int, batch_size: int, strict: bool = False) -> None:
-        classes, images = len(data.classes), len(data.holdout)
-        if not isinstance(data.holdout, Source):
+        if not isinstance(data.holdout, Source):  # before anything asks for its length
             raise UserError(
                 f"{data.name} is streamed, and a search needs a hold-out by number: unpack it into a folder"
             )
+        classes, images = len(data.classes), len(data.holdout)
         if images < classes:
             raise UserError(
                 f"the hold-out has {images} images for {classes} classes, and a search needs one of each at least: "
                 "raise --holdout, or give more images"
             )
         self.data, self.source, self.batch_size, self.strict = data, data.holdout, batch_size, strict
-        self.order = balanced_order(np.asarray(data.holdout.labels()), seed)
+        self.order = balanced_order(np.asarray(data.holdout.labels()), np.random.default_rng(seed))
+        self.unreadable: set[str] = set()
         self._kept: dict[int, list[Batch]] = {}
 
     def __len__(self) -> int:
@@ -176,17 +180,9 @@ class Slices:
 
     def _read(self, images: int) -> Iterator[Batch]:
         split = ImageSplit(Subset(self.source, self.order[:images]), eval_transform(self.data), strict=self.strict)
-        return eval_batches(split, batch_size=self.batch_size, workers=self.data.workers)
-
-
-def balanced_order(labels: Any, seed: int) -> Any:
-    """The numbers of all images in an order of which every beginning holds the classes as evenly as can be."""
-    rng = np.random.default_rng(seed)
-    rank = np.empty(len(labels), dtype=np.int64)  # an image's place within its shuffled class
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        rank[members] = rng.permutation(len(members))
-    return np.lexsort((labels, rank))
+        for batch in eval_batches(split, batch_size=self.batch_size, workers=self.data.workers):
+            self.unreadable.update(batch.unreadable)
+            yield batch
 
 
 def rungs(members: int, images: int, classes: int, settings: ScoringSettings) -> list[tuple[int, int]]:
@@ -198,7 +194,7 @@ def rungs(members: int, images: int, classes: int, settings: ScoringSettings) ->
         if size == images or members <= settings.finalists:
             break
         members = max(settings.finalists, ceil(members / settings.reduction_factor))
-        size = min(images, size * settings.reduction_factor)
+        size = min(images, size * GROWTH)
     if found[-1][1] < images:
         found.append((found[-1][0], images))
     return found
@@ -240,30 +236,38 @@ def rank_all(
     plan = rungs(len(members), len(slices), len(slices.data.classes), settings)
     for number, (count, images) in enumerate(plan, start=1):
         members = members if count == len(members) else survivors(everything[-len(members) :], region, count)
-        accelerator.wait_for_everyone()
-        known = _journals(journal_path, world, say if rank == 0 else _silent)
+        known = _known(journal_path, accelerator, say)
         missing = [arch for arch in members if (*name_of(arch), images) not in known]
         if missing and rank == 0:
             tree, alone = prefix_tree(missing).layers(), sum(arch.depth for arch in missing)
             say(f"round {number:>2}  {len(missing):,} members on {images:,} images: {tree:,} layers a batch, "
                 f"alone {alone:,} ({alone / tree:.1f}x)")  # fmt: skip
-        mine = missing[len(missing) * rank // world : len(missing) * (rank + 1) // world]
-        journal = Journal(_journal_of(journal_path, rank), _silent)
-        one_batch = images <= slices.batch_size
-        for chunk in _chunks(mine, 4 * CHUNK if one_batch else CHUNK):
-            journal.add(scorer.score(chunk, slices.batches(images)))
+        journal = Journal(_journal_of(journal_path, rank), None)
+        size = max(1, CHUNK * slices.batch_size // images)
+        # all processes go through the same chunks, each with a part of every chunk: they stop and wait together
+        for start in range(0, len(missing), size * world):
+            chunk = missing[start : start + size * world]
+            mine = chunk[len(chunk) * rank // world : len(chunk) * (rank + 1) // world]
+            if mine:  # the slice's size is the round's: images that cannot be read count as part of it
+                scores = scorer.score(mine, slices.batches(images))
+                journal.add(replace(score, images=images) for score in scores)
             stop()
-        accelerator.wait_for_everyone()
-        known = _journals(journal_path, world, _silent)
+        known = _known(journal_path, accelerator, _silent)
         everything += [known[(*name_of(arch), images)] for arch in members]
+    if slices.unreadable and rank == 0:
+        some = ", ".join(sorted(slices.unreadable)[:3])
+        say(f"skipped {len(slices.unreadable)} unreadable images of the hold-out: {some}")
     return everything
 
 
 def survivors(scores: Sequence[Score], region: Region, count: int) -> list[Arch]:
-    """The `count` members of the first Pareto fronts of loss and MACs, in the order of the tree."""
-    like = region.space.like
+    """The `count` members of the first Pareto fronts, in the order of the tree.
+
+    Of loss and latency where latency is limited, else of loss and MACs.
+    """
+    like, kind = region.space.like, -1 if "latency" in region.prices.kinds else 0
     archs = [_arch_of(score, like) for score in scores]
-    points = [(score.loss, region.costs(arch)[0]) for score, arch in zip(scores, archs, strict=True)]
+    points = [(score.loss, region.costs(arch)[kind]) for score, arch in zip(scores, archs, strict=True)]
     front = fronts(points)
     order = sorted(range(len(scores)), key=lambda i: (front[i], scores[i].loss, points[i][1], scores[i].key))
     return [archs[i] for i in sorted(order[:count])]
@@ -273,20 +277,19 @@ def _arch_of(score: Score, like: Arch) -> Arch:
     return replace(like, genotype=score.genotype, widths=score.widths)
 
 
-def _chunks(members: Sequence[Arch], size: int) -> Iterator[Sequence[Arch]]:
-    return (members[start : start + size] for start in range(0, len(members), size))
-
-
 def _journal_of(path: Path, rank: int) -> Path:
     return path if rank == 0 else path.with_name(f"{path.stem}.{rank}{path.suffix}")
 
 
-def _journals(path: Path, world: int, say: Callable[[str], None]) -> dict[Any, Score]:
-    """The scores in the journals of all processes, those of an earlier run with more processes included."""
-    others = sorted(path.parent.glob(f"{path.stem}.*{path.suffix}"))
-    known: dict[Any, Score] = {}
-    for one in (path, *others):
-        known |= Journal(one, say).scores
+def _known(path: Path, accelerator: Accelerator, say: Callable[[str], None]) -> dict[Key, Score]:
+    """The scores in the journals of all processes; the first process mends what a kill cut off, then all read."""
+    known: dict[Key, Score] = {}
+    accelerator.wait_for_everyone()
+    for mend in (True, False):
+        if not mend or accelerator.is_main_process:
+            for rank in range(accelerator.num_processes):
+                known |= Journal(_journal_of(path, rank), say if mend else None).scores
+        accelerator.wait_for_everyone()
     return known
 
 

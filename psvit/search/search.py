@@ -9,21 +9,24 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import floor
+from math import ceil, floor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import nn
 
 from psvit import cost
-from psvit.arch import ATTEND, Arch
-from psvit.errors import UserError
+from psvit.arch import ATTEND, POOL, Arch
+from psvit.errors import UserError, one_line
 from psvit.files import recover, write_json
+from psvit.model.build import check_tokens
 from psvit.search.budget import Budget, Prices, readable
-from psvit.search.evolution import evolve
+from psvit.search.evolution import DATABASE, WORKER, EvolutionSettings, check_storage, evolve
 from psvit.search.front import Ranked, rank, write_front
 from psvit.search.latency import LatencyTable, measure_networks, open_table
-from psvit.search.learning import supernet_training, train_supernet
+from psvit.search.learning import strata, supernet_training, train_supernet
 from psvit.search.region import Region
 from psvit.search.scores import Score
 from psvit.search.scoring import Scorer, Slices, batch_bytes, rank_all
@@ -31,13 +34,17 @@ from psvit.search.settings import SearchSettings
 from psvit.search.space import Space, bounds
 from psvit.search.supernet import Supernet
 from psvit.training.data import Data, open_data
+from psvit.training.loop import make_optimizer
 from psvit.training.machine import interrupts, open_machine
 from psvit.training.recipes import RunSettings, TrainSettings
-from psvit.training.run_folder import SETTINGS, check_same, record_of
+from psvit.training.run_folder import LOG, SETTINGS, STATE, check_same, record_of
 from psvit.variants import SMALL, default_arch
 
 ARCH, JOURNAL, SUPERNET, FRONT = "arch.json", "journal.jsonl", "supernet", "front.json"
-LATENCY = "latency.json"
+LATENCY, SECONDS, INHERITED = "latency.json", "seconds.json", "inherited"
+
+MEASURED = 4
+"""Networks whose latency is measured at a time."""
 
 LISTED = 20_000
 """``--method auto`` scores every member of a region that is no larger."""
@@ -47,6 +54,12 @@ EVOLUTION_SLICE = 1024
 
 SLACK = 1.02
 """A network that was measured so little above its latency budget is within it: measurements differ by as much."""
+
+
+T = TypeVar("T")
+
+Shape = tuple["int | tuple[int, int]", int, int]
+"""Size of the images, their channels, the number of classes."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +79,18 @@ class Found:
     folder: Path
 
 
-def search(settings: SearchSettings, say: Callable[[str], None] = print) -> Found:
+def search(
+    settings: SearchSettings, say: Callable[[str], None] = print, on_begin: Callable[[], None] = lambda: None
+) -> Found:
     """Find the network of the least hold-out loss within the budget, as the supernet ranks them.
 
     The supernet learns from the training split; members are scored on the hold-out that is cut from it. The test split
-    is not read.
+    is not read. A search that is finished is not done again when it is resumed.
 
     Args:
         settings: everything that the search depends on.
         say: takes lines for the user.
+        on_begin: called by the first process once nothing of the user's can be wrong any more.
 
     Raises:
         UserError: an infeasible budget, too small a hold-out, a folder that holds another run.
@@ -86,13 +102,18 @@ def search(settings: SearchSettings, say: Callable[[str], None] = print) -> Foun
     _check_folder(folder, settings, record)
     data = open_data(settings.data)
     slices = Slices(data, settings.data.seed, settings.scoring.score_batch, settings.data.strict)
-    space, budget = space_for(settings, data)
+    space, budget = space_for(settings, data, accelerator)
     table = _table(space, budget, settings, accelerator, say)
-    region = space.feasible(budget, _prices(space, table), settings.space.least)
-    _begin(folder, settings, record, accelerator)
+    prices = Prices(space.like, len(space.widths), space.img_size, space.in_chans, space.num_classes, table)
+    region = _region(space, budget, prices, settings.space.least, say)
+    if settings.search.resume and (folder / FRONT).is_file():
+        say(f"search    {folder} is finished: its network is taken")
+        return Found(read_arch(folder), region, data, folder)
+    _check(region, settings, accelerator)
+    _begin(folder, settings, record, accelerator, on_begin)
     if table is not None and accelerator.is_main_process and not (folder / LATENCY).exists():
         write_json(folder / LATENCY, table.to_dict())
-    _tell(region, budget, settings, say)
+    _tell(region, settings, say)
     started = time.perf_counter()
     training = supernet_training(_train_settings(settings), settings.supernet, space, budget.given)
     supernet, accelerator = train_supernet(region, training, data, say)
@@ -101,15 +122,14 @@ def search(settings: SearchSettings, say: Callable[[str], None] = print) -> Foun
     scores = _score(region, supernet, slices, accelerator, settings, say)
     seconds = {"supernet_seconds": trained - started, "scoring_seconds": time.perf_counter() - trained}
     ranked = rank(scores, space, region.prices)
-    chosen, measured = choose(ranked, region, settings, accelerator, say)
+    place, measured = _by_the_first(accelerator, lambda: choose(ranked, region, settings, accelerator, say))
+    chosen = ranked[place]
     if accelerator.is_main_process:
+        for name in ("resume", "overwrite", "output"):  # a search that was interrupted has the same results
+            del record["settings"]["search"][name]
         facts: dict[str, Any] = {
             "data": data.name,
-            "shape": {
-                "img_size": list(data.img_size),
-                "in_chans": data.in_chans,
-                "num_classes": len(data.classes),
-            },
+            "shape": {"img_size": list(data.img_size), "in_chans": data.in_chans, "num_classes": len(data.classes)},
             "budget": budget.given,
             "members": len(ranked),
             "space": space.count(),
@@ -118,9 +138,10 @@ def search(settings: SearchSettings, say: Callable[[str], None] = print) -> Foun
             "latency_table": None if table is None or table.validation is None else table.validation.to_dict(),
             **record,
         }
-        write_front(folder, ranked, facts)
+        if not settings.search.resume:  # of a whole search; apart, since all else is equal when it is done again
+            write_json(folder / SECONDS, seconds)
         write_json(folder / ARCH, chosen.arch.to_dict())
-        write_json(folder / "seconds.json", seconds)  # apart: all else is equal when a search is done again
+        write_front(folder, ranked, facts)  # its front.json, written last, says that the search is finished
     costs = [readable("macs", chosen.macs), readable("params", chosen.params)]
     costs += [f"{1000 * measured:.3g} ms measured"] if measured else []
     say(f"chosen    {chosen.arch}: loss {chosen.score.loss:.4f}, {', '.join(costs)}")
@@ -128,15 +149,36 @@ def search(settings: SearchSettings, say: Callable[[str], None] = print) -> Foun
     return Found(chosen.arch, region, data, folder)
 
 
+def _by_the_first(accelerator: Accelerator, make: Callable[[], T]) -> T:
+    """What the first process makes, for all: measurements differ from process to process."""
+    made: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            made[0] = make()
+        except UserError as error:  # the others would wait for ever
+            made[1] = str(error)
+    if accelerator.num_processes > 1:
+        broadcast_object_list(made)
+    if made[1] is not None:
+        raise UserError(made[1])
+    result: T = made[0]
+    return result
+
+
 class InterruptedSearchError(UserError):
-    """The user stopped a search; its journal holds what was scored."""
+    """The user stopped a search while members were scored; what was scored is kept."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(f"stopped while scoring, all scores are kept in {folder}: go on with --resume")
 
 
-def space_for(settings: SearchSettings, data: Data) -> tuple[Space, Budget]:
+def space_for(settings: SearchSettings, data: Data, accelerator: Accelerator | None = None) -> tuple[Space, Budget]:
     """The space and the budget that the settings ask for.
+
+    Args:
+        settings: of the search.
+        data: for the images' size and the classes.
+        accelerator: the device, for a budget of latency.
 
     Raises:
         UserError: a budget or a space outside its rule.
@@ -156,34 +198,63 @@ def space_for(settings: SearchSettings, data: Data) -> tuple[Space, Budget]:
     budget = Budget.parse(settings.search.budget, cost.macs(plain, *shape), cost.params(plain, *shape))
     if not settings.search.budget:
         budget = Budget(macs=cost.macs(like, *shape))
-    stages = chosen.stages[-1]
     choices = tuple(tuple(map(int, text.split(","))) for text in chosen.stage_widths)
+    if not choices:
+        scaled = _scaled_to(like, budget, shape, settings, accelerator)
+        choices = width_choices(scaled, chosen.stages[-1], chosen.width_choices)
     space = Space(
-        _range(depth), _range(chosen.stages), chosen.max_share, chosen.earliest_pool,
-        choices or width_choices(like, stages, chosen.width_choices, budget, shape),
+        _range(depth), _range(chosen.stages), chosen.max_share, chosen.earliest_pool, choices,
         replace(like, genotype=ATTEND, widths=like.widths[:1]), *shape,
     )  # fmt: skip
     return space, budget
+
+
+def _scaled_to(
+    like: Arch, budget: Budget, shape: Shape, settings: SearchSettings, accelerator: Accelerator | None
+) -> Arch:
+    """The default network, about as wide as the tightest limit allows."""
+    base = cost.macs(like, *shape)
+    targets = [] if budget.macs is None else [budget.macs]
+    if budget.params is not None:  # parameters grow with the widths as MACs do, so look for MACs that have as many
+        low, high = base / 1000, base * 1000
+        for _ in range(20):
+            middle = (low * high) ** 0.5
+            fewer = cost.params(_near(like, middle, shape), *shape) < budget.params
+            low, high = (middle, high) if fewer else (low, middle)
+        targets.append(low)
+    if budget.latency is not None and accelerator is not None:
+        here = accelerator
+        alone = Space(like.depth, len(like.stages), like=replace(like, genotype=ATTEND, widths=like.widths[:1]),
+                      widths=tuple((width,) for width in like.widths), max_share=like.depth,
+                      img_size=shape[0], in_chans=shape[1], num_classes=shape[2])  # fmt: skip
+        seconds = _by_the_first(
+            here,
+            lambda: measure_networks([like], alone, settings.latency, here.device, settings.machine.threads)[0],
+        )
+        targets.append(base * budget.latency / seconds)
+    return _near(like, min(targets), shape)
+
+
+def _near(like: Arch, macs: float, shape: Shape) -> Arch:
+    """`like` with widths for about so many MACs; as it is if no whole heads come near."""
+    try:
+        scaled = cost.scale_to(like, macs, *shape, tolerance=0.2)
+    except UserError:
+        smallest = tuple(like.head_dim for _ in like.widths)
+        return replace(like, widths=smallest) if macs < cost.macs(like, *shape) else like
+    return replace(like, widths=tuple(_whole(width, like.head_dim) for width in scaled.widths))
 
 
 def _range(values: Sequence[int]) -> int | tuple[int, int]:
     return values[0] if len(values) == 1 else (values[0], values[-1])
 
 
-def width_choices(
-    like: Arch, stages: int, count: int, budget: Budget, shape: tuple[Any, int, int]
-) -> tuple[tuple[int, ...], ...]:
-    """For each stage, `count` widths around those of the default network, scaled to the budget's MACs.
+def width_choices(like: Arch, stages: int, count: int) -> tuple[tuple[int, ...], ...]:
+    """For each stage, `count` widths around those of `like`.
 
     From half to one and a half (to twice in later stages): what pooling and sharing save can buy width.
     """
-    reference = like
-    if budget.macs is not None:
-        try:
-            reference = cost.scale_to(replace(like, head_dim=like.head_dim), budget.macs, *shape, tolerance=0.2)
-        except UserError:  # so small a budget that heads do not fit: the narrowest widths then
-            reference = like
-    widths = [*reference.widths, *[reference.widths[-1]] * stages][:stages]
+    widths = [*like.widths, *[like.widths[-1]] * stages][:stages]
     if count == 1:
         return tuple((_whole(width, like.head_dim),) for width in widths)
     found = []
@@ -204,28 +275,31 @@ def choose(
     settings: SearchSettings,
     accelerator: Accelerator,
     say: Callable[[str], None],
-) -> tuple[Ranked, float | None]:
+) -> tuple[int, float | None]:
     """The best-ranked member; where latency is limited, the best that keeps the limit when measured.
 
     Returns:
-        The member, and its measured seconds for a batch where latency is limited.
+        Its place in `ranked`, and its measured seconds for a batch where latency is limited.
+
+    Raises:
+        UserError: none keeps it.
     """
     limit = region.budget.latency
     if limit is None:
-        return ranked[0], None
+        return 0, None
     final = [one for one in ranked if one.score.images == ranked[0].score.images]
-    for start in range(0, len(final), 4):
-        group = final[start : start + 4]
+    for start in range(0, len(final), MEASURED):
+        group = final[start : start + MEASURED]
         seconds = measure_networks(
             [one.arch for one in group], region.space, settings.latency, accelerator.device, settings.machine.threads
         )
-        for one, second in zip(group, seconds, strict=True):
+        for place, second in enumerate(seconds, start=start):
             if second <= SLACK * limit:
-                return one, second
+                return place, second
         say(f"latency   {len(group)} of the best are slower than {1000 * limit:.3g} ms when measured: trying the next")
     raise UserError(
         f"none of the {len(final)} best networks keeps {1000 * limit:.3g} ms when measured: the machine is slower now "
-        "than when its latency table was measured; try again, or raise --budget"
+        "than when its latency table was measured; try again with --resume, or search anew with another --budget"
     )
 
 
@@ -246,24 +320,26 @@ def _score(
 
         if use_tree(region, settings):
             return rank_all(region, supernet, slices, accelerator, folder / JOURNAL, settings.scoring, say, stop)
-        scorer = Scorer(supernet, accelerator)
-        batches = slices.batches(min(len(slices), EVOLUTION_SLICE))
+        scorer, images = Scorer(supernet, accelerator), min(len(slices), EVOLUTION_SLICE)
 
         def evaluate(arch: Arch) -> Score:
             stop()
-            return scorer.score([arch], batches)[0]
+            return replace(scorer.score([arch], slices.batches(images))[0], images=images)
 
-        evolution = settings.evolution
-        if evolution.storage and not evolution.study_name:  # another supernet's scores must not be taken up
-            evolution = replace(evolution, study_name=f"psvit-{_fingerprint(settings)}")
-        return evolve(region, evaluate, evolution, folder, settings.data.seed, say)
+        return evolve(region, evaluate, _evolution(settings), folder, settings.data.seed, say)
 
 
-def _fingerprint(settings: SearchSettings) -> str:
-    """Of all that the supernet and its scores depend on."""
-    about = [asdict(getattr(settings, name)) for name in ("space", "supernet", "data", "recipe", "scoring")]
-    text = json.dumps([about, settings.search.budget, settings.search.supernet_epochs], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+def _evolution(settings: SearchSettings) -> EvolutionSettings:
+    """Those of the settings; in a shared storage a search's name tells it from those with another supernet."""
+    if not settings.evolution.storage or settings.evolution.study_name:
+        return settings.evolution
+    about = {name: asdict(getattr(settings, name)) for name in ("space", "supernet", "data", "recipe", "scoring")}
+    for local in ("workers", "data_dir"):
+        del about["data"][local]
+    about["search"] = {"budget": settings.search.budget, "epochs": settings.search.supernet_epochs}
+    text = json.dumps([about, settings.machine.precision], sort_keys=True)
+    name = f"psvit-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return replace(settings.evolution, study_name=name)
 
 
 def use_tree(region: Region, settings: SearchSettings) -> bool:
@@ -281,37 +357,91 @@ def use_tree(region: Region, settings: SearchSettings) -> bool:
     return region.count(at_most=LISTED + 1) <= LISTED
 
 
+def _region(space: Space, budget: Budget, prices: Prices, least: float, say: Callable[[str], None]) -> Region:
+    """The members within the budget that use it as far as asked; where none does, all that are within it."""
+    region = space.feasible(budget, prices, least)
+    if not region.count(at_most=1):
+        region = space.feasible(budget, prices)
+        dearest = region.costs(region.nearest())
+        say(
+            f"note      no network of the space uses {least:.0%} of {budget.text(prices)}, the dearest "
+            f"{budget.text_of(dearest, prices)}: all are searched; larger --stage-widths or more --depth would use more"
+        )
+    return region
+
+
+def _check(region: Region, settings: SearchSettings, accelerator: Accelerator) -> None:
+    """What could only fail later is tried now, before anything is written or trained.
+
+    Raises:
+        UserError: the first thing that is wrong.
+    """
+    space, deepest = region.space, [choice[-1] for choice in region.space.widths[: bounds(region.space.stages)[1]]]
+    check_tokens(
+        replace(space.like, genotype=POOL.join(ATTEND * len(deepest)), widths=tuple(deepest)), space.img_size
+    )  # fmt: skip
+    make_optimizer(nn.Linear(1, 1), settings.recipe, accelerator.num_processes)
+    if settings.supernet.sampling == "balanced":
+        strata(region)
+    if not use_tree(region, settings):
+        if accelerator.num_processes > 1:
+            raise UserError(
+                f"evolution runs in one process, not in {accelerator.num_processes}: start several searches with one "
+                "--storage and an --output each instead"
+            )
+        if settings.evolution.storage:
+            check_storage(settings.evolution.storage)
+
+
+OWN = (SETTINGS, ARCH, FRONT, "front.csv", "front.html", SECONDS, LATENCY)
+"""Files that a search writes, besides its journals, its evolution's and the folders in it."""
+
+
+def _others(folder: Path) -> list[Path]:
+    """The journals and the files of evolution."""
+    patterns = (JOURNAL, "journal.[0-9]*.jsonl", f"{DATABASE}*", WORKER)
+    return [path for pattern in patterns for path in folder.glob(pattern)]
+
+
 def _check_folder(folder: Path, settings: SearchSettings, record: dict[str, Any]) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: give a folder as --output")
+    if any((folder / name).exists() for name in (STATE, LOG, "best")):
+        raise UserError(f"{folder} holds the training of a network: give another --output")
     if settings.search.resume:
         check_same(folder, record)
-    elif not settings.search.overwrite and (folder / SETTINGS).exists():
+        return
+    left = any((folder / name).exists() for name in (*OWN, SUPERNET, INHERITED)) or _others(folder)
+    if left and not settings.search.overwrite:
         raise UserError(
             f"{folder} already holds a run: give --resume to go on, --overwrite to replace it, or another --output"
         )
 
 
-def _begin(folder: Path, settings: SearchSettings, record: dict[str, Any], accelerator: Accelerator) -> None:
+def _begin(
+    folder: Path,
+    settings: SearchSettings,
+    record: dict[str, Any],
+    accelerator: Accelerator,
+    on_begin: Callable[[], None],
+) -> None:
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         if not settings.search.resume:
-            shutil.rmtree(folder / SUPERNET, ignore_errors=True)
-            names = (ARCH, FRONT, "front.csv", "front.html", "seconds.json", LATENCY, SETTINGS)
-            shutil.rmtree(folder / "inherited", ignore_errors=True)
-            patterns = ("journal*.jsonl", "evolution.*")
-            kept = [path for pattern in patterns for path in folder.glob(pattern)]
-            for path in [*(folder / name for name in names), *kept]:
+            on_begin()
+            for place in (SUPERNET, INHERITED):
+                shutil.rmtree(folder / place, ignore_errors=True)
+            for path in [*_others(folder), *(folder / name for name in reversed(OWN))]:
                 path.unlink(missing_ok=True)
             write_json(folder / SETTINGS, record)
-        for name in (ARCH, FRONT, "front.csv", "front.html", SETTINGS):
+        for name in (*OWN, WORKER):
             recover(folder / name)
     accelerator.wait_for_everyone()
 
 
 def _train_settings(settings: SearchSettings) -> TrainSettings:
     own, folder = settings.search, Path(settings.search.output) / SUPERNET
-    recipe = replace(settings.recipe, epochs=own.supernet_epochs or 2 * settings.recipe.epochs, drop_path=0.0)
+    recipe = replace(settings.recipe, epochs=own.supernet_epochs or ceil(1.5 * settings.recipe.epochs), drop_path=0.0)
     started = own.resume and (folder / SETTINGS).exists()
     run = RunSettings(str(folder), resume=started, overwrite=not started, save_every=own.save_every)
     return TrainSettings(data=settings.data, recipe=recipe, machine=settings.machine, run=run)
@@ -324,13 +454,16 @@ def _table(
     if budget.latency is None:
         return None
     kept = Path(settings.search.output) / LATENCY
-    if settings.search.resume and kept.is_file():
-        return LatencyTable.from_dict(json.loads(kept.read_text(encoding="utf-8")))
-    return open_table(space, settings.latency, accelerator.device, settings.machine.threads, say)
 
+    def table() -> dict[str, Any]:
+        if settings.search.resume and kept.is_file():
+            try:
+                return dict(json.loads(kept.read_text(encoding="utf-8")))
+            except ValueError as error:
+                raise UserError(f"{kept} is broken ({one_line(error)}): start anew with --overwrite") from error
+        return open_table(space, settings.latency, accelerator.device, settings.machine.threads, say).to_dict()
 
-def _prices(space: Space, table: LatencyTable | None) -> Prices:
-    return Prices(space.like, len(space.widths), space.img_size, space.in_chans, space.num_classes, table)
+    return LatencyTable.from_dict(_by_the_first(accelerator, table))
 
 
 def _batch_that_fits(space: Space, settings: SearchSettings, say: Callable[[str], None]) -> int:
@@ -340,12 +473,10 @@ def _batch_that_fits(space: Space, settings: SearchSettings, say: Callable[[str]
     return images
 
 
-def _tell(region: Region, budget: Budget, settings: SearchSettings, say: Callable[[str], None]) -> None:
+def _tell(region: Region, settings: SearchSettings, say: Callable[[str], None]) -> None:
     space = region.space
     low, high = bounds(space.depth)
     widths = "; ".join(",".join(map(str, choice)) for choice in space.widths)
-    plain = space.plain()
-    plain_macs = cost.macs(plain, space.img_size, space.in_chans, space.num_classes)
     few, many_stages = bounds(space.stages)
     say(
         f"space     {space.count():,} networks of {low} to {high} layers in {few} to {many_stages} stages, "
@@ -354,8 +485,7 @@ def _tell(region: Region, budget: Budget, settings: SearchSettings, say: Callabl
     count = region.count(at_most=LISTED + 1)
     many = f"{count:,}" if count <= LISTED else f"more than {LISTED:,}"
     how = "each is scored" if use_tree(region, settings) else "searched by evolution"
-    say(f"budget    {budget.text(region.prices)}: {many} of them; {how}; the plain twin has "
-        f"{readable('macs', plain_macs)}")  # fmt: skip
+    say(f"budget    {region.budget.text(region.prices)}: {many} of them use {region.least:.0%} of it or more; {how}")
 
 
 def read_arch(folder: Path) -> Arch:
@@ -370,14 +500,15 @@ def read_arch(folder: Path) -> Arch:
     return Arch.from_json(path.read_text(encoding="utf-8"))
 
 
-def random_member(region: Region, seed: int) -> Arch:
-    """One member drawn by `seed` among those that use the budget nearly whole."""
-    for least in (0.95, 0.9, region.least):
-        if region.count(at_most=1) and least >= region.least:
-            full = Region(region.space, region.budget, region.prices, least)
-            if full.count(at_most=1):
-                return full.sample(random.Random(f"random member {seed}"))
-    return region.sample(random.Random(f"random member {seed}"))
+def random_member(found: Found, macs: float, seed: int) -> Arch:
+    """One member drawn by `seed` among those with about as many MACs; where there is none, among all."""
+    region, rng = found.region, random.Random(f"random member {seed}")
+    try:
+        alike = Region(region.space, Budget(macs=1.02 * macs), region.space.prices(), least=0.96)
+    except UserError:
+        return region.sample(rng)
+    drawn = (alike.sample(rng) for _ in range(1000) if alike.count(at_most=1))
+    return next((arch for arch in drawn if arch in region), None) or region.sample(rng)
 
 
 def _silent(line: str) -> None:

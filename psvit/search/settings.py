@@ -11,7 +11,7 @@ from psvit.errors import UserError, flag
 from psvit.measure.settings import Dtype, Mode
 from psvit.search.evolution import EvolutionSettings
 from psvit.training.recipes import CompareSettings, Machine, Recipe, RunSettings, light
-from psvit.training.settings import DataSettings
+from psvit.training.settings import DataSettings, as_tuple
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class SupernetSettings:
         sampling: uniform over the members, or balanced over the numbers of stages.
         entangle: layers that members share: those with the same number in the same stage (stage), or with the same
             number from the input, whatever their stage (place).
-        sandwich: in every step the dearest member learns from the whole batch besides, and the cheapest is drawn.
+        sandwich: in every step the dearest member learns from the whole batch besides, and the cheapest from a part.
         distill: with --sandwich, the others learn the dearest member's probabilities instead of the labels.
     """
 
-    draws: int = 4
+    draws: int = 1
     sampling: Literal["uniform", "balanced"] = "uniform"
     entangle: Literal["stage", "place"] = "stage"
     sandwich: bool = False
@@ -72,15 +72,15 @@ class ScoringSettings:
 
     Args:
         first_slice: images of the hold-out on which every member is scored.
-        reduction_factor: after each round one in this many members goes on, to a slice larger by the same factor.
+        reduction_factor: after each round one in this many members goes on, to a slice four times as large.
         finalists: members that are scored on the whole hold-out at least.
         score_batch: images of a batch; fewer are taken where --score-memory demands it.
         score_memory: memory for the layers of a path under way, in GiB.
     """
 
-    first_slice: int = 256
-    reduction_factor: int = 4
-    finalists: int = 16
+    first_slice: int = 128
+    reduction_factor: int = 8
+    finalists: int = 8
     score_batch: int = 256
     score_memory: float = 4.0
 
@@ -133,6 +133,10 @@ class SpaceSettings:
             raise UserError(f"--width-choices {self.width_choices!r} is not a positive whole number")
         if not 0 <= self.least < 1:
             raise UserError(f"--least {self.least!r} is not a part of the budget: give 0 or more, less than 1")
+        object.__setattr__(self, "stage_widths", as_tuple(self.stage_widths))
+        for name in ("patch_size", "head_dim"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UserError(f"{flag(name)} {getattr(self, name)!r} is not a positive whole number")
         for text in self.stage_widths:
             if not re.fullmatch(r"\d+(,\d+)*", text):
                 raise UserError(f"--stage-widths {text!r} is not a list of whole numbers such as 32,48,64")
@@ -147,7 +151,7 @@ class SearchFolder:
             params=5M, latency=5ms; by default the default network's MACs.
         method: tree scores every network of the space, evolution a part of them; auto takes the tree for up to
             20,000 networks.
-        supernet_epochs: epochs of the supernet; by default twice --epochs.
+        supernet_epochs: epochs of the supernet; by default one and a half times --epochs.
         output: folder of the run.
         resume: go on with the run that the folder holds.
         overwrite: throw away the run that the folder holds.
@@ -164,6 +168,7 @@ class SearchFolder:
 
     def __post_init__(self) -> None:
         RunSettings(self.output, self.resume, self.overwrite, self.save_every)  # the same rules
+        object.__setattr__(self, "budget", as_tuple(self.budget))
         if self.method not in ("auto", "tree", "evolution"):
             raise UserError(f"--method {self.method!r} is not auto, tree or evolution")
         if self.supernet_epochs is not None and self.supernet_epochs < 1:
@@ -203,6 +208,8 @@ class RunAllSettings:
     def __post_init__(self) -> None:
         if self.compare.macs and self.search.budget:
             raise UserError(f"--macs {self.compare.macs} and --budget are the same limit: give one of them")
+        if self.search.budget and not self.searches:
+            raise UserError("--budget is the search's: add searched to --models, or give --macs")
         if self.compare.inherit and "searched" not in self.compare.models:
             raise UserError("--inherit is about the searched network: add searched to --models")
 

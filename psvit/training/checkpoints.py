@@ -194,7 +194,9 @@ def open_model(settings: ModelSettings, drop_path_rate: float | None = None, **s
     if (path := arch_file(settings.model)) is not None:
         if given := [flag(name) for name, value in settings.arch_changes.items() if value]:
             raise UserError(f"{path} describes the network already: leave out {', '.join(given)}")
-        arch = Arch.from_json(path.read_text(encoding="utf-8"))
+        if settings.pretrained:
+            raise UserError(f"{path} describes a network without weights: leave out --pretrained")
+        arch = read_arch(path)
         sized: dict[str, Any] = {
             name: shape[name] for name in ("in_chans", "num_classes") if shape.get(name) is not None
         }
@@ -203,7 +205,7 @@ def open_model(settings: ModelSettings, drop_path_rate: float | None = None, **s
             arch = scale_to(arch, parse_macs(settings.macs), img_size, **sized)
         if drop_path_rate is not None:
             sized["drop_path_rate"] = drop_path_rate
-        return build_arch(arch, img_size, **sized, **settings.model_args)
+        return build_arch(arch, img_size, **(sized | settings.model_args))
     fixed = {"macs": settings.macs, "model_args": settings.model_args, **settings.arch_changes}
     if given := [flag(name) for name, value in fixed.items() if value]:
         raise UserError(f"{settings.model} is a checkpoint, whose network is fixed: leave out {', '.join(given)}")
@@ -215,6 +217,18 @@ def open_model(settings: ModelSettings, drop_path_rate: float | None = None, **s
     if shape.get("img_size") is not None:
         set_size(model, shape["img_size"])
     return model
+
+
+def read_arch(path: Path) -> Arch:
+    """The Arch in a JSON file.
+
+    Raises:
+        UserError: it is no Arch.
+    """
+    try:
+        return Arch.from_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} describes no network: {one_line(error)}") from error
 
 
 def arch_file(name: str) -> Path | None:

@@ -80,7 +80,7 @@ def _row(
     run = RunSettings(
         str(folder),
         resume=started and settings.resume,
-        overwrite=settings.overwrite,
+        overwrite=settings.overwrite or (settings.resume and not started),
         save_every=settings.save_every,
     )
     best = train(replace(like, model=model, run=run), say)

@@ -116,7 +116,7 @@ def _cut_holdout(data: Data, train: Source, settings: DataSettings) -> Data:
     if settings.limit is not None:
         if settings.limit < len(data.classes):
             raise UserError(f"--limit {settings.limit} is below the {len(data.classes)} classes: give each one image")
-        kept = kept[_balanced(labels[kept], settings.limit, rng)]
+        kept = kept[np.sort(balanced_order(labels[kept], rng)[: settings.limit])]
     return replace(data, train=Subset(train, kept), holdout=Subset(train, holdout))
 
 
@@ -136,12 +136,13 @@ def _cut(
     return np.flatnonzero(~cut), np.flatnonzero(cut)
 
 
-def _balanced(labels: NDArray[Any], limit: int, rng: np.random.Generator) -> NDArray[np.int64]:
+def balanced_order(labels: NDArray[Any], rng: np.random.Generator) -> NDArray[np.int64]:
+    """The numbers of all images in an order of which every beginning holds the classes as evenly as can be."""
     rank = np.empty(len(labels), dtype=np.int64)  # an image's place within its shuffled class
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         rank[members] = rng.permutation(len(members))
-    return np.sort(np.lexsort((labels, rank))[:limit])
+    return np.lexsort((labels, rank))
 
 
 def _open_digits(settings: DataSettings) -> Data:

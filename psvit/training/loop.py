@@ -153,7 +153,7 @@ class Learning:
         self.seed = settings.data.seed
         self.steps_per_epoch = max(1, len(data.train) // recipe.global_batch(accelerator.num_processes))
         self.num_classes = len(data.classes)
-        optimizer = _optimizer(model, recipe, accelerator.num_processes)
+        optimizer = make_optimizer(model, recipe, accelerator.num_processes)
         self.scheduler, _ = create_scheduler_v2(
             optimizer,
             sched="cosine",
@@ -297,7 +297,12 @@ class Learning:
         return state
 
 
-def _optimizer(model: nn.Module, recipe: Recipe, processes: int) -> Optimizer:
+def make_optimizer(model: nn.Module, recipe: Recipe, processes: int) -> Optimizer:
+    """timm's optimizer of that name, with the learning rate for as many processes.
+
+    Raises:
+        UserError: timm has none of that name.
+    """
     try:
         optimizer: Optimizer = create_optimizer_v2(
             model, opt=recipe.opt, lr=recipe.scaled_lr(processes), weight_decay=recipe.weight_decay

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from psvit.errors import UserError, flag
-from psvit.training.settings import Augment, DataSettings
+from psvit.training.settings import Augment, DataSettings, as_tuple
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -242,8 +242,9 @@ class CompareSettings:
     """What to compare, and where it is kept.
 
     Args:
-        models: deit (the plain twin), psvit_1d and psvit_2d (made by hand), searched, random (a member of the searched
-            space), deit12 (twelve layers), genotypes, and models of timm; all are scaled to the MACs of searched.
+        models: deit (the plain twin, as deep as the searched network), psvit_1d and psvit_2d (made by hand), searched,
+            random (a member of the searched space), deit12 (twelve layers), genotypes, and models of timm; PSViTs,
+            DeiTs and ResNets are scaled to the MACs of searched, random is drawn near them.
         genotype: of psvit_1d and psvit_2d; by default that of psvit_2d_tiny, or AS-ASS-AS for images up to 96 px.
         patch_size: side of a patch in pixels; by default 16, or an eighth of the side for images up to 96 px.
         head_dim: channels of one attention head; by default 64, or 16 for images up to 96 px.
@@ -270,5 +271,6 @@ class CompareSettings:
 
     def __post_init__(self) -> None:
         RunSettings(self.output, self.resume, self.overwrite, self.save_every)  # the same rules
+        object.__setattr__(self, "models", as_tuple(self.models))
         if not self.models:
             raise UserError("--models is empty: name at least one network")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 SETTINGS, STATE, LOG, TABLE = "settings.json", "state.pt", "log.jsonl", "log.csv"
 RESULTS = "results.json"  # of a comparison, in the folder above its runs
+SEARCHED = ("front.json", "arch.json", "journal.jsonl", "supernet")  # of a search
 FILES, CHECKPOINTS = (SETTINGS, STATE, LOG, TABLE), ("best", "last")
 FREE_TO_CHANGE = (
     "run",
@@ -96,7 +97,7 @@ def refuse_run(path: Path) -> None:
     Raises:
         UserError: it holds one.
     """
-    if any((path / name).exists() for name in (STATE, LOG, RESULTS)):
+    if any((path / name).exists() for name in (STATE, LOG, RESULTS, *SEARCHED)):
         raise UserError(
             f"{path} already holds a run: give --resume to go on, --overwrite to replace it, or another --output"
         )
@@ -142,9 +143,16 @@ def check_same(path: Path, record: Mapping[str, Any]) -> None:
             )
     if batch != now["global_batch"]:
         raise UserError(
-            f"{path} has a global batch of {batch}, not {now['global_batch']}: resume with "
-            "as many processes, or change --batch-size and --accumulate to match"
+            f"{path} has a global batch of {batch}, not {now['global_batch']}: resume with as many processes"
         )
+
+
+def clear_run(path: Path) -> None:
+    """Remove what a training writes, and nothing else that the user may keep in the folder."""
+    for name in (*CHECKPOINTS, "tensorboard"):
+        shutil.rmtree(path / name, ignore_errors=True)
+    for name in reversed(FILES):  # the settings last: without them the rest would be nobody's
+        (path / name).unlink(missing_ok=True)
 
 
 class RunFolder:
@@ -176,18 +184,11 @@ class RunFolder:
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             if not self.settings.run.resume:
-                self._clear()
+                clear_run(self.path)
                 write_json(self.path / SETTINGS, self.record)
             for name in (*CHECKPOINTS, *FILES):
                 recover(self.path / name)
         self.accelerator.wait_for_everyone()
-
-    def _clear(self) -> None:
-        """Remove what a run writes, and nothing else that the user may keep in the folder."""
-        for name in (*CHECKPOINTS, "tensorboard"):
-            shutil.rmtree(self.path / name, ignore_errors=True)
-        for name in FILES:
-            (self.path / name).unlink(missing_ok=True)
 
     def describe(self, model: nn.Module, preprocessing: Mapping[str, Any], classes: Sequence[str]) -> None:
         """Take note of what every checkpoint says of the network."""

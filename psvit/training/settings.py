@@ -95,5 +95,10 @@ class Augment:
             raise UserError(f"--interpolation {self.interpolation!r} is not bilinear, bicubic or random")
 
 
+def as_tuple(texts: object) -> tuple[str, ...]:
+    """Several texts as a tuple; one text alone is one, not a sequence of letters."""
+    return (texts,) if isinstance(texts, str) else tuple(texts)  # type: ignore[arg-type]  # what a caller gave
+
+
 def _is_int(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
