@@ -1,6 +1,6 @@
 """Is a search or run that is killed again and again the same as one that never was?
 
-    python benchmarks/kills.py --kills 20 --output docs/results/kills.json -- search --data digits --epochs 2 ...
+    python benchmarks/kills.py --kills 20 --output docs/results/search-kills.json -- search --data digits --epochs 2 ...
 
 Runs `psvit` with the words behind ``--`` once to its end, then kills it with SIGKILL at random moments and resumes it,
 anew whenever it has come to its end, until it was killed as often as asked. Compares what the runs left: the front,
@@ -111,8 +111,10 @@ def main() -> None:
         "moments": moments, "ends": ends, "compared": sorted(expected), "differing": sorted(set(differing)),
     }  # fmt: skip
     print(json.dumps(result))
-    if arguments.output:
-        write_json(arguments.output, result)
+    if arguments.output:  # beside what other commands came to
+        known = json.loads(arguments.output.read_text())["killed"] if arguments.output.exists() else []
+        others = [row for row in known if row["command"] != result["command"]]
+        write_json(arguments.output, {"killed": [*others, result]})
     sys.exit(1 if differing else 0)
 
 

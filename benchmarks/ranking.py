@@ -148,8 +148,17 @@ def worth(name: str) -> dict[str, Any]:
         "supernet": name, "rows": rows, "drawn": drawn, "drawn_mean": statistics.mean(drawn), "drawn_best": max(drawn),
         "seed_noise": known["seed_noise"], "seed_noise_of_rows": math.sqrt(statistics.mean(spread)),
         "above_drawn_in_seed_noises": above / known["seed_noise"],
-        "train_seconds": row["train_seconds"], "score_seconds": row["score_seconds"],
+        "train_seconds": row["train_seconds"], "score_seconds": row["score_seconds"], "alone_seconds": seconds_alone(),
     }  # fmt: skip
+
+
+def seconds_alone() -> float:
+    """Median seconds of the trainings that stood beside no other, from their logged speed."""
+    speeds = []
+    for log in RUNS.glob("worth-*/log.jsonl"):
+        speeds.append(statistics.median(json.loads(line)["images_per_second"] for line in log.read_text().splitlines()))
+    images = min(8_000, 8_000 // recipe().batch_size * recipe().batch_size)
+    return recipe().epochs * images / statistics.median(speeds)
 
 
 def tau(a: Sequence[float], b: Sequence[float]) -> float:

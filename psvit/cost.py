@@ -16,8 +16,8 @@ from psvit.errors import UserError
 
 ImgSize = int | tuple[int, int]
 
-MLP_BOUND = 1.5
-"""How far `scale_to` changes an mlp_ratio, as a factor."""
+MLP_BOUNDS = (1.5, 2.0)
+"""How far `scale_to` changes an mlp_ratio, as a factor: the first, and the second where nothing else helps."""
 
 MIN_HEAD_DIM = 8
 """`scale_to` makes heads no smaller."""
@@ -157,7 +157,8 @@ def scale_to(
     """Widen or narrow the same genotype until its MACs are within `tolerance` of `target`.
 
     The ratios of the widths are kept as far as whole heads allow. Where no widths of whole heads come close enough,
-    `mlp_ratio` makes up the rest, by half at the most; where that is not enough, the heads' size is halved.
+    `mlp_ratio` makes up the rest, by half at the most; where that is not enough, the heads' size is halved; and where
+    heads cannot be smaller, `mlp_ratio` goes up to its double or down to its half.
     Every comparison at equal MACs goes through here.
 
     Raises:
@@ -179,21 +180,19 @@ def scale_to(
     close = [c for c in candidates if abs(cost(c) / target - 1) <= tolerance]
     if close:
         return min(close, key=lambda c: (round(_distortion(arch, c), 2), abs(cost(c) - target)))
-    adjusted = [_with_mlp_for(c, target, cost(c), cost(replace(c, mlp_ratio=c.mlp_ratio + 1))) for c in candidates]
-    adjusted = [
-        c
-        for c in adjusted
-        if abs(cost(c) / target - 1) <= tolerance and 1 / MLP_BOUND <= c.mlp_ratio / arch.mlp_ratio <= MLP_BOUND
-    ]
-    if not adjusted and arch.head_dim % 2 == 0 and arch.head_dim > MIN_HEAD_DIM:
+    fitted = [_with_mlp_for(c, target, cost(c), cost(replace(c, mlp_ratio=c.mlp_ratio + 1))) for c in candidates]
+    fitted = [c for c in fitted if abs(cost(c) / target - 1) <= tolerance]
+    halves = arch.head_dim % 2 == 0 and arch.head_dim > MIN_HEAD_DIM
+    for bound in MLP_BOUNDS[: 1 if halves else 2]:
+        if near := [c for c in fitted if 1 / bound <= c.mlp_ratio / arch.mlp_ratio <= bound]:
+            return min(near, key=lambda c: (abs(c.mlp_ratio / arch.mlp_ratio - 1), abs(cost(c) - target)))
+    if halves:
         return scale_to(replace(arch, head_dim=arch.head_dim // 2), target, img_size, in_chans, num_classes, tolerance)
-    if not adjusted:
-        nearest = min(candidates, key=lambda c: abs(cost(c) - target))
-        raise UserError(
-            f"no width of {arch.genotype} with head_dim {arch.head_dim} costs {target / 1e6:.4g} M MACs: "
-            f"the nearest costs {cost(nearest) / 1e6:.4g} M; choose another target or a smaller head_dim"
-        )
-    return min(adjusted, key=lambda c: (abs(c.mlp_ratio / arch.mlp_ratio - 1), abs(cost(c) - target)))
+    nearest = min(candidates, key=lambda c: abs(cost(c) - target))
+    raise UserError(
+        f"no width of {arch.genotype} with head_dim {arch.head_dim} costs {target / 1e6:.4g} M MACs: "
+        f"the nearest costs {cost(nearest) / 1e6:.4g} M; choose another target or a smaller head_dim"
+    )
 
 
 def _widened(arch: Arch, factor: float) -> Arch:

@@ -271,7 +271,7 @@ def test_a_step_that_is_not_finite_changes_nothing(monkeypatch: pytest.MonkeyPat
     learn.step([batch()], 0)
     before = parameters(learn.plain)
     loss = learn.loss
-    monkeypatch.setattr(learn, "loss", lambda images: loss(images) * math.nan)
+    monkeypatch.setattr(learn, "loss", lambda images, step: loss(images, step) * math.nan)
     with pytest.raises(UserError, match=r"the loss is nan .* at step 1 .*lower --lr, set --clip-grad 1"):
         learn.step([batch()], 1)
     assert torch.equal(parameters(learn.plain), before)
@@ -626,7 +626,7 @@ def test_a_comparison_is_refused_before_anything_is_trained(tmp_path: Path) -> N
         ({"models": ("deit", "A-A-A-A")}, "too small for 4 stages: give --patch-size 1 or less"),
         ({"models": ("deit", "resnext999")}, "no model is called 'resnext999'"),
         ({"models": ("deit", "ASS-")}, "stands between two layers"),
-        ({"macs": "many"}, "--macs 'many' is not a positive number"),
+        ({"macs": "many", "models": ("deit",)}, "--macs 'many' is not a positive number"),
     ):
         given = {"patch_size": 2, "head_dim": 8, "macs": "0.5M", "output": str(tmp_path / "run"), **changes}
         with pytest.raises(UserError, match=message):

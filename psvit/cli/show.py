@@ -22,7 +22,8 @@ Example: psvit show ASAS-ASSA-AS --widths 192 256 384"""
 def main(arguments: Sequence[str]) -> int:
     """Parse the flags and print."""
     values = _flags().parse(arguments)
-    folder = search_folder(Path(values.network))
+    is_name = values.network in VARIANTS or set(values.network) <= set("AS-")
+    folder = None if is_name else search_folder(Path(values.network))
     if folder is not None:
         return _show_search(folder, values.json)
     arch, shape = _find(values.network, {field: values[field] for field in ARCH_FIELDS if field in values})

@@ -80,6 +80,18 @@ class PatchEmbed(nn.Module):
         return map_to_tokens(x).contiguous(), (x.shape[2], x.shape[3])
 
 
+@torch.no_grad()
+def init_layers(model: nn.Module, patch_embed: PatchEmbed) -> None:
+    """As in DeiT: truncated normal of 0.02, zero biases; poolings keep the variance; the patches' is torch's own."""
+    for module in model.modules():
+        if module is patch_embed.proj or not isinstance(module, (nn.Linear, nn.Conv2d)):
+            continue
+        convolved = isinstance(module, nn.Conv2d)
+        trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5 if convolved else 0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
 class Stage(nn.Module):
     """The layers between two poolings, behind the pooling that leads to them (none in the first stage)."""
 
@@ -180,17 +192,7 @@ class PSViT(nn.Module):
         trunc_normal_(self.pos_embed, std=0.02)
         if self.cls_token is not None:
             trunc_normal_(self.cls_token, std=0.02)
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear):
-                trunc_normal_(module.weight, std=0.02)
-            elif isinstance(module, nn.Conv2d) and ".pool." in name:
-                trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5)
-            if (
-                isinstance(module, (nn.Linear, nn.Conv2d))
-                and module.bias is not None
-                and module is not self.patch_embed.proj
-            ):
-                nn.init.zeros_(module.bias)
+        init_layers(self, self.patch_embed)
 
     def embed(self, x: Tensor) -> tuple[Tensor, Grid]:
         """Images (B, C, H, W) -> tokens with their positions (B, N, C) and the grid (h, w)."""

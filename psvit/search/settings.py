@@ -191,19 +191,11 @@ class SearchSettings:
 
 
 @dataclass(frozen=True)
-class RunAllSettings:
-    """Everything that ``psvit run`` depends on."""
+class RunAllSettings(SearchSettings):
+    """Everything that ``psvit run`` depends on: a search, and what its network is compared with."""
 
+    search: SearchFolder = field(default_factory=lambda: SearchFolder(output=CompareSettings.output))
     compare: CompareSettings = field(default_factory=CompareSettings)
-    search: SearchFolder = field(default_factory=SearchFolder)
-    space: SpaceSettings = field(default_factory=SpaceSettings)
-    supernet: SupernetSettings = field(default_factory=SupernetSettings)
-    scoring: ScoringSettings = field(default_factory=ScoringSettings)
-    evolution: EvolutionSettings = field(default_factory=EvolutionSettings)
-    latency: LatencySettings = field(default_factory=LatencySettings)
-    data: DataSettings = field(default_factory=DataSettings)
-    recipe: Recipe = field(default_factory=light)
-    machine: Machine = field(default_factory=Machine)
 
     def __post_init__(self) -> None:
         if self.compare.macs and self.search.budget:

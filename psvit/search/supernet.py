@@ -22,7 +22,7 @@ from psvit.arch import ATTEND, SHARE, Arch
 from psvit.model.attention import Attend, Block, Share
 from psvit.model.build import build_arch
 from psvit.model.pooling import Grid, TokenPool
-from psvit.model.psvit import PatchEmbed, PSViT, positions_for
+from psvit.model.psvit import PatchEmbed, PSViT, init_layers, positions_for
 from psvit.search.space import Space, Step, bounds, steps_of
 
 Entangle = Literal["stage", "place"]
@@ -73,17 +73,7 @@ class Supernet(nn.Module):
         trunc_normal_(self.pos_embed, std=0.02)
         if self.cls_token is not None:
             trunc_normal_(self.cls_token, std=0.02)
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear):
-                trunc_normal_(module.weight, std=0.02)
-            elif isinstance(module, nn.Conv2d) and name.startswith("pools"):
-                trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5)
-            if (
-                isinstance(module, (nn.Linear, nn.Conv2d))
-                and module.bias is not None
-                and not name.startswith("patch_embed")
-            ):
-                nn.init.zeros_(module.bias)
+        init_layers(self, self.patch_embed)
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that no recipe should decay."""
