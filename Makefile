@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 SHELL := bash
 
 # The main job on 1,295 bundled images of 8x8 pixels: a search, then four small networks trained and compared.
-QUICKSTART := run --data digits --budget 6M --epochs 15 --output runs/quickstart --overwrite
+QUICKSTART := run --data digits --budget 6M --epochs 12 --output runs/quickstart --overwrite
 
 .PHONY: help quickstart test lint docs clean
 
