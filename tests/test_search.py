@@ -299,6 +299,32 @@ def test_a_budget_of_latency(cli: Cli, tmp_path: Path, monkeypatch: pytest.Monke
     assert "best networks keeps 2 ms when measured" in cli.refused(*flags, "--resume")
 
 
+def test_a_search_within_a_latency_is_resumed_with_what_it_measured(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine is four times slower when it resumes; widths and table are those of the beginning."""
+    speed = [1.0]
+
+    def table(space: Any, *rest: object) -> LatencyTable:
+        parts = {str(name): speed[0] * 1e-4 for name, _ in part_calls(space, LatencySettings(), torch.device("cpu"))}
+        return LatencyTable(parts)
+
+    monkeypatch.setattr("psvit.search.search.measure_networks", lambda archs, *rest: [1e-3 * speed[0] for _ in archs])
+    monkeypatch.setattr("psvit.search.search.open_table", table)
+    flags = [word for word in SEARCH if word not in ("--stage-widths", "16,24", "24,32,48")]
+    flags += ["--budget", "latency=1ms", "--output", tmp_path]
+    cli.ok(*flags)
+    before = front(tmp_path)
+    for name in ("front.json", "arch.json", "journal.jsonl"):
+        (tmp_path / name).unlink()
+    speed[0] = 4.0
+    monkeypatch.setattr("psvit.search.search.SLACK", 8.0)
+    cli.ok(*flags, "--resume")
+    after = front(tmp_path)
+    assert after["front.json"].pop("measured_ms") == 4 * before["front.json"].pop("measured_ms")
+    assert after == before
+
+
 def test_unreadable_images_of_the_holdout(cli: Cli, tmp_path: Path) -> None:
     folder = image_folder(tmp_path / "photos", each=40)
     for path in sorted((folder / "ant").iterdir())[:8]:

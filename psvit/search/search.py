@@ -41,7 +41,7 @@ from psvit.training.run_folder import LOG, SETTINGS, STATE, check_same, record_o
 from psvit.variants import SMALL, default_arch
 
 ARCH, JOURNAL, SUPERNET, FRONT = "arch.json", "journal.jsonl", "supernet", "front.json"
-LATENCY, SECONDS, INHERITED = "latency.json", "seconds.json", "inherited"
+LATENCY, WIDTHS, SECONDS, INHERITED = "latency.json", "widths.json", "seconds.json", "inherited"
 
 MEASURED = 4
 """Networks whose latency is measured at a time."""
@@ -57,6 +57,8 @@ SLACK = 1.02
 
 
 T = TypeVar("T")
+
+Widths = tuple[tuple[int, ...], ...]
 
 Shape = tuple["int | tuple[int, int]", int, int]
 """Size of the images, their channels, the number of classes."""
@@ -102,7 +104,7 @@ def search(
     _check_folder(folder, settings, record)
     data = open_data(settings.data)
     slices = Slices(data, settings.data.seed, settings.scoring.score_batch, settings.data.strict)
-    space, budget = space_for(settings, data, accelerator)
+    space, budget = space_for(settings, data, accelerator, _kept_widths(folder, settings))
     table = _table(space, budget, settings, accelerator, say)
     prices = Prices(space.like, len(space.widths), space.img_size, space.in_chans, space.num_classes, table)
     region = _region(space, budget, prices, settings.space.least, say)
@@ -111,8 +113,10 @@ def search(
         return Found(read_arch(folder), region, data, folder)
     _check(region, settings, accelerator)
     _begin(folder, settings, record, accelerator, on_begin)
-    if table is not None and accelerator.is_main_process and not (folder / LATENCY).exists():
-        write_json(folder / LATENCY, table.to_dict())
+    if table is not None and accelerator.is_main_process:  # measured, so a resumed search would measure others
+        for name, kept in ((LATENCY, table.to_dict()), (WIDTHS, space.widths)):
+            if not (folder / name).exists():
+                write_json(folder / name, kept)
     _tell(region, settings, say)
     started = time.perf_counter()
     training = supernet_training(_train_settings(settings), settings.supernet, space, budget.given)
@@ -172,13 +176,27 @@ class InterruptedSearchError(UserError):
         super().__init__(f"stopped while scoring, all scores are kept in {folder}: go on with --resume")
 
 
-def space_for(settings: SearchSettings, data: Data, accelerator: Accelerator | None = None) -> tuple[Space, Budget]:
+def _kept_widths(folder: Path, settings: SearchSettings) -> Widths:
+    """The widths to choose from that a resumed search began with; none where they follow from the settings."""
+    kept = folder / WIDTHS
+    if not settings.search.resume or not kept.is_file():
+        return ()
+    try:
+        return tuple(tuple(map(int, choice)) for choice in json.loads(kept.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{kept} is broken ({one_line(error)}): start anew with --overwrite") from error
+
+
+def space_for(
+    settings: SearchSettings, data: Data, accelerator: Accelerator | None = None, widths: Widths = ()
+) -> tuple[Space, Budget]:
     """The space and the budget that the settings ask for.
 
     Args:
         settings: of the search.
         data: for the images' size and the classes.
         accelerator: the device, for a budget of latency.
+        widths: to choose from in each stage; by default as the settings say.
 
     Raises:
         UserError: a budget or a space outside its rule.
@@ -191,14 +209,14 @@ def space_for(settings: SearchSettings, data: Data, accelerator: Accelerator | N
         given |= {"patch_size": chosen.patch_size, "stride": chosen.patch_size}
     if chosen.pooling == "1d":
         given |= {"pooling": "1d", "class_token": True}
-    widths = tuple(max(1, round(width / given["head_dim"])) * given["head_dim"] for width in like.widths)
-    like = replace(like, widths=widths, **given)
+    whole = tuple(max(1, round(width / given["head_dim"])) * given["head_dim"] for width in like.widths)
+    like = replace(like, widths=whole, **given)
     depth = chosen.depth or ((4, 8) if small else (12,))
     plain = like.plain()
     budget = Budget.parse(settings.search.budget, cost.macs(plain, *shape), cost.params(plain, *shape))
     if not settings.search.budget:
         budget = Budget(macs=cost.macs(like, *shape))
-    choices = tuple(tuple(map(int, text.split(","))) for text in chosen.stage_widths)
+    choices = widths or tuple(tuple(map(int, text.split(","))) for text in chosen.stage_widths)
     if not choices:
         scaled = _scaled_to(like, budget, shape, settings, accelerator)
         choices = width_choices(scaled, chosen.stages[-1], chosen.width_choices)
@@ -393,7 +411,7 @@ def _check(region: Region, settings: SearchSettings, accelerator: Accelerator) -
             check_storage(settings.evolution.storage)
 
 
-OWN = (SETTINGS, ARCH, FRONT, "front.csv", "front.html", SECONDS, LATENCY)
+OWN = (SETTINGS, ARCH, FRONT, "front.csv", "front.html", SECONDS, LATENCY, WIDTHS)
 """Files that a search writes, besides its journals, its evolution's and the folders in it."""
 
 
