@@ -177,23 +177,25 @@ def report() -> dict[str, Any]:
     pooled = [number for number, arch in enumerate(members()) if len(arch.widths) > 1]
     spreads = [statistics.variance(values) for values in zip(*alone.values(), strict=True)]
     noise, noise_pooled = (math.sqrt(statistics.mean(spreads[n] for n in own)) for own in (range(len(mean)), pooled))
-    drawn = list(range(10))
+    groups = {"all": range(len(mean)), "drawn": range(10), "pooled": pooled}
+    for stages in (2, 3):
+        groups[f"{stages} stages"] = [n for n, arch in enumerate(members()) if len(arch.widths) == stages]
     rows = []
     for path in sorted(RUNS.glob("supernet-*.json")):
         row = json.loads(path.read_text())
         for what, sign in (("loss", -1), ("top1", 1)):
             figures = [sign * value for value in row[what]]
-            for group, numbers in (("all", range(len(mean))), ("pooled", pooled), ("drawn", drawn)):
+            for group, numbers in groups.items():
                 row[f"tau_{what}_{group}"] = tau([figures[n] for n in numbers], [mean[n] for n in numbers])
         rows.append(row)
     ceiling = {
-        group: tau(*([alone[seed][n] for n in numbers] for seed in seeds[:2]))
-        for group, numbers in (("all", range(len(mean))), ("pooled", pooled), ("drawn", drawn))
+        group: tau(*([alone[seed][n] for n in numbers] for seed in seeds[:2])) for group, numbers in groups.items()
     }
     return {
         "members": [{"arch": arch.to_dict(), "macs": cost.macs(arch, 28, 1, 10)} for arch in members()],
         "region": region().count(), "alone": alone, "seed_noise": noise,
-        "seed_noise_pooled": noise_pooled, "ceiling": ceiling, "supernets": rows,
+        "seed_noise_pooled": noise_pooled, "groups": {group: len(numbers) for group, numbers in groups.items()},
+        "ceiling": ceiling, "supernets": rows,
     }  # fmt: skip
 
 

@@ -161,24 +161,21 @@ def speedup_table(data: Mapping[str, Any]) -> str:
 
 def ranking_table(data: Mapping[str, Any]) -> str:
     """What ``benchmarks/ranking.py report`` wrote: how supernets rank members, beside the ceiling of seed noise."""
-    lines = []
+    lines, groups = [], data["groups"]
     for row in data["supernets"]:
         options = row["options"]
         how = f"{options['entangle']}, {options['sampling']}, {options['draws']} a step"
         how += ", sandwich" * options["sandwich"] + ", distilled" * options["distill"]
-        taus = [
-            f"{row[f'tau_{what}_{group}']:.2f}" for what in ("loss", "top1") for group in ("all", "pooled", "drawn")
-        ]
-        lines.append((how, str(row["epochs"]), *taus))
-    ceiling = [f"{data['ceiling'][group]:.2f}" for group in ("all", "pooled", "drawn")]
-    lines.append(("ceiling: one seed alone against the other", "", *ceiling, *ceiling))
-    pooled = sum(len(member["arch"]["widths"]) > 1 for member in data["members"])
-    headings = ("supernet", "epochs", "loss: all", "pooled", "drawn", "top-1: all", "pooled", "drawn")
+        taus = [f"{row[f'tau_loss_{group}']:.2f}" for group in groups]
+        lines.append((how, str(row["epochs"]), *taus, f"{row['tau_top1_all']:.2f}"))
+    ceiling = [f"{data['ceiling'][group]:.2f}" for group in groups]
+    lines.append(("ceiling: one seed alone against the other", "", *ceiling, ceiling[0]))
+    headings = ("supernet", "epochs", *(f"{group} ({count})" for group, count in groups.items()), "by top-1: all")
     note = (
-        f"Kendall's tau between the score and the mean hold-out top-1 of {len(data['alone'])} trainings alone. All: "
-        f"{len(data['members'])} members; pooled: the {pooled} with two stages or three; drawn: the ten drawn evenly "
-        f"from the region's {data['region']:,}. Standard deviation between seeds: {data['seed_noise']:.2f} points over "
-        f"all, {data['seed_noise_pooled']:.2f} over pooled."
+        f"Kendall's tau between the supernet's loss and the mean hold-out top-1 of {len(data['alone'])} trainings "
+        f"alone; in brackets how many members. Drawn: evenly from the region's {data['region']:,}; pooled: of two or three "
+        f"stages. Standard deviation between seeds: {data['seed_noise']:.2f} points over all, "
+        f"{data['seed_noise_pooled']:.2f} over pooled."
     )
     return f"{markdown_table(headings, lines, left=1)}\n\n{note}"
 
