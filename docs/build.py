@@ -173,8 +173,8 @@ def ranking_table(data: Mapping[str, Any]) -> str:
     headings = ("supernet", "epochs", *(f"{group} ({count})" for group, count in groups.items()), "by top-1: all")
     note = (
         f"Kendall's tau between the supernet's loss and the mean hold-out top-1 of {len(data['alone'])} trainings "
-        f"alone; in brackets how many members. Drawn: evenly from the region's {data['region']:,}; pooled: of two or three "
-        f"stages. Standard deviation between seeds: {data['seed_noise']:.2f} points over all, "
+        f"alone; in brackets how many members. Drawn: evenly from the region's {data['region']:,}; pooled: of two or "
+        f"three stages. Standard deviation between seeds: {data['seed_noise']:.2f} points over all, "
         f"{data['seed_noise_pooled']:.2f} over pooled."
     )
     return f"{markdown_table(headings, lines, left=1)}\n\n{note}"
