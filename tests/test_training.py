@@ -630,7 +630,7 @@ def test_a_comparison_is_refused_before_anything_is_trained(tmp_path: Path) -> N
     ):
         given = {"patch_size": 2, "head_dim": 8, "macs": "0.5M", "output": str(tmp_path / "run"), **changes}
         with pytest.raises(UserError, match=message):
-            run(RunAllSettings(CompareSettings(**given), data=DIGITS, machine=CPU))  # type: ignore[arg-type]
+            run(RunAllSettings(compare=CompareSettings(**given), data=DIGITS, machine=CPU))  # type: ignore[arg-type]
         assert not (tmp_path / "run").exists()
     with pytest.raises(UserError, match="--resume and --overwrite contradict each other"):
         CompareSettings(resume=True, overwrite=True)
