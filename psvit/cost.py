@@ -23,6 +23,10 @@ MIN_HEAD_DIM = 8
 """`scale_to` makes heads no smaller."""
 
 
+class UnreachableError(UserError):
+    """No width of a network has the MACs asked for."""
+
+
 @dataclass(frozen=True)
 class LayerCost:
     """The cost of one part of the network for one image.
@@ -162,7 +166,8 @@ def scale_to(
     Every comparison at equal MACs goes through here.
 
     Raises:
-        UserError: no width of this genotype comes within the tolerance; the message names the nearest.
+        UnreachableError: no width of this genotype comes within the tolerance; the message names the nearest.
+        UserError: a target that is not positive.
     """
 
     def cost(candidate: Arch) -> int:
@@ -189,7 +194,7 @@ def scale_to(
     if halves:
         return scale_to(replace(arch, head_dim=arch.head_dim // 2), target, img_size, in_chans, num_classes, tolerance)
     nearest = min(candidates, key=lambda c: abs(cost(c) - target))
-    raise UserError(
+    raise UnreachableError(
         f"no width of {arch.genotype} with head_dim {arch.head_dim} costs {target / 1e6:.4g} M MACs: "
         f"the nearest costs {cost(nearest) / 1e6:.4g} M; choose another target or a smaller head_dim"
     )

@@ -155,7 +155,8 @@ def test_the_whole_road(cli: Cli, tmp_path: Path) -> None:
 
 def test_a_network_that_cannot_be_as_cheap_is_left_out(cli: Cli, tmp_path: Path) -> None:
     tiny = ["--budget", "20k", "--stage-widths", "4", "4,8"]
-    out = cli.ok(*RUN, *tiny, "--output", tmp_path, "--models", "deit12", "searched")
+    out = cli.ok(*RUN, *tiny, "--output", tmp_path, "--models", "deit12", "resnet18", "searched")
+    assert "left out  resnet18: resnet18 comes no closer to" in out
     assert "left out  deit12: no width of AAAAAAAAAAAA with head_dim 4 costs" in out
     assert [row["name"] for row in read(tmp_path / "results.json")["rows"]] == ["searched"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -47,9 +47,11 @@ def run(settings: RunAllSettings, say: Callable[[str], None] = print) -> dict[st
     if chosen.resume and not any((place / SETTINGS).exists() for place in places):
         raise UserError(f"{folder} holds no run to resume: leave out --resume, or check --output")
     data = open_data(settings.data)
-    others = tuple(name for name in chosen.models if name not in ("searched", "random"))
-    if others:  # what is wrong with a name is told now, not after the search
-        contenders(replace(chosen, models=others, macs=None if settings.searches else chosen.macs), data, {})
+    for name in chosen.models:  # what is wrong with one is told now, not after the search
+        if name not in ("searched", "random"):
+            with suppress(cost.UnreachableError) if settings.searches else nullcontext():
+                macs_known = None if settings.searches else chosen.macs
+                contenders(replace(chosen, models=(name,), macs=macs_known), data, {})
 
     def clear() -> None:
         """Remove all that an earlier run left, before anything of this one is written."""
@@ -69,7 +71,7 @@ def run(settings: RunAllSettings, say: Callable[[str], None] = print) -> dict[st
             "searched": inherit(found, settings, accelerator) if chosen.inherit else model_settings(found.arch),
             "random": model_settings(random_member(found, macs, settings.data.seed)),
         }
-        with suppress(UserError):  # no heads for so few MACs: then the twin of the default network, or none
+        with suppress(cost.UnreachableError):  # no heads for so few MACs: then the twin of the default network, or none
             twin = replace(found.arch, pooling="1d", class_token=True).plain()
             given["deit"] = model_settings(cost.scale_to(twin, macs, *shape))
         chosen = replace(chosen, models=_possible(chosen, data, given, macs, say))
@@ -100,7 +102,7 @@ def _possible(
         try:
             contenders(replace(chosen, models=(name,)), data, given, macs)
             names.append(name)
-        except UserError as error:
+        except cost.UnreachableError as error:
             say(f"left out  {name}: {error}")
     return tuple(names)
 

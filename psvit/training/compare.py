@@ -12,7 +12,6 @@ from rich.table import Table
 
 from psvit import cost
 from psvit.arch import Arch, image_sides, parse_genotype
-from psvit.errors import UserError
 from psvit.measure.macs import count_macs
 from psvit.model.build import build, check_tokens
 from psvit.training.checkpoints import parse_macs
@@ -180,7 +179,9 @@ def _scaled_timm(name: str, target: float, data: Data) -> ModelSettings:
         low, high = (middle, high) if macs(middle) < target else (low, middle)
     nearest = min((low, high), key=lambda unit: abs(macs(unit) - target))
     if abs(macs(nearest) / target - 1) > 0.02:
-        raise UserError(f"{name} comes no closer to {target / 1e6:.4g} M MACs than {macs(nearest) / 1e6:.4g} M")
+        raise cost.UnreachableError(
+            f"{name} comes no closer to {target / 1e6:.4g} M MACs than {macs(nearest) / 1e6:.4g} M"
+        )
     return ModelSettings(name, model_args=channels(nearest))
 
 
