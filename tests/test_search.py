@@ -12,10 +12,12 @@ import torch
 from tiny import MACHINE, Cli, image_folder, read, start
 
 from psvit import Arch, UserError, cost
+from psvit.search.around import space_for, width_choices
+from psvit.search.folder import read_arch
 from psvit.search.latency import LatencyTable, part_calls
 from psvit.search.run import run
 from psvit.search.scores import Journal
-from psvit.search.search import Found, random_member, read_arch, search, space_for, width_choices
+from psvit.search.search import Found, random_member, search
 from psvit.search.settings import LatencySettings, RunAllSettings, SearchFolder, SearchSettings, SpaceSettings
 from psvit.training.data import open_data
 from psvit.training.settings import DataSettings
@@ -310,6 +312,7 @@ def test_a_search_within_a_latency_is_resumed_with_what_it_measured(
         parts = {str(name): speed[0] * 1e-4 for name, _ in part_calls(space, LatencySettings(), torch.device("cpu"))}
         return LatencyTable(parts)
 
+    monkeypatch.setattr("psvit.search.around.measure_networks", lambda archs, *rest: [1e-3 * speed[0] for _ in archs])
     monkeypatch.setattr("psvit.search.search.measure_networks", lambda archs, *rest: [1e-3 * speed[0] for _ in archs])
     monkeypatch.setattr("psvit.search.search.open_table", table)
     flags = [word for word in SEARCH if word not in ("--stage-widths", "16,24", "24,32,48")]

@@ -14,8 +14,9 @@ from accelerate import Accelerator
 from psvit import cost
 from psvit.errors import UserError
 from psvit.files import recover, write_json
+from psvit.search.folder import INHERITED, SUPERNET
 from psvit.search.learning import load_supernet
-from psvit.search.search import INHERITED, SUPERNET, Found, random_member, search
+from psvit.search.search import Found, random_member, search
 from psvit.search.settings import RunAllSettings
 from psvit.search.supernet import Supernet
 from psvit.training.augment import preprocessing

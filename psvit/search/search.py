@@ -5,25 +5,36 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import ceil, floor
+from math import ceil
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from psvit import cost
 from psvit.arch import ATTEND, POOL, Arch
 from psvit.errors import UserError, one_line
-from psvit.files import recover, write_json
+from psvit.files import write_json
 from psvit.model.build import check_tokens
+from psvit.search.around import space_for
 from psvit.search.budget import Budget, Prices, readable
-from psvit.search.evolution import DATABASE, WORKER, EvolutionSettings, check_storage, evolve
+from psvit.search.evolution import EvolutionSettings, check_storage, evolve
+from psvit.search.folder import (
+    ARCH,
+    FRONT,
+    JOURNAL,
+    LATENCY,
+    SECONDS,
+    SUPERNET,
+    WIDTHS,
+    begin,
+    check_folder,
+    kept_widths,
+    read_arch,
+)
 from psvit.search.front import Ranked, rank, write_front
 from psvit.search.latency import LatencyTable, measure_networks, open_table
 from psvit.search.learning import strata, supernet_training, train_supernet
@@ -35,13 +46,9 @@ from psvit.search.space import Space, bounds
 from psvit.search.supernet import Supernet
 from psvit.training.data import Data, open_data
 from psvit.training.loop import make_optimizer
-from psvit.training.machine import interrupts, open_machine
+from psvit.training.machine import by_the_first, interrupts, open_machine
 from psvit.training.recipes import RunSettings, TrainSettings
-from psvit.training.run_folder import LOG, SETTINGS, STATE, check_same, record_of
-from psvit.variants import SMALL, default_arch
-
-ARCH, JOURNAL, SUPERNET, FRONT = "arch.json", "journal.jsonl", "supernet", "front.json"
-LATENCY, WIDTHS, SECONDS, INHERITED = "latency.json", "widths.json", "seconds.json", "inherited"
+from psvit.training.run_folder import SETTINGS, record_of
 
 MEASURED = 4
 """Networks whose latency is measured at a time."""
@@ -54,14 +61,6 @@ EVOLUTION_SLICE = 1024
 
 SLACK = 1.02
 """A network that was measured so little above its latency budget is within it: measurements differ by as much."""
-
-
-T = TypeVar("T")
-
-Widths = tuple[tuple[int, ...], ...]
-
-Shape = tuple["int | tuple[int, int]", int, int]
-"""Size of the images, their channels, the number of classes."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +100,10 @@ def search(
     accelerator = open_machine(settings.machine)
     say = say if accelerator.is_main_process else _silent
     folder, record = Path(settings.search.output), record_of(settings, accelerator)
-    _check_folder(folder, settings, record)
+    check_folder(folder, settings, record)
     data = open_data(settings.data)
     slices = Slices(data, settings.data.seed, settings.scoring.score_batch, settings.data.strict)
-    space, budget = space_for(settings, data, accelerator, _kept_widths(folder, settings))
+    space, budget = space_for(settings, data, accelerator, kept_widths(folder, settings))
     table = _table(space, budget, settings, accelerator, say)
     prices = Prices(space.like, len(space.widths), space.img_size, space.in_chans, space.num_classes, table)
     region = _region(space, budget, prices, settings.space.least, say)
@@ -112,7 +111,7 @@ def search(
         say(f"search    {folder} is finished: its network is taken")
         return Found(read_arch(folder), region, data, folder)
     _check(region, settings, accelerator)
-    _begin(folder, settings, record, accelerator, on_begin)
+    begin(folder, settings, record, accelerator, on_begin)
     if table is not None and accelerator.is_main_process:  # measured, so a resumed search would measure others
         for name, kept in ((LATENCY, table.to_dict()), (WIDTHS, space.widths)):
             if not (folder / name).exists():
@@ -126,7 +125,7 @@ def search(
     scores = _score(region, supernet, slices, accelerator, settings, say)
     seconds = {"supernet_seconds": trained - started, "scoring_seconds": time.perf_counter() - trained}
     ranked = rank(scores, space, region.prices)
-    place, measured = _by_the_first(accelerator, lambda: choose(ranked, region, settings, accelerator, say))
+    place, measured = by_the_first(accelerator, lambda: choose(ranked, region, settings, accelerator, say))
     chosen = ranked[place]
     if accelerator.is_main_process:
         for name in ("resume", "overwrite", "output"):  # a search that was interrupted has the same results
@@ -153,138 +152,11 @@ def search(
     return Found(chosen.arch, region, data, folder)
 
 
-def _by_the_first(accelerator: Accelerator, make: Callable[[], T]) -> T:
-    """What the first process makes, for all: measurements differ from process to process."""
-    made: list[Any] = [None, None]
-    if accelerator.is_main_process:
-        try:
-            made[0] = make()
-        except UserError as error:  # the others would wait for ever
-            made[1] = str(error)
-    if accelerator.num_processes > 1:
-        broadcast_object_list(made)
-    if made[1] is not None:
-        raise UserError(made[1])
-    result: T = made[0]
-    return result
-
-
 class InterruptedSearchError(UserError):
     """The user stopped a search while members were scored; what was scored is kept."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(f"stopped while scoring, all scores are kept in {folder}: go on with --resume")
-
-
-def _kept_widths(folder: Path, settings: SearchSettings) -> Widths:
-    """The widths to choose from that a resumed search began with; none where they follow from the settings."""
-    kept = folder / WIDTHS
-    if not settings.search.resume or not kept.is_file():
-        return ()
-    try:
-        return tuple(tuple(map(int, choice)) for choice in json.loads(kept.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{kept} is broken ({one_line(error)}): start anew with --overwrite") from error
-
-
-def space_for(
-    settings: SearchSettings, data: Data, accelerator: Accelerator | None = None, widths: Widths = ()
-) -> tuple[Space, Budget]:
-    """The space and the budget that the settings ask for.
-
-    Args:
-        settings: of the search.
-        data: for the images' size and the classes.
-        accelerator: the device, for a budget of latency.
-        widths: to choose from in each stage; by default as the settings say.
-
-    Raises:
-        UserError: a budget or a space outside its rule.
-    """
-    chosen, shape = settings.space, (data.img_size, data.in_chans, len(data.classes))
-    small = max(data.img_size) <= SMALL
-    like = default_arch(data.img_size)
-    given: dict[str, Any] = {"head_dim": chosen.head_dim or (like.head_dim if small else 32)}
-    if chosen.patch_size:
-        given |= {"patch_size": chosen.patch_size, "stride": chosen.patch_size}
-    if chosen.pooling == "1d":
-        given |= {"pooling": "1d", "class_token": True}
-    whole = tuple(max(1, round(width / given["head_dim"])) * given["head_dim"] for width in like.widths)
-    like = replace(like, widths=whole, **given)
-    depth = chosen.depth or ((4, 8) if small else (12,))
-    plain = like.plain()
-    budget = Budget.parse(settings.search.budget, cost.macs(plain, *shape), cost.params(plain, *shape))
-    if not settings.search.budget:
-        budget = Budget(macs=cost.macs(like, *shape))
-    choices = widths or tuple(tuple(map(int, text.split(","))) for text in chosen.stage_widths)
-    if not choices:
-        scaled = _scaled_to(like, budget, shape, settings, accelerator)
-        choices = width_choices(scaled, chosen.stages[-1], chosen.width_choices)
-    space = Space(
-        _range(depth), _range(chosen.stages), chosen.max_share, chosen.earliest_pool, choices,
-        replace(like, genotype=ATTEND, widths=like.widths[:1]), *shape,
-    )  # fmt: skip
-    return space, budget
-
-
-def _scaled_to(
-    like: Arch, budget: Budget, shape: Shape, settings: SearchSettings, accelerator: Accelerator | None
-) -> Arch:
-    """The default network, about as wide as the tightest limit allows."""
-    base = cost.macs(like, *shape)
-    targets = [] if budget.macs is None else [budget.macs]
-    if budget.params is not None:  # parameters grow with the widths as MACs do, so look for MACs that have as many
-        low, high = base / 1000, base * 1000
-        for _ in range(20):
-            middle = (low * high) ** 0.5
-            fewer = cost.params(_near(like, middle, shape), *shape) < budget.params
-            low, high = (middle, high) if fewer else (low, middle)
-        targets.append(low)
-    if budget.latency is not None and accelerator is not None:
-        here = accelerator
-        alone = Space(like.depth, len(like.stages), like=replace(like, genotype=ATTEND, widths=like.widths[:1]),
-                      widths=tuple((width,) for width in like.widths), max_share=like.depth,
-                      img_size=shape[0], in_chans=shape[1], num_classes=shape[2])  # fmt: skip
-        seconds = _by_the_first(
-            here,
-            lambda: measure_networks([like], alone, settings.latency, here.device, settings.machine.threads)[0],
-        )
-        targets.append(base * budget.latency / seconds)
-    return _near(like, min(targets), shape)
-
-
-def _near(like: Arch, macs: float, shape: Shape) -> Arch:
-    """`like` with widths for about so many MACs; as it is if no whole heads come near."""
-    try:
-        scaled = cost.scale_to(like, macs, *shape, tolerance=0.2)
-    except UserError:
-        smallest = tuple(like.head_dim for _ in like.widths)
-        return replace(like, widths=smallest) if macs < cost.macs(like, *shape) else like
-    return replace(like, widths=tuple(_whole(width, like.head_dim) for width in scaled.widths))
-
-
-def _range(values: Sequence[int]) -> int | tuple[int, int]:
-    return values[0] if len(values) == 1 else (values[0], values[-1])
-
-
-def width_choices(like: Arch, stages: int, count: int) -> tuple[tuple[int, ...], ...]:
-    """For each stage, `count` widths around those of `like`.
-
-    From half to one and a half (to twice in later stages): what pooling and sharing save can buy width.
-    """
-    widths = [*like.widths, *[like.widths[-1]] * stages][:stages]
-    if count == 1:
-        return tuple((_whole(width, like.head_dim),) for width in widths)
-    found = []
-    for stage, width in enumerate(widths):
-        low, high = 0.5 * width, (1.5 if stage == 0 else 2.0) * width
-        steps = [low * (high / low) ** (number / (count - 1)) for number in range(count)]
-        found.append(tuple(sorted({_whole(step, like.head_dim) for step in steps})))
-    return tuple(found)
-
-
-def _whole(width: float, head_dim: int) -> int:
-    return max(1, floor(width / head_dim + 0.5)) * head_dim
 
 
 def choose(
@@ -411,52 +283,6 @@ def _check(region: Region, settings: SearchSettings, accelerator: Accelerator) -
             check_storage(settings.evolution.storage)
 
 
-OWN = (SETTINGS, ARCH, FRONT, "front.csv", "front.html", SECONDS, LATENCY, WIDTHS)
-"""Files that a search writes, besides its journals, its evolution's and the folders in it."""
-
-
-def _others(folder: Path) -> list[Path]:
-    """The journals and the files of evolution."""
-    patterns = (JOURNAL, "journal.[0-9]*.jsonl", f"{DATABASE}*", WORKER)
-    return [path for pattern in patterns for path in folder.glob(pattern)]
-
-
-def _check_folder(folder: Path, settings: SearchSettings, record: dict[str, Any]) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file: give a folder as --output")
-    if any((folder / name).exists() for name in (STATE, LOG, "best")):
-        raise UserError(f"{folder} holds the training of a network: give another --output")
-    if settings.search.resume:
-        check_same(folder, record)
-        return
-    left = any((folder / name).exists() for name in (*OWN, SUPERNET, INHERITED)) or _others(folder)
-    if left and not settings.search.overwrite:
-        raise UserError(
-            f"{folder} already holds a run: give --resume to go on, --overwrite to replace it, or another --output"
-        )
-
-
-def _begin(
-    folder: Path,
-    settings: SearchSettings,
-    record: dict[str, Any],
-    accelerator: Accelerator,
-    on_begin: Callable[[], None],
-) -> None:
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        if not settings.search.resume:
-            on_begin()
-            for place in (SUPERNET, INHERITED):
-                shutil.rmtree(folder / place, ignore_errors=True)
-            for path in [*_others(folder), *(folder / name for name in reversed(OWN))]:
-                path.unlink(missing_ok=True)
-            write_json(folder / SETTINGS, record)
-        for name in (*OWN, WORKER):
-            recover(folder / name)
-    accelerator.wait_for_everyone()
-
-
 def _train_settings(settings: SearchSettings) -> TrainSettings:
     own, folder = settings.search, Path(settings.search.output) / SUPERNET
     recipe = replace(settings.recipe, epochs=own.supernet_epochs or ceil(1.5 * settings.recipe.epochs), drop_path=0.0)
@@ -481,7 +307,7 @@ def _table(
                 raise UserError(f"{kept} is broken ({one_line(error)}): start anew with --overwrite") from error
         return open_table(space, settings.latency, accelerator.device, settings.machine.threads, say).to_dict()
 
-    return LatencyTable.from_dict(_by_the_first(accelerator, table))
+    return LatencyTable.from_dict(by_the_first(accelerator, table))
 
 
 def _batch_that_fits(space: Space, settings: SearchSettings, say: Callable[[str], None]) -> int:
@@ -504,18 +330,6 @@ def _tell(region: Region, settings: SearchSettings, say: Callable[[str], None]) 
     many = f"{count:,}" if count <= LISTED else f"more than {LISTED:,}"
     how = "each is scored" if use_tree(region, settings) else "searched by evolution"
     say(f"budget    {region.budget.text(region.prices)}: {many} of them use {region.least:.0%} of it or more; {how}")
-
-
-def read_arch(folder: Path) -> Arch:
-    """The Arch that a finished search chose.
-
-    Raises:
-        UserError: the search is not finished, or its file is broken.
-    """
-    path = folder / ARCH
-    if not path.is_file():
-        raise UserError(f"{folder} holds no finished search: finish it with --resume")
-    return Arch.from_json(path.read_text(encoding="utf-8"))
 
 
 def random_member(found: Found, macs: float, seed: int) -> Arch:

@@ -7,19 +7,23 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any, TypeVar
 
 import numpy as np
 import timm.layers
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
 
 from psvit.errors import UserError
 from psvit.measure.machine import resolve_device
 from psvit.training.recipes import Machine
+
+T = TypeVar("T")
 
 PATIENCE = 1.0
 """Seconds within which a second Ctrl-C counts as the first: torchrun passes on what the terminal has sent already."""
@@ -52,6 +56,22 @@ def open_machine(machine: Machine) -> Accelerator:
     # Accelerate holds on to the precision and device of its first use; a second training may want others
     AcceleratorState._reset_state(reset_partial_state=processes == 1)
     return Accelerator(mixed_precision=PRECISIONS[precision], cpu=device.type == "cpu")
+
+
+def by_the_first(accelerator: Accelerator, make: Callable[[], T]) -> T:
+    """What the first process makes, for all: measurements differ from process to process."""
+    made: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            made[0] = make()
+        except UserError as error:  # the others would wait for ever
+            made[1] = str(error)
+    if accelerator.num_processes > 1:
+        broadcast_object_list(made)
+    if made[1] is not None:
+        raise UserError(made[1])
+    result: T = made[0]
+    return result
 
 
 def best_precision(device: torch.device) -> str:

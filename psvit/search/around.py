@@ -1,0 +1,126 @@
+"""Settings and data -> the space around the default network, and the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import floor
+from typing import Any
+
+from accelerate import Accelerator
+
+from psvit import cost
+from psvit.arch import ATTEND, Arch
+from psvit.errors import UserError
+from psvit.search.budget import Budget
+from psvit.search.latency import measure_networks
+from psvit.search.settings import SearchSettings
+from psvit.search.space import Space
+from psvit.training.data import Data
+from psvit.training.machine import by_the_first
+from psvit.variants import SMALL, default_arch
+
+Widths = tuple[tuple[int, ...], ...]
+
+Shape = tuple["int | tuple[int, int]", int, int]
+"""Size of the images, their channels, the number of classes."""
+
+
+def space_for(
+    settings: SearchSettings, data: Data, accelerator: Accelerator | None = None, widths: Widths = ()
+) -> tuple[Space, Budget]:
+    """The space and the budget that the settings ask for.
+
+    Args:
+        settings: of the search.
+        data: for the images' size and the classes.
+        accelerator: the device, for a budget of latency.
+        widths: to choose from in each stage; by default as the settings say.
+
+    Raises:
+        UserError: a budget or a space outside its rule.
+    """
+    chosen, shape = settings.space, (data.img_size, data.in_chans, len(data.classes))
+    small = max(data.img_size) <= SMALL
+    like = default_arch(data.img_size)
+    given: dict[str, Any] = {"head_dim": chosen.head_dim or (like.head_dim if small else 32)}
+    if chosen.patch_size:
+        given |= {"patch_size": chosen.patch_size, "stride": chosen.patch_size}
+    if chosen.pooling == "1d":
+        given |= {"pooling": "1d", "class_token": True}
+    whole = tuple(max(1, round(width / given["head_dim"])) * given["head_dim"] for width in like.widths)
+    like = replace(like, widths=whole, **given)
+    depth = chosen.depth or ((4, 8) if small else (12,))
+    plain = like.plain()
+    budget = Budget.parse(settings.search.budget, cost.macs(plain, *shape), cost.params(plain, *shape))
+    if not settings.search.budget:
+        budget = Budget(macs=cost.macs(like, *shape))
+    choices = widths or tuple(tuple(map(int, text.split(","))) for text in chosen.stage_widths)
+    if not choices:
+        scaled = _scaled_to(like, budget, shape, settings, accelerator)
+        choices = width_choices(scaled, chosen.stages[-1], chosen.width_choices)
+    space = Space(
+        _range(depth), _range(chosen.stages), chosen.max_share, chosen.earliest_pool, choices,
+        replace(like, genotype=ATTEND, widths=like.widths[:1]), *shape,
+    )  # fmt: skip
+    return space, budget
+
+
+def _scaled_to(
+    like: Arch, budget: Budget, shape: Shape, settings: SearchSettings, accelerator: Accelerator | None
+) -> Arch:
+    """The default network, about as wide as the tightest limit allows."""
+    base = cost.macs(like, *shape)
+    targets = [] if budget.macs is None else [budget.macs]
+    if budget.params is not None:  # parameters grow with the widths as MACs do, so look for MACs that have as many
+        low, high = base / 1000, base * 1000
+        for _ in range(20):
+            middle = (low * high) ** 0.5
+            fewer = cost.params(_near(like, middle, shape), *shape) < budget.params
+            low, high = (middle, high) if fewer else (low, middle)
+        targets.append(low)
+    if budget.latency is not None and accelerator is not None:
+        here = accelerator
+        alone = Space(like.depth, len(like.stages), like=replace(like, genotype=ATTEND, widths=like.widths[:1]),
+                      widths=tuple((width,) for width in like.widths), max_share=like.depth,
+                      img_size=shape[0], in_chans=shape[1], num_classes=shape[2])  # fmt: skip
+        seconds = by_the_first(
+            here,
+            lambda: measure_networks([like], alone, settings.latency, here.device, settings.machine.threads)[0],
+        )
+        targets.append(base * budget.latency / seconds)
+    return _near(like, min(targets), shape)
+
+
+def _near(like: Arch, macs: float, shape: Shape) -> Arch:
+    """`like` with widths for about so many MACs; as it is if no whole heads come near."""
+    try:
+        scaled = cost.scale_to(like, macs, *shape, tolerance=0.2)
+    except UserError:
+        smallest = tuple(like.head_dim for _ in like.widths)
+        return replace(like, widths=smallest) if macs < cost.macs(like, *shape) else like
+    return replace(like, widths=tuple(_whole(width, like.head_dim) for width in scaled.widths))
+
+
+def _range(values: Sequence[int]) -> int | tuple[int, int]:
+    return values[0] if len(values) == 1 else (values[0], values[-1])
+
+
+def width_choices(like: Arch, stages: int, count: int) -> tuple[tuple[int, ...], ...]:
+    """For each stage, `count` widths around those of `like`.
+
+    From half to one and a half (to twice in later stages): what pooling and sharing save can buy width.
+    """
+    widths = [*like.widths, *[like.widths[-1]] * stages][:stages]
+    if count == 1:
+        return tuple((_whole(width, like.head_dim),) for width in widths)
+    found = []
+    for stage, width in enumerate(widths):
+        low, high = 0.5 * width, (1.5 if stage == 0 else 2.0) * width
+        steps = [low * (high / low) ** (number / (count - 1)) for number in range(count)]
+        found.append(tuple(sorted({_whole(step, like.head_dim) for step in steps})))
+    return tuple(found)
+
+
+def _whole(width: float, head_dim: int) -> int:
+    return max(1, floor(width / head_dim + 0.5)) * head_dim
