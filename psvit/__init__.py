@@ -14,10 +14,11 @@ from psvit.errors import UserError
 from psvit.variants import VARIANTS
 
 if TYPE_CHECKING:
+    from psvit.export.hub import from_pretrained
     from psvit.model.psvit import PSViT
 
 __version__ = "0.1.0.dev0"
-__all__ = ["VARIANTS", "Arch", "PSViT", "UserError", "cost"]
+__all__ = ["VARIANTS", "Arch", "PSViT", "UserError", "cost", "from_pretrained"]
 
 
 @wrapt.when_imported("timm")
@@ -30,4 +31,8 @@ def __getattr__(name: str) -> Any:
         from psvit.model.psvit import PSViT
 
         return PSViT
+    if name == "from_pretrained":
+        from psvit.export.hub import from_pretrained
+
+        return from_pretrained
     raise AttributeError(f"module 'psvit' has no attribute {name!r}")

@@ -16,9 +16,14 @@ Pooling = Literal["1d", "2d"]
 PoolOrder = Literal["conv-pool", "pool-conv"]
 PoolConv = Literal["full", "depthwise"]
 PoolOp = Literal["max", "avg", "stride"]
+Sharing = Literal["map", "projections"]
+Stem = Literal["patch", "conv"]
 
 DEFAULT_WIDTHS = (192, 256, 384, 512)
 """Widths of the first, second, ... stage when an Arch is given none."""
+
+MIN_STEM_CHANNELS = 8
+"""Fewest channels of a convolution in a stem of convolutions."""
 
 
 def parse_genotype(genotype: str) -> tuple[str, ...]:
@@ -67,6 +72,14 @@ class Arch:
         pool_conv: ``"full"`` convolution, or ``"depthwise"`` followed by a linear map to the next width.
         pool_kernel: side of the convolution, odd; 1 is a linear map.
         pool_op: ``"max"`` or ``"avg"`` over windows of 2 with stride 2, or ``"stride"``: the convolution strides.
+        sharing: what an S takes from the layer before: its ``"map"`` (the paper), or only its query and key
+            ``"projections"``, with which it computes a map of its own (for ablations: saves parameters, no MACs).
+        windows: for each stage, the most tokens on a side of the windows in which its layers attend; 0: they attend
+            over the whole grid. ``(14, 0, 0)`` bounds the memory that large images take. Empty: all 0. 2D only.
+        stem: what makes the first tokens: ``"patch"``, a convolution whose kernel is a patch (DeiT), or ``"conv"``,
+            3 x 3 convolutions of stride 2, as many as lead to `stride`, and a linear map (Xiao et al. 2021, "Early
+            Convolutions Help Transformers See Better", arXiv 2106.14881). It asks for a stride of 2, 4, 8, ... that
+            is the patch size.
 
     Raises:
         ValueError: a value outside its rule; the message names the value and the rule.
@@ -85,6 +98,9 @@ class Arch:
     pool_conv: PoolConv = "full"
     pool_kernel: int = 3
     pool_op: PoolOp = "max"
+    sharing: Sharing = "map"
+    windows: tuple[int, ...] = ()
+    stem: Stem = "patch"
 
     def __post_init__(self) -> None:
         stages = parse_genotype(self.genotype)
@@ -109,16 +125,19 @@ class Arch:
         _check_positive_int("pool_kernel", self.pool_kernel)
         if self.pool_kernel % 2 == 0:
             raise UserError(f"pool_kernel {self.pool_kernel} is even: an odd side keeps the grid in place")
+        self._check_windows(len(stages))
+        self._check_stem()
 
     def _fill_defaults(self, stages: int) -> None:
         if not self.widths:
             if stages > len(DEFAULT_WIDTHS):
                 raise UserError(f"genotype {self.genotype!r} has {stages} stages: give widths, one per stage")
             object.__setattr__(self, "widths", DEFAULT_WIDTHS[:stages])
-        widths: object = self.widths  # a caller from JSON or the command line may hand in anything
-        if isinstance(widths, str) or not isinstance(widths, Sequence):
-            raise UserError(f"widths {widths!r} is not a list of whole numbers, one per stage")
-        object.__setattr__(self, "widths", tuple(self.widths))
+        for name in ("widths", "windows"):
+            given: object = getattr(self, name)  # a caller from JSON or the command line may hand in anything
+            if isinstance(given, str) or not isinstance(given, Sequence):
+                raise UserError(f"{name} {given!r} is not a list of whole numbers, one per stage")
+            object.__setattr__(self, name, tuple(given))
         if not isinstance(self.mlp_ratio, (int, float)) or isinstance(self.mlp_ratio, bool):
             raise UserError(f"mlp_ratio {self.mlp_ratio!r} is not a positive number")
         object.__setattr__(self, "mlp_ratio", float(self.mlp_ratio))
@@ -141,6 +160,47 @@ class Arch:
                     f"width {width} of stage {stage} is not a multiple of head_dim {self.head_dim}: "
                     "a layer splits its width into whole heads"
                 )
+
+    def _check_windows(self, stages: int) -> None:
+        if not self.windows:
+            return
+        if len(self.windows) != stages:
+            raise UserError(
+                f"windows {self.windows} has {len(self.windows)} entries, but genotype {self.genotype!r} "
+                f"has {stages} stages: give one window per stage, 0 for none"
+            )
+        for stage, window in enumerate(self.windows, start=1):
+            if not isinstance(window, int) or isinstance(window, bool) or window < 0:
+                raise UserError(f"window of stage {stage} {window!r} is not a whole number of tokens, or 0 for none")
+        if not any(self.windows):  # as if left out: one network, one description
+            object.__setattr__(self, "windows", ())
+        elif self.pooling == "1d" or self.class_token:
+            what = "a sequence (pooling 1d)" if self.pooling == "1d" else "a class token"
+            raise UserError(f"windows {self.windows} divide a grid, and {what} stands in none: leave one of them out")
+
+    def _check_stem(self) -> None:
+        if self.stem == "patch":
+            return
+        if self.stride < 2 or self.stride & (self.stride - 1):
+            raise UserError(
+                f"stride {self.stride} does not fit stem conv, whose convolutions halve the image: "
+                "take a patch_size of 2, 4, 8, 16, ..., or stem patch"
+            )
+        if self.patch_size != self.stride:
+            raise UserError(
+                f"patch_size {self.patch_size} and stride {self.stride} differ, but stem conv cuts no patches: "
+                f"give both the same, for example patch_size {self.stride}"
+            )
+        multiple = self.stride // 2
+        if self.widths[0] % multiple or self.widths[0] < MIN_STEM_CHANNELS * multiple:
+            raise UserError(
+                f"width {self.widths[0]} of stage 1 does not fit stem conv of stride {self.stride}, whose channels "
+                f"double up to it: take a multiple of {multiple}, at least {MIN_STEM_CHANNELS * multiple}"
+            )
+
+    def window(self, stage: int) -> int:
+        """Most tokens on a side of the windows of the stage of that number (from 0); 0: no windows."""
+        return self.windows[stage] if self.windows else 0
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -185,12 +245,13 @@ class Arch:
         return tuple(grids)
 
     def plain(self) -> Arch:
-        """The plain twin: the same depth and first width, every layer attends, nothing pools (a DeiT)."""
-        return replace(self, genotype=ATTEND * self.depth, widths=self.widths[:1])
+        """The plain twin: same depth and first width, every layer attends to all, nothing pools, patches (a DeiT)."""
+        return replace(self, genotype=ATTEND * self.depth, widths=self.widths[:1], windows=(), stem="patch")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: what `from_dict` and the keyword arguments of `Arch` take."""
-        return asdict(self) | {"widths": list(self.widths)}
+        """Plain data, as `from_dict` and the keyword arguments of `Arch` take it; of what came later, what is set."""
+        data = asdict(self) | {"widths": list(self.widths), "windows": list(self.windows)}
+        return {name: value for name, value in data.items() if not self._passed_over(name)}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Arch:
@@ -226,7 +287,17 @@ class Arch:
         return cls.from_dict(data)
 
     def __str__(self) -> str:
-        return f"{self.genotype} {self.pooling} {'-'.join(map(str, self.widths))} /{self.stride}"
+        windows = f" w{'-'.join(map(str, self.windows))}" if self.windows else ""
+        stem = "" if self.stem == "patch" else f" {self.stem}"
+        return f"{self.genotype} {self.pooling} {'-'.join(map(str, self.widths))} /{self.stride}{stem}{windows}"
+
+    def __repr__(self) -> str:  # searches on disk are signed with it
+        shown = (field.name for field in fields(self) if not self._passed_over(field.name))
+        return f"Arch({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
+
+    def _passed_over(self, name: str) -> bool:
+        """A default that came later: a network without it is described as it was before."""
+        return name in _LATER and getattr(self, name) == _LATER[name]
 
 
 ARCH_FIELDS = tuple(field.name for field in fields(Arch))
@@ -235,7 +306,22 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "pool_order": get_args(PoolOrder),
     "pool_conv": get_args(PoolConv),
     "pool_op": get_args(PoolOp),
+    "sharing": get_args(Sharing),
+    "stem": get_args(Stem),
 }
+_LATER: dict[str, Any] = {"windows": (), "stem": "patch"}
+
+
+def stem_channels(stride: int, width: int) -> tuple[int, ...]:
+    """Channels of the convolutions of a stem of `stride` (2, 4, 8, ...) that leads to `width`: 8, 96 -> 24, 48, 96."""
+    convolutions = stride.bit_length() - 1
+    return tuple(width >> before for before in reversed(range(convolutions)))
+
+
+def even_parts(length: int, most: int) -> tuple[int, int]:
+    """The fewest parts of at most `most` that hold `length`, and a part's size, as even as can be: 15, 14 -> 2, 8."""
+    parts = -(-length // most)
+    return parts, -(-length // parts)
 
 
 def image_sides(img_size: int | Sequence[int]) -> tuple[int, int]:

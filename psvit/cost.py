@@ -1,17 +1,17 @@
 """What an Arch costs: its MACs and parameters, exact to the integer. No torch here.
 
 A MAC is one multiplication with its addition. Counted: every matrix product and convolution, QK^T and AV included.
-Not counted: norms, softmax, biases, activations, pooling windows. We never call MACs FLOPs.
+Not counted: norms, softmax, biases, activations, maxima and means of poolings. We never call MACs FLOPs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
-from math import prod
+from itertools import pairwise, product
+from math import gcd, prod
 
-from psvit.arch import SHARE, Arch, image_sides
+from psvit.arch import MIN_STEM_CHANNELS, SHARE, Arch, even_parts, image_sides, stem_channels
 from psvit.errors import UserError
 
 ImgSize = int | tuple[int, int]
@@ -76,7 +76,8 @@ def params(arch: Arch, img_size: ImgSize = 224, in_chans: int = 3, num_classes: 
 def _layer_costs(arch: Arch, img_size: ImgSize, in_chans: int, num_classes: int) -> Iterator[LayerCost]:
     parts = Parts(arch, len(arch.widths), img_size, in_chans, num_classes)
     width = arch.widths[0]
-    yield LayerCost("patch embedding", "embed", 0, parts.grids[0], parts.tokens[0], width, *parts.embed(width))
+    stem = "patch embedding" if arch.stem == "patch" else "convolutional stem"
+    yield LayerCost(stem, "embed", 0, parts.grids[0], parts.tokens[0], width, *parts.embed(width))
     for stage, (layers, grid, width) in enumerate(zip(arch.stages, parts.grids, arch.widths, strict=True)):
         tokens = parts.tokens[stage]
         if stage > 0:
@@ -95,7 +96,7 @@ class Parts:
     tree without describing every member.
 
     Args:
-        like: what the networks have in common: all but genotype and widths.
+        like: what the networks have in common: all but genotype and widths; its windows, if any, are of `stages`.
         stages: the most stages that a network has.
         img_size: side or (height, width) in pixels.
         in_chans: image channels.
@@ -114,21 +115,48 @@ class Parts:
         self.tokens = tuple(prod(grid) + self.prefix for grid in self.grids)
 
     def embed(self, width: int) -> tuple[int, int]:
-        """Patch embedding, positions and class token of a network whose first stage is `width` wide."""
+        """Stem (patches or convolutions), positions and class token of a network whose first stage is `width` wide."""
         patches = prod(self.grids[0])
-        weights = self.in_chans * self.like.patch_size**2 * width
         embeddings = (patches + self.prefix) * width + self.prefix * width  # positions, class token
-        return patches * weights, weights + width + embeddings
+        macs, weights = self._convolutions(width) if self.like.stem == "conv" else (0, 0)
+        last = width**2 if self.like.stem == "conv" else self.in_chans * self.like.patch_size**2 * width
+        return macs + patches * last, weights + last + width + embeddings
+
+    def _convolutions(self, width: int) -> tuple[int, int]:
+        """The 3 x 3 convolutions of a stem, with their norms; not the linear map behind them."""
+        stride = self.like.stride
+        macs, weights, before, cells = 0, 0, self.in_chans, prod(self.grids[0]) * stride**2
+        for after in stem_channels(stride, width):
+            cells //= 4
+            macs += cells * 9 * before * after
+            weights += 9 * before * after + 2 * after
+            before = after
+        return macs, weights
 
     def layer(self, kind: str, stage: int, width: int) -> tuple[int, int]:
         """A layer that attends (A) or shares (S), in the stage of that number (from 0)."""
-        tokens, hidden, qkv_bias = self.tokens[stage], int(width * self.like.mlp_ratio), self.like.qkv_bias
-        projections = 1 if kind == SHARE else 3  # v, or q, k and v
-        products = 1 if kind == SHARE else 2  # A V, or Q K^T and A V
-        weights = (projections + 1) * width**2 + 2 * width * hidden
-        biases = (projections * qkv_bias + 1) * width + hidden + width
+        hidden, qkv_bias = int(width * self.like.mlp_ratio), self.like.qkv_bias
+        own = 1 if kind == SHARE else 3  # projections: v, or q, k and v
+        reuses_map = kind == SHARE and self.like.sharing == "map"
+        computed = 1 if reuses_map else 3
+        products = 1 if reuses_map else 2  # A V, or Q K^T and A V
+        rest = width**2 + 2 * width * hidden  # the output's projection, the MLP
+        biases = (own * qkv_bias + 1) * width + hidden + width
         norms = 4 * width
-        return tokens * weights + products * tokens**2 * width, weights + biases + norms
+        windows, inside = self.windows(stage)
+        macs = windows * (inside * (computed * width**2 + rest) + products * inside**2 * width)
+        return macs, own * width**2 + rest + biases + norms
+
+    def windows(self, stage: int) -> tuple[int, int]:
+        """Windows in the stage of that number, and the tokens in each; one of all tokens where it has none.
+
+        Windows that overlap compute some tokens twice, and those count twice.
+        """
+        most = self.like.window(stage)
+        if not most:
+            return 1, self.tokens[stage]
+        (rows, height), (columns, wide) = (even_parts(side, most) for side in self.grids[stage])
+        return rows * columns, height * wide
 
     def pool(self, stage: int, before: int, after: int) -> tuple[int, int]:
         """The pooling that leads to the stage of that number, from `before` channels to `after`."""
@@ -201,13 +229,33 @@ def scale_to(
 
 
 def _widened(arch: Arch, factor: float) -> Arch:
-    heads = [max(1, round(width * factor / arch.head_dim)) for width in arch.widths]
+    steps, least = _steps(arch)
+    units = [width * factor / arch.head_dim / step for width, step in zip(arch.widths, steps, strict=True)]
+    heads = [max(few, step * round(unit)) for unit, step, few in zip(units, steps, least, strict=True)]
     return replace(arch, widths=tuple(arch.head_dim * h for h in heads))
 
 
+def _steps(arch: Arch) -> tuple[list[int], list[int]]:
+    """By how many heads each stage's width may change, and how many it has at least: a stem of convolutions asks more.
+
+    Stages as wide as the first keep at least as much.
+    """
+    steps, least = [1] * len(arch.widths), [1] * len(arch.widths)
+    if arch.stem == "conv":
+        multiple = arch.stride // 2
+        steps[0] = multiple // gcd(multiple, arch.head_dim)
+        least[0] = steps[0] * -(-MIN_STEM_CHANNELS * multiple // (steps[0] * arch.head_dim))
+        for stage, (before, width) in enumerate(pairwise(arch.widths), start=1):
+            least[stage] = least[stage - 1] if width >= before else 1
+    return steps, least
+
+
 def _neighbours(arch: Arch, factor: float) -> Iterator[tuple[int, ...]]:
-    centre = [width * factor / arch.head_dim for width in arch.widths]
-    options = [sorted({max(1, int(c) + step) for step in (-1, 0, 1, 2)}) for c in centre]
+    steps, least = _steps(arch)
+    options = [
+        sorted({max(few, step * (int(width * factor / arch.head_dim / step) + more)) for more in (-1, 0, 1, 2)})
+        for width, step, few in zip(arch.widths, steps, least, strict=True)
+    ]
     for heads in product(*options):
         if all(a <= b or wa > wb for a, b, wa, wb in _pairs(heads, arch.widths)):
             yield tuple(arch.head_dim * h for h in heads)

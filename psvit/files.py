@@ -9,7 +9,32 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
+
+from psvit.errors import UserError
+
+
+def check_writable(folder: Path, given: str) -> None:
+    """Refuse a folder in which nothing can be written, before the work whose results go there.
+
+    Args:
+        folder: it need not be there yet; nothing is left in it, and it is not made.
+        given: what the user gave, as ``--output runs/train``.
+
+    Raises:
+        UserError: nothing can be written there, and why.
+    """
+    there = folder
+    try:
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+        if there.is_dir():
+            TemporaryFile(dir=there).close()
+            return
+        reason = f"{there} is a file"
+    except OSError as error:  # no right, a full disk, a name that is too long, or a file system of the kernel's
+        reason = f"no file can be made in {there}: {error.strerror or error}"
+    raise UserError(f"{given} cannot be written ({reason}): name another place")
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import ceil
 from typing import Any
 
-from psvit.arch import ARCH_FIELDS, Arch, image_sides
+from psvit.arch import ARCH_FIELDS, Arch, image_sides, parse_genotype
 from psvit.errors import UserError
 
 VARIANTS: dict[str, Arch] = {
@@ -19,6 +19,9 @@ VARIANTS: dict[str, Arch] = {
 }
 """Name -> Arch: at the MACs of DeiT-Tiny, -Small and -Base for 224 pixels, within 2 %."""
 
+
+FAMILIES = {"psvit_1d": "1d", "psvit_2d": "2d"}
+"""Name -> pooling: any network of a family, by its genotype."""
 
 AUTO = "auto"
 """The name of the network that `default_arch` chooses for the images at hand."""
@@ -53,6 +56,8 @@ def with_changes(arch: Arch, **changes: Any) -> Arch:
         changes.setdefault("stride", changes["patch_size"])
     if "pooling" in changes and changes["pooling"] != arch.pooling:
         changes.setdefault("class_token", changes["pooling"] == "1d")
+    if changes.get("pooling") == "1d" or changes.get("class_token"):  # they stand in no grid, so in no window
+        changes.setdefault("windows", ())
     if "widths" in changes:  # other widths need not hold whole heads of the variant's size
         changes.setdefault("head_dim", Arch.head_dim)
     if "genotype" in changes and "widths" not in changes:
@@ -63,15 +68,27 @@ def with_changes(arch: Arch, **changes: Any) -> Arch:
                 "give widths= too, one per stage"
             )
         changes["widths"] = arch.widths[:stages]
+    if "genotype" in changes and arch.windows:  # further stages have none
+        stages = len(parse_genotype(changes["genotype"]))
+        changes.setdefault("windows", (*arch.windows, *[0] * stages)[:stages])
     return replace(arch, **changes)
 
 
 def find_arch(name: str, **changes: Any) -> Arch:
-    """The Arch of a named variant or of a bare genotype, with `changes` to its fields.
+    """The Arch of a named variant, of a family or of a bare genotype, with `changes` to its fields.
+
+    A family with a genotype is that genotype with its pooling; without, its tiny variant.
 
     Raises:
-        UserError: neither a variant nor a genotype; the message says why it is no genotype.
+        UserError: none of them; the message says why it is no genotype. Or a family with the other's pooling.
     """
-    if name in VARIANTS:
+    if name in FAMILIES:
+        pooling = FAMILIES[name]
+        if changes.get("pooling") not in (None, pooling):
+            raise UserError(f"{name} pools in {pooling}: leave out --pooling {changes['pooling']}, or name the other")
+        if changes.get("genotype") is None:
+            return with_changes(VARIANTS[f"{name}_tiny"], **changes)
+        name, changes = changes["genotype"], {**changes, "genotype": None, "pooling": pooling}
+    elif name in VARIANTS:
         return with_changes(VARIANTS[name], **changes)
     return Arch(name, **{field: value for field, value in changes.items() if value is not None})

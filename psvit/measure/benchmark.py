@@ -24,7 +24,7 @@ from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from psvit.errors import UserError, one_line
-from psvit.files import replacing
+from psvit.files import check_writable, replacing
 from psvit.measure.machine import (
     check_dtype,
     cpu_threads,
@@ -291,6 +291,7 @@ def _check_output(path: Path, overwrite: bool) -> None:
         raise UserError(f"--output {path} is a folder: name a file in it")
     if path.exists() and not overwrite:
         raise UserError(f"--output {path} exists: name another file, or give --overwrite")
+    check_writable(path.parent, f"--output {path}")
 
 
 def write_report(report: Report, path: str | os.PathLike[str], overwrite: bool = False) -> None:

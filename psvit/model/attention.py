@@ -1,4 +1,4 @@
-"""Attend or share: the two kinds of self-attention, and the layer around them.
+"""Attend or share: the kinds of self-attention, and the layer around them.
 
 Legend: B batch, N tokens, C width, H heads, D = C / H head size.
 """
@@ -107,11 +107,50 @@ class Share(nn.Module):
         return self.proj_drop(self.proj(x)), attn
 
 
+class ShareProjections(nn.Module):
+    """An S that shares less: the query and key projections of the layer that attends, not its map (for ablations).
+
+    It computes its own map from its own tokens, so it saves the parameters of Q and K but no MACs. The projections are
+    the same tensors as that layer's (tied weights).
+
+    Args: as `Attend`, and
+        attends: the layer whose projections are shared.
+    """
+
+    def __init__(
+        self,
+        attends: Attend,
+        dim: int,
+        num_heads: int,
+        qkv_bias: bool = True,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = attends.qkv
+        self.v = nn.Linear(dim, dim, bias=qkv_bias, device=device, dtype=dtype)
+        self.attn_drop = nn.Dropout(attn_drop)
+        self.proj = nn.Linear(dim, dim, device=device, dtype=dtype)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def forward(self, x: Tensor, attn: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """(B, N, C) -> (B, N, C) and no map; `attn` is not used."""
+        C = x.shape[-1]
+        bias = self.qkv.bias[: 2 * C] if self.qkv.bias is not None else None
+        q, k = split_heads(F.linear(x, self.qkv.weight[: 2 * C], bias), 2 * self.num_heads).chunk(2, dim=1)
+        v = split_heads(self.v(x), self.num_heads)
+        x = merge_heads(self.attn_drop(attention_map(q, k).to(v.dtype)) @ v)
+        return self.proj_drop(self.proj(x)), None
+
+
 class Block(nn.Module):
     """One layer, pre-norm as in DeiT: ``x + attn(norm(x))``, then ``x + mlp(norm(x))``.
 
     Args:
-        attn: an `Attend` or a `Share`.
+        attn: an `Attend`, a `Share` or a `ShareProjections`.
         dim: width C.
         hidden_dim: hidden width of the MLP.
         proj_drop: dropout in the MLP.

@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import timm
@@ -13,13 +14,13 @@ from torch import nn
 
 from psvit.arch import Arch, image_sides
 from psvit.cost import scale_to
-from psvit.errors import UserError, one_line
-from psvit.variants import AUTO, VARIANTS, default_arch, find_arch, with_changes
+from psvit.errors import UserError, flag, one_line
+from psvit.variants import AUTO, FAMILIES, VARIANTS, default_arch, find_arch, with_changes
 
 
 def is_psvit(name: str) -> bool:
-    """Whether `name` is one of our variants, ``auto``, or is written in the letters of a genotype."""
-    return name == AUTO or name in VARIANTS or re.fullmatch(r"[AS-]+", name) is not None
+    """Whether `name` is one of our variants or families, ``auto``, or is written in the letters of a genotype."""
+    return name in (AUTO, *VARIANTS, *FAMILIES) or re.fullmatch(r"[AS-]+", name) is not None
 
 
 def build(
@@ -37,7 +38,7 @@ def build(
     """Build a network by name through timm. Arguments that are None keep the network's own default.
 
     Args:
-        name: a psvit variant, a genotype, any model of timm, or ``auto``: `psvit.variants.default_arch`.
+        name: a psvit variant or family, a genotype, any model of timm, or ``auto``: `psvit.variants.default_arch`.
         img_size: side or (height, width) in pixels; given on to models that are made for one size.
         in_chans: image channels.
         num_classes: classes.
@@ -58,7 +59,7 @@ def build(
     if is_psvit(name):
         if pretrained:
             raise UserError(f"there are no pretrained weights of {name}: leave out --pretrained, or give a checkpoint")
-        if name not in (AUTO, *VARIANTS) and "genotype" in (arch_changes or {}):
+        if name not in (AUTO, *VARIANTS, *FAMILIES) and "genotype" in (arch_changes or {}):
             raise UserError(f"{name} is a genotype already: leave out --genotype, or give a variant to change")
         changes = dict(arch_changes or {})
         arch = with_changes(default_arch(img_size or 224), **changes) if name == AUTO else find_arch(name, **changes)
@@ -71,9 +72,12 @@ def build(
         close = difflib.get_close_matches(name, [*VARIANTS, *timm.list_models()], n=3)
         hint = f"; did you mean {', '.join(close)}?" if close else ": give a psvit variant, a genotype or a timm model"
         raise UserError(f"no model is called {name!r}{hint}")
-    for what, value in (("--macs", macs), ("a flag such as --genotype", arch_changes)):
-        if value:
-            raise UserError(f"{what} belongs to psvit networks, but {name!r} is not one: use --model-args for timm's")
+    changed = [field for field, value in (arch_changes or {}).items() if value is not None]
+    if ours := [flag(field) for field in (["macs"] if macs is not None else []) + changed]:
+        belongs = "belongs" if len(ours) == 1 else "belong"
+        raise UserError(
+            f"{', '.join(ours)} {belongs} to psvit networks, but {name!r} is not one: use --model-args for timm's"
+        )
     try:
         pretrained_cfg = timm.get_pretrained_cfg(name)
     except RuntimeError as error:  # what follows the dot names no weights
@@ -101,22 +105,36 @@ def build_arch(
     return built
 
 
-def check_tokens(arch: Arch, img_size: int | tuple[int, int]) -> None:
+def check_tokens(arch: Arch, img_size: int | tuple[int, int], *, fixed: bool = False) -> None:
     """Refuse images so small that a stage, or a pooling, has one token only to work on.
 
+    Args:
+        arch: of the network.
+        img_size: side or (height, width) in pixels.
+        fixed: the network is there already, so that only the images can change.
+
     Raises:
-        UserError: the message tells a patch size that would do, or that there are too many stages.
+        UserError: the message tells a patch size that would do, or that there are too many stages; of a network that
+            is `fixed`, the least side.
     """
     height, width = image_sides(img_size)
     if _has_tokens(arch, (height, width)):
         return
     rows, columns = arch.grids((height, width))[0]
-    smaller = (replace(arch, patch_size=side, stride=side) for side in range(arch.stride - 1, 0, -1))
+    small = (
+        f"{height} x {width} pixels with patch size {arch.patch_size} leave a {rows} x {columns} grid, too small for "
+        f"{len(arch.stages)} stages"
+    )
+    if fixed:
+        least = next(side for side in count(1) if _has_tokens(arch, (side, side)))
+        raise UserError(f"{small}: the least side for this network is {least} pixels")
+    sides = [
+        side for side in range(arch.stride - 1, 0, -1) if arch.stem == "patch" or (side > 1 and not side & side - 1)
+    ]
+    smaller = (replace(arch, patch_size=side, stride=side) for side in sides)
     fitting = next((other.patch_size for other in smaller if _has_tokens(other, (height, width))), None)
     raise UserError(
-        f"{height} x {width} pixels with patch size {arch.patch_size} leave a {rows} x {columns} grid, too small for "
-        f"{len(arch.stages)} stages: give "
-        + ("fewer stages or larger images" if fitting is None else f"--patch-size {fitting} or less")
+        f"{small}: give " + ("fewer stages or larger images" if fitting is None else f"--patch-size {fitting} or less")
     )
 
 
@@ -131,14 +149,19 @@ def _create(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:
     except UserError:
         raise
     except Exception as error:  # models refuse their arguments, and downloads fail, in many ways
-        refused = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-        if refused and refused[1] == "drop_path_rate":
+        refused = _refused(error, kwargs)
+        if "drop_path_rate" in refused:
             return _create(name, pretrained, {k: v for k, v in kwargs.items() if k != "drop_path_rate"})
         if refused:
-            raise UserError(f"{name} takes no argument {refused[1]!r}: leave it out of --model-args") from error
+            raise UserError(f"{name} takes no argument {refused[0]!r}: leave it out of --model-args") from error
         reason = one_line(error, kind=True)
         if pretrained:
             raise UserError(f"{name} with pretrained weights is not to be had: {reason}") from error
         raise UserError(f"{name} cannot be built with {kwargs}: {reason}") from error
     model.model_args = {key: value for key, value in kwargs.items() if key not in ("num_classes", "drop_path_rate")}
     return model
+
+
+def _refused(error: Exception, given: Mapping[str, Any]) -> list[str]:
+    """The arguments that a model says it does not take: each words it in its own way, and quotes their names."""
+    return [name for name in given if isinstance(error, TypeError) and f"'{name}'" in str(error)]

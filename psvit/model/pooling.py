@@ -40,6 +40,8 @@ class TokenPool(nn.Module):
         pooling: ``"1d"`` or ``"2d"``.
         order, conv, kernel, op: `Arch.pool_order`, `pool_conv`, `pool_kernel` and `pool_op`.
         num_prefix_tokens: P, tokens in front of the sequence that are not pooled.
+        dilation: 0 to halve. Otherwise no token is dropped, and the weights meet tokens that are this many times as far
+            apart, as they would if earlier poolings had halved: every second token each way is what halving gives.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class TokenPool(nn.Module):
         kernel: int = 3,
         op: PoolOp = "max",
         num_prefix_tokens: int = 0,
+        dilation: int = 0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -61,15 +64,19 @@ class TokenPool(nn.Module):
         self.order = order
         self.op = op
         self.num_prefix_tokens = num_prefix_tokens
+        self.dilation = dilation
         self.window = (1, 2) if self.one_row else (2, 2)
         sides = (1, kernel) if self.one_row else (kernel, kernel)
-        padding = (sides[0] // 2, sides[1] // 2)
-        stride = self.window if op == "stride" else (1, 1)
+        stride = self.window if op == "stride" and not dilation else (1, 1)
+        apart = max(dilation, 1)
+        if dilation and op != "stride" and order == "pool-conv":
+            apart *= 2  # the convolution reads what the pooling would have halved
+        padding = (sides[0] // 2 * apart, sides[1] // 2 * apart)
         if conv == "full":
-            self.conv: nn.Module = nn.Conv2d(in_dim, out_dim, sides, stride, padding, **dd)
+            self.conv: nn.Module = nn.Conv2d(in_dim, out_dim, sides, stride, padding, apart, **dd)
         else:
             self.conv = nn.Sequential(
-                nn.Conv2d(in_dim, in_dim, sides, stride, padding, groups=in_dim, **dd),
+                nn.Conv2d(in_dim, in_dim, sides, stride, padding, apart, groups=in_dim, **dd),
                 nn.Conv2d(in_dim, out_dim, 1, **dd),
             )
         widens_prefix = num_prefix_tokens > 0 and in_dim != out_dim
@@ -91,7 +98,25 @@ class TokenPool(nn.Module):
         return tokens, grid
 
     def pool(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, C, ceil(h / 2), ceil(w / 2)); in 1D h is 1 and stays."""
+        """(B, C, h, w) -> (B, C, ceil(h / 2), ceil(w / 2)), or all of (h, w) if dilated; in 1D h is 1 and stays."""
+        if self.dilation:
+            return pool_in_place(x, self.op, self.dilation)
         if self.op == "max":
             return F.max_pool2d(x, self.window, ceil_mode=True)
         return F.avg_pool2d(x, self.window, ceil_mode=True)
+
+
+def pool_in_place(x: Tensor, op: str, apart: int) -> Tensor:
+    """(B, C, h, w) -> the same shape: at each token, the maximum or average over the 2 x 2 tokens from there on.
+
+    They are `apart` tokens from each other; windows at the right and lower edges hold what there is.
+    """
+    edges = (0, apart, 0, apart)
+    if op == "max":
+        return F.max_pool2d(F.pad(x, edges, value=float("-inf")), 2, 1, dilation=apart)
+    return _window_sums(F.pad(x, edges), apart) / _window_sums(F.pad(torch.ones_like(x[:1, :1]), edges), apart)
+
+
+def _window_sums(x: Tensor, apart: int) -> Tensor:
+    x = x[:, :, :-apart] + x[:, :, apart:]
+    return x[:, :, :, :-apart] + x[:, :, :, apart:]

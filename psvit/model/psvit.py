@@ -10,9 +10,8 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
+import torch.fx
 from timm.layers import (
-    register_notrace_function,
     resample_abs_pos_embed,
     resample_patch_embed,
     trunc_normal_,
@@ -22,8 +21,10 @@ from torch.utils.checkpoint import checkpoint
 
 from psvit.arch import ATTEND, SHARE, Arch, image_sides
 from psvit.errors import UserError
-from psvit.model.attention import Attend, Block, Share
-from psvit.model.pooling import Grid, TokenPool, map_to_tokens, tokens_to_map
+from psvit.model.attention import Attend, Block, Share, ShareProjections
+from psvit.model.pooling import Grid, TokenPool, tokens_to_map
+from psvit.model.stem import ConvStem, PatchEmbed, build_stem
+from psvit.model.windows import join_windows, split_windows
 
 GlobalPool = Literal["", "token", "avg", "max"]
 
@@ -35,12 +36,6 @@ def check_size(images: Tensor, img_size: tuple[int, int]) -> None:
         raise UserError(f"an image of {size} pixels: with dynamic_img_size=False it must have {img_size}")
 
 
-def pad_to_multiple(images: Tensor, stride: int) -> Tensor:
-    """(B, C, H, W) -> the same with zeros to the right and below, until `stride` divides both sides."""
-    right, below = -images.shape[3] % stride, -images.shape[2] % stride
-    return F.pad(images, (0, right, 0, below)) if right or below else images
-
-
 def positions_for(grid: Grid, pos_embed: Tensor, native: Grid, num_prefix_tokens: int) -> Tensor:
     """Position embeddings (1, P + h w, C) of `native` size, resampled where the grid of the input differs."""
     if tuple(grid) == tuple(native):
@@ -48,41 +43,13 @@ def positions_for(grid: Grid, pos_embed: Tensor, native: Grid, num_prefix_tokens
     return resample_abs_pos_embed(pos_embed, list(grid), list(native), num_prefix_tokens)
 
 
-for function in (check_size, pad_to_multiple, positions_for):
-    register_notrace_function(function)  # they branch on sizes: torch.fx keeps them whole
-
-
-class PatchEmbed(nn.Module):
-    """A convolution whose kernel is a patch: (B, C, H, W) -> tokens (B, h w, C') and their grid (h, w).
-
-    An image that the stride does not divide is padded with zeros, right and below. Patches overlap where the stride
-    is smaller than the patch.
-    """
-
-    def __init__(
-        self,
-        patch_size: int,
-        stride: int,
-        in_chans: int,
-        dim: int,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        self.stride = stride
-        overlap = (patch_size - stride) // 2
-        self.proj = nn.Conv2d(in_chans, dim, patch_size, stride, overlap, device=device, dtype=dtype)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
-        """Images (B, C, H, W) -> tokens (B, h w, C') and their grid (h, w)."""
-        x = self.proj(pad_to_multiple(x, self.stride))
-        # contiguous: the convolution leaves channels first, and every norm and sum behind it would pay for that
-        return map_to_tokens(x).contiguous(), (x.shape[2], x.shape[3])
+for function in (check_size, positions_for, split_windows, join_windows):
+    torch.fx.wrap(function.__name__)  # they branch on sizes: torch.fx keeps them whole
 
 
 @torch.no_grad()
-def init_layers(model: nn.Module, patch_embed: PatchEmbed) -> None:
-    """As in DeiT: truncated normal of 0.02, zero biases; poolings keep the variance; the patches' is torch's own."""
+def init_layers(model: nn.Module, patch_embed: PatchEmbed | ConvStem) -> None:
+    """As in DeiT: truncated normal of 0.02, zero biases; convolutions keep the variance; the first is torch's own."""
     for module in model.modules():
         if module is patch_embed.proj or not isinstance(module, (nn.Linear, nn.Conv2d)):
             continue
@@ -93,24 +60,34 @@ def init_layers(model: nn.Module, patch_embed: PatchEmbed) -> None:
 
 
 class Stage(nn.Module):
-    """The layers between two poolings, behind the pooling that leads to them (none in the first stage)."""
+    """The layers between two poolings, behind the pooling that leads to them (none in the first stage).
 
-    def __init__(self, pool: TokenPool | None, blocks: Sequence[Block]) -> None:
+    With windows of at most `window` x `window` tokens, all its layers see only their window, as if each were an image
+    of its own (so drop path skips windows, not images); what lies in different windows meets in the poolings and in
+    later stages. Windows change no parameters.
+    """
+
+    def __init__(self, pool: TokenPool | None, blocks: Sequence[Block], window: int = 0) -> None:
         super().__init__()
         self.pool = pool
         self.blocks = nn.ModuleList(blocks)
+        self.window = window
         self.grad_checkpointing = False
 
     def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
         """(B, N, C) and its grid -> (B, N', C') and its grid."""
         if self.pool is not None:
             x, grid = self.pool(x, grid)
+        if self.window:
+            x = split_windows(x, grid, self.window)
         attn: Tensor | None = None
         for block in self.blocks:
             if self.grad_checkpointing and not torch.jit.is_scripting():
                 x, attn = checkpoint(block, x, attn, use_reentrant=False)
             else:
                 x, attn = block(x, attn)
+        if self.window:
+            x = join_windows(x, grid, self.window)
         return x, grid
 
 
@@ -131,9 +108,11 @@ class PSViT(nn.Module):
             proj_drop_rate: after projections and in MLPs; attn_drop_rate: of the attention maps.
         drop_path_rate: stochastic depth of the last layer, growing linearly from 0 at the first.
         dynamic_img_size: accept other input sizes; if False they raise.
+        output_stride: pixels between tokens that no stage goes beyond, for dense tasks: poolings that would, keep all
+            tokens, and are dilated. Weights are the same. By default every pooling halves.
 
     Raises:
-        UserError: a wrong genotype or a `global_pool` that the network cannot do.
+        UserError: a wrong genotype, or a `global_pool` or `output_stride` that the network cannot do.
     """
 
     def __init__(
@@ -149,6 +128,7 @@ class PSViT(nn.Module):
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         dynamic_img_size: bool = True,
+        output_stride: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -163,15 +143,18 @@ class PSViT(nn.Module):
         self.num_features = self.head_hidden_size = self.embed_dim = arch.widths[-1]
         self.dynamic_img_size = dynamic_img_size
         self.global_pool = self._checked_global_pool(global_pool)
+        self.output_stride = _checked_output_stride(arch, output_stride)
         self.grid_size = arch.grids(self.img_size)[0]
 
         dim, num_patches = arch.widths[0], self.grid_size[0] * self.grid_size[1]
-        self.patch_embed = PatchEmbed(arch.patch_size, arch.stride, in_chans, dim, **dd)
+        self.patch_embed = build_stem(arch, in_chans, **dd)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim, **dd)) if arch.class_token else None
         self.pos_embed = nn.Parameter(torch.empty(1, self.num_prefix_tokens + num_patches, dim, **dd))
         self.pos_drop = nn.Dropout(pos_drop_rate)
-        self.stages = nn.ModuleList(_build_stages(arch, attn_drop_rate, proj_drop_rate, drop_path_rate, **dd))
-        self.feature_info = _feature_info(arch)
+        self.stages = nn.ModuleList(
+            _build_stages(arch, self.output_stride, attn_drop_rate, proj_drop_rate, drop_path_rate, **dd)
+        )
+        self.feature_info = _feature_info(arch, self.output_stride)
         self.norm: nn.Module = nn.LayerNorm(self.num_features, eps=1e-6, **dd)
         self.head_drop = nn.Dropout(drop_rate)
         self.head = nn.Linear(self.num_features, num_classes, **dd) if num_classes > 0 else nn.Identity()
@@ -322,8 +305,17 @@ class PSViT(nn.Module):
         self.head.train(self.training)
 
     def set_input_size(self, img_size: int | tuple[int, int] | None = None, patch_size: int | None = None) -> None:
-        """Make another input size (pixels) native, and resample patches to another size (which is then the stride)."""
+        """Make another input size (pixels) native, and resample patches to another size (which is then the stride).
+
+        Raises:
+            UserError: another patch size of a network whose stem has no patches.
+        """
         if patch_size is not None and patch_size != self.arch.patch_size:
+            if isinstance(self.patch_embed, ConvStem):
+                raise UserError(
+                    f"patch_size {patch_size}: stem conv has no patches to resample, its stride stays "
+                    f"{self.arch.stride}: build and train a network of that patch size"
+                )
             old = self.patch_embed.proj
             embed = PatchEmbed(
                 patch_size, patch_size, self.in_chans, old.out_channels, old.weight.device, old.weight.dtype
@@ -332,8 +324,10 @@ class PSViT(nn.Module):
             embed.proj.load_state_dict({"weight": weight, "bias": old.bias})
             embed.requires_grad_(old.weight.requires_grad)
             self.patch_embed = embed.train(self.training)
+            if self.output_stride is not None:  # the same poolings halve
+                self.output_stride = self.output_stride // self.arch.stride * patch_size
             self.arch = replace(self.arch, patch_size=patch_size, stride=patch_size)
-            self.feature_info = _feature_info(self.arch)
+            self.feature_info = _feature_info(self.arch, self.output_stride)
         self.img_size = image_sides(img_size) if img_size is not None else self.img_size
         grid = self.arch.grids(self.img_size)[0]
         with torch.no_grad():
@@ -365,32 +359,56 @@ def stages_to_take(num_stages: int, indices: int | Sequence[int] | None) -> list
     return taken
 
 
-def _feature_info(arch: Arch) -> list[dict[str, Any]]:
+def _checked_output_stride(arch: Arch, output_stride: int | None) -> int | None:
+    if output_stride is None or output_stride >= arch.strides[-1]:
+        return None
+    if arch.pooling == "1d":
+        raise UserError(
+            f"output_stride {output_stride} needs a grid in every stage, PSViT-1D has none: take a 2D variant"
+        )
+    if output_stride not in arch.strides:
+        raise UserError(
+            f"output_stride {output_stride} is none of this network's strides {arch.strides}: "
+            "take one of them, or a smaller stride of the patches (stride=)"
+        )
+    return output_stride
+
+
+def _feature_info(arch: Arch, output_stride: int | None) -> list[dict[str, Any]]:
     """What timm wants to know of each stage's output: channels, true stride, module."""
     return [
-        {"num_chs": width, "reduction": stride, "module": f"stages.{stage}"}
+        {"num_chs": width, "reduction": min(stride, output_stride or stride), "module": f"stages.{stage}"}
         for stage, (width, stride) in enumerate(zip(arch.widths, arch.strides, strict=True))
     ]
 
 
-def _build_stages(arch: Arch, attn_drop: float, proj_drop: float, drop_path_rate: float, **dd: Any) -> list[Stage]:
+def _build_stages(
+    arch: Arch, output_stride: int | None, attn_drop: float, proj_drop: float, drop_path_rate: float, **dd: Any
+) -> list[Stage]:
     drop_paths = iter(torch.linspace(0, drop_path_rate, arch.depth, device="cpu").tolist())
-    stages, before = [], 0
+    stages: list[Stage] = []
+    before, dilation = 0, 0
     for layers, dim, heads, hidden in zip(arch.stages, arch.widths, arch.num_heads, arch.hidden_widths, strict=True):
         pool = None
         if before:
+            if output_stride is not None and arch.strides[len(stages)] > output_stride:
+                dilation = 2 * dilation or 1
             pool = TokenPool(
                 before, dim, arch.pooling, arch.pool_order, arch.pool_conv, arch.pool_kernel, arch.pool_op,
-                num_prefix_tokens=int(bool(arch.class_token)), **dd,
+                num_prefix_tokens=int(bool(arch.class_token)), dilation=dilation, **dd,
             )  # fmt: skip
         blocks = []
         for kind, following in zip(layers, layers[1:] + ATTEND, strict=True):
             drops = {"attn_drop": attn_drop, "proj_drop": proj_drop, **dd}
-            if kind == SHARE:
-                attn: nn.Module = Share(dim, heads, arch.qkv_bias, **drops)
+            if kind == ATTEND:
+                hands_on = following == SHARE and arch.sharing == "map"
+                attends = Attend(dim, heads, arch.qkv_bias, map_is_shared=hands_on, **drops)
+                attn: nn.Module = attends
+            elif arch.sharing == "map":
+                attn = Share(dim, heads, arch.qkv_bias, **drops)
             else:
-                attn = Attend(dim, heads, arch.qkv_bias, map_is_shared=following == SHARE, **drops)
+                attn = ShareProjections(attends, dim, heads, arch.qkv_bias, **drops)
             blocks.append(Block(attn, dim, hidden, proj_drop, next(drop_paths), **dd))
-        stages.append(Stage(pool, blocks))
+        stages.append(Stage(pool, blocks, arch.window(len(stages))))
         before = dim
     return stages

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from math import ceil
 from typing import Any
 
 from timm.layers import resample_abs_pos_embed
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from psvit.arch import ARCH_FIELDS, SHARE, Arch
+from psvit.arch import ARCH_FIELDS, SHARE, Arch, image_sides
 from psvit.errors import UserError
-from psvit.model.psvit import NO_GRID, PSViT, stages_to_take
+from psvit.model.features import Features, maps_to_take
+from psvit.model.psvit import NO_GRID, PSViT
 from psvit.variants import VARIANTS, with_changes
 
 
@@ -55,9 +57,22 @@ def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: PSViT) -> dict[st
             if kinds[int(layer[1])] == SHARE and ".attn.qkv." in key:
                 key, value = key.replace(".qkv.", ".v."), value.chunk(3)[2].clone()
         if key == "pos_embed" and value.shape != model.pos_embed.shape:
-            value = resample_abs_pos_embed(value, list(model.grid_size), num_prefix_tokens=model.num_prefix_tokens)
+            value = resample_abs_pos_embed(
+                value, list(model.grid_size), _grid_of_source(model, value), num_prefix_tokens=model.num_prefix_tokens
+            )
         ours[key] = value
     return ours
+
+
+def _grid_of_source(model: PSViT, pos_embed: Tensor) -> list[int] | None:
+    """The grid that a checkpoint's position embeddings were made for, by its model_args; None: a square, as in timm."""
+    args: dict[str, Any] = getattr(model, "pretrained_model_args", {})
+    stride = args.get("stride") or args.get("patch_size")
+    if "img_size" not in args or not stride:
+        return None
+    grid = [ceil(side / stride) for side in image_sides(args["img_size"])]
+    tokens = grid[0] * grid[1] + model.num_prefix_tokens
+    return grid if tokens == pos_embed.shape[1] else None
 
 
 def create_psvit(variant: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
@@ -69,15 +84,20 @@ def create_psvit(variant: str, pretrained: bool = False, **kwargs: Any) -> nn.Mo
     changes = {name: kwargs.pop(name) for name in ARCH_FIELDS if name in kwargs}
     base = VARIANTS[variant] if variant in VARIANTS else VARIANTS[f"{variant}_tiny"]
     arch = with_changes(base, **changes)
-    wanted = stages_to_take(len(arch.stages), kwargs.get("out_indices"))
-    if kwargs.get("features_only") and arch.pooling == "1d" and wanted != [0]:
-        raise UserError(NO_GRID.format(genotype=arch.genotype))
+    features: dict[str, Any] = {}
+    if kwargs.get("features_only"):
+        wanted = maps_to_take(arch, kwargs.get("out_indices"))
+        if arch.pooling == "1d" and wanted != [0]:
+            raise UserError(NO_GRID.format(genotype=arch.genotype))
+        features = {"out_indices": tuple(wanted), "feature_cls": Features}
+        if "feature_cls" in kwargs:  # timm's own extractors know the stages alone
+            features["out_indices"] = tuple(range(len(arch.stages)))
     model: nn.Module = build_model_with_cfg(
         PSViT,
         variant,
         pretrained,
         pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg={"out_indices": tuple(range(len(arch.stages))), "feature_cls": "getter"},
+        feature_cfg=features,
         arch=arch,
         **kwargs,
     )
