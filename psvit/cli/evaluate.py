@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from psvit.cli.flags import Flags, settings_from
+from psvit.cli.predict import batch_text
 from psvit.training.recipes import Machine
 from psvit.training.settings import DataSettings
 
@@ -17,21 +18,19 @@ Example: psvit evaluate runs/train/best --data digits"""
 def main(arguments: Sequence[str]) -> int:
     """Parse the flags, evaluate and print."""
     flags = Flags("evaluate CHECKPOINT", DESCRIPTION, DataSettings(), Machine(), apart=("limit",))
-    flags.add("checkpoint", help="checkpoint folder, for example runs/train/best")
-    flags.add("--split", choices=["test", "holdout", "train"], default="test", help="images to evaluate on")
-    flags.add("--batch-size", type=int, default=128, help="images at a time")
-    flags.add("--json", action="store_true", help="print JSON")
-    values = flags.parse(arguments)
+    checkpoint = "checkpoint folder, for example runs/train/best, or an ONNX file of psvit export"
+    values = add_evaluation_flags(flags, checkpoint, None, batch_text(128)).parse(arguments)
 
     from psvit.measure.machine import keep_freed_memory
 
     keep_freed_memory()
-    from psvit.training.evaluate import evaluate_checkpoint
+    from psvit.export.runtime import batch_size_for, open_classifier
+    from psvit.training.evaluate import evaluate_classifier
 
-    data = settings_from(values, DataSettings())
-    metrics, classes = evaluate_checkpoint(
-        values.checkpoint, data, settings_from(values, Machine()), values.split, values.batch_size
-    )
+    data, machine = settings_from(values, DataSettings()), settings_from(values, Machine())
+    classifier = open_classifier(values.checkpoint, machine.threads, machine.precision)
+    batch_size = batch_size_for(classifier, values.batch_size, 128)
+    metrics, classes = evaluate_classifier(classifier, data, machine, values.split, batch_size)
     per_class = dict(zip(classes, metrics.per_class(), strict=True))
     if values.json:
         print(json.dumps({**metrics.to_dict(), "per_class": per_class, "unreadable": list(metrics.unreadable)},
@@ -42,7 +41,27 @@ def main(arguments: Sequence[str]) -> int:
     width = max(map(len, classes))
     for (name, accuracy), images in zip(per_class.items(), metrics.images, strict=True):
         print(f"  {name:<{width}}  " + (f"{accuracy:6.2f} % of {images}" if accuracy is not None else "   no images"))
-    if metrics.unreadable:
-        print(f"skipped {len(metrics.unreadable)} unreadable images: {', '.join(metrics.unreadable[:3])}",
-              file=sys.stderr)  # fmt: skip
+    report_unreadable(metrics.unreadable)
     return 0
+
+
+def add_evaluation_flags(flags: Flags, checkpoint: str, batch_size: int | None, batch_text: str = "") -> Flags:
+    """Add the flags of any evaluation.
+
+    Args:
+        flags: of the data and the machine.
+        checkpoint: what a checkpoint is.
+        batch_size: the default.
+        batch_text: what the help tells of it, where it is None.
+    """
+    flags.add("checkpoint", help=checkpoint)
+    flags.add("--split", choices=["test", "holdout", "train"], default="test", help="images to evaluate on")
+    flags.add("--batch-size", type=int, default=batch_size, help=f"images at a time {batch_text}".rstrip())
+    flags.add("--json", action="store_true", help="print JSON")
+    return flags
+
+
+def report_unreadable(names: Sequence[str]) -> None:
+    """Say on stderr which images were left out."""
+    if names:
+        print(f"skipped {len(names)} unreadable images: {', '.join(names[:3])}", file=sys.stderr)

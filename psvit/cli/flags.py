@@ -8,6 +8,7 @@ import re
 import types
 from argparse import SUPPRESS, Action, ArgumentError
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace  # type: ignore[attr-defined]
@@ -54,7 +55,7 @@ class Flags:
             formatter_class=_Help,
             print_config="--print-config",
         )
-        self.help = f"psvit {command.split()[0]} --help"
+        self.help = f"psvit {' '.join(takewhile(str.islower, command.split()))} --help"
         self.apart = set(apart)
         self.kinds: dict[str, str] = {}
         for instance in settings:
@@ -175,7 +176,11 @@ def _plain(value: Any, default: Any, hint: Any) -> Any:
 
 
 def field_texts(cls: type) -> dict[str, str]:
-    """The lines of the docstring's Args section, by field."""
-    section = (cls.__doc__ or "").partition("Args:")[2].partition("\n\n")[0]
-    entries = re.split(r"\n {8}(?=\w+: )", section)
-    return {name: " ".join(text.split()) for name, _, text in (e.strip().partition(":") for e in entries) if text}
+    """The lines of the docstring's Args section, by field; those of base classes where the class says nothing new."""
+    texts: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        section = (base.__doc__ or "").partition("Args:")[2].partition("\n\n")[0]
+        entries = re.split(r"\n {8}(?=\w+: )", section)
+        found = (entry.strip().partition(":") for entry in entries)
+        texts |= {name: " ".join(text.split()) for name, _, text in found if text}
+    return texts

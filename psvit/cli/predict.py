@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from psvit.cli.flags import Flags, settings_from
 from psvit.errors import UserError
 from psvit.training.recipes import Machine
+
+T = TypeVar("T")
 
 DESCRIPTION = """The likeliest classes of image files, and of all images in folders, with their probabilities.
 Example: psvit predict runs/train/best photo.jpg more-photos --top 3"""
@@ -18,34 +21,70 @@ Example: psvit predict runs/train/best photo.jpg more-photos --top 3"""
 def main(arguments: Sequence[str]) -> int:
     """Parse the flags, predict and print one line an image."""
     flags = Flags("predict CHECKPOINT IMAGE [IMAGE ...]", DESCRIPTION, Machine())
-    flags.add("checkpoint", help="checkpoint folder, for example runs/train/best")
-    flags.add("images", nargs="+", help="image files, or folders of them")
+    add_prediction_flags(flags, "checkpoint folder, for example runs/train/best, or an ONNX file of psvit export")
     flags.add("--top", type=int, default=5, help="classes of each image")
-    flags.add("--batch-size", type=int, default=64, help="images at a time")
-    flags.add("--json", action="store_true", help="print one JSON object a line")
+    flags.add("--batch-size", type=int, help=f"images at a time {batch_text(64)}")
+    flags.add("--explain", metavar="FOLDER", help="draw what each layer attends to, a PNG an image, into this folder")
+    flags.add("--overwrite", action="store_true", help="replace figures of --explain that are there already")
     values = flags.parse(arguments)
     paths = find_images(values.images)
 
     from psvit.measure.machine import keep_freed_memory
 
     keep_freed_memory()
+    from psvit.export.runtime import batch_size_for, open_classifier
     from psvit.training.evaluate import predict
 
-    width, read = max(len(str(path)) for path in paths), 0
-    for found in predict(values.checkpoint, paths, settings_from(values, Machine()), values.top, values.batch_size):
-        if isinstance(found, UserError):
-            print(f"psvit: {found}", file=sys.stderr)
-            continue
-        read += 1
+    width = max(len(str(path)) for path in paths)
+    machine = settings_from(values, Machine())
+    classifier = open_classifier(values.checkpoint, machine.threads, machine.precision)
+    batch_size = batch_size_for(classifier, values.batch_size, 64)
+    predictions = predict(classifier, paths, machine, values.top, batch_size)
+    explainer = None
+    if values.explain is not None:
+        from psvit.study.explain import Explainer
+
+        explainer = Explainer(values.checkpoint, paths, values.explain, machine, values.overwrite)
+    for _, found in readable(paths, predictions):
+        figure = {"figure": str(explainer.draw(found))} if explainer is not None else {}
         ranking = list(zip(found.labels, found.probabilities, strict=True))
         if values.json:
             classes = [{"label": label, "probability": round(p, 6)} for label, p in ranking]
-            print(json.dumps({"image": found.image, "classes": classes}, ensure_ascii=False))
+            print(json.dumps({"image": found.image, "classes": classes, **figure}, ensure_ascii=False))
         else:
             print(f"{found.image:<{width}}  " + "  ".join(f"{label} {100 * p:.1f} %" for label, p in ranking))
+    if explainer is not None and not values.json:
+        print(f"figures   {values.explain}")
+    return 0
+
+
+def batch_text(default: int) -> str:
+    """The default of a classifier's --batch-size, for the help."""
+    return f"(default {default}, or what an ONNX file of a fixed batch takes)"
+
+
+def add_prediction_flags(flags: Flags, checkpoint: str) -> None:
+    """Add the flags of any prediction; `checkpoint` says what a checkpoint is."""
+    flags.add("checkpoint", help=checkpoint)
+    flags.add("images", nargs="+", help="image files, or folders of them")
+    flags.add("--json", action="store_true", help="print one JSON object a line")
+
+
+def readable(paths: Sequence[Path], found: Iterable[T | UserError]) -> Iterator[tuple[Path, T]]:
+    """Image files with what was found in them; those that cannot be read are named on stderr.
+
+    Raises:
+        UserError: none can be read.
+    """
+    read = 0
+    for path, one in zip(paths, found, strict=True):
+        if isinstance(one, UserError):
+            print(f"psvit: {one}", file=sys.stderr)
+        else:
+            read += 1
+            yield path, one
     if not read:
         raise UserError(f"none of {len(paths)} images can be read")
-    return 0
 
 
 def find_images(names: Sequence[str]) -> list[Path]:

@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from psvit.cli.train import with_recipe
 from psvit.search.settings import RunAllSettings
@@ -33,5 +34,6 @@ def main(arguments: Sequence[str]) -> int:
     print()
     Console(width=None if sys.stdout.isatty() else 140).print(table(results))
     best = max(results["rows"], key=lambda row: row["top1"])
-    print(f"\nnext      psvit predict {shlex.quote(best['checkpoint'])} IMAGE ...")
+    print(f"\nreport    {Path(settings.compare.output) / 'report.html'}")
+    print(f"next      psvit predict {shlex.quote(best['checkpoint'])} IMAGE ...")
     return 0

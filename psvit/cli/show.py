@@ -54,6 +54,8 @@ def _flags() -> Flags:
     flags.add("--mlp-ratio", type=float, help="hidden channels of the MLP over the width (default 4)")
     flags.add("--patch-size", type=int, help="side of a patch in pixels (default 16)")
     flags.add("--stride", type=int, help="pixels from patch to patch (default: the patch size)")
+    flags.add("--windows", type=int, nargs="+", help="tokens on a side of each stage's windows, 0: none (default none)")
+    flags.add("--stem", choices=["patch", "conv"], help="patches, or convolutions of stride 2 (default patch)")
     flags.add("--json", action="store_true", help="print JSON")
     return flags
 
@@ -78,7 +80,7 @@ def _show_search(folder: Path, as_json: bool) -> int:
     limits = ", ".join(readable(kind, limit) for kind, limit in data["budget"].items())
     print(f"search in {folder}: {data['data']}, budget {limits}; {data['members']:,} networks scored\n")
     Console(width=None if sys.stdout.isatty() else 140).print(front_table(data))
-    print(f"\nchosen    {arch}\nplot      {folder / 'front.html'}\nnext      psvit show {folder / 'arch.json'}")
+    print(f"\nchosen    {arch}\nreport    {folder / 'report.html'}\nnext      psvit show {folder / 'arch.json'}")
     return 0
 
 

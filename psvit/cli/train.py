@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from jsonargparse import Namespace
 
 from psvit.cli.flags import Flags, settings_from
 from psvit.errors import UserError
-from psvit.training.recipes import RECIPES, Recipe, TrainSettings
+from psvit.training.recipes import RECIPES, Schedule, TrainSettings
 
 T = TypeVar("T")
 
@@ -32,31 +32,46 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def with_recipe(command: str, description: str, defaults: Callable[[Recipe], T], arguments: Sequence[str]) -> T:
+def with_recipe(
+    command: str,
+    description: str,
+    defaults: Callable[[Any], T],
+    arguments: Sequence[str],
+    recipes: Mapping[str, Callable[[], Schedule]] = RECIPES,
+    apart: Sequence[str] = (),
+) -> T:
     """Parse the flags of a command whose defaults come from a recipe, which is one of its flags itself.
+
+    Args:
+        command: its name.
+        description: what it does, an example.
+        defaults: a recipe -> the settings.
+        arguments: of the command line.
+        recipes: by name, the default first.
+        apart: names of fields that become no flags.
 
     Raises:
         UserError: an argument that does not fit.
     """
 
     def parse(name: str, arguments: Sequence[str]) -> tuple[Namespace, T]:
-        instance = defaults(RECIPES[name]())
-        flags = Flags(command, description, *vars(instance).values())
-        flags.add("--recipe", choices=list(RECIPES), default=name, help="where the defaults of the training come from")
+        instance = defaults(recipes[name]())
+        flags = Flags(command, description, *vars(instance).values(), apart=apart)
+        flags.add("--recipe", choices=list(recipes), default=name, help="where the defaults of the training come from")
         return flags.parse(arguments), instance
 
-    name = _recipe_name(arguments)
+    name = _recipe_name(arguments, recipes)
     if any(argument.startswith("--config") for argument in arguments):  # a YAML file may name it too
         name = parse(name, [a for a in arguments if not re.match(r"-h|--help|--print-config", a)])[0].recipe
     values, instance = parse(name, arguments)
     return settings_from(values, instance)
 
 
-def _recipe_name(arguments: Sequence[str]) -> str:
+def _recipe_name(arguments: Sequence[str], recipes: Mapping[str, Any]) -> str:
     """The recipe that the arguments name, before all others are parsed."""
     names = [a.partition("=")[2] or b for a, b in zip(arguments, [*arguments[1:], ""], strict=True)
              if a == "--recipe" or a.startswith("--recipe=")]  # fmt: skip
-    name = names[-1] if names else "light"
-    if name not in RECIPES:
-        raise UserError(f"there is no recipe {name!r}: the recipes are {', '.join(RECIPES)}")
+    name = names[-1] if names else next(iter(recipes))
+    if name not in recipes:
+        raise UserError(f"there is no recipe {name!r}: the recipes are {', '.join(recipes)}")
     return name

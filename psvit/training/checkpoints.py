@@ -46,9 +46,16 @@ def save_checkpoint(
         classes: class names, by class number.
         metrics: plain data for metrics.json.
     """
+    write_checkpoint(folder, config_of(model, preprocessing, classes), state_dict, metrics)
+
+
+def write_checkpoint(
+    folder: Path, config: Mapping[str, Any], state_dict: Mapping[str, Tensor], metrics: Mapping[str, Any]
+) -> None:
+    """Write config.json, model.safetensors and metrics.json, all or none; an earlier checkpoint is replaced."""
     with replacing(folder) as temporary:
         temporary.mkdir()
-        _write(temporary / CONFIG, _config(model, preprocessing, classes))
+        _write(temporary / CONFIG, config)
         # copies, since safetensors refuses tensors that share their memory, as tied weights do
         weights = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state_dict.items()}
         save_file(weights, temporary / WEIGHTS, metadata={"format": "pt"})
@@ -59,22 +66,17 @@ def _write(path: Path, data: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _config(model: nn.Module, preprocessing: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+def config_of(model: nn.Module, preprocessing: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    """A classifier's config.json; arguments as of `save_checkpoint`."""
     # num_classes stands at the top and in pretrained_cfg only: transformers refuses one repeated in model_args
     known: dict[str, Any] = dict(model.pretrained_cfg)  # type: ignore[arg-type]  # timm puts it on every model
-    architecture = known.get("architecture")
-    args: dict[str, Any] = dict(getattr(model, "model_args", {}))  # see psvit.model.build
-    if isinstance(model, PSViT):
-        architecture = f"psvit_{model.arch.pooling}"
-        args = {key: value for key, value in model.arch.to_dict().items() if key != "pooling"}
-        args["img_size"] = list(model.img_size)
-    args["in_chans"] = preprocessing["input_size"][0]
+    network = network_config(model, preprocessing["input_size"][0])
     config = {
-        "architecture": architecture,
+        "architecture": network["architecture"],
         "num_classes": len(classes),
         "num_features": model.num_features,
         "label_names": list(classes),
-        "model_args": args,
+        "model_args": network["model_args"],
         "pretrained_cfg": {
             "num_classes": len(classes),
             **preprocessing,
@@ -89,11 +91,53 @@ def _config(model: nn.Module, preprocessing: Mapping[str, Any], classes: Sequenc
     return config
 
 
-def read_config(folder: str | Path) -> dict[str, Any]:
+def network_config(model: nn.Module, in_chans: int) -> dict[str, Any]:
+    """What builds a network again: the `architecture` that timm knows, and its `model_args`."""
+    args: dict[str, Any] = dict(getattr(model, "model_args", {}))  # see psvit.model.build
+    architecture = model.pretrained_cfg.get("architecture")  # type: ignore[union-attr, operator]  # timm's, a dict
+    if isinstance(model, PSViT):
+        architecture = f"psvit_{model.arch.pooling}"
+        args = {key: value for key, value in model.arch.to_dict().items() if key != "pooling"}
+        args["img_size"] = list(model.img_size)
+        if model.output_stride is not None:
+            args["output_stride"] = model.output_stride
+    return {"architecture": architecture, "model_args": args | {"in_chans": in_chans}}
+
+
+def read_config(folder: str | Path, instead: str | None = None) -> dict[str, Any]:
     """The config of a checkpoint folder.
 
+    Args:
+        folder: the checkpoint.
+        instead: what to do where it is one of another task; by default that task's evaluate and predict.
+
     Raises:
-        UserError: no folder, a file in its place, a part missing, or a config that is not one of ours or timm's.
+        UserError: no folder, a file in its place, a part missing, a config that is not one of ours or timm's, or one of
+            another task.
+    """
+    config = read_json(folder)
+    task = config.get("task")
+    if task is not None:
+        command = f"psvit {COMMANDS.get(task, task)}"
+        raise UserError(
+            f"{folder} is a checkpoint for {task}, not for classes: "
+            + (instead or f"take {command} evaluate or {command} predict")
+        )
+    architecture = config.get("architecture")
+    if not isinstance(architecture, str) or not timm.is_model(architecture):
+        raise UserError(f"{Path(folder) / CONFIG} names the architecture {architecture!r}, which timm does not know")
+    return config
+
+
+COMMANDS = {"detection": "detect", "segmentation": "segment"}
+"""The command for the checkpoints of a task."""
+
+
+def read_json(folder: str | Path) -> dict[str, Any]:
+    """The config of a checkpoint folder of any task.
+
+    Raises:
+        UserError: no folder, a file in its place, a part missing, or a config that is none.
     """
     folder = Path(folder)
     if folder.is_file():
@@ -108,38 +152,52 @@ def read_config(folder: str | Path) -> dict[str, Any]:
             raise UserError(f"{folder} holds no {part}{hint}")
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        architecture = config["architecture"]
+        if "task" not in config:
+            config["architecture"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / CONFIG} is not a checkpoint's config: {error!r}") from error
-    if not isinstance(architecture, str) or not timm.is_model(architecture):
-        raise UserError(f"{folder / CONFIG} names the architecture {architecture!r}, which timm does not know")
     return dict(config)
 
 
-def load_checkpoint(folder: str | Path, **changes: Any) -> Any:
+CLASSIFIER = "take a classifier's checkpoint, from which backbones start too; --resume goes on with a run"
+"""What to do where a network is to start from the checkpoint of a detector or segmenter."""
+
+
+def load_checkpoint(folder: str | Path, instead: str | None = None, **changes: Any) -> Any:
     """Build the network of a checkpoint folder, in evaluation mode, with its weights.
 
     Args:
         folder: the checkpoint.
+        instead: see `read_config`.
         changes: keyword arguments of ``timm.create_model`` that differ, for example drop_path_rate.
 
     Raises:
         UserError: see `read_config`; or weights that are broken or do not belong to the config.
     """
-    config = read_config(folder)
-    try:
-        weights = load_file(Path(folder) / WEIGHTS)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{Path(folder) / WEIGHTS} is not a whole safetensors file: {one_line(error)}") from error
+    config = read_config(folder, instead)
+    weights = read_weights(folder)
     try:
         model = timm.create_model(f"local-dir:{folder}", pretrained=False, **changes)
     except Exception as error:  # a config may hold anything, and models fail on it in many ways
         if "drop_path_rate" in changes and "'drop_path_rate'" in str(error):  # a model without stochastic depth
-            return load_checkpoint(folder, **{key: value for key, value in changes.items() if key != "drop_path_rate"})
+            del changes["drop_path_rate"]
+            return load_checkpoint(folder, instead, **changes)
         raise UserError(f"{Path(folder) / CONFIG} describes no network: {one_line(error)}") from error
     model.model_args = config.get("model_args", {})
     load_weights(model, weights, f"{folder} ({config.get('psvit', {}).get('genotype', config['architecture'])})")
     return model.eval()
+
+
+def read_weights(folder: str | Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint folder.
+
+    Raises:
+        UserError: they are broken.
+    """
+    try:
+        return load_file(Path(folder) / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{Path(folder) / WEIGHTS} is not a whole safetensors file: {one_line(error)}") from error
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
@@ -209,7 +267,7 @@ def open_model(settings: ModelSettings, drop_path_rate: float | None = None, **s
     fixed = {"macs": settings.macs, "model_args": settings.model_args, **settings.arch_changes}
     if given := [flag(name) for name, value in fixed.items() if value]:
         raise UserError(f"{settings.model} is a checkpoint, whose network is fixed: leave out {', '.join(given)}")
-    model = load_checkpoint(settings.model, drop_path_rate=drop_path_rate)
+    model = load_checkpoint(settings.model, CLASSIFIER, drop_path_rate=drop_path_rate)
     if shape.get("in_chans") not in (None, model.in_chans):
         raise UserError(f"{settings.model} takes {model.in_chans} image channels, the data have {shape['in_chans']}")
     if shape.get("num_classes") not in (None, model.num_classes):
@@ -248,7 +306,7 @@ def set_size(model: Any, img_size: int | tuple[int, int]) -> None:
     """
     sides = image_sides(img_size)
     if isinstance(model, PSViT):
-        check_tokens(model.arch, sides)
+        check_tokens(model.arch, sides, fixed=True)
     elif not model.pretrained_cfg.get("fixed_input_size"):
         return
     if not hasattr(model, "set_input_size"):

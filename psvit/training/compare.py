@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from psvit import cost
 from psvit.arch import Arch, image_sides, parse_genotype
+from psvit.errors import UserError
 from psvit.measure.macs import count_macs
 from psvit.model.build import build, check_tokens
 from psvit.training.checkpoints import parse_macs
@@ -88,7 +90,7 @@ def _row(
     say(f"test      top-1 {metrics.top1:.2f} %")
     return {
         "name": name,
-        "network": str(Arch(**_arch(folder))) if _arch(folder) else model.model,
+        "network": network_name(folder / "best", model),
         "macs": kept["macs"],
         "params": kept["params"],
         **metrics.to_dict(),
@@ -99,10 +101,11 @@ def _row(
     }
 
 
-def _arch(folder: Path) -> dict[str, Any]:
-    config = json.loads((folder / "best" / "config.json").read_text(encoding="utf-8"))
-    found: dict[str, Any] = config.get("psvit", {}).get("arch", {})
-    return found
+def network_name(checkpoint: Path, model: ModelSettings) -> str:
+    """What the network of a checkpoint is, in few letters: its Arch, or the name of a model of timm."""
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    arch: dict[str, Any] = config.get("psvit", {}).get("arch", {})
+    return str(Arch.from_dict(arch)) if arch else model.model
 
 
 def contenders(
@@ -125,24 +128,41 @@ def contenders(
     genotype = settings.genotype or base.genotype
     base = with_changes(base, genotype=genotype, widths=_widths(base, genotype), **changes)
     target = macs or (parse_macs(settings.macs) if settings.macs else cost.macs(base, *shape))
-    sequence = replace(base, pooling="1d", class_token=True)
+    return {name: given[name] if name in given else contender(name, base, data, target) for name in settings.models}
+
+
+def contender(
+    name: str, base: Arch, data: Data, macs: float | None, changes: Mapping[str, Any] | None = None
+) -> ModelSettings:
+    """A network by the name that comparisons know it by, scaled to given MACs.
+
+    Args:
+        name: deit, deit12, psvit_1d, psvit_2d, a genotype, or a model of timm, of which ResNets are scaled.
+        base: the network that psvit_2d stands for, and whose patches and widths the others take.
+        data: for the size of the images.
+        macs: MACs to scale to; None leaves a psvit network as `base` and `changes` make it.
+        changes: further fields of `Arch` that differ.
+
+    Raises:
+        UserError: an unknown name, or MACs that the network cannot have.
+    """
+    sequence = replace(base, pooling="1d", class_token=True, windows=())
     archs = {
         "deit": sequence.plain(),
         "deit12": replace(sequence.plain(), genotype="A" * 12),
         "psvit_1d": sequence,
         "psvit_2d": base,
     }
-    found: dict[str, ModelSettings] = {}
-    for name in settings.models:
-        if name in given:
-            found[name] = given[name]
-        elif name in archs or set(name) <= set("AS-"):
-            arch = archs.get(name) or replace(base, genotype=name, widths=_widths(base, name))
-            check_tokens(arch, data.img_size)
-            found[name] = model_settings(cost.scale_to(arch, target, *shape))
-        else:
-            found[name] = _scaled_timm(name, target, data)
-    return found
+    if name not in archs and not set(name) <= set("AS-"):
+        if changes:
+            raise UserError(f"{name} is a model of timm, which has no {next(iter(changes))}: leave it out")
+        return _scaled_timm(name, macs, data)
+    arch = archs.get(name) or replace(base, genotype=name, widths=_widths(base, name))
+    arch = with_changes(arch, **{"head_dim": base.head_dim, **dict(changes or {})})
+    check_tokens(arch, data.img_size)
+    if macs is not None:
+        arch = cost.scale_to(arch, macs, data.img_size, data.in_chans, len(data.classes))
+    return model_settings(arch)
 
 
 def _widths(base: Arch, genotype: str) -> tuple[int, ...]:
@@ -154,27 +174,30 @@ def _widths(base: Arch, genotype: str) -> tuple[int, ...]:
 def model_settings(arch: Arch) -> ModelSettings:
     """The settings that build `arch`."""
     fields = {name: value for name, value in arch.to_dict().items() if name not in ("genotype", "qkv_bias")}
-    return ModelSettings(model=arch.genotype, **{**fields, "widths": arch.widths})
+    return ModelSettings(model=arch.genotype, **{**fields, "widths": arch.widths, "windows": arch.windows or None})
 
 
-def _scaled_timm(name: str, target: float, data: Data) -> ModelSettings:
+def _scaled_timm(name: str, target: float | None, data: Data) -> ModelSettings:
     """A ResNet of timm with channels for the target MACs; any other model of timm as it is."""
     shape: dict[str, Any] = {"img_size": data.img_size, "in_chans": data.in_chans, "num_classes": len(data.classes)}
     input_size = (data.in_chans, *image_sides(data.img_size))
-    if not name.startswith("resnet"):
+    if target is None or not name.startswith("resnet"):
         timm_macs(
             ModelSettings(name), input_size, len(data.classes)
         )  # what cannot run is told before hours of training
         return ModelSettings(name)
 
-    def channels(unit: int) -> dict[str, list[int]]:
-        return {"channels": [unit, 2 * unit, 4 * unit, 8 * unit]}
+    def channels(unit: int) -> dict[str, list[int]]:  # in eighths of a channel, since whole ones are coarse steps
+        return {"channels": [round(unit * 2**stage / 8) for stage in range(4)]}
 
+    @cache
     def macs(unit: int) -> int:
         return count_macs(lambda: build(name, model_args=channels(unit), **shape), input_size)
 
-    low, high = 4, 512  # MACs grow with the channels: halve the interval
-    while high - low > 1:
+    low, high = 16, 32
+    while macs(high) < target:  # from below, since wide networks are slow to build
+        low, high = high, 2 * high
+    while high - low > 1:  # MACs grow with the channels: halve the interval
         middle = (low + high) // 2
         low, high = (middle, high) if macs(middle) < target else (low, middle)
     nearest = min((low, high), key=lambda unit: abs(macs(unit) - target))

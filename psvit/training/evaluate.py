@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,24 +110,61 @@ def _sum_over_processes(values: Tensor, accelerator: Accelerator) -> Tensor:
     return reduced.cpu()
 
 
+@dataclass(frozen=True)
+class Classifier:
+    """What classifies images, and where it is from: a checkpoint, or a file that runs without us.
+
+    Args:
+        source: its folder or file, for messages.
+        model: images (B, C, H, W) -> logits (B, num_classes), in evaluation mode; with `num_classes`, timm's
+            `pretrained_cfg`, which tells the preprocessing, and `set_input_size` unless every size will do.
+        classes: class names, by class number.
+    """
+
+    source: str
+    model: Any
+    classes: tuple[str, ...]
+
+
+def open_checkpoint(folder: str, instead: str | None = None) -> Classifier:
+    """The classifier in a checkpoint folder.
+
+    Args:
+        folder: the checkpoint.
+        instead: what to do where it is one of another task, see `psvit.training.checkpoints.read_config`.
+
+    Raises:
+        UserError: see `psvit.training.checkpoints.load_checkpoint`.
+    """
+    names = read_config(folder, instead).get("label_names")
+    model = load_checkpoint(folder)
+    return Classifier(folder, model, tuple(names or map(str, range(model.num_classes))))
+
+
 def evaluate_checkpoint(
     folder: str, data: DataSettings, machine: Machine, split: str = "test", batch_size: int = 128
 ) -> tuple[Metrics, tuple[str, ...]]:
-    """Evaluate a checkpoint folder on a split of a data set, with the checkpoint's own preprocessing.
+    """Evaluate a checkpoint folder: `evaluate_classifier` of `open_checkpoint`."""
+    return evaluate_classifier(open_checkpoint(folder), data, machine, split, batch_size)
+
+
+def evaluate_classifier(
+    classifier: Classifier, data: DataSettings, machine: Machine, split: str = "test", batch_size: int = 128
+) -> tuple[Metrics, tuple[str, ...]]:
+    """Evaluate a classifier on a split of a data set, with its own preprocessing.
 
     Returns:
         The metrics, and the class names.
 
     Raises:
-        UserError: a broken checkpoint, or data of other classes than it was trained on.
+        UserError: data of other classes than it was trained on, or a size that it does not take.
     """
     if batch_size < 1:
         raise UserError(f"--batch-size {batch_size} is not a whole number of at least 1")
     accelerator = open_machine(machine)
-    config = read_config(folder)
-    model = load_checkpoint(folder).to(accelerator.device)
+    model = classifier.model.to(accelerator.device)
     opened = open_data(replace(data, img_size=data.img_size or tuple(model.pretrained_cfg["input_size"][1:])))
-    check_classes(folder, config.get("label_names"), model.num_classes, opened)
+    check_classes(classifier.source, classifier.classes, model.num_classes, opened)
     if data.img_size is not None:
         set_size(model, opened.img_size)
     source = {"test": opened.test, "holdout": opened.holdout, "train": opened.train}[split]
@@ -163,7 +201,11 @@ def preprocess(model: Any, img_size: tuple[int, int] | None = None) -> Callable[
     channels, *sides = config["input_size"]
     config["input_size"] = (channels, *(img_size or sides))
     transform = create_transform(**config)
-    return lambda image: transform(convert_image(image, channels))
+    return partial(_converted, transform=transform, in_chans=channels)  # loading processes have to pickle it
+
+
+def _converted(image: Image.Image, transform: Callable[[Image.Image], Tensor], in_chans: int) -> Tensor:
+    return transform(convert_image(image, in_chans))
 
 
 @dataclass(frozen=True)
@@ -183,12 +225,12 @@ class Prediction:
 
 @torch.inference_mode()
 def predict(
-    folder: str, paths: Sequence[Path], machine: Machine, top: int = 5, batch_size: int = 64
+    classifier: Classifier, paths: Sequence[Path], machine: Machine, top: int = 5, batch_size: int = 64
 ) -> Iterator[Prediction | UserError]:
     """Yield the likeliest classes of each image file in turn; for one that cannot be read, the reason.
 
     Args:
-        folder: a checkpoint.
+        classifier: see `open_checkpoint`.
         paths: image files.
         machine: device and precision.
         top: classes of each image.
@@ -198,9 +240,7 @@ def predict(
         if value < 1:
             raise UserError(f"{flag(name)} {value} is not a whole number of at least 1")
     accelerator = open_machine(machine)
-    config = read_config(folder)
-    model = load_checkpoint(folder).to(accelerator.device)
-    names = config.get("label_names") or [str(number) for number in range(model.num_classes)]
+    model, names = classifier.model.to(accelerator.device), classifier.classes
     transform = preprocess(model)
     for start in range(0, len(paths), batch_size):
         opened = [_opened(path, transform) for path in paths[start : start + batch_size]]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import signal
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count, islice
@@ -32,25 +33,95 @@ TRIES = 16
 
 
 class Sample(NamedTuple):
-    """One image, transformed; None if it could not be read in evaluation, which drops it."""
+    """One image, transformed, and what is to be said of it; None if it could not be read in evaluation, which drops it.
+
+    `label` is a class number in classification, and what a task wants to be known in others.
+    """
 
     image: Tensor | None
-    label: int
+    label: Any
     unreadable: tuple[str, ...]
 
 
 class Batch(NamedTuple):
-    """Images (B, C, H, W) float32, labels (B,) int64, and the names of the files that could not be read."""
+    """Images (B, C, H, W) float32, labels (B,) int64, and the names of the files that could not be read.
 
-    images: Tensor
-    labels: Tensor
+    Tasks other than classification have targets of their own for labels, and a list of images where sizes differ.
+    """
+
+    images: Any
+    labels: Any
     unreadable: tuple[str, ...]
 
 
-class ImageSplit(Dataset[Sample]):
-    """A split with its transform: a key (index, draw) -> Sample.
+class Split(Dataset[Sample], ABC):
+    """A split with its transforms: a key (index, draw) -> Sample.
 
     An unreadable image is named in the sample. Training puts the next readable one in its place; evaluation drops it.
+
+    Args:
+        training: replace unreadable images.
+        strict: stop at the first unreadable image with a UserError.
+    """
+
+    def __init__(self, *, training: bool = False, strict: bool = False) -> None:
+        self.training, self.strict = training, strict
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def name(self, i: int) -> str:
+        """What a message calls image i."""
+
+    @abstractmethod
+    def read(self, i: int) -> Any:
+        """Image i with its target, as stored; OSError if it cannot be read."""
+
+    @abstractmethod
+    def transformed(self, item: Any) -> tuple[Tensor, Any]:
+        """What `read` gave -> tensor and target; randomness comes from the global generators, which are seeded."""
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """Samples -> the batch; those without an image are dropped, and named."""
+        images = [sample.image for sample in samples if sample.image is not None]
+        labels = [sample.label for sample in samples if sample.image is not None]
+        return Batch(*self.stacked(images, labels), tuple(name for sample in samples for name in sample.unreadable))
+
+    def stacked(self, images: list[Tensor], labels: list[Any]) -> tuple[Any, Any]:
+        """Images and labels of a batch."""
+        return torch.stack(images) if images else torch.empty(0), torch.tensor(labels, dtype=torch.int64)
+
+    def __getitem__(self, key: Key) -> Sample:
+        index, draw = key
+        unreadable: list[str] = []
+        for step in range(min(TRIES, len(self)) if self.training else 1):
+            i = (index + step) % len(self)
+            try:
+                item = self.read(i)
+            except OSError as error:
+                unreadable.append(self.name(i))
+                if self.strict:
+                    reason = " ".join(str(error).split())
+                    raise UserError(f"--strict: {unreadable[-1]}: {reason}; mend or remove the file") from error
+            else:
+                return Sample(*self.drawn(item, draw), tuple(unreadable))
+        if self.training:
+            raise UserError(
+                f"{len(unreadable)} images in a row cannot be read, from {unreadable[0]} to {unreadable[-1]}: "
+                "mend or remove these files"
+            )
+        return Sample(None, -1, tuple(unreadable))
+
+    def drawn(self, item: Any, draw: int) -> tuple[Tensor, Any]:
+        """`transformed`, with the randomness of one draw in training."""
+        if self.training:
+            _seed(draw)
+        return self.transformed(item)
+
+
+class ImageSplit(Split):
+    """Images with their class numbers.
 
     Args:
         source: the images.
@@ -62,40 +133,32 @@ class ImageSplit(Dataset[Sample]):
     def __init__(
         self, source: Source | Stream, transform: Transform, *, training: bool = False, strict: bool = False
     ) -> None:
+        super().__init__(training=training, strict=strict)
         if isinstance(source, Stream) and strict:
             raise UserError("--strict cannot hold for a streamed set: timm's reader skips unreadable images unseen")
-        self.source, self.transform, self.training, self.strict = source, transform, training, strict
+        self.source, self.transform = source, transform
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, key: Key) -> Sample:
+    def name(self, i: int) -> str:
+        """What a message calls image i."""
+        return self.numbered.name(i)
+
+    def read(self, i: int) -> tuple[Image.Image, int]:
+        """Image i and its class number."""
+        return self.numbered.image(i), self.numbered.label(i)
+
+    @property
+    def numbered(self) -> Source:
+        """The source, which has images by number."""
         if isinstance(self.source, Stream):
             raise TypeError("a streamed set has no image by number: use train_batches or eval_batches")
-        index, draw = key
-        unreadable: list[str] = []
-        for step in range(min(TRIES, len(self)) if self.training else 1):
-            i = (index + step) % len(self)
-            try:
-                image = self.source.image(i)
-            except OSError as error:
-                unreadable.append(self.source.name(i))
-                if self.strict:
-                    reason = " ".join(str(error).split())
-                    raise UserError(f"--strict: {unreadable[-1]}: {reason}; mend or remove the file") from error
-            else:
-                return Sample(self._transformed(image, draw), self.source.label(i), tuple(unreadable))
-        if self.training:
-            raise UserError(
-                f"{len(unreadable)} images in a row cannot be read, from {unreadable[0]} to {unreadable[-1]}: "
-                "mend or remove these files"
-            )
-        return Sample(None, -1, tuple(unreadable))
+        return self.source
 
-    def _transformed(self, image: Image.Image, draw: int) -> Tensor:
-        if self.training:
-            _seed(draw)
-        return self.transform(image)
+    def transformed(self, item: tuple[Image.Image, int]) -> tuple[Tensor, int]:
+        """PIL image and class number -> (C, H, W) and the number."""
+        return self.transform(item[0]), item[1]
 
 
 def _seed(draw: int) -> None:
@@ -117,7 +180,7 @@ def generators_kept() -> Iterator[None]:
 
 
 def train_batches(
-    split: ImageSplit,
+    split: Split,
     *,
     batch_size: int,
     batches: int,
@@ -138,7 +201,7 @@ def train_batches(
     A streamed set takes a simpler path. Its order comes from timm's reader, seeded by (seed, epoch): equal for an equal
     number of workers only. Resuming reads and throws away the first `start` batches.
     """
-    if isinstance(split.source, Stream):
+    if isinstance(split, ImageSplit) and isinstance(split.source, Stream):
         if repeats != 1:
             raise UserError(f"--repeats {repeats} needs images by number, but the set is streamed: leave it at 1")
         stream = _StreamBatches(split, batch_size, (seed, epoch), rank, world_size)
@@ -180,7 +243,7 @@ def _epoch_keys(
 
 
 def eval_batches(
-    split: ImageSplit, *, batch_size: int, rank: int = 0, world_size: int = 1, workers: int = 0
+    split: Split, *, batch_size: int, rank: int = 0, world_size: int = 1, workers: int = 0
 ) -> Iterator[Batch]:
     """Yield every image exactly once over all ranks: rank r takes the images ``r::world_size``. No padding.
 
@@ -188,7 +251,7 @@ def eval_batches(
     """
     if len(split) == 0:
         raise UserError("the split to evaluate on holds no images: raise --holdout, or choose another split")
-    if isinstance(split.source, Stream):
+    if isinstance(split, ImageSplit) and isinstance(split.source, Stream):
         batches = _load(_StreamBatches(split, batch_size, (0, 0), rank, world_size), None, workers, 0)
     else:
         mine = range(rank, len(split), world_size)
@@ -211,13 +274,13 @@ def eval_batches(
 class _KeyedBatches(Dataset["Batch | UserError"]):
     """Keys -> batch. A worker hands a UserError back as a value: DataLoader would bury its line in a traceback."""
 
-    def __init__(self, split: ImageSplit) -> None:
+    def __init__(self, split: Split) -> None:
         self.split = split
 
     def __getitem__(self, keys: list[Key]) -> Batch | UserError:
         try:
             with generators_kept():
-                return _collate([self.split[key] for key in keys])
+                return self.split.collate([self.split[key] for key in keys])
         except UserError as error:
             return error
 
@@ -237,10 +300,10 @@ class _StreamBatches(IterableDataset["Batch | UserError"]):
             draws = rng.integers(2**63, size=len(chunk))
             with generators_kept():
                 samples = [
-                    Sample(self.split._transformed(image, int(draw)), int(label), ())
+                    Sample(*self.split.drawn((image, int(label)), int(draw)), ())
                     for (image, label), draw in zip(chunk, draws, strict=True)
                 ]
-            yield _collate(samples)
+            yield self.split.collate(samples)
 
     def _images(self) -> Iterator[tuple[Image.Image, int]]:
         assert isinstance(self.split.source, Stream)
@@ -260,13 +323,6 @@ class _StreamBatches(IterableDataset["Batch | UserError"]):
                 return
             yield first
             yield from images
-
-
-def _collate(samples: Sequence[Sample]) -> Batch:
-    images = [sample.image for sample in samples if sample.image is not None]
-    labels = [sample.label for sample in samples if sample.image is not None]
-    names = tuple(name for sample in samples for name in sample.unreadable)
-    return Batch(torch.stack(images) if images else torch.empty(0), torch.tensor(labels, dtype=torch.int64), names)
 
 
 def _load(

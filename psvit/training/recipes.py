@@ -12,8 +12,8 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How the weights are learned.
+class Schedule:
+    """How weights are learned, whatever the task.
 
     Args:
         epochs: times that every training image is seen.
@@ -26,13 +26,8 @@ class Recipe:
         opt: any optimizer of timm, such as adamw, lion or muon.
         weight_decay: decay of matrices (not of norms, biases and position embeddings).
         clip_grad: largest norm of the gradient; null for no clipping.
-        label_smoothing: part of the target spread over all classes.
-        mixup: strength of mixup, 0 for none.
-        cutmix: strength of cutmix, 0 for none.
         drop_path: stochastic depth of the last layer.
         ema_decay: decay of an exponential moving average of the weights, which is then evaluated and kept; 0 for none.
-        repeats: DeiT's repeated augmentation: times that an image stands in a batch, each time augmented anew.
-        augment: random crops, flips, colours.
     """
 
     epochs: int = 300
@@ -45,35 +40,20 @@ class Recipe:
     opt: str = "adamw"
     weight_decay: float = 0.05
     clip_grad: float | None = None
-    label_smoothing: float = 0.1
-    mixup: float = 0.8
-    cutmix: float = 1.0
     drop_path: float = 0.1
     ema_decay: float = 0.99996
-    repeats: int = 3
-    augment: Augment = field(default_factory=lambda: Augment(auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.25))
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "repeats"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise UserError(f"{flag(name)} {getattr(self, name)!r} is not a whole number of at least 1")
+        for name in ("epochs", "batch_size", "accumulate"):
+            check_whole(name, getattr(self, name))
         for name in ("base_lr", "lr", "clip_grad"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1e30:
                 raise UserError(f"{flag(name)} {value!r} is not above 0 and at most 1e30")
-        for name in ("min_lr", "warmup_epochs", "weight_decay", "mixup", "cutmix"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"{flag(name)} {getattr(self, name)!r} is negative")
-        for name in ("label_smoothing", "drop_path", "ema_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{flag(name)} {getattr(self, name)!r} is not a fraction: give 0 or more, less than 1")
-        if self.mixes and self.batch_size % 2:
-            raise UserError(f"--batch-size {self.batch_size} is odd: mixup and cutmix pair images, so give an even one")
-
-    @property
-    def mixes(self) -> bool:
-        """Whether images are mixed in pairs."""
-        return self.mixup > 0 or self.cutmix > 0
+        for name in ("min_lr", "warmup_epochs", "weight_decay"):
+            check_not_negative(name, getattr(self, name))
+        for name in ("drop_path", "ema_decay"):
+            check_fraction(name, getattr(self, name))
 
     def global_batch(self, processes: int) -> int:
         """Images per optimizer step over all processes."""
@@ -82,6 +62,57 @@ class Recipe:
     def scaled_lr(self, processes: int) -> float:
         """The learning rate after warm-up."""
         return self.lr if self.lr is not None else self.base_lr * self.global_batch(processes) / 512
+
+
+def check_whole(name: str, value: object, least: int = 1) -> None:
+    """Refuse what is not a whole number of at least `least`; `name` is the setting's."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise UserError(f"{flag(name)} {value!r} is not a whole number of at least {least}")
+
+
+def check_not_negative(name: str, value: float) -> None:
+    """Refuse a number below 0, and NaN."""
+    if not value >= 0:
+        raise UserError(f"{flag(name)} {value!r} is negative")
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Refuse a number outside of 0 <= x < 1."""
+    if not 0 <= value < 1:
+        raise UserError(f"{flag(name)} {value!r} is not a fraction: give 0 or more, less than 1")
+
+
+@dataclass(frozen=True)
+class Recipe(Schedule):
+    """How the weights are learned.
+
+    Args:
+        label_smoothing: part of the target spread over all classes.
+        mixup: strength of mixup, 0 for none.
+        cutmix: strength of cutmix, 0 for none.
+        repeats: DeiT's repeated augmentation: times that an image stands in a batch, each time augmented anew.
+        augment: random crops, flips, colours.
+    """
+
+    label_smoothing: float = 0.1
+    mixup: float = 0.8
+    cutmix: float = 1.0
+    repeats: int = 3
+    augment: Augment = field(default_factory=lambda: Augment(auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.25))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole("repeats", self.repeats)
+        for name in ("mixup", "cutmix"):
+            check_not_negative(name, getattr(self, name))
+        check_fraction("label_smoothing", self.label_smoothing)
+        if self.mixes and self.batch_size % 2:
+            raise UserError(f"--batch-size {self.batch_size} is odd: mixup and cutmix pair images, so give an even one")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed in pairs."""
+        return self.mixup > 0 or self.cutmix > 0
 
 
 def deit() -> Recipe:
@@ -113,7 +144,7 @@ class ModelSettings:
     Args:
         model: a psvit variant, a genotype, any model of timm, the folder of a search (its network, from scratch), or a
             checkpoint folder to start from; auto is psvit_2d_tiny, or a small PSViT-2D for images up to 96 px.
-        genotype: another genotype for the variant.
+        genotype: another genotype for the variant, or the one of psvit_1d or psvit_2d.
         widths: another width for each stage.
         head_dim: channels of one attention head.
         mlp_ratio: hidden channels of the MLP over the width.
@@ -125,6 +156,9 @@ class ModelSettings:
         pool_conv: full or depthwise.
         pool_kernel: side of the pooling's convolution.
         pool_op: max, avg or stride.
+        sharing: what an S shares: map, or only the query and key projections.
+        windows: tokens on a side of each stage's attention windows, 0 for none, for example 14 0 0.
+        stem: patch, or conv: convolutions of stride 2 instead of patches.
         macs: widen or narrow the network to this many MACs, for example 25M.
         model_args: further keyword arguments of timm.create_model, as JSON.
         pretrained: start from timm's pretrained weights.
@@ -143,6 +177,9 @@ class ModelSettings:
     pool_conv: str | None = None
     pool_kernel: int | None = None
     pool_op: str | None = None
+    sharing: str | None = None
+    windows: tuple[int, ...] | None = None
+    stem: str | None = None
     macs: str | None = None
     model_args: dict[str, Any] = field(default_factory=dict)
     pretrained: bool = False
@@ -202,7 +239,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Where a training is kept.
+    """Where a training is kept, and what memory it takes: what leaves its results as they are.
 
     Args:
         output: folder of the run.
@@ -210,6 +247,8 @@ class RunSettings:
         overwrite: throw away the run that the folder holds.
         save_every: optimizer steps between two savings of the state for --resume, besides those after each epoch.
         keep_state: keep the state for --resume after the last epoch too.
+        grad_checkpointing: compute a layer's activations again in the backward pass instead of keeping them: less
+            memory, slower steps, the same results.
     """
 
     output: str = "runs/train"
@@ -217,6 +256,7 @@ class RunSettings:
     overwrite: bool = False
     save_every: int = 200
     keep_state: bool = False
+    grad_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         if self.resume and self.overwrite:
@@ -226,15 +266,22 @@ class RunSettings:
 
 
 @dataclass(frozen=True)
-class TrainSettings:
-    """Everything that a training depends on."""
+class LearnSettings:
+    """What any training depends on, whatever the task."""
 
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
-    recipe: Recipe = field(default_factory=light)
-    distillation: Distillation = field(default_factory=Distillation)
+    recipe: Schedule = field(default_factory=Schedule)
     machine: Machine = field(default_factory=Machine)
     run: RunSettings = field(default_factory=RunSettings)
+
+
+@dataclass(frozen=True)
+class TrainSettings(LearnSettings):
+    """Everything that the training of a classifier depends on."""
+
+    recipe: Recipe = field(default_factory=light)
+    distillation: Distillation = field(default_factory=Distillation)
 
 
 @dataclass(frozen=True)

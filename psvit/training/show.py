@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,24 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from psvit.training.data import Data
-from psvit.training.recipes import TrainSettings
+from psvit.training.recipes import LearnSettings
 
 if TYPE_CHECKING:
     from psvit.training.run_folder import RunFolder, TrainState
+
+
+NAMES = {"top1": "top-1", "box_ap": "box AP", "mask_ap": "mask AP", "miou": "mIoU"}
+"""What figures in percent are called."""
+
+
+def describe_data(data: Any) -> list[str]:
+    """Lines on what is learned from: `data` is a `Data`, or has its name, splits, classes, img_size and notes."""
+    size = f"{data.img_size[0]}x{data.img_size[1]} pixels" if data.img_size else "different sizes"
+    return [
+        f"{data.name}: {len(data.train)} training and {len(data.holdout)} hold-out images of {size}, "
+        f"{len(data.classes)} classes",
+        *data.notes,
+    ]
 
 
 class Display:
@@ -25,9 +38,11 @@ class Display:
     Args:
         say: takes lines; None on all processes but the first, which stay silent.
         total: optimizer steps of the training; done: those that a resumed run has behind it.
+        metric: the figure by which epochs are ranked.
     """
 
-    def __init__(self, say: Callable[[str], None] | None, total: int, done: int = 0) -> None:
+    def __init__(self, say: Callable[[str], None] | None, total: int, done: int = 0, metric: str = "top1") -> None:
+        self.metric = metric
         self.say = say or (lambda line: None)
         self.bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
@@ -54,8 +69,8 @@ class Display:
 
     def start(
         self,
-        settings: TrainSettings,
-        data: Data,
+        settings: LearnSettings,
+        data: Sequence[str],
         run: RunFolder,
         world: int,
         accelerator: Accelerator,
@@ -66,17 +81,16 @@ class Display:
         recipe, facts = settings.recipe, run.facts
         precision = {"no": "float32", "bf16": "bfloat16 autocast", "fp16": "float16 autocast"}
         self.say(f"network   {run.title}: {facts['macs'] / 1e6:.4g} M MACs, {facts['params'] / 1e6:.4g} M parameters")
-        self.say(f"data      {data.name}: {len(data.train)} training and {len(data.holdout)} hold-out images of "
-                 f"{data.img_size[0]}x{data.img_size[1]} pixels, {len(data.classes)} classes")  # fmt: skip
-        for note in data.notes:
-            self.say(f"          {note}")
+        for heading, line in zip(("data", *[""] * len(data)), data, strict=False):
+            self.say(f"{heading:<9} {line}")
         self.say(
             f"batch     {recipe.global_batch(world)} images globally = {recipe.batch_size} a process "
             f"x {recipe.accumulate} accumulated x {world} processes; {steps_per_epoch} steps an epoch"
         )
         source = "as given" if recipe.lr is not None else f"= {recipe.base_lr:g} x {recipe.global_batch(world)} / 512"
         self.say(f"lr        {recipe.scaled_lr(world):.3g} {source}, {recipe.epochs} epochs")
-        self.say(f"device    {accelerator.device}, {precision[accelerator.mixed_precision]}")
+        memory = ", activations computed again in the backward pass" if settings.run.grad_checkpointing else ""
+        self.say(f"device    {accelerator.device}, {precision[accelerator.mixed_precision]}{memory}")
         self.say(f"output    {run.path}" + (f", resumed at step {step}" if step else ""))
 
     def advance(self, epoch: int, loss: float, lr: float) -> None:
@@ -94,8 +108,9 @@ class Display:
     def epoch(self, line: Mapping[str, Any]) -> None:
         """Say what one epoch came to."""
         figures = f"train loss {line['train_loss']:.3f}"
-        if "top1" in line:
-            figures += f", hold-out loss {line['loss']:.3f}, top-1 {line['top1']:.2f} %"
+        if line.get(self.metric) is not None:
+            loss = f"loss {line['loss']:.3f}, " if "loss" in line else ""
+            figures += f", hold-out {loss}{NAMES[self.metric]} {line[self.metric]:.2f} %"
         self.say(f"epoch {line['epoch']:>3}: {figures}, {line['images_per_second']:.0f} images/s")
         self.started = time.perf_counter()
 
@@ -107,7 +122,7 @@ class Display:
                 f"skipped {len(state.unreadable)} unreadable images: {some}{', ...' * (len(state.unreadable) > 3)}"
             )
         best = state.best
-        if "top1" in best:
-            self.say(f"best      epoch {best['epoch']}: hold-out top-1 {best['top1']:.2f} %")
+        if best.get(self.metric) is not None:
+            self.say(f"best      epoch {best['epoch']}: hold-out {NAMES[self.metric]} {best[self.metric]:.2f} %")
         if run.next_command:
             self.say(f"next      {shlex.join(run.next_command)}")
