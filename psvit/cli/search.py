@@ -32,6 +32,6 @@ def main(arguments: Sequence[str]) -> int:
     print()
     Console(width=None if sys.stdout.isatty() else 140).print(front_table(read_front(found.folder)))
     data = ["--data", settings.data.data] + (["--data-dir", settings.data.data_dir] if settings.data.data_dir else [])
-    print(f"\nplot      {found.folder / 'front.html'}")
+    print(f"\nreport    {found.folder / 'report.html'}")
     print(f"next      psvit train --model {shlex.quote(str(found.folder / 'arch.json'))} {shlex.join(data)}")
     return 0

@@ -35,7 +35,7 @@ from psvit.search.space import Space, State, Step, bounds, steps_of
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
-    from optuna.storages import BaseStorage
+    from optuna.storages import BaseStorage, RDBStorage
     from optuna.trial import FrozenTrial
 
 DATABASE, WORKER = "evolution.db", "evolution.worker"
@@ -380,12 +380,25 @@ def _storage(url: str) -> BaseStorage:
     options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     for _ in range(20):
         try:
-            return RDBStorage(url, options)
+            return _with_indexes(RDBStorage(url, options))
         except Exception as error:  # another worker may be making the tables this very moment
             if not isinstance(error, IntegrityError) and "already exists" not in str(error):
                 raise
             time.sleep(0.2)
-    return RDBStorage(url, options)
+    return _with_indexes(RDBStorage(url, options))
+
+
+def _with_indexes(storage: RDBStorage) -> RDBStorage:
+    """`storage` with the indexes that a process killed while it made the tables left out.
+
+    Optuna makes indexes with their table or never, and without that of the studies two could have one name.
+    """
+    from optuna.storages._rdb.models import BaseModel
+
+    for table in BaseModel.metadata.tables.values():
+        for index in table.indexes:
+            index.create(storage.engine, checkfirst=True)
+    return storage
 
 
 def _mend(path: Path, begin: bytes = b'{"op_code":') -> None:

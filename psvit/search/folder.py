@@ -12,14 +12,15 @@ from accelerate import Accelerator
 
 from psvit.arch import Arch
 from psvit.errors import UserError, one_line
-from psvit.files import recover, write_json
+from psvit.files import check_writable, recover, write_json
 from psvit.search.evolution import DATABASE, WORKER
+from psvit.search.report import REPORT
 from psvit.search.settings import SearchSettings
 from psvit.training.run_folder import LOG, SETTINGS, STATE, check_same
 
 ARCH, JOURNAL, SUPERNET, FRONT = "arch.json", "journal.jsonl", "supernet", "front.json"
 LATENCY, WIDTHS, SECONDS, INHERITED = "latency.json", "widths.json", "seconds.json", "inherited"
-OWN = (SETTINGS, ARCH, FRONT, "front.csv", "front.html", SECONDS, LATENCY, WIDTHS)
+OWN = (SETTINGS, ARCH, FRONT, "front.csv", REPORT, SECONDS, LATENCY, WIDTHS)
 """Files that a search writes, besides its journals, its evolution's and the folders in it."""
 
 
@@ -44,10 +45,11 @@ def check_folder(folder: Path, settings: SearchSettings, record: dict[str, Any])
     """Refuse a folder that is not this search's.
 
     Raises:
-        UserError: a file, another run, a resumed search with other settings.
+        UserError: a file, another run, a resumed search with other settings, or nothing can be written there.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: give a folder as --output")
+    check_writable(folder, f"--output {folder}")
     if any((folder / name).exists() for name in (STATE, LOG, "best")):
         raise UserError(f"{folder} holds the training of a network: give another --output")
     if settings.search.resume:

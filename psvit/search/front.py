@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import csv
-import html
 import json
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf, isfinite, isnan
 from pathlib import Path
-from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from psvit.arch import Arch
 from psvit.errors import UserError, one_line
 from psvit.files import replacing, write_json
-from psvit.search.budget import Prices, readable
+from psvit.search.budget import Prices
 from psvit.search.scores import Score, name_of
 from psvit.search.space import Space, steps_of
 
@@ -24,12 +22,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 COLUMNS = ("rank", "genotype", "widths", "loss", "top1", "images", "macs", "params", "latency_ms")
-DRAWN = 5_000
-"""The page draws at most so many networks: a phone still moves through them."""
 LISTED = 20
-"""Rows of a table in a terminal at most."""
-COSTS = {"latency_ms": "predicted latency of a batch, ms", "macs": "MACs for one image", "params": "parameters"}
-GOODS = {"loss": "hold-out loss under the supernet, nats", "top1": "hold-out top-1 under the supernet, %"}
+"""Rows of a table of the front at most."""
 
 
 @dataclass(frozen=True)
@@ -129,28 +123,38 @@ def _order(score: Score) -> tuple[int, float, float]:
 # The files -----------------------------------------------------------------------------------------------------------
 
 
+def chosen_of(ranked: Sequence[Ranked], facts: Mapping[str, Any]) -> Ranked | None:
+    """The member whose genotype and widths are ``facts["chosen"]``; None if there is none."""
+    return next((one for one in ranked if _is_chosen(one.arch.genotype, one.arch.widths, facts)), None)
+
+
+def front_data(ranked: Sequence[Ranked], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``front.json`` holds: `facts`, and the front, cheap to dear.
+
+    The other figures of the chosen member are added to it. It need not be on the front: a latency that was measured
+    may have ruled out what was predicted.
+    """
+    chosen = chosen_of(ranked, facts)
+    front = sorted((one for one in ranked if one.on_front), key=lambda one: (one.cost, one.rank))
+    more = {"chosen": {**facts["chosen"], **figures_of(chosen)}} if chosen else {}
+    return {**facts, **more, "front": [figures_of(one) for one in front]}
+
+
 def write_front(folder: Path, ranked: Sequence[Ranked], facts: Mapping[str, Any]) -> None:
-    """Write ``front.html``, ``front.csv`` (every member) and, last, ``front.json`` (the front, cheap to dear).
+    """Write ``front.csv`` (every member) and, last, ``front.json``; see `front_data`.
 
     Args:
         folder: made if it is missing.
         ranked: what `rank` returned.
-        facts: go into ``front.json`` beside ``front``. Of them the page tells ``data``, a name, ``budget``, limits by
-            kind, and ``chosen``, genotype and widths; ``front.json`` gains the other figures of the chosen member,
-            which need not be on the front: a latency that was measured may have ruled out what was predicted.
+        facts: go into ``front.json`` beside ``front``. Of them ``chosen`` is genotype and widths.
     """
-    chosen = next((one for one in ranked if _is_chosen(one.arch.genotype, one.arch.widths, facts)), None)
-    front = sorted((one for one in ranked if one.on_front), key=lambda one: (one.cost, one.rank))
-    data = {**facts, **({"chosen": {**facts["chosen"], **_row(chosen)}} if chosen else {})}
-    with replacing(folder / "front.html") as temporary:
-        temporary.write_text(_page(ranked, chosen, facts), encoding="utf-8")
     with replacing(folder / "front.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, (*COLUMNS, "on_front"), lineterminator="\n")
         writer.writeheader()
         for one in ranked:
-            row = _row(one)
+            row = figures_of(one)
             writer.writerow({**row, "widths": " ".join(map(str, row["widths"])), "on_front": int(one.on_front)})
-    write_json(folder / "front.json", {**data, "front": [_row(one) for one in front]})
+    write_json(folder / "front.json", front_data(ranked, facts))
 
 
 def read_front(folder: Path) -> dict[str, Any]:
@@ -170,11 +174,24 @@ def read_front(folder: Path) -> dict[str, Any]:
     return data
 
 
-def front_table(data: Mapping[str, Any]) -> Table:
-    """What `read_front` returned, for a terminal: cheap to dear, at most `LISTED` rows, the chosen one marked."""
-    from rich.markup import escape
-    from rich.table import Table
+class Listed(NamedTuple):
+    """A front as the text of a table.
 
+    Args:
+        headings: of the columns, the first two words, then figures, then a mark.
+        rows: cells, from cheap to dear.
+        chosen: number of the row of the chosen network, if it is known.
+        caption: what the table holds.
+    """
+
+    headings: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    chosen: int | None
+    caption: str
+
+
+def listed(data: Mapping[str, Any]) -> Listed:
+    """What `front_data` or `read_front` returned, as text: at most `LISTED` rows, the chosen one marked."""
     chosen, count = data.get("chosen") or {}, len(data["front"])
     others = [row for row in data["front"] if not _is_chosen(row["genotype"], row["widths"], data)]
     rows = [*others, chosen] if "rank" in chosen else list(data["front"])
@@ -185,22 +202,37 @@ def front_table(data: Mapping[str, Any]) -> Table:
     shown = thin(len(rows), LISTED, ends | {i for i, mark in enumerate(marked) if mark})
     images = f" on {rows[0]['images']:,} images" if rows else ""
     some = f"{len(shown)} of the " if len(shown) < len(rows) else "the "
-    table = Table(box=None, header_style="bold", pad_edge=False, caption_justify="left", caption=(
-        f"{some}{count:,} networks on the front, which holds what no other beats in loss and cost; loss and top-1 are "
-        f"the supernet's{images} of the hold-out"))  # fmt: skip
-    for heading in ("genotype", "widths"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("M MACs", "M params", *(["ms"] if timed else []), "loss", "top-1 %", "rank"):
-        table.add_column(heading, justify="right")
-    table.add_column("")
+    lines = []
     for i in shown:
         row = rows[i]
         figures = [f"{row['macs'] / 1e6:,.2f}", f"{row['params'] / 1e6:,.3f}"]
         figures += [f"{row['latency_ms']:.4g}"] if timed else []
         figures += ["" if row["loss"] is None else f"{row['loss']:.4f}", f"{row['top1']:.2f}", f"{row['rank']:,}"]
         mark = ("chosen" if len(rows) == count else "chosen, off the front") if marked[i] else ""
-        cells = (escape(row["genotype"]), " ".join(map(str, row["widths"])), *figures, mark)
-        table.add_row(*cells, style="bold green" if mark else None)
+        lines.append((row["genotype"], " ".join(map(str, row["widths"])), *figures, mark))
+    return Listed(
+        ("genotype", "widths", "M MACs", "M params", *(["ms"] if timed else []), "loss", "top-1 %", "rank", ""),
+        lines,
+        next((place for place, i in enumerate(shown) if marked[i]), None),
+        f"{some}{count:,} networks on the front, which holds what no other beats in loss and cost; loss and top-1 are "
+        f"the supernet's{images} of the hold-out",
+    )
+
+
+def front_table(data: Mapping[str, Any]) -> Table:
+    """The same for a terminal."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    front = listed(data)
+    table = Table(box=None, header_style="bold", pad_edge=False, caption_justify="left", caption=front.caption)
+    for heading in front.headings[:2]:
+        table.add_column(heading, overflow="fold")
+    for heading in front.headings[2:-1]:
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for number, (genotype, *cells) in enumerate(front.rows):
+        table.add_row(escape(genotype), *cells, style="bold green" if number == front.chosen else None)
     return table
 
 
@@ -217,159 +249,10 @@ def _is_chosen(genotype: str, widths: Sequence[int], facts: Mapping[str, Any]) -
     return chosen.get("genotype") == genotype and list(chosen.get("widths", ())) == list(widths)
 
 
-def _row(one: Ranked) -> dict[str, Any]:
+def figures_of(one: Ranked) -> dict[str, Any]:
     """The figures of a member as plain data; a loss that is no number is None, since JSON has no NaN."""
     score = one.score
     loss = score.loss if isfinite(score.loss) else None
     latency = None if one.latency is None else 1000 * one.latency
     values = (one.rank, one.arch.genotype, list(one.arch.widths), loss, score.top1, score.images)
     return dict(zip(COLUMNS, (*values, one.macs, one.params, latency), strict=True))
-
-
-# The page ------------------------------------------------------------------------------------------------------------
-
-
-def _page(ranked: Sequence[Ranked], chosen: Ranked | None, facts: Mapping[str, Any]) -> str:
-    """A page that needs nothing but itself."""
-    from plotly.offline import get_plotlyjs  # slow to read, and only needed here
-
-    rows = [_row(one) for one in ranked]
-    final = [i for i, row in enumerate(rows) if row["images"] == rows[0]["images"]]
-    costs = [kind for kind in COSTS if all(row[kind] is not None for row in rows)]
-    lines: dict[str, list[int]] = {}  # the front of each pair of axes, cheap to dear
-    for cost in costs:
-        for good, sign in (("loss", 1.0), ("top1", -1.0)):
-            points = [(rows[i][cost], inf if rows[i][good] is None else sign * rows[i][good]) for i in final]
-            front = [i for i, on in zip(final, pareto(points), strict=True) if on]
-            lines[f"{good} {cost}"] = sorted(front, key=lambda i: (rows[i][cost], i))
-    star = [] if chosen is None else [chosen.rank - 1]
-    drawn = thin(len(rows), DRAWN, {*star, *(i for line in lines.values() for i in line)})
-    place = {i: number for number, i in enumerate(drawn)}
-    data = {
-        "columns": {name: [rows[i][name] for i in drawn] for name in (*costs, *GOODS, "images")},
-        "text": [_hover(ranked[i]) for i in drawn],
-        "lines": {axes: [place[i] for i in line] for axes, line in lines.items()},
-        "chosen": [place[i] for i in star],
-        "names": {**COSTS, **GOODS},
-    }
-    notes = []
-    if rows:
-        notes.append(f"The line joins the front, the networks that no other beats on both axes, among the "
-                     f"{len(final):,} scored on {rows[0]['images']:,} images of the hold-out.")  # fmt: skip
-    if len(final) < len(rows):
-        notes.append("Paler networks were scored on fewer images; losses on different images do not compare.")
-    if len(drawn) < len(rows):
-        notes.append(f"Drawn are {len(drawn):,} of {len(rows):,} networks: the fronts, and the others thinned evenly.")
-    budget = " and ".join(readable(kind, limit) for kind, limit in dict(facts.get("budget") or {}).items())
-    return _PAGE.substitute(
-        title=html.escape(f"Search on {facts.get('data', 'images')}"),
-        summary=html.escape(f"{len(rows):,} networks scored, budget {budget or 'without limit'}"),
-        chosen="" if chosen is None else "Chosen: " + html.escape(_hover(chosen).replace("<br>", ", ")) + ".",
-        notes=html.escape(" ".join(notes)),
-        costs="".join(f'<option value="{kind}">{html.escape(COSTS[kind])}</option>' for kind in costs),
-        goods="".join(f'<option value="{kind}">{html.escape(name)}</option>' for kind, name in GOODS.items()),
-        data=json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),  # nothing in it can end the script
-        plotly=get_plotlyjs(),
-    )
-
-
-def _hover(one: Ranked) -> str:
-    latency = [] if one.latency is None else [readable("latency", one.latency)]
-    return "<br>".join([
-        f"{one.arch.genotype}, widths {' '.join(map(str, one.arch.widths))}",
-        ", ".join([readable("macs", one.macs), readable("params", one.params), *latency]),
-        f"loss {one.score.loss:.4f}, top-1 {one.score.top1:.2f} %",
-        f"on {one.score.images:,} images, rank {one.rank:,}",
-    ])  # fmt: skip
-
-
-_PAGE = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; form-action 'none';
- script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:">
-<title>$title</title>
-<style>
-:root { color-scheme: light dark; --ink: #1f2328; --paper: #fff; --soft: #59636e; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e8eb; --paper: #15181c; --soft: #a0a8b2; } }
-body { margin: 0 auto; padding: 1rem; max-width: 75rem; font: 1rem/1.45 system-ui, sans-serif;
- color: var(--ink); background: var(--paper); }
-h1 { font-size: 1.4rem; margin: 0; overflow-wrap: anywhere; }
-p { margin: .3rem 0; }
-.note { color: var(--soft); font-size: .875rem; }
-form { display: flex; flex-wrap: wrap; gap: .4rem 1.2rem; margin: .8rem 0 .3rem; }
-select { font: inherit; max-width: 100%; }
-#plot { height: max(24rem, min(64vh, 40rem)); }
-@media print {
- :root { --ink: #000; --paper: #fff; --soft: #444; }
- #plot { height: 460px; }
- form, .modebar { display: none; }
-}
-</style>
-</head>
-<body>
-<h1>$title</h1>
-<p>$summary. $chosen</p>
-<form>
-<label>across <select id="cost">$costs</select></label>
-<label>up <select id="good">$goods</select></label>
-</form>
-<div id="plot"><noscript>The plot needs JavaScript; front.csv holds the same figures.</noscript></div>
-<p class="note">$notes</p>
-<script type="application/json" id="data">$data</script>
-<script>$plotly</script>
-<script>
-const data = JSON.parse(document.getElementById("data").textContent), columns = data.columns;
-const chosenCost = document.getElementById("cost"), chosenGood = document.getElementById("good");
-const dark = matchMedia("(prefers-color-scheme: dark)"), touch = matchMedia("(hover: none)").matches;
-const slices = [...new Set(columns.images)].sort((a, b) => a - b);
-let printing = false;
-function draw() {
-  const cost = chosenCost.value, good = chosenGood.value, night = dark.matches && !printing;
-  const ink = night ? "#e6e8eb" : "#1f2328", grid = night ? "#343a42" : "#e3e6ea";
-  const blue = night ? "#79b8ff" : "#0969da", red = night ? "#ffa657" : "#bc4c00";
-  const trace = (chosen, more) => ({
-    type: "scatter", mode: "markers", hovertemplate: "%{text}<extra></extra>",
-    x: chosen.map(i => columns[cost][i]), y: chosen.map(i => columns[good][i]), text: chosen.map(i => data.text[i]),
-    ...more
-  });
-  const all = columns.images.map((_, i) => i);
-  const traces = slices.map((size, i) => [size, slices.length - 1 - i]).map(([size, smaller]) => trace(
-    all.filter(j => columns.images[j] === size), {
-      name: "scored on " + size.toLocaleString("en") + " images",
-      marker: { color: blue, size: smaller ? 5 : 7, opacity: smaller ? 0.6 * Math.pow(0.6, smaller) : 0.9 }
-    }
-  ));
-  traces.push(trace(data.lines[good + " " + cost] || [], {
-    name: "front", mode: "lines+markers", line: { shape: "hv", color: red, width: 2 }, marker: { color: red, size: 7 }
-  }));
-  if (data.chosen.length) traces.push(trace(data.chosen, {
-    name: "chosen", marker: { symbol: "star", size: 17, color: red, line: { color: ink, width: 1.5 } }
-  }));
-  const axis = name => ({
-    title: { text: data.names[name], standoff: 8 }, gridcolor: grid, linecolor: grid, zeroline: false, automargin: true,
-    ...(["macs", "params"].includes(name) ? { tickformat: "~s" } : {})
-  });
-  Plotly.react("plot", traces, {
-    autosize: !printing, ...(printing ? { width: 660, height: 460 } : {}), dragmode: touch ? false : "zoom",
-    font: { color: ink, size: 13, family: "system-ui, sans-serif" }, paper_bgcolor: "transparent",
-    plot_bgcolor: "transparent", margin: { l: 10, r: 10, t: 32, b: 10 }, xaxis: axis(cost), yaxis: axis(good),
-    legend: { orientation: "h", x: 0, yref: "container", y: 0, yanchor: "bottom" }, hovermode: "closest",
-    hoverlabel: { align: "left" }, modebar: { bgcolor: "transparent", color: grid, activecolor: ink }
-  }, {
-    responsive: true, displaylogo: false, displayModeBar: touch ? false : "hover",
-    showSendToCloud: false, plotlyServerURL: ""  // a button that would upload the plot
-  });
-}
-document.querySelector("noscript").remove();
-for (const select of [chosenCost, chosenGood]) select.addEventListener("change", draw);
-dark.addEventListener("change", draw);
-addEventListener("beforeprint", () => { printing = true; draw(); });
-addEventListener("afterprint", () => { printing = false; draw(); });
-draw();
-</script>
-</body>
-</html>
-""")

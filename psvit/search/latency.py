@@ -42,6 +42,7 @@ from psvit.model.build import build_arch, check_tokens
 from psvit.model.psvit import PSViT
 from psvit.search.settings import LatencySettings
 from psvit.search.space import Space, bounds, steps_of
+from psvit.training.checkpoints import load_checkpoint
 from psvit.training.sources import CACHE
 
 FORMAT = 1
@@ -373,6 +374,32 @@ def _network_calls(
     for arch in dict.fromkeys(archs):
         network = build_arch(arch, space.img_size, in_chans=space.in_chans, num_classes=space.num_classes)
         yield arch, _infer(network.to(device, images.dtype).eval(), (images,), settings)
+
+
+def measure_checkpoints(
+    folders: Mapping[str, Path], settings: LatencySettings, device: torch.device, threads: int | None = None
+) -> dict[str, float]:
+    """Seconds of a batch through the network of each checkpoint folder, measured in turns; any model of timm.
+
+    Args:
+        folders: checkpoint folders, by the name that the figures go by.
+        settings: batch, number format, mode and rounds.
+        device: where.
+        threads: on a CPU; by default torch's choice.
+
+    Raises:
+        UserError: a broken checkpoint, or a network that the device cannot run so.
+    """
+
+    def calls() -> Iterator[Call]:
+        for name, folder in folders.items():
+            network = load_checkpoint(folder)
+            sides = (settings.latency_batch, *network.pretrained_cfg["input_size"])
+            images = torch.randn(sides).to(device, getattr(torch, settings.latency_dtype))
+            yield name, _infer(network.to(device, images.dtype).eval(), (images,), settings)
+
+    with _measuring(settings, threads):
+        return {str(name): seconds for name, seconds in _race(calls(), settings, device).items()}
 
 
 def _infer(part: Callable[..., object], inputs: Sequence[Any], settings: LatencySettings) -> Callable[[], object]:

@@ -26,13 +26,16 @@ from psvit.search.space import Space
 from psvit.search.supernet import Supernet
 from psvit.training.augment import eval_transform
 from psvit.training.checkpoints import load_weights
+from psvit.training.classify import ClassifierLearning
 from psvit.training.data import Data
 from psvit.training.evaluate import evaluate
+from psvit.training.learning import INIT, Learning
 from psvit.training.loading import Batch, ImageSplit, eval_batches
-from psvit.training.loop import INIT, Learning, learn_epochs
+from psvit.training.loop import learn_epochs
 from psvit.training.machine import attention_for_training, open_machine, seed_step
 from psvit.training.recipes import TrainSettings
 from psvit.training.run_folder import RunFolder, TrainState
+from psvit.training.show import describe_data
 
 WEIGHTS = "supernet.safetensors"
 
@@ -78,7 +81,7 @@ def train_supernet(
         supernet = Supernet(region.space, settings.supernet.entangle)
     run.describe_supernet(supernet, region)
     learn = SupernetLearning(supernet, region, settings, accelerator, data)
-    learn_epochs(learn, run, data, say)
+    learn_epochs(learn, run, describe_data(data), say)
     accelerator.wait_for_everyone()
     load_supernet(supernet, run.path)
     return supernet.to(accelerator.device).eval(), accelerator
@@ -98,7 +101,7 @@ def load_supernet(supernet: Supernet, folder: Path) -> None:
     load_weights(supernet, weights, str(path))
 
 
-class SupernetLearning(Learning):
+class SupernetLearning(ClassifierLearning):
     """What changes while a supernet learns.
 
     Every process draws the same members, from (seed, step) alone; so every process has gradients for the same
@@ -175,8 +178,9 @@ class SupernetLearning(Learning):
             total = total + F.cross_entropy(logits, target[part], reduction="sum") / len(images)
         return total / (1 if self.dearest is None else 2)
 
-    def evaluate(self, data: Data) -> dict[str, Any]:
+    def evaluate(self) -> dict[str, Any]:
         """The mean figures of a few members, always the same, on the hold-out (empty if there is none)."""
+        data = self.data
         if len(data.holdout) == 0:
             return {}
         split = ImageSplit(data.holdout, eval_transform(data), strict=self.settings.data.strict)
@@ -279,4 +283,5 @@ def supernet_training(
 ) -> SupernetTraining:
     """Settings of a supernet's training, from those of a network's."""
     plain = {name: getattr(settings, name) for name in ("data", "recipe", "machine", "run")}
-    return SupernetTraining(**plain, supernet=supernet, space=asdict(space), budget=dict(budget))
+    described = {**asdict(space), "like": space.like.to_dict()}  # the same for a network without windows as ever
+    return SupernetTraining(**plain, supernet=supernet, space=described, budget=dict(budget))

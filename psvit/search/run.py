@@ -13,9 +13,11 @@ from accelerate import Accelerator
 
 from psvit import cost
 from psvit.errors import UserError
-from psvit.files import recover, write_json
-from psvit.search.folder import INHERITED, SUPERNET
+from psvit.files import check_writable, recover, write_json
+from psvit.search.folder import INHERITED, LATENCY, SUPERNET
+from psvit.search.latency import measure_checkpoints
 from psvit.search.learning import load_supernet
+from psvit.search.report import REPORT, run_page
 from psvit.search.search import Found, random_member, search
 from psvit.search.settings import RunAllSettings
 from psvit.search.supernet import Supernet
@@ -25,7 +27,7 @@ from psvit.training.compare import compare, contenders, folders_of, model_settin
 from psvit.training.data import Data, open_data
 from psvit.training.machine import open_machine
 from psvit.training.recipes import CompareSettings, ModelSettings, TrainSettings
-from psvit.training.run_folder import RESULTS, SETTINGS, clear_run
+from psvit.training.run_folder import RESULTS, SETTINGS, clear_run, versions
 
 
 def run(settings: RunAllSettings, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -43,11 +45,16 @@ def run(settings: RunAllSettings, say: Callable[[str], None] = print) -> dict[st
     main = accelerator.is_main_process
     say = say if main else _silent
     chosen, folder = settings.compare, Path(settings.compare.output)
+    if main:
+        check_writable(folder, f"--output {folder}")
     folders, wanted = folders_of(chosen), settings.search_settings()
     places = [*folders.values(), *([folder / "search"] if settings.searches else [])]
     if chosen.resume and not any((place / SETTINGS).exists() for place in places):
         raise UserError(f"{folder} holds no run to resume: leave out --resume, or check --output")
+    if (folder / REPORT).exists() and not (chosen.resume or chosen.overwrite):
+        raise UserError(f"{folder / REPORT} is there already: give --overwrite to replace it, or another --output")
     data = open_data(settings.data)
+    shape = (data.img_size, data.in_chans, len(data.classes))
     for name in chosen.models:  # what is wrong with one is told now, not after the search
         if name not in ("searched", "random"):
             with suppress(cost.UnreachableError) if settings.searches else nullcontext():
@@ -58,7 +65,8 @@ def run(settings: RunAllSettings, say: Callable[[str], None] = print) -> dict[st
         """Remove all that an earlier run left, before anything of this one is written."""
         for place in folders.values():
             clear_run(place)
-        (folder / RESULTS).unlink(missing_ok=True)
+        for name in (RESULTS, LATENCY, REPORT):
+            (folder / name).unlink(missing_ok=True)
 
     given: dict[str, ModelSettings] = {}
     macs = None
@@ -66,7 +74,6 @@ def run(settings: RunAllSettings, say: Callable[[str], None] = print) -> dict[st
         if chosen.resume and not (folder / "search" / SETTINGS).exists():
             wanted = replace(wanted, search=replace(wanted.search, resume=False, overwrite=True))
         found = search(wanted, say, clear)
-        shape = (data.img_size, data.in_chans, len(data.classes))
         macs = cost.macs(found.arch, *shape)
         given = {
             "searched": inherit(found, settings, accelerator) if chosen.inherit else model_settings(found.arch),
@@ -87,11 +94,35 @@ def run(settings: RunAllSettings, say: Callable[[str], None] = print) -> dict[st
         del record["compare"][name], record["search"][name]
     results = {"settings": record, "data": data.name, "rows": rows}
     if main:
+        for name in (RESULTS, LATENCY, REPORT):
+            recover(folder / name)
         write_json(folder / RESULTS, results)
+        timed = {**results, "rows": _timed(folder, rows, settings, accelerator)}
+        run_page(folder, timed, settings, shape, versions()).write(folder / REPORT)
         if chosen.results:
             write_json(Path(chosen.results), results)
     accelerator.wait_for_everyone()
     return results
+
+
+def _timed(
+    folder: Path, rows: list[dict[str, Any]], settings: RunAllSettings, accelerator: Accelerator
+) -> list[dict[str, Any]]:
+    """The rows with the latency of each network; measured once, since another measurement has other figures."""
+    kept, names = folder / LATENCY, [row["name"] for row in rows]
+    try:
+        milliseconds = json.loads(kept.read_text(encoding="utf-8"))["milliseconds"]
+    except (OSError, ValueError, KeyError, TypeError):
+        milliseconds = {}
+    if sorted(milliseconds) != sorted(names):
+        checkpoints = {row["name"]: Path(row["checkpoint"]) for row in rows}
+        try:
+            found = measure_checkpoints(checkpoints, settings.latency, accelerator.device, settings.machine.threads)
+        except UserError:  # a network that the device cannot run so: the page goes without
+            return rows
+        milliseconds = {name: 1000 * seconds for name, seconds in found.items()}
+        write_json(kept, {"milliseconds": milliseconds, **asdict(settings.latency)})
+    return [{**row, "latency_ms": milliseconds[row["name"]]} for row in rows]
 
 
 def _possible(

@@ -39,13 +39,14 @@ from psvit.search.front import Ranked, rank, write_front
 from psvit.search.latency import LatencyTable, measure_networks, open_table
 from psvit.search.learning import strata, supernet_training, train_supernet
 from psvit.search.region import Region
+from psvit.search.report import REPORT, read_log, search_page
 from psvit.search.scores import Score
 from psvit.search.scoring import Scorer, Slices, batch_bytes, rank_all
 from psvit.search.settings import SearchSettings
 from psvit.search.space import Space, bounds
 from psvit.search.supernet import Supernet
 from psvit.training.data import Data, open_data
-from psvit.training.loop import make_optimizer
+from psvit.training.learning import make_optimizer
 from psvit.training.machine import by_the_first, interrupts, open_machine
 from psvit.training.recipes import RunSettings, TrainSettings
 from psvit.training.run_folder import SETTINGS, record_of
@@ -144,6 +145,7 @@ def search(
         if not settings.search.resume:  # of a whole search; apart, since all else is equal when it is done again
             write_json(folder / SECONDS, seconds)
         write_json(folder / ARCH, chosen.arch.to_dict())
+        search_page(folder, ranked, facts, settings, read_log(folder / SUPERNET)).write(folder / REPORT)
         write_front(folder, ranked, facts)  # its front.json, written last, says that the search is finished
     costs = [readable("macs", chosen.macs), readable("params", chosen.params)]
     costs += [f"{1000 * measured:.3g} ms measured"] if measured else []

@@ -80,6 +80,10 @@ class Space:
             raise UserError(f"--max-share {self.max_share} is negative: 0 means that no layer shares")
         if self.earliest_pool < 1:
             raise UserError(f"--earliest-pool {self.earliest_pool} is not at least 1: a stage holds a layer")
+        if self.like.windows:
+            raise UserError(f"windows {self.like.windows} are not searched: give them to the network that is found")
+        if self.like.stem != "patch":
+            raise UserError(f"stem {self.like.stem} is not searched: give it to the network that is found")
         stages = bounds(self.stages)[1]
         if not self.widths:
             if stages > len(DEFAULT_WIDTHS):

@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from psvit.arch import ATTEND, SHARE, Arch
+from psvit.errors import UserError
 from psvit.model.attention import Attend, Block, Share
 from psvit.model.build import build_arch
 from psvit.model.pooling import Grid, TokenPool
-from psvit.model.psvit import PatchEmbed, PSViT, init_layers, positions_for
+from psvit.model.psvit import PSViT, init_layers, positions_for
+from psvit.model.stem import PatchEmbed
 from psvit.search.space import Space, Step, bounds, steps_of
 
 Entangle = Literal["stage", "place"]
@@ -37,10 +39,15 @@ class Supernet(nn.Module):
         entangle: which layers of different members are one and the same. ``"place"``: those with the same number from
             the input, whatever stage they are in (AutoFormer's entanglement). ``"stage"``: those with the same number
             within the same stage, so that a layer always works at one resolution.
+
+    Raises:
+        UserError: a space whose layers share something else than maps.
     """
 
     def __init__(self, space: Space, entangle: Entangle = "stage") -> None:
         super().__init__()
+        if space.like.sharing != "map":
+            raise UserError(f"sharing {space.like.sharing!r} cannot be searched: a supernet's layers share maps")
         self.space, self.entangle, self.like = space, entangle, space.like
         self.num_prefix_tokens = int(bool(self.like.class_token))
         self.num_classes = space.num_classes

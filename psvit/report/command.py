@@ -1,0 +1,48 @@
+"""Settings -> the command that asks for them, without the flags that say nothing new. No torch here."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from psvit.errors import flag
+
+APART = ("resume", "overwrite")
+"""How a run was started or went on, which says nothing of what was asked."""
+
+
+def command_line(command: str, settings: Any, defaults: Any, always: Sequence[str] = ()) -> str:
+    """The command that asks for these settings.
+
+    Args:
+        command: its name and the words that stand in front.
+        settings: a dataclass, whose fields are flags or dataclasses of flags.
+        defaults: the same with its defaults: what is equal is left out.
+        always: names of fields that are given even so, and first.
+    """
+    words, usual, asked = shlex.split(command), dict(_flat(defaults)), dict(_flat(settings))
+    for name in [*always, *(name for name in asked if name not in always and asked[name] != usual[name])]:
+        words += [] if name in APART else _words(name, asked[name], switch=usual[name] is False)
+    return shlex.join(words)
+
+
+def _flat(settings: Any) -> Iterator[tuple[str, Any]]:
+    """Names and values of all flags; where one name stands in two groups, they have one value."""
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if is_dataclass(value):
+            yield from _flat(value)
+        else:
+            yield field.name, value
+
+
+def _words(name: str, value: Any, switch: bool) -> list[str]:
+    if value is True and switch:
+        return [flag(name)]
+    if isinstance(value, (tuple, list)):
+        return [flag(name), *map(str, value)] if value else []
+    text = json.dumps(value) if isinstance(value, dict) or value is None or isinstance(value, bool) else str(value)
+    return [flag(name), text]
