@@ -1,0 +1,63 @@
+"""``psvit analyze``: where a trained network repeats itself."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from psvit.cli.flags import Flags, settings_from
+from psvit.study.advice import AnalyzeSettings
+from psvit.training.recipes import Machine, ModelSettings
+from psvit.training.settings import DataSettings
+
+DESCRIPTION = """How alike the attention maps of different layers, and neighbouring tokens, are in a vision transformer:
+where it could share maps and pool tokens. Leaves figures, numbers, and a page that says it in words.
+MODEL is a checkpoint folder, or a vision transformer of timm (with --pretrained).
+Example: psvit analyze runs/train/best --data digits"""
+
+KEPT = ("pretrained", "patch_size")
+"""Of the flags that describe a network: a checkpoint needs none, and a genotype on small images its patches."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parse the flags, analyze, and print a table and the verdict."""
+    apart = ("limit", "precision", *(f.name for f in fields(ModelSettings) if f.name not in KEPT))
+    defaults = AnalyzeSettings(), DataSettings(), ModelSettings(), Machine()
+    flags = Flags("analyze MODEL", DESCRIPTION, *defaults, apart=apart)
+    flags.add("model", help="checkpoint folder, model of timm, variant or genotype")
+    flags.add("--json", action="store_true", help="print the numbers as JSON instead of a table")
+    values = flags.parse(arguments)
+    settings = settings_from(values, AnalyzeSettings())
+    model = settings_from(values, ModelSettings(), model=values.model)
+
+    from psvit.measure.machine import keep_freed_memory
+
+    keep_freed_memory()
+    import json
+
+    from rich.console import Console
+
+    from psvit.study.analysis_page import PAGE, table
+    from psvit.study.analyze import analyze
+
+    progress = Console(stderr=True)
+    report = analyze(
+        model,
+        settings_from(values, DataSettings()),
+        settings_from(values, Machine()),
+        settings,
+        say=lambda line: progress.print(line, style="dim", highlight=False, markup=False, soft_wrap=True),
+    )
+    if values.json:
+        print(json.dumps(report))
+        return 0
+    Console(width=None if sys.stdout.isatty() else 140).print(table(report))
+    print()
+    for line in report["verdict"]:
+        print(f"- {line.replace('`', '')}")
+    for command in report["suggestion"]["commands"]:
+        print(f"next      {command}")
+    print(f"page      {Path(settings.output) / PAGE}")
+    return 0

@@ -1,0 +1,58 @@
+"""``psvit study``: many trainings that answer a question."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from psvit.cli.flags import Flags, settings_from
+from psvit.study.plan import names, read_study, study_file
+from psvit.study.settings import StudySettings
+from psvit.training.recipes import Machine
+
+DESCRIPTION = f"""Train networks side by side with several seeds, and test claims about them with confidence intervals.
+The studies: {", ".join(names())}, or a YAML file like theirs.
+Example:             psvit study claims --quick
+To change a setting: psvit study claims --print > mine.yaml, edit it, psvit study mine.yaml"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parse the flags, train, and print what came out."""
+    flags = Flags("study NAME", DESCRIPTION, StudySettings(), Machine())
+    flags.add("name", help=f"{', '.join(names())}, or a YAML file")
+    flags.add("--print", action="store_true", help="print the study's YAML file, to change it")
+    values = flags.parse(arguments)
+    if values.print:
+        print(study_file(values.name).read_text(encoding="utf-8"), end="")
+        return 0
+    settings, machine = settings_from(values, StudySettings()), settings_from(values, Machine())
+    study = read_study(values.name, settings.quick)
+
+    from psvit.study.study import run_study
+
+    data = run_study(study, settings, machine, lambda line: print(line, flush=True))
+    if data:
+        _print(data)
+    return 0
+
+
+def _print(data: Mapping[str, Any]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from psvit.study.tables import claims_table, group_table
+
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    tables = [(group["name"], group_table(group, data["reads"])) for group in data["groups"]]
+    tables += [("claims", claims_table(data))] if data["claims"] else []
+    for title, (headings, rows, left) in tables:
+        style: dict[str, Any] = {"box": box.SIMPLE_HEAD, "title_justify": "left", "title_style": "bold"}
+        shown = Table(title=escape(title), pad_edge=False, **style)
+        for number, heading in enumerate(headings):
+            shown.add_column(heading, justify="left" if number < left else "right")
+        for row in rows:
+            shown.add_row(*(escape(cell.replace("**", "").replace("`", "")) for cell in row))
+        console.print(shown)

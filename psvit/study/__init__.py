@@ -1,0 +1,1 @@
+"""Understanding: redundancy measured, studies of many trainings, their statistics."""

@@ -1,0 +1,141 @@
+"""Results of a study -> its page, its tables and its figures. No torch."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from psvit.arch import Arch
+from psvit.files import replacing
+from psvit.report.chart import Chart
+from psvit.report.figures import curves
+from psvit.report.page import Page
+from psvit.search.report import use_in_python
+from psvit.study.plan import names
+from psvit.study.tables import (
+    caption,
+    claims_table,
+    failure,
+    figure,
+    group_note,
+    group_table,
+    mean,
+    notes,
+    to_markdown,
+)
+
+Data = Mapping[str, Any]
+
+PAGE, TABLES = "report.html", "tables.md"
+
+
+def write_report(folder: Path, data: Data) -> list[Path]:
+    """Write ``report.html``, ``tables.md`` and the figures, as SVG and PNG, of a study.
+
+    Args:
+        folder: of the study.
+        data: its results; see `psvit.study.results.results`.
+
+    Returns:
+        The files, the page first.
+    """
+    page = study_page(data, folder)
+    page.write(folder / PAGE)
+    with replacing(folder / TABLES) as temporary:
+        temporary.write_text(to_markdown(data) + "\n", encoding="utf-8")
+    return [folder / PAGE, folder / TABLES, *write_figures(folder, data["study"], data)]
+
+
+def write_figures(folder: Path, stem: str, data: Data) -> list[Path]:
+    """Write the figures of a study as ``STEM.svg`` and ``.png``, the second as ``STEM-2``, and so on."""
+    entries = data["settings"]["figures"]
+    paths = figure_files(folder, stem, len(entries))
+    for entry, path in zip(entries, paths[::2], strict=True):
+        figure(entry, data).write(path)
+    return paths
+
+
+def figure_files(folder: Path, stem: str, count: int) -> list[Path]:
+    """The files of so many figures: of each its ``.svg`` and its ``.png``."""
+    stem = stem.replace(".", "-")  # what follows a dot would give way to the suffix
+    stems = [stem if number == 1 else f"{stem}-{number}" for number in range(1, count + 1)]
+    return [folder / f"{name}{suffix}" for name in stems for suffix in (".svg", ".png")]
+
+
+def study_page(data: Data, folder: Path) -> Page:
+    """The page of a study.
+
+    Args:
+        data: its results.
+        folder: where its trainings are, as the user names it.
+    """
+    page = Page(data["title"], data["question"])
+    for note in notes(data):
+        page.note(note.replace("**", ""))
+    if data["claims"]:
+        page.heading("The claims")
+        headings, rows, left = claims_table(data)
+        page.table(headings, [tuple(cell.replace("**", "") for cell in row) for row in rows], left)
+    page.heading("Figures")
+    for entry in data["settings"]["figures"]:
+        page.figure(figure(entry, data), caption(entry))
+    page.heading("Accuracy and cost")
+    page.chart(chart(data), "Point at a network for what it is. Bars are 95 % intervals over seeds.")
+    for group in data["groups"]:
+        page.heading(group["name"])
+        headings, rows, left = group_table(group, data["reads"])
+        page.table(headings, rows, left, caption=group_note(group, data))
+        lines = {row["label"]: _line(row) for row in group["rows"] if row["mean"] is not None}
+        if any(len(epochs) > 1 for epochs, _ in lines.values()):
+            page.figure(curves(lines, "epoch", "hold-out top-1, %, mean of the seeds"), "Learning curves.")
+        if group["searched"]:
+            shape = group["shape"]
+            page.text("What the search of this group found:")
+            page.network(
+                Arch.from_dict(group["searched"]), tuple(shape["img_size"]), shape["in_chans"], shape["num_classes"]
+            )
+        for row in group["rows"]:
+            if row["failed"]:
+                page.note(f"{row['label']}: {failure(row)}")
+    page.heading("Use a network")
+    group, row = _best(data)
+    if row is not None:
+        place = folder / row["folders"][0] / "best"
+        page.text(f"The most accurate, {row['label']} of {group['name']} with {mean(row)} %, is a checkpoint folder:")
+        page.code(use_in_python(str(place), group["shape"]["in_chans"]))
+    page.heading("Make it again")
+    name = data["study"] if data["study"] in names() else shlex.quote(f"{data['study']}.yaml")
+    page.code(f"psvit study {name}{' --quick' if data['quick'] else ''}")
+    page.folded("Versions and machine", {**data["versions"], **data["machine"]})
+    page.folded("All settings", data["settings"])
+    return page
+
+
+def chart(data: Data) -> Chart:
+    """Accuracy against cost of all networks of a study."""
+    rows = [(group, row) for group in data["groups"] for row in group["rows"] if row["mean"] is not None]
+    split = "test" if data["reads"] == "test" else "hold-out"
+    labels = list(dict.fromkeys(row["label"] for _, row in rows))
+    grouped: dict[str, list[int]] = {}
+    for number, (group, row) in enumerate(rows):
+        grouped.setdefault(row["label"] if len(labels) <= 12 else group["name"], []).append(number)
+    return Chart(
+        columns={name: [row[name] for _, row in rows] for name in ("macs", "params", "mean")},
+        names={"macs": "MACs for one image", "params": "parameters", "mean": f"{split} top-1, %"},
+        across=("macs", "params"),
+        up=("mean",),
+        text=[f"{row['label']}, {group['name']}\n{row['network']}\n{split} top-1 {mean(row)} %" for group, row in rows],
+        groups=grouped,
+        errors={"mean": [(row["interval"][1] - row["mean"]) if row["interval"] else 0.0 for _, row in rows]},
+    )
+
+
+def _line(row: Data) -> tuple[list[float], list[float]]:
+    return [epoch for epoch, _ in row["history"]], [top1 for _, top1 in row["history"]]
+
+
+def _best(data: Data) -> tuple[Data, Data | None]:
+    rows = [(group, row) for group in data["groups"] for row in group["rows"] if row["mean"] is not None]
+    return max(rows, key=lambda pair: pair[1]["mean"]) if rows else ({}, None)

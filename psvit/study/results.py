@@ -1,0 +1,117 @@
+"""Trainings of a study -> its results: means, intervals, and what they say of its claims. Plain data, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import inf, log
+from statistics import fmean, stdev
+from typing import Any
+
+from psvit.study.plan import Claim, Study
+from psvit.study.statistics import difference, interval, pooled, ratio, verdict
+
+Kept = Mapping[tuple[str, str, int], Mapping[str, Any]]
+"""What trainings came to, by group, label and seed; one that failed has an ``error`` alone."""
+
+FLOOR = 1e-3
+"""Errors below this, in percent, count as this much in ratios."""
+
+
+def results(
+    study: Study, kept: Kept, searched: Mapping[str, Any], shapes: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The results of a study as plain data.
+
+    Args:
+        study: what was asked.
+        kept: what every training came to.
+        searched: the Arch that each group's search found, as plain data.
+        shapes: img_size, in_chans and num_classes of each group's images.
+
+    Returns:
+        ``groups``, each with ``rows``: per network its figures by seed (top1 in percent, loss in nats), ``mean``,
+        ``interval`` (95 % of the mean, by Student's t; None for one seed), ``error_ratio`` (mean error over the first
+        network's), ``history`` (epoch, mean hold-out top-1) and ``seconds``; ``claims``, each with the ``difference``
+        in points and the ``ratio`` of errors, both as (value, low, high), and its ``verdict``.
+    """
+    groups: list[dict[str, Any]] = []
+    for group in study.groups:
+        rows = [_row(group.name, network.label, network.seeds, kept) for network in group.networks]
+        means = [row["mean"] for row in rows if row["mean"] is not None]
+        for row in rows:
+            row["error_ratio"] = None if row["mean"] is None else _error(row["mean"]) / _error(means[0])
+        entry: dict[str, Any] = {
+            "name": group.name,
+            "macs": group.macs,
+            "data": group.data.data,
+            "limit": group.data.limit,
+            "epochs": group.recipe.epochs,
+            "batch": group.recipe.global_batch(1),
+            "shape": shapes[group.name],
+            "searched": searched.get(group.name),
+            "rows": rows,
+        }
+        groups.append(entry)
+    samples = {(g["name"], row["label"]): row["top1"] for g in groups for row in g["rows"]}
+    claims = [_claim(claim, samples) for claim in study.claims]
+    # rows of equal settings share a training
+    trained = {result.get("folder", where): result for where, result in kept.items()}.values()
+    return {
+        "study": study.name,
+        "title": study.title,
+        "question": study.question,
+        "reads": study.reads,
+        "quick": study.quick,
+        "groups": groups,
+        "claims": claims,
+        "trainings": len(trained),
+        "training_seconds": round(sum(result.get("seconds", 0.0) for result in trained)),
+        "settings": study.to_dict(),
+    }
+
+
+def _row(group: str, label: str, seeds: Sequence[int], kept: Kept) -> dict[str, Any]:
+    found = {seed: kept[group, label, seed] for seed in seeds}
+    good = {seed: result for seed, result in found.items() if "error" not in result}
+    row: dict[str, Any] = {"label": label, "seeds": list(good), "top1": [one["top1"] for one in good.values()]}
+    row["failed"] = {str(seed): result["error"] for seed, result in found.items() if "error" in result}
+    if not good:
+        return {**row, "mean": None, "interval": None, "seconds": 0.0}
+    one = next(iter(good.values()))
+    row |= {name: one[name] for name in ("network", "macs", "params", "images")}
+    for name in ("loss", "holdout_top1", "epoch"):
+        row[name] = [result[name] for result in good.values()]
+    epochs = zip(*(result["history"] for result in good.values()), strict=True)
+    row["history"] = [[lines[0][0], round(fmean(line[1] for line in lines), 3)] for lines in epochs]
+    row["mean"] = fmean(row["top1"])
+    row["deviation"] = stdev(row["top1"]) if len(good) > 1 else None
+    row["interval"] = interval(row["top1"])
+    row["folders"] = [result.get("folder") for result in good.values()]
+    row["seconds"] = round(sum(result["seconds"] for result in good.values()), 1)
+    return row
+
+
+def _claim(claim: Claim, samples: Mapping[tuple[str, str], Sequence[float]]) -> dict[str, Any]:
+    better, worse = samples[claim.better], samples[claim.worse]
+    entry: dict[str, Any] = {
+        "claim": claim.claim, "better": list(claim.better), "worse": list(claim.worse), "at_most": claim.at_most,
+        "seeds": [len(better), len(worse)],
+    }  # fmt: skip
+    if not better or not worse:
+        return {**entry, "verdict": "not measured"}
+    errors = {name: [_error(value) for value in values] for name, values in samples.items() if values}
+    points = difference(better, worse, pooled(list(samples.values())))
+    spread = pooled([[log(error) for error in values] for values in errors.values()])
+    over = ratio(errors[claim.better], errors[claim.worse], spread)
+    a, b = interval(better), interval(worse)
+    apart = None if a is None or b is None else a[0] > b[1]
+    found = verdict(over[1], over[2], claim.at_most)
+    return {**entry, "difference": _finite(points), "ratio": _finite(over), "apart": apart, "verdict": found}
+
+
+def _error(top1: float) -> float:
+    return max(100 - top1, FLOOR)
+
+
+def _finite(values: Sequence[float]) -> list[float | None]:
+    return [None if abs(value) == inf else value for value in values]  # JSON has no infinity

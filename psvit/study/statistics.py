@@ -1,0 +1,80 @@
+"""Means, intervals and comparisons of a few trainings with different seeds. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import exp, inf, log, sqrt
+from statistics import fmean, variance
+from typing import Literal
+
+from scipy.stats import t as student
+
+CONFIDENCE = 0.95
+
+Verdict = Literal["holds", "does not hold", "open"]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How networks of a study scatter with their seeds, for comparisons in which one side was trained once.
+
+    Args:
+        variance: of the figure, mean over the networks, weighted by their degrees of freedom.
+        freedom: degrees of freedom behind it; 0 if no network was trained twice.
+    """
+
+    variance: float
+    freedom: int
+
+
+def pooled(samples: Sequence[Sequence[float]]) -> Spread:
+    """The scatter that all samples share: their variances, weighted by n - 1."""
+    freedom = sum(len(values) - 1 for values in samples if len(values) > 1)
+    if freedom == 0:
+        return Spread(inf, 0)
+    return Spread(sum(variance(values) * (len(values) - 1) for values in samples if len(values) > 1) / freedom, freedom)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """The 95 % confidence interval of the mean of `values`, by Student's t; None of fewer than two."""
+    if len(values) < 2:
+        return None
+    half = float(student.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * sqrt(variance(values) / len(values))
+    return fmean(values) - half, fmean(values) + half
+
+
+def difference(a: Sequence[float], b: Sequence[float], spread: Spread) -> tuple[float, float, float]:
+    """Mean of `a` less mean of `b`, with the 95 % interval of the difference: (difference, low, high).
+
+    By Welch's t-test. Where one side has one value, both take the variance that all networks share (`pooled`); without
+    any the interval is infinite.
+    """
+    delta = fmean(a) - fmean(b)
+    if len(a) > 1 and len(b) > 1:
+        parts = variance(a) / len(a), variance(b) / len(b)
+        total = sum(parts)
+        if total == 0:
+            return delta, delta, delta
+        freedom = total**2 / (parts[0] ** 2 / (len(a) - 1) + parts[1] ** 2 / (len(b) - 1))
+    elif spread.freedom:
+        total, freedom = spread.variance * (1 / len(a) + 1 / len(b)), spread.freedom
+    else:
+        return delta, -inf, inf
+    half = float(student.ppf((1 + CONFIDENCE) / 2, freedom)) * sqrt(total)
+    return delta, delta - half, delta + half
+
+
+def ratio(a: Sequence[float], b: Sequence[float], spread: Spread) -> tuple[float, float, float]:
+    """Mean of `a` over mean of `b`, with its 95 % interval: (ratio, low, high). All values are positive.
+
+    The interval is that of the difference of the logarithms (`difference`); `spread` is of the logarithms too.
+    """
+    _, low, high = difference([log(value) for value in a], [log(value) for value in b], spread)
+    point, centre = fmean(a) / fmean(b), fmean(map(log, a)) - fmean(map(log, b))
+    return point, point * exp(low - centre), point * exp(high - centre) if high < inf else inf
+
+
+def verdict(low: float, high: float, bound: float) -> Verdict:
+    """What the interval of a ratio, or of a difference, says of "at most `bound`"."""
+    return "holds" if high <= bound else "does not hold" if low > bound else "open"

@@ -1,0 +1,344 @@
+"""A study, run: its searches, its trainings, its results; killed at any moment, it goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from psvit.arch import Arch
+from psvit.errors import UserError, one_line
+from psvit.files import check_writable, write_json
+from psvit.measure.machine import machine_info, resolve_device
+from psvit.search.settings import SearchFolder, SearchSettings, SpaceSettings, SupernetSettings
+from psvit.study.plan import SEARCHED, Group, Network, Study, check_names, check_slugs, slug
+from psvit.study.report import PAGE, TABLES, figure_files, write_report
+from psvit.study.results import results
+from psvit.study.settings import StudySettings
+from psvit.study.trials import OUTPUT, TRIAL, Search, Trial, clear_search, clear_trial
+from psvit.study.workers import DiedError, StoppedError, work_all
+from psvit.training.checkpoints import parse_macs
+from psvit.training.compare import contender, model_settings
+from psvit.training.data import Data, open_data
+from psvit.training.machine import interrupts
+from psvit.training.recipes import Machine, ModelSettings, RunSettings, TrainSettings
+from psvit.training.run_folder import versions
+from psvit.variants import default_arch, with_changes
+
+RESULTS = "results.json"
+TRIALS, SEARCHES = "*/*/seed-*", "*/search"
+"""Where they are kept in a study's folder."""
+
+
+def run_study(
+    study: Study, settings: StudySettings, machine: Machine, say: Callable[[str], None] = print
+) -> dict[str, Any]:
+    """Train all networks of a study with all their seeds, and write what they came to.
+
+    Args:
+        study: what is asked.
+        settings: where it is kept, how many trainings at a time.
+        machine: device and precision of each training; on a CPU each takes one thread unless told otherwise.
+        say: takes lines for the user.
+
+    Returns:
+        The results; see `psvit.study.results.results`, with the machine and the versions beside them.
+
+    Raises:
+        UserError: a wrong setting, MACs that a network cannot have, a folder of another study.
+        StoppedError: Ctrl-C; the message says how to resume.
+    """
+    folder = Path(settings.output or f"runs/study/{study.name}")
+    machine = _one_thread(machine)
+    if not settings.dry_run:
+        _check_folder(folder, settings)
+    jobs = settings.jobs or (os.cpu_count() or 1 if resolve_device(machine.device).type == "cpu" else 1)
+    planned = Plan(study, folder, machine)
+    if settings.dry_run:
+        return planned.tell(say)
+    if settings.overwrite:
+        planned.clear()
+    begun = time.perf_counter()
+    with interrupts() as interrupt:
+        crew = Crew(jobs, lambda: interrupt.asked is not None, say, folder)
+        searches = planned.searches
+        others = [first(group) for group in alike(planned.trials({}))]  # they need not wait for the searches
+        found = crew.work([*searches, *others])[: len(searches)]
+        archs = {search.group: arch for search, arch in zip(searches, found, strict=True)}
+        kept = crew.train(planned.trials(archs))
+    data = {
+        **json.loads(json.dumps(results(study, kept, archs, planned.shapes()))),
+        "machine": {
+            **machine_info(resolve_device(machine.device)),
+            "jobs": jobs,
+            "threads": machine.threads,
+            "precision": machine.precision,
+        },
+        "versions": versions(),
+    }
+    write_json(folder / RESULTS, data)
+    if settings.results:
+        write_json(Path(settings.results), data)
+    page, *_ = write_report(folder, data)
+    say(f"{len(kept)} trainings, {(time.perf_counter() - begun) / 60:.1f} minutes")
+    say(f"report    {page}")
+    return data
+
+
+class Plan:
+    """What a study has to do, checked before anything is trained.
+
+    Args:
+        study: what is asked.
+        folder: of the study.
+        machine: of each training.
+
+    Raises:
+        UserError: MACs that a network cannot have, names that would share a folder, a hold-out of 0.
+    """
+
+    def __init__(self, study: Study, folder: Path, machine: Machine) -> None:
+        self.study, self.folder, self.machine = study, folder, machine
+        self.opened: dict[str, Data] = {}
+        check_slugs([group.name for group in study.groups], "groups")
+        for group in study.groups:
+            own = ["search"] if group.searches else []  # a folder beside the networks'
+            check_slugs([*own, *(network.label for network in group.networks)], "networks")
+            if group.data.holdout == 0:
+                raise UserError(f"group {group.name} has holdout 0: the best epoch is chosen on a hold-out, give 0.1")
+        self.models = {
+            (group.name, network.label): self._model(group, network)
+            for group in study.groups
+            for network in group.networks
+            if network.network != SEARCHED
+        }
+        self.searches = [self._search(group) for group in study.groups if group.searches]
+
+    def trials(self, archs: Mapping[str, Mapping[str, Any]]) -> list[Trial]:
+        """The trainings: first those of every network's first seed, then the second's, and so on.
+
+        Args:
+            archs: what the searches found, by group; networks that still have to be searched are left out.
+        """
+        models = dict(self.models)
+        for group in self.study.groups:
+            for network in group.networks:
+                if network.network == SEARCHED and group.name in archs:
+                    models[group.name, network.label] = model_settings(Arch.from_dict(dict(archs[group.name])))
+        found = [
+            (turn, self._trial(group, network, seed, models[group.name, network.label]))
+            for group in self.study.groups
+            for network in group.networks
+            if (group.name, network.label) in models
+            for turn, seed in enumerate(network.seeds)
+        ]
+        return [trial for _, trial in sorted(found, key=lambda pair: pair[0])]
+
+    def tell(self, say: Callable[[str], None]) -> dict[str, Any]:
+        """Say what there is to do, and return nothing."""
+        for search in self.searches:
+            say(f"{search.title}: {' '.join(search.settings.search.budget)}")
+        for group in self.study.groups:
+            data = self._data(group)
+            images = group.data.limit or len(data.train)
+            say(f"{group.name}: {group.data.data}, {images} images, {group.recipe.epochs} epochs")
+            for network in group.networks:
+                model = self.models.get((group.name, network.label))
+                what = "what the search finds" if model is None else described(model)
+                say(f"  {network.label}: {what}, seeds {' '.join(map(str, network.seeds))}")
+        return {}
+
+    def shapes(self) -> dict[str, dict[str, Any]]:
+        """Of each group's images: their size, channels and classes."""
+        opened = {group.name: self._data(group) for group in self.study.groups}
+        return {
+            name: {"img_size": list(data.img_size), "in_chans": data.in_chans, "num_classes": len(data.classes)}
+            for name, data in opened.items()
+        }
+
+    def clear(self) -> None:
+        """Remove what this study wrote, and nothing else that is in its folder."""
+        trials = {path.parent for name in (TRIAL, OUTPUT) for path in self.folder.glob(f"{TRIALS}/{name}")}
+        searches = {path.parent for path in self.folder.glob(f"{SEARCHES}/{OUTPUT}")}
+        for folders, clear in ((trials, clear_trial), (searches, clear_search)):
+            for folder in sorted(folders):
+                clear(folder)
+                for place in (folder, *folder.parents[: len(folder.relative_to(self.folder).parts) - 1]):
+                    with suppress(OSError):  # it holds something of the user's
+                        place.rmdir()
+        for name in (RESULTS, PAGE, TABLES):
+            (self.folder / name).unlink(missing_ok=True)
+        for path in figure_files(self.folder, self.study.name, 99):  # the study may have had more than now
+            path.unlink(missing_ok=True)
+
+    def _data(self, group: Group) -> Data:
+        key = f"{group.data.data} {group.data.data_dir} {group.data.img_size}"
+        if key not in self.opened:
+            self.opened[key] = open_data(group.data)
+        return self.opened[key]
+
+    def _model(self, group: Group, network: Network) -> ModelSettings:
+        data, changes = self._data(group), dict(network.changes)
+        base = default_arch(data.img_size)
+        try:
+            macs = parse_macs(group.macs) if group.macs and network.scaled else None
+            if "genotype" in changes:
+                base = with_changes(base, genotype=changes.pop("genotype"))
+            return contender(network.network, base, data, macs, changes)
+        except UserError as error:
+            raise UserError(f"network {network.label} of group {group.name}: {error}") from error
+
+    def _trial(self, group: Group, network: Network, seed: int, model: ModelSettings) -> Trial:
+        folder = self.folder / slug(group.name) / slug(network.label) / f"seed-{seed}"
+        settings = TrainSettings(
+            model=model,
+            data=replace(group.data, seed=seed),
+            recipe=group.recipe,
+            machine=self.machine,
+            run=RunSettings(str(folder)),
+        )
+        return Trial(group.name, network.label, seed, self.study.reads, settings)
+
+    def _search(self, group: Group) -> Search:
+        given = dict(group.search)
+        parts: dict[str, Any] = {}
+        known: list[str] = []
+        for name, kind in (("search", SearchFolder), ("space", SpaceSettings), ("supernet", SupernetSettings)):
+            own = [f.name for f in fields(kind) if f.name not in ("budget", "output", "resume", "overwrite")]
+            parts[name] = {key: given.pop(key) for key in list(given) if key in own}
+            known += own
+        check_names(given, known, f"search of group {group.name}")
+        parts["search"] |= {
+            "budget": (str(group.macs),),
+            "output": str(self.folder / slug(group.name) / "search"),
+        }
+        try:
+            settings = SearchSettings(
+                search=SearchFolder(**parts["search"]),
+                space=SpaceSettings(**parts["space"]),
+                supernet=SupernetSettings(**parts["supernet"]),
+                data=group.data,
+                recipe=group.recipe,
+                machine=self.machine,
+            )
+        except (UserError, TypeError) as error:
+            raise UserError(f"search of group {group.name}: {one_line(error)}") from error
+        return Search(group.name, settings)
+
+
+class Crew:
+    """Does the tasks of a study on several processes, and tells of each.
+
+    Args:
+        jobs: tasks at a time.
+        stopped: whether the user wants to stop.
+        say: takes lines for the user.
+        folder: of the study, for the message that says how to resume.
+    """
+
+    def __init__(self, jobs: int, stopped: Callable[[], bool], say: Callable[[str], None], folder: Path) -> None:
+        self.jobs, self.stopped, self.say, self.folder = jobs, stopped, say, folder
+        self.done: dict[Path, dict[str, Any]] = {}
+
+    def train(self, trials: Sequence[Trial]) -> dict[tuple[str, str, int], dict[str, Any]]:
+        """What each training came to and the folder that keeps it, by group, label and seed."""
+        groups = alike(trials)
+        done = [first(group) for group in groups]
+        found: dict[tuple[str, str, int], dict[str, Any]] = {}
+        for group, trial, result in zip(groups, done, self.work(done), strict=True):
+            kept = {**result, "folder": trial.folder.relative_to(self.folder).as_posix()}
+            found |= {(one.group, one.label, one.seed): kept for one in group}
+        return found
+
+    def work(self, tasks: Sequence[Trial | Search]) -> list[dict[str, Any]]:
+        """Do `tasks`; what each returned. A training that fails comes as ``{"error": message}``.
+
+        Raises:
+            StoppedError: the user stopped.
+            UserError: a search failed, a process died, or a task was done before with other settings.
+        """
+        done_now = {number: self.done[task.folder] for number, task in enumerate(tasks) if task.folder in self.done}
+        kept = {number: task.kept() for number, task in enumerate(tasks) if number not in done_now}
+        before = {number: result for number, result in kept.items() if result is not None}
+        found = {**done_now, **before}
+        todo = [number for number in range(len(tasks)) if number not in found]
+        if before:
+            self.say(f"{len(before)} of {len(tasks)} are finished already")
+
+        def done(place: int, value: Any) -> None:
+            number = todo[place]
+            task = tasks[number]
+            if isinstance(value, UserError):
+                if task.required:
+                    raise value
+                value = {"error": str(value)}
+            found[number] = self.done[task.folder] = value
+            self.say(f"{len(found):>3} of {len(tasks)}  {task.title}: {_told(value)}")
+
+        try:
+            work_all([tasks[number] for number in todo], self.jobs, done, self.stopped)
+        except StoppedError as error:
+            raise StoppedError(f"stopped, all is kept in {self.folder}: go on with --resume") from error
+        except DiedError as error:
+            title = tasks[todo[error.number]].title
+            raise UserError(
+                f"the process of {title} died (out of memory?), what is finished is kept in {self.folder}: go on with "
+                "--resume, perhaps with fewer --jobs"
+            ) from error
+        return [found[number] for number in range(len(tasks))]
+
+
+def alike(trials: Sequence[Trial]) -> list[list[Trial]]:
+    """The trainings in groups of equal settings, of which one has to be done."""
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault(json.dumps(trial.made_with(), sort_keys=True), []).append(trial)
+    return list(groups.values())
+
+
+def first(trials: Sequence[Trial]) -> Trial:
+    """Of trainings with equal settings the one that is finished, or else the first."""
+    return next((trial for trial in trials if trial.kept() is not None), trials[0])
+
+
+def described(model: ModelSettings) -> str:
+    """A network in few words."""
+    changes = model.arch_changes
+    if "widths" not in changes:
+        return " ".join([model.model, *(f"{name} {value}" for name, value in model.model_args.items())])
+    return str(Arch(model.model, **changes))
+
+
+def _told(value: Mapping[str, Any]) -> str:
+    if "error" in value:
+        return str(value["error"])
+    if "genotype" in value:
+        return str(Arch.from_dict(dict(value)))
+    return f"top-1 {value['top1']:.2f} %, {value['macs'] / 1e6:.2f} M MACs, {value['seconds'] / 60:.1f} minutes"
+
+
+def _one_thread(machine: Machine) -> Machine:
+    """A training has the same numbers however many run at a time: on a CPU each takes one thread."""
+    if machine.threads is None and resolve_device(machine.device).type == "cpu":
+        return replace(machine, threads=1)
+    return machine
+
+
+def _check_folder(folder: Path, settings: StudySettings) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: give a folder as --output")
+    check_writable(folder, f"--output {folder}")
+    if settings.results and Path(settings.results).is_dir():
+        raise UserError(f"--results {settings.results} is a folder: give a file")
+    begun = (folder / RESULTS).exists() or any(any(folder.glob(f"{kind}/{OUTPUT}")) for kind in (TRIALS, SEARCHES))
+    if settings.resume and not begun:
+        raise UserError(f"{folder} holds no study to resume: leave out --resume, or check --output")
+    if begun and not (settings.resume or settings.overwrite):
+        raise UserError(
+            f"{folder} already holds a study: give --resume to go on, --overwrite to replace it, or another --output"
+        )

@@ -1,0 +1,186 @@
+"""One training of a study: a network, a seed, its figures, kept in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from psvit.errors import UserError, flag
+from psvit.files import recover, write_json
+from psvit.search.folder import INHERITED, OWN, SUPERNET, journals_of
+from psvit.search.search import search
+from psvit.search.settings import SearchSettings
+from psvit.study.plan import Split
+from psvit.training.compare import network_name
+from psvit.training.evaluate import evaluate_checkpoint
+from psvit.training.loop import train
+from psvit.training.recipes import TrainSettings
+from psvit.training.run_folder import LOG, SETTINGS, check_same, clear_run, versions
+
+TRIAL = "trial.json"
+OUTPUT = "output.txt"
+"""What a training said."""
+
+
+def clear_trial(folder: Path) -> None:
+    """Remove what a trial wrote, and nothing else that the user may keep in its folder."""
+    clear_run(folder)
+    for name in (TRIAL, OUTPUT):
+        (folder / name).unlink(missing_ok=True)
+
+
+def clear_search(folder: Path) -> None:
+    """Remove what a search wrote, and nothing else that the user may keep in its folder."""
+    for name in (SUPERNET, INHERITED):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for path in [*journals_of(folder), *(folder / name for name in (*OWN, OUTPUT))]:
+        path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A training of a study.
+
+    Args:
+        group: its group, label: of its network.
+        seed: of the training.
+        reads: the split whose figures count.
+        settings: of the training; its run.output is the trial's folder.
+    """
+
+    group: str
+    label: str
+    seed: int
+    reads: Split
+    settings: TrainSettings
+    required: ClassVar[bool] = False  # a study goes on without it
+
+    @property
+    def folder(self) -> Path:
+        """Where it is kept."""
+        return Path(self.settings.run.output)
+
+    @property
+    def title(self) -> str:
+        """For lines to the user."""
+        return f"{self.group}, {self.label}, seed {self.seed}"
+
+    def kept(self) -> dict[str, Any] | None:
+        """The result of a trial that is finished; None if it is not.
+
+        Raises:
+            UserError: it was trained with other settings.
+        """
+        path = self.folder / TRIAL
+        recover(path)
+        if not path.is_file():
+            self._check_begun()
+            return None
+        try:
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            before, result = dict(found["made_with"]), dict(found["result"])
+            _ = [result[name] for name in ("network", "macs", "params", "top1", "history")]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} is broken ({error!r}): remove its folder, or start anew with --overwrite"
+            ) from error
+        now = json.loads(json.dumps(self.made_with()))
+        for name in sorted(set(before) | set(now)):
+            if before.get(name) != now.get(name):
+                raise UserError(
+                    f"{self.folder} was trained with {flag(name)} {before.get(name)}, not {now.get(name)}: resume with "
+                    "the same settings, give another --output, or start anew with --overwrite"
+                )
+        return result
+
+    def _check_begun(self) -> None:
+        """Refuse to go on with a training of other settings, before a study begins, and not as one that failed."""
+        if (self.folder / SETTINGS).is_file():
+            batch = self.settings.recipe.global_batch(1)
+            check_same(self.folder, {"settings": asdict(self.settings), "global_batch": batch})
+
+    def made_with(self) -> dict[str, Any]:
+        """All settings that its figures depend on, flat."""
+        parts = (self.settings.model, self.settings.data, self.settings.recipe, self.settings.machine)
+        flat = {name: value for part in parts for name, value in asdict(part).items()}
+        for name in ("threads", "workers"):
+            flat.pop(name)
+        return {**flat, "reads": self.reads}
+
+    def __call__(self) -> dict[str, Any]:
+        """Train, evaluate, keep the result and return it; what is finished already is not done again."""
+        if (kept := self.kept()) is not None:
+            return kept
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / OUTPUT).open("a", encoding="utf-8") as file, redirect_stdout(file):
+            result = self._result()
+        write_json(self.folder / TRIAL, {"made_with": self.made_with(), "result": result, "versions": versions()})
+        return result
+
+    def _result(self) -> dict[str, Any]:
+        begun = (self.folder / SETTINGS).exists()
+        run = replace(self.settings.run, resume=begun, overwrite=not begun)
+        best = train(replace(self.settings, run=run), lambda line: print(line, flush=True))
+        log = [json.loads(line) for line in (self.folder / LOG).read_text(encoding="utf-8").splitlines()]
+        if self.reads == "test":
+            metrics, _ = evaluate_checkpoint(str(self.folder / "best"), self.settings.data, self.settings.machine)
+            figures: dict[str, Any] = dict(metrics.to_dict())
+        else:
+            figures = {name: log[-1][name] for name in ("top1", "top5", "loss", "images")}
+        facts = json.loads((self.folder / "last" / "metrics.json").read_text(encoding="utf-8"))
+        return {
+            "network": network_name(self.folder / "last", self.settings.model),
+            "macs": facts["macs"],
+            "params": facts["params"],
+            **figures,
+            "holdout_top1": best["top1"],
+            "epoch": best["epoch"],
+            "history": [[line["epoch"], line["top1"], line["train_loss"]] for line in log],
+            "steps": log[-1]["step"],
+            "seconds": sum(self.trained_images(log) / max(line["images_per_second"], 0.1) for line in log),
+        }
+
+    def trained_images(self, log: list[dict[str, Any]]) -> int:
+        """Images that an epoch took."""
+        return int(log[0]["step"] * self.settings.recipe.global_batch(1))
+
+
+@dataclass(frozen=True)
+class Search:
+    """The search for a group's network.
+
+    Args:
+        group: its name.
+        settings: of the search; its folder is the trial's.
+    """
+
+    group: str
+    settings: SearchSettings
+    required: ClassVar[bool] = True
+
+    @property
+    def folder(self) -> Path:
+        """Where it is kept."""
+        return Path(self.settings.search.output)
+
+    @property
+    def title(self) -> str:
+        """For lines to the user."""
+        return f"{self.group}, search"
+
+    def kept(self) -> dict[str, Any] | None:
+        """None: a search that is finished finds its own result again, and checks its settings."""
+        return None
+
+    def __call__(self) -> dict[str, Any]:
+        """Search, or go on with the search; the Arch that it chose, as plain data."""
+        begun = (self.folder / SETTINGS).exists()
+        folder = replace(self.settings.search, resume=begun, overwrite=not begun)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / OUTPUT).open("a", encoding="utf-8") as file, redirect_stdout(file):
+            found = search(replace(self.settings, search=folder), lambda line: print(line, flush=True))
+        return found.arch.to_dict()
