@@ -1,0 +1,64 @@
+"""What ``psvit detect`` and ``psvit segment`` have in common: three actions, and their flags."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from jsonargparse import Namespace
+
+from psvit.cli.evaluate import add_evaluation_flags
+from psvit.cli.flags import Flags, settings_from
+from psvit.cli.predict import add_prediction_flags
+from psvit.dense.data.settings import DenseDataSettings
+from psvit.errors import UserError
+from psvit.training.recipes import Machine
+
+T = TypeVar("T")
+
+
+def run_action(
+    command: str, text: str, actions: Mapping[str, Callable[[Sequence[str]], int]], arguments: Sequence[str]
+) -> int:
+    """Run the action that the first argument names, or print the help.
+
+    Args:
+        command: detect or segment.
+        text: its help.
+        actions: train, evaluate and predict.
+        arguments: of the command line.
+
+    Raises:
+        UserError: there is no such action.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(text)
+        return 0
+    if arguments[0] not in actions:
+        raise UserError(f"psvit {command} does not know {arguments[0]!r}: give train, evaluate or predict")
+    return actions[arguments[0]](arguments[1:])
+
+
+def evaluation_flags(command: str, description: str, data: DenseDataSettings) -> Flags:
+    """The flags of the action evaluate; `data` holds the defaults of the data's."""
+    flags = Flags(f"{command} evaluate CHECKPOINT", description, data, Machine(), apart=("data_dir", "limit"))
+    return add_evaluation_flags(flags, f"checkpoint folder, for example runs/{command}/best", batch_size=8)
+
+
+def prediction_flags(command: str, description: str, output: str) -> Flags:
+    """The flags of the action predict; `output` says what is written into that folder."""
+    flags = Flags(f"{command} predict CHECKPOINT IMAGE [IMAGE ...]", description, Machine())
+    add_prediction_flags(flags, f"checkpoint folder, for example runs/{command}/best")
+    flags.add("--output", help=output)
+    flags.add("--overwrite", action="store_true", help="replace files in that folder")
+    return flags
+
+
+def evaluated(evaluate_checkpoint: Callable[..., tuple[T, Any]], values: Namespace, data: DenseDataSettings) -> T:
+    """The figures of a checkpoint, by the flags of `evaluation_flags`; notes on the data go to stderr."""
+    given, machine = settings_from(values, data), settings_from(values, Machine())
+    figures, opened = evaluate_checkpoint(values.checkpoint, given, machine, values.split, values.batch_size)
+    for note in opened.notes:
+        print(note, file=sys.stderr)
+    return figures

@@ -1,0 +1,1 @@
+"""Images -> boxes, masks and classes of pixels: detection, instance and semantic segmentation."""

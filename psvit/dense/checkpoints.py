@@ -1,0 +1,98 @@
+"""Checkpoints of detectors and segmenters: the folders of classifiers, with a task and what builds it again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from psvit.dense.data.sets import DenseData
+from psvit.errors import UserError, one_line
+from psvit.training.checkpoints import COMMANDS, read_json
+from psvit.training.run_folder import RunFolder
+
+
+class DenseFolder(RunFolder):
+    """The folder of a detector's or segmenter's training: like any training's, with checkpoints of that task."""
+
+    def describe_task(
+        self, head: str, config: dict[str, Any], facts: dict[str, Any], metric: str, plain: nn.Module
+    ) -> None:
+        """Take note of what every checkpoint says.
+
+        Args:
+            head: what stands on the backbone.
+            config: of the checkpoints, see `task_config`.
+            facts: macs and params, for metrics.json.
+            metric: the figure by which epochs are ranked.
+            plain: the network.
+        """
+        backbone = config["backbone"]
+        self.name = f"{head} on {backbone['model_args'].get('genotype', backbone['architecture'])}"
+        self.config, self.facts, self.metric, self.model = config, facts, metric, plain
+
+    @property
+    def title(self) -> str:
+        """What is trained."""
+        return self.name
+
+    @property
+    def next_command(self) -> list[str]:
+        """Evaluation on the test split."""
+        return ["psvit", COMMANDS[self.config["task"]], "evaluate", str(self.path / "best"),
+                "--data", self.settings.data.data]  # fmt: skip
+
+    def checkpoint_config(self) -> dict[str, Any]:
+        """What the config.json of the checkpoints holds."""
+        return self.config
+
+
+def task_config(task: str, data: DenseData, described: dict[str, Any], **head: dict[str, Any]) -> dict[str, Any]:
+    """The config of a checkpoint: its task, what builds the network again, and the images that it knows.
+
+    Args:
+        task: detection or segmentation.
+        data: the set that is trained on.
+        described: the backbone, see `psvit.dense.features.open_features`.
+        head: settings of what stands on it, by their name.
+    """
+    return {
+        "task": task,
+        "label_names": list(data.classes),
+        "backbone": described,
+        **head,
+        "preprocessing": {"in_chans": data.in_chans, "mean": list(data.mean), "std": list(data.std)},
+        "img_size": list(data.img_size) if data.img_size else None,
+    }
+
+
+def read_task(folder: str | Path, task: str) -> dict[str, Any]:
+    """The config of a checkpoint of `task`.
+
+    Raises:
+        UserError: no checkpoint, or one of another task.
+    """
+    config = read_json(folder)
+    found = config.get("task", "classes")
+    if found != task:
+        command = f"psvit {COMMANDS[found]}" if found in COMMANDS else "psvit evaluate or psvit predict"
+        raise UserError(f"{folder} is a checkpoint for {found}, not for {task}: take {command}")
+    return config
+
+
+@contextmanager
+def building(what: str, folder: str | Path) -> Iterator[None]:
+    """Build what a config describes inside of this.
+
+    Raises:
+        UserError: whatever fails there, since the config is broken then.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError, AssertionError) as error:
+        raise UserError(f"{folder}/config.json describes no {what}: {one_line(error, kind=True)}") from error

@@ -1,0 +1,178 @@
+"""Image files and the objects that a file of annotations names in them, as COCO and Pascal VOC have them. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from psvit.dense.data.findings import Findings
+from psvit.dense.data.objects import DenseSource, Objects
+from psvit.errors import UserError, one_line
+from psvit.training.sources import load_image
+
+Shape = tuple[NDArray[np.float64], ...] | dict[str, Any]
+"""An object's outline: polygons (x0, y0, x1, y1, ...), or runs of pixels: size and compressed counts."""
+
+ROUNDING = 1.0
+"""Pixels by which a box may stand out of its image without a note: annotation tools round."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """One object as its file tells it: x0, y0, x1, y1 in pixels; a name for messages."""
+
+    box: tuple[float, float, float, float]
+    label: int
+    crowd: bool
+    shape: Shape | None
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Annotated:
+    """One image file: path, height and width, boxes (n, 4) within it, labels (n,), crowd (n,), n shapes."""
+
+    path: str
+    size: tuple[int, int]
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    crowd: NDArray[np.bool_]
+    shapes: tuple[Shape | None, ...]
+
+
+def annotate(path: str, size: tuple[int, int], found: Sequence[Found], findings: Findings) -> Annotated:
+    """Clip boxes to the image; drop those that have no area there."""
+    height, width = size
+    boxes = np.asarray([one.box for one in found], dtype=np.float32).reshape(-1, 4)
+    clipped = np.clip(boxes, 0, np.asarray((width, height, width, height), dtype=np.float32))
+    known = np.all(np.isfinite(boxes), axis=1)
+    good = known & np.all(clipped[:, :2] < clipped[:, 2:], axis=1)
+    moved = good & (np.abs(clipped - np.where(known[:, None], boxes, 0)).max(axis=1) > ROUNDING)
+    for what, wrong in (
+        ("boxes that are not four numbers, dropped", ~known),
+        ("boxes without area in their image, dropped", known & ~good),
+        ("boxes that stand out of their image, clipped", moved),
+    ):
+        for at in np.flatnonzero(wrong):
+            findings.add(what, found[int(at)].name)
+    kept = [one for one, fine in zip(found, good.tolist(), strict=True) if fine]
+    return Annotated(
+        path=path,
+        size=size,
+        boxes=clipped[good],
+        labels=np.asarray([one.label for one in kept], dtype=np.int64),
+        crowd=np.asarray([one.crowd for one in kept], dtype=bool),
+        shapes=tuple(one.shape for one in kept),
+    )
+
+
+def read_size(path: Path, findings: Findings) -> tuple[int, int] | None:
+    """Height and width of an image file, from its header; None, with a note, if it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except Exception:  # on broken bytes Pillow's plugins raise anything
+        findings.skip("images that cannot be read", str(path))
+        return None
+
+
+class AnnotatedSource(DenseSource):
+    """Annotated image files.
+
+    Args:
+        images: the files.
+        has_masks: objects have masks; one without an outline has its box as a mask.
+    """
+
+    def __init__(self, images: Sequence[Annotated], has_masks: bool) -> None:
+        self.images, self.has_masks = images, has_masks
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def image(self, i: int) -> Image.Image:
+        """Decode file i, mode RGB; OSError too if its size is not the annotated one: boxes would not fit."""
+        one = self.images[i]
+        image = load_image(one.path)
+        if image.size[::-1] != one.size:
+            raise OSError(
+                f"image {one.path} is {image.width} x {image.height} pixels, but its annotations are for "
+                f"{one.size[1]} x {one.size[0]}: it may have been turned or scaled since"
+            )
+        return image
+
+    def name(self, i: int) -> str:
+        """Path of file i."""
+        return self.images[i].path
+
+    def size_of(self, i: int) -> tuple[int, int]:
+        """The annotated height and width of file i."""
+        return self.images[i].size
+
+    def objects(self, i: int) -> Objects:
+        """Objects of file i; OSError if a mask cannot be decoded."""
+        one = self.images[i]
+        masks = None
+        if self.has_masks:
+            masks = np.zeros((len(one.labels), *one.size), dtype=bool)
+            for mask, drawn in zip(masks, self._masks(i), strict=True):
+                mask[:] = drawn
+        return Objects(one.boxes, one.labels, masks, one.crowd)
+
+    def class_map(self, i: int) -> NDArray[np.int64]:
+        """(H, W): 0 for the background, above it class number + 1; where objects overlap, the smaller one's."""
+        one = self.images[i]
+        if not self.has_masks:
+            raise UserError(f"{one.path} has boxes, but no masks: a class map cannot be drawn from them")
+        classes = np.zeros(one.size, dtype=np.int64)
+        drawn = zip(self._masks(i), one.labels, strict=True)
+        for mask, label in sorted(drawn, key=lambda pair: -int(pair[0].sum())):
+            classes[mask] = label + 1
+        return classes
+
+    def _masks(self, i: int) -> Iterator[NDArray[np.bool_]]:
+        one = self.images[i]
+        for box, shape in zip(one.boxes, one.shapes, strict=True):
+            try:
+                yield draw(shape, one.size) if shape is not None else _filled(box, one.size)
+            except (ValueError, RuntimeError) as error:  # what the decoder says to runs that do not add up
+                raise OSError(f"image {one.path}: a mask cannot be decoded ({one_line(error)})") from error
+
+
+def draw(shape: Shape, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The pixels (H, W) of an outline, as COCO's own tools draw them."""
+    tools = mask_tools()
+    runs = shape
+    if not isinstance(shape, dict):
+        runs = tools.merge(tools.frPyObjects([polygon.tolist() for polygon in shape], *size))
+    return np.asarray(tools.decode(runs), dtype=bool)
+
+
+def _filled(box: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.bool_]:
+    mask = np.zeros(size, dtype=bool)
+    x0, y0 = np.floor(box[:2]).astype(int)
+    x1, y1 = np.ceil(box[2:]).astype(int)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+def mask_tools() -> ModuleType:
+    """COCO's polygons and runs of pixels, by faster-coco-eval.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        from faster_coco_eval.core import mask
+    except ImportError as error:
+        raise UserError(
+            f'masks of COCO need the package faster-coco-eval ({one_line(error)}): pip install "psvit[dense]"'
+        ) from error
+    return mask

@@ -1,0 +1,254 @@
+"""A folder in COCO's layout -> annotated images: the files of a split, checked entry by entry. No torch here."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from psvit.dense.data.annotated import Annotated, Found, Shape, annotate, mask_tools, read_size
+from psvit.dense.data.findings import Findings
+from psvit.errors import UserError, one_line
+from psvit.training.sources import TEST_SPLITS, natural, quoted
+
+OTHER_TASKS = ("captions_", "person_keypoints_", "image_info_", "stuff_", "panoptic_")
+"""How COCO's files begin that hold no boxes of objects."""
+
+MOST = 1 << 20
+"""Pixels of a side from which on it is a mistake."""
+
+FAR = 10
+"""A corner this many images away from its own is a mistake, and drawing up to it could take all memory."""
+
+
+@dataclass(frozen=True, eq=False)
+class CocoSplit:
+    """One annotation file, read: class names by class number, images, and whether any object has a mask."""
+
+    classes: tuple[str, ...]
+    images: tuple[Annotated, ...]
+    has_masks: bool
+    notes: tuple[str, ...]
+
+
+def find_coco(root: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """The annotation files of a folder, by ``train`` and ``test``, empty if it holds none; notes on others.
+
+    They are looked for in the folder, in its annotations/ and in its other folders (train/_annotations.coco.json).
+
+    Raises:
+        UserError: several files would do for one split.
+    """
+    files = [*root.glob("*.json"), *root.glob("*/*.json")]
+    files = [path for path in files if not path.name.startswith((".", *OTHER_TASKS))]
+    plain = [path for path in files if path.name.startswith("instances_")]
+    splits: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted(plain or files, key=lambda path: natural(str(path))):
+        if plain or _looks_like_coco(path):
+            splits[_split_of(path, root)].append(path)
+    for name, paths in splits.items():
+        if len(paths) > 1:
+            raise UserError(f"{root} has several annotation files for its {name or 'only'} split: "
+                            f"{quoted([str(p.relative_to(root)) for p in paths])}; leave one in it")  # fmt: skip
+    train = splits.get("train") or splits.get("")
+    if splits and not train:
+        raise UserError(f"{root} has annotations for {quoted(sorted(splits))}, but none to train on: "
+                        "add a file with train in its name, as in annotations/instances_train.json")  # fmt: skip
+    tests = [splits[name][0] for name in TEST_SPLITS if name in splits]
+    notes = tuple(f"{p} is not used: {tests[0]} is the test split, the hold-out is cut from train" for p in tests[1:])
+    found = {"train": train[:1] if train else [], "test": tests[:1]}
+    return {name: paths[0] for name, paths in found.items() if paths}, notes
+
+
+def _split_of(path: Path, root: Path) -> str:
+    for text in (path.stem, "" if path.parent == root else path.parent.name):
+        if found := re.search(r"(?<![a-z])(train|test|valid|val)(?:ation|ing)?(?![a-z])", text.lower()):
+            return found[1]
+    return ""
+
+
+def _looks_like_coco(path: Path) -> bool:
+    # Its beginning is enough, and a large file is read once only; a broken file is COCO's until it is read.
+    with path.open("rb") as file:
+        start = file.read(1 << 16)
+    keys = (b'"images"', b'"annotations"', b'"categories"', b'"licenses"')
+    return any(key in start for key in keys) or path.parent.name == "annotations"
+
+
+def read_coco(
+    path: Path, root: Path, split: str, strict: bool = False, classes: Sequence[str] | None = None
+) -> CocoSplit:
+    """Read an annotation file and find its images.
+
+    Args:
+        path: the JSON file.
+        root: the set's folder.
+        split: train or test: the name of a folder that may hold the images.
+        strict: an image that is not on disk is an error.
+        classes: of the training split; by default the file's own categories, by their ids.
+
+    Raises:
+        UserError: the file is broken or lacks what cannot be done without; none of its images is on disk.
+    """
+    content = _read_json(path)
+    findings = Findings(path.name, strict)
+    own = _categories(_entries(content, "categories", path, ("id", "name")), findings, path)
+    names = tuple(own.values()) if classes is None else tuple(classes)
+    if missing := sorted(set(own.values()) - set(names)):
+        raise UserError(f"{path} has categories that the training split lacks: {quoted(missing)}; give both the same")
+    numbers = {key: names.index(name) for key, name in own.items()}
+    entries = _entries(content, "images", path, ("id", "file_name"))
+    known = {entry["id"] for entry in entries}
+    if len(known) < len(entries):
+        twice = [str(key) for key, times in Counter(entry["id"] for entry in entries).items() if times > 1]
+        raise UserError(f"{path} gives several images one id: {quoted(twice)}; which one is meant cannot be known")
+    objects: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
+    ids: set[Any] = set()
+    for at, entry in enumerate(_entries(content, "annotations", path, ("image_id", "category_id"))):
+        name = str(entry.get("id", f"number {at}"))
+        if entry["image_id"] not in known:
+            findings.add("annotations of an image that is not listed, dropped", name)
+        elif entry["category_id"] not in numbers:
+            findings.add("annotations of a category that is not listed, dropped", name)
+        else:
+            if entry.get("id") in ids:
+                findings.add("annotation ids used twice, both kept", name)
+            ids |= {entry["id"]} if isinstance(entry.get("id"), (int, float, str)) else set()
+            objects[entry["image_id"]].append(entry)
+    images = []
+    for entry, file in _on_disk(entries, path, root, split, findings):
+        size = _size(entry) or read_size(file, findings)
+        if size is not None:
+            found = [_found(o, numbers[o["category_id"]], size, findings) for o in objects.get(entry["id"], ())]
+            images.append(annotate(str(file), size, found, findings))
+    if not images:
+        raise UserError(f"{path}: none of its {len(entries)} images can be read; see that they are beside it")
+    return _summed_up(names, images, findings)
+
+
+def _summed_up(names: tuple[str, ...], images: list[Annotated], findings: Findings) -> CocoSplit:
+    shapes = [shape is not None for image in images for shape in image.shapes]
+    notes = findings.notes()
+    if any(shapes) and not all(shapes):
+        notes += (f"{findings.where}: objects without a mask, their box is taken: {shapes.count(False)}",)
+    if empty := sum(not len(image.labels) for image in images):
+        notes += (f"{findings.where}: images without objects, kept as background: {empty}",)
+    return CocoSplit(names, tuple(images), any(shapes), notes)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({one_line(error)}): get or write it again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}, not an object with images, annotations, categories")
+    return content
+
+
+def _entries(content: dict[str, Any], key: str, path: Path, needed: Sequence[str]) -> list[dict[str, Any]]:
+    """The list `key` of a file, each entry with what it needs."""
+    if not isinstance(content.get(key), list):
+        raise UserError(f"{path} has no list {key!r}: COCO's format needs images, annotations and categories")
+    entries: list[dict[str, Any]] = content[key]
+    for at, entry in enumerate(entries):
+        for name in needed:
+            if not isinstance(entry, dict) or not isinstance(entry.get(name), (int, float, str)):
+                what = f"has no {name!r}" if not isinstance(entry, dict) or name not in entry else (
+                    f"has {name} {entry[name]!r}: give a number or a text")  # fmt: skip
+                raise UserError(f"{path}: entry {at} of its {key!r} {what}")
+    return entries
+
+
+def _categories(entries: list[dict[str, Any]], findings: Findings, path: Path) -> dict[Any, str]:
+    """Names by id, in the order of the ids; a name that several have gets its id."""
+    times = Counter(str(entry["name"]) for entry in entries)
+    found: dict[Any, str] = {}
+    for entry in sorted(entries, key=lambda entry: (isinstance(entry["id"], str), entry["id"])):
+        key, name = entry["id"], str(entry["name"])
+        if key in found:
+            raise UserError(f"{path} gives several categories the id {key}: {found[key]!r} and {name!r}")
+        if times[name] > 1:
+            findings.add("category names used twice, told apart by their ids", name)
+            name = f"{name} ({key})"
+        found[key] = name
+    if not found:
+        raise UserError(f"{path} lists no categories: there is nothing to detect")
+    return found
+
+
+def _on_disk(
+    entries: list[dict[str, Any]], path: Path, root: Path, split: str, findings: Findings
+) -> Iterator[tuple[dict[str, Any], Path]]:
+    """The listed images that are there, with their files."""
+    tail = path.stem.removeprefix("instances_")
+    folders = [path.parent, *(base / name for base in (root, root / "images") for name in (tail, split)),
+               root / "images", root]  # fmt: skip
+    folders = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+    for entry in entries:
+        name = str(entry["file_name"]).replace("\\", "/")
+        at = next((at for at, folder in enumerate(folders) if (folder / name).is_file()), None)
+        if at is None:
+            findings.skip("images not on disk", name)
+            continue
+        yield entry, folders[at] / name
+        folders.insert(0, folders.pop(at))  # the others will be there too
+
+
+def _size(entry: Mapping[str, Any]) -> tuple[int, int] | None:
+    height, width = entry.get("height"), entry.get("width")
+    known = isinstance(height, int) and isinstance(width, int) and 0 < min(height, width) <= max(height, width) < MOST
+    return (height, width) if known else None  # type: ignore[return-value]  # both are int
+
+
+def _found(entry: Mapping[str, Any], label: int, size: tuple[int, int], findings: Findings) -> Found:
+    name = f"annotation {entry['id']}" if "id" in entry else f"one of image {entry['image_id']}"
+    shape = _shape(entry.get("segmentation"), size, name, findings)
+    box = entry.get("bbox")
+    if box is None and shape is not None:
+        box = _bound(shape, size)
+    try:
+        x, y, width, height = map(float, box if isinstance(box, (list, tuple)) else ())
+    except (TypeError, ValueError, OverflowError):
+        x = y = width = height = np.nan
+    if width < 0 or height < 0:
+        width = height = 0.0
+    return Found((x, y, x + width, y + height), label, bool(entry.get("iscrowd")), shape, name)
+
+
+def _bound(shape: Shape, size: tuple[int, int]) -> list[float]:
+    tools = mask_tools()
+    runs = shape if isinstance(shape, dict) else tools.merge(tools.frPyObjects([p.tolist() for p in shape], *size))
+    return [float(x) for x in tools.toBbox(runs)]
+
+
+def _shape(segmentation: Any, size: tuple[int, int], name: str, findings: Findings) -> Shape | None:
+    """The outline, if there is one that can be drawn."""
+    if segmentation is None or segmentation == []:
+        return None
+    try:
+        if isinstance(segmentation, dict):
+            if list(segmentation["size"]) != list(size):
+                raise ValueError("of another size")
+            tools = mask_tools()
+            listed = isinstance(segmentation["counts"], list)
+            runs: dict[str, Any] = tools.segmToRle(segmentation, *size)
+            if listed and sum(segmentation["counts"]) != size[0] * size[1]:
+                raise ValueError("the runs do not add up")
+            return runs
+        polygons = [np.asarray(polygon, dtype=np.float64) for polygon in segmentation]
+        polygons = [p for p in polygons if p.ndim == 1 and len(p) >= 6 and len(p) % 2 == 0]
+        if not polygons or not all((np.abs(p) < FAR * max(size)).all() for p in polygons):
+            raise ValueError("no polygon")
+        return tuple(polygons)
+    except UserError:
+        raise
+    except (ValueError, TypeError, KeyError, RuntimeError, OverflowError):  # as the decoder and numpy see fit
+        findings.add("masks that cannot be drawn, their box is taken", name)
+        return None

@@ -1,0 +1,95 @@
+"""An image with what is in it -> tensors, varied alike at random in training, through torchvision's transforms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import to_image
+
+from psvit.dense.data.objects import Objects, boxes_of
+from psvit.dense.recipes import DenseAugment
+
+LEAST_SIDE = 1.0
+"""Pixels; a box of which less is left in a cut is left out."""
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """PIL image -> (C, H, W) float32 in 0..1."""
+    return v2.functional.to_dtype(to_image(image), torch.float32, scale=True).as_subclass(Tensor)
+
+
+class Vary:
+    """Resizes, cuts, mirrors and colours an image, and what lies on it alike.
+
+    Args:
+        augment: how much.
+        mirror: an image keeps its classes when mirrored.
+        mean: grey value of each channel in 0..1, to fill what lies outside.
+        outside: class number of pixels outside, in class maps; 0 in masks of objects.
+        crop: height and width in pixels of what is cut from an image; None for the image's own size.
+    """
+
+    def __init__(
+        self,
+        augment: DenseAugment,
+        mirror: bool,
+        mean: tuple[float, ...],
+        outside: int = 0,
+        crop: tuple[int, int] | None = None,
+    ) -> None:
+        self.augment, self.crop = augment, crop
+        self.fill: dict[Any, Any] = {tv_tensors.Image: list(mean), tv_tensors.Mask: outside}
+        self.flip = v2.RandomHorizontalFlip(augment.hflip if mirror else 0.0)
+        strength = augment.color_jitter
+        self.colour: Any = v2.ColorJitter(strength, strength, strength) if strength else v2.Identity()
+
+    def __call__(self, image: Image.Image, *others: Any) -> tuple[Any, ...]:
+        """A PIL image, and tv_tensors on its canvas -> the same, varied; the image (C, H, W) in 0..1."""
+        size = (image.height, image.width)
+        varied: tuple[Any, ...] = (v2.functional.to_dtype(to_image(image), torch.float32, scale=True), *others)
+        low, high = self.augment.jitter
+        if (low, high) != (1.0, 1.0):
+            varied = v2.ScaleJitter(size, (low, high))(*varied)
+        if (low, high) != (1.0, 1.0) or self.crop is not None:
+            varied = v2.RandomCrop(self.crop or size, pad_if_needed=True, fill=self.fill)(*varied)
+        varied = self.flip(*varied)
+        return self.colour(*varied)
+
+
+def vary_objects(vary: Vary | None, image: Image.Image, objects: Objects) -> tuple[Tensor, dict[str, Tensor]]:
+    """An image and its objects -> (C, H, W) in 0..1 and torchvision's target; crowds are left out.
+
+    Returns:
+        The image, and boxes (n, 4) in pixels, labels (n,) from 1, and masks (n, H, W) uint8 where the set has them.
+    """
+    kept = ~objects.crowd
+    size = (image.height, image.width)
+    boxes, labels = objects.boxes[kept], torch.from_numpy(objects.labels[kept]) + 1
+    if objects.masks is None:
+        on = tv_tensors.BoundingBoxes(torch.from_numpy(boxes), format="XYXY", canvas_size=size)
+        shown, on = (to_tensor(image), on) if vary is None else vary(image, on)
+        found: Tensor = on.as_subclass(Tensor).float().reshape(-1, 4)
+        target = {"boxes": found, "labels": labels}
+    else:
+        # a box is that of what is still to be seen, so masks lead
+        masks = tv_tensors.Mask(torch.from_numpy(np.ascontiguousarray(objects.masks[kept])).to(torch.uint8))
+        shown, masks = (to_tensor(image), masks) if vary is None else vary(image, masks)
+        plain = masks.as_subclass(Tensor)
+        found = torch.from_numpy(boxes if vary is None else boxes_of(plain.numpy().astype(bool)))
+        target = {"boxes": found, "labels": labels, "masks": plain}
+    whole = ((found[:, 2:] - found[:, :2]) >= LEAST_SIDE).all(dim=1)
+    return shown.as_subclass(Tensor), {name: value[whole] for name, value in target.items()}
+
+
+def vary_class_map(vary: Vary | None, image: Image.Image, classes: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    """An image and the class of each pixel (H, W) -> (C, H, W) in 0..1 and (H, W) int64."""
+    mask = tv_tensors.Mask(torch.from_numpy(np.ascontiguousarray(classes)))
+    shown, mask = (to_tensor(image), mask) if vary is None else vary(image, mask)
+    return shown.as_subclass(Tensor), mask.as_subclass(Tensor).long()
