@@ -1,4 +1,4 @@
-"""The command line. Each command is a module here, imported when it is called."""
+"""The command line. Each command is a module here, imported when it is called; Ctrl-C then is one line too."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ COMMANDS = {
     "train": "train one network: any PSViT or any model of timm",
     "evaluate": "top-1, top-5, loss and accuracy per class of a checkpoint",
     "predict": "the classes of image files and folders",
+    "analyze": "where a vision transformer repeats itself, and so could share maps and pool tokens",
+    "study": "trainings side by side with several seeds, and what they say of a claim",
+    "detect": "objects with boxes and masks: detectors on a PSViT or any backbone, trained, evaluated, used",
+    "segment": "a class for each pixel: decoders on a PSViT or any backbone, trained, evaluated, used",
+    "export": "a checkpoint as ONNX, torch.export, TorchScript, int8 or a Hub folder, checked and timed",
     "benchmark": "images per second of networks side by side, on this machine",
 }
 
@@ -34,17 +39,17 @@ try: psvit show ASAS-ASSA-AS --img-size 224
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that `argv` names; returns the exit code: 0, or 2 after a user's mistake or Ctrl-C."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    for stream in (sys.stdout, sys.stderr):  # a label or a path that the terminal cannot show is no reason to stop
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(HELP)
-        return 0
-    if arguments[0] == "--version":
-        print(f"psvit {__version__}")
-        return 0
     try:
+        for stream in (sys.stdout, sys.stderr):  # a label or a path that the terminal cannot show is no reason to stop
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        arguments = list(sys.argv[1:] if argv is None else argv)
+        if not arguments or arguments[0] in ("-h", "--help", "help"):
+            print(HELP)
+            return 0
+        if arguments[0] == "--version":
+            print(f"psvit {__version__}")
+            return 0
         return _dispatch(arguments[0], arguments[1:])
     except UserError as error:
         print(f"psvit: {error}", file=sys.stderr)

@@ -1,0 +1,52 @@
+"""``psvit export``: a checkpoint for other runtimes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+from psvit.cli.flags import Flags, settings_from
+from psvit.errors import UserError
+from psvit.export.settings import ExportSettings
+from psvit.training.settings import DataSettings
+
+DESCRIPTION = """A checkpoint as an ONNX file (float32 and int8), a program of torch.export, TorchScript, or a folder
+for timm and the Hugging Face Hub. What is written is loaded again and compared with the network; ONNX files are timed
+beside it.
+Example: psvit export runs/train/best --int8 --data fashion-mnist"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parse the flags, export and print what was found."""
+    flags = Flags("export CHECKPOINT", DESCRIPTION, ExportSettings(), DataSettings(), apart=("limit",))
+    flags.add("checkpoint", help="checkpoint folder, for example runs/train/best")
+    flags.add("--json", action="store_true", help="print JSON")
+    values = flags.parse(arguments)
+    settings = settings_from(values, ExportSettings())
+    if settings.data is None:
+        data = None
+        if settings.split != "holdout":
+            raise UserError(f"--split {settings.split} needs images: give --data")
+    else:
+        data = settings_from(values, DataSettings(), img_size=None)
+
+    from psvit.measure.machine import keep_freed_memory
+
+    keep_freed_memory()
+    from rich.console import Console
+
+    from psvit.export.check import timing_table
+    from psvit.export.export import export, summary
+
+    say = partial(print, file=sys.stderr if values.json else sys.stdout)
+    result = export(values.checkpoint, settings, data, say)
+    if values.json:
+        print(json.dumps(result.to_dict(), ensure_ascii=False))
+        return 0
+    if result.timings:
+        Console(width=None if sys.stdout.isatty() else 120).print(timing_table(result.timings))
+    for line in summary(result, settings):
+        print(line)
+    return 0

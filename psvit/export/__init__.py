@@ -1,0 +1,1 @@
+"""A checkpoint -> files that other runtimes and hubs read."""

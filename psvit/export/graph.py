@@ -1,0 +1,132 @@
+"""A network -> a graph of one image size: an ONNX model, a program of torch.export, a traced TorchScript module.
+
+The network is put at its size beforehand, so that position embeddings are constants and nothing of the graph depends
+on a size but the batch's.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from psvit.errors import UserError, one_line
+from psvit.export.operators import check_onnx, check_program
+from psvit.export.runtime import INSTALL
+
+if TYPE_CHECKING:
+    import onnx
+    from torch.export import ExportedProgram
+
+INPUT, OUTPUT = "images", "logits"
+LARGEST = 2_000_000_000
+"""Bytes of weights that one ONNX file can hold (protobuf ends at 2 GiB)."""
+
+
+def frozen_copy(model: nn.Module) -> Any:
+    """A copy of a network in float32 on the CPU, in evaluation mode, without gradients."""
+    return copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
+
+
+def example_images(input_size: tuple[int, int, int], batch_size: int, seed: int = 0) -> Tensor:
+    """Normal noise (B, C, H, W): as images are after their mean and deviation are taken out."""
+    return torch.randn(batch_size, *input_size, generator=torch.Generator().manual_seed(seed))
+
+
+def to_onnx(model: nn.Module, input_size: tuple[int, int, int], batch_size: int | None = None) -> onnx.ModelProto:
+    """Export to ONNX: ``images`` (B, C, H, W) float32 -> ``logits`` (B, classes), plain operators only.
+
+    Attention is written out: an exported fused kernel is taken apart into more operators, with shapes computed at run
+    time, than the explicit products are.
+
+    Args:
+        model: see `frozen_copy`.
+        input_size: channels, height, width.
+        batch_size: B; None for any.
+
+    Raises:
+        UserError: ONNX is not installed, the network cannot be exported, or `psvit.export.operators.check_onnx`
+            refuses its graph.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"ONNX files cannot be written: {INSTALL}") from error
+    if sum(weight.numel() * 4 for weight in model.state_dict().values()) > LARGEST:
+        raise UserError("the network's weights exceed the 2 GB of one ONNX file: give --format torch-export")
+    explicit = copy.deepcopy(model)
+    module: Any
+    for module in explicit.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False
+    images = example_images(input_size, batch_size or 2)
+    shapes = ({0: torch.export.Dim("batch")},) if batch_size is None else None
+    with _quietly("ONNX", batch_size):
+        program: Any = torch.onnx.export(
+            explicit, (images,), dynamo=True, input_names=[INPUT], output_names=[OUTPUT], dynamic_shapes=shapes,
+            verbose=False,
+        )  # fmt: skip
+    proto: onnx.ModelProto = program.model_proto
+    del proto.metadata_props[:]
+    for node in proto.graph.node:  # the exporter writes where in our source each came from
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output, *proto.graph.initializer):
+        del value.metadata_props[:]
+    del proto.graph.metadata_props[:]
+    proto.producer_name = "psvit"
+    check_onnx(proto)
+    onnx.checker.check_model(proto)
+    return proto
+
+
+def to_program(model: nn.Module, input_size: tuple[int, int, int], batch_size: int | None = None) -> ExportedProgram:
+    """Export with torch.export: images (B, C, H, W) float32 -> logits (B, classes). Arguments as `to_onnx`.
+
+    Raises:
+        UserError: the network cannot be exported, or `psvit.export.operators.check_program` refuses its graph.
+    """
+    images = example_images(input_size, batch_size or 2)
+    shapes = ({0: torch.export.Dim("batch")},) if batch_size is None else None
+    with _quietly("torch.export", batch_size):
+        program = torch.export.export(model, (images,), dynamic_shapes=shapes)
+    check_program(program)
+    return program
+
+
+def to_torchscript(model: nn.Module, input_size: tuple[int, int, int], batch_size: int | None = None) -> Any:
+    """Trace to TorchScript: images (B, C, H, W) float32 -> logits (B, classes). Arguments as `to_onnx`.
+
+    TorchScript is deprecated in torch; it is for what loads nothing else.
+
+    Raises:
+        UserError: the network cannot be traced.
+    """
+    images = example_images(input_size, batch_size or 2)
+    with _quietly("TorchScript", batch_size):
+        return torch.jit.trace(model, (images,), check_trace=False)
+
+
+@contextmanager
+def _quietly(what: str, batch_size: int | None) -> Iterator[None]:
+    """Keep the exporter's own lines back, and tell its failure in one."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as error:  # exporters fail on foreign networks in many ways
+        hint = ": try a fixed --batch-size" if batch_size is None else ""
+        raise UserError(f"this network cannot be exported to {what}{hint}: {one_line(error, kind=True)}") from error
+    finally:
+        logger.setLevel(level)

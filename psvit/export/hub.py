@@ -1,0 +1,144 @@
+"""Checkpoints on the Hugging Face Hub: folders that timm reads, with a model card; to there and back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, by its documentation
+
+from psvit import cost
+from psvit.errors import UserError, one_line
+from psvit.export.card import CardFacts, model_card
+from psvit.export.runtime import PREPROCESSING
+from psvit.files import replacing
+from psvit.measure.macs import count_macs
+from psvit.model.psvit import PSViT
+from psvit.training.checkpoints import CONFIG, METRICS, WEIGHTS, load_checkpoint, save_checkpoint
+from psvit.training.evaluate import Classifier
+
+CARD = "README.md"
+
+
+def write_folder(
+    folder: Path,
+    classifier: Classifier,
+    name: str | None = None,
+    license: str | None = None,
+    place: Path | None = None,
+) -> None:
+    """Write a classifier as timm and the Hub read it: config.json, weights, metrics.json and a model card.
+
+    Args:
+        folder: where; one that is there is replaced.
+        classifier: see `psvit.training.evaluate.open_checkpoint`; its metrics.json is taken along.
+        name: of the repository that it will be on the Hub, as user/name, for the card; by default none.
+        license: of the weights, for the card.
+        place: where the folder will stand, for the card of one that is not on the Hub; by default where it is written.
+    """
+    model = classifier.model
+    preprocessing = {key: model.pretrained_cfg[key] for key in PREPROCESSING}
+    metrics = read_metrics(Path(classifier.source))
+    with replacing(folder) as temporary:
+        save_checkpoint(temporary, model, model.state_dict(), preprocessing, classifier.classes, metrics)
+        facts = card_facts(classifier, name, license, place or folder)
+        (temporary / CARD).write_text(model_card(facts), encoding="utf-8")
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """The figures in a checkpoint folder; none if it tells none."""
+    try:
+        metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return dict(metrics) if isinstance(metrics, dict) else {}
+
+
+def card_facts(classifier: Classifier, name: str | None, license: str | None, place: Path) -> CardFacts:
+    """What the model card of a classifier tells; its MACs are those at the size that it is made for.
+
+    Args:
+        classifier: see `psvit.training.evaluate.open_checkpoint`.
+        name: of the repository on the Hub; None if there is none.
+        license: of the weights.
+        place: the folder; of an absolute path the card tells the name alone, since others may read it.
+    """
+    model = classifier.model
+    channels, *sides = model.pretrained_cfg["input_size"]
+    if isinstance(model, PSViT):
+        network, genotype = str(model.arch), model.arch.genotype
+        macs = cost.macs(model.arch, (sides[0], sides[1]), channels, model.num_classes)
+    else:
+        network, genotype = model.pretrained_cfg["architecture"], None
+        macs = count_macs(lambda: load_checkpoint(classifier.source), (channels, *sides))
+    params = sum(parameter.numel() for parameter in model.parameters())
+    metrics = read_metrics(Path(classifier.source))
+    folder = None if name else place.name if place.is_absolute() else place.as_posix()
+    return CardFacts(
+        name or place.name, network, genotype, (channels, *sides), classifier.classes, params, macs, metrics, license,
+        folder,
+    )  # fmt: skip
+
+
+def check_repository(name: str) -> None:
+    """Refuse what cannot be the name of a repository.
+
+    Raises:
+        UserError: it is not user/name.
+    """
+    try:
+        validate_repo_id(name)
+    except ValueError as error:
+        raise UserError(f"--push-to-hub {name!r} is not the name of a repository: {one_line(error)}") from error
+    if name.count("/") != 1:
+        raise UserError(f"--push-to-hub {name!r} names no account: give user/name")
+
+
+def push_to_hub(folder: str | Path, name: str, private: bool = False) -> str:
+    """Upload a folder of `write_folder` to the Hub, with the token that ``hf auth login`` keeps.
+
+    Args:
+        folder: config.json, model.safetensors, metrics.json, README.md; nothing else of it is sent.
+        name: of the repository, as user/name; made if it is not there.
+        private: make it private.
+
+    Returns:
+        Its address.
+
+    Raises:
+        UserError: the Hub refuses it, or cannot be reached.
+    """
+    check_repository(name)
+    api = HfApi()
+    try:
+        address = api.create_repo(name, private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=name, folder_path=folder, allow_patterns=[CONFIG, WEIGHTS, METRICS, CARD],
+            commit_message="A checkpoint of psvit",
+        )  # fmt: skip
+    except Exception as error:  # no token, no right, no network: each with a class of its own
+        raise UserError(f"--push-to-hub {name} did not work: {one_line(error, kind=True)}") from error
+    return str(address)
+
+
+def from_pretrained(name: str | Path) -> Any:
+    """The network of a checkpoint folder, or of a repository of the Hub, in evaluation mode.
+
+    Args:
+        name: a folder, or user/name. Of a repository only config.json and model.safetensors are fetched.
+
+    Raises:
+        UserError: neither; or a checkpoint that is broken, see `psvit.training.checkpoints.load_checkpoint`.
+    """
+    if Path(name).exists():
+        return load_checkpoint(name)
+    try:
+        validate_repo_id(str(name))
+        folder = snapshot_download(str(name), allow_patterns=[CONFIG, WEIGHTS])
+    except Exception as error:  # no such name, no right, no network: each with a class of its own
+        raise UserError(
+            f"{name} is neither a folder nor a repository of the Hub that can be read: {one_line(error, kind=True)}"
+        ) from error
+    return load_checkpoint(folder)

@@ -1,0 +1,172 @@
+"""A network -> ONNX files, float32 and int8: checked, measured on the user's images, timed, described in the file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import psvit
+from psvit.errors import UserError
+from psvit.export.check import Timing, check_difference, largest_difference, time_in_turns
+from psvit.export.graph import frozen_copy, to_onnx
+from psvit.export.int8 import quantize
+from psvit.export.operators import onnx_operators
+from psvit.export.runtime import PREPROCESSING, InBatches, OnnxModel, write_metadata
+from psvit.export.settings import ExportSettings
+from psvit.model.psvit import PSViT
+from psvit.training.data import Data, balanced_order, open_data
+from psvit.training.evaluate import Classifier, check_classes, evaluate_classifier, preprocess
+from psvit.training.loading import ImageSplit, eval_batches
+from psvit.training.recipes import Machine
+from psvit.training.settings import DataSettings
+from psvit.training.sources import Source, Stream, Subset
+
+if TYPE_CHECKING:
+    import onnx
+
+CALIBRATION_BATCH = 16
+EAGER, FLOAT32, INT8 = "torch", "float32", "int8"
+"""The network in torch (eager, float32), and the two files in ONNX Runtime."""
+
+
+@dataclass(frozen=True)
+class OnnxExport:
+    """ONNX files of a network, and what was found out about them.
+
+    Args:
+        models: the files' contents: float32, and int8 if asked for.
+        operators: how often each operator stands in the float32 graph.
+        differences: largest absolute difference of each file's logits to the network's.
+        accuracy: top1 in percent of each file, on the images that `measured_on` names; empty without data.
+        measured_on: data set, split and number of images.
+        timings: of the network and of each file, by batch size.
+    """
+
+    models: dict[str, onnx.ModelProto]
+    operators: Counter[str]
+    differences: dict[str, float]
+    accuracy: dict[str, float]
+    measured_on: dict[str, Any]
+    timings: list[Timing]
+
+
+def export_onnx(
+    classifier: Classifier, settings: ExportSettings, data: DataSettings | None, folder: Path
+) -> OnnxExport:
+    """Export a checkpoint's network to ONNX.
+
+    Args:
+        classifier: see `psvit.training.evaluate.open_checkpoint`, at its size.
+        settings: what to export.
+        data: images to calibrate and to measure on.
+        folder: where intermediate files may stand.
+
+    Raises:
+        UserError: a package is missing, the network cannot be exported, its file computes something else, or the data
+            are of other classes.
+    """
+    if data is not None:
+        _opened_data(classifier, data)  # so that other classes are refused before the long work
+    model = frozen_copy(classifier.model)
+    input_size = tuple(classifier.model.pretrained_cfg["input_size"])
+    models = {FLOAT32: to_onnx(model, input_size, settings.batch_size)}
+    describe(models[FLOAT32], metadata_of(classifier, FLOAT32))
+    files = {FLOAT32: _opened(models[FLOAT32], folder / "float32.onnx")}
+    batches = settings.checked_batches
+    differences = {FLOAT32: largest_difference(model, files[FLOAT32], input_size, batches)}
+    check_difference(differences[FLOAT32], settings.tolerance, "the ONNX file")
+    if settings.int8:
+        images = calibration_images(classifier, data, settings) if data is not None else None
+        models[INT8] = quantize(models[FLOAT32], folder, images, settings.reduce_range)
+        describe(models[INT8], metadata_of(classifier, INT8))
+        files[INT8] = _opened(models[INT8], folder / "int8-described.onnx")
+        differences[INT8] = largest_difference(model, files[INT8], input_size, batches)
+    accuracy, measured_on = _measured(classifier, files, settings, data)
+    timings = []
+    sizes = settings.timed_batches if settings.batch_size is None else batches
+    for batch_size in sizes if settings.rounds else ():
+        timings += time_in_turns({EAGER: model, **files}, input_size, batch_size, settings.rounds)
+    for name, proto in models.items():
+        found: dict[str, Any] = {"largest_difference": differences[name]}
+        if accuracy:
+            found["accuracy"] = {"top1": accuracy[name], "float32_top1": accuracy[FLOAT32], **measured_on}
+        describe(proto, metadata_of(classifier, name) | found)
+    return OnnxExport(models, onnx_operators(models[FLOAT32]), differences, accuracy, measured_on, timings)
+
+
+def metadata_of(classifier: Classifier, precision: str) -> dict[str, Any]:
+    """What an ONNX file tells of itself; `psvit.export.runtime.OnnxModel` reads it."""
+    model = classifier.model
+    cfg = model.pretrained_cfg
+    known = {
+        "version": psvit.__version__,
+        "precision": precision,
+        "label_names": list(classifier.classes),
+        "preprocessing": {name: cfg[name] for name in PREPROCESSING},
+        "architecture": cfg.get("architecture"),
+    }
+    if isinstance(model, PSViT):
+        known |= {"genotype": model.arch.genotype, "arch": model.arch.to_dict()}
+    return known
+
+
+def describe(proto: onnx.ModelProto, metadata: dict[str, Any]) -> None:
+    """Put `metadata` into a model, in place of what it told before."""
+    import onnx
+
+    del proto.metadata_props[:]
+    onnx.helper.set_model_props(proto, write_metadata(metadata))
+
+
+def _opened(proto: onnx.ModelProto, path: Path) -> OnnxModel:
+    path.write_bytes(proto.SerializeToString())
+    return OnnxModel(path, torch.get_num_threads())
+
+
+def _opened_data(classifier: Classifier, data: DataSettings) -> Data:
+    opened = open_data(replace(data, img_size=tuple(classifier.model.pretrained_cfg["input_size"][1:])))
+    check_classes(classifier.source, classifier.classes, classifier.model.num_classes, opened)
+    return opened
+
+
+def calibration_images(classifier: Classifier, data: DataSettings, settings: ExportSettings) -> Iterator[NDArray[Any]]:
+    """Batches of training images (B, C, H, W), the classes as evenly as can be; none of the hold-out or the test split.
+
+    Raises:
+        UserError: data of other classes, or a training split without readable images.
+    """
+    source: Source | Stream = _opened_data(classifier, data).train
+    if isinstance(source, Source):
+        order = balanced_order(np.asarray(source.labels()), np.random.default_rng(data.seed))
+        source = Subset(source, order[: settings.calibration])
+    batch_size = settings.batch_size or CALIBRATION_BATCH
+    batches = eval_batches(ImageSplit(source, preprocess(classifier.model)), batch_size=batch_size)
+    for batch in islice(batches, max(1, settings.calibration // batch_size)):
+        if len(batch.images) == batch_size or settings.batch_size is None:
+            yield batch.images.numpy()
+
+
+def _measured(
+    classifier: Classifier, files: dict[str, OnnxModel], settings: ExportSettings, data: DataSettings | None
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Top-1 of each file in percent, and on what."""
+    if data is None:
+        return {}, {}
+    machine = Machine("cpu", "float32", torch.get_num_threads())
+    accuracy, images = {}, 0
+    for name, file in files.items():
+        model: Any = file if file.batch_size is None else InBatches(file, file.batch_size)
+        metrics, _ = evaluate_classifier(Classifier(classifier.source, model, classifier.classes), data, machine,
+                                         settings.split)  # fmt: skip
+        if not metrics.count:
+            raise UserError(f"the {settings.split} split of {data.data} holds no images: choose another --split")
+        accuracy[name], images = metrics.top1, metrics.count
+    return accuracy, {"data": data.data, "split": settings.split, "images": images}

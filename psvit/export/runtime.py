@@ -1,0 +1,192 @@
+"""Running an exported file: an ONNX file of ours is a classifier as a checkpoint is.
+
+The file tells its class names and its preprocessing, so neither a checkpoint nor a network is needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from psvit.errors import UserError, one_line
+from psvit.training.evaluate import Classifier, open_checkpoint
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+SUFFIX = ".onnx"
+INSTALL = 'it needs packages that are not installed: pip install "psvit[export]"'
+PREFIX = "psvit."
+"""In front of the names of our entries in a file's metadata."""
+PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct")
+
+
+def open_classifier(name: str, threads: int | None = None, precision: str = "auto") -> Classifier:
+    """The classifier in a checkpoint folder or in an ONNX file of ours.
+
+    Args:
+        name: folder or file.
+        threads: CPU threads of ONNX Runtime; by default its own choice.
+        precision: that was asked for; a file computes in its own.
+
+    Raises:
+        UserError: neither, or a file of another precision; see `OnnxModel` and
+            `psvit.training.evaluate.open_checkpoint`.
+    """
+    if Path(name).suffix.lower() != SUFFIX or Path(name).is_dir():
+        return open_checkpoint(name)
+    model = OnnxModel(Path(name), threads)
+    own = model.metadata.get("precision", "float32")
+    if precision not in ("auto", own):
+        raise UserError(f"--precision {precision} is not {name}'s: a file keeps its own, {own}; leave it out")
+    return Classifier(name, model if model.batch_size is None else InBatches(model, model.batch_size), model.classes)
+
+
+def batch_size_for(classifier: Classifier, asked: int | None, default: int) -> int:
+    """Images that a classifier is to take at a time: as many as its file is made for, else `asked` or the default.
+
+    Raises:
+        UserError: `asked` is another number than the file's.
+    """
+    own: int | None = classifier.model.batch_size if isinstance(classifier.model, InBatches) else None
+    if own is not None and asked not in (None, own):
+        raise UserError(
+            f"--batch-size {asked} is not {classifier.source}'s, which takes batches of {own} images: leave it out, or "
+            "export without --batch-size"
+        )
+    return own or (default if asked is None else asked)
+
+
+class OnnxModel(nn.Module):
+    """An ONNX file of ours in ONNX Runtime, on the CPU: images (B, C, H, W) float32 -> logits (B, classes) float32.
+
+    Args:
+        path: the file.
+        threads: CPU threads of ONNX Runtime; by default its own choice.
+
+    Attributes:
+        batch_size: the B that the file takes, None for any.
+        metadata: what `psvit export` wrote into the file, by name.
+
+    Raises:
+        UserError: there is no such file, or it is no ONNX file, or not ours, or ONNX Runtime is not installed.
+    """
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        super().__init__()
+        self.path = path
+        self.session = open_session(path, threads)
+        entries = self.session.get_modelmeta().custom_metadata_map
+        self.metadata = read_metadata(entries, path)
+        self.classes = tuple(self.metadata["label_names"])
+        self.num_classes = len(self.classes)
+        self.pretrained_cfg = {**self.metadata["preprocessing"], "fixed_input_size": True}
+        self.input, batch_size = self._checked_input()
+        self.batch_size = batch_size
+
+    def _checked_input(self) -> tuple[str, int | None]:
+        """The name of the input, and the batch size if it is fixed."""
+        images, *more = self.session.get_inputs()
+        sides = tuple(self.pretrained_cfg["input_size"])
+        if more or tuple(images.shape[1:]) != sides or len(self.session.get_outputs()) != 1:
+            raise UserError(f"{self.path} is not a file of psvit export: it does not take images of {sides} alone")
+        return images.name, images.shape[0] if isinstance(images.shape[0], int) else None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W), as `pretrained_cfg` prepares them -> logits (B, classes).
+
+        Raises:
+            UserError: another batch size or image size than the file's.
+        """
+        if self.batch_size not in (None, len(images)):
+            raise UserError(
+                f"{self.path} takes batches of {self.batch_size} images, not {len(images)}: export without --batch-size"
+            )
+        if tuple(images.shape[1:]) != (sides := tuple(self.pretrained_cfg["input_size"])):
+            raise UserError(f"{self.path} takes images of {sides} (channels, height, width), not {images.shape[1:]}")
+        pixels = images.detach().to("cpu", torch.float32).contiguous().numpy()
+        (logits,) = self.session.run(None, {self.input: pixels})
+        return torch.from_numpy(logits).to(images.device)
+
+    def set_input_size(self, img_size: tuple[int, int]) -> None:
+        """Refuse any size but the file's own.
+
+        Raises:
+            ValueError: another size.
+        """
+        own = tuple(self.pretrained_cfg["input_size"][1:])
+        if tuple(img_size) != own:
+            raise ValueError(f"{self.path} is made for {own}; export it with --img-size")
+
+
+class InBatches(nn.Module):
+    """A model of one batch size as a model of any: the last batch is filled up, and what it adds is thrown away.
+
+    Args:
+        model: images (batch_size, C, H, W) -> logits.
+        batch_size: the B that it takes.
+    """
+
+    def __init__(self, model: OnnxModel, batch_size: int) -> None:
+        super().__init__()
+        self.model = model
+        self.batch_size = batch_size
+        self.num_classes, self.pretrained_cfg = model.num_classes, model.pretrained_cfg
+        self.set_input_size = model.set_input_size
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) -> logits (B, classes), for any B of at least 1."""
+        missing = -len(images) % self.batch_size
+        filled = torch.cat([images, images[-1:].expand(missing, -1, -1, -1)])
+        return torch.cat([self.model(part) for part in filled.split(self.batch_size)])[: len(images)]
+
+
+def open_session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
+    """ONNX Runtime's session of a file, on the CPU.
+
+    Raises:
+        UserError: there is no such file, it is no ONNX file, or ONNX Runtime is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(f"{path} cannot be run: {INSTALL}") from error
+    if not path.is_file():
+        raise UserError(f"there is no file {path}: check the path")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # its warnings speak of its own optimizations
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # a broken file fails on it in many ways, each with a class of its own
+        raise UserError(f"{path} is not an ONNX file that ONNX Runtime can run: {one_line(error)}") from error
+
+
+def write_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Plain data by name -> entries of a file's metadata: JSON by prefixed name."""
+    return {PREFIX + name: json.dumps(value, ensure_ascii=False) for name, value in metadata.items()}
+
+
+def read_metadata(entries: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """The entries of `write_metadata` -> plain data by name.
+
+    Raises:
+        UserError: what `psvit predict` needs is not there.
+    """
+    try:
+        found = {key[len(PREFIX) :]: json.loads(text) for key, text in entries.items() if key.startswith(PREFIX)}
+        names, preprocessing = found["label_names"], found["preprocessing"]
+        well = isinstance(names, list) and names and all(isinstance(name, str) for name in names)
+        if not well or not all(name in preprocessing for name in PREPROCESSING):
+            raise KeyError("label_names")
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} holds no class names and preprocessing of psvit: only files of psvit export can be used here"
+        ) from error
+    return found

@@ -1,0 +1,91 @@
+"""What to export and how to check it, as plain settings: no torch, so that a command line is quick to build."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from psvit.errors import UserError, flag
+
+Format = Literal["onnx", "torch-export", "torchscript", "timm"]
+
+SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2", "torchscript": ".torchscript.pt", "timm": "-timm"}
+"""What the name of a file, or of the folder for timm, ends with by default."""
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """What to export, and how it is checked.
+
+    Args:
+        format: onnx, torch-export (.pt2), torchscript (deprecated by torch), or timm: a folder with a model card, as
+            timm and the Hub read it.
+        int8: write an ONNX file with 8-bit weights too, beside the float32 one.
+        data: images to measure the accuracy on, before and after, as psvit evaluate takes them; its training images
+            set the ranges of int8 convolutions. Without, convolutions stay float32.
+        split: images of --data to measure the accuracy on.
+        calibration: training images that set those ranges.
+        reduce_range: int8 weights of 7 bits, for x86 processors without VNNI, whose 8-bit products saturate.
+        output: file, or folder for timm; by default the checkpoint's name with an ending, beside it.
+        img_size: side in pixels, or height and width; by default the checkpoint's.
+        batch_size: images that the file takes at a time; by default any number.
+        tolerance: largest difference to the network's own outputs; int8 is not held to it.
+        timed_batches: batch sizes to time at (only --batch-size, where it is given).
+        rounds: turns of each in the timing; 0 for no timing.
+        threads: CPU threads of the timing and of the measuring; by default torch's choice.
+        push_to_hub: name of a repository on the Hugging Face Hub, as user/name, to upload the folder for timm to.
+        private: make that repository private.
+        license: licence of the weights for the model card, such as apache-2.0.
+        overwrite: replace what is there already.
+    """
+
+    format: Format = "onnx"
+    int8: bool = False
+    data: str | None = None
+    split: Literal["holdout", "test"] = "holdout"
+    calibration: int = 256
+    reduce_range: bool = False
+    output: str | None = None
+    img_size: int | tuple[int, int] | None = None
+    batch_size: int | None = None
+    tolerance: float = 1e-4
+    timed_batches: tuple[int, ...] = (1, 16)
+    rounds: int = 15
+    threads: int | None = None
+    push_to_hub: str | None = None
+    private: bool = False
+    license: str | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        for name, choices in (("format", get_args(Format)), ("split", ("holdout", "test"))):
+            if getattr(self, name) not in choices:
+                raise UserError(f"{flag(name)} {getattr(self, name)!r} is not one of {', '.join(choices)}")
+        object.__setattr__(self, "timed_batches", tuple(self.timed_batches))
+        wholes = [("calibration", self.calibration, 1), ("rounds", self.rounds, 0)]
+        wholes += [(name, value, 1) for name in ("batch_size", "threads") if (value := getattr(self, name)) is not None]
+        wholes += [("timed_batches", value, 1) for value in self.timed_batches]
+        for name, value, least in wholes:
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise UserError(f"{flag(name)} {value!r} is not a whole number of at least {least}")
+        if not 0 < self.tolerance < float("inf"):
+            raise UserError(f"--tolerance {self.tolerance!r} is not a positive number, such as 1e-4")
+        self._check_what_goes_together()
+
+    def _check_what_goes_together(self) -> None:
+        if self.int8 and self.format != "onnx":
+            raise UserError(f"--int8 is ONNX Runtime's, --format is {self.format}: give --format onnx")
+        if self.reduce_range and not self.int8:
+            raise UserError("--reduce-range narrows int8 weights: give --int8 too, or leave it out")
+        if self.data is not None and self.format != "onnx":
+            raise UserError(f"--data measures ONNX files, --format is {self.format}: use psvit evaluate CHECKPOINT")
+        if self.format == "timm" and self.batch_size is not None:
+            raise UserError("--batch-size fixes a graph, --format timm holds none: leave it out")
+        for name in ("push_to_hub", "private", "license"):
+            if getattr(self, name) and self.format != "timm":
+                raise UserError(f"{flag(name)} belongs to the folder that the Hub reads: give --format timm")
+
+    @property
+    def checked_batches(self) -> tuple[int, ...]:
+        """Batch sizes at which outputs are compared."""
+        return (1, 3) if self.batch_size is None else (self.batch_size,)
