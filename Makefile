@@ -17,7 +17,7 @@ help:
 	@echo "make quickstart   search, train and compare networks on bundled images (minutes, no download of data)"
 	@echo "make test         all tests"
 	@echo "make lint         ruff and mypy"
-	@echo "make docs         write the generated tables of README.md and docs/ anew"
+	@echo "make docs         write the generated parts of README.md and docs/ anew, and build the site into site/"
 	@echo "make clean        remove caches and builds; $(VENV) and runs stay"
 
 quickstart: $(VENV)/.installed
@@ -32,13 +32,15 @@ test: $(VENV)/.installed-dev
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy psvit docs/build.py
+	$(BIN)/mypy psvit docs/build.py docs/hooks.py
 
-docs: $(VENV)/.installed
+docs: $(VENV)/.installed-docs
 	$(BIN)/python docs/build.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "the site is site/index.html; for its search serve it: $(BIN)/mkdocs serve"
 
 clean:
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 	find psvit tests docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -59,3 +61,6 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	$(call install,$@,[dev])
+
+$(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
+	$(call install,$@,[docs])

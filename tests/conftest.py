@@ -2,15 +2,20 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import settings as hypothesis_settings
 from timm.layers import set_fused_attn
-from tiny import Cli
+from tiny import RUN, Cli, settings, start
 
-settings.register_profile("psvit", deadline=None, derandomize=True)
-settings.load_profile("psvit")
+from psvit.training.data import Data, open_data
+from psvit.training.loop import train
+from psvit.training.settings import DataSettings
+
+hypothesis_settings.register_profile("psvit", deadline=None, derandomize=True)
+hypothesis_settings.load_profile("psvit")
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
     torch.set_num_threads(1)
@@ -19,6 +24,23 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
 @pytest.fixture(autouse=True)
 def _steady_numbers() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch takes one thread, as the processes that a test starts do."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def threads_kept() -> Iterator[None]:
+    """What commands called in this process set torch's threads to ends with the test."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -33,3 +55,28 @@ def explicit_attention() -> Iterator[None]:
 def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
     """``psvit ARGUMENTS`` in this process."""
     return Cli(capfd)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Data:
+    """The set of digits."""
+    return open_data(DataSettings())
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The best checkpoint of digits."""
+    folder = tmp_path_factory.mktemp("trained")
+    train(settings(folder, lr=0.01))
+    return folder / "best"
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished ``psvit run`` of a search, with its pages."""
+    folder = tmp_path_factory.mktemp("report") / "a run"
+    process = start(*RUN, "--output", folder)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert f"\nreport    {folder / 'report.html'}\n" in out
+    return folder

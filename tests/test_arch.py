@@ -220,6 +220,21 @@ def test_find_arch_knows_variants_and_genotypes() -> None:
         find_arch("psvit_3d_tiny")
 
 
+def test_a_family_is_a_genotype_with_its_pooling_or_its_tiny_variant() -> None:
+    for pooling in ("1d", "2d"):
+        family = f"psvit_{pooling}"
+        widths = {"widths": (32, 64), "head_dim": 16}
+        assert find_arch(family, genotype="AS-A") == Arch("AS-A", pooling=pooling)
+        assert find_arch(family, genotype="AS-A", pooling=pooling, **widths) == Arch("AS-A", pooling=pooling, **widths)
+        tiny = VARIANTS[f"psvit_{pooling}_tiny"]
+        assert find_arch(family) == tiny
+        assert find_arch(family, genotype=None, patch_size=8) == replace(tiny, patch_size=8, stride=8)
+    with pytest.raises(UserError, match="position 1"):
+        find_arch("psvit_2d", genotype="psvit_2d")
+    with pytest.raises(UserError, match="psvit_1d pools in 1d: leave out --pooling 2d"):
+        find_arch("psvit_1d", pooling="2d")
+
+
 def test_with_changes_keeps_what_belongs_together() -> None:
     arch = Arch("AS-A", stride=8, pooling="2d")
     assert with_changes(arch, patch_size=4).stride == 4

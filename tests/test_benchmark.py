@@ -539,7 +539,8 @@ def test_freed_memory_is_kept():
 
     keep_freed_memory()
     faults()
-    assert faults() < 1000  # 98,000 when every block is mapped anew
+    # 98,000 when every block is mapped anew; a system short of memory may take some back meanwhile
+    assert min(faults() for _ in range(3)) < 1000
 
 
 @pytest.mark.parametrize("libc", ["", "glibc"])

@@ -67,8 +67,8 @@ def test_at_224_on_the_meta_device(name: str) -> None:
 
 @pytest.mark.parametrize("name", IN_2D)
 def test_feature_info_tells_the_true_strides(name: str) -> None:
-    backbone = timm.create_model(name, features_only=True, img_size=64).eval()
     arch = VARIANTS[name]
+    backbone = timm.create_model(name, features_only=True, img_size=64, out_indices=len(arch.widths)).eval()
     assert backbone.feature_info.channels() == list(arch.widths)
     assert backbone.feature_info.reduction() == list(arch.strides)
     for height, width in ((64, 128), (37, 53), (112, 112)):
@@ -85,7 +85,7 @@ def test_feature_info_tells_the_true_strides(name: str) -> None:
 def test_features_only_takes_some_stages(name: str) -> None:
     x = torch.randn(1, 3, 64, 64)
     whole = narrow(name)
-    backbone = narrow(name, features_only=True, out_indices=(0, 1))
+    backbone = narrow(name, features_only=True, out_indices=(-3, -2))  # finer maps stand before those of the stages
     backbone.model.load_state_dict(whole.state_dict(), strict=False)
     with torch.no_grad():
         expected = whole.forward_intermediates(x, indices=[0, 1], intermediates_only=True)

@@ -45,6 +45,7 @@ def random_network(rng: random.Random) -> tuple[Arch, tuple[int, int], int, int]
         pool_conv=rng.choice(["full", "depthwise"]),
         pool_kernel=rng.choice([1, 3, 5]),
         pool_op=rng.choice(["max", "avg", "stride"]),
+        sharing=rng.choice(["map", "map", "projections"]),
     )
     sides = rng.choice([(64, 64), (64, 96), (37, 53), (96, 41)])
     return arch, sides, rng.choice([1, 3]), rng.choice([0, 10])
@@ -80,6 +81,7 @@ def test_the_random_networks_cover_every_choice() -> None:
         "pool_conv": ["full", "depthwise"],
         "pool_kernel": [1, 3, 5],
         "pool_op": ["max", "avg", "stride"],
+        "sharing": ["map", "projections"],
         "mlp_ratio": [1.5, 2.7, 3.0, 4.0],
         "depth": range(4, 13),
         "overlap": [False, True],

@@ -300,6 +300,16 @@ def test_killed_and_resumed_in_sqlite(tmp_path: Path) -> None:
     assert left == whole[-len(left) :]
 
 
+def test_killed_while_the_tables_were_made(tmp_path: Path) -> None:
+    whole, folder = run(tmp_path / "whole", 8), tmp_path / "killed"
+    folder.mkdir()
+    optuna.storages.RDBStorage(f"sqlite:///{folder / DATABASE}")
+    with sqlite3.connect(folder / DATABASE) as database:  # a table's index is made after it
+        database.execute("DROP INDEX ix_studies_study_name")
+    run(folder, 4, storage=None)
+    assert run(folder, 8, storage=None) == whole
+
+
 # Several workers.
 
 

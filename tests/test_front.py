@@ -1,15 +1,9 @@
-"""The front: exact dominance, a total order, files that say the same thing, a page that needs nothing but itself."""
+"""The front: exact dominance, a total order, files and a table that say the same thing."""
 
 import csv
-import json
-import os
 import random
-import re
-import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
-from html.parser import HTMLParser
 from itertools import pairwise
 from math import inf, nan
 from pathlib import Path
@@ -18,78 +12,16 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from members import MEMBERS, SPACE, TIMED, dominates, facts, score, some_scores
 from rich.console import Console
 
 from psvit import Arch, UserError, cost
-from psvit.search import front
-from psvit.search.budget import Prices
 from psvit.search.front import Ranked, front_table, fronts, pareto, rank, read_front, thin, write_front
 from psvit.search.scores import Score
-from psvit.search.space import Space
-
-SPACE = Space(
-    depth=(2, 4),
-    stages=(1, 2),
-    widths=((16, 32), (32, 48)),
-    like=Arch("A", widths=(16,), head_dim=16, patch_size=4),
-    img_size=8,
-    in_chans=1,
-    num_classes=3,
-)
-MEMBERS = list(SPACE.enumerate())
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
-)
 
 
-class Seconds:
-    """A latency table in which a shared layer is slow, so that latency and MACs order members differently."""
-
-    def embed(self, width: int) -> float:
-        return 0.001
-
-    def layer(self, kind: str, stage: int, width: int, first_share: bool) -> float:
-        return 0.005 if kind == "S" else 0.002
-
-    def pool(self, stage: int, before: int, after: int) -> float:
-        return 0.001
-
-    def head(self, stage: int, width: int) -> float:
-        return 0.001
-
-
-TIMED = Prices(SPACE.like, 2, 8, 1, 3, Seconds())
-
-
-def score(arch: Arch, loss: float, images: int = 100, top1: float = 50.0) -> Score:
-    return Score(arch.genotype, arch.widths, loss, top1, images)
-
-
-def some_scores(seed: int = 0) -> list[Score]:
-    """Every member on 10 images, every third on 40 too, every ninth on 160."""
-    rng = random.Random(seed)
-    return [
-        score(arch, rng.random(), images, round(100 * rng.random(), 2))
-        for step, images in ((1, 10), (3, 40), (9, 160))
-        for arch in MEMBERS[::step]
-    ]
-
-
-def facts(chosen: Ranked, **more: Any) -> dict[str, Any]:
-    name = {"genotype": chosen.arch.genotype, "widths": list(chosen.arch.widths)}
-    return {"data": "digits", "budget": {"macs": 2e6, "latency": 0.005}, "chosen": name, **more}
-
-
-def written(folder: Path, ranked: Sequence[Ranked], **more: Any) -> str:
+def written(folder: Path, ranked: Sequence[Ranked], **more: Any) -> None:
     write_front(folder, ranked, facts(ranked[0], **more))
-    return (folder / "front.html").read_text(encoding="utf-8")
-
-
-def data_of(page: str) -> dict[str, Any]:
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
-    assert found
-    data: dict[str, Any] = json.loads(found[1])
-    return data
 
 
 def shown(data: dict[str, Any]) -> list[str]:
@@ -100,10 +32,6 @@ def shown(data: dict[str, Any]) -> list[str]:
 
 
 # Dominance -----------------------------------------------------------------------------------------------------------
-
-
-def dominates(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    return a != b and all(x <= y for x, y in zip(a, b, strict=True))
 
 
 def peeled(points: list[tuple[float, ...]]) -> list[int]:
@@ -265,7 +193,7 @@ def test_files_say_what_was_ranked(tmp_path: Path, timed: bool) -> None:
         assert (int(row["macs"]), int(row["params"])) == (one.macs, one.params)
         assert row["latency_ms"] == (str(1000 * one.latency) if one.latency else "")
         assert row["on_front"] == str(int(one.on_front))
-    assert {path.name for path in tmp_path.iterdir()} == {"front.json", "front.csv", "front.html"}
+    assert {path.name for path in tmp_path.iterdir()} == {"front.json", "front.csv"}
 
 
 def test_the_same_ranking_writes_the_same_bytes(tmp_path: Path) -> None:
@@ -278,16 +206,14 @@ def test_the_same_ranking_writes_the_same_bytes(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_no_number(tmp_path: Path) -> None:
     ranked = rank([score(arch, nan) for arch in MEMBERS[:3]], SPACE, SPACE.prices())
-    page = written(tmp_path, ranked)
+    written(tmp_path, ranked)
     assert read_front(tmp_path)["front"][0]["loss"] is None
     assert "NaN" not in (tmp_path / "front.json").read_text()
-    assert data_of(page)["columns"]["loss"] == [None] * 3
 
 
 def test_nothing_ranked(tmp_path: Path) -> None:
     write_front(tmp_path, [], {"data": "digits", "budget": {}, "chosen": None})
     assert read_front(tmp_path)["front"] == []
-    assert data_of((tmp_path / "front.html").read_text(encoding="utf-8"))["text"] == []
 
 
 def test_read_front_refuses(tmp_path: Path) -> None:
@@ -366,136 +292,3 @@ def test_thinning_keeps_and_is_even(count: int, limit: int, keep: set[int]) -> N
     places = [others.index(i) for i in found if i not in keep]
     gaps = [b - a for a, b in pairwise(places)]
     assert not gaps or max(gaps) - min(gaps) <= 1
-
-
-# The page ------------------------------------------------------------------------------------------------------------
-
-
-class Tags(HTMLParser):
-    """The tags of a page with their attributes."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
-
-
-def test_the_page_loads_nothing(tmp_path: Path) -> None:
-    page = written(tmp_path, rank(some_scores(), SPACE, TIMED))
-    tags = Tags(page).found
-    names = [tag for tag, _ in tags]
-    assert names.count("script") == 3  # data, plotly, ours
-    assert not {"link", "img", "iframe", "object", "base"} & set(names)
-    assert not [tag for tag in tags if {"src", "href", "action"} & set(tag[1])]
-    style = page[page.index("<style>") : page.index("</style>")]
-    assert "url(" not in style
-    assert "@import" not in style
-    policy = next(attributes["content"] for _, attributes in tags if "http-equiv" in attributes)
-    assert policy
-    assert "default-src 'none'" in policy
-    assert "http" not in policy
-
-
-def test_the_page_holds_every_network(tmp_path: Path) -> None:
-    ranked = rank(some_scores(), SPACE, TIMED)
-    page = written(tmp_path, ranked)
-    data = data_of(page)
-    assert len(data["text"]) == len(ranked)
-    for text, one in zip(data["text"], ranked, strict=True):
-        assert text.startswith(f"{one.arch.genotype}, widths {' '.join(map(str, one.arch.widths))}<br>")
-        assert f"loss {one.score.loss:.4f}, top-1 {one.score.top1:.2f} %" in text
-        assert f"on {one.score.images} images, rank {one.rank}" in text
-    assert data["columns"] == {
-        "latency_ms": [1000 * one.latency for one in ranked if one.latency],
-        "macs": [one.macs for one in ranked],
-        "params": [one.params for one in ranked],
-        "loss": [one.score.loss for one in ranked],
-        "top1": [one.score.top1 for one in ranked],
-        "images": [one.score.images for one in ranked],
-    }
-    assert data["chosen"] == [0]
-    head = page[page.index("<h1>") : page.index("<form>")]
-    assert "Search on digits" in head
-    assert f"{len(MEMBERS)} networks scored, budget 2 M MACs and 5 ms." in head
-    assert f"Chosen: {ranked[0].arch.genotype}, widths" in head
-    assert "Paler networks were scored on fewer images" in page
-    assert "Drawn are" not in page
-
-
-def test_each_pair_of_axes_has_its_front(tmp_path: Path) -> None:
-    ranked = rank(some_scores(), SPACE, TIMED)
-    data = data_of(written(tmp_path, ranked))
-    assert len(data["lines"]) == 6
-    final = [i for i, one in enumerate(ranked) if one.score.images == 160]
-    for axes, line in data["lines"].items():
-        good, kind = axes.split()
-        sign = -1 if good == "top1" else 1
-        points = {i: (data["columns"][kind][i], sign * data["columns"][good][i]) for i in final}
-        assert set(line) == {i for i in final if not any(dominates(points[j], points[i]) for j in final)}
-        assert [points[i] for i in line] == sorted(points[i] for i in line)
-    assert sorted(data["lines"]["loss latency_ms"]) == [i for i, one in enumerate(ranked) if one.on_front]
-
-
-def test_without_latency_there_is_no_axis_for_it(tmp_path: Path) -> None:
-    ranked = rank(some_scores(), SPACE, SPACE.prices())
-    page = written(tmp_path, ranked)
-    options = [attributes["value"] for tag, attributes in Tags(page).found if tag == "option"]
-    assert options == ["macs", "params", "loss", "top1"]
-    line = data_of(page)["lines"]["loss macs"]
-    assert sorted(line) == [i for i, one in enumerate(ranked) if one.on_front]
-
-
-def test_texts_are_escaped(tmp_path: Path) -> None:
-    bad = "<b>bold</b></script><script>alert(1)</script>$plotly"
-    page = written(tmp_path, rank(some_scores(), SPACE, SPACE.prices()), data=bad)
-    assert "<b>" not in page[: page.index("<script")]
-    assert "alert(1)</script>" not in page
-    assert "&lt;b&gt;bold&lt;/b&gt;&lt;/script&gt;" in page
-    assert "&lt;/script&gt;$plotly</h1>" in page
-    assert [tag for tag, _ in Tags(page).found].count("script") == 3
-    start = page.index('id="data">') + len('id="data">')
-    assert "<" not in page[start : page.index("</script>", start)]
-    assert read_front(tmp_path)["data"] == bad
-
-
-def test_many_networks_are_thinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(front, "DRAWN", 40)
-    ranked = rank(some_scores(), SPACE, SPACE.prices())
-    last = ranked[-1]
-    write_front(tmp_path, ranked, facts(last))
-    page = (tmp_path / "front.html").read_text(encoding="utf-8")
-    data = data_of(page)
-    assert len(ranked) > 40
-    assert len(data["text"]) == 40
-    assert f"Drawn are 40 of {len(ranked)} networks" in page
-    drawn = [int(text.rpartition("rank ")[2]) for text in data["text"]]
-    assert {one.rank for one in ranked if one.on_front} | {last.rank} <= set(drawn)
-    assert [drawn[i] for i in data["chosen"]] == [last.rank]
-    line = sorted(drawn[i] for i in data["lines"]["loss macs"])
-    assert line == [one.rank for one in ranked if one.on_front]
-    monkeypatch.setattr(front, "DRAWN", 1)
-    data = data_of(written(tmp_path, ranked))
-    assert len(data["text"]) == len({0, *(i for line in data["lines"].values() for i in line)})
-
-
-@pytest.mark.skipif(not CHROMIUM, reason="no Chromium to draw the page")
-def test_a_browser_draws_it(tmp_path: Path) -> None:
-    ranked = rank(some_scores(), SPACE, TIMED)
-    written(tmp_path, ranked)
-    flags = [
-        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-        "--disable-background-networking", "--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND",
-        f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", "--enable-logging=stderr",
-    ]  # fmt: skip
-    command = [CHROMIUM, *flags, "--dump-dom", (tmp_path / "front.html").as_uri()]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=True, env={**os.environ, "HOME": str(tmp_path)}
-    )
-    line = data_of(done.stdout)["lines"]["loss latency_ms"]
-    assert done.stdout.count('class="point"') >= len(ranked) + len(line) + 1
-    for text in ("scored on 10 images", "scored on 160 images", "front", "chosen", "predicted latency of a batch, ms"):
-        assert f">{text}</text>" in done.stdout
-    assert "CONSOLE" not in done.stderr, done.stderr

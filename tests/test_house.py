@@ -10,20 +10,27 @@ from pathlib import Path
 
 import pytest
 
+from psvit.cli import COMMANDS
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "psvit"
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 RANKS = (
-    ("errors", "files"),
+    ("errors",),
+    ("files",),
     ("arch",),
     ("cost", "variants"),
-    ("model", "measure"),
+    ("model", "measure", "report"),
     ("training",),
-    ("search",),
+    ("search", "dense", "export"),
+    ("study",),
     ("cli",),
 )
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
+DENSE_RANKS = (("data",), ("dense",), ("detection", "segmentation"))
+"""The order of the rooms within dense; the middle one is what lies in dense itself."""
+DENSE_RANK = {room: rank for rank, rooms in enumerate(DENSE_RANKS) for room in rooms}
 ROOT_READS = {"cost", "arch", "errors", "variants"}
 
 
@@ -66,6 +73,11 @@ def room(module: str) -> str:
     return module.split(".")[1]
 
 
+def room_of_dense(module: str) -> str:
+    """data, detection or segmentation; dense for a module that lies in dense itself."""
+    return MODULES[module].parent.name
+
+
 def test_imports_run_one_way() -> None:
     wrong = []
     for name, path in MODULES.items():
@@ -77,6 +89,19 @@ def test_imports_run_one_way() -> None:
             inside = room(other) == room(name) and (PACKAGE / room(name)).is_dir()
             if not inside and RANK[room(other)] >= RANK[room(name)]:
                 wrong.append(f"{name} imports {other}")
+    assert not wrong
+
+
+def test_imports_within_dense_run_one_way() -> None:
+    wrong = []
+    inside = [name for name in MODULES if name.startswith("psvit.dense.")]
+    for name in inside:
+        for other in imports(MODULES[name]):
+            if room(other) != "dense" or room_of_dense(other) == room_of_dense(name):
+                continue
+            if DENSE_RANK[room_of_dense(other)] >= DENSE_RANK[room_of_dense(name)]:
+                wrong.append(f"{name} imports {other}")
+    assert {room_of_dense(name) for name in inside} == set(DENSE_RANK)
     assert not wrong
 
 
@@ -102,20 +127,21 @@ def test_the_order_is_the_pages() -> None:
 
 def test_the_pages_picture_is_the_house() -> None:
     picture = next(block for block in re.findall(r"```text\n(.*?)```", PAGE, re.S) if block.startswith("psvit/\n"))
-    shown, folder = set(), PACKAGE
+    shown, folders = set(), [PACKAGE]
     for line in picture.splitlines()[1:]:
         name = line.split()[0]
         assert len(line.split()) > 1, f"{line}: a line on what it is"
         if not line.startswith(" "):
             assert (ROOT / name).is_dir(), name
             continue
-        folder = PACKAGE if line.startswith("  ") and not line.startswith("    ") else folder
+        depth = (len(line) - len(line.lstrip())) // 2
+        del folders[depth:]
         if name.endswith("/"):
-            folder = PACKAGE / name
-            assert folder.is_dir(), name
+            folders.append(folders[-1] / name)
+            assert folders[-1].is_dir(), name
         else:
-            shown.add(folder / name)
-    empty = {path for path in PACKAGE.glob("*/__init__.py") if path.parent.name != "cli"}
+            shown.add(folders[-1] / name)
+    empty = {path for path in PACKAGE.rglob("*/__init__.py") if path.parent.name not in ("psvit", "cli")}
     assert shown | empty | {PACKAGE / "cli" / "__init__.py"} == set(MODULES.values())
 
 
@@ -144,8 +170,7 @@ def test_what_says_no_torch_imports_none() -> None:
 
 @pytest.mark.parametrize("banned", ["torch", "timm"])
 def test_show_and_help_are_light(banned: str) -> None:
-    commands = [path.stem for path in (PACKAGE / "cli").glob("*.py") if path.stem not in ("__init__", "flags")]
     lines = ["from psvit.cli import main", "main(['show', 'AS-A'])", "main([])"]
-    for command in commands:
+    for command in COMMANDS:
         lines += ["try:", f"    main([{command!r}, '--help'])", "except SystemExit:", "    pass"]
     without(banned, "\n".join(lines))

@@ -65,7 +65,7 @@ def test_what_a_search_leaves(uninterrupted: Path) -> None:
     assert all(200_000 <= row["macs"] <= 400_000 for row in data["front"])
     assert data["chosen"]["loss"] == min(losses)
     assert data["chosen"]["macs"] == cost.macs(arch, 8, 1, 10)
-    for name in ("journal.jsonl", "front.html", "settings.json", "supernet/supernet.safetensors"):
+    for name in ("journal.jsonl", "report.html", "settings.json", "supernet/supernet.safetensors"):
         assert (uninterrupted / name).stat().st_size, name
 
 

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
-from tiny import DIGITS
+from tiny import CPU, DIGITS
 from tiny import settings as tiny_settings
 from torch import nn
 
@@ -20,6 +19,7 @@ from psvit.search.space import Space
 from psvit.search.supernet import Entangle, Supernet
 from psvit.training.data import Data, open_data
 from psvit.training.loading import Batch
+from psvit.training.machine import open_machine
 from psvit.training.recipes import TrainSettings
 
 
@@ -101,7 +101,7 @@ def data() -> Data:
 
 def learning(data: Data, region: Region, **options: Any) -> SupernetLearning:
     settings = supernet_training(tiny_settings(epochs=1), SupernetSettings(**options), region.space, {})
-    return SupernetLearning(Supernet(region.space), region, settings, Accelerator(cpu=True), data)
+    return SupernetLearning(Supernet(region.space), region, settings, open_machine(CPU), data)
 
 
 @pytest.fixture

@@ -1,8 +1,11 @@
 """A network of 24 thousand parameters, 48 images of 8 x 8 pixels, and the command line called in this process."""
 
+import copy
 import json
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from psvit.cli import main
+from psvit.training.machine import Interrupt
 from psvit.training.recipes import Machine, ModelSettings, Recipe, RunSettings, TrainSettings, light
 from psvit.training.settings import Augment, DataSettings
 
@@ -23,6 +27,10 @@ MACHINE = ["--device", "cpu", "--threads", "1", "--precision", "float32"]
 TRAIN = ["train", *NETWORK, *DATA, *MACHINE, "--batch-size", "16", "--epochs", "2"]  # 3 steps an epoch
 EVERYTHING = ["--ema-decay", "0.9", "--mixup", "0.8", "--cutmix", "1", "--drop-path", "0.3", "--random-erasing", "0.5",
               "--auto-augment", "rand-m9-mstd0.5-inc1", "--accumulate", "2", "--lr", "0.003"]  # fmt: skip
+SPACE_FLAGS = ["--depth", "2", "4", "--stages", "1", "2", "--stage-widths", "16,24", "24,32,48", "--head-dim", "4",
+               "--patch-size", "2", "--budget", "400k", "--least", "0.5"]  # fmt: skip
+RUN = ["run", "--data", "digits", "--limit", "64", *SPACE_FLAGS, *MACHINE, "--batch-size", "16", "--epochs", "2",
+       "--first-slice", "20", "--finalists", "4", "--models", "deit", "resnet18", "searched"]  # fmt: skip
 
 ARCH = ModelSettings("AS-A", widths=(16, 32), head_dim=8, patch_size=2)
 DIGITS = DataSettings("digits", limit=48, holdout=0.02)
@@ -102,6 +110,53 @@ def start(*arguments: object, launcher: tuple[str, ...] = ("-m", "psvit"), **opt
     """A command in a process of its own."""
     words = [sys.executable, *launcher, *map(str, arguments)]
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def saved_behind(step: int, run: Path, process: subprocess.Popen[str]) -> int:
+    """Wait until a training under way has saved a state behind this step; the step that it saved."""
+    for _ in range(40000):  # minutes, on a machine that has other things to do
+        assert process.poll() is None, process.communicate()
+        if (run / "state.pt").exists():
+            saved = int(torch.load(run / "state.pt", weights_only=True)["train"]["step"])
+            if saved > step:
+                return saved
+        time.sleep(0.004)
+    raise AssertionError("it never came so far")
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Ctrl-C after so many steps of the next training."""
+    seen = []
+
+    def requested(self: Interrupt, accelerator: object) -> bool:
+        seen.append(1)
+        return len(seen) == step
+
+    monkeypatch.setattr(Interrupt, "requested", requested)
+
+
+def free_port() -> str:
+    """A port that nobody else takes."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return str(server.getsockname()[1])
+
+
+def torchrun() -> tuple[str, ...]:
+    """What starts two processes."""
+    return ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port())
+
+
+def check_gradients(model: Any, x: Tensor) -> None:
+    """Every parameter gets a gradient, and the same one where layers are computed again in the backward pass."""
+    twin = copy.deepcopy(model)
+    twin.set_grad_checkpointing()
+    for one in (model, twin):
+        one(x).square().sum().backward()
+    for (name, a), (_, b) in zip(model.named_parameters(), twin.named_parameters(), strict=True):
+        assert a.grad is not None, name
+        assert a.grad.any(), name
+        torch.testing.assert_close(b.grad, a.grad, msg=name)
 
 
 def image_folder(root: Path, classes: tuple[str, ...] = ("ant", "bee"), each: int = 6) -> Path:

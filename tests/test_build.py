@@ -1,0 +1,74 @@
+"""Networks of timm by name: an argument that a model lacks is left out or named, in whatever words it is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.layers import DropPath
+
+from psvit.arch import Arch
+from psvit.dense.features import open_features
+from psvit.errors import UserError
+from psvit.model.build import build
+from psvit.training.checkpoints import load_checkpoint, open_model, save_checkpoint
+from psvit.training.recipes import ModelSettings
+
+HRNET = "hrnet_w18_small"
+
+
+def drops(model: Any) -> list[float]:
+    return [module.drop_prob for module in model.modules() if isinstance(module, DropPath)]
+
+
+@pytest.mark.parametrize("name", [HRNET, "mobilenetv3_small_050", "resnet10t", "deit_tiny_patch16_224"])
+def test_stochastic_depth_is_given_to_those_that_have_it(name: str) -> None:
+    with torch.device("meta"):
+        model: Any = build(name, drop_path_rate=0.2, in_chans=1, num_classes=5)
+        try:
+            expected = drops(timm.create_model(name, drop_path_rate=0.2, in_chans=1, num_classes=5))
+        except TypeError:
+            expected = []
+    assert drops(model) == expected
+    assert (max(drops(model), default=0.0) > 0.1) == (name != HRNET)
+    assert model.num_classes == 5
+    assert model.model_args == {"in_chans": 1}
+
+
+def test_hrnet_as_a_classifier_and_its_checkpoint(tmp_path: Path) -> None:
+    model = open_model(ModelSettings(HRNET), 0.1, img_size=(64, 64), in_chans=1, num_classes=4).eval()
+    pixels = {"input_size": (1, 64, 64), "mean": (0.5,), "std": (0.2,), "interpolation": "bilinear", "crop_pct": 1.0}
+    save_checkpoint(tmp_path / "kept", model, model.state_dict(), pixels, list("abcd"), {})
+    images = torch.randn(2, 1, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(load_checkpoint(tmp_path / "kept", drop_path_rate=0.1)(images), model(images))
+
+
+def test_hrnet_as_a_backbone() -> None:
+    features: Any
+    features, described = open_features(ModelSettings(HRNET), (64, 64), 1, 0.1)
+    assert described == {"architecture": HRNET, "model_args": {"in_chans": 1}}
+    with torch.no_grad():
+        maps = features.eval()(torch.randn(1, 1, 64, 64))
+    assert [64 // found.shape[-1] for found in maps] == features.feature_info.reduction() == [2, 4, 8, 16, 32]
+
+
+@pytest.mark.parametrize("name", [HRNET, "resnet10t", "AS-A"])
+def test_an_argument_that_a_model_lacks_is_named(name: str) -> None:
+    with pytest.raises(UserError, match=r"takes no argument 'colour': leave it out of --model-args"):
+        build(name, img_size=64, drop_path_rate=0.1, model_args={"colour": 1})
+
+
+def test_a_wrong_value_is_not_taken_for_a_wrong_argument() -> None:
+    with pytest.raises(UserError, match=r"deit_tiny_patch16_224 cannot be built with .*'embed_dim': 'wide'"):
+        build("deit_tiny_patch16_224", drop_path_rate=0.1, model_args={"embed_dim": "wide"})
+
+
+@pytest.mark.parametrize("name", ["psvit_1d", "psvit_2d"])
+def test_a_family_takes_a_genotype(name: str) -> None:
+    with torch.device("meta"):
+        model: Any = build(name, img_size=64, arch_changes={"genotype": "AS-A", "patch_size": 8})
+        assert model.arch == Arch("AS-A", pooling=name.removeprefix("psvit_"), patch_size=8)
+        built: Any = build(name)
+        assert built.arch == timm.create_model(name).arch  # type: ignore[attr-defined]

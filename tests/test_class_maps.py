@@ -1,0 +1,152 @@
+"""Folders of class maps: images/ beside masks/, ADE20K and COCO-Stuff, their numbers and the names of their classes."""
+
+from pathlib import Path
+
+import pytest
+from dense_folders import maps, mask_file, save, write
+
+from psvit.errors import UserError
+
+
+def test_images_beside_masks(tmp_path: Path) -> None:
+    for name, mode in (("a", "L"), ("b", "RGB"), ("c", "I;16"), ("d", "L"), ("e", "L")):
+        save(tmp_path / "images" / f"{name}.jpg", (4, 2))
+        mask_file(tmp_path / "masks" / (f"{name}_mask.png" if name == "d" else f"{name}.png"), [0, 2, 255], mode)
+    save(tmp_path / "images" / "f.jpg", (4, 2))
+    data = maps(tmp_path)
+    assert data.classes == ("class 0", "class 1", "class 2")
+    assert [len(data.train), len(data.test)] == [4, 1]
+    for i in range(4):
+        assert data.train.class_map(i).tolist() == [[0, 2, 255, 0], [2, 255, 0, 2]]
+    assert any("images without a mask, skipped: 1" in note for note in data.notes)
+    with pytest.raises(UserError, match="images without a mask"):
+        maps(tmp_path, strict=True)
+    write(tmp_path / "classes.txt", "ground\nroad\nhouse\nsky\n")
+    assert maps(tmp_path).classes == ("ground", "road", "house", "sky")
+    write(tmp_path / "classes.txt", "ground\nroad\n")
+    with pytest.raises(UserError, match="names 2 classes, but masks hold numbers up to 2"):
+        maps(tmp_path)
+    with pytest.raises(UserError, match="has no boxes"):
+        data.train.objects(0)
+
+
+def test_masks_that_are_wrong(tmp_path: Path) -> None:
+    for name in "abc":
+        save(tmp_path / "images" / "train" / f"{name}.jpg", (4, 2))
+        mask_file(tmp_path / "masks" / "train" / f"{name}.png", [0, 1])
+    save(tmp_path / "images" / "val" / "x.jpg", (4, 2))
+    mask_file(tmp_path / "masks" / "val" / "x.png", [0, 5])
+    mask_file(tmp_path / "masks" / "train" / "b.png", [0, 1], size=(2, 2))
+    data = maps(tmp_path)
+    assert [len(data.train), len(data.test)] == [3, 1]
+    with pytest.raises(OSError, match=r"b\.png is 2 x 2 pixels, its image 4 x 2"):
+        data.train.class_map(1)
+    with pytest.raises(UserError, match=r"x\.png holds the number 5, but the set has classes 0 to 1"):
+        data.test.class_map(0)
+    (tmp_path / "masks" / "train" / "b.png").write_bytes(b"no image")
+    with pytest.raises(OSError, match=r"b\.png cannot be read"):
+        maps(tmp_path).train.class_map(1)
+    save(tmp_path / "masks" / "train" / "c.png", (4, 2))
+    with pytest.raises(UserError, match="holds colours"):
+        maps(tmp_path)
+
+
+def test_masks_in_black_and_white(tmp_path: Path) -> None:
+    for name in "abcde":
+        save(tmp_path / "images" / f"{name}.jpg", (4, 2))
+        mask_file(tmp_path / "masks" / f"{name}.png", [0, 255])
+    data = maps(tmp_path)
+    assert len(data.classes) == 2
+    assert data.train.class_map(0).tolist() == [[0, 1, 0, 1]] * 2
+    assert any("255 is taken as class 1" in note for note in data.notes)
+    for name in "abcde":
+        mask_file(tmp_path / "masks" / f"{name}.png", [0])
+    with pytest.raises(UserError, match="one class only"):
+        maps(tmp_path)
+
+
+def test_white_stays_ignored_where_more_than_two_classes_are_named(tmp_path: Path) -> None:
+    for name in "abcde":
+        save(tmp_path / "images" / f"{name}.jpg", (4, 2))
+        mask_file(tmp_path / "masks" / f"{name}.png", [0, 255])
+    write(tmp_path / "classes.txt", "ground\nbox\n")
+    assert maps(tmp_path).train.class_map(0).tolist() == [[0, 1, 0, 1]] * 2
+    write(tmp_path / "classes.txt", "ground\nbox\nball\n")
+    data = maps(tmp_path)
+    assert data.train.class_map(0).tolist() == [[0, 255, 0, 255]] * 2
+    assert not any("is taken as class 1" in note for note in data.notes)
+
+
+@pytest.mark.parametrize("layout", ["masks", "ade20k", "stuff", "voc"])
+def test_masks_in_which_every_pixel_is_ignored(tmp_path: Path, layout: str) -> None:
+    masks, images = {"masks": ("masks/train", "images/train"), "ade20k": ("annotations/training", "images/training"),
+                     "stuff": ("stuffthingmaps/train2017", "train2017"),
+                     "voc": ("SegmentationClass", "JPEGImages")}[layout]  # fmt: skip
+    for name in "abc":
+        save(tmp_path / images / f"{name}.jpg", (4, 2))
+        mask_file(tmp_path / masks / f"{name}.png", [255, 0] if layout == "ade20k" else [255])
+    for names in ("", "ground\nbox\n", "ground\nbox\nball\n") if layout == "masks" else ("",):
+        if names:
+            write(tmp_path / "classes.txt", names)
+        with pytest.raises(UserError, match=r"no pixel of the training split has a class, as in .*255 is ignored"):
+            maps(tmp_path)
+    mask_file(tmp_path / masks / "b.png", [255, 1])
+    assert len(maps(tmp_path).classes) == {"masks": 3, "ade20k": 150, "stuff": 182, "voc": 21}[layout]
+
+
+def test_what_holds_no_class_maps(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no class maps: give a folder with images/ and masks/"):
+        maps(tmp_path)
+
+
+def test_ade20k(tmp_path: Path) -> None:
+    for split in ("training", "validation"):
+        save(tmp_path / "images" / split / "ADE_1.jpg", (4, 2))
+        mask_file(tmp_path / "annotations" / split / "ADE_1.png", [0, 1, 150])
+    data = maps(tmp_path)
+    assert data.train.class_map(0).tolist() == [[255, 0, 149, 255], [0, 149, 255, 0]]
+    assert data.classes[149] == "class 150"
+    write(
+        tmp_path / "objectInfo150.txt", "Idx\tRatio\tTrain\tVal\tName\n1\t0.15\t11664\t1172\twall\n150\t0\t1\t1\tflag\n"
+    )
+    data = maps(tmp_path)
+    assert len(data.classes) == 150
+    assert (data.classes[0], data.classes[149]) == ("wall", "flag")
+    assert len(data.test) == 1
+
+
+@pytest.mark.parametrize("images", ["images", "."])
+def test_coco_stuff(tmp_path: Path, images: str) -> None:
+    for split in ("train2017", "val2017"):
+        save(tmp_path / images / split / "1.jpg", (4, 2))
+        mask_file(tmp_path / "stuffthingmaps" / split / "1.png", [0, 181, 255])
+    write(tmp_path / "labels.txt", "0: unlabeled\n1: person\n182: wood\n")
+    data = maps(tmp_path)
+    assert len(data.classes) == 182
+    assert (data.classes[0], data.classes[181]) == ("person", "wood")
+    assert data.train.class_map(0).tolist() == [[0, 181, 255, 0], [181, 255, 0, 181]]
+
+
+def test_ade20k_and_coco_stuff_have_the_classes_that_their_files_name(tmp_path: Path) -> None:
+    for layout, split, masks, value in (
+        ("ade", "training", "annotations", 1),
+        ("stuff", "train2017", "stuffthingmaps", 0),
+    ):
+        for name in "ab":
+            save(tmp_path / layout / "images" / split / f"{name}.jpg", (4, 2))
+            mask_file(tmp_path / layout / masks / split / f"{name}.png", [value, value + 1])
+    ade, stuff = tmp_path / "ade", tmp_path / "stuff"
+    assert [len(maps(root).classes) for root in (ade, stuff)] == [150, 182]
+    write(ade / "objectInfo150.txt", "Idx\tRatio\tName\n1\t0.5\tbox\n2\t0.5\tball, globe\n")
+    write(stuff / "labels.txt", "0: unlabeled\n1: box\n3: sky\n")
+    assert maps(ade).classes == ("box", "ball, globe")
+    assert maps(stuff).classes == ("box", "class 2", "sky")
+    mask_file(ade / "annotations" / "training" / "b.png", [1, 3])
+    with pytest.raises(UserError, match=r"b\.png holds the number 3, but the set has classes 1 to 2"):
+        [part.class_map(0) for part in (maps(ade).train, maps(ade).test)]
+    write(stuff / "labels.txt", "box\nball\n")
+    with pytest.raises(UserError, match=r"labels\.txt names no class: .* a colon between them"):
+        maps(stuff)
+    write(ade / "objectInfo150.txt", "255\tbox\n")
+    with pytest.raises(UserError, match=r"objectInfo150\.txt names the number 255: .* from 1 to 254, .* a tab between"):
+        maps(ade)

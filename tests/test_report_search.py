@@ -1,0 +1,232 @@
+"""The pages of psvit search and psvit run, and the command in them that asks for the same again."""
+
+import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from members import MEMBERS, SPACE, TIMED, dominates, some_scores
+from pages import HOSTILE, Tags, of_search
+from PIL import Image
+from tiny import RUN, Cli, read
+
+from psvit.cli.train import with_recipe
+from psvit.report.command import command_line
+from psvit.report.page import Page
+from psvit.search import report
+from psvit.search.front import rank
+from psvit.search.report import (
+    comparison_chart,
+    featured,
+    front_chart,
+    front_note,
+    run_page,
+    search_page,
+    use_in_python,
+)
+from psvit.search.settings import RunAllSettings, SearchSettings
+from psvit.training.recipes import RECIPES, ModelSettings, TrainSettings
+
+# The command ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "--data", "digits"],
+        ["run", "--data", "my photos", "--budget", "12M", "params=1M", "--epochs", "3", "--mixup", "0.5", "--strict"],
+        ["run", "--data", "x", "--recipe", "deit", "--clip-grad", "1", "--models", "deit", "AS-A", "--macs", "5M"],
+        ["run", "--data", "x", "--clip-grad", "null", "--output", "some where", "--inherit", "--resume"],
+        ["search", "--data", "x", "--stage-widths", "16,24", "24,32", "--depth", "2", "4", "--auto-augment", "rand-m9"],
+    ],
+)
+def test_the_command_asks_for_the_same(words: list[str]) -> None:
+    kind = {"run": RunAllSettings, "search": SearchSettings}[words[0]]
+    asked = with_recipe(words[0], "", lambda recipe: kind(recipe=recipe), words[1:])
+    told = shlex.split(report._command(words[0], asked, Path(asked.search.output)))
+    assert told[:2] == ["psvit", words[0]]
+    again = with_recipe(words[0], "", lambda recipe: kind(recipe=recipe), [*told[2:], *words[words.index("--resume") :]]
+                        if "--resume" in words else told[2:])  # fmt: skip
+    assert again == asked
+    assert len(told) <= len(words) + 3, "psvit, and --output"
+
+
+def test_a_command_without_anything_to_say() -> None:
+    assert command_line("psvit search", SearchSettings(), SearchSettings()) == "psvit search"
+    assert set(RECIPES) == {"light", "deit"}
+
+
+def test_a_switch_has_no_value_and_a_choice_has_one() -> None:
+    asked = TrainSettings(model=ModelSettings(class_token=True, pretrained=True))
+    assert command_line("psvit train", asked, TrainSettings()) == "psvit train --class-token true --pretrained"
+
+
+# The search's page ---------------------------------------------------------------------------------------------------
+
+
+def test_the_plot_holds_every_network() -> None:
+    ranked = rank(some_scores(), SPACE, TIMED)
+    plot = front_chart(ranked, ranked[0])
+    for text, one in zip(plot.text, ranked, strict=True):
+        assert text.startswith(f"{one.arch.genotype}, widths {' '.join(map(str, one.arch.widths))}\n")
+        assert f"loss {one.score.loss:.4f}, top-1 {one.score.top1:.2f} %" in text
+        assert f"on {one.score.images} images, rank {one.rank}" in text
+    assert plot.columns == {
+        "latency_ms": [1000 * one.latency for one in ranked if one.latency],
+        "macs": [one.macs for one in ranked],
+        "params": [one.params for one in ranked],
+        "loss": [one.score.loss for one in ranked],
+        "top1": [one.score.top1 for one in ranked],
+    }
+    assert plot.chosen == [0]
+    for name, points in plot.groups.items():
+        assert {f"scored on {ranked[i].score.images} images" for i in points} == {name}
+    assert sorted(i for points in plot.groups.values() for i in points) == list(range(len(ranked)))
+    assert list(plot.pale) == ["scored on 10 images", "scored on 40 images"]
+    assert "Paler networks were scored on fewer images" in front_note(ranked)
+    assert "are drawn" not in front_note(ranked)
+
+
+def test_each_pair_of_axes_has_its_front() -> None:
+    ranked = rank(some_scores(), SPACE, TIMED)
+    plot = front_chart(ranked, None)
+    assert len(plot.lines) == 6
+    final = [i for i, one in enumerate(ranked) if one.score.images == 160]
+    for axes, line in plot.lines.items():
+        good, kind = axes.split()
+        sign = -1 if good == "top1" else 1
+        points = {i: (plot.columns[kind][i] or 0, sign * (plot.columns[good][i] or 0)) for i in final}
+        assert set(line) == {i for i in final if not any(dominates(points[j], points[i]) for j in final)}
+        assert [points[i] for i in line] == sorted(points[i] for i in line)
+    assert sorted(plot.lines["loss latency_ms"]) == [i for i, one in enumerate(ranked) if one.on_front]
+    assert plot.chosen == []
+
+
+def test_without_latency_there_is_no_axis_for_it() -> None:
+    ranked = rank(some_scores(), SPACE, SPACE.prices())
+    plot = front_chart(ranked, ranked[0])
+    assert plot.across == ["macs", "params"]
+    assert sorted(plot.lines["loss macs"]) == [i for i, one in enumerate(ranked) if one.on_front]
+
+
+def test_many_networks_are_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "DRAWN", 40)
+    ranked = rank(some_scores(), SPACE, SPACE.prices())
+    last = ranked[-1]
+    plot = front_chart(ranked, last)
+    assert len(ranked) > 40
+    assert len(plot.text) == 40
+    assert f"Of {len(ranked)} networks 40 are drawn" in front_note(ranked)
+    drawn = [int(text.rpartition("rank ")[2]) for text in plot.text]
+    assert {one.rank for one in ranked if one.on_front} | {last.rank} <= set(drawn)
+    assert [drawn[i] for i in plot.chosen] == [last.rank]
+    assert sorted(drawn[i] for i in plot.lines["loss macs"]) == [one.rank for one in ranked if one.on_front]
+    monkeypatch.setattr(report, "DRAWN", 1)
+    plot = front_chart(ranked, ranked[0])
+    assert len(plot.text) == len({0, *(i for line in plot.lines.values() for i in line)})
+
+
+def test_nothing_ranked() -> None:
+    page = search_page(Path("x"), [], {"data": "digits", "budget": {}, "chosen": None}, SearchSettings(), [])
+    assert "0 networks scored, budget without limit" in page.html()
+
+
+def test_what_the_page_of_a_search_says(tmp_path: Path) -> None:
+    text = of_search(tmp_path / "found").html()
+    ranked = rank(some_scores(), SPACE, TIMED)
+    assert f"{len(MEMBERS)} networks scored, budget 2 M MACs and 5 ms." in text
+    assert f"Chosen: {ranked[0].arch.genotype}, widths" in text
+    assert "Measured: 4.5 ms for a batch" in text
+    cells = Tags(text).cells
+    assert [cells[cells.index("networks of the space") + 1], cells[cells.index("torch") + 1]] == ["99", "2.0"]
+    for one in ranked:
+        assert (one.arch.genotype in cells) >= one.on_front
+    assert "chosen" in cells
+    assert "the 4 networks on the front" in text or re.search(r"the \d+ networks on the front", text)
+    assert text.count("<figure>") == 2  # the network, the supernet's learning
+    assert "arch.json" in text
+
+
+def test_hostile_names_in_the_page_of_a_search(tmp_path: Path) -> None:
+    tags = Tags(of_search(tmp_path / HOSTILE.replace("/", "_"), HOSTILE).html())
+    assert [tag for tag, _ in tags.found].count("script") == 3
+    assert "img" not in {tag for tag, _ in tags.found}
+    assert HOSTILE in tags.cells
+
+
+# The run's page ------------------------------------------------------------------------------------------------------
+
+
+def test_what_the_page_of_a_run_says(run_folder: Path) -> None:
+    text = (run_folder / "report.html").read_text(encoding="utf-8")
+    tags = Tags(text)
+    for row in read(run_folder / "results.json")["rows"]:
+        place = tags.cells.index(row["name"])
+        error = (row["top1"] * (100 - row["top1"]) / row["images"]) ** 0.5
+        assert tags.cells[place : place + 8] == [
+            row["name"], row["network"], f"{row['macs'] / 1e6:,.2f}", f"{row['params'] / 1e6:,.3f}",
+            f"{row['holdout_top1']:.2f}", f"{row['top1']:.2f} ± {error:.2f}", f"{row['loss']:.3f}",
+            f"{row['error_ratio']:.2f}",
+        ]  # fmt: skip
+    targets = [attributes["href"] or "" for tag, attributes in tags.found if tag == "a"]
+    for target in targets:
+        assert target.startswith("#") or (run_folder / target).is_file(), target
+    assert "./search/report.html" in targets
+    assert text.count("<figure>") == 4  # the network, two of learning, the classes
+    assert {"torch", "timm", "recipe.epochs", "data.limit"} <= set(tags.cells)
+    assert "psvit run --data digits --budget 400k --output" in re.sub("</?span>", "", text)
+    assert read(run_folder / "search" / "arch.json")["genotype"] in text
+
+
+def test_the_page_of_a_run_without_a_search(run_folder: Path) -> None:
+    """A comparison of models of timm: no diagram, no search, and the latency where it was measured."""
+    results = read(run_folder / "results.json")
+    row = next(row for row in results["rows"] if row["name"] == "resnet18")
+    rows = [
+        {**row, "latency_ms": 1.5},
+        {**row, "name": "again", "latency_ms": 2.5, "per_class": {"a": 50.0, "b": None}},
+    ]
+    rows[0]["per_class"] = {f"class {i}": float(i) for i in range(30)} | {"a": 1.0, "b": None}
+    rows[1]["per_class"] = dict.fromkeys(rows[0]["per_class"]) | {"a": 0.5}
+    compared = replace(RunAllSettings().compare, models=("resnet18", "again"), macs="400k")
+    settings = replace(RunAllSettings(), compare=compared)
+    page = run_page(run_folder, {**results, "rows": rows}, settings, ((8, 8), 1, 10), {})
+    text = page.html()
+    assert "The network" not in text
+    assert "search/report.html" not in text
+    assert "The 20 of 32 classes that are told apart worst." in text
+    assert text.count("<figure>") == 3
+    assert list(comparison_chart(rows).across) == ["params", "latency_ms", "macs"], "MACs are equal"
+    assert featured(rows) is rows[0]
+
+
+def test_five_lines_use_the_checkpoint(
+    run_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lines = use_in_python(str(run_folder / "searched" / "best"), 1)
+    assert len(lines.splitlines()) == 5
+    shown = Page("page")
+    shown.code(lines)
+    assert shown.html().count(lines.splitlines()[0])
+    Image.new("L", (8, 8)).save(tmp_path / "IMAGE", format="png")
+    monkeypatch.chdir(tmp_path)
+    exec(lines, {})
+    assert capsys.readouterr().out.strip() in [str(digit) for digit in range(10)]
+
+
+def test_a_resumed_run_has_the_same_page(cli: Cli, run_folder: Path) -> None:
+    before = {path: path.read_bytes() for path in (run_folder / "report.html", run_folder / "search" / "report.html")}
+    (run_folder / "report.html").unlink()
+    cli.ok(*RUN, "--output", run_folder, "--resume")
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_page_of_the_users_is_not_replaced(cli: Cli, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    page.write_text("mine")
+    assert f"{page} is there already: give --overwrite" in cli.refused(*RUN, "--output", tmp_path)
+    search = ["search", *RUN[1 : RUN.index("--models")], "--output", tmp_path]
+    assert "already holds a run" in cli.refused(*search)
+    assert page.read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]

@@ -1,0 +1,186 @@
+"""Training killed and resumed, or on two processes, is the same training."""
+
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import (
+    CPU,
+    DATA,
+    EVERYTHING,
+    MACHINE,
+    NETWORK,
+    TRAIN,
+    Cli,
+    free_port,
+    log,
+    same_weights,
+    saved_behind,
+    settings,
+    start,
+    stop_at,
+    torchrun,
+    weights,
+)
+from torch import Tensor
+
+from psvit.errors import UserError
+from psvit.training import machine
+from psvit.training.loop import InterruptedTrainingError, train
+from psvit.training.machine import Interrupt, interrupts, open_machine
+from psvit.training.recipes import Machine
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+# ---- interrupted and resumed
+
+LONG = [*TRAIN, *EVERYTHING, "--limit", "240", "--batch-size", "8", "--save-every", "2", "--keep-state"]  # 15 steps
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from psvit.cli import main
+
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    assert main([*LONG, "--output", str(folder)]) == 0
+    return folder
+
+
+def check_equal(run: Path, uninterrupted: Path) -> None:
+    for name in ("best", "last"):
+        assert same_weights(run / name, uninterrupted / name)
+    assert log(run) == log(uninterrupted)
+    a, b = (torch.load(folder / "state.pt", weights_only=True) for folder in (run, uninterrupted))
+    for part in ("model", "ema"):
+        assert all(torch.equal(a[part][name], b[part][name]) for name in a[part])
+    assert not list(run.glob(".*"))
+
+
+def test_killed_and_resumed_is_uninterrupted(cli: Cli, tmp_path: Path, uninterrupted: Path) -> None:
+    process = start(*LONG, "--output", tmp_path)
+    step = saved_behind(15, tmp_path, process)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert len(log(tmp_path)) == 1
+    (tmp_path / ".state.pt.1.tmp").write_bytes(b"half")  # as a kill in the midst of writing leaves it
+    (tmp_path / "last").rename(tmp_path / ".last.old")  # and one between the two renamings of a folder
+    said = cli.ok(*LONG, "--output", tmp_path, "--resume")
+    resumed = int(said.partition("resumed at step ")[2].split()[0])
+    assert step <= resumed < 30
+    check_equal(tmp_path, uninterrupted)
+    finished = cli.ok(*LONG, "--output", tmp_path, "--resume")  # nothing is left to do
+    assert "resumed at step 30" in finished
+    check_equal(tmp_path, uninterrupted)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(cli: Cli, tmp_path: Path, uninterrupted: Path) -> None:
+    process = start(*LONG, "--output", tmp_path)
+    saved_behind(15, tmp_path, process)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert said.startswith("psvit: stopped at step ")
+    assert said.endswith(f" of 30, saved in {tmp_path}: go on with --resume\n")
+    assert said.count("\n") == 1
+    step = int(said.split("step ")[1].split()[0])
+    assert int(torch.load(tmp_path / "state.pt", weights_only=True)["train"]["step"]) == step
+    assert f"resumed at step {step}" in cli.ok(*LONG, "--output", tmp_path, "--resume")
+    check_equal(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize("step", [1, 3, 4])
+def test_resumed_at_any_step(step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = settings(tmp_path / "run", drop_path=0.3, ema_decay=0.9, opt="adamw")
+    train(replace(chosen, run=replace(chosen.run, output=str(tmp_path / "whole"))))
+    with monkeypatch.context() as patch:
+        stop_at(patch, step)
+        with pytest.raises(InterruptedTrainingError, match=f"step {step} of 6"):
+            train(chosen)
+    best = train(replace(chosen, run=replace(chosen.run, resume=True)))
+    assert same_weights(tmp_path / "run" / "last", tmp_path / "whole" / "last")
+    assert log(tmp_path / "run") == log(tmp_path / "whole")
+    assert {**best, **log(tmp_path / "whole")[best["epoch"] - 1]} == best
+
+
+@pytest.mark.parametrize("opt", ["sgd", "lion", "lamb", "muon", "adafactor", "nadamw", "rmsproptf", "adopt"])
+def test_the_state_of_other_optimizers_resumes(opt: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = settings(tmp_path / "run", opt=opt)
+    train(replace(chosen, run=replace(chosen.run, output=str(tmp_path / "whole"))))
+    with monkeypatch.context() as patch:
+        stop_at(patch, 4)
+        with pytest.raises(InterruptedTrainingError):
+            train(chosen)
+    train(replace(chosen, run=replace(chosen.run, resume=True)))
+    assert same_weights(tmp_path / "run" / "last", tmp_path / "whole" / "last")
+
+
+def test_a_second_ctrl_c_interrupts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with interrupts() as interrupt:
+        for _ in range(2):  # torchrun passes on what the terminal has sent already
+            signal.raise_signal(signal.SIGINT)
+        assert interrupt.requested(open_machine(CPU))
+        monkeypatch.setattr(machine, "PATIENCE", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_all_processes_stop_after_the_same_step() -> None:
+    class TwoProcesses:
+        """An Accelerator whose other process has been asked, or not."""
+
+        num_processes, device = 2, torch.device("cpu")
+
+        def __init__(self, other: float) -> None:
+            self.other = other
+
+        def reduce(self, value: Tensor, reduction: str) -> Tensor:
+            assert reduction == "sum"
+            return value + self.other
+
+    interrupt = Interrupt()
+    assert not interrupt.requested(TwoProcesses(0))  # type: ignore[arg-type]
+    assert interrupt.requested(TwoProcesses(1))  # type: ignore[arg-type]
+    interrupt.asked = 0.0
+    assert interrupt.requested(TwoProcesses(0))  # type: ignore[arg-type]
+
+
+# ---- several processes
+
+TWO = [*NETWORK, *DATA, *MACHINE, "--epochs", "2", "--drop-path", "0", "--lr", "0.003"]
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
+def test_two_processes_are_one_at_the_same_global_batch(launcher: str, cli: Cli, tmp_path: Path) -> None:
+    launchers = {
+        "torchrun": torchrun(),
+        # --multi_gpu is accelerate's name for torchrun; its --cpu starts one process, unless there is MPI
+        "accelerate": ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+                       "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", free_port()),
+    }  # fmt: skip
+    process = start("-m", "psvit", "train", *TWO, "--batch-size", "8", "--output", tmp_path / "two",
+                    launcher=launchers[launcher])  # fmt: skip
+    cli.ok("train", *TWO, "--batch-size", "16", "--output", tmp_path / "one")
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert out.count("batch     16 images globally = 8 a process x 1 accumulated x 2 processes; 3 steps an epoch") == 1
+    for one, two in zip(log(tmp_path / "one"), log(tmp_path / "two"), strict=True):
+        assert two == pytest.approx(one, rel=1e-5)
+    a, b = weights(tmp_path / "one" / "last"), weights(tmp_path / "two" / "last")
+    for name in a:
+        torch.testing.assert_close(b[name], a[name], rtol=1e-4, atol=1e-4)
+    # a run on two processes does not go on on one, unless its global batch stays
+    said = cli.refused("train", *TWO, "--batch-size", "8", "--output", tmp_path / "two", "--resume")
+    assert "has a global batch of 16, not 8" in said
+
+
+def test_one_device_for_several_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "resolve_device", torch.device)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="--device cuda:1 is one device for 2 processes: give --device cuda"):
+        open_machine(Machine("cuda:1", "float32"))

@@ -1,0 +1,232 @@
+"""digits-scenes: a scene is a function of (seed of its split, number), and its masks and boxes are what is drawn."""
+
+import hashlib
+import subprocess
+import sys
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from psvit.dense.data import scenes as scenes_module
+from psvit.dense.data.coco import read_coco
+from psvit.dense.data.coco_writer import write_coco
+from psvit.dense.data.objects import DenseSubset, boxes_of
+from psvit.dense.data.scenes import INK, VISIBLE, ScenesSource, compose
+from psvit.dense.data.sets import TEST_SCENES, DenseData, open_class_maps, open_objects
+from psvit.dense.data.settings import DenseDataSettings
+from psvit.errors import UserError
+from psvit.training.splits import digits
+
+
+def opened(**settings: object) -> DenseData:
+    return open_objects(DenseDataSettings(**settings))  # type: ignore[arg-type]
+
+
+def scenes_of(data: DenseData, split: str) -> ScenesSource:
+    source = getattr(data, split)
+    assert isinstance(source, ScenesSource)
+    return source
+
+
+def digest(data: DenseData, split: str, i: int) -> str:
+    scene = scenes_of(data, split).scene(i)
+    return hashlib.sha256(scene.pixels.tobytes() + scene.masks.tobytes() + scene.labels.tobytes()).hexdigest()
+
+
+def test_a_scene_is_the_same_in_every_order_and_process() -> None:
+    forwards = [digest(opened(), "train", i) for i in range(4)]
+    data = opened(limit=10, workers=2)
+    assert [digest(data, "train", i) for i in reversed(range(4))] == forwards[::-1]
+    code = (
+        "from test_scenes import digest, opened\n"
+        "print(' '.join(digest(opened(), 'train', i) for i in (2, 3)))"
+    )  # fmt: skip
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+    )
+    assert printed.stdout.split() == forwards[2:]
+
+
+def test_what_a_seed_changes() -> None:
+    a, b, c = opened(seed=0), opened(seed=1), opened(seed=1, split_seed=0)
+    assert digest(a, "test", 0) == digest(b, "test", 0)
+    for split in ("train", "holdout"):
+        assert digest(a, split, 0) != digest(b, split, 0)
+        assert digest(a, split, 0) == digest(c, split, 0)
+    assert len({digest(a, split, i) for split in ("train", "holdout", "test") for i in range(5)}) == 15
+
+
+def test_the_splits_share_no_digit() -> None:
+    data = opened(holdout=0.2)
+    every = np.concatenate([part[0] for part in digits()])
+    bytes_of = {
+        split: sorted(digit.tobytes() for digit in scenes_of(data, split).digits)
+        for split in ("train", "holdout", "test")
+    }
+    assert sorted(chain(*bytes_of.values())) == sorted(digit.tobytes() for digit in every)  # each digit in one split
+    train, test = scenes_of(data, "train"), scenes_of(data, "test")
+    assert len(test.digits) == len(digits()[1][0])
+    assert set(train.labels.tolist()) == set(scenes_of(data, "holdout").labels.tolist()) == set(range(10))
+
+
+def test_lengths() -> None:
+    data = opened()
+    assert (len(data.train), len(data.holdout), len(data.test)) == (2000, 200, TEST_SCENES)
+    data = opened(scenes=50, limit=20, holdout=0)
+    assert (len(data.train), len(data.holdout), len(data.test)) == (20, 0, TEST_SCENES)
+    with pytest.raises(IndexError):
+        data.train.image(20)
+
+
+def test_masks_are_what_can_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = []
+    on_canvas = scenes_module._on_canvas
+    monkeypatch.setattr(scenes_module, "_on_canvas", lambda *a: whole.append(on_canvas(*a)) or whole[-1])
+    source = scenes_of(opened(), "train")
+    overlaps = 0
+    for i in range(60):
+        whole.clear()
+        scene = source.scene(i)
+        objects = source.objects(i)
+        assert objects.masks is scene.masks
+        assert 2 <= len(scene.labels) == len(whole) <= 8
+        assert scene.masks.sum(axis=0).max() == 1
+        for k, mask in enumerate(scene.masks):
+            covered = np.any([*whole[k + 1 :], np.zeros((96, 96), bool)], axis=0)
+            assert (mask == whole[k] & ~covered).all()
+            assert mask.sum() >= VISIBLE * whole[k].sum() > 0
+            overlaps += bool((whole[k] & covered).any())
+            x0, y0, x1, y1 = objects.boxes[k].astype(int)
+            assert mask[y0:y1, x0:x1].sum() == mask.sum()
+            assert mask[y0].any()
+            assert mask[y1 - 1].any()
+            assert mask[:, x0].any()
+            assert mask[:, x1 - 1].any()
+        assert (objects.areas == scene.masks.sum(axis=(1, 2))).all()
+        assert not objects.crowd.any()
+    assert overlaps > 20
+
+
+def test_labels_belong_to_the_masks() -> None:
+    """The nearest training digit of an uncovered mask has its label, nearly always."""
+    from PIL import Image
+
+    (pixels, labels), _ = digits()
+    known = np.stack([cropped(digit > INK * 255) for digit in pixels])
+    right = []
+    source = scenes_of(opened(), "test")
+    for i in range(40):
+        objects = source.objects(i)
+        assert objects.masks is not None
+        for mask, label, box in zip(objects.masks, objects.labels, objects.boxes, strict=True):
+            if box[3] - box[1] >= 14:
+                nearest = np.abs(known - cropped(mask)).sum(axis=(1, 2)).argmin()
+                right.append(labels[nearest] == label)
+    assert np.mean(right) > 0.7
+    assert isinstance(source.image(0), Image.Image)
+
+
+def cropped(mask: np.ndarray) -> np.ndarray:
+    from PIL import Image
+
+    x0, y0, x1, y1 = boxes_of(mask[None])[0].astype(int)
+    image = Image.fromarray(mask[y0:y1, x0:x1].astype(np.uint8) * 255)
+    return np.asarray(image.resize((12, 12), Image.Resampling.BILINEAR), dtype=float) / 255
+
+
+def test_digits_stand_out_of_their_ground() -> None:
+    """Within their boxes, masks and the rest differ in brightness."""
+    source = scenes_of(opened(), "train")
+    gaps = []
+    for i in range(30):
+        scene = source.scene(i)
+        for mask, (x0, y0, x1, y1) in zip(scene.masks, boxes_of(scene.masks).astype(int), strict=True):
+            inside, around = mask[y0:y1, x0:x1], scene.pixels[y0:y1, x0:x1].astype(float)
+            gaps.append(abs(around[inside].mean() - around[~inside].mean()) if (~inside).any() else 255)
+    assert np.median(gaps) > 40
+
+
+def test_a_class_map_holds_the_masks() -> None:
+    data, maps = opened(), open_class_maps(DenseDataSettings())
+    assert maps.classes == ("background", *map(str, range(10)))
+    for i in range(5):
+        objects = data.test.objects(i)
+        assert objects.masks is not None
+        expected = np.zeros((96, 96), dtype=np.int64)
+        for mask, label in zip(objects.masks, objects.labels, strict=True):
+            expected[mask] = label + 1
+        assert (maps.test.class_map(i) == expected).all()
+
+
+def test_other_sizes() -> None:
+    data = opened(img_size=192)
+    assert data.img_size == (192, 192)
+    assert data.test.image(0).size == (192, 192)
+    heights = {side: [] for side in (96, 192)}  # type: dict[int, list[float]]
+    for side in heights:
+        source = opened(img_size=side).train
+        heights[side] = [float(b[3] - b[1]) for i in range(40) for b in source.objects(i).boxes]
+    assert np.median(heights[192]) / np.median(heights[96]) == pytest.approx(2, rel=0.15)
+    assert min(heights[96]) >= 5
+    assert max(heights[96]) <= 45  # 8 pixels, enlarged 4 times, widened and turned
+    assert opened(img_size=(64, 128)).train.image(0).size == (128, 64)
+    with pytest.raises(UserError, match="--img-size 47 96 is too small"):
+        opened(img_size=(47, 96))
+
+
+def test_a_stated_seed_gives_a_stated_scene() -> None:
+    train, _ = digits()
+    a = compose(*train, (96, 96), np.random.default_rng((0, 0, 7)))
+    assert (a.pixels == scenes_of(opened(holdout=0), "train").scene(7).pixels).all()
+
+
+def test_scenes_written_as_coco_are_read_back(tmp_path: Path) -> None:
+    data = opened()
+    parts = {split: DenseSubset(getattr(data, split), range(6)) for split in ("train", "test")}
+    for split, part in parts.items():
+        write_coco(part, data.classes, tmp_path, split)
+    back = open_objects(DenseDataSettings(data=str(tmp_path), holdout=0))
+    assert back.classes == data.classes
+    assert back.has_masks
+    assert back.notes == ()
+    for split, part in parts.items():
+        again = getattr(back, split)
+        assert len(again) == 6
+        for i in range(6):
+            old, new = part.objects(i), again.objects(i)
+            assert (np.asarray(again.image(i))[..., 0] == np.asarray(part.image(i))).all()
+            assert (old.boxes == new.boxes).all()
+            assert (old.masks == new.masks).all()
+            assert (old.labels == new.labels).all()
+            assert (again.class_map(i) == part.class_map(i)).all()
+    with pytest.raises(UserError, match="--overwrite"):
+        write_coco(parts["train"], data.classes, tmp_path, "train")
+    write_coco(DenseSubset(data.train, [0]), data.classes, tmp_path, "train", overwrite=True)
+    assert len(read_coco(tmp_path / "annotations" / "instances_train.json", tmp_path, "train").images) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"scenes": 0}, "--scenes 0 is not a whole number of at least 1"),
+        ({"data": " "}, "--data ' ' is not a name or a folder: give digits-scenes"),
+        ({"data_dir": "x"}, "--data-dir 'x' is not used"),
+        ({"data": "no-such-folder"}, "--data 'no-such-folder' is neither a folder nor a known set: give digits-scenes"),
+        ({"data": __file__}, "is a file, not a folder"),
+    ],
+)
+def test_mistakes_are_named(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        opened(**settings)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_reading_scenes_needs_no_torch() -> None:
+    code = (
+        "import sys, psvit.dense.data.sets as d, psvit.dense.data.settings as s\n"
+        "d.open_objects(s.DenseDataSettings()).train.image(0); print('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

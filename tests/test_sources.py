@@ -1,0 +1,244 @@
+"""Where images come from: folders, image files of every kind, and Fashion-MNIST."""
+
+import gzip
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from image_sources import Numbered, save, source_of, truncated_jpeg, write_idx
+from PIL import Image
+from tiny import image_folder
+
+from psvit.errors import UserError
+from psvit.training import data as data_module
+from psvit.training.data import open_data, read_idx
+from psvit.training.settings import DataSettings
+from psvit.training.sources import FileSource, LazySource, Source, Subset, convert_image, load_image
+
+
+def test_a_lazy_source_opens_once_and_when_asked() -> None:
+    opened = []
+
+    def opens() -> Source:
+        opened.append(1)
+        return Numbered(3)
+
+    lazy = LazySource(opens)
+    assert not opened
+    assert (len(lazy), lazy.label(2), lazy.name(1), lazy.labels(), lazy.image(0).size) == (
+        3,
+        2,
+        "#1",
+        [0, 1, 2],
+        (1, 1),
+    )
+    assert len(opened) == 1
+
+
+# ---- folders
+
+
+def test_a_folder_with_splits(tmp_path: Path) -> None:
+    image_folder(tmp_path / "train", ("ant", "bee", "cat 10", "cat 9", "größe m²", "蜂"))
+    image_folder(tmp_path / "test", ("ant", "bee", "cat 10", "cat 9", "größe m²", "蜂"), each=2)
+    image_folder(tmp_path / "val", ("ant",))
+    data = open_data(DataSettings(str(tmp_path)))
+    assert data.classes == ("ant", "bee", "cat 9", "cat 10", "größe m²", "蜂")
+    assert (data.in_chans, data.img_size, data.mirror) == (3, (224, 224), True)
+    assert (len(source_of(data.train)), len(source_of(data.holdout)), len(source_of(data.test))) == (30, 6, 12)
+    assert data.notes == (
+        f"{tmp_path / 'val'} is not used: {tmp_path / 'test'} is the test split, the hold-out is cut from train",
+    )
+    train = source_of(data.train)
+    for i in range(len(train)):
+        assert Path(train.name(i)).parent.name == data.classes[train.label(i)]
+
+
+def test_a_folder_lists_as_timm_does(tmp_path: Path) -> None:
+    from timm.data.readers.reader_image_folder import find_images_and_targets
+
+    image_folder(tmp_path, ("b10", "b9", "Alpha", "x y"), each=11)
+    found, numbers = find_images_and_targets(str(tmp_path))
+    data = open_data(DataSettings(str(tmp_path), holdout=0))
+    assert data.classes == tuple(numbers)
+    train, test = source_of(data.train), source_of(data.test)
+    ours = {split.name(i): split.label(i) for split in (train, test) for i in range(len(split))}
+    assert ours == dict(found)
+    assert isinstance(train, Subset)
+    assert isinstance(train.source, Subset)
+    assert isinstance(train.source.source, FileSource)
+    assert list(train.source.source.paths) == [path for path, _ in found]
+
+
+def test_a_folder_without_splits_cuts_a_test_and_says_so(tmp_path: Path) -> None:
+    image_folder(tmp_path, each=10)
+    runs = [open_data(DataSettings(str(tmp_path), seed=seed)) for seed in (0, 1)]
+    names = [
+        [
+            {source_of(split).name(i) for i in range(len(source_of(split)))}
+            for split in (run.train, run.holdout, run.test)
+        ]
+        for run in runs
+    ]
+    assert [len(split) for split in names[0]] == [14, 2, 4]
+    assert len(set.union(*names[0])) == 20
+    assert names[0][2] == names[1][2]  # the cut does not move with the seed
+    assert "20%" in runs[0].notes[0]
+
+
+def test_a_class_called_train_is_a_class(tmp_path: Path) -> None:
+    image_folder(tmp_path, ("car", "train"))
+    assert open_data(DataSettings(str(tmp_path))).classes == ("car", "train")
+
+
+def test_a_stray_image_is_no_class(tmp_path: Path) -> None:
+    image_folder(tmp_path)
+    save(tmp_path / "logo.png")
+    assert open_data(DataSettings(str(tmp_path))).classes == ("ant", "bee")
+
+
+def test_a_folders_mistakes(tmp_path: Path) -> None:
+    def error(root: Path, **settings: float) -> str:
+        with pytest.raises(UserError) as caught:
+            open_data(DataSettings(str(root), **settings))  # type: ignore[arg-type]
+        return str(caught.value)
+
+    (tmp_path / "empty").mkdir()
+    assert "no class folder" in error(tmp_path / "empty")
+    save(tmp_path / "flat" / "a.png")
+    assert "no class folder" in error(tmp_path / "flat")
+    assert "one class only, 'ant'" in error(image_folder(tmp_path / "one", ("ant",)))
+    two = image_folder(tmp_path / "two", each=2)
+    assert "class 'ant' has too few images" in error(two)
+    assert len(source_of(open_data(DataSettings(str(two), holdout=0)).train)) == 2
+    assert len(source_of(open_data(DataSettings(str(image_folder(tmp_path / "three", each=3)))).train)) == 2
+    image_folder(tmp_path / "split" / "train")
+    image_folder(tmp_path / "split" / "val", ("bee", "cow"))
+    assert "lacks 'ant' and adds 'cow'" in error(tmp_path / "split")
+    assert "is a file, not a folder" in error(save(tmp_path / "a.png"))
+
+
+# ---- image files
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "I;16", "F"])
+@pytest.mark.parametrize("in_chans", [1, 3])
+def test_every_mode_becomes_grey_or_colour(mode: str, in_chans: int, tmp_path: Path) -> None:
+    names = {"CMYK": "tif", "YCbCr": "tif", "HSV": "npy", "PA": "npy", "F": "tif", "I": "tif"}
+    extension = names.get(mode, "png")
+    if extension == "npy":  # no file format holds it
+        image = convert_image(Image.new("RGB", (3, 2)).convert("HSV" if mode == "HSV" else "P").convert(mode), in_chans)
+    else:
+        Image.new(mode, (3, 2), 1).save(tmp_path / f"a.{extension}")
+        image = load_image(tmp_path / f"a.{extension}", in_chans)
+    assert (image.mode, image.size) == ("L" if in_chans == 1 else "RGB", (3, 2))
+
+
+def test_deep_pixels_are_scaled_not_clipped(tmp_path: Path) -> None:
+    def grey(pixels: object, dtype: type, extension: str) -> list[int]:
+        path = tmp_path / f"a.{extension}"
+        Image.fromarray(np.array([pixels], dtype=dtype)).save(path)
+        return [int(value) for value in np.asarray(load_image(path, 1))[0]]
+
+    assert grey([0, 257, 32896, 65535], np.uint16, "png") == [0, 1, 128, 255]
+    assert grey([0, 32896, 65535], np.int32, "tif") == [0, 128, 255]
+    assert grey([0, 7, 255], np.int32, "tif") == [0, 7, 255]
+    assert grey([-100, 0, 100], np.int32, "tif") == [0, 128, 255]
+    assert grey([0, 0.5, 1], np.float32, "tif") == [0, 128, 255]
+    assert grey([0, 7, 255], np.float32, "tif") == [0, 7, 255]
+
+
+def test_what_is_transparent_becomes_white(tmp_path: Path) -> None:
+    image = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
+    image.putpixel((1, 0), (10, 20, 30, 255))
+    image.save(tmp_path / "a.png")
+    loaded = load_image(tmp_path / "a.png")
+    assert [loaded.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (10, 20, 30)]
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([1, 2, 3, 4, 5, 6])
+    palette.putpixel((1, 0), 1)
+    palette.save(tmp_path / "p.png", transparency=0)
+    loaded = load_image(tmp_path / "p.png")
+    assert [loaded.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (4, 5, 6)]
+
+
+def test_what_is_no_image_raises_os_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = tmp_path / "text.png"
+    text.write_text("no image")
+    for path in (text, tmp_path / "missing.png", truncated_jpeg(tmp_path / "cut.jpg"), tmp_path):
+        with pytest.raises(OSError, match=path.name):
+            load_image(path)
+    with pytest.raises(OSError, match="from memory"):
+        load_image(io.BytesIO(b"no image"))
+    whole = save(tmp_path / "whole.png", size=(100, 100))
+    broken_png = tmp_path / "broken.png"  # Pillow raises a SyntaxError on a broken chunk
+    broken_png.write_bytes(whole.read_bytes()[:8] + b"\0\0\0\1XXXX" + whole.read_bytes()[8:])
+    with pytest.raises(OSError, match=r"broken\.png"):
+        load_image(broken_png)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(OSError, match="decompression bomb"):
+        load_image(whole)
+
+
+# ---- fashion-mnist
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_fashion_mnist_from_idx_files(suffix: str, tmp_path: Path) -> None:
+    pixels = np.arange(40 * 28 * 28).reshape(40, 28, 28) % 251
+    write_idx(tmp_path / f"train-images-idx3-ubyte{suffix}", pixels)
+    write_idx(tmp_path / f"train-labels-idx1-ubyte{suffix}", np.arange(40) % 10)
+    data = open_data(DataSettings("fashion-mnist", data_dir=str(tmp_path), holdout=0.25))
+    train = source_of(data.train)
+    assert (len(train), len(source_of(data.holdout))) == (30, 10)
+    assert (data.classes[9], data.img_size, data.in_chans, data.mirror) == ("Ankle boot", (28, 28), 1, True)
+    assert isinstance(train, Subset)
+    assert np.array_equal(np.asarray(train.image(0)), pixels[train.indices[0]])
+    with pytest.raises(UserError, match="t10k-images-idx3-ubyte cannot be read"):  # only now the test split is opened
+        len(source_of(data.test))
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"\0\0\x08\x01", b"\0\0\x08\x01\0\0\0\x05abc", b"\x89PNG....", b"\0\0\x08\x03" + b"\xff" * 12]
+)
+def test_a_broken_idx_file_is_named(raw: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a-idx").write_bytes(raw)
+    with pytest.raises(UserError, match=r"a-idx is broken"):
+        read_idx(tmp_path / "a-idx")
+    (tmp_path / "b.gz").write_bytes(gzip.compress(raw + b"0123456789")[:-6])
+    with pytest.raises(UserError, match=r"b\.gz cannot be read"):
+        read_idx(tmp_path / "b.gz")
+
+
+def test_idx_files_that_are_no_pair(tmp_path: Path) -> None:
+    write_idx(tmp_path / "train-images-idx3-ubyte", np.zeros((4, 28, 28)))
+    write_idx(tmp_path / "train-labels-idx1-ubyte", np.zeros(5))
+    with pytest.raises(UserError, match="no pair"):
+        open_data(DataSettings("fashion-mnist", data_dir=str(tmp_path)))
+    write_idx(tmp_path / "train-labels-idx1-ubyte", np.full(4, 10))
+    with pytest.raises(UserError, match="class 10"):
+        open_data(DataSettings("fashion-mnist", data_dir=str(tmp_path)))
+
+
+def test_fashion_mnist_that_cannot_be_had_says_where_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(*_: object, **__: object) -> None:
+        raise RuntimeError("no\nnetwork")
+
+    monkeypatch.setattr("torchvision.datasets.FashionMNIST", no_network)
+    monkeypatch.setattr(data_module, "DEBIAN_FASHION_MNIST", tmp_path / "debian")
+    with pytest.raises(UserError, match=r"\(no network\): apt-get install dataset-fashion-mnist.*--data-dir"):
+        open_data(DataSettings("fashion-mnist", data_dir=str(tmp_path)))
+
+
+def test_the_real_fashion_mnist() -> None:
+    if not data_module.DEBIAN_FASHION_MNIST.exists():
+        pytest.skip("dataset-fashion-mnist is not installed")
+    data = open_data(DataSettings("fashion-mnist", data_dir=str(data_module.DEBIAN_FASHION_MNIST)))
+    assert (len(source_of(data.train)), len(source_of(data.holdout)), len(source_of(data.test))) == (54000, 6000, 10000)
+    pixels = source_of(data.train).source.pixels  # type: ignore[attr-defined]
+    counts = np.bincount(pixels.ravel(), minlength=256)  # exact, and without 47 million floats
+    mean = (counts * np.arange(256)).sum() / counts.sum() / 255
+    std = np.sqrt((counts * (np.arange(256) / 255 - mean) ** 2).sum() / counts.sum())
+    assert data.mean == pytest.approx((mean,), abs=1e-4)
+    assert data.std == pytest.approx((std,), abs=1e-4)

