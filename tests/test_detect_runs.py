@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from tiny import TRAIN as CLASSIFY
-from tiny import Cli, log, read, same_weights, saved_behind, start, torchrun, weights
+from tiny import Cli, log, read, same_weights, saved_behind, start, start_slowed, torchrun, weights
 
 from psvit.dense.data.coco_writer import write_coco
 from psvit.dense.data.objects import DenseSource, DenseSubset, Objects
@@ -58,7 +58,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_stopped_and_resumed_is_uninterrupted(how: signal.Signals, cli: Cli, tmp_path: Path, whole: Path) -> None:
-    process = start(*LONG, "--output", tmp_path)
+    process = start_slowed(8, *LONG, "--output", tmp_path)
     step = saved_behind(8, tmp_path, process)
     process.send_signal(how)
     _, said = process.communicate(timeout=100)

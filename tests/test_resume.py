@@ -14,12 +14,12 @@ from tiny import (
     NETWORK,
     TRAIN,
     Cli,
-    free_port,
     log,
     same_weights,
     saved_behind,
     settings,
     start,
+    start_slowed,
     stop_at,
     torchrun,
     weights,
@@ -60,7 +60,7 @@ def check_equal(run: Path, uninterrupted: Path) -> None:
 
 
 def test_killed_and_resumed_is_uninterrupted(cli: Cli, tmp_path: Path, uninterrupted: Path) -> None:
-    process = start(*LONG, "--output", tmp_path)
+    process = start_slowed(15, *LONG, "--output", tmp_path)
     step = saved_behind(15, tmp_path, process)
     process.kill()
     process.communicate()
@@ -78,7 +78,7 @@ def test_killed_and_resumed_is_uninterrupted(cli: Cli, tmp_path: Path, uninterru
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(cli: Cli, tmp_path: Path, uninterrupted: Path) -> None:
-    process = start(*LONG, "--output", tmp_path)
+    process = start_slowed(15, *LONG, "--output", tmp_path)
     saved_behind(15, tmp_path, process)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
@@ -161,7 +161,7 @@ def test_two_processes_are_one_at_the_same_global_batch(launcher: str, cli: Cli,
         "torchrun": torchrun(),
         # --multi_gpu is accelerate's name for torchrun; its --cpu starts one process, unless there is MPI
         "accelerate": ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
-                       "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", free_port()),
+                       "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
     }  # fmt: skip
     process = start("-m", "psvit", "train", *TWO, "--batch-size", "8", "--output", tmp_path / "two",
                     launcher=launchers[launcher])  # fmt: skip

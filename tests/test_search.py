@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import MACHINE, Cli, image_folder, read, start
+from tiny import MACHINE, Cli, image_folder, read, start, torchrun
 
 from psvit import Arch, UserError, cost
 from psvit.search.around import space_for, width_choices
@@ -255,8 +255,7 @@ def test_a_finished_search_is_not_done_again(cli: Cli, uninterrupted: Path) -> N
 def test_two_processes_find_what_one_finds(uninterrupted: Path, tmp_path: Path) -> None:
     """Half the batch each, the same global batch: the same weights but for rounding, hence nearly the same losses."""
     halved = [*SEARCH, "--batch-size", "8", "--output", tmp_path]
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29533", "-m", "psvit")
-    process = start(*halved, launcher=launcher)
+    process = start("-m", "psvit", *halved, launcher=torchrun())
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert out.count("chosen    ") == 1

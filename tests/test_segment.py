@@ -11,7 +11,7 @@ import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from tiny import MACHINE, Cli, log, read, same_weights, saved_behind, start, torchrun, weights
+from tiny import MACHINE, Cli, log, read, same_weights, saved_behind, start, start_slowed, torchrun, weights
 from torch import Tensor, nn
 
 from psvit.dense.data.sets import open_class_maps
@@ -277,7 +277,7 @@ KEPT = [*TRAIN, "--decoder", "unet", "--save-every", "1", "--keep-state", "--dro
 
 
 def test_killed_and_resumed_is_uninterrupted(cli: Cli, tmp_path: Path, trained: Path) -> None:
-    process = start(*KEPT, "--output", tmp_path)
+    process = start_slowed(3, *KEPT, "--output", tmp_path)
     step = saved_behind(3, tmp_path, process)  # of 6; the second epoch is under way
     process.send_signal(signal.SIGKILL)
     process.communicate()

@@ -340,7 +340,10 @@ def children(process: "subprocess.Popen[str]") -> list[int]:
     while new:
         pid = new.pop()
         path = Path(f"/proc/{pid}/task/{pid}/children")
-        own = [int(word) for word in path.read_text().split()] if path.exists() else []
+        try:
+            own = [int(word) for word in path.read_text().split()]
+        except (FileNotFoundError, ProcessLookupError):  # it has just ended
+            own = []
         found += own
         new += own
     return found
@@ -355,7 +358,7 @@ def alive(pid: int) -> bool:
 
 def in_the_midst(folder: Path) -> bool:
     """Whether a training is finished, and another has saved a state."""
-    return any(folder.rglob("trial.json")) and any(folder.rglob("state.pt"))
+    return all(any(folder.glob(f"*/*/seed-*/{name}")) for name in ("trial.json", "state.pt"))  # looks into none of them
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -112,6 +111,22 @@ def start(*arguments: object, launcher: tuple[str, ...] = ("-m", "psvit"), **opt
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
+SLOWED = """
+import sys, time
+from itertools import count
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from psvit.cli import main
+steps = count(1)
+register_optimizer_step_post_hook(lambda *_: time.sleep(0.4 if next(steps) > {step} else 0))
+sys.exit(main())
+"""
+
+
+def start_slowed(step: int, *arguments: object) -> subprocess.Popen[str]:
+    """A training in a process of its own that behind this step leaves time to reach it with a signal."""
+    return start(*arguments, launcher=("-c", SLOWED.format(step=step)))
+
+
 def saved_behind(step: int, run: Path, process: subprocess.Popen[str]) -> int:
     """Wait until a training under way has saved a state behind this step; the step that it saved."""
     for _ in range(40000):  # minutes, on a machine that has other things to do
@@ -135,16 +150,9 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(Interrupt, "requested", requested)
 
 
-def free_port() -> str:
-    """A port that nobody else takes."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return str(server.getsockname()[1])
-
-
 def torchrun() -> tuple[str, ...]:
-    """What starts two processes."""
-    return ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port())
+    """What starts two processes; it finds a port by itself."""
+    return ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
 def check_gradients(model: Any, x: Tensor) -> None:
