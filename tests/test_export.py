@@ -23,7 +23,7 @@ from psvit.export.export import METADATA, export
 from psvit.export.graph import example_images, frozen_copy, to_onnx, to_program
 from psvit.export.onnx_files import calibration_images
 from psvit.export.operators import check_onnx, check_program, onnx_operators, program_operators
-from psvit.export.runtime import InBatches, OnnxModel, open_classifier
+from psvit.export.runtime import InBatches, OnnxModel, open_classifier, providers_for
 from psvit.export.settings import ExportSettings
 from psvit.model.build import build_arch
 from psvit.training.checkpoints import save_checkpoint
@@ -506,6 +506,20 @@ def test_broken_metadata_are_refused(exported: Path, tmp_path: Path, value: str)
     onnx.save(broken, tmp_path / "broken.onnx")
     with pytest.raises(UserError, match="holds no class names and preprocessing of psvit"):
         open_classifier(str(tmp_path / "broken.onnx"))
+
+
+def test_a_file_runs_on_the_device_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, cuda = "CPUExecutionProvider", "CUDAExecutionProvider"
+    assert providers_for("cpu", [cuda, cpu]) == [cpu]
+    assert providers_for("auto", [cpu]) == [cpu]
+    with pytest.raises(UserError, match="--device cuda:7 is not on this machine"):
+        providers_for("cuda:7", [cuda, cpu])
+    monkeypatch.setattr("psvit.export.runtime.resolve_device", lambda name: torch.device("cuda:1"))
+    for device in ("auto", "cuda:1"):
+        assert providers_for(device, [cuda, cpu]) == [(cuda, {"device_id": 1}), cpu]
+    assert providers_for("auto", [cpu]) == [cpu]
+    with pytest.raises(UserError, match=rf"which has {cpu}: give --device cpu, or pip install onnxruntime-gpu"):
+        providers_for("cuda:1", [cpu])
 
 
 def test_an_explanation_needs_a_checkpoint(cli: Cli, exported: Path, images: Path, tmp_path: Path) -> None:

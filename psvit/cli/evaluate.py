@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     from psvit.training.evaluate import evaluate_classifier
 
     data, machine = settings_from(values, DataSettings()), settings_from(values, Machine())
-    classifier = open_classifier(values.checkpoint, machine.threads, machine.precision)
+    classifier = open_classifier(values.checkpoint, machine.threads, machine.precision, machine.device)
     batch_size = batch_size_for(classifier, values.batch_size, 128)
     metrics, classes = evaluate_classifier(classifier, data, machine, values.split, batch_size)
     per_class = dict(zip(classes, metrics.per_class(), strict=True))

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
 
     width = max(len(str(path)) for path in paths)
     machine = settings_from(values, Machine())
-    classifier = open_classifier(values.checkpoint, machine.threads, machine.precision)
+    classifier = open_classifier(values.checkpoint, machine.threads, machine.precision, machine.device)
     batch_size = batch_size_for(classifier, values.batch_size, 64)
     predictions = predict(classifier, paths, machine, values.top, batch_size)
     explainer = None

@@ -6,7 +6,7 @@ The file tells its class names and its preprocessing, so neither a checkpoint no
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from psvit.errors import UserError, one_line
+from psvit.measure.machine import resolve_device
 from psvit.training.evaluate import Classifier, open_checkpoint
 
 if TYPE_CHECKING:
@@ -26,21 +27,23 @@ PREFIX = "psvit."
 PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct")
 
 
-def open_classifier(name: str, threads: int | None = None, precision: str = "auto") -> Classifier:
+def open_classifier(name: str, threads: int | None = None, precision: str = "auto", device: str = "cpu") -> Classifier:
     """The classifier in a checkpoint folder or in an ONNX file of ours.
 
     Args:
         name: folder or file.
         threads: CPU threads of ONNX Runtime; by default its own choice.
         precision: that was asked for; a file computes in its own.
+        device: where a file is to run: cpu, cuda, cuda:1, or auto: CUDA where both torch and ONNX Runtime have it.
+            A checkpoint goes where its user sends it.
 
     Raises:
-        UserError: neither, or a file of another precision; see `OnnxModel` and
+        UserError: neither, a file of another precision, or a device that ONNX Runtime has not; see `OnnxModel` and
             `psvit.training.evaluate.open_checkpoint`.
     """
     if Path(name).suffix.lower() != SUFFIX or Path(name).is_dir():
         return open_checkpoint(name)
-    model = OnnxModel(Path(name), threads)
+    model = OnnxModel(Path(name), threads, device)
     own = model.metadata.get("precision", "float32")
     if precision not in ("auto", own):
         raise UserError(f"--precision {precision} is not {name}'s: a file keeps its own, {own}; leave it out")
@@ -63,11 +66,12 @@ def batch_size_for(classifier: Classifier, asked: int | None, default: int) -> i
 
 
 class OnnxModel(nn.Module):
-    """An ONNX file of ours in ONNX Runtime, on the CPU: images (B, C, H, W) float32 -> logits (B, classes) float32.
+    """An ONNX file of ours in ONNX Runtime: images (B, C, H, W) float32 -> logits (B, classes) float32.
 
     Args:
         path: the file.
         threads: CPU threads of ONNX Runtime; by default its own choice.
+        device: see `open_classifier`.
 
     Attributes:
         batch_size: the B that the file takes, None for any.
@@ -77,10 +81,10 @@ class OnnxModel(nn.Module):
         UserError: there is no such file, or it is no ONNX file, or not ours, or ONNX Runtime is not installed.
     """
 
-    def __init__(self, path: Path, threads: int | None = None) -> None:
+    def __init__(self, path: Path, threads: int | None = None, device: str = "cpu") -> None:
         super().__init__()
         self.path = path
-        self.session = open_session(path, threads)
+        self.session = open_session(path, threads, device)
         entries = self.session.get_modelmeta().custom_metadata_map
         self.metadata = read_metadata(entries, path)
         self.classes = tuple(self.metadata["label_names"])
@@ -146,11 +150,11 @@ class InBatches(nn.Module):
         return torch.cat([self.model(part) for part in filled.split(self.batch_size)])[: len(images)]
 
 
-def open_session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
-    """ONNX Runtime's session of a file, on the CPU.
+def open_session(path: Path, threads: int | None = None, device: str = "cpu") -> onnxruntime.InferenceSession:
+    """ONNX Runtime's session of a file.
 
     Raises:
-        UserError: there is no such file, it is no ONNX file, or ONNX Runtime is not installed.
+        UserError: there is no such file, it is no ONNX file, ONNX Runtime is not installed, or it has no such device.
     """
     try:
         import onnxruntime
@@ -162,10 +166,32 @@ def open_session(path: Path, threads: int | None = None) -> onnxruntime.Inferenc
     options.log_severity_level = 3  # its warnings speak of its own optimizations
     if threads is not None:
         options.intra_op_num_threads = threads
+    providers = providers_for(device, onnxruntime.get_available_providers())
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as error:  # a broken file fails on it in many ways, each with a class of its own
         raise UserError(f"{path} is not an ONNX file that ONNX Runtime can run: {one_line(error)}") from error
+
+
+def providers_for(device: str, there: Sequence[str]) -> list[str | tuple[str, dict[str, int]]]:
+    """The providers of ONNX Runtime that compute on a device, best first.
+
+    Args:
+        device: see `open_classifier`.
+        there: the providers of this ONNX Runtime.
+
+    Raises:
+        UserError: this machine, or this ONNX Runtime, has no such device.
+    """
+    chosen, cpu = resolve_device(device), "CPUExecutionProvider"
+    if chosen.type == "cuda" and "CUDAExecutionProvider" in there:
+        return [("CUDAExecutionProvider", {"device_id": chosen.index or 0}), cpu]
+    if chosen.type != "cpu" and device != "auto":
+        raise UserError(
+            f"--device {device} is not in this ONNX Runtime, which has {', '.join(there)}: give --device cpu"
+            + (", or pip install onnxruntime-gpu" if chosen.type == "cuda" else "")
+        )
+    return [cpu]
 
 
 def write_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:
