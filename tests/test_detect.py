@@ -15,6 +15,7 @@ from PIL import Image
 from tiny import settings as tiny_training
 from tiny import weights
 from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from psvit import cost
@@ -22,8 +23,8 @@ from psvit.dense.data.objects import DenseSource, Objects, boxes_of
 from psvit.dense.data.sets import open_objects
 from psvit.dense.data.settings import DenseDataSettings
 from psvit.dense.detection.detect import detector_facts, evaluate_detector, seen_size
-from psvit.dense.detection.detectors import build_detector
-from psvit.dense.detection.pasting import paste
+from psvit.dense.detection.detectors import Anchors, build_detector
+from psvit.dense.detection.pasting import cut, mask_loss, paste
 from psvit.dense.detection.pyramid import Backbone, pyramid_strides
 from psvit.dense.detection.settings import DetectorSettings
 from psvit.dense.drawing import files_for
@@ -94,6 +95,28 @@ def eroded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Without pixels within two of another kind; what lies outside counts as the same."""
     kept = nn.functional.max_pool2d(torch.from_numpy(~mask)[None].float(), 5, 1, 2)[0] == 0
     return np.asarray(kept.numpy(), dtype=bool)
+
+
+def test_masks_and_class_maps_stay_on_their_image_when_resized() -> None:
+    vary = Vary(DenseAugment(hflip=0.0, jitter=(0.5, 1.5)), mirror=False, mean=(0.0,))
+    shifts = []
+    for number in range(200):
+        left, top, width, height = 25 + number % 7, 26 + number % 5, 12 + number % 11, 13 + number % 9
+        mask = np.zeros((96, 96), bool)
+        mask[top : top + height, left : left + width] = True
+        image = Image.fromarray(mask.astype(np.uint8) * 255)
+        shown, target = vary_objects(vary, image, objects([mask], [0], (96, 96), [False]))
+        seen = shown[0]
+        if max(seen[0].sum(), seen[-1].sum(), seen[:, 0].sum(), seen[:, -1].sum()) > 0 or len(target["boxes"]) != 1:
+            continue  # cut off
+        place = torch.arange(96) + 0.5
+        x, y = ((seen.sum(axis) * place).sum() / seen.sum() for axis in (0, 1))
+        x0, y0, x1, y1 = target["boxes"][0]
+        shifts.append(((x0 + x1) / 2 - x, (y0 + y1) / 2 - y))
+    assert len(shifts) > 50
+    assert (
+        np.abs(np.mean(shifts, axis=0)).max() < 0.1
+    )  # pixels; half a one, where masks are resized as torchvision does
 
 
 def test_what_is_cut_away_is_left_out() -> None:
@@ -325,6 +348,38 @@ def test_masks_are_pasted_where_their_boxes_are() -> None:
         assert not bool(found[far > 0.8].any())
     assert paste(disc, torch.tensor([[8.0, 8.0, 8.0, 9.0]]), (12, 12)).sum() == 0
     assert paste(disc[:0], torch.zeros(0, 4), (12, 12)).shape == (0, 1, 12, 12)
+
+
+def test_what_masks_are_learned_from_is_pasted_where_it_came_from() -> None:
+    found, true = 0, 0
+    scenes = open_objects(DenseDataSettings(scenes=40)).test
+    for number in range(len(scenes)):
+        objects = scenes.objects(number)
+        masks, boxes = torch.from_numpy(objects.masks).bool(), torch.from_numpy(objects.boxes)
+        again = paste(cut(masks, boxes, 28)[:, None], boxes, (96, 96))[:, 0] > 0.5
+        found += int((again & masks).sum())
+        true += int((again | masks).sum())
+    assert found / true > 0.99
+    assert cut(masks[:0], boxes[:0], 28).shape == (0, 28, 28)
+
+
+def test_a_mask_is_learned_in_the_place_of_its_class() -> None:
+    logits = torch.full((2, 3, 4, 4), -20.0)
+    logits[0, 2] = 20.0
+    masks, labels = torch.stack([torch.ones(4, 4), torch.zeros(4, 4)]), torch.tensor([2, 1])
+    assert mask_loss(logits, masks, labels) < 1e-6
+    assert mask_loss(logits, masks, torch.tensor([1, 1])) == pytest.approx(10, rel=1e-5)  # one of two is wrong by 20
+    assert mask_loss(logits[:0], masks[:0], labels[:0]) == 0
+
+
+def test_anchors_stand_where_their_maps_look() -> None:
+    maps = [torch.zeros(1, 4, side, side) for side in (24, 12, 2)]  # the last was rounded up
+    images = ImageList(torch.zeros(1, 3, 96, 96), [(96, 96)])
+    [anchors] = Anchors([(8.0,), (16.0,), (128.0,)], (4, 8, 64))(images, maps)
+    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+    assert anchors.shape == ((24 * 24 + 12 * 12 + 4) * 3, 4)
+    assert centres[-3:].tolist() == [[64.0, 64.0]] * 3
+    assert centres[24 * 24 * 3 + 3].tolist() == [8.0, 0.0]
 
 
 class Oracle(nn.Module):

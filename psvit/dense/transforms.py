@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -23,6 +24,22 @@ LEAST_SIDE = 1.0
 def to_tensor(image: Image.Image) -> Tensor:
     """PIL image -> (C, H, W) float32 in 0..1."""
     return v2.functional.to_dtype(to_image(image), torch.float32, scale=True).as_subclass(Tensor)
+
+
+class Jitter(v2.ScaleJitter):
+    """torchvision's scale jitter, but masks take the pixel whose centre is nearest.
+
+    torchvision's `nearest` takes the one whose corner is, and so moves a mask by half a pixel against its image.
+    """
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """An image or a mask -> the same, resized to `params["size"]`."""
+        if not isinstance(inpt, tv_tensors.Mask):
+            return super().transform(inpt, params)
+        shape = inpt.shape  # (..., H, W); resized as images, for torchvision ignores how masks are to be
+        planes = inpt.as_subclass(Tensor).reshape(-1, 1, *shape[-2:]).float()
+        resized = F.interpolate(planes, params["size"], mode="nearest-exact").to(inpt.dtype)
+        return tv_tensors.wrap(resized.reshape(*shape[:-2], *params["size"]), like=inpt)
 
 
 class Vary:
@@ -56,7 +73,7 @@ class Vary:
         varied: tuple[Any, ...] = (v2.functional.to_dtype(to_image(image), torch.float32, scale=True), *others)
         low, high = self.augment.jitter
         if (low, high) != (1.0, 1.0):
-            varied = v2.ScaleJitter(size, (low, high))(*varied)
+            varied = Jitter(size, (low, high))(*varied)
         if (low, high) != (1.0, 1.0) or self.crop is not None:
             varied = v2.RandomCrop(self.crop or size, pad_if_needed=True, fill=self.fill)(*varied)
         varied = self.flip(*varied)

@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from math import log2
 from typing import Any
 
+import torch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
-from psvit.dense.detection.pasting import Pasting
+from psvit.dense.detection.pasting import AlignedRoIHeads, Pasting
 from psvit.dense.detection.pyramid import Backbone
 from psvit.dense.detection.settings import DetectorSettings
 
@@ -24,6 +26,29 @@ RATIOS = (0.5, 1.0, 2.0)
 
 OCTAVE = 3
 """Anchor sizes of a level in RetinaNet: 1, 2^(1/3), 2^(2/3) (Lin et al. 2017, section 4)."""
+
+
+class Anchors(AnchorGenerator):
+    """torchvision's anchors, at the strides that the maps have.
+
+    torchvision divides the image's side by the map's, which misleads where the map was rounded up.
+
+    Args:
+        sizes: of each level, in pixels.
+        strides: of each level, in pixels.
+    """
+
+    def __init__(self, sizes: Sequence[tuple[float, ...]], strides: Sequence[int]) -> None:
+        super().__init__(tuple(sizes), (RATIOS,) * len(strides))
+        self.strides = tuple(strides)
+
+    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
+        """Images and their maps (B, C, h, w) by level -> for each image (anchors of all levels, 4) in pixels."""
+        first = feature_maps[0]
+        self.set_cell_anchors(first.dtype, first.device)
+        steps = [[torch.tensor(stride, device=first.device)] * 2 for stride in self.strides]
+        anchors = torch.cat(self.grid_anchors([list(one.shape[-2:]) for one in feature_maps], steps))
+        return [anchors for _ in image_list.image_sizes]
 
 
 def build_detector(
@@ -49,14 +74,14 @@ def build_detector(
         "max_size": settings.long_side,
         "image_mean": list(mean),
         "image_std": list(std),
-        "size_divisible": min(strides[-2], 128),  # the pyramid's maps then halve exactly
+        "size_divisible": min(strides[-2], 128),  # the pyramid's maps then halve exactly, but for the last
     }
     if settings.detector == "retinanet":
         octaves = [tuple(scale / 2 * stride * 2 ** (part / OCTAVE) for part in range(OCTAVE)) for stride in strides]
         retina = RetinaNet(
             backbone,
             num_classes + 1,
-            anchor_generator=AnchorGenerator(tuple(octaves), (RATIOS,) * len(strides)),
+            anchor_generator=Anchors(octaves, strides),
             score_thresh=settings.score_threshold,
             detections_per_img=settings.detections,
             topk_candidates=kept,
@@ -77,9 +102,7 @@ def build_detector(
 
     width = int(settings.head_width or 1024)
     regions = {
-        "rpn_anchor_generator": AnchorGenerator(
-            tuple((scale * stride,) for stride in strides), (RATIOS,) * len(strides)
-        ),
+        "rpn_anchor_generator": Anchors([(scale * stride,) for stride in strides], strides),
         "rpn_pre_nms_top_n_train": 2 * kept,
         "rpn_pre_nms_top_n_test": kept,
         "rpn_post_nms_top_n_train": 2 * kept,
@@ -103,6 +126,12 @@ def build_detector(
     parts = ("rpn.head", "roi_heads.box_predictor", "roi_heads.mask_predictor")
     model = MaskRCNN(backbone, **regions, **masks, **common)
     model.transform = Pasting(**common)
+    boxes = model.roi_heads
+    model.roi_heads = AlignedRoIHeads(
+        boxes.box_roi_pool, boxes.box_head, boxes.box_predictor, 0.5, 0.5, boxes.fg_bg_sampler.batch_size_per_image,
+        boxes.fg_bg_sampler.positive_fraction, None, boxes.score_thresh, boxes.nms_thresh, boxes.detections_per_img,
+        **masks,
+    )  # fmt: skip
     return _in_float32(model, *parts)
 
 

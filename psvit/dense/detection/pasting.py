@@ -1,4 +1,4 @@
-"""Masks within boxes -> masks of the image, at the boxes' true places."""
+"""Masks within boxes -> masks of the image, and back, at the boxes' true places."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from math import ceil, floor
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, maskrcnn_inference
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
+from torchvision.ops import roi_align
 
 
 class Pasting(GeneralizedRCNNTransform):
@@ -57,3 +59,73 @@ def paste(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
         grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)  # (h, w, 2)
         canvas[:, top:bottom, left:right] = F.grid_sample(mask[None], grid[None].to(mask.dtype), align_corners=False)[0]
     return pasted
+
+
+def cut(masks: Tensor, boxes: Tensor, side: int) -> Tensor:
+    """What `paste` undoes: masks of the image -> masks spread over the whole of each box.
+
+    torchvision cuts half a pixel beside the box: its `roi_align` takes the corner of a pixel for its centre, unless it
+    is told otherwise. A perfect mask of an object of twenty pixels then overlaps with it by 0.8.
+
+    Args:
+        masks: (n, H, W) of the image, 0 or 1, one for each box.
+        boxes: (n, 4) x0, y0, x1, y1 in pixels.
+        side: of the masks in boxes.
+
+    Returns:
+        (n, side, side) in 0..1.
+    """
+    rois = torch.cat([torch.arange(len(boxes), device=boxes.device)[:, None].to(boxes), boxes], dim=1)
+    return roi_align(masks[:, None].to(rois), rois, (side, side), aligned=True)[:, 0]
+
+
+class AlignedRoIHeads(RoIHeads):
+    """torchvision's heads of a Mask R-CNN, but masks are learned from where `paste` puts them."""
+
+    def forward(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: list[dict[str, Tensor]] | None = None,
+    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        """Maps and proposals, in training with targets -> what was found (none in training), and losses by name."""
+        if self.training:
+            proposals, matched, labels, regression = self.select_training_samples(proposals, targets)
+        regions = self.box_head(self.box_roi_pool(features, proposals, image_shapes))
+        class_logits, box_regression = self.box_predictor(regions)
+        if self.training:
+            assert targets is not None
+            of_classes, of_boxes = fastrcnn_loss(class_logits, box_regression, labels, regression)
+            objects = [label > 0 for label in labels]
+            boxes = [box[kept] for box, kept in zip(proposals, objects, strict=True)]
+            logits = self._masks(features, boxes, image_shapes)
+            true = [
+                cut(target["masks"][index[kept]], box, logits.shape[-1])
+                for target, index, kept, box in zip(targets, matched, objects, boxes, strict=True)
+            ]
+            of_masks = mask_loss(logits, torch.cat(true), torch.cat([*labels])[torch.cat(objects)])
+            return [], {"loss_classifier": of_classes, "loss_box_reg": of_boxes, "loss_mask": of_masks}
+        found = self.postprocess_detections(class_logits, box_regression, proposals, image_shapes)
+        result = [{"boxes": b, "labels": n, "scores": s} for b, s, n in zip(*found, strict=True)]
+        logits = self._masks(features, [one["boxes"] for one in result], image_shapes)
+        for one, masks in zip(result, maskrcnn_inference(logits, [one["labels"] for one in result]), strict=True):
+            one["masks"] = masks
+        return result, {}
+
+    def _masks(self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
+        """Logits of masks (n, classes, h, w) of all boxes."""
+        return self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, image_shapes)))
+
+
+def mask_loss(logits: Tensor, masks: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross-entropy of the mask of each object's own class (He et al. 2017, section 3).
+
+    Args:
+        logits: (n, classes, h, w).
+        masks: (n, h, w) in 0..1.
+        labels: (n,) int64.
+    """
+    if not len(labels):
+        return logits.sum() * 0
+    return F.binary_cross_entropy_with_logits(logits[torch.arange(len(labels), device=labels.device), labels], masks)
