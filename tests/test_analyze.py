@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,17 @@ from psvit import Arch, cost
 from psvit.cli import main
 from psvit.errors import UserError
 from psvit.study.advice import Advice, AnalyzeSettings, advise, may_pool, may_share, rule, suggested
-from psvit.study.analysis_page import CAPTIONS, FILES
+from psvit.study.analysis_page import (
+    CAPTIONS,
+    FILES,
+    OF_MAPS,
+    OF_TOKENS,
+    SHORT,
+    drawings,
+    layer_legend,
+    layer_table,
+    page,
+)
 from psvit.study.analyze import analyze
 from psvit.study.subject import open_subject
 from psvit.study.verdict import CAVEAT, NO_PLACE, RANDOM, search_command, train_command, words
@@ -45,7 +56,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_plain_network(trained: Path, tmp_path: Path, cli: Cli) -> None:
     out = tmp_path / "out"
     said = cli.ok("analyze", trained / "plain" / "best", *HOLDOUT, "--output", out, "--share-above", "-1",
-                  "--pool-above", "-1", "--loss-below", "9")  # fmt: skip
+                  "--pool-above", "-1", "--loss-below", "9", "--drop-below", "100")  # fmt: skip
     report = read(out / "redundancy.json")
     assert report["data"] == {"name": "digits", "split": "holdout", "images": 20, "img_size": [8, 8], "in_chans": 1,
                               "classes": 10}  # fmt: skip
@@ -183,6 +194,7 @@ def test_other_classes_cost_nothing_that_is_told(trained: Path, tmp_path: Path, 
         (["AS", "--patch-size", "2", "--images", "3"], "--images 3 is not a whole number of at least 4"),
         (["AS", "--patch-size", "2", "--share-above", "1.5"], "--share-above 1.5 is not between -1 and 1"),
         (["AS", "--patch-size", "2", "--loss-below", "-1"], "--loss-below -1.0 is not a number of nats"),
+        (["AS", "--patch-size", "2", "--drop-below", "-1"], "--drop-below -1.0 is not a number of points from 0"),
         (
             ["AS", "--patch-size", "2", "--holdout", "0"],
             "the hold-out has 0 images, at least 4 are needed: raise --holdout",
@@ -270,6 +282,15 @@ def test_alike_and_cheap_is_shared() -> None:
     assert found.poolings == ()
 
 
+def test_what_costs_many_points_is_not_cheap() -> None:
+    rows = [row(1, alike=0.9), row(2, near=0.9, alike=0.9), row(3, near=0.1), row(4, near=0.1)]
+    for place, kind, top1 in ((0, "pooling", -17.2), (1, "pooling", 3.0), (1, "sharing", -17.2), (2, "sharing", -2.5)):
+        rows[place][kind]["top1"] = top1
+    found = advice(rows)
+    assert (found.share, found.free, found.pool) == ((), (3,), (1,))
+    assert advise(rows, [[0.9] * 4] * 4, replace(THRESHOLDS, drop_below=20)).share == (1, 2, 3)
+
+
 def test_a_run_shares_only_what_is_near_its_first_map() -> None:
     found = advice([row(1), row(2, near=0.9), row(3, near=0.9), row(4, near=0.9)], far=0.5)
     assert found.share == (1, 2, 3)
@@ -339,7 +360,7 @@ def test_the_verdict_in_words() -> None:
     ]
     found = advice(rows)
     report = {
-        "weights": "trained", "layers": rows, "macs": 10e6,
+        "weights": "trained", "layers": rows, "macs": 10e6, "data": {"images": 256},
         "suggestion": {"macs": 5e6, "cost": {"loss": 0.25, "error": 0.125, "top1": -3.04}},
     }  # fmt: skip
     said = words(report, found, THRESHOLDS)
@@ -349,24 +370,73 @@ def test_the_verdict_in_words() -> None:
         "Layer 3 has a map near the one before (0.80), but cannot do without one of its own. With the map before in "
         "its place the loss changes by +0.500 ± 0.010 nats and top-1 by −0.2 points.",
         "Layer 4 depends little on the map: it is not like the map before, but taking that one changes the loss by "
-        "0.000 nats only. It is nearly uniform there, so that its shape matters little. To share there may cost "
-        "nothing, but not because maps are alike; the suggestion leaves it out.",
+        "0.000 nats and top-1 by −0.2 points only. It is nearly uniform there, so that its shape matters little. To "
+        "share there may cost little, but not because maps are alike; the suggestion leaves it out.",
         "Behind layer 1 tokens could be pooled: neighbours have a mean cosine of 0.95 (all pairs 0.10), and averaging "
         "keeps 50% of the variance. With them averaged the loss changes by 0.000 ± 0.010 nats and top-1 by 0.0 points.",
         "Together this suggests `A-AAA`: 5.00 M MACs for one image instead of 10.00 M, or 0.50 of them.",
         "With all of it at once, and nothing trained, the loss changes by +0.250 ± 0.125 nats and top-1 by −3.0 "
-        "points.",
+        "points: more together than the rule lets a single change cost.",
         CAVEAT,
     ]
-    assert "0.1 nats" in rule(THRESHOLDS, True)
+    assert "by at most 0.1 nats and lowers top-1 by at most 2 points" in rule(THRESHOLDS, True)
     assert "nats" not in rule(THRESHOLDS, False)
+
+
+def test_numbers_below_0_have_a_minus_sign() -> None:
+    rows = [row(1, alike=-0.3), row(2, near=-0.21, sharing=0.5), row(3, near=-0.4, sharing=0.5)]
+    report = {"weights": "trained", "layers": rows, "macs": 1e6, "data": {"images": 256}}
+    said = " ".join(words(report, advice(rows), THRESHOLDS))
+    assert "the highest correlation is −0.210, of layer 2" in said
+    assert not re.search(r"(?<!top)-\d", said)
+    rows[1]["before"]["correlation"] = rows[2]["before"]["correlation"] = -0.2
+    said = " ".join(words(report, advise(rows, [[-0.2] * 3] * 3, replace(THRESHOLDS, share_above=-0.5)), THRESHOLDS))
+    assert not re.search(r"(?<!top)-\d", said)
+
+
+@pytest.mark.parametrize(("images", "flag"), [(6, "--holdout"), (20, "--images"), (64, None)])
+def test_few_images_are_told(images: int, flag: str | None) -> None:
+    rows = [row(1), row(2)]
+    report = {"weights": "trained", "layers": rows, "macs": 1e6, "data": {"images": images}}
+    said = words(report, advice(rows), replace(THRESHOLDS, images=256 if images == 6 else images))
+    told = f"Only {images} images were measured, and one of them is {100 / images:.1f} points of top-1"
+    assert said[0].startswith(told) == (flag is not None)
+    assert flag is None or said[0].endswith(f"raise {flag}.")
+
+
+def test_a_page_of_an_analysis_before_there_were_windows(trained: Path, tmp_path: Path, cli: Cli) -> None:
+    cli.ok("analyze", trained / "plain" / "best", *HOLDOUT, "--output", tmp_path)
+    report = read(tmp_path / "redundancy.json")
+    whole = page(report, drawings(report), None).html()
+    for layer in report["layers"]:
+        assert layer.pop("window") is None
+    assert page(report, drawings(report), None).html() == whole
+
+
+def test_the_layers_stand_in_two_tables() -> None:
+    rows = read(Path(__file__).parent.parent / "docs" / "results" / "redundancy-deit.json")
+    every, maps, tokens, short = (layer_table(rows, columns)[0] for columns in (None, OF_MAPS, OF_TOKENS, SHORT))
+    assert set(maps) | set(tokens) == set(every)
+    assert set(maps) & set(tokens) == {"layer", "tokens"}
+    assert set(short) < set(every)
+    for columns in (OF_MAPS, OF_TOKENS):
+        said = layer_legend(rows, columns)
+        for name in every:
+            assert (f"{name.removesuffix(' bits')}:" in said or f"{name}, " in said) == (
+                name in columns and name not in ("layer", "tokens"))  # fmt: skip
 
 
 def test_without_labels_the_likeness_alone_judges() -> None:
     rows = [row(i, near=0.9, alike=0.2, sharing=0, pooling=0) | {"sharing": None, "pooling": None} for i in (1, 2, 3)]
     found = advice(rows)
     assert (found.share, found.free, found.genotype) == ((1, 2), (), "ASS")
-    report = {"weights": "pretrained", "layers": rows, "macs": 1e6, "suggestion": {"macs": None, "cost": None}}
+    report = {
+        "weights": "pretrained",
+        "layers": rows,
+        "macs": 1e6,
+        "data": {"images": 256},
+        "suggestion": {"macs": None, "cost": None},
+    }
     said = words(report, found, THRESHOLDS)
     assert said[0].endswith("with its own map for another image.")
     assert said[-2].startswith("Together this suggests `ASS`, as a pattern: this model is none that psvit builds")
@@ -374,7 +444,8 @@ def test_without_labels_the_likeness_alone_judges() -> None:
 
 def test_many_layers_are_told_at_once() -> None:
     rows = [row(i, near=0.7 + i / 100, alike=0.8 + i / 100, sharing=i / 1000, pooling=-i / 1000) for i in range(1, 7)]
-    report = {"weights": "trained", "layers": rows, "macs": 1e6, "suggestion": {"macs": 1e5, "cost": None}}
+    report = {"weights": "trained", "layers": rows, "macs": 1e6, "data": {"images": 256},
+              "suggestion": {"macs": 1e5, "cost": None}}  # fmt: skip
     said = words(report, advice(rows), THRESHOLDS)
     assert said[:2] == [
         "Layers 2, 3, 4, 5 and 6 could share: their maps correlate 0.72 to 0.76 with that of the layers before them, "
@@ -394,6 +465,7 @@ def test_thresholds_have_limits() -> None:
         {"share_above": 2.0},
         {"pool_above": math.nan},
         {"loss_below": math.inf},
+        {"drop_below": math.nan},
     ):
         with pytest.raises(UserError, match="--"):
             AnalyzeSettings(**wrong)

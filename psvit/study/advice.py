@@ -27,6 +27,7 @@ class AnalyzeSettings:
         share_above: a layer may share if its map correlates so much with the map of the layer before it.
         pool_above: tokens may be pooled behind a layer if neighbours have a mean cosine of so much.
         loss_below: both only if the change raises the hold-out loss by at most so much without training, in nats.
+        drop_below: and only if it lowers the hold-out top-1 by at most so many points.
         output: folder of the figures, the numbers and the page.
         overwrite: replace the analysis that the folder holds.
     """
@@ -36,6 +37,7 @@ class AnalyzeSettings:
     share_above: float = 0.7
     pool_above: float = 0.7
     loss_below: float = 0.1
+    drop_below: float = 2.0
     output: str = "runs/analyze"
     overwrite: bool = False
 
@@ -49,6 +51,12 @@ class AnalyzeSettings:
                 raise UserError(f"{flag(name)} {getattr(self, name)!r} is not between -1 and 1")
         if not 0 <= self.loss_below < inf:
             raise UserError(f"--loss-below {self.loss_below!r} is not a number of nats: give 0 or more, as in 0.1")
+        if not 0 <= self.drop_below <= 100:
+            raise UserError(f"--drop-below {self.drop_below!r} is not a number of points from 0 to 100")
+
+    def bears(self, cost: Mapping[str, float] | None) -> bool:
+        """Whether a change costs little enough, or what it costs was not measured."""
+        return cost is None or (cost["loss"] <= self.loss_below and -cost["top1"] <= self.drop_below)
 
 
 @dataclass(frozen=True)
@@ -74,8 +82,9 @@ class Advice:
 
 def rule(settings: AnalyzeSettings, changed: bool) -> str:
     """The rule by which `advise` judges, in words; `changed`: the network was run with changes too."""
-    cheap = f", and taking it raises the loss by at most {settings.loss_below:g} nats" if changed else ""
-    mild = f", and averaging them raises the loss by at most {settings.loss_below:g} nats" if changed else ""
+    most = f"raises the loss by at most {settings.loss_below:g} nats and lowers top-1 by at most "
+    most += f"{settings.drop_below:g} points"
+    cheap, mild = (f", and {what} {most}" if changed else "" for what in ("taking it", "averaging them"))
     return (
         f"A layer could share if its map correlates at least {settings.share_above:g} with that of the layer before it"
         f"{cheap}. The tokens behind a layer could be pooled if neighbours have a mean cosine of at least "
@@ -94,19 +103,17 @@ def advise(rows: Sequence[Row], correlation: Sequence[Sequence[float | None]], s
         settings: the thresholds.
     """
 
-    def cheap(cost: Mapping[str, float] | None) -> bool:
-        return cost is None or cost["loss"] <= settings.loss_below
-
     def near(i: int, j: int) -> bool:
         value = correlation[i][j]
         return value is not None and value >= settings.share_above
 
-    mayshare = [i for i, row in enumerate(rows) if may_share(rows, i) and cheap(row["sharing"])]
+    mayshare = [i for i, row in enumerate(rows) if may_share(rows, i) and settings.bears(row["sharing"])]
     share = tuple(i for i in mayshare if near(i - 1, i))
     free = tuple(i for i in mayshare if i not in share and rows[i]["sharing"] is not None)
     pool = tuple(
         i for i, row in enumerate(rows)
-        if may_pool(rows, i) and row["tokens_are"]["neighbour_cosine"] >= settings.pool_above and cheap(row["pooling"])
+        if may_pool(rows, i) and row["tokens_are"]["neighbour_cosine"] >= settings.pool_above
+        and settings.bears(row["pooling"])
     )  # fmt: skip
     poolings = _poolings(rows, pool)
     sources: dict[int, int] = {}

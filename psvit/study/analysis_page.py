@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 PAGE, FIGURES = "report.html", "figures"
+
+OF_MAPS = ("layer", "tokens", "windows", "map corr", "JS bits", "other image", "entropy", "distance", "to share")
+OF_TOKENS = ("layer", "tokens", "neighbours", "all pairs", "kept", "rank", "to pool")
+SHORT = ("layer", "tokens", "windows", "map corr", "to share", "neighbours", "to pool", "rank", "distance")
+"""Columns of `layer_table`: of maps, of tokens, and those that fit a terminal."""
+
 CAPTIONS = {
     "map_correlation": "Pearson's correlation of the attention maps of every two layers, head by head with the heads "
     "matched, mean over heads and images. 1: the same map. Blank: maps of different sizes, which cannot be shared.",
@@ -116,7 +122,9 @@ def page(report: Mapping[str, Any], pictures: Mapping[str, Drawing], arch: Arch 
         made.text("To find out:")
         made.code("\n".join(suggestion["commands"]))
     made.heading("Layer by layer")
-    made.table(*layer_table(report), caption=layer_legend(report))
+    for title, columns in (("Maps", OF_MAPS), ("Tokens", OF_TOKENS)):
+        made.text(f"{title}:")
+        made.table(*layer_table(report, columns), caption=layer_legend(report, columns))
     for title, names in (
         ("Attention maps", ("map_correlation", "map_divergence", "map_correlation_averaged", "sharing")),
         ("Tokens", ("tokens", "pooling")),
@@ -131,7 +139,7 @@ def page(report: Mapping[str, Any], pictures: Mapping[str, Drawing], arch: Arch 
         "layers, and count as many times as there are in attention. The correlation is the main figure of two maps: "
         "their cosine is near 1 as soon as both are nearly uniform."
     )
-    if any(row["window"] for row in report["layers"]):
+    if any(row.get("window") for row in report["layers"]):
         made.note(
             "Maps of layers that attend within windows are compared within them: between windows all are 0, which "
             "would make any two alike. Their entropy is a part of that of a map uniform within its windows. A layer "
@@ -145,9 +153,9 @@ def table(report: Mapping[str, Any]) -> Table:
     """The layers, for a terminal."""
     from rich.table import Table
 
-    headings, cells = layer_table(report, everything=False)
+    headings, cells = layer_table(report, SHORT)
     made = Table(
-        box=None, header_style="bold", pad_edge=False, caption_justify="left", caption=layer_legend(report, False)
+        box=None, header_style="bold", pad_edge=False, caption_justify="left", caption=layer_legend(report, SHORT)
     )
     for place, heading in enumerate(headings):
         made.add_column(heading, justify="left" if place == 0 else "right", no_wrap=True)
@@ -156,12 +164,12 @@ def table(report: Mapping[str, Any]) -> Table:
     return made
 
 
-def layer_table(report: Mapping[str, Any], everything: bool = True) -> tuple[list[str], list[list[str]]]:
+def layer_table(report: Mapping[str, Any], columns: Sequence[str] | None = None) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of the layers; columns of which nothing is known are left out.
 
     Args:
         report: what ``redundancy.json`` holds.
-        everything: all columns; else those that fit a terminal.
+        columns: headings of those to show, in order; by default all.
     """
 
     def number(value: float | None, places: int = 2) -> str:
@@ -170,52 +178,47 @@ def layer_table(report: Mapping[str, Any], everything: bool = True) -> tuple[lis
     def change(cost: Mapping[str, float] | None) -> str:
         return "" if cost is None else f"{cost['loss']:+.3f}±{cost['error']:.3f}".replace("-", "−")
 
-    columns: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}
     for row in report["layers"]:
         before, tokens, distance = row["before"] or {}, row["tokens_are"], row["distance"] or {}
         near = number(before.get("correlation")) + (" shared" if before.get("by_construction") else "")
-        found = {
+        cells = {
             "layer": f"{row['layer']} {row['kind']}", "tokens": str(row["tokens"]),
             "windows": "×".join(map(str, row.get("window") or ())), "map corr": near,
             "to share": change(row["sharing"]), "neighbours": number(tokens.get("neighbour_cosine")),
             "to pool": change(row["pooling"]), "rank": number(tokens["rank_centred"], 1),
-            "distance": number(distance.get("mean"), 1),
+            "distance": number(distance.get("mean"), 1), "JS bits": number(before.get("divergence"), 3),
+            "other image": number(row["other_image"]["correlation"]), "entropy": number(row["map_entropy"]),
+            "all pairs": number(tokens["pair_cosine"]), "kept": number(tokens.get("kept_by_pooling")),
         }  # fmt: skip
-        if everything:
-            found |= {
-                "JS bits": number(before.get("divergence"), 3),
-                "other image": number(row["other_image"]["correlation"]),
-                "entropy": number(row["map_entropy"]), "all pairs": number(tokens["pair_cosine"]),
-                "kept": number(tokens.get("kept_by_pooling")),
-            }  # fmt: skip
-        for name, text in found.items():
-            columns.setdefault(name, []).append(text)
-    columns = {name: texts for name, texts in columns.items() if any(texts)}
-    return list(columns), [list(cells) for cells in zip(*columns.values(), strict=True)]
+        for name, text in cells.items():
+            found.setdefault(name, []).append(text)
+    headings = [name for name in columns or found if any(found[name])]
+    return headings, [list(row) for row in zip(*(found[name] for name in headings), strict=True)]
 
 
-def layer_legend(report: Mapping[str, Any], everything: bool = True) -> str:
+def layer_legend(report: Mapping[str, Any], columns: Sequence[str] | None = None) -> str:
     """What the columns of `layer_table` mean."""
-    parts = [
-        "A attends, S shares",
-        "map corr: correlation of the map with that of the layer before, heads matched",
-        "neighbours: mean cosine of tokens side by side",
-        "rank: effective rank of the centred tokens",
-        "distance: mean attention distance in pixels",
-    ]
-    if any(row.get("window") for row in report["layers"]):
-        parts.insert(1, "windows: tokens within which a layer attends, where not to all")
-    if any(row["sharing"] or row["pooling"] for row in report["layers"]):
-        parts.append(
-            "to share, to pool: change of the loss in nats ± standard error when the layer takes the map before, or "
-            "its tokens are averaged, without training"
+    shown = layer_table(report, columns)[0]
+    meanings = {
+        "layer": "A attends, S shares",
+        "windows": "windows: tokens within which a layer attends, where not to all",
+        "map corr": "map corr: correlation of the map with that of the layer before, heads matched",
+        "neighbours": "neighbours: mean cosine of tokens side by side",
+        "rank": "rank: effective rank of the centred tokens",
+        "distance": "distance: mean attention distance in pixels",
+    }
+    changes = {"to share": "the layer takes the map before", "to pool": "its tokens are averaged"}
+    if measured := [name for name in changes if name in shown]:
+        told = ", or ".join(changes[name] for name in measured)
+        meanings[measured[0]] = (
+            f"{', '.join(measured)}: change of the loss in nats ± standard error when {told}, without training"
         )
-    if everything:
-        parts += [
-            "JS: divergence from the map before",
-            "other image: correlation of the map with the same layer's for another image",
-            "entropy: of the map's rows, as a part of a uniform map's",
-            "all pairs: mean cosine of all pairs of tokens",
-            "kept: part of the tokens' variance that averaging windows keeps",
-        ]
-    return "; ".join(parts)
+    meanings |= {
+        "JS bits": "JS: divergence from the map before",
+        "other image": "other image: correlation of the map with the same layer's for another image",
+        "entropy": "entropy: of the map's rows, as a part of a uniform map's",
+        "all pairs": "all pairs: mean cosine of all pairs of tokens",
+        "kept": "kept: part of the tokens' variance that averaging windows keeps",
+    }
+    return "; ".join(meaning for name, meaning in meanings.items() if name in shown)

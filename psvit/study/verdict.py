@@ -14,6 +14,9 @@ from psvit.study.advice import Advice, AnalyzeSettings, Row, may_pool, may_share
 UNIFORM = 0.95
 """A map's entropy, as a part of the greatest, from which it is called nearly uniform."""
 
+FEW_IMAGES = 64
+"""Of so many images, one that is told otherwise moves top-1 by more than a point."""
+
 FEW = 3
 """Layers with one finding that are told one by one; more are told at once."""
 
@@ -42,7 +45,8 @@ def words(report: Mapping[str, Any], advice: Advice, settings: AnalyzeSettings) 
     rows = report["layers"]
     if report["weights"] == "random":
         return [RANDOM]
-    said = [*_on_sharing(rows, advice, settings), *_on_pooling(rows, advice, settings)]
+    said = [*_on_images(report["data"]["images"], settings), *_on_sharing(rows, advice, settings),
+            *_on_pooling(rows, advice, settings)]  # fmt: skip
     if not any(may_share(rows, i) or may_pool(rows, i) for i in range(len(rows))):
         return [*said, NO_PLACE]
     if advice.genotype is None:
@@ -53,8 +57,19 @@ def words(report: Mapping[str, Any], advice: Advice, settings: AnalyzeSettings) 
         price = f": {then:,.2f} M MACs for one image instead of {now:,.2f} M, or {then / now:.2f} of them"
     said.append(f"Together this suggests `{advice.genotype}`{price}.")
     if report["suggestion"]["cost"] is not None:
-        said.append(f"With all of it at once, and nothing trained, {_change(report['suggestion']['cost'])}.")
+        cost = report["suggestion"]["cost"]
+        dear = "" if settings.bears(cost) else ": more together than the rule lets a single change cost"
+        said.append(f"With all of it at once, and nothing trained, {_change(cost)}{dear}.")
     return [*said, CAVEAT]
+
+
+def _on_images(images: int, settings: AnalyzeSettings) -> Iterator[str]:
+    if images < FEW_IMAGES:
+        more = "--images" if images >= settings.images else "--holdout"
+        yield (
+            f"Only {images} images were measured, and one of them is {100 / images:.1f} points of top-1: take what "
+            f"follows for a first look, and raise {more}."
+        )
 
 
 def _on_sharing(rows: Sequence[Row], advice: Advice, settings: AnalyzeSettings) -> Iterator[str]:
@@ -87,7 +102,7 @@ def _on_sharing(rows: Sequence[Row], advice: Advice, settings: AnalyzeSettings) 
         best = max(candidates, key=lambda i: rows[i]["before"]["correlation"])
         yield (
             "No layer's map is near that of the layer before it: the highest correlation is "
-            f"{rows[best]['before']['correlation']:.3f}, of layer {best + 1}."
+            f"{_written(rows[best]['before']['correlation'], 3)}, of layer {best + 1}."
         )
     if advice.free:
         yield _on_free(rows, advice.free)
@@ -98,10 +113,11 @@ def _on_free(rows: Sequence[Row], free: Sequence[int]) -> str:
     uniform = min(rows[i]["map_entropy"] for i in free) > UNIFORM
     why = " It is nearly uniform there, so that its shape matters little." if uniform else ""
     rise = _range(losses, _signed)
+    points = _range((rows[i]["sharing"]["top1"] for i in free), _points)
     return (
         f"{_layers(free, 'depends', 'depend')} little on the map: it is not like the map before, but taking that one "
-        f"changes the loss by {rise} nats only.{why} To share there may cost nothing, but not because maps are alike; "
-        "the suggestion leaves it out."
+        f"changes the loss by {rise} nats and top-1 by {points} points only.{why} To share there may cost little, but "
+        "not because maps are alike; the suggestion leaves it out."
     )
 
 
@@ -127,7 +143,8 @@ def _on_pooling(rows: Sequence[Row], advice: Advice, settings: AnalyzeSettings) 
         best = max(candidates, key=lambda i: cosines[i])
         yield (
             "Nowhere are neighbouring tokens alike enough to pool: their highest mean cosine is "
-            f"{cosines[best]:.3f}, behind layer {best + 1}." + _costs(" With those averaged ", [rows[best]["pooling"]])
+            f"{_written(cosines[best], 3)}, behind layer {best + 1}."
+            + _costs(" With those averaged ", [rows[best]["pooling"]])
         )
 
 
@@ -136,7 +153,13 @@ def _told(numbers: Sequence[int]) -> list[list[int]]:
     return [list(numbers)] if len(numbers) > FEW else [[i] for i in numbers]
 
 
-def _range(values: Iterable[float], write: Callable[[float], str] = "{:.2f}".format) -> str:
+def _written(value: float, places: int = 2) -> str:
+    """A number with a minus sign, not a hyphen, where it is negative."""
+    text = f"{value:.{places}f}".replace("-", "−")
+    return text if any(digit in text for digit in "123456789") else text.lstrip("−")
+
+
+def _range(values: Iterable[float], write: Callable[[float], str] = _written) -> str:
     """The least and the greatest value, or one if they read the same."""
     ends = sorted(values)
     low, high = write(ends[0]), write(ends[-1])
