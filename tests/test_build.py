@@ -36,6 +36,14 @@ def test_stochastic_depth_is_given_to_those_that_have_it(name: str) -> None:
     assert model.model_args == {"in_chans": 1}
 
 
+def test_a_name_is_offered_once() -> None:
+    with pytest.raises(UserError, match=r"did you mean (.*)\?$") as raised:
+        build("psvit_2d_bas")
+    offered = str(raised.value).partition("mean ")[2].rstrip("?").split(", ")
+    assert offered[0] == "psvit_2d_base"
+    assert len(set(offered)) == len(offered) == 3
+
+
 def test_hrnet_as_a_classifier_and_its_checkpoint(tmp_path: Path) -> None:
     model = open_model(ModelSettings(HRNET), 0.1, img_size=(64, 64), in_chans=1, num_classes=4).eval()
     pixels = {"input_size": (1, 64, 64), "mean": (0.5,), "std": (0.2,), "interpolation": "bilinear", "crop_pct": 1.0}

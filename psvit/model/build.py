@@ -69,7 +69,7 @@ def build(
             )
         return build_arch(arch, img_size or 224, name=name if arch == VARIANTS.get(name) else None, **kwargs)
     if not timm.is_model(name.partition(".")[0]):
-        close = difflib.get_close_matches(name, [*VARIANTS, *timm.list_models()], n=3)
+        close = difflib.get_close_matches(name, dict.fromkeys([*VARIANTS, *timm.list_models()]), n=3)
         hint = f"; did you mean {', '.join(close)}?" if close else ": give a psvit variant, a genotype or a timm model"
         raise UserError(f"no model is called {name!r}{hint}")
     changed = [field for field, value in (arch_changes or {}).items() if value is not None]
