@@ -56,8 +56,26 @@ def test_a_table_holds_its_cells() -> None:
 def test_facts_are_flat() -> None:
     page = Page("title")
     page.facts({"a": {"b": [1, 2.5], "c": None, "d": {}}, "e": True, "f": [], "g": [{"h": 1}], "i": 1e-05})
-    found = ["a.b", "1 2.5", "a.c", "–", "a.d", "–", "e", "yes", "f", "–", "g", '[{"h": 1}]', "i", "1e-05"]
+    found = ["a.b", "1 2.5", "a.c", "–", "a.d", "–", "e", "yes", "f", "–", "g.1", "h 1", "i", "1e-05"]
     assert Tags(page.html()).cells == found
+
+
+def test_lists_of_facts_are_told_item_by_item() -> None:
+    page = Page("title")
+    networks = [{"label": "deit", "seeds": [0, 1]}, {"label": "ours", "seeds": [2]}]
+    page.facts({"groups": [{"name": "3 M", "data": {"limit": None}, "networks": networks}], "search": [["epochs", 4]]})
+    assert Tags(page.html()).cells == [
+        "groups.1.name", "3 M", "groups.1.data.limit", "–", "groups.1.networks.1", "label deit, seeds 0 1",
+        "groups.1.networks.2", "label ours, seeds 2", "search", "epochs 4",
+    ]  # fmt: skip
+
+
+def test_sentences_have_room() -> None:
+    page = Page("title")
+    page.table(("claim", "verdict", "points"), [("A claim in a whole sentence", "holds", "+1.00 [0.50 to 1.50], open")],
+               left=2)  # fmt: skip
+    sides = [attributes.get("class") for tag, attributes in Tags(page.html()).found if tag == "td"]
+    assert sides == ["long", None, "figure"]
 
 
 def test_contents_stand_first_where_there_are_many_headings() -> None:
@@ -120,3 +138,9 @@ def test_a_network_and_its_cost() -> None:
     page.network(ARCH, 32, 3, 10)
     assert f"{cost.macs(ARCH, 32, 3, 10) / 1e6:,.2f} M MACs for one image" in page.html()
     assert f"{cost.params(ARCH, 32, 3, 10) / 1e6:,.3f} M parameters" in page.html()
+    plain = ARCH.plain()
+    takes = f"{cost.macs(plain, 32, 3, 10) / 1e6:,.2f} M MACs"
+    assert f"<code>{plain.genotype}</code>, 16 wide throughout, would take {takes}." in page.html()
+    alone = Page("title")
+    alone.network(plain, 32, 3, 10)
+    assert "throughout" not in alone.html()

@@ -1,5 +1,6 @@
 """Figures and the diagram of a network: clean SVG that names what it shows, in colours that stand out."""
 
+import json
 import re
 from itertools import pairwise
 from typing import Any
@@ -10,6 +11,7 @@ from pages import ARCH
 
 from psvit import Arch
 from psvit.report import figures
+from psvit.report.chart import SCRIPT
 from psvit.report.diagram import diagram_svg
 from psvit.variants import VARIANTS
 
@@ -66,6 +68,43 @@ def test_a_small_matrix_has_its_values_written() -> None:
     assert written.count("1") == 2, "but for the blank cells"
     large = [[0.5] * 15 for _ in range(15)]
     assert ".50" not in texts(figures.heatmap(large, [str(i) for i in range(15)], "CKA"))
+
+
+@pytest.mark.parametrize(
+    ("across", "ticks"),
+    [
+        ([2.99, 3.01, 2.95, 5.98, 5.92, 6.02, 11.9, 12.1], ["3", "6", "12"]),
+        ([1000, 5000, 54_000], ["1 k", "5 k", "54 k"]),
+        ([5.0, 7.5, 12.5], ["5", "7.5", "12.5"]),
+    ],
+)
+def test_few_values_on_a_logarithmic_axis_are_its_ticks(across: list[float], ticks: list[str]) -> None:
+    drawn = figures.scatter({"a": [(x, 1.0, 1.0, 1.0) for x in across]}, "x", "y", log_x=True)
+    assert texts(drawn)[: texts(drawn).index("x")] == ticks
+    many = figures.scatter({"a": [(1.3**i, 1.0, 1.0, 1.0) for i in range(12)]}, "x", "y", log_x=True)
+    assert len(texts(many)[: texts(many).index("x")]) < 8
+
+
+def test_a_file_for_browsers_is_light_and_dark() -> None:
+    drawn = figures.curves({"a": ([1, 2], [1.0, 2.0])}, "x", "y")
+    themed, alone = drawn.themed(), drawn.alone()
+    ElementTree.fromstring(themed)
+    assert "prefers-color-scheme: dark" in themed
+    assert themed.count("--c0: ") == 1
+    assert "currentColor" in themed
+    assert not re.search("var|currentColor|<style", alone)
+    assert 'width="586"' in themed
+    assert 'width="586"' in alone
+
+
+def test_a_value_below_0_has_a_minus_sign_in_its_cell() -> None:
+    assert "−.25" in texts(figures.heatmap([[1.0, -0.25], [-0.25, 1.0]], ["1", "2"], "correlation"))
+
+
+def test_the_chart_has_the_markers_of_the_figures() -> None:
+    assert len(figures.SYMBOLS) == len(figures.MARKERS)
+    assert f"SYMBOLS = {json.dumps(figures.SYMBOLS)}" in SCRIPT
+    assert 'symbol: one ? "circle" : SYMBOLS[i % SYMBOLS.length]' in SCRIPT
 
 
 def luminance(shade: str) -> float:

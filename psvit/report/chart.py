@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from string import Template
 
-from psvit.report.figures import NIGHT, PALETTE
+from psvit.report.figures import NIGHT, PALETTE, SYMBOLS
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Chart:
 
 SCRIPT = Template("""
 "use strict";
-const DAY = $day, NIGHT = $night;
+const DAY = $day, NIGHT = $night, SYMBOLS = $symbols;
 const dark = matchMedia("(prefers-color-scheme: dark)"), touch = matchMedia("(hover: none)").matches;
 let printing = false;
 const charts = [...document.querySelectorAll(".chart")].map(place => {
@@ -106,7 +106,7 @@ const charts = [...document.querySelectorAll(".chart")].map(place => {
           textposition: points.map(i => side(columns[across], columns[up], i)), cliponaxis: false } : {}),
         marker: {
           color, size: paler ? 5 : data.labels.length ? 10 : 7, opacity: paler ? 0.6 * Math.pow(0.6, paler) : 0.9,
-          symbol: one ? "circle" : ["circle", "square", "diamond", "cross", "triangle-up", "x"][i % 6]
+          symbol: one ? "circle" : SYMBOLS[i % SYMBOLS.length]
         }
       });
     });
@@ -157,4 +157,4 @@ dark.addEventListener("change", redraw);
 addEventListener("beforeprint", () => { printing = true; redraw(); });
 addEventListener("afterprint", () => { printing = false; redraw(); });
 redraw();
-""").substitute(day=json.dumps(PALETTE), night=json.dumps(NIGHT))
+""").substitute(day=json.dumps(PALETTE), night=json.dumps(NIGHT), symbols=json.dumps(SYMBOLS))

@@ -7,7 +7,7 @@ from math import prod, sqrt
 
 from psvit import cost
 from psvit.arch import ATTEND, SHARE, Arch, image_sides
-from psvit.report.figures import NIGHT, colour, shades
+from psvit.report.figures import THEMES, colour
 
 WIDTH, LEFT, RIGHT, COLUMN = 400, 72, 14, 28
 """Of the picture; of its left column, with the token grids; of its right margin; the middle of the left column."""
@@ -241,7 +241,7 @@ class _Picture:
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" {size} viewBox="{-edge} {-edge} {wide} {tall}" '
             f'font-family="system-ui, sans-serif" font-size="11">\n'
-            + (_STANDALONE if standalone else "")
+            + (f"{THEMES}\n" if standalone else "")
             + "\n".join(self.parts)
             + "\n</svg>"
         )
@@ -249,10 +249,3 @@ class _Picture:
 
 def _line(width: float) -> str:
     return f'fill="none" stroke="currentColor" stroke-width="{width}"'
-
-
-_STANDALONE = f"""<style>
-svg {{ color: #1f2328; background: var(--paper); --paper: #fff; }}
-@media (prefers-color-scheme: dark) {{ svg {{ color: #e6e8eb; --paper: #15181c; {shades(NIGHT)} }} }}
-</style>
-"""

@@ -24,6 +24,12 @@ NIGHT = ("#56b4e9", "#ff9a4d", "#3ecf9f", "#e6a1c8", "#f0b93a", "#9ad4f5", "#f0e
 INK, WIDTH, FONT = "#010203", 440, 12  # a colour that becomes the page's; points
 PAPER_INK = "#1f2328"
 MARKERS, DASHES = "osD^vPX*", ("-", "--", "-.", ":")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "star")
+"""The markers, as plotly calls them."""
+
+MOST_LEVELS = 6
+"""On a logarithmic axis so many values are ticks themselves."""
+
 MOST_WRITTEN = 14
 """A matrix of at most so many rows has its values written in its cells."""
 
@@ -56,6 +62,13 @@ def colour(number: int) -> str:
 def shades(palette: Sequence[str]) -> str:
     """A palette as declarations in CSS, which `colour` reads."""
     return " ".join(f"--c{number}: {shade};" for number, shade in enumerate(palette))
+
+
+THEMES = f"""<style>
+svg {{ color: {PAPER_INK}; background: var(--paper); --paper: #fff; }}
+@media (prefers-color-scheme: dark) {{ svg {{ color: #e6e8eb; --paper: #15181c; {shades(NIGHT)} }} }}
+</style>"""
+"""The colours of a picture in a file of its own, for browsers."""
 
 
 def curves(
@@ -215,7 +228,7 @@ def _write_cells(axes: Axes, values: Sequence[Sequence[float | None]], dark: Cal
         for j, value in enumerate(row):
             if value is not None and value == value:
                 text = f"{value:.2f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3g}"
-                axes.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=size,
+                axes.text(j + 0.5, i + 0.5, text.replace("-", "−"), ha="center", va="center", fontsize=size,
                           color="white" if dark(value) else "black")  # fmt: skip
 
 
@@ -233,12 +246,15 @@ def _arms(middle: Sequence[float], low: Sequence[float], high: Sequence[float]) 
 
 
 def _label(axes: Axes, across: Sequence[float], x: str, y: str, log_x: bool) -> None:
-    from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
+    from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
     if log_x and across and min(across) > 0:
         axes.set_xscale("log")
-        wide = max(across) >= 10 * min(across)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(5))
+        ticks, wide = _levels(across), max(across) >= 10 * min(across)
+        few = FixedLocator(ticks) if 1 < len(ticks) <= MOST_LEVELS else None
+        axes.xaxis.set_major_locator(few or (LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(5)))
+        if few:
+            axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_minor_formatter(NullFormatter())
     elif all(float(value).is_integer() for value in across):  # epochs
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
@@ -249,6 +265,24 @@ def _label(axes: Axes, across: Sequence[float], x: str, y: str, log_x: bool) -> 
     axes.grid()
     axes.set_xlabel(_fit(x, 50))
     axes.set_ylabel(_fit(y, 34))
+
+
+def _levels(values: Sequence[float]) -> list[float]:
+    """Of positive values that lie in groups, a round number for each group."""
+    groups: list[list[float]] = []
+    for value in sorted(values):
+        if groups and value < 1.1 * groups[-1][0]:
+            groups[-1].append(value)
+        else:
+            groups.append([value])
+    return [_round_among(group) for group in groups]
+
+
+def _round_among(values: Sequence[float]) -> float:
+    """The number of the fewest digits that lies among them, or next to them."""
+    middle = values[len(values) // 2]
+    rounded = (float(f"{middle:.{digits}g}") for digits in range(1, 16))
+    return next((one for one in rounded if 0.99 * values[0] <= one <= 1.01 * values[-1]), middle)
 
 
 class Drawing(str):
@@ -264,10 +298,13 @@ class Drawing(str):
         return drawing
 
     def alone(self) -> str:
-        """The SVG for a file of its own, dark on white: a file knows no page whose colours it could take."""
+        """The SVG for a file of its own, dark on white: any program shows it, and it knows no page."""
         svg = re.sub(r"var\(--c\d+, (#\w+)\)", r"\1", self).replace("currentColor", PAPER_INK)
-        svg = svg.replace('width="100%"', f'width="{WIDTH * 4 // 3}"', 1)  # in pixels; its height follows
-        return svg.replace("<svg", f'<svg style="background: white; color: {PAPER_INK}"', 1) + "\n"
+        return _sized(svg).replace("<svg", f'<svg style="background: white; color: {PAPER_INK}"', 1) + "\n"
+
+    def themed(self) -> str:
+        """The SVG for a file that browsers show in a page: light or dark, as the page is."""
+        return re.sub(r"<svg[^>]*>", lambda opening: f"{opening[0]}\n{THEMES}", _sized(self), count=1) + "\n"
 
     def write(self, path: Path, dots_per_inch: int = 200) -> None:
         """Write ``path.svg``, as `alone` has it, and ``path.png``, dark on white too."""
@@ -280,6 +317,10 @@ class Drawing(str):
             figure = self._again()
             FigureCanvasAgg(figure)
             figure.savefig(temporary, format="png", dpi=dots_per_inch, facecolor="white", metadata={"Software": None})
+
+
+def _sized(svg: str) -> str:
+    return svg.replace('width="100%"', f'width="{WIDTH * 4 // 3}"', 1)  # in pixels; its height follows
 
 
 def _svg(draw: Callable[[Axes], None], legend: bool = False, height: int = 290) -> Drawing:

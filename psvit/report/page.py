@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,9 @@ from psvit.report.figures import NIGHT, PALETTE, shades
 
 CONTENTS = 4
 """A page of at least so many headings begins with a list of them."""
+
+SENTENCE = 24
+"""Letters from which on a cell's column is kept wide enough for a few words a line."""
 
 
 class Page:
@@ -82,10 +84,11 @@ class Page:
         """
 
         def cells(tag: str, texts: Sequence[str]) -> str:
-            sides = ("" if place < left else ' class="figure"' for place in range(len(texts)))
-            return "".join(
-                f"<{tag}{side}>{_inline(str(text))}</{tag}>" for text, side in zip(texts, sides, strict=True)
+            sides = (
+                ' class="figure"' if place >= left else ' class="long"' * (len(text) >= SENTENCE and "`" not in text)
+                for place, text in enumerate(texts)
             )
+            return "".join(f"<{tag}{side}>{_inline(text)}</{tag}>" for text, side in zip(texts, sides, strict=True))
 
         marks = (' class="mark"' if number in highlight else "" for number in range(len(rows)))
         body = "".join(f"<tr{mark}>{cells('td', row)}</tr>\n" for mark, row in zip(marks, rows, strict=True))
@@ -131,11 +134,14 @@ class Page:
             num_classes: classes.
         """
         macs, params = (price(arch, img_size, in_chans, num_classes) for price in (cost.macs, cost.params))
-        plain = cost.macs(arch.plain(), img_size, in_chans, num_classes)
+        plain = arch.plain()
+        twin = "" if arch == plain else (
+            f" `{plain.genotype}`, {plain.widths[0]} wide throughout, would take "
+            f"{cost.macs(plain, img_size, in_chans, num_classes) / 1e6:,.2f} M MACs."
+        )  # fmt: skip
         self.figure(
             diagram_svg(arch, img_size, in_chans, num_classes),
-            f"`{arch}`: {macs / 1e6:,.2f} M MACs for one image, {params / 1e6:,.3f} M parameters; {macs / plain:.2f} "
-            f"of the MACs of its plain twin `{arch.plain().genotype}`.",
+            f"`{arch}`: {macs / 1e6:,.2f} M MACs for one image, {params / 1e6:,.3f} M parameters.{twin}",
             f"Diagram of the network {arch}",
         )
 
@@ -206,6 +212,10 @@ def flat(facts: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, s
     for name, value in facts.items():
         if isinstance(value, Mapping) and value:
             yield from flat(value, f"{prefix}{name}.")
+        elif isinstance(value, (list, tuple)) and any(isinstance(item, Mapping) for item in value):
+            for number, item in enumerate(value, start=1):
+                deep = isinstance(item, Mapping) and any(isinstance(inside, Mapping) for inside in item.values())
+                yield from flat({f"{name}.{number}": item if deep else _plainly(item)}, prefix)
         else:
             yield f"{prefix}{name}", _plainly(value)
 
@@ -219,7 +229,9 @@ def _plainly(value: Any) -> str:
         return f"{value:.10g}"
     if isinstance(value, (list, tuple)):
         nested = any(isinstance(item, (Mapping, list, tuple)) for item in value)
-        return json.dumps(value, default=str) if nested else " ".join(map(_plainly, value))
+        return ("; " if nested else " ").join(map(_plainly, value))
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_plainly(inside)}" for name, inside in value.items())
     return str(value)
 
 
@@ -250,6 +262,7 @@ th, td {{ padding: .3rem .9rem .3rem 0; text-align: left; vertical-align: baseli
  border-bottom: 1px solid var(--line); }}
 th.figure, td.figure {{ text-align: right; white-space: nowrap; }}
 td code {{ white-space: nowrap; }}
+.long {{ min-width: 11rem; }}
 thead th {{ color: var(--soft); font-weight: 600; }}
 .mark td {{ font-weight: 700; }}
 .facts th {{ font-weight: 400; color: var(--soft); white-space: nowrap; }}
@@ -265,13 +278,16 @@ select {{ font: inherit; min-width: 0; max-width: 100%; }}
  :root {{ color-scheme: light; --ink: #000; --soft: #444; }}
  body {{ font-size: 10pt; }}
  main {{ max-width: none; padding: 0; }}
- h2 {{ break-after: avoid; }}
- figure, .plot, tr, pre {{ break-inside: avoid; }}
+ h2, p:has(+ pre, + figure, + .box) {{ break-after: avoid; }}
+ .box + .note {{ break-before: avoid; }}
+ figure, .plot, tr, pre, table:not(:has(tr:nth-child(13))) {{ break-inside: avoid; }}
  nav, form, .modebar {{ display: none; }}
  pre {{ border: 1px solid var(--line); }}
  .box {{ overflow: visible; }}
  .plot {{ height: 340px; }}
  figure {{ max-width: 26rem; }}
+ details .facts {{ columns: 2; font-size: 7.5pt; }}
+ details .facts :is(th, td) {{ padding-block: .05rem; }}
  details::details-content {{ content-visibility: visible; block-size: auto; }}
 }}
 """
