@@ -9,14 +9,13 @@ Blocks, such as ``<!-- results:digits -->``, hold the tables of ``docs/results/*
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from parts.figures import Figure, figures_of, of_code
-from parts.pages import Page, blocks, pages, unused
+from parts.pages import Page, blocks, pages, read_results, unused
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\.svg\)")
@@ -59,7 +58,7 @@ def figures(root: Path) -> Iterator[Figure]:
     """All figures that pages can show."""
     yield from of_code()
     for path in sorted((root / "docs" / "results").glob("*.json")):
-        yield from figures_of(json.loads(path.read_text(encoding="utf-8")), path.stem).values()
+        yield from figures_of(read_results(path), path.stem).values()
 
 
 if __name__ == "__main__":

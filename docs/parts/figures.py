@@ -92,13 +92,13 @@ def figures_of(data: Data, name: str) -> dict[str, Figure]:
         found.append((data["rows"], words, partial(speedup_figure, data["rows"])))
     parts = ("" if number == 1 else f"-{number}" for number in range(1, len(found) + 1))
     return {
-        f"figure{part}": Figure(f"figures/{name}{part}", shows, words, partial(_alone, draw))
+        f"figure{part}": Figure(f"figures/{name}{part}", shows, words, partial(_themed, draw))
         for part, (shows, words, draw) in zip(parts, found, strict=True)
     }
 
 
-def _alone(draw: Callable[[], Drawing]) -> str:
-    return draw().alone()
+def _themed(draw: Callable[[], Drawing]) -> str:
+    return draw().themed()
 
 
 def analysis_figure(data: Data, kind: str) -> Drawing:
@@ -141,7 +141,7 @@ def tokens_figure() -> Figure:
 
     def draw() -> str:
         series = {name: (list(range(1, len(counts) + 1)), counts) for name, counts in lines.items()}
-        return curves(series, "layer", "tokens").alone()
+        return curves(series, "layer", "tokens").themed()
 
     return Figure("figures/tokens", lines, "Tokens of each layer at 224 pixels.", draw)
 
@@ -162,7 +162,7 @@ def macs_figure() -> Figure:
             group[names.get(layer.kind, names["embed"])] += layer.macs / 1e6
     return Figure(
         "figures/macs", groups, "M MACs of the parts at 224 pixels, all stages 192 wide.",
-        lambda: bars(groups, "M MACs for one image").alone(),
+        lambda: bars(groups, "M MACs for one image").themed(),
     )  # fmt: skip
 
 

@@ -34,6 +34,21 @@ VALUE = re.compile(
 VALUE_MARKER = re.compile(r"<!--\s*/?value\b")
 
 
+def read_results(path: Path) -> Mapping[str, Any]:
+    """What a JSON file of docs/results holds.
+
+    Raises:
+        ValueError: it is broken; the message names it.
+    """
+    try:
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"docs/results/{path.name} is no JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"docs/results/{path.name} holds no JSON object, but a {type(data).__name__}")
+    return data
+
+
 def pages(root: Path) -> list[Path]:
     """The pages that may hold generated parts."""
     return [root / "README.md", *sorted((root / "docs").glob("**/*.md"))]
@@ -124,8 +139,7 @@ class Page:
     def _read(self, name: str) -> Mapping[str, Any] | None:
         path = self.docs / "results" / f"{name}.json"
         if path.is_file():
-            data: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return data
+            return read_results(path)
         if name not in self.missing:
             self.missing.append(name)
         return None
