@@ -360,11 +360,30 @@ def test_calibration_sees_training_images_alone(best: Path) -> None:
     classifier = open_checkpoint(str(best))
     data = replace(DIGITS, limit=None)
     batches = list(calibration_images(classifier, data, ExportSettings(calibration=50)))
-    assert [batch.shape for batch in batches] == [(16, 1, 12, 12)] * 3
+    assert [batch.shape for batch in batches] == [(count, 1, 12, 12) for count in (16, 16, 16, 2)]
     whole = list(calibration_images(classifier, data, ExportSettings(calibration=9000)))
     assert 1400 < sum(map(len, whole)) <= len(open_data(data).train)
-    fixed = list(calibration_images(classifier, data, ExportSettings(calibration=50, batch_size=20)))
-    assert [len(batch) for batch in fixed] == [20, 20]
+    assert len(np.unique(np.concatenate(whole), axis=0)) > 1280, "they are different images"
+
+
+@pytest.mark.parametrize(("calibration", "batch_size", "batches"), [(50, 20, 3), (8, 20, 1), (40, 20, 2)])
+def test_a_fixed_batch_of_calibration_is_filled_with_its_last_image(
+    best: Path, calibration: int, batch_size: int, batches: int
+) -> None:
+    classifier, data = open_checkpoint(str(best)), replace(DIGITS, limit=None)
+    free = np.concatenate(list(calibration_images(classifier, data, ExportSettings(calibration=calibration))))
+    assert len(free) == calibration
+    settings = ExportSettings(calibration=calibration, batch_size=batch_size)
+    fixed = list(calibration_images(classifier, data, settings))
+    assert [len(batch) for batch in fixed] == [batch_size] * batches
+    filled = np.concatenate(fixed)
+    assert (filled[:calibration] == free).all()
+    assert (filled[calibration:] == free[-1]).all()
+
+
+def test_int8_with_a_batch_above_the_calibration(cli: Cli, best: Path) -> None:
+    flags = ["--int8", "--data", "digits", "--batch-size", 24, "--calibration", 8, "--rounds", 0]
+    assert "accuracy  float32" in cli.ok("export", best, *flags)
 
 
 # ---- the other formats

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,6 +139,8 @@ def _opened_data(classifier: Classifier, data: DataSettings) -> Data:
 def calibration_images(classifier: Classifier, data: DataSettings, settings: ExportSettings) -> Iterator[NDArray[Any]]:
     """Batches of training images (B, C, H, W), the classes as evenly as can be; none of the hold-out or the test split.
 
+    The last batch holds what is left; where the file takes batches of one size only, its last image fills it up.
+
     Raises:
         UserError: data of other classes, or a training split without readable images.
     """
@@ -148,10 +149,15 @@ def calibration_images(classifier: Classifier, data: DataSettings, settings: Exp
         order = balanced_order(np.asarray(source.labels()), np.random.default_rng(data.seed))
         source = Subset(source, order[: settings.calibration])
     batch_size = settings.batch_size or CALIBRATION_BATCH
-    batches = eval_batches(ImageSplit(source, preprocess(classifier.model)), batch_size=batch_size)
-    for batch in islice(batches, max(1, settings.calibration // batch_size)):
-        if len(batch.images) == batch_size or settings.batch_size is None:
-            yield batch.images.numpy()
+    left = settings.calibration
+    for batch in eval_batches(ImageSplit(source, preprocess(classifier.model)), batch_size=batch_size):
+        images = batch.images[:left].numpy()
+        if len(images):  # of a batch, none may be readable
+            left -= len(images)
+            missing = 0 if settings.batch_size is None else batch_size - len(images)
+            yield np.concatenate([images, images[-1:].repeat(missing, axis=0)])
+        if not left:
+            return
 
 
 def _measured(
