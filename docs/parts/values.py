@@ -8,9 +8,11 @@ and the networks of a group at the group's. Behind the colon stands a format of 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import permutations
 from typing import Any
 
 from psvit.study.plan import slug
+from psvit.study.statistics import difference, pooled
 from psvit.study.tables import claims_table
 
 NAMES = ("name", "label", "claim")
@@ -84,21 +86,41 @@ def study_values(data: Mapping[str, Any]) -> dict[str, Any]:
         seeds = " and ".join(map(str, claim["seeds"]))
         figures = f": {over} times the errors, {points} points; seeds {seeds}" if over else ""
         claims.append({**claim, "found": f"{verdict}{figures}"})
-    verdicts = [claim["verdict"] for claim in data["claims"]]
+    verdicts = [claim["verdict"].partition(",")[0] for claim in data["claims"]]  # some end in ", one seed"
     counts = {"hold": verdicts.count("holds"), "fail": verdicts.count("does not hold"), "open": verdicts.count("open")}
     return {"claims": claims, **counts, "hours": data["training_seconds"] / 3600}
 
 
 def analysis_values(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Of an analysis the ``least``, the ``mean`` and the ``most`` correlation of a layer's map with the one before."""
-    found = [
-        row["before"]["correlation"]
-        for row in data["layers"]
-        if row["before"] is not None and not row["before"]["by_construction"]
-    ]
-    if not found:
+    """Of an analysis what it says of the paper's premise.
+
+    ``neighbours``: the correlation of a layer's map with the one before. ``tokens``: the mean cosine of neighbouring
+    tokens, where they could be pooled. ``takes`` and ``averages``: the change of the loss when a layer takes that map,
+    or when those tokens are averaged. Each has the ``least``, the ``mean`` and the ``most`` over layers; the first two
+    have ``found`` too, whether all, some or none are as alike as the analysis asks.
+    """
+    rows, asked = data["layers"], data["settings"]["analysis"]
+    own = [row for row in rows if row["before"] is not None and not row["before"]["by_construction"]]
+    poolable = [row for row in rows if row.get("pooling") is not None]
+    found = {
+        "neighbours": _spread([row["before"]["correlation"] for row in own], asked["share_above"]),
+        "takes": _spread([row["sharing"]["loss"] for row in own if row.get("sharing") is not None]),
+        "tokens": _spread([row["tokens_are"]["neighbour_cosine"] for row in poolable], asked["pool_above"]),
+        "averages": _spread([row["pooling"]["loss"] for row in poolable]),
+    }
+    return {name: spread for name, spread in found.items() if spread}
+
+
+def _spread(values: list[float], bound: float | None = None) -> dict[str, Any]:
+    """The least, the mean and the most of `values`, and how many reach `bound`; nothing of none."""
+    if not values:
         return {}
-    return {"neighbours": {"least": min(found), "mean": sum(found) / len(found), "most": max(found)}}
+    spread: dict[str, Any] = {"least": min(values), "mean": sum(values) / len(values), "most": max(values)}
+    if bound is not None:
+        reach = sum(value >= bound for value in values)
+        how = "found" if reach == len(values) else "found in part" if reach else "not found here, at this scale"
+        spread["found"] = f"**{how}**: {reach} of {len(values)} layers reach {bound:g}"
+    return spread
 
 
 def latency_values(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,12 +130,48 @@ def latency_values(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def ranking_values(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Top-1 of trainings alone, by the number of stages: ``stages-1``, each with ``least`` and ``most``."""
+    """Top-1 of trainings alone by the number of stages, ``stages-1``, and tau within a group, ``tau-3-stages``.
+
+    Each has ``least`` and ``most``; tau has ``below`` too, how many of the supernets rank worse than one seed alone
+    would, and the most of these, ``most-below``.
+    """
     found: dict[str, list[float]] = {}
     for number, member in enumerate(data["members"]):
         stages = f"stages-{len(member['arch']['widths'])}"
         found.setdefault(stages, []).extend(top1[number] for top1 in data["alone"].values())
-    return {stages: {"least": min(values), "most": max(values)} for stages, values in found.items()}
+    values: dict[str, Any] = {stages: {"least": min(top1), "most": max(top1)} for stages, top1 in found.items()}
+    for group, ceiling in data["ceiling"].items():
+        taus = [row[f"tau_loss_{group}"] for row in data["supernets"]]
+        below = [tau for tau in taus if round(tau, 6) < round(ceiling, 6)]
+        values[f"tau-{slug(group)}"] = {
+            "least": min(taus), "most": max(taus), "ceiling": ceiling, "of": len(taus),
+            "below": len(below), "most-below": max(below, default=None),
+        }  # fmt: skip
+    return values
+
+
+def dense_values(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Comparisons of all backbones with each other, ``a-over-b``: prose asks for some that the table leaves out."""
+    named = {row["name"] for row in data["comparisons"]}
+    spreads = {
+        figure: pooled([row[f"{figure}_by_seed"] for row in data["summary"]]) for figure in data["task"]["figures"]
+    }
+    further = []
+    for a, b in permutations(data["summary"], 2):
+        name = f"{a['title']} over {b['title']}"
+        if name not in named:
+            compared = {
+                figure: {"found": _ahead(difference(a[f"{figure}_by_seed"], b[f"{figure}_by_seed"], spread))}
+                for figure, spread in spreads.items()
+            }
+            further.append({"name": name, **compared})
+    return {"comparisons": [*data["comparisons"], *further]}
+
+
+def _ahead(interval: tuple[float, float, float]) -> str:
+    delta, low, high = interval
+    verdict = "ahead" if low > 0 else "behind" if high < 0 else "open"
+    return f"**{verdict}**: {delta:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 DERIVED: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
@@ -121,5 +179,6 @@ DERIVED: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "maps": analysis_values,
     "searches": latency_values,
     "supernets": ranking_values,
+    "comparisons": dense_values,
 }
 """A key that tells what wrote a file, and what follows from it."""
