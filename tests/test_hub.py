@@ -73,6 +73,30 @@ def test_timm_loads_the_folder(cli: Cli, best: Path) -> None:  # noqa: F811
     cli.ok("export", best, "--format", "timm", "--overwrite")
 
 
+def test_a_clone_keeps_what_is_not_ours(cli: Cli, best: Path) -> None:  # noqa: F811
+    cli.ok("export", best, "--format", "timm")
+    clone = best.with_name("best-timm")
+    (clone / ".git").mkdir()
+    for name in (".git/HEAD", "NOTES.md", ".gitattributes"):
+        (clone / name).write_text("mine")
+    for name in ("README.md", "config.json", "model.safetensors"):
+        (clone / name).write_bytes(b"old")
+    (clone / "config.json").write_text("{}")
+    (clone / "model.safetensors").unlink()
+    (clone / "model.safetensors").symlink_to("blob")  # as the Hub's cache does
+    (clone / "blob").write_text("mine")
+    cli.ok("export", best, "--format", "timm", "--overwrite", "--license", "mit")
+    for name in (".git/HEAD", "NOTES.md", ".gitattributes", "blob"):
+        assert (clone / name).read_text() == "mine"
+    assert "mit" in (clone / "README.md").read_text()
+    assert torch.equal(logits(from_pretrained(clone)), logits(open_checkpoint(str(best)).model))
+    before = (clone / "README.md").read_text()
+    said = cli.refused("export", best, "--format", "timm", "--overwrite", "--tolerance", "1e-30", "--img-size", 2)
+    assert "too small" in said
+    assert (clone / "README.md").read_text() == before
+    assert sorted(path.name for path in best.parent.iterdir()) == ["best", "best-timm"]
+
+
 def test_another_size_goes_along(cli: Cli, best: Path) -> None:  # noqa: F811
     cli.ok("export", best, "--format", "timm", "--img-size", 20)
     model = from_pretrained(best.with_name("best-timm"))
@@ -134,6 +158,23 @@ def test_to_the_hub_and_back(cli: Cli, best: Path, hub: Path) -> None:  # noqa: 
     model = psvit.from_pretrained("me/digits")
     assert not model.training
     assert torch.equal(logits(model), logits(open_checkpoint(str(best)).model))
+
+
+def test_a_push_that_fails_leaves_the_folder(
+    cli: Cli,
+    best: Path,  # noqa: F811
+    hub: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", refuse)
+    push, folder = ["export", best, "--format", "timm", "--push-to-hub", "me/x"], best.with_name("best-timm")
+    said = cli.refused(*push)
+    assert f"me/x did not work: ConnectionError: gone; {folder} is written: try again, with --overwrite" in said
+    monkeypatch.undo()
+    assert torch.equal(logits(from_pretrained(folder)), logits(open_checkpoint(str(best)).model))
 
 
 def test_only_the_checkpoint_is_sent(best: Path, hub: Path) -> None:  # noqa: F811

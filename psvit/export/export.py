@@ -17,7 +17,7 @@ from psvit.arch import image_sides
 from psvit.errors import UserError
 from psvit.export.check import Timing, check_difference, largest_difference, rows_of
 from psvit.export.graph import frozen_copy, to_program, to_torchscript
-from psvit.export.hub import check_repository, push_to_hub, write_folder
+from psvit.export.hub import check_repository, push_to_hub, replacing_files, write_folder
 from psvit.export.onnx_files import INT8, export_onnx, metadata_of
 from psvit.export.settings import SUFFIXES, ExportSettings
 from psvit.files import check_writable, replacing
@@ -80,7 +80,8 @@ def export(
 
     Raises:
         UserError: a broken checkpoint, an output that is there already, a missing package, a network that cannot be
-            exported, or one whose exported outputs differ by more than the tolerance. Nothing is written then.
+            exported, or one whose exported outputs differ by more than the tolerance: nothing is written then. Or the
+            Hub refuses the folder, which is written by then and stays.
     """
     if settings.push_to_hub is not None:
         check_repository(settings.push_to_hub)
@@ -127,7 +128,8 @@ def output_paths(checkpoint: str, settings: ExportSettings) -> tuple[Path, ...]:
             raise UserError(f"--output {path} is a folder that holds no checkpoint, and is not replaced: name another")
         if not settings.overwrite:
             raise UserError(f"--output {path} exists: name another, or give --overwrite")
-    check_writable(output.parent, f"--output {output}")
+    for place in (output.parent, output) if output.is_dir() else (output.parent,):
+        check_writable(place, f"--output {output}")
     return outputs
 
 
@@ -173,7 +175,7 @@ def _archive(classifier: Classifier, settings: ExportSettings, output: Path) -> 
 def _folder(classifier: Classifier, settings: ExportSettings, output: Path) -> Exported:
     """A folder for timm and the Hub; what is compared is what timm loads from it again."""
     input_size = tuple(classifier.model.pretrained_cfg["input_size"])
-    with replacing(output) as temporary:
+    with replacing_files(output) as temporary:
         write_folder(temporary, classifier, settings.push_to_hub, settings.license, output)
         loaded = timm.create_model(f"local-dir:{temporary}", pretrained=True).eval()
         difference = largest_difference(frozen_copy(classifier.model), loaded, input_size, (1, 3))

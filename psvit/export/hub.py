@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from huggingface_hub import HfApi, snapshot_download
@@ -32,7 +35,7 @@ def write_folder(
     """Write a classifier as timm and the Hub read it: config.json, weights, metrics.json and a model card.
 
     Args:
-        folder: where; one that is there is replaced.
+        folder: where; see `replacing_files` for one that is there.
         classifier: see `psvit.training.evaluate.open_checkpoint`; its metrics.json is taken along.
         name: of the repository that it will be on the Hub, as user/name, for the card; by default none.
         license: of the weights, for the card.
@@ -41,10 +44,27 @@ def write_folder(
     model = classifier.model
     preprocessing = {key: model.pretrained_cfg[key] for key in PREPROCESSING}
     metrics = read_metrics(Path(classifier.source))
-    with replacing(folder) as temporary:
+    with replacing_files(folder) as temporary:
         save_checkpoint(temporary, model, model.state_dict(), preprocessing, classifier.classes, metrics)
         facts = card_facts(classifier, name, license, place or folder)
         (temporary / CARD).write_text(model_card(facts), encoding="utf-8")
+
+
+@contextmanager
+def replacing_files(folder: Path) -> Iterator[Path]:
+    """Hand out a temporary path for a folder; what is written there goes to `folder` at the end, or nothing does.
+
+    Into a folder that is there the files go one by one, and whatever else it holds stays: it may be a clone.
+    """
+    if not folder.exists():
+        with replacing(folder) as temporary:
+            yield temporary
+        return
+    with TemporaryDirectory(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent) as beside:
+        temporary = Path(beside) / folder.name
+        yield temporary
+        for path in temporary.iterdir():
+            path.replace(folder / path.name)
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
@@ -108,7 +128,7 @@ def push_to_hub(folder: str | Path, name: str, private: bool = False) -> str:
         Its address.
 
     Raises:
-        UserError: the Hub refuses it, or cannot be reached.
+        UserError: the Hub refuses it, or cannot be reached. The folder stays as it is.
     """
     check_repository(name)
     api = HfApi()
@@ -119,7 +139,10 @@ def push_to_hub(folder: str | Path, name: str, private: bool = False) -> str:
             commit_message="A checkpoint of psvit",
         )  # fmt: skip
     except Exception as error:  # no token, no right, no network: each with a class of its own
-        raise UserError(f"--push-to-hub {name} did not work: {one_line(error, kind=True)}") from error
+        raise UserError(
+            f"--push-to-hub {name} did not work: {one_line(error, kind=True)}; {folder} is written: try again, with "
+            "--overwrite"
+        ) from error
     return str(address)
 
 

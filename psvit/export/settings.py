@@ -36,7 +36,7 @@ class ExportSettings:
         push_to_hub: name of a repository on the Hugging Face Hub, as user/name, to upload the folder for timm to.
         private: make that repository private.
         license: licence of the weights for the model card, such as apache-2.0.
-        overwrite: replace what is there already.
+        overwrite: replace what is there already; in a folder, our own files alone.
     """
 
     format: Format = "onnx"
