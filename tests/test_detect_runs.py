@@ -276,6 +276,14 @@ def test_photos_of_different_sizes(cli: Cli, folders: dict[str, Path], tmp_path:
     assert "skipped 1 unreadable images" in found.err
     assert "000003.png" in found.err
     assert "000003.png" in cli.refused(*evaluate, folders["masks"], "--strict")
+    # two processes, of which one has no image left, say once what one process says
+    for split, numbers in (("train", range(6)), ("val", range(2))):
+        write_coco(DenseSubset(Photos(True), numbers), ("cat", "dog"), tmp_path / "two", split)
+    (tmp_path / "two" / "val" / "000001.png").write_bytes(b"\x89PNG broken")
+    process = start("-m", "psvit", *evaluate, tmp_path / "two", "--json", launcher=torchrun())
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert json.loads(out) == json.loads(cli.ok(*evaluate, tmp_path / "two", "--json"))
     # of a set with boxes alone, boxes alone are evaluated
     found = cli(*evaluate, folders["boxes"], "--json")
     assert found.code == 0, found.err

@@ -444,6 +444,22 @@ def test_a_folder_of_images_of_different_sizes(cli: Cli, photos: Path, tmp_path:
     assert figures.pop("per_class") == pytest.approx(single.pop("per_class"))
     assert figures.pop("unreadable") == single.pop("unreadable") == []
     assert figures == pytest.approx(single)
+    # two processes, of which one has no image left, say once what one process says
+    for part in ("images", "masks"):
+        for split, numbers in (("train", range(2)), ("val", range(2, 4))):
+            (tmp_path / "two" / part / split).mkdir(parents=True)
+            for i in numbers:
+                (tmp_path / "two" / part / split / f"{i}.png").write_bytes((photos / part / f"{i}.png").read_bytes())
+    (tmp_path / "two" / "images" / "val" / "3.png").write_bytes(b"no image")
+    words = ["segment", "evaluate", tmp_path / "run" / "last", "--data", tmp_path / "two", *MACHINE, "--workers", "0",
+             "--json"]  # fmt: skip
+    process = start("-m", "psvit", *words, launcher=torchrun())
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    one, two = json.loads(cli.ok(*words)), json.loads(out)
+    assert one["images"] == len(one["unreadable"]) == 1
+    assert two.pop("per_class") == pytest.approx(one.pop("per_class"))
+    assert (two.pop("unreadable"), two) == (one.pop("unreadable"), pytest.approx(one))
     said = cli.refused("segment", "evaluate", tmp_path / "run" / "last", *SCENES, *MACHINE)
     assert "knows 3 classes, digits-scenes has 11, and class 0 is class 0 in the checkpoint, background in" in said
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from jsonargparse import Namespace
 
-from psvit.cli.evaluate import add_evaluation_flags
+from psvit.cli.evaluate import add_evaluation_flags, prints
 from psvit.cli.flags import Flags, settings_from
 from psvit.cli.predict import add_prediction_flags
 from psvit.dense.data.settings import DenseDataSettings
@@ -59,6 +59,6 @@ def evaluated(evaluate_checkpoint: Callable[..., tuple[T, Any]], values: Namespa
     """The figures of a checkpoint, by the flags of `evaluation_flags`; notes on the data go to stderr."""
     given, machine = settings_from(values, data), settings_from(values, Machine())
     figures, opened = evaluate_checkpoint(values.checkpoint, given, machine, values.split, values.batch_size)
-    for note in opened.notes:
+    for note in opened.notes if prints() else ():
         print(note, file=sys.stderr)
     return figures

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from psvit.cli.dense import evaluated, evaluation_flags, prediction_flags, run_action
-from psvit.cli.evaluate import report_unreadable
+from psvit.cli.evaluate import prints, report_unreadable
 from psvit.cli.flags import settings_from
 from psvit.cli.predict import find_images, readable
 from psvit.cli.train import with_recipe
@@ -70,6 +70,8 @@ def evaluate(arguments: Sequence[str]) -> int:
     from psvit.dense.detection.detect import evaluate_checkpoint
 
     figures = evaluated(evaluate_checkpoint, values, data)
+    if not prints():
+        return 0
     if values.json:
         print(json.dumps({**figures.to_dict(), "box_per_class": figures.box["per_class"],
                           "mask_per_class": figures.mask["per_class"] if figures.mask else None,

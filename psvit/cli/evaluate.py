@@ -31,6 +31,8 @@ def main(arguments: Sequence[str]) -> int:
     classifier = open_classifier(values.checkpoint, machine.threads, machine.precision, machine.device)
     batch_size = batch_size_for(classifier, values.batch_size, 128)
     metrics, classes = evaluate_classifier(classifier, data, machine, values.split, batch_size)
+    if not prints():
+        return 0
     per_class = dict(zip(classes, metrics.per_class(), strict=True))
     if values.json:
         print(json.dumps({**metrics.to_dict(), "per_class": per_class, "unreadable": list(metrics.unreadable)},
@@ -43,6 +45,13 @@ def main(arguments: Sequence[str]) -> int:
         print(f"  {name:<{width}}  " + (f"{accuracy:6.2f} % of {images}" if accuracy is not None else "   no images"))
     report_unreadable(metrics.unreadable)
     return 0
+
+
+def prints() -> bool:
+    """Whether this process prints what an evaluation came to: of several under torchrun, the first alone."""
+    from accelerate.state import PartialState
+
+    return bool(PartialState().is_main_process)
 
 
 def add_evaluation_flags(flags: Flags, checkpoint: str, batch_size: int | None, batch_text: str = "") -> Flags:

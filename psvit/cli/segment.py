@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from psvit.cli.dense import evaluated, evaluation_flags, prediction_flags, run_action
-from psvit.cli.evaluate import report_unreadable
+from psvit.cli.evaluate import prints, report_unreadable
 from psvit.cli.flags import settings_from
 from psvit.cli.predict import find_images, readable
 from psvit.cli.train import with_recipe
@@ -71,6 +71,8 @@ def evaluate(arguments: Sequence[str]) -> int:
     from psvit.dense.segmentation.segment import evaluate_checkpoint
 
     figures = evaluated(evaluate_checkpoint, values, data)
+    if not prints():
+        return 0
     per_class = figures.per_class
     if values.json:
         print(json.dumps({**figures.to_dict(), "per_class": per_class, "unreadable": list(figures.unreadable)},

@@ -50,7 +50,7 @@ def open_fitting(
 
 
 def own_batches(split: DenseSplit, accelerator: Accelerator, batch_size: int, workers: int) -> Iterator[Batch]:
-    """The batches of this process, which takes its part of the images of a split."""
+    """The batches of this process, which takes its part of the images of a split; see `eval_batches`."""
     return eval_batches(
         split,
         batch_size=batch_size,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from psvit.errors import UserError, flag, one_line
 from psvit.training.checkpoints import load_checkpoint, read_config, set_size
 from psvit.training.data import Data, open_data
-from psvit.training.loading import Batch, ImageSplit, eval_batches
+from psvit.training.loading import Batch, ImageSplit, check_readable, eval_batches
 from psvit.training.machine import open_machine
 from psvit.training.recipes import Machine
 from psvit.training.settings import DataSettings
@@ -74,13 +75,16 @@ class Metrics:
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, batches: Iterable[Batch], num_classes: int, accelerator: Accelerator) -> Metrics:
-    """Evaluate `model` on this process's batches; the sums are taken over all processes.
+    """Evaluate `model` on this process's batches; sums and names are those of all processes.
 
     Args:
         model: images (B, C, H, W) -> logits (B, num_classes); is put into evaluation mode.
         batches: see `psvit.training.loading.eval_batches`.
         num_classes: classes.
         accelerator: device, precision and processes.
+
+    Raises:
+        UserError: no process could read an image.
     """
     model.eval()
     device = accelerator.device
@@ -88,6 +92,9 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], num_classes: int, accel
     loss_sum = torch.zeros(1, dtype=torch.float64)
     unreadable: list[str] = []
     for batch in batches:
+        unreadable += batch.unreadable
+        if not len(batch.labels):
+            continue
         images, labels = batch.images.to(device), batch.labels.to(device)
         with accelerator.autocast():
             logits = model(images)
@@ -96,9 +103,11 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], num_classes: int, accel
         ranked = logits.topk(min(5, num_classes), dim=-1).indices == labels[:, None]
         for row, hits in enumerate((ranked[:, 0], ranked.any(dim=-1), torch.ones_like(labels, dtype=torch.bool))):
             sums[row] += torch.bincount(labels[hits].cpu(), minlength=num_classes)
-        unreadable += batch.unreadable
+    if accelerator.num_processes > 1:
+        unreadable = gather_object(unreadable)
     total = _sum_over_processes(torch.cat([sums.flatten(), loss_sum]), accelerator)
     hits, hits5, images_of = total[:-1].view(3, num_classes).long().tolist()
+    check_readable(sum(images_of), unreadable)
     return Metrics(float(total[-1]), hits, hits5, images_of, tuple(unreadable))
 
 

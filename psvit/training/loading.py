@@ -247,7 +247,12 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """Yield every image exactly once over all ranks: rank r takes the images ``r::world_size``. No padding.
 
-    Unreadable images are dropped and named in a batch, so batches may be smaller; an empty one is never yielded.
+    Unreadable images are dropped and named in a batch, so batches may be smaller. An empty one is yielded only by one
+    rank of several that can read none of its images: it names them. The others may have some, so what takes the batches
+    has to ask `check_readable` of all ranks together.
+
+    Raises:
+        UserError: the split is empty; of a single rank, none of its images can be read.
     """
     if len(split) == 0:
         raise UserError("the split to evaluate on holds no images: raise --holdout, or choose another split")
@@ -267,8 +272,26 @@ def eval_batches(
             held, names = batch._replace(unreadable=names), ()
     if held is not None:
         yield held._replace(unreadable=held.unreadable + names)
-    elif names:
-        raise UserError(f"none of {len(names)} images can be read, the first is {names[0]}: check the data folder")
+    elif names and world_size > 1:
+        yield split.collate([])._replace(unreadable=names)
+    else:
+        check_readable(0, names)
+
+
+def check_readable(images: int, unreadable: Sequence[str]) -> None:
+    """Refuse an evaluation in which no image could be read.
+
+    Args:
+        images: those that were read, of all processes.
+        unreadable: names of the others.
+
+    Raises:
+        UserError: there is none but unreadable ones.
+    """
+    if unreadable and not images:
+        raise UserError(
+            f"none of {len(unreadable)} images can be read, the first is {unreadable[0]}: check the data folder"
+        )
 
 
 class _KeyedBatches(Dataset["Batch | UserError"]):

@@ -32,7 +32,7 @@ from psvit.errors import UserError
 from psvit.measure.macs import explicit_attention
 from psvit.training.checkpoints import load_weights, read_weights
 from psvit.training.learning import INIT
-from psvit.training.loading import Batch
+from psvit.training.loading import Batch, check_readable
 from psvit.training.loop import learn_epochs
 from psvit.training.machine import attention_for_training, open_machine, seed_step
 from psvit.training.recipes import Machine, check_whole
@@ -188,14 +188,16 @@ def evaluate_detector(
     found: list[Found] = []
     unreadable: list[str] = []
     for batch in own_batches(split, accelerator, batch_size, workers):
-        with accelerator.autocast():
-            outputs = model([image.to(accelerator.device) for image in batch.images])
         unreadable += batch.unreadable
+        images = [image.to(accelerator.device) for image in batch.images]
+        with accelerator.autocast():
+            outputs = model(images) if images else []
         for (number, size, objects), output in zip(batch.labels, outputs, strict=True):
             truths.append(Truth.of(number, size, objects))
             found.append(found_of(number, output))
     if accelerator.num_processes > 1:
         truths, found, unreadable = gather_object(truths), gather_object(found), gather_object(unreadable)
+    check_readable(len(truths), unreadable)
     masks = data.has_masks and bool(found) and found[0].masks is not None
     box = average_precision(truths, found, data.classes, "box")
     mask = average_precision(truths, found, data.classes, "mask") if masks else None

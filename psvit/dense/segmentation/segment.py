@@ -31,7 +31,7 @@ from psvit.errors import UserError
 from psvit.measure.macs import explicit_attention
 from psvit.training.checkpoints import load_weights, read_weights
 from psvit.training.learning import INIT
-from psvit.training.loading import Batch
+from psvit.training.loading import Batch, check_readable
 from psvit.training.loop import learn_epochs
 from psvit.training.machine import attention_for_training, open_machine, seed_step
 from psvit.training.recipes import Machine, check_whole
@@ -160,7 +160,7 @@ def evaluate_segmenter(
     model.eval()
     num_classes, device = len(data.classes), accelerator.device
     counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-    loss_sum = images_seen = 0.0
+    loss_sum, images_seen = 0.0, 0
     unreadable: list[str] = []
     for batch in own_batches(split, accelerator, batch_size, workers):
         unreadable += batch.unreadable
@@ -177,12 +177,13 @@ def evaluate_segmenter(
         counts = torch.stack([part[0] for part in parts]).sum(dim=0)
         loss_sum, images_seen = sum(part[1] for part in parts), sum(part[2] for part in parts)
         unreadable = [name for part in parts for name in part[3]]
+    check_readable(images_seen, unreadable)
     labelled = int(counts.sum())
     if not labelled:
         raise UserError(
             f"no pixel of {data.name} has a class: every one is {IGNORED}, which is ignored; mend its masks"
         )
-    return SegmentationFigures(counts, loss_sum / labelled, data.classes, int(images_seen), tuple(unreadable))
+    return SegmentationFigures(counts, loss_sum / labelled, data.classes, images_seen, tuple(unreadable))
 
 
 def load_segmenter(folder: str) -> tuple[nn.Module, Canvas, dict[str, Any]]:
