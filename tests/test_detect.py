@@ -196,6 +196,33 @@ def test_backbones_that_cannot_are_refused() -> None:
         fixed(torch.rand(1, 1, 96, 128))
 
 
+@pytest.mark.parametrize(
+    "error",
+    [torch.cuda.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+)
+def test_full_memory_is_not_taken_for_a_wrong_network(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = backbone("test_resnet")
+
+    def full(x: Tensor) -> list[Tensor]:
+        raise error
+
+    monkeypatch.setattr(built.body, "forward", full)
+    with pytest.raises(type(error), match="memory"):
+        built(torch.rand(1, 1, 64, 64))
+
+
+def test_weights_that_a_simple_pyramid_does_not_read_are_refused() -> None:
+    for name, more in (("test_resnet", {}), ("vit_tiny_patch16_224", VIT), ("hrnet_w18_small", {})):
+        body, described = open_features(ModelSettings(name, model_args=more), (64, 64), 1)
+        for neck in ("simple", "fpn") if name != "vit_tiny_patch16_224" else ("simple",):
+            model = detector(Backbone(body, neck, 16), "faster_rcnn")
+            if (name, neck) != ("hrnet_w18_small", "simple"):
+                assert detector_facts(model, described, (64, 64))["macs"] > 0
+                continue
+            with pytest.raises(UserError, match=r"--neck simple reads .* last map alone, and 66 of .*: take fpn"):
+                detector_facts(model, described, (64, 64))
+
+
 def test_a_one_dimensional_network_without_pooling_has_maps() -> None:
     model = ModelSettings("AA", pooling="1d", patch_size=8, class_token=True)
     built = Backbone(open_features(model, (64, 64), 1)[0], "auto", 16)
@@ -325,7 +352,7 @@ def test_boxes_are_float32_under_bfloat16(name: str) -> None:
         found = model([image])[0]
         maps = model.backbone(image[None])
     assert {one.dtype for one in maps.values()} == {torch.float32}  # anchors are made in the maps' type
-    assert {found[part].dtype for part in found if part != "labels"} == {torch.float32}
+    assert {found[part].dtype for part in found if part not in ("labels", "masks")} == {torch.float32}
     assert len(found["boxes"]) > 5
     rounded = found["boxes"].bfloat16().float() == found["boxes"]
     assert rounded.float().mean() < 0.5  # those at the image's edge alone
@@ -334,15 +361,16 @@ def test_boxes_are_float32_under_bfloat16(name: str) -> None:
 def test_masks_are_pasted_where_their_boxes_are() -> None:
     mask = torch.rand(1, 1, 7, 5)
     whole = paste(mask, torch.tensor([[3.0, 2.0, 8.0, 9.0]]), (12, 10))  # a pixel for each cell
-    expected = torch.zeros(1, 1, 12, 10)
-    expected[:, :, 2:9, 3:8] = mask
-    torch.testing.assert_close(whole, expected)
+    expected = torch.zeros(1, 1, 12, 10, dtype=torch.bool)  # not floats, which would take four times the memory
+    expected[:, :, 2:9, 3:8] = mask > 0.5
+    assert whole.dtype == torch.bool
+    assert torch.equal(whole, expected)
     # a disc of 14 x 14 cells in boxes at any place is the disc itself, up to pixels that its edge goes through
     rows, columns = torch.meshgrid(torch.arange(14) + 0.5, torch.arange(14) + 0.5, indexing="ij")
     disc = ((rows - 7).hypot(columns - 7) < 6.5).float()[None, None]
     rows, columns = torch.meshgrid(torch.arange(40) + 0.5, torch.arange(60) + 0.5, indexing="ij")
     for x, y, side in ((10.0, 5.0, 20.0), (10.4, 5.7, 19.3), (-3.2, 25.5, 23.6), (45.9, -0.5, 11.1)):
-        found = paste(disc, torch.tensor([[x, y, x + side, y + side]]), (40, 60))[0, 0] > 0.5
+        found = paste(disc, torch.tensor([[x, y, x + side, y + side]]), (40, 60))[0, 0]
         far = (rows - y - side / 2).hypot(columns - x - side / 2) - side / 14 * 6.5
         assert bool(found[far < -0.8].all())
         assert not bool(found[far > 0.8].any())
@@ -356,7 +384,7 @@ def test_what_masks_are_learned_from_is_pasted_where_it_came_from() -> None:
     for number in range(len(scenes)):
         objects = scenes.objects(number)
         masks, boxes = torch.from_numpy(objects.masks).bool(), torch.from_numpy(objects.boxes)
-        again = paste(cut(masks, boxes, 28)[:, None], boxes, (96, 96))[:, 0] > 0.5
+        again = paste(cut(masks, boxes, 28)[:, None], boxes, (96, 96))[:, 0]
         found += int((again & masks).sum())
         true += int((again | masks).sum())
     assert found / true > 0.99
@@ -398,7 +426,7 @@ class Oracle(nn.Module):
             labels = np.where(there.labels == 7, 8, there.labels) + 1
             said.append({"boxes": torch.from_numpy(there.boxes), "labels": torch.from_numpy(labels),
                          "scores": torch.full((len(labels),), 0.9),
-                         "masks": torch.from_numpy(there.masks[:, None]).float() * 0.6})  # fmt: skip
+                         "masks": torch.from_numpy(there.masks[:, None])})  # fmt: skip
         return said
 
 

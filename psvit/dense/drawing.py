@@ -68,7 +68,7 @@ def draw_objects(
     canvas, times = _canvas(pixels)
     colours = [COLOURS[place % len(COLOURS)] for place in range(len(labels))]
     if masks is not None and len(masks):
-        large = F.interpolate(masks[None].float(), scale_factor=times)[0] > 0.5
+        large = masks.repeat_interleave(times, dim=1).repeat_interleave(times, dim=2)
         canvas = draw_segmentation_masks(canvas, large, alpha=0.5, colors=colours)
     if len(boxes):
         names = [f"{label} {100 * score:.0f}" for label, score in zip(labels, scores, strict=True)]

@@ -19,7 +19,7 @@ from psvit.dense.data.sets import DenseData, open_objects
 from psvit.dense.data.settings import DenseDataSettings
 from psvit.dense.detection.average_precision import Found, Truth, average_precision, library, run_lengths
 from psvit.dense.detection.detectors import build_detector
-from psvit.dense.detection.pyramid import Backbone
+from psvit.dense.detection.pyramid import Backbone, check_read
 from psvit.dense.detection.settings import DetectorSettings, DetectSettings, Neck
 from psvit.dense.evaluation import open_fitting, own_batches, read_pixels
 from psvit.dense.facts import macs_line, network_facts
@@ -105,14 +105,17 @@ def detector_facts(model: Any, described: dict[str, Any], size: tuple[int, int])
     """MACs of the backbone, without and with its pyramid, for one image resized to `size`, and parameters.
 
     Raises:
-        UserError: the backbone cannot take images of this size.
+        UserError: the backbone cannot take images of this size, or has weights that the pyramid does not read.
     """
     step = model.transform.size_divisible
     shape = (int(described["model_args"]["in_chans"]), *(-(-side // step) * step for side in size))
     neck: Neck = "simple" if model.backbone.simple else "fpn"
     with explicit_attention():
-        backbone = Backbone(build_features(described, None), neck, model.backbone.out_channels)
-        return network_facts(shape, "pyramid_macs", (backbone, backbone.body), (model, model.backbone.body))
+        backbone: Any = Backbone(build_features(described, None), neck, model.backbone.out_channels)
+        facts = network_facts(shape, "pyramid_macs", (backbone, backbone.body), (model, model.backbone.body))
+        if neck == "simple" and len(set(backbone.body.feature_info.reduction())) > 1:
+            check_read(backbone, shape)
+    return facts
 
 
 class DetectorLearning(DenseLearning):
@@ -206,14 +209,15 @@ def evaluate_detector(
 
 def found_of(number: int, output: dict[str, Tensor]) -> Found:
     """What torchvision's detector says of one image, with class numbers from 0 and masks as run lengths."""
-    plain = {name: value.float().cpu() for name, value in output.items()}
-    masks = run_lengths((plain["masks"][:, 0] > MASK_FROM).numpy()) if "masks" in plain else None
+    plain = on_cpu(output)
+    masks = run_lengths(plain["masks"][:, 0].numpy()) if "masks" in plain else None
     labels = plain["labels"].numpy().astype(np.int64) - 1
     return Found(number, plain["boxes"].numpy(), labels, plain["scores"].numpy(), masks)
 
 
-MASK_FROM = 0.5
-"""Probability from which a pixel belongs to an object."""
+def on_cpu(output: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a detector says of one image, on the CPU; boxes and scores in float32."""
+    return {name: (value.float() if value.is_floating_point() else value).cpu() for name, value in output.items()}
 
 
 def load_detector(folder: str | Path, score_threshold: float | None = None) -> tuple[Any, dict[str, Any]]:
@@ -295,7 +299,7 @@ def detect(
             continue
         with accelerator.autocast():
             [output] = model([pixels.to(accelerator.device)])
-        plain = {name: value.float().cpu() for name, value in output.items()}
+        plain = on_cpu(output)
         labels = tuple(names[int(label) - 1] for label in plain["labels"])
-        masks = plain["masks"][:, 0] > MASK_FROM if "masks" in plain else None
+        masks = plain["masks"][:, 0] if "masks" in plain else None
         yield Detections(str(path), plain["boxes"], labels, tuple(plain["scores"].tolist()), masks, pixels)

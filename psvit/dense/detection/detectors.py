@@ -17,7 +17,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
-from psvit.dense.detection.pasting import AlignedRoIHeads, Pasting
+from psvit.dense.detection.pasting import AlignedRoIHeads, PastingTransform
 from psvit.dense.detection.pyramid import Backbone
 from psvit.dense.detection.settings import DetectorSettings
 
@@ -64,7 +64,8 @@ def build_detector(
 
     Returns:
         A list of images (C, H, W) in 0..1 and, in training, of targets (boxes (n, 4) in pixels, labels (n,) from 1,
-        masks (n, H, W)) -> a dict of losses; in evaluation a list of dicts of boxes, labels, scores and masks.
+        masks (n, H, W)) -> a dict of losses; in evaluation a list of dicts of boxes, labels, scores and masks
+        (n, 1, H, W) bool.
     """
     channels, strides = backbone.out_channels, backbone.strides
     scale = float(settings.anchor_scale or 8)
@@ -125,7 +126,7 @@ def build_detector(
     }
     parts = ("rpn.head", "roi_heads.box_predictor", "roi_heads.mask_predictor")
     model = MaskRCNN(backbone, **regions, **masks, **common)
-    model.transform = Pasting(**common)
+    model.transform = PastingTransform(**common)
     boxes = model.roi_heads
     model.roi_heads = AlignedRoIHeads(
         boxes.box_roi_pool, boxes.box_head, boxes.box_predictor, 0.5, 0.5, boxes.fg_bg_sampler.batch_size_per_image,

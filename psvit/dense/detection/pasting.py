@@ -11,12 +11,16 @@ from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, mask
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 from torchvision.ops import roi_align
 
+MASK_THRESHOLD = 0.5
+"""Probability above which a pixel belongs to an object."""
 
-class Pasting(GeneralizedRCNNTransform):
+
+class PastingTransform(GeneralizedRCNNTransform):
     """torchvision's resizing of images on the way in and of what is found on the way out, but for the masks.
 
     torchvision cuts a box to whole pixels before it enlarges its mask to it, and so moves the mask by up to a pixel:
-    nothing for a large object, much for one of twenty pixels.
+    nothing for a large object, much for one of twenty pixels. And masks come out as pixels (n, 1, H, W) bool, not as
+    probabilities: a hundred of them in a photograph would take a gigabyte.
     """
 
     def postprocess(
@@ -36,7 +40,7 @@ class Pasting(GeneralizedRCNNTransform):
 
 
 def paste(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Masks of boxes in the image (bilinear, at the centres of its pixels; 0 outside of the boxes).
+    """The pixels of the image that masks of boxes cover (bilinear, at their centres; none outside of the boxes).
 
     Args:
         masks: (n, 1, h, w) probabilities, spread over the whole of each box.
@@ -44,10 +48,10 @@ def paste(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
         size: height and width of the image.
 
     Returns:
-        (n, 1, H, W).
+        (n, 1, H, W) bool.
     """
     height, width = size
-    pasted = masks.new_zeros(len(masks), 1, height, width)
+    pasted = masks.new_zeros((len(masks), 1, height, width), dtype=torch.bool)
     for mask, box, canvas in zip(masks, boxes.tolist(), pasted, strict=True):
         x0, y0, x1, y1 = box
         left, top = max(floor(x0), 0), max(floor(y0), 0)
@@ -57,7 +61,8 @@ def paste(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
         columns = (torch.arange(left, right, device=masks.device) + 0.5 - x0) / (x1 - x0) * 2 - 1
         rows = (torch.arange(top, bottom, device=masks.device) + 0.5 - y0) / (y1 - y0) * 2 - 1
         grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)  # (h, w, 2)
-        canvas[:, top:bottom, left:right] = F.grid_sample(mask[None], grid[None].to(mask.dtype), align_corners=False)[0]
+        there = F.grid_sample(mask[None], grid[None].to(mask.dtype), align_corners=False)[0]
+        canvas[:, top:bottom, left:right] = there > MASK_THRESHOLD
     return pasted
 
 

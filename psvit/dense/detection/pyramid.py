@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from math import log2
 from typing import Any
 
+import torch
 from timm.layers import Format, LayerNorm2d, nhwc_to
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
@@ -103,7 +104,8 @@ class Backbone(nn.Module):
         try:
             maps: list[Tensor] = self.body(x)
         except (AssertionError, RuntimeError, IndexError) as error:  # each network in its own way
-            if isinstance(getattr(self.body, "model", None), PSViT):
+            full = any(words in str(error) for words in ("out of memory", "allocate memory"))  # of a GPU, of a CPU
+            if full or isinstance(getattr(self.body, "model", None), PSViT):
                 raise
             raise UserError(
                 f"the backbone cannot take images of {x.shape[2]} x {x.shape[3]} pixels ({one_line(error)}): "
@@ -112,6 +114,29 @@ class Backbone(nn.Module):
         if getattr(self.body, "output_fmt", Format.NCHW) == Format.NHWC:
             return [nhwc_to(one, Format.NCHW) for one in maps]
         return maps
+
+
+def check_read(backbone: Backbone, shape: Sequence[int]) -> None:
+    """Refuse a pyramid over the last of several maps where weights serve the others alone, as in HRNet.
+
+    They would never learn, and several processes would wait for their gradient.
+
+    Args:
+        backbone: on the meta device, where nothing is computed.
+        shape: of an image (C, H, W) that it takes.
+
+    Raises:
+        UserError: there are such weights.
+    """
+    backbone.body.requires_grad_(True)  # counting has put that off
+    with torch.device("meta"):
+        levels = backbone(torch.zeros(1, *shape))
+    torch.stack([level.sum() for level in levels.values()]).sum().backward()
+    if idle := [name for name, weight in backbone.body.named_parameters() if weight.grad is None]:
+        raise UserError(
+            f"--neck simple reads the backbone's last map alone, and {len(idle)} of its weights serve the others, as "
+            f"{idle[0]}: take fpn"
+        )
 
 
 def pyramid_strides(stride: int) -> list[int]:
