@@ -1,5 +1,6 @@
 """How a browser shows the pages: light, dark, on a phone and on paper, without a complaint or a request."""
 
+import json
 import re
 from pathlib import Path
 
@@ -7,6 +8,9 @@ import pytest
 from browser import CHROMIUM, Browser
 from members import MEMBERS
 from pages import HOSTILE, everything, of_search
+
+from psvit.report.page import Page
+from psvit.study.analysis_page import page as analysis_page
 
 browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium to open the page")
 
@@ -57,6 +61,27 @@ def test_another_axis_can_be_chosen(tmp_path: Path) -> None:
 
 
 @browser
+def test_a_sentence_has_room_on_a_phone(tmp_path: Path) -> None:
+    page = Page("title")
+    page.table(("claim", "points", "ratio of errors"), [("One network is ahead of another", "+1.00 [+0.50, +1.50]",
+               "0.59 [0.54, 0.64]")])  # fmt: skip
+    page.write(tmp_path / "page.html")
+    with Browser(390) as tab:
+        tab.open(tmp_path / "page.html")
+        assert tab.run("document.querySelector('td').getBoundingClientRect().width") >= 176
+        assert tab.run("document.documentElement.scrollWidth") <= 390
+
+
+@browser
+def test_the_layers_of_an_analysis_fit_the_page(tmp_path: Path) -> None:
+    report = json.loads((Path(__file__).parent.parent / "docs" / "results" / "redundancy-deit.json").read_text())
+    analysis_page(report, {}, None).write(tmp_path / "page.html")
+    with Browser() as tab:
+        tab.open(tmp_path / "page.html")
+        assert tab.run("[...document.querySelectorAll('.box')].filter(b => b.scrollWidth > b.clientWidth).length") == 0
+
+
+@browser
 def test_on_paper_all_is_open_and_light(tmp_path: Path) -> None:
     of_search(tmp_path).write(tmp_path / "search.html")
     with Browser(dark=True) as tab:
@@ -67,6 +92,7 @@ def test_on_paper_all_is_open_and_light(tmp_path: Path) -> None:
         assert tab.run("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
         assert tab.run("getComputedStyle(document.querySelector('nav')).display") == "none"
         assert tab.run(height) > closed or tab.run("document.querySelector('details').offsetHeight") > 40
+        assert tab.run("getComputedStyle(document.querySelector('details tr')).display") == "inline", "runs on"
         tab.pdf(tmp_path / "search.pdf")
         assert (tmp_path / "search.pdf").read_bytes().startswith(b"%PDF")
         assert tab.complaints == []

@@ -50,3 +50,8 @@ def test_cells_with_sentences_are_marked() -> None:
     )
     made = script("hooks").on_page_content(table, None, None, None)
     assert made == table.replace("<td>Sharing", '<td class="long">Sharing')
+
+
+def test_figures_follow_the_theme() -> None:
+    for path in (DOCS / "figures").glob("*.svg"):
+        assert "prefers-color-scheme: dark" in path.read_text(encoding="utf-8"), path.name

@@ -268,14 +268,15 @@ def _label(axes: Axes, across: Sequence[float], x: str, y: str, log_x: bool) -> 
 
 
 def _levels(values: Sequence[float]) -> list[float]:
-    """Of positive values that lie in groups, a round number for each group."""
+    """Of positive values that lie in groups, a round number for each group but those of a few stray values."""
     groups: list[list[float]] = []
     for value in sorted(values):
         if groups and value < 1.1 * groups[-1][0]:
             groups[-1].append(value)
         else:
             groups.append([value])
-    return [_round_among(group) for group in groups]
+    most = max(map(len, groups))
+    return [_round_among(group) for group in groups if 2 * len(group) >= most]
 
 
 def _round_among(values: Sequence[float]) -> float:

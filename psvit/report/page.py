@@ -286,8 +286,10 @@ select {{ font: inherit; min-width: 0; max-width: 100%; }}
  .box {{ overflow: visible; }}
  .plot {{ height: 340px; }}
  figure {{ max-width: 26rem; }}
- details .facts {{ columns: 2; font-size: 7.5pt; }}
- details .facts :is(th, td) {{ padding-block: .05rem; }}
+ details .facts :is(table, tbody) {{ display: block; font-size: 7.5pt; }}
+ details .facts :is(tr, th, td) {{ display: inline; padding: 0; border: 0; white-space: normal; }}
+ details .facts th::after {{ content: ": "; }}
+ details .facts td::after {{ content: " · "; }}
  details::details-content {{ content-visibility: visible; block-size: auto; }}
 }}
 """
