@@ -1,9 +1,12 @@
 """psvit study: the same whatever the jobs, killed or stopped and resumed; what it refuses; what it leaves alone."""
 
 import copy
+import html
 import math
 import multiprocessing
 import os
+import re
+import shlex
 import signal
 import subprocess
 import time
@@ -269,10 +272,14 @@ def test_a_further_seed_and_a_further_network_are_all_that_is_trained(cli: Cli, 
 def test_other_settings_are_refused_before_anything_is_trained(half: bool, cli: Cli, copied: Path) -> None:
     for path in copied.rglob("trial.json") if half else ():
         path.unlink()  # as a kill in the midst of all trainings leaves them
-    before = stamps(copied)
+    before, mine = stamps(copied), copied.parent / "mine.yaml"
     for changes, reason in (
-        ({"recipe": {"epochs": 3, "batch_size": 16}}, "was trained with --epochs 2, not 3"),
-        ({"data": {**STUDY["data"], "limit": 50}}, "was trained with --limit 48, not 50"),
+        ({"recipe": {"epochs": 3, "batch_size": 16}}, f"was trained with epochs 2, not 3 as {mine} says"),
+        ({"data": {**STUDY["data"], "limit": 50}}, f"was trained with limit 48, not 50 as {mine} says"),
+        (
+            {"groups": {"small": {"networks": {"shares": {**NETWORK, "widths": [16, 48]}}}}, "claims": []},
+            f"was trained with another network, widths [16, 32], than {mine} asks for, widths [16, 48]",
+        ),
     ):
         said = cli.refused(*words(copied, {**STUDY, **changes}), "--resume")
         assert reason in said
@@ -320,6 +327,48 @@ def test_overwriting_leaves_what_is_the_users(cli: Cli, copied: Path) -> None:
         "found", "mine.png", "mine.svg", "my", "new", "notes.txt", "report.html", "results.json", "small", "tables.md",
     ]  # fmt: skip
     assert not (copied / "small" / "attends").exists()
+
+
+@pytest.mark.usefixtures("here")
+def test_other_macs_are_named_as_such(cli: Cli, tmp_path: Path) -> None:
+    def asked(macs: str) -> dict[str, Any]:
+        group = {"macs": macs, "networks": {"n": {**NETWORK, "macs": None}}}
+        return {**STUDY, "recipe": {"epochs": 1, "batch_size": 16}, "groups": {"a": group}, "claims": []}
+
+    cli.ok(*words(tmp_path / "study", asked("250k")))
+    said = cli.refused(*words(tmp_path / "study", asked("400k")), "--resume")
+    assert f"was trained with macs 250k, not 400k as {tmp_path / 'mine.yaml'} says" in said
+    assert "--mlp-ratio" not in said
+    other = cli.refused(*words(tmp_path / "study", asked("250k")), "--resume", "--precision", "bfloat16")
+    assert "was trained with --precision float32, not bfloat16: " in other
+
+
+@pytest.mark.usefixtures("here")
+def test_a_study_of_which_every_training_fails_is_refused_at_the_end(
+    cli: Cli, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    group = {"recipe": {"lr": 1e20, "clip_grad": None}, "networks": {"wild": NETWORK}}
+    said = cli.refused(*words(tmp_path / "study", {**STUDY, "groups": {"a": group}, "claims": []}))
+    assert "every training failed, the first with: " in said
+    assert "lower --lr" in said
+    assert sorted(path.name for path in (tmp_path / "study").iterdir()) == [
+        "a", "report.html", "results.json", "tables.md",
+    ]  # fmt: skip
+    assert not list(recwarn)
+
+
+@pytest.mark.usefixtures("here")
+def test_what_is_finished_is_told_once(cli: Cli, tmp_path: Path) -> None:
+    asked = {**STUDY, "groups": {"a": {"networks": {"n": NETWORK}}}, "claims": []}
+    cli.ok(*words(tmp_path / "study", asked))
+    assert cli.ok(*words(tmp_path / "study", asked), "--resume").count("finished already") == 1
+
+
+def test_the_page_tells_how_to_make_the_study_again(finished: Path) -> None:
+    machine = "--device cpu --precision float32 --threads 1"
+    command = f"psvit study {shlex.quote(str(finished.parent / 'mine.yaml'))} --output {finished} {machine}"
+    page = (finished / "report.html").read_text()
+    assert f"<code>{command}</code>" in html.unescape(re.sub("</?span>", "", page))
 
 
 # Killed and stopped --------------------------------------------------------------------------------------------------

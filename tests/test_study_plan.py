@@ -116,6 +116,19 @@ def test_numbers_that_yaml_takes_for_text(write: Write) -> None:
     assert dict(Plan(read, Path("unused"), CPU).models)["a", "deit"].model
 
 
+def test_settings_of_a_search_are_lists_or_single_values(study: Callable[..., Study]) -> None:
+    search = {"depth": 2, "stages": [1, 2], "stage_widths": ["16", "16,32"], "method": "tree", "least": 0}
+    group = {"macs": "250k", "search": search, "networks": ["searched"]}
+    (found,) = Plan(study(groups={"one": group}), Path("unused"), CPU).searches
+    space = found.settings.space
+    assert (space.depth, space.stages, space.stage_widths, space.least) == ((2,), (1, 2), ("16", "16,32"), 0)
+
+
+def test_every_group_counts_its_own_images(study: Callable[..., Study]) -> None:
+    groups = {"few": {"networks": ["deit"]}, "all": {"data": {"limit": None}, "networks": ["deit"]}}
+    assert Plan(study(groups=groups), Path("unused"), CPU).train_images() == {"few": 48, "all": 1295}
+
+
 def test_quick_comes_last(study: Callable[..., Study]) -> None:
     quick = {"data": {"limit": 20}, "recipe": {"epochs": 1}, "seeds": [5], "search": {"supernet_epochs": 1}}
     given: dict[str, Any] = {
@@ -188,6 +201,12 @@ def in_group(**entries: Any) -> dict[str, Any]:
         ({"recipe": {"name": ["light"]}}, "there is no recipe ['light']"),
         ({"recipe": {"augment": {"flip": 1}}}, "augment has an unknown setting 'flip'; did you mean hflip?"),
         ({"recipe": {"augment": {"scale": ["a", 1]}}}, "augment: scale ('a', 1) is not a list of numbers"),
+        ({"search": {"dept": 2}}, "search of group one has an unknown setting 'dept'; did you mean depth?"),
+        ({"search": {"supernet_epochs": "many"}}, "supernet_epochs 'many' is not a whole number or null"),
+        ({"search": {"least": "all"}}, "search of group one: least 'all' is not a number"),
+        ({"search": {"method": "wood"}}, "search of group one: method 'wood' is not auto or tree or evolution"),
+        ({"search": {"stage_widths": [16]}}, "stage_widths (16,) is not a list of texts"),
+        ({"search": {"depth": ["a"]}}, "depth ('a',) is not a list of numbers"),
         ({"claims": 5}, "claims 5 is not a list"),
         ({"claims": ["c"]}, "a claim is not a list of names with values"),
         ({"claims": [{**CLAIM, "claim": None}]}, "a claim's claim None is not text"),
@@ -216,6 +235,7 @@ def test_a_wrong_setting_is_named(entries: dict[str, Any], reason: str, cli: Cli
         ("just words", "mine.yaml: the file is not a list of names with values"),
         ("groups: [", "mine.yaml is not YAML: while parsing"),
         ("groups:\n  a: {networks: {deit: deit, deit: AS}}", "mine.yaml: line 2: 'deit' stands twice"),
+        ("title: a\ngroups: {}\ntitle: b\n", "mine.yaml: line 3: 'title' stands twice"),
         ("a: !!python/object:os.system {}", "mine.yaml is not YAML: could not determine a constructor"),
     ],
 )
@@ -240,7 +260,9 @@ def test_a_file_that_is_no_study(text: str, reason: str, cli: Cli, write: Write)
             "search of group one has an unknown setting 'd",
         ),
         (in_group(networks=["searched"], macs="1M", search={"resume": True}), "has an unknown setting 'resume'"),
-        (in_group(networks=["searched"], macs="1M", search={"least": "all"}), "search of group one: "),
+        (in_group(networks=["searched"], macs="1M", search={"depth": [1, 2, 3]}), "search of group one: --depth 1 2 3"),
+        (in_group(recipe={"opt": "adamz"}), "recipe of group one: --opt 'adamz' is not to be had"),
+        (in_group(data={"limit": 5}), "--limit 5 is below the 10 classes"),
         ({"data": {"data": "nowhere"}}, "is neither a folder nor a known set"),
     ],
 )

@@ -1,8 +1,10 @@
 """Results of a study: its statistics by hand and by simulation, its rows and claims, its tables, its page."""
 
+import html
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -15,11 +17,11 @@ from PIL import Image
 from scipy import stats
 
 from psvit.cli.study import _print
-from psvit.study.plan import Claim, Figure, Group, Network, Study
+from psvit.study.plan import Claim, Figure, Group, Network, Study, names, read_study
 from psvit.study.report import study_page, write_report
-from psvit.study.results import results
+from psvit.study.results import judged, results
 from psvit.study.statistics import Spread, difference, interval, pooled, ratio, verdict
-from psvit.study.tables import claims_table, group_table, markdown, to_markdown
+from psvit.study.tables import claims_table, figure, group_table, markdown, to_markdown
 from psvit.training.recipes import light
 from psvit.training.settings import DataSettings
 
@@ -148,6 +150,9 @@ def found(asked: Study, changes: dict[tuple[str, str, int], dict[str, Any]] | No
     return results(asked, {**kept, **(changes or {})}, searched, {group.name: SHAPE for group in asked.groups})
 
 
+COMMAND = "psvit study 'my studies/mine.yaml' --precision float32"
+
+
 def strict_json(data: Any) -> Any:
     return json.loads(json.dumps(data, allow_nan=False))
 
@@ -166,14 +171,67 @@ def test_rows_hold_means_intervals_and_ratios_of_errors() -> None:
 
 def test_claims_are_judged_by_the_ratio_of_errors() -> None:
     claims = found(study(claims=CLAIMS))["claims"]
-    assert [claim["verdict"] for claim in claims] == ["holds", "does not hold", "open", "open"]
+    assert [claim["verdict"] for claim in claims] == ["holds", "does not hold", "open", "open, one seed"]
     errors = {label: [100 - value for value in values] for label, values in TOP1.items()}
     assert claims[0]["ratio"] == pytest.approx(ratio(errors["second"], errors["first"], NONE))
     assert claims[0]["difference"] == pytest.approx(difference(TOP1["second"], TOP1["first"], NONE))
-    assert [claim["apart"] for claim in claims] == [True, False, False, None]
+    assert [claim["apart"] for claim in claims] == [True, True, False, None], "whichever of the two is ahead"
     shared = pooled([[math.log(error) for error in values] for values in errors.values()])
     assert claims[3]["ratio"] == pytest.approx(ratio(errors["first"], errors["first"][:1], shared)), "one seed"
     assert claims[3]["seeds"] == [3, 1]
+
+
+def test_a_verdict_on_a_network_that_was_trained_once_says_so() -> None:
+    far = {("two", "first", 0): trained(20.0, folder="two/0/seed-0")}
+    there = (Claim("a", ("one", "first"), ("two", "first")), Claim("b", ("two", "first"), ("one", "first")))
+    data = whole(found(study(claims=there), far))
+    assert [claim["verdict"] for claim in data["claims"]] == ["holds, one seed", "does not hold, one seed"]
+    assert [row[-1] for row in claims_table(data).rows] == ["**holds, one seed**", "**does not hold, one seed**"]
+    assert "scatter of the study's networks that were trained several times, which need not be theirs" in to_markdown(
+        data
+    )
+    alone = to_markdown(whole(found(study(claims=there, seeds=1))))
+    assert "no network of the study was trained several times, so there are no intervals" in alone
+    several = to_markdown(whole(found(study(claims=CLAIMS[:3]))))
+    assert "One seed" not in several
+
+
+def test_a_training_that_two_rows_share_scatters_once() -> None:
+    one = study().groups[0]
+    two = replace(
+        one, name="two", networks=tuple(replace(n, seeds=n.seeds[: 3 - i]) for i, n in enumerate(one.networks))
+    )
+    alone = Group("alone", (Network("a", "AS-A"),), None, DataSettings("digits"), light())
+    claim = Claim("c", ("one", "first"), ("alone", "a"))
+    asked = replace(study(claims=(claim,)), groups=(one, two, alone))
+    shared = {
+        ("two", network.label, seed): trained(TOP1[network.label][seed], folder=f"one/{number}/seed-{seed}")
+        for number, network in enumerate(two.networks)
+        for seed in network.seeds  # all three, two of them, one of them
+    }
+    made = found(asked, {("alone", "a", 0): trained(80.0, folder="alone/a/seed-0"), **shared})
+    errors = {label: [100 - value for value in values] for label, values in TOP1.items()}
+    once = pooled([[math.log(error) for error in values] for values in errors.values()])
+    assert once.freedom == 6
+    assert made["claims"][0]["ratio"] == pytest.approx(ratio(errors["first"], [20.0], once))
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_claims_of_the_committed_results_are_judged_as_they_would_be_now(name: str) -> None:
+    path = Path(__file__).parent.parent / "docs" / "results" / f"{name}.json"
+    data, asked = json.loads(path.read_text(encoding="utf-8")), read_study(name)
+    anew = json.loads(json.dumps({"claims": judged(asked.claims, data["groups"]), "settings": asked.to_dict()}))
+    assert rounded(data["claims"]) == rounded(anew["claims"]), f"write psvit.study.results.judged of its rows to {path}"
+    for kind in ("groups", "claims", "figures"):
+        assert data["settings"][kind] == anew["settings"][kind], f"{path} answers another {name}.yaml"
+
+
+def rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: rounded(inside) for key, inside in value.items()}
+    return [rounded(inside) for inside in value] if isinstance(value, list) else value
 
 
 def test_results_are_json_without_infinity_or_nan() -> None:
@@ -182,7 +240,7 @@ def test_results_are_json_without_infinity_or_nan() -> None:
     alone = strict_json(found(study(claims=CLAIMS, seeds=1)))
     assert [claim["ratio"][1:] for claim in alone["claims"]] == [[0.0, None]] * 4
     assert [claim["difference"][1:] for claim in alone["claims"]] == [[None, None]] * 4
-    assert {claim["verdict"] for claim in alone["claims"]} == {"open"}
+    assert {claim["verdict"] for claim in alone["claims"]} == {"open, one seed"}
 
 
 def test_a_network_without_errors_has_a_ratio() -> None:
@@ -207,8 +265,10 @@ def test_where_nothing_was_trained_there_are_results_too(tmp_path: Path) -> None
     asked = study(claims=CLAIMS)
     broken = {(g.name, n.label, s): {"error": "no"} for g in asked.groups for n in g.networks for s in n.seeds}
     data = whole(found(asked, broken))
-    write_report(tmp_path, data)
+    files = write_report(tmp_path, data, COMMAND)
     assert (tmp_path / "tables.md").read_text().count("seed 0 failed: no; seed 1 failed: no") == 3
+    assert [path.name for path in files] == ["report.html", "tables.md"], "nothing to draw"
+    assert "<figure" not in files[0].read_text()
 
 
 def test_a_training_that_two_rows_share_counts_once() -> None:
@@ -242,12 +302,12 @@ def test_the_cells_of_a_group() -> None:
 
 def test_the_cells_of_claims() -> None:
     rows = claims_table(found(study(claims=CLAIMS), {("one", "third", s): {"error": "no"} for s in range(3)})).rows
-    assert [row[-1] for row in rows] == ["**holds**", "**does not hold**", "not measured", "**open**"]
+    assert [row[-1] for row in rows] == ["**holds**", "**does not hold**", "not measured", "**open, one seed**"]
     assert re.fullmatch(r"\+9\.00 \[\+\d\.\d\d, \+\d+\.\d\d\]", rows[0][1])
     assert rows[0][3:5] == ("0.8", "yes")
     alone = claims_table(found(study(claims=CLAIMS, seeds=1))).rows
     assert alone[0][1:3] == ("+10.00", "0.50")
-    assert alone[0][-1] == "**one seed each: open**"
+    assert alone[0][-1] == "**open, one seed**"
 
 
 def test_a_pipe_or_a_new_line_does_not_break_a_table_of_markdown() -> None:
@@ -281,7 +341,7 @@ ARCH = {"genotype": "AS-A", "widths": [16, 32], "head_dim": 8, "patch_size": 2}
 
 def test_the_page_holds_every_network_figure_and_claim(tmp_path: Path) -> None:
     data = whole(found(study(claims=CLAIMS, figures=FIGURES), one=ARCH))
-    files = write_report(tmp_path, data)
+    files = write_report(tmp_path, data, COMMAND)
     assert [path.name for path in files] == [
         "report.html", "tables.md", "mine.svg", "mine.png", "mine-2.svg", "mine-2.png", "mine-3.svg", "mine-3.png",
     ]  # fmt: skip
@@ -291,16 +351,39 @@ def test_the_page_holds_every_network_figure_and_claim(tmp_path: Path) -> None:
     assert {*TOP1, *(claim.claim for claim in CLAIMS), "holds", "91.00 ± 2.48"} <= set(cells)
     assert text.count("<figure>") == 3 + 2 + 1  # figures, learning curves of two groups, the network that was found
     assert f"{tmp_path}/one/1/seed-0/best" in text, "the most accurate network"
-    assert "psvit study mine.yaml" in text
+    assert f"<code>{COMMAND}</code>" in html.unescape(re.sub("</?span>", "", text))
     for path in files[2::2]:
         assert ElementTree.parse(path).getroot().tag.endswith("svg")
         with Image.open(path.with_suffix(".png")) as picture:
             assert picture.width > 1000
 
 
+def test_the_page_shows_the_network_to_use(tmp_path: Path) -> None:
+    best = {("one", "second", seed): trained(99.0, 1, arch=ARCH, folder=f"one/1/seed-{seed}") for seed in range(3)}
+    without, shown = (study_page(whole(found(study(), changes)), tmp_path, COMMAND).html() for changes in ({}, best))
+    assert shown.count("<figure") == without.count("<figure") + 1
+
+
+def test_a_figure_over_images_counts_them_where_there_is_no_limit() -> None:
+    asked = study(figures=(Figure(("one", "two"), "images"),))
+    asked = replace(asked, groups=(asked.groups[0], replace(asked.groups[1], data=DataSettings("digits"))))
+    kept = {(g.name, n.label, s): trained(80.0) for g in asked.groups for n in g.networks for s in n.seeds}
+    shapes = {group.name: SHAPE for group in asked.groups}
+    data = whole(results(asked, kept, {}, shapes, {"one": 48, "two": 1295}))
+    assert [group["train_images"] for group in data["groups"]] == [48, 1295]
+    with pytest.MonkeyPatch.context() as patch:
+        drawn: list[Any] = []
+        patch.setattr("psvit.study.tables.curves", lambda lines, *_, **__: drawn.append(lines))
+        figure(data["settings"]["figures"][0], data)
+    assert drawn[0]["first"][0] == [48, 1295]
+    text = to_markdown(data)
+    assert "digits: 48 training images" in text
+    assert "digits: all training images" in text
+
+
 def test_a_name_with_dots_names_each_figure(tmp_path: Path) -> None:
     data = {**whole(found(study(figures=FIGURES))), "study": "my.study"}
-    names = [path.name for path in write_report(tmp_path, data)[2:]]
+    names = [path.name for path in write_report(tmp_path, data, COMMAND)[2:]]
     assert len(set(names)) == 6
     assert names[:3] == ["my-study.svg", "my-study.png", "my-study-2.svg"]
 
@@ -314,7 +397,7 @@ def hostile() -> Any:
 
 
 def test_hostile_names_are_shown_and_never_run(tmp_path: Path) -> None:
-    tags = Tags(study_page(hostile(), tmp_path).html())
+    tags = Tags(study_page(hostile(), tmp_path, HOSTILE).html())
     names = [tag for tag, _ in tags.found]
     assert names.count("script") == 3  # data, plotly, ours
     assert not {"img", "iframe"} & set(names)
@@ -326,8 +409,8 @@ def test_hostile_names_are_shown_and_never_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("width", "dark"), [(1200, False), (360, True)])
 def test_a_browser_shows_the_page_without_complaint(width: int, dark: bool, tmp_path: Path) -> None:
     pages = {
-        "good": study_page(whole(found(study(claims=CLAIMS, figures=FIGURES), one=ARCH)), tmp_path),
-        "hostile": study_page(hostile(), tmp_path),
+        "good": study_page(whole(found(study(claims=CLAIMS, figures=FIGURES), one=ARCH)), tmp_path, COMMAND),
+        "hostile": study_page(hostile(), tmp_path, HOSTILE),
     }
     shown = "[...document.querySelectorAll('figure svg')].filter(svg => svg.getBoundingClientRect().height > 50)"
     with Browser(width=width, dark=dark) as tab:

@@ -34,6 +34,7 @@ import yaml
 
 from psvit.arch import ARCH_FIELDS
 from psvit.errors import UserError, one_line
+from psvit.search.settings import SearchFolder, SpaceSettings, SupernetSettings
 from psvit.training.recipes import RECIPES, Recipe
 from psvit.training.settings import Augment, DataSettings
 
@@ -134,6 +135,7 @@ class Study:
         claims: what it tests.
         figures: of its results; by default the means of each group.
         quick: whether this is the small version.
+        source: the study as `read_study` was asked for it.
     """
 
     name: str
@@ -144,10 +146,11 @@ class Study:
     claims: tuple[Claim, ...] = ()
     figures: tuple[Figure, ...] = ()
     quick: bool = False
+    source: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, for results."""
-        return asdict(self)
+        """Plain data, for results: what is asked, not where it stands."""
+        return {name: value for name, value in asdict(self).items() if name != "source"}
 
 
 def names() -> list[str]:
@@ -185,7 +188,7 @@ def read_study(name: str, quick: bool = False) -> Study:
     path = study_file(name)
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), _Once)
-        return _study(path.stem, _mapping(data, "the file"), quick)
+        return replace(_study(path.stem, _mapping(data, "the file"), quick), source=name)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path} is not YAML: {one_line(error)}") from error
     except UserError as error:
@@ -197,9 +200,12 @@ class _Once(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """A mapping's names and values."""
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-        if twice := [name for number, name in enumerate(names) if name in names[:number]]:
-            raise UserError(f"line {node.start_mark.line + 1}: {twice[0]!r} stands twice")
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise UserError(f"line {key.start_mark.line + 1}: {key.value!r} stands twice")
+                seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -235,6 +241,7 @@ def _group(name: str, own: Mapping[str, Any], shared: Mapping[str, Any], small: 
         key: {k: v for part in layers for k, v in _mapping(part.get(key) or {}, key).items()}
         for key in ("data", "recipe", "search", "arch")
     }
+    search_settings(given["search"], f"search of group {name}")
     networks = own.get("networks")
     if isinstance(networks, list):
         if not all(isinstance(network, str) for network in networks):
@@ -327,8 +334,23 @@ def _figure(entry: Any, study: Study) -> Figure:
     return Figure(groups, data.get("x"))
 
 
-KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", tuple: "a list of numbers",
-         NoneType: "null"}  # fmt: skip
+def search_settings(given: Mapping[str, Any], what: str) -> dict[str, dict[str, Any]]:
+    """Settings of a search, by the part of `SearchSettings` that they belong to, each checked to be of its kind.
+
+    Raises:
+        UserError: one that there is not, that the study sets itself, or that is of another kind; it begins with `what`.
+    """
+    kinds: dict[str, type[Any]] = {"search": SearchFolder, "space": SpaceSettings, "supernet": SupernetSettings}
+    apart = ("budget", "output", "resume", "overwrite")
+    own = {part: [f.name for f in fields(kind) if f.name not in apart] for part, kind in kinds.items()}
+    check_names(given, [name for names in own.values() for name in names], what)
+    return {
+        part: typed(kind, {name: value for name, value in given.items() if name in own[part]}, what)
+        for part, kind in kinds.items()
+    }
+
+
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
 
 
 def typed(kind: type[Any], given: Mapping[str, Any], what: str) -> dict[str, Any]:
@@ -344,16 +366,35 @@ def typed(kind: type[Any], given: Mapping[str, Any], what: str) -> dict[str, Any
 
 def _value(value: Any, hint: Any, where: str) -> Any:
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    known = [get_origin(kind) or kind for kind in kinds]
-    value = tuple(value) if isinstance(value, list) else value
-    if float in known and isinstance(value, str):
+    if isinstance(value, list):
+        value = tuple(value)
+    for kind in kinds:
+        if not isinstance(value, tuple) and get_args(kind)[1:] == (Ellipsis,) and _fits(value, get_args(kind)[0]):
+            value = (value,)  # a list of one, as flags take it
+    if float in kinds and isinstance(value, str):
         with suppress(ValueError):  # to YAML 1e-3 is text, 1.0e-3 a number
             value = float(value)
-    parts = value if isinstance(value, tuple) else ()
-    fits = isinstance(value, tuple(known)) or (float in known and isinstance(value, int))
-    if not fits or (isinstance(value, bool) and bool not in known) or any(isinstance(p, (str, list)) for p in parts):
-        raise UserError(f"{where} {value!r} is not {' or '.join(KINDS.get(kind, 'as it should be') for kind in known)}")
+    if not any(_fits(value, kind) for kind in kinds):
+        raise UserError(f"{where} {value!r} is not {' or '.join(map(_kind, kinds))}")
     return value
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_fits(part, get_args(kind)[0]) for part in value)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, kind) or (kind is float and isinstance(value, int))
+
+
+def _kind(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return " or ".join(map(str, get_args(kind)))
+    if get_origin(kind) is tuple:
+        return "a list of texts" if get_args(kind)[0] is str else "a list of numbers"
+    return KINDS.get(kind, "as it should be")
 
 
 def _seeds(given: Any, where: str) -> tuple[int, ...]:

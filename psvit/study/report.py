@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from psvit.report.chart import Chart
 from psvit.report.figures import curves
 from psvit.report.page import Page
 from psvit.search.report import use_in_python
-from psvit.study.plan import names
 from psvit.study.tables import (
     caption,
     claims_table,
@@ -21,6 +19,7 @@ from psvit.study.tables import (
     figure,
     group_note,
     group_table,
+    is_measured,
     mean,
     notes,
     to_markdown,
@@ -31,17 +30,18 @@ Data = Mapping[str, Any]
 PAGE, TABLES = "report.html", "tables.md"
 
 
-def write_report(folder: Path, data: Data) -> list[Path]:
+def write_report(folder: Path, data: Data, command: str) -> list[Path]:
     """Write ``report.html``, ``tables.md`` and the figures, as SVG and PNG, of a study.
 
     Args:
         folder: of the study.
         data: its results; see `psvit.study.results.results`.
+        command: that asks for the study.
 
     Returns:
         The files, the page first.
     """
-    page = study_page(data, folder)
+    page = study_page(data, folder, command)
     page.write(folder / PAGE)
     with replacing(folder / TABLES) as temporary:
         temporary.write_text(to_markdown(data) + "\n", encoding="utf-8")
@@ -49,12 +49,18 @@ def write_report(folder: Path, data: Data) -> list[Path]:
 
 
 def write_figures(folder: Path, stem: str, data: Data) -> list[Path]:
-    """Write the figures of a study as ``STEM.svg`` and ``.png``, the second as ``STEM-2``, and so on."""
+    """Write the figures of a study as ``STEM.svg`` and ``.png``, the second as ``STEM-2``, and so on.
+
+    A figure of trainings that all failed is left out.
+    """
     entries = data["settings"]["figures"]
     paths = figure_files(folder, stem, len(entries))
-    for entry, path in zip(entries, paths[::2], strict=True):
-        figure(entry, data).write(path)
-    return paths
+    written: list[Path] = []
+    for entry, svg, png in zip(entries, paths[::2], paths[1::2], strict=True):
+        if is_measured(entry, data):
+            figure(entry, data).write(svg)
+            written += [svg, png]
+    return written
 
 
 def figure_files(folder: Path, stem: str, count: int) -> list[Path]:
@@ -64,12 +70,13 @@ def figure_files(folder: Path, stem: str, count: int) -> list[Path]:
     return [folder / f"{name}{suffix}" for name in stems for suffix in (".svg", ".png")]
 
 
-def study_page(data: Data, folder: Path) -> Page:
+def study_page(data: Data, folder: Path, command: str) -> Page:
     """The page of a study.
 
     Args:
         data: its results.
         folder: where its trainings are, as the user names it.
+        command: that asks for the study.
     """
     page = Page(data["title"], data["question"])
     for note in notes(data):
@@ -78,39 +85,48 @@ def study_page(data: Data, folder: Path) -> Page:
         page.heading("The claims")
         headings, rows, left = claims_table(data)
         page.table(headings, [tuple(cell.replace("**", "") for cell in row) for row in rows], left)
-    page.heading("Figures")
-    for entry in data["settings"]["figures"]:
-        page.figure(figure(entry, data), caption(entry))
-    page.heading("Accuracy and cost")
-    page.chart(chart(data), "Point at a network for what it is. Bars are 95 % intervals over seeds.")
-    for group in data["groups"]:
-        page.heading(group["name"])
-        headings, rows, left = group_table(group, data["reads"])
-        page.table(headings, rows, left, caption=group_note(group, data))
-        lines = {row["label"]: _line(row) for row in group["rows"] if row["mean"] is not None}
-        if any(len(epochs) > 1 for epochs, _ in lines.values()):
-            page.figure(curves(lines, "epoch", "hold-out top-1, %, mean of the seeds"), "Learning curves.")
-        if group["searched"]:
-            shape = group["shape"]
-            page.text("What the search of this group found:")
-            page.network(
-                Arch.from_dict(group["searched"]), tuple(shape["img_size"]), shape["in_chans"], shape["num_classes"]
-            )
-        for row in group["rows"]:
-            if row["failed"]:
-                page.note(f"{row['label']}: {failure(row)}")
-    page.heading("Use a network")
     group, row = _best(data)
     if row is not None:
+        page.heading("Figures")
+        for entry in data["settings"]["figures"]:
+            if is_measured(entry, data):
+                page.figure(figure(entry, data), caption(entry))
+        page.heading("Accuracy and cost")
+        page.chart(chart(data), "Point at a network for what it is. Bars are 95 % intervals over seeds.")
+    for entry in data["groups"]:
+        _group(page, entry, data)
+    if row is not None:
+        page.heading("Use a network")
         place = folder / row["folders"][0] / "best"
         page.text(f"The most accurate, {row['label']} of {group['name']} with {mean(row)} %, is a checkpoint folder:")
         page.code(use_in_python(str(place), group["shape"]["in_chans"]))
+        if row["arch"] and row["arch"] != group["searched"]:
+            _network(page, row["arch"], group)
     page.heading("Make it again")
-    name = data["study"] if data["study"] in names() else shlex.quote(f"{data['study']}.yaml")
-    page.code(f"psvit study {name}{' --quick' if data['quick'] else ''}")
+    page.code(command)
     page.folded("Versions and machine", {**data["versions"], **data["machine"]})
     page.folded("All settings", data["settings"])
     return page
+
+
+def _group(page: Page, group: Data, data: Data) -> None:
+    page.heading(group["name"])
+    headings, rows, left = group_table(group, data["reads"])
+    page.table(headings, rows, left, caption=group_note(group, data))
+    lines = {row["label"]: _line(row) for row in group["rows"] if row["mean"] is not None}
+    if any(len(epochs) > 1 for epochs, _ in lines.values()):
+        page.figure(curves(lines, "epoch", "hold-out top-1, %"), "Learning curves, means of the seeds.")
+    if group["searched"]:
+        page.text("What the search of this group found:")
+        _network(page, group["searched"], group)
+    for row in group["rows"]:
+        if row["failed"]:
+            page.note(f"{row['label']}: {failure(row)}")
+
+
+def _network(page: Page, arch: Data, group: Data) -> None:
+    shape = group["shape"]
+    page.network(Arch.from_dict(dict(arch)), tuple(shape["img_size"]), shape["in_chans"], shape["num_classes"])
 
 
 def chart(data: Data) -> Chart:

@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from psvit.study.plan import Claim, Study
-from psvit.study.statistics import difference, interval, pooled, ratio, verdict
+from psvit.study.statistics import ONE_SEED, Spread, difference, interval, pooled, ratio, verdict
 
 Kept = Mapping[tuple[str, str, int], Mapping[str, Any]]
 """What trainings came to, by group, label and seed; one that failed has an ``error`` alone."""
@@ -18,7 +18,11 @@ FLOOR = 1e-3
 
 
 def results(
-    study: Study, kept: Kept, searched: Mapping[str, Any], shapes: Mapping[str, Mapping[str, Any]]
+    study: Study,
+    kept: Kept,
+    searched: Mapping[str, Any],
+    shapes: Mapping[str, Mapping[str, Any]],
+    train_images: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """The results of a study as plain data.
 
@@ -27,12 +31,12 @@ def results(
         kept: what every training came to.
         searched: the Arch that each group's search found, as plain data.
         shapes: img_size, in_chans and num_classes of each group's images.
+        train_images: on how many images each group was trained; by default its data's limit.
 
     Returns:
         ``groups``, each with ``rows``: per network its figures by seed (top1 in percent, loss in nats), ``mean``,
         ``interval`` (95 % of the mean, by Student's t; None for one seed), ``error_ratio`` (mean error over the first
-        network's), ``history`` (epoch, mean hold-out top-1) and ``seconds``; ``claims``, each with the ``difference``
-        in points and the ``ratio`` of errors, both as (value, low, high), and its ``verdict``.
+        network's), ``history`` (epoch, mean hold-out top-1) and ``seconds``; ``claims``, see `judged`.
     """
     groups: list[dict[str, Any]] = []
     for group in study.groups:
@@ -45,6 +49,7 @@ def results(
             "macs": group.macs,
             "data": group.data.data,
             "limit": group.data.limit,
+            "train_images": (train_images or {}).get(group.name, group.data.limit),
             "epochs": group.recipe.epochs,
             "batch": group.recipe.global_batch(1),
             "shape": shapes[group.name],
@@ -52,8 +57,6 @@ def results(
             "rows": rows,
         }
         groups.append(entry)
-    samples = {(g["name"], row["label"]): row["top1"] for g in groups for row in g["rows"]}
-    claims = [_claim(claim, samples) for claim in study.claims]
     # rows of equal settings share a training
     trained = {result.get("folder", where): result for where, result in kept.items()}.values()
     return {
@@ -63,7 +66,7 @@ def results(
         "reads": study.reads,
         "quick": study.quick,
         "groups": groups,
-        "claims": claims,
+        "claims": judged(study.claims, groups),
         "trainings": len(trained),
         "training_seconds": round(sum(result.get("seconds", 0.0) for result in trained)),
         "settings": study.to_dict(),
@@ -88,10 +91,48 @@ def _row(group: str, label: str, seeds: Sequence[int], kept: Kept) -> dict[str, 
     row["interval"] = interval(row["top1"])
     row["folders"] = [result.get("folder") for result in good.values()]
     row["seconds"] = round(sum(result["seconds"] for result in good.values()), 1)
+    row["arch"] = one.get("arch")
     return row
 
 
-def _claim(claim: Claim, samples: Mapping[tuple[str, str], Sequence[float]]) -> dict[str, Any]:
+def judged(claims: Sequence[Claim], groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the rows of a study say of claims.
+
+    Args:
+        claims: about networks of the groups.
+        groups: of the results, each with its ``rows``.
+
+    Returns:
+        Of each claim the ``difference`` in points and the ``ratio`` of errors, both as (value, low, high); whether the
+        intervals of the two means are ``apart``, None where one network was trained once; the ``verdict``, which then
+        ends in `ONE_SEED`.
+    """
+    samples = {(group["name"], row["label"]): row["top1"] for group in groups for row in group["rows"]}
+    trained = _networks(groups)
+    points = pooled(trained)
+    errors = pooled([[log(_error(top1)) for top1 in values] for values in trained])
+    return [_claim(claim, samples, points, errors) for claim in claims]
+
+
+def _networks(groups: Sequence[Mapping[str, Any]]) -> list[list[float]]:
+    """Top-1 of all trainings, each once, by network: rows that share a folder are of the same network."""
+    found: list[dict[Any, float]] = []
+    for group in groups:
+        for row in group["rows"]:
+            own: dict[Any, float] = {
+                folder or (group["name"], row["label"], seed): top1
+                for folder, seed, top1 in zip(row.get("folders", ()), row["seeds"], row["top1"], strict=True)
+            }
+            for other in [other for other in found if other.keys() & own.keys()]:
+                found.remove(other)
+                own = {**other, **own}
+            found.append(own)
+    return [list(values.values()) for values in found]
+
+
+def _claim(
+    claim: Claim, samples: Mapping[tuple[str, str], Sequence[float]], points: Spread, errors: Spread
+) -> dict[str, Any]:
     better, worse = samples[claim.better], samples[claim.worse]
     entry: dict[str, Any] = {
         "claim": claim.claim, "better": list(claim.better), "worse": list(claim.worse), "at_most": claim.at_most,
@@ -99,14 +140,17 @@ def _claim(claim: Claim, samples: Mapping[tuple[str, str], Sequence[float]]) -> 
     }  # fmt: skip
     if not better or not worse:
         return {**entry, "verdict": "not measured"}
-    errors = {name: [_error(value) for value in values] for name, values in samples.items() if values}
-    points = difference(better, worse, pooled(list(samples.values())))
-    spread = pooled([[log(error) for error in values] for values in errors.values()])
-    over = ratio(errors[claim.better], errors[claim.worse], spread)
+    gap = difference(better, worse, points)
+    over = ratio([_error(value) for value in better], [_error(value) for value in worse], errors)
     a, b = interval(better), interval(worse)
-    apart = None if a is None or b is None else a[0] > b[1]
-    found = verdict(over[1], over[2], claim.at_most)
-    return {**entry, "difference": _finite(points), "ratio": _finite(over), "apart": apart, "verdict": found}
+    found = verdict(over[1], over[2], claim.at_most) + (ONE_SEED if a is None or b is None else "")
+    return {
+        **entry,
+        "difference": _finite(gap),
+        "ratio": _finite(over),
+        "apart": None if a is None or b is None else a[0] > b[1] or b[0] > a[1],
+        "verdict": found,
+    }
 
 
 def _error(top1: float) -> float:

@@ -13,6 +13,8 @@ from scipy.stats import t as student
 CONFIDENCE = 0.95
 
 Verdict = Literal["holds", "does not hold", "open"]
+ONE_SEED = ", one seed"
+"""Follows a verdict on networks of which one was trained once: its interval borrows the scatter of others."""
 
 
 @dataclass(frozen=True)

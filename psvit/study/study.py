@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from psvit.arch import Arch
 from psvit.errors import UserError, one_line
 from psvit.files import check_writable, write_json
 from psvit.measure.machine import machine_info, resolve_device
+from psvit.report.command import command_line
 from psvit.search.settings import SearchFolder, SearchSettings, SpaceSettings, SupernetSettings
-from psvit.study.plan import SEARCHED, Group, Network, Study, check_names, check_slugs, slug
+from psvit.study.plan import SEARCHED, Group, Network, Study, check_slugs, search_settings, slug
 from psvit.study.report import PAGE, TABLES, figure_files, write_report
 from psvit.study.results import results
 from psvit.study.settings import StudySettings
@@ -25,9 +29,11 @@ from psvit.study.workers import DiedError, StoppedError, work_all
 from psvit.training.checkpoints import parse_macs
 from psvit.training.compare import contender, model_settings
 from psvit.training.data import Data, open_data
+from psvit.training.learning import make_optimizer
 from psvit.training.machine import interrupts
 from psvit.training.recipes import Machine, ModelSettings, RunSettings, TrainSettings
 from psvit.training.run_folder import versions
+from psvit.training.settings import DataSettings
 from psvit.variants import default_arch, with_changes
 
 RESULTS = "results.json"
@@ -50,10 +56,12 @@ def run_study(
         The results; see `psvit.study.results.results`, with the machine and the versions beside them.
 
     Raises:
-        UserError: a wrong setting, MACs that a network cannot have, a folder of another study.
+        UserError: a wrong setting, MACs that a network cannot have, a folder of another study; all trainings failed.
         StoppedError: Ctrl-C; the message says how to resume.
     """
     folder = Path(settings.output or f"runs/study/{study.name}")
+    command = command_line(shlex.join(["psvit", "study", study.source or study.name]), settings, StudySettings())
+    command = command_line(command, machine, Machine())
     machine = _one_thread(machine)
     if not settings.dry_run:
         _check_folder(folder, settings)
@@ -72,7 +80,7 @@ def run_study(
         archs = {search.group: arch for search, arch in zip(searches, found, strict=True)}
         kept = crew.train(planned.trials(archs))
     data = {
-        **json.loads(json.dumps(results(study, kept, archs, planned.shapes()))),
+        **json.loads(json.dumps(results(study, kept, archs, planned.shapes(), planned.train_images()))),
         "machine": {
             **machine_info(resolve_device(machine.device)),
             "jobs": jobs,
@@ -84,9 +92,12 @@ def run_study(
     write_json(folder / RESULTS, data)
     if settings.results:
         write_json(Path(settings.results), data)
-    page, *_ = write_report(folder, data)
+    page, *_ = write_report(folder, data, command)
     say(f"{len(kept)} trainings, {(time.perf_counter() - begun) / 60:.1f} minutes")
     say(f"report    {page}")
+    failed = [result["error"] for result in kept.values() if "error" in result]
+    if len(failed) == len(kept):
+        raise UserError(f"every training failed, the first with: {failed[0]}")
     return data
 
 
@@ -99,18 +110,23 @@ class Plan:
         machine: of each training.
 
     Raises:
-        UserError: MACs that a network cannot have, names that would share a folder, a hold-out of 0.
+        UserError: MACs that a network cannot have, names that would share a folder, a hold-out of 0, an optimizer that
+            timm has not.
     """
 
     def __init__(self, study: Study, folder: Path, machine: Machine) -> None:
         self.study, self.folder, self.machine = study, folder, machine
-        self.opened: dict[str, Data] = {}
+        self.opened: dict[DataSettings, Data] = {}
         check_slugs([group.name for group in study.groups], "groups")
         for group in study.groups:
             own = ["search"] if group.searches else []  # a folder beside the networks'
             check_slugs([*own, *(network.label for network in group.networks)], "networks")
             if group.data.holdout == 0:
                 raise UserError(f"group {group.name} has holdout 0: the best epoch is chosen on a hold-out, give 0.1")
+            try:
+                make_optimizer(nn.Linear(1, 1), group.recipe, 1)
+            except UserError as error:
+                raise UserError(f"recipe of group {group.name}: {error}") from error
         self.models = {
             (group.name, network.label): self._model(group, network)
             for group in study.groups
@@ -144,8 +160,7 @@ class Plan:
         for search in self.searches:
             say(f"{search.title}: {' '.join(search.settings.search.budget)}")
         for group in self.study.groups:
-            data = self._data(group)
-            images = group.data.limit or len(data.train)
+            images = len(self._data(group).train)
             say(f"{group.name}: {group.data.data}, {images} images, {group.recipe.epochs} epochs")
             for network in group.networks:
                 model = self.models.get((group.name, network.label))
@@ -160,6 +175,10 @@ class Plan:
             name: {"img_size": list(data.img_size), "in_chans": data.in_chans, "num_classes": len(data.classes)}
             for name, data in opened.items()
         }
+
+    def train_images(self) -> dict[str, int]:
+        """On how many images each group is trained."""
+        return {group.name: len(self._data(group).train) for group in self.study.groups}
 
     def clear(self) -> None:
         """Remove what this study wrote, and nothing else that is in its folder."""
@@ -177,10 +196,9 @@ class Plan:
             path.unlink(missing_ok=True)
 
     def _data(self, group: Group) -> Data:
-        key = f"{group.data.data} {group.data.data_dir} {group.data.img_size}"
-        if key not in self.opened:
-            self.opened[key] = open_data(group.data)
-        return self.opened[key]
+        if group.data not in self.opened:
+            self.opened[group.data] = open_data(group.data)
+        return self.opened[group.data]
 
     def _model(self, group: Group, network: Network) -> ModelSettings:
         data, changes = self._data(group), dict(network.changes)
@@ -202,17 +220,19 @@ class Plan:
             machine=self.machine,
             run=RunSettings(str(folder)),
         )
-        return Trial(group.name, network.label, seed, self.study.reads, settings)
+        return Trial(
+            group.name,
+            network.label,
+            seed,
+            self.study.reads,
+            settings,
+            self.study.source or self.study.name,
+            group.macs,
+        )
 
     def _search(self, group: Group) -> Search:
-        given = dict(group.search)
-        parts: dict[str, Any] = {}
-        known: list[str] = []
-        for name, kind in (("search", SearchFolder), ("space", SpaceSettings), ("supernet", SupernetSettings)):
-            own = [f.name for f in fields(kind) if f.name not in ("budget", "output", "resume", "overwrite")]
-            parts[name] = {key: given.pop(key) for key in list(given) if key in own}
-            known += own
-        check_names(given, known, f"search of group {group.name}")
+        what = f"search of group {group.name}"
+        parts = search_settings(dict(group.search), what)
         parts["search"] |= {
             "budget": (str(group.macs),),
             "output": str(self.folder / slug(group.name) / "search"),
@@ -226,8 +246,8 @@ class Plan:
                 recipe=group.recipe,
                 machine=self.machine,
             )
-        except (UserError, TypeError) as error:
-            raise UserError(f"search of group {group.name}: {one_line(error)}") from error
+        except UserError as error:
+            raise UserError(f"{what}: {one_line(error)}") from error
         return Search(group.name, settings)
 
 
@@ -244,14 +264,20 @@ class Crew:
     def __init__(self, jobs: int, stopped: Callable[[], bool], say: Callable[[str], None], folder: Path) -> None:
         self.jobs, self.stopped, self.say, self.folder = jobs, stopped, say, folder
         self.done: dict[Path, dict[str, Any]] = {}
+        self.before: set[Path] = set()
 
     def train(self, trials: Sequence[Trial]) -> dict[tuple[str, str, int], dict[str, Any]]:
-        """What each training came to and the folder that keeps it, by group, label and seed."""
+        """What each training came to, the folder that keeps it and the Arch, by group, label and seed."""
         groups = alike(trials)
         done = [first(group) for group in groups]
         found: dict[tuple[str, str, int], dict[str, Any]] = {}
         for group, trial, result in zip(groups, done, self.work(done), strict=True):
-            kept = {**result, "folder": trial.folder.relative_to(self.folder).as_posix()}
+            arch = arch_of(trial.settings.model)
+            kept = {
+                **result,
+                "folder": trial.folder.relative_to(self.folder).as_posix(),
+                "arch": None if arch is None else arch.to_dict(),
+            }
             found |= {(one.group, one.label, one.seed): kept for one in group}
         return found
 
@@ -267,8 +293,9 @@ class Crew:
         before = {number: result for number, result in kept.items() if result is not None}
         found = {**done_now, **before}
         todo = [number for number in range(len(tasks)) if number not in found]
-        if before:
-            self.say(f"{len(before)} of {len(tasks)} are finished already")
+        if new := {tasks[number].folder for number in before} - self.before:
+            self.before |= new
+            self.say(f"{len(self.before)} of {len(tasks)} are finished already")
 
         def done(place: int, value: Any) -> None:
             number = todo[place]
@@ -306,12 +333,18 @@ def first(trials: Sequence[Trial]) -> Trial:
     return next((trial for trial in trials if trial.kept() is not None), trials[0])
 
 
+def arch_of(model: ModelSettings) -> Arch | None:
+    """The Arch of a planned network; None of a model of timm."""
+    changes = model.arch_changes
+    return Arch(model.model, **changes) if "widths" in changes else None
+
+
 def described(model: ModelSettings) -> str:
     """A network in few words."""
-    changes = model.arch_changes
-    if "widths" not in changes:
+    arch = arch_of(model)
+    if arch is None:
         return " ".join([model.model, *(f"{name} {value}" for name, value in model.model_args.items())])
-    return str(Arch(model.model, **changes))
+    return str(arch)
 
 
 def _told(value: Mapping[str, Any]) -> str:

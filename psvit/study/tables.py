@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from psvit.report.figures import Drawing, curves, intervals, scatter
+from psvit.study.statistics import ONE_SEED
 
 Data = Mapping[str, Any]
 
@@ -60,8 +61,7 @@ def claims_table(data: Data) -> Table:
             continue
         apart = {True: "yes", False: "no", None: ""}[claim["apart"]]
         points, over = _span(claim["difference"], "+.2f"), _span(claim["ratio"], ".2f")
-        verdict = claim["verdict"] if claim["ratio"][2] is not None else "one seed each: open"
-        rows.append((claim["claim"], points, over, f"{claim['at_most']:g}", apart, f"**{verdict}**"))
+        rows.append((claim["claim"], points, over, f"{claim['at_most']:g}", apart, f"**{claim['verdict']}**"))
     headings = ("claim", "points [95 %]", "ratio of errors [95 %]", "at most", "intervals apart", "verdict")
     return Table(headings, rows, 1)
 
@@ -76,7 +76,8 @@ def _span(values: Sequence[float | None], form: str) -> str:
 def group_note(group: Data, data: Data) -> str:
     """On what a group's networks were trained, and on how many images their figures were read."""
     images = next((row["images"] for row in group["rows"] if row["mean"] is not None), 0)
-    trained = f"{group['limit']:,} training images" if group["limit"] else "all training images"
+    limited = group["limit"] is not None and group["limit"] <= group["train_images"]
+    trained = f"{group['train_images']:,} training images" if limited else "all training images"
     split = "test images, read once for each training" if data["reads"] == "test" else "hold-out images"
     return f"{group['data']}: {trained}, {group['epochs']} epochs, batch {group['batch']}; {images:,} {split}."
 
@@ -90,9 +91,11 @@ def notes(data: Data) -> list[str]:
     if data["claims"]:
         found.append(
             "A claim holds if the whole interval of the ratio of errors is at most its bound, does not hold if the "
-            "whole is above, and is open otherwise. Ratios are compared by Welch's test; where one side was trained "
-            "once, with the scatter that all networks of the study share. Intervals apart: of the two means themselves."
+            "whole is above, and is open otherwise. Ratios are compared by Welch's test. Intervals apart: of the two "
+            "means themselves."
         )
+        if any(claim["verdict"].endswith(ONE_SEED) for claim in data["claims"]):
+            found.append(one_seed(data))
     if data["quick"]:
         found.insert(0, "**This is the quick version of the study: its figures mean little.**")
     hours = data["training_seconds"] / 3600
@@ -102,6 +105,22 @@ def notes(data: Data) -> list[str]:
         f"{machine['device_name'] or machine['cpu']}."
     )
     return found
+
+
+def one_seed(data: Data) -> str:
+    """What the verdicts assume in which a network was trained once."""
+    told = "One seed: one of the two networks, or both, were trained once, so their own scatter is not known."
+    if all(claim["ratio"][2] is None for claim in data["claims"] if claim["verdict"].endswith(ONE_SEED)):
+        return f"{told} Nor is another's: no network of the study was trained several times, so there are no intervals."
+    return (
+        f"{told} The interval then assumes the scatter of the study's networks that were trained several times, which "
+        "need not be theirs: other networks, at other accuracies, may scatter more."
+    )
+
+
+def is_measured(entry: Data, data: Data) -> bool:
+    """Whether a training of a figure's groups came to an end, so that there is something to draw."""
+    return any(row["mean"] is not None for g in data["groups"] if g["name"] in entry["groups"] for row in g["rows"])
 
 
 def figure(entry: Data, data: Data) -> Drawing:
@@ -130,7 +149,7 @@ def _point(group: Data, label: str, x: str) -> list[tuple[float, float, float, f
     row = next((row for row in group["rows"] if row["label"] == label and row["mean"] is not None), None)
     if row is None:
         return []
-    across = {"macs": row["macs"] / 1e6, "images": group["limit"] or 0, "epochs": group["epochs"]}[x]
+    across = {"macs": row["macs"] / 1e6, "images": group["train_images"], "epochs": group["epochs"]}[x]
     low, high = row["interval"] or (row["mean"], row["mean"])
     return [(across, row["mean"], low, high)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,11 +20,14 @@ from psvit.training.compare import network_name
 from psvit.training.evaluate import evaluate_checkpoint
 from psvit.training.loop import train
 from psvit.training.recipes import TrainSettings
-from psvit.training.run_folder import LOG, SETTINGS, check_same, clear_run, versions
+from psvit.training.run_folder import LOG, SETTINGS, clear_run, versions
 
 TRIAL = "trial.json"
 OUTPUT = "output.txt"
 """What a training said."""
+
+PARTS = ("model", "data", "recipe", "machine")
+"""The parts of its settings that a training's figures depend on."""
 
 
 def clear_trial(folder: Path) -> None:
@@ -50,6 +54,8 @@ class Trial:
         seed: of the training.
         reads: the split whose figures count.
         settings: of the training; its run.output is the trial's folder.
+        study: the study, as the user named it.
+        macs: to which the study scales the group's networks, as text; None for none.
     """
 
     group: str
@@ -57,6 +63,8 @@ class Trial:
     seed: int
     reads: Split
     settings: TrainSettings
+    study: str
+    macs: str | None
     required: ClassVar[bool] = False  # a study goes on without it
 
     @property
@@ -88,28 +96,48 @@ class Trial:
             raise UserError(
                 f"{path} is broken ({error!r}): remove its folder, or start anew with --overwrite"
             ) from error
-        now = json.loads(json.dumps(self.made_with()))
-        for name in sorted(set(before) | set(now)):
-            if before.get(name) != now.get(name):
-                raise UserError(
-                    f"{self.folder} was trained with {flag(name)} {before.get(name)}, not {now.get(name)}: resume with "
-                    "the same settings, give another --output, or start anew with --overwrite"
-                )
+        self._check_same(before, self.made_with(), found.get("scaled_to"))
         return result
 
     def _check_begun(self) -> None:
         """Refuse to go on with a training of other settings, before a study begins, and not as one that failed."""
-        if (self.folder / SETTINGS).is_file():
-            batch = self.settings.recipe.global_batch(1)
-            check_same(self.folder, {"settings": asdict(self.settings), "global_batch": batch})
+        path = self.folder / SETTINGS
+        if not path.is_file():
+            return
+        try:
+            settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
+            before = _flat([dict(settings[part]) for part in PARTS])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} is broken ({error!r}): remove its folder, or start anew with --overwrite"
+            ) from error
+        now = {name: value for name, value in self.made_with().items() if name != "reads"}
+        self._check_same(before, now, None)
+
+    def _check_same(self, before: Mapping[str, Any], made_with: Mapping[str, Any], macs: str | None) -> None:
+        now = json.loads(json.dumps(made_with))
+        other = [name for name in sorted(set(before) | set(now)) if before.get(name) != now.get(name)]
+        if not other:
+            return
+        name = other[0]
+        old, new = ("null" if made.get(name) is None else made[name] for made in (before, now))
+        if name in asdict(self.settings.machine):
+            told = f"{flag(name)} {old}, not {new}"
+        elif name in asdict(self.settings.model) and macs not in (None, self.macs):
+            told = f"macs {macs}, not {self.macs} as {self.study} says"
+        elif name in asdict(self.settings.model):
+            told = f"another network, {name} {old}, than {self.study} asks for, {name} {new} (other macs change it too)"
+        else:
+            told = f"{name} {old}, not {new} as {self.study} says"
+        raise UserError(
+            f"{self.folder} was trained with {told}: resume with the same settings, give another --output, or start "
+            "anew with --overwrite"
+        )
 
     def made_with(self) -> dict[str, Any]:
         """All settings that its figures depend on, flat."""
-        parts = (self.settings.model, self.settings.data, self.settings.recipe, self.settings.machine)
-        flat = {name: value for part in parts for name, value in asdict(part).items()}
-        for name in ("threads", "workers"):
-            flat.pop(name)
-        return {**flat, "reads": self.reads}
+        settings = asdict(self.settings)
+        return {**_flat([settings[part] for part in PARTS]), "reads": self.reads}
 
     def __call__(self) -> dict[str, Any]:
         """Train, evaluate, keep the result and return it; what is finished already is not done again."""
@@ -118,7 +146,8 @@ class Trial:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / OUTPUT).open("a", encoding="utf-8") as file, redirect_stdout(file):
             result = self._result()
-        write_json(self.folder / TRIAL, {"made_with": self.made_with(), "result": result, "versions": versions()})
+        kept = {"made_with": self.made_with(), "scaled_to": self.macs, "result": result, "versions": versions()}
+        write_json(self.folder / TRIAL, kept)
         return result
 
     def _result(self) -> dict[str, Any]:
@@ -147,6 +176,11 @@ class Trial:
     def trained_images(self, log: list[dict[str, Any]]) -> int:
         """Images that an epoch took."""
         return int(log[0]["step"] * self.settings.recipe.global_batch(1))
+
+
+def _flat(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Settings of a training by name, but for those that change no figure."""
+    return {k: v for part in parts for k, v in part.items() if k not in ("threads", "workers")}
 
 
 @dataclass(frozen=True)
