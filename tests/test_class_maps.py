@@ -37,12 +37,17 @@ def test_masks_that_are_wrong(tmp_path: Path) -> None:
     save(tmp_path / "images" / "val" / "x.jpg", (4, 2))
     mask_file(tmp_path / "masks" / "val" / "x.png", [0, 5])
     mask_file(tmp_path / "masks" / "train" / "b.png", [0, 1], size=(2, 2))
+    with pytest.raises(UserError, match=r"x\.png holds the number 5, but the set has classes 0 to 1"):
+        maps(tmp_path)  # before an hour of training
+    mask_file(tmp_path / "masks" / "val" / "x.png", [0, 1])
     data = maps(tmp_path)
     assert [len(data.train), len(data.test)] == [3, 1]
     with pytest.raises(OSError, match=r"b\.png is 2 x 2 pixels, its image 4 x 2"):
         data.train.class_map(1)
+    mask_file(tmp_path / "masks" / "val" / "x.png", [0, 5])
     with pytest.raises(UserError, match=r"x\.png holds the number 5, but the set has classes 0 to 1"):
         data.test.class_map(0)
+    mask_file(tmp_path / "masks" / "val" / "x.png", [0, 1])
     (tmp_path / "masks" / "train" / "b.png").write_bytes(b"no image")
     with pytest.raises(OSError, match=r"b\.png cannot be read"):
         maps(tmp_path).train.class_map(1)

@@ -97,6 +97,18 @@ class MapSource(DenseSource):
         except Exception as error:  # on broken bytes Pillow's plugins raise anything
             raise OSError(f"image {image} cannot be read: {one_line(error)}") from error
 
+    def check_numbers(self) -> None:
+        """Look into all masks; those that cannot be read are left to who asks for them.
+
+        Raises:
+            UserError: a number that the set has no class for.
+        """
+        for _, mask in self.pairs:
+            try:
+                self.numbers.classes(read_mask(mask), str(mask))
+            except OSError:
+                continue
+
     def check_labelled(self, where: Path) -> None:
         """Look into masks, up to the first in which a pixel has a class.
 
@@ -152,7 +164,8 @@ def open_maps(root: Path, strict: bool = False) -> Maps | None:
     """Find images and masks beneath a folder; None if it has no folder of masks.
 
     Raises:
-        UserError: no image has a mask; masks hold colours; every pixel is ignored; the set has one class only.
+        UserError: no image has a mask; masks hold colours; every pixel is ignored; the set has one class only; of your
+            own masks, one of the test split holds a number that the training split lacks.
     """
     folders = _find_folders(root)
     if "train" not in folders:
@@ -164,6 +177,7 @@ def open_maps(root: Path, strict: bool = False) -> Maps | None:
                         f"in {folders['train'][1]}")  # fmt: skip
     masks = folders["train"][1]
     notes: tuple[str, ...] = ()
+    counted = False
     if masks.parts[-2:] == ("annotations", "training"):
         classes = _names(root / "objectInfo150.txt", TAB, ADE_CLASSES)
         numbers = Numbers(len(classes), first=1)
@@ -172,11 +186,14 @@ def open_maps(root: Path, strict: bool = False) -> Maps | None:
         numbers = Numbers(len(classes))
     else:
         numbers, classes, notes = _count(root, [mask for _, mask in pairs["train"]], findings)
+        counted = True
     train = MapSource(pairs["train"], numbers)
     train.check_labelled(root)
     if len(classes) < 2:
         raise UserError(f"{root}: the masks hold one class only: segmenting needs two or more")
     test = MapSource(pairs["test"], numbers) if pairs.get("test") else None
+    if counted and test is not None:  # all masks to train on were looked into, so these, which are fewer, can be too
+        test.check_numbers()
     return Maps(classes, train, test, notes + findings.notes())
 
 
