@@ -358,6 +358,15 @@ def test_boxes_are_float32_under_bfloat16(name: str) -> None:
     assert rounded.float().mean() < 0.5  # those at the image's edge alone
 
 
+def test_retinanet_finds_objects_of_classes_alone() -> None:
+    model = detector(backbone("auto"), "retinanet", score_threshold=0.0).eval()
+    nn.init.zeros_(model.head.classification_head.cls_logits.weight)
+    with torch.no_grad():
+        model.head.classification_head.cls_logits.bias.copy_(torch.tensor([4.0, 1.0, 0.0, 0.0]).repeat(9))
+        [found] = model([torch.rand(1, 64, 64)])
+    assert set(found["labels"].tolist()) == {1}  # class 0, which looks likelier, takes no place of it
+
+
 def test_masks_are_pasted_where_their_boxes_are() -> None:
     mask = torch.rand(1, 1, 7, 5)
     whole = paste(mask, torch.tensor([[3.0, 2.0, 8.0, 9.0]]), (12, 10))  # a pixel for each cell

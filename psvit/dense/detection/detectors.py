@@ -51,6 +51,21 @@ class Anchors(AnchorGenerator):
         return [anchors for _ in image_list.image_sizes]
 
 
+class Retina(RetinaNet):
+    """torchvision's RetinaNet, but its class 0 is never found: labels count from 1, and no object is of it."""
+
+    def postprocess_detections(
+        self, head_outputs: dict[str, list[Tensor]], anchors: list[list[Tensor]], image_shapes: list[tuple[int, int]]
+    ) -> list[dict[str, Tensor]]:
+        """Logits (B, anchors, classes) and boxes of each level -> what was found in each image."""
+        known = torch.arange(head_outputs["cls_logits"][0].shape[-1], device=head_outputs["cls_logits"][0].device) > 0
+        logits = [level.where(known, -torch.inf) for level in head_outputs["cls_logits"]]
+        found: list[dict[str, Tensor]] = super().postprocess_detections(
+            {**head_outputs, "cls_logits": logits}, anchors, image_shapes
+        )
+        return found
+
+
 def build_detector(
     backbone: Backbone, settings: DetectorSettings, num_classes: int, mean: Sequence[float], std: Sequence[float]
 ) -> nn.Module:
@@ -79,7 +94,7 @@ def build_detector(
     }
     if settings.detector == "retinanet":
         octaves = [tuple(scale / 2 * stride * 2 ** (part / OCTAVE) for part in range(OCTAVE)) for stride in strides]
-        retina = RetinaNet(
+        retina = Retina(
             backbone,
             num_classes + 1,
             anchor_generator=Anchors(octaves, strides),

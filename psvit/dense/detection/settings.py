@@ -26,8 +26,10 @@ class DetectorSettings:
         short_side: pixels that the shorter side is resized to; by default 800, or none for scenes up to 128 px.
         long_side: most pixels of the longer side; by default 1333.
         anchor_scale: side of an anchor over the stride of its level; by default 8, or 3 for scenes up to 128 px.
-        proposals: boxes that the first stage hands on; by default 1000, or 100 for scenes up to 128 px.
-        rois: boxes of an image that the second stage learns from; by default 512, or 32 for scenes up to 128 px.
+        proposals: boxes that the first stage hands on (torchvision's rpn_post_nms_top_n_test, and twice as many in
+            training; RetinaNet's topk_candidates); by default 1000, or 100 for scenes up to 128 px.
+        rois: boxes of an image that the second stage learns from (torchvision's box_batch_size_per_image); by default
+            512, or 32 for scenes up to 128 px.
         head_width: hidden channels of the box head; by default 1024, or 256 for scenes up to 128 px.
         mask_layers: convolutions of the mask head; by default 4, or 2 for scenes up to 128 px.
         detections: most boxes reported of an image.
