@@ -19,9 +19,19 @@ from psvit.arch import Arch
 from psvit.errors import UserError
 from psvit.files import recover, replacing, write_json
 from psvit.training import checkpoints
-from psvit.training.checkpoints import load_checkpoint, open_model, parse_macs, save_checkpoint
+from psvit.training.checkpoints import (
+    check_cut,
+    cut_of,
+    load_checkpoint,
+    open_model,
+    parse_macs,
+    read_metrics,
+    save_checkpoint,
+    trained_on,
+)
 from psvit.training.loop import train
 from psvit.training.recipes import ModelSettings
+from psvit.training.settings import DataSettings
 
 PREPROCESSING = {"input_size": (1, 8, 8), "mean": (0.3,), "std": (0.4,), "interpolation": "bicubic", "crop_pct": 1.0}
 SHAPE: dict[str, Any] = {"img_size": 8, "in_chans": 1, "num_classes": 10}
@@ -360,3 +370,57 @@ def test_the_network_flags_reach_the_checkpoint(cli: Cli, tmp_path: Path) -> Non
     arch = Arch.from_dict(read(tmp_path / "best" / "config.json")["psvit"]["arch"])
     assert arch == Arch("A-A", (16, 32), head_dim=8, patch_size=2, mlp_ratio=2.0, pooling="1d", pool_op="avg")
     assert same_weights(tmp_path / "best", tmp_path / "last")
+
+
+# ---- the hold-out of the training
+
+
+def test_a_checkpoint_tells_its_hold_out(trained: Path) -> None:
+    for name in ("best", "last"):
+        metrics = read_metrics(trained / name)
+        assert metrics["trained_on"] == {"data": "digits", "holdout": 0.02, "seed": 0, "split_seed": None}
+        assert trained_on(metrics) == DataSettings("digits", holdout=0.02)
+
+
+def test_of_a_folder_the_name_alone_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for data in (str(tmp_path / "photos"), "photos", "./photos/"):
+        assert cut_of(DataSettings(data))["data"] == "photos"
+    assert cut_of(DataSettings("hfds/user/photos"))["data"] == "hfds/user/photos"
+
+
+WHOLE = {"data": "digits", "holdout": 0.1, "seed": 0, "split_seed": None}
+
+
+@pytest.mark.parametrize(
+    "told",
+    [None, "digits", {}, {**WHOLE, "data": 5}, {**WHOLE, "seed": "1"}, {**WHOLE, "holdout": 2}, {"data": "digits"}],
+)
+def test_what_tells_no_hold_out(told: Any, tmp_path: Path) -> None:
+    assert trained_on({"trained_on": told}) is None
+    assert trained_on({}) is None
+    assert read_metrics(tmp_path) == {}
+    for text in ("no json", "[]"):
+        (tmp_path / "metrics.json").write_text(text)
+        assert read_metrics(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("data", "same"),
+    [
+        (DataSettings("digits", seed=1), True),
+        (DataSettings("digits", seed=5, split_seed=1), True),
+        (DataSettings("fashion-mnist"), True),  # another set: any hold-out is new to the network
+        (DataSettings("digits"), False),
+        (DataSettings("digits", seed=1, split_seed=0), False),
+        (DataSettings("digits", seed=1, holdout=0.2), False),
+    ],
+)
+def test_another_hold_out_than_the_trainings_is_refused(data: DataSettings, same: bool) -> None:
+    trained = DataSettings("digits", seed=1)
+    if same:
+        check_cut("best", trained, data)
+        return
+    with pytest.raises(UserError, match=r"best was trained on digits with --holdout 0\.1 --split-seed 1, so it knows"):
+        check_cut("best", trained, data)

@@ -23,12 +23,13 @@ from psvit.export.export import METADATA, export
 from psvit.export.graph import example_images, frozen_copy, to_onnx, to_program
 from psvit.export.onnx_files import calibration_images
 from psvit.export.operators import check_onnx, check_program, onnx_operators, program_operators
-from psvit.export.runtime import InBatches, OnnxModel, open_classifier, providers_for
+from psvit.export.runtime import InBatches, OnnxModel, open_classifier, providers_for, training_of
 from psvit.export.settings import ExportSettings
 from psvit.model.build import build_arch
-from psvit.training.checkpoints import save_checkpoint
+from psvit.training.checkpoints import cut_of, save_checkpoint
 from psvit.training.data import open_data
 from psvit.training.evaluate import open_checkpoint
+from psvit.training.settings import DataSettings
 
 SMALL: dict[str, Any] = {"widths": (16, 24), "head_dim": 8, "patch_size": 4}
 ARCHS = {
@@ -66,15 +67,22 @@ def network(name: str) -> tuple[Any, tuple[int, int, int]]:
     return frozen_copy(build_arch(ARCHS[name], (18, 22), in_chans=1, num_classes=5)), (1, 18, 22)
 
 
-def checkpoint(folder: Path, arch: Arch = ARCHS["2d, map, max"], chans: int = 1, side: int = 12) -> Path:
-    """A checkpoint of digits, whose weights are random."""
+def checkpoint(
+    folder: Path,
+    arch: Arch = ARCHS["2d, map, max"],
+    chans: int = 1,
+    side: int = 12,
+    trained: DataSettings | None = None,
+) -> Path:
+    """A checkpoint of digits, whose weights are random; it tells that it was trained on `trained`."""
     model = build_arch(arch, side, in_chans=chans, num_classes=10)
     with torch.no_grad():
         model.head.weight.mul_(20)  # type: ignore[operator, union-attr]  # so that images have different classes
     preprocessing = {"input_size": [chans, side, side], "mean": [0.3] * chans, "std": [0.4] * chans,
                      "interpolation": "bicubic", "crop_pct": 1.0}  # fmt: skip
     classes = open_data(DIGITS).classes
-    save_checkpoint(folder, model, model.state_dict(), preprocessing, classes, {"top1": 12.5, "images": 30})
+    metrics = {"top1": 12.5, "images": 30} | ({"trained_on": cut_of(trained)} if trained else {})
+    save_checkpoint(folder, model, model.state_dict(), preprocessing, classes, metrics)
     return folder
 
 
@@ -384,6 +392,70 @@ def test_a_fixed_batch_of_calibration_is_filled_with_its_last_image(
 def test_int8_with_a_batch_above_the_calibration(cli: Cli, best: Path) -> None:
     flags = ["--int8", "--data", "digits", "--batch-size", 24, "--calibration", 8, "--rounds", 0]
     assert "accuracy  float32" in cli.ok("export", best, *flags)
+
+
+# ---- the hold-out of the training
+
+
+@pytest.fixture
+def cuts(monkeypatch: pytest.MonkeyPatch) -> set[tuple[float, int, int | None]]:
+    """Which hold-outs were opened: holdout, seed, split_seed."""
+    opened: set[tuple[float, int, int | None]] = set()
+
+    def recorded(settings: DataSettings) -> Any:
+        opened.add((settings.holdout, settings.seed, settings.split_seed))
+        return open_data(settings)
+
+    monkeypatch.setattr("psvit.export.onnx_files.open_data", recorded)
+    monkeypatch.setattr("psvit.training.evaluate.open_data", recorded)
+    return opened
+
+
+@pytest.mark.parametrize(
+    ("flags", "cut"),
+    [
+        ([], (0.02, 1, None)),
+        (["--seed", "1"], (0.02, 1, None)),
+        (["--seed", "7", "--split-seed", "1"], (0.02, 7, 1)),
+        (["--seed", "7", "--split", "test"], (0.02, 7, None)),  # the hold-out is not used
+    ],
+)
+def test_the_hold_out_is_the_trainings(
+    cli: Cli, tmp_path: Path, cuts: set[Any], flags: list[str], cut: tuple[float, int, int | None]
+) -> None:
+    trained = DataSettings("digits", holdout=0.02, seed=1)
+    best = checkpoint(tmp_path / "best", trained=trained)
+    text = cli.ok("export", best, "--data", "digits", "--rounds", 0, *flags)
+    assert cuts == {cut}
+    assert "does not tell its hold-out" not in text
+    for file in (best, tmp_path / "best.onnx"):
+        assert training_of(open_classifier(str(file))) == trained
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--seed", "0"], ["--split-seed", "0"], ["--holdout", "0.1"], ["--seed", "0", "--split", "test", "--int8"]],
+)
+def test_a_hold_out_that_was_learned_is_refused(cli: Cli, tmp_path: Path, flags: list[str]) -> None:
+    best = checkpoint(tmp_path / "best", trained=DataSettings("digits", holdout=0.02, seed=1))
+    said = cli.refused("export", best, "--data", "digits", *flags)
+    assert (
+        f"{best} was trained on digits with --holdout 0.02 --split-seed 1, so it knows images of the hold-out" in said
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
+def test_a_training_without_a_hold_out_leaves_none_to_measure_on(cli: Cli, tmp_path: Path) -> None:
+    best = checkpoint(tmp_path / "best", trained=DataSettings("digits", holdout=0))
+    said = cli.refused("export", best, "--data", "digits")
+    assert "there is no hold-out of digits, with --holdout 0: give --split test" in said
+
+
+def test_a_checkpoint_that_tells_no_hold_out_goes_on_with_a_note(cli: Cli, best: Path, cuts: set[Any]) -> None:
+    text = cli.ok("export", best, "--data", "digits", "--rounds", 0, "--seed", 3)
+    assert f"note      {best} does not tell its hold-out: unless --holdout and --seed are its training's" in text
+    assert cuts == {(0.1, 3, None)}
+    assert training_of(open_classifier(f"{best}.onnx")) is None
 
 
 # ---- the other formats

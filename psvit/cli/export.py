@@ -6,9 +6,12 @@ import json
 import sys
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
+
+from jsonargparse import Namespace
 
 from psvit.cli.flags import Flags, settings_from
-from psvit.errors import UserError
+from psvit.errors import UserError, flag
 from psvit.export.settings import ExportSettings
 from psvit.training.settings import DataSettings
 
@@ -18,19 +21,37 @@ beside it.
 Example: psvit export runs/train/best --int8 --data fashion-mnist"""
 
 
+CUT_FLAGS = {
+    "holdout": (float, "fraction of each class that is the hold-out"),
+    "seed": (int, "of the hold-out and of the choice of calibration images"),
+    "split_seed": (int, "of the hold-out alone"),
+}
+"""Flags that say which images are the hold-out."""
+
+
+def add_cut_flags(flags: Flags) -> None:
+    """Add the flags that say which images are the hold-out; where they are not given, the training's hold-out is."""
+    for name, (kind, text) in CUT_FLAGS.items():
+        flags.add(flag(name), type=kind, default=None, help=f"{text}; by default as in the training")
+
+
+def cut_from(values: Namespace, trained: DataSettings | None) -> dict[str, Any]:
+    """The values of these flags; of those that are not given, the training's, or `DataSettings`'s if nothing tells."""
+    default = trained or DataSettings()
+    return {name: getattr(default, name) if values[name] is None else values[name] for name in CUT_FLAGS}
+
+
 def main(arguments: Sequence[str]) -> int:
     """Parse the flags, export and print what was found."""
-    flags = Flags("export CHECKPOINT", DESCRIPTION, ExportSettings(), DataSettings(), apart=("limit",))
+    apart = ("limit", *CUT_FLAGS)
+    flags = Flags("export CHECKPOINT", DESCRIPTION, ExportSettings(), DataSettings(), apart=apart)
+    add_cut_flags(flags)
     flags.add("checkpoint", help="checkpoint folder, for example runs/train/best")
     flags.add("--json", action="store_true", help="print JSON")
     values = flags.parse(arguments)
     settings = settings_from(values, ExportSettings())
-    if settings.data is None:
-        data = None
-        if settings.split != "holdout":
-            raise UserError(f"--split {settings.split} needs images: give --data")
-    else:
-        data = settings_from(values, DataSettings(), img_size=None)
+    if settings.data is None and settings.split != "holdout":
+        raise UserError(f"--split {settings.split} needs images: give --data")
 
     from psvit.measure.machine import keep_freed_memory
 
@@ -39,7 +60,12 @@ def main(arguments: Sequence[str]) -> int:
 
     from psvit.export.check import timing_table
     from psvit.export.export import export, summary
+    from psvit.training.checkpoints import read_metrics, trained_on
 
+    data = None
+    if settings.data is not None:
+        trained = trained_on(read_metrics(values.checkpoint))
+        data = settings_from(values, DataSettings(), img_size=None, **cut_from(values, trained))
     say = partial(print, file=sys.stderr if values.json else sys.stdout)
     result = export(values.checkpoint, settings, data, say)
     if values.json:

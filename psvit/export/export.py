@@ -19,10 +19,11 @@ from psvit.export.check import Timing, check_difference, largest_difference, row
 from psvit.export.graph import frozen_copy, to_program, to_torchscript
 from psvit.export.hub import check_repository, push_to_hub, replacing_files, write_folder
 from psvit.export.onnx_files import INT8, export_onnx, metadata_of
+from psvit.export.runtime import training_of
 from psvit.export.settings import SUFFIXES, ExportSettings
 from psvit.files import check_writable, replacing
 from psvit.measure.machine import cpu_threads
-from psvit.training.checkpoints import CONFIG, WEIGHTS, set_size
+from psvit.training.checkpoints import CONFIG, WEIGHTS, check_cut, set_size
 from psvit.training.evaluate import Classifier, open_checkpoint
 from psvit.training.settings import DataSettings
 
@@ -75,12 +76,14 @@ def export(
     Args:
         checkpoint: its folder.
         settings: what to write, and how it is checked.
-        data: images to measure the accuracy on, as settings.data names them; ONNX only.
+        data: images to measure the accuracy on, as settings.data names them; ONNX only. Of the set that the network
+            was trained on, its hold-out has to be the training's.
         say: takes lines for the user.
 
     Raises:
         UserError: a broken checkpoint, an output that is there already, a missing package, a network that cannot be
-            exported, or one whose exported outputs differ by more than the tolerance: nothing is written then. Or the
+            exported, or one whose exported outputs differ by more than the tolerance; or data whose hold-out the
+            network has learned: nothing is written then. Or the
             Hub refuses the folder, which is written by then and stays.
     """
     if settings.push_to_hub is not None:
@@ -92,6 +95,15 @@ def export(
         set_size(classifier.model, sides)
         channels = classifier.model.pretrained_cfg["input_size"][0]
         classifier.model.pretrained_cfg["input_size"] = (channels, *sides)
+    if data is not None and (settings.split == "holdout" or settings.int8):
+        trained = training_of(classifier)
+        if trained is None:
+            say(
+                f"note      {checkpoint} does not tell its hold-out: unless --holdout and --seed are its training's, "
+                "images of it were learned"
+            )
+        else:
+            check_cut(checkpoint, trained, data)
     network = getattr(classifier.model, "arch", None) or classifier.model.pretrained_cfg["architecture"]
     size = " x ".join(map(str, classifier.model.pretrained_cfg["input_size"]))
     say(f"network   {network}, images {size}, {len(classifier.classes)} classes")

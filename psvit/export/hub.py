@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from psvit.export.runtime import PREPROCESSING
 from psvit.files import replacing
 from psvit.measure.macs import count_macs
 from psvit.model.psvit import PSViT
-from psvit.training.checkpoints import CONFIG, METRICS, WEIGHTS, load_checkpoint, save_checkpoint
+from psvit.training.checkpoints import CONFIG, METRICS, WEIGHTS, load_checkpoint, read_metrics, save_checkpoint
 from psvit.training.evaluate import Classifier
 
 CARD = "README.md"
@@ -43,7 +42,7 @@ def write_folder(
     """
     model = classifier.model
     preprocessing = {key: model.pretrained_cfg[key] for key in PREPROCESSING}
-    metrics = read_metrics(Path(classifier.source))
+    metrics = read_metrics(classifier.source)
     with replacing_files(folder) as temporary:
         save_checkpoint(temporary, model, model.state_dict(), preprocessing, classifier.classes, metrics)
         facts = card_facts(classifier, name, license, place or folder)
@@ -67,15 +66,6 @@ def replacing_files(folder: Path) -> Iterator[Path]:
             path.replace(folder / path.name)
 
 
-def read_metrics(folder: Path) -> dict[str, Any]:
-    """The figures in a checkpoint folder; none if it tells none."""
-    try:
-        metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return dict(metrics) if isinstance(metrics, dict) else {}
-
-
 def card_facts(classifier: Classifier, name: str | None, license: str | None, place: Path) -> CardFacts:
     """What the model card of a classifier tells; its MACs are those at the size that it is made for.
 
@@ -94,7 +84,7 @@ def card_facts(classifier: Classifier, name: str | None, license: str | None, pl
         network, genotype = model.pretrained_cfg["architecture"], None
         macs = count_macs(lambda: load_checkpoint(classifier.source), (channels, *sides))
     params = sum(parameter.numel() for parameter in model.parameters())
-    metrics = read_metrics(Path(classifier.source))
+    metrics = read_metrics(classifier.source)
     folder = None if name else place.name if place.is_absolute() else place.as_posix()
     return CardFacts(
         name or place.name, network, genotype, (channels, *sides), classifier.classes, params, macs, metrics, license,

@@ -18,9 +18,10 @@ from psvit.export.check import Timing, check_difference, largest_difference, tim
 from psvit.export.graph import frozen_copy, to_onnx
 from psvit.export.int8 import quantize
 from psvit.export.operators import onnx_operators
-from psvit.export.runtime import PREPROCESSING, InBatches, OnnxModel, write_metadata
+from psvit.export.runtime import PREPROCESSING, InBatches, OnnxModel, training_of, write_metadata
 from psvit.export.settings import ExportSettings
 from psvit.model.psvit import PSViT
+from psvit.training.checkpoints import TRAINED_ON, cut_of, set_name
 from psvit.training.data import Data, balanced_order, open_data
 from psvit.training.evaluate import Classifier, check_classes, evaluate_classifier, preprocess
 from psvit.training.loading import ImageSplit, eval_batches
@@ -73,7 +74,9 @@ def export_onnx(
             are of other classes.
     """
     if data is not None:
-        _opened_data(classifier, data)  # so that other classes are refused before the long work
+        opened = _opened_data(classifier, data)  # so that other classes are refused before the long work
+        if settings.split == "holdout" and not len(opened.holdout):
+            raise UserError(f"there is no hold-out of {data.data}, with --holdout {data.holdout:g}: give --split test")
     model = frozen_copy(classifier.model)
     input_size = tuple(classifier.model.pretrained_cfg["input_size"])
     models = {FLOAT32: to_onnx(model, input_size, settings.batch_size)}
@@ -112,6 +115,8 @@ def metadata_of(classifier: Classifier, precision: str) -> dict[str, Any]:
         "preprocessing": {name: cfg[name] for name in PREPROCESSING},
         "architecture": cfg.get("architecture"),
     }
+    if (trained := training_of(classifier)) is not None:
+        known[TRAINED_ON] = cut_of(trained)
     if isinstance(model, PSViT):
         known |= {"genotype": model.arch.genotype, "arch": model.arch.to_dict()}
     return known
@@ -175,4 +180,4 @@ def _measured(
         if not metrics.count:
             raise UserError(f"the {settings.split} split of {data.data} holds no images: choose another --split")
         accuracy[name], images = metrics.top1, metrics.count
-    return accuracy, {"data": data.data, "split": settings.split, "images": images}
+    return accuracy, {"data": set_name(data.data), "split": settings.split, "images": images}

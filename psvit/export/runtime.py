@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from psvit.errors import UserError, one_line
 from psvit.measure.machine import resolve_device
+from psvit.training.checkpoints import read_metrics, trained_on
 from psvit.training.evaluate import Classifier, open_checkpoint
+from psvit.training.settings import DataSettings
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -48,6 +50,12 @@ def open_classifier(name: str, threads: int | None = None, precision: str = "aut
     if precision not in ("auto", own):
         raise UserError(f"--precision {precision} is not {name}'s: a file keeps its own, {own}; leave it out")
     return Classifier(name, model if model.batch_size is None else InBatches(model, model.batch_size), model.classes)
+
+
+def training_of(classifier: Classifier) -> DataSettings | None:
+    """What a classifier was trained on, see `psvit.training.checkpoints.trained_on`; None if nothing tells it."""
+    model = classifier.model.model if isinstance(classifier.model, InBatches) else classifier.model
+    return trained_on(model.metadata if isinstance(model, OnnxModel) else read_metrics(classifier.source))
 
 
 def batch_size_for(classifier: Classifier, asked: int | None, default: int) -> int:

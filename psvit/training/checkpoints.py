@@ -22,9 +22,11 @@ from psvit.files import replacing
 from psvit.model.build import build, build_arch, check_tokens, is_psvit
 from psvit.model.psvit import PSViT
 from psvit.training.recipes import ModelSettings
+from psvit.training.settings import DataSettings
 
 ARCH = "arch.json"  # what a search leaves
 CONFIG, WEIGHTS, METRICS = "config.json", "model.safetensors", "metrics.json"
+TRAINED_ON = "trained_on"  # an entry of metrics.json
 PICKLES = {".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".tar"}
 
 
@@ -102,6 +104,69 @@ def network_config(model: nn.Module, in_chans: int) -> dict[str, Any]:
         if model.output_stride is not None:
             args["output_stride"] = model.output_stride
     return {"architecture": architecture, "model_args": args | {"in_chans": in_chans}}
+
+
+CUT = ("holdout", "seed", "split_seed")
+"""Settings of the data that say which of its images are the hold-out."""
+
+
+def set_name(data: str) -> str:
+    """What a file tells of --data: of a folder its name alone, for others may read it."""
+    folder = Path(data).expanduser()
+    return folder.resolve().name if folder.is_dir() else data
+
+
+def cut_of(data: DataSettings) -> dict[str, Any]:
+    """The set that a network is trained on, and what cut its hold-out: an entry of metrics.json, see `trained_on`."""
+    return {"data": set_name(data.data), **{name: getattr(data, name) for name in CUT}}
+
+
+def trained_on(metrics: Mapping[str, Any]) -> DataSettings | None:
+    """The set that a network was trained on, and its hold-out: no other setting of the data.
+
+    Args:
+        metrics: of its metrics.json, or of the metadata of its ONNX file.
+
+    Returns:
+        None if they do not tell: of older checkpoints, and of timm's.
+    """
+    try:
+        told = metrics[TRAINED_ON]
+        return DataSettings(told["data"], **{name: told[name] for name in CUT})
+    except (KeyError, TypeError, UserError):
+        return None
+
+
+def check_cut(source: str, trained: DataSettings, data: DataSettings) -> None:
+    """Refuse a hold-out of the set that a network was trained on, if it is another than the training's.
+
+    Args:
+        source: the checkpoint or file, for the message.
+        trained: see `trained_on`.
+        data: the images that are asked for.
+
+    Raises:
+        UserError: the network may have learned images of this hold-out.
+    """
+    if set_name(data.data) == trained.data and _cut(data) != _cut(trained):
+        (before, seed), (holdout, other) = _cut(trained), _cut(data)
+        raise UserError(
+            f"{source} was trained on {trained.data} with --holdout {before:g} --split-seed {seed}, so it knows images "
+            f"of the hold-out of --holdout {holdout:g} --split-seed {other}: leave these flags and --seed out"
+        )
+
+
+def _cut(data: DataSettings) -> tuple[float, int]:
+    return data.holdout, data.seed if data.split_seed is None else data.split_seed
+
+
+def read_metrics(folder: str | Path) -> dict[str, Any]:
+    """What metrics.json of a checkpoint folder tells; nothing if it is not there."""
+    try:
+        metrics = json.loads((Path(folder) / METRICS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return dict(metrics) if isinstance(metrics, dict) else {}
 
 
 def read_config(folder: str | Path, instead: str | None = None) -> dict[str, Any]:

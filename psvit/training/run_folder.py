@@ -24,7 +24,7 @@ from psvit.errors import UserError, flag, one_line
 from psvit.files import check_writable, recover, replacing, write_json
 from psvit.measure.macs import count_macs
 from psvit.model.psvit import PSViT
-from psvit.training.checkpoints import config_of, open_model, write_checkpoint
+from psvit.training.checkpoints import TRAINED_ON, config_of, cut_of, open_model, write_checkpoint
 from psvit.training.recipes import LearnSettings, ModelSettings
 
 if TYPE_CHECKING:
@@ -264,8 +264,9 @@ class RunFolder:
 
     def _save_checkpoints(self, learn: Learning, state: TrainState) -> None:
         weights = learn.evaluated.state_dict()
+        metrics = {**state.history[-1], **self.facts, TRAINED_ON: cut_of(self.settings.data)}
         for name in CHECKPOINTS if state.improved else ("last",):
-            write_checkpoint(self.path / name, self.checkpoint_config(), weights, {**state.history[-1], **self.facts})
+            write_checkpoint(self.path / name, self.checkpoint_config(), weights, metrics)
 
     def checkpoint_config(self) -> dict[str, Any]:
         """What the config.json of the checkpoints holds."""
