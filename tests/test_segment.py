@@ -19,8 +19,8 @@ from psvit.dense.data.settings import DenseDataSettings
 from psvit.dense.drawing import class_colour
 from psvit.dense.features import open_features
 from psvit.dense.recipes import DenseAugment, DenseRecipe
-from psvit.dense.segmentation.mean_iou import SegmentationFigures, count_pixels
-from psvit.dense.segmentation.segment import ClassMap, SegmenterLearning, load_segmenter
+from psvit.dense.segmentation.mean_iou import SegmentationFigures, confusion_matrix
+from psvit.dense.segmentation.segment import ClassMap, SegmenterLearning, evaluate_segmenter, load_segmenter
 from psvit.dense.segmentation.segmenters import Canvas, FeaturesEncoder, build_segmenter, multiple_of
 from psvit.dense.segmentation.settings import DECODERS, SegmenterSettings, SegmentSettings
 from psvit.dense.splits import ClassMapSplit
@@ -55,7 +55,7 @@ def segmenter(decoder: Any, model: ModelSettings = ARCH, size: tuple[int, int] =
 def test_the_figures_by_hand() -> None:
     truth = torch.tensor([[0, 0, 1, 1], [2, 2, 255, 255]])
     found = torch.tensor([[0, 1, 1, 1], [0, 2, 3, 0]])
-    counts = count_pixels(found, truth, 5)
+    counts = confusion_matrix(found, truth, 5)
     assert counts.tolist() == [[1, 1, 0, 0, 0], [0, 2, 0, 0, 0], [1, 0, 1, 0, 0], [0] * 5, [0] * 5]
     figures = SegmentationFigures(counts, 0.5, list("abcde"), 1)
     # of class d nothing counts: it was predicted on an ignored pixel only
@@ -69,10 +69,31 @@ def test_the_figures_are_smps() -> None:
     found = torch.randint(0, 6, (4, 9, 7), generator=generator)
     truth = torch.randint(0, 6, (4, 9, 7), generator=generator)
     truth[torch.rand(truth.shape, generator=generator) < 0.2] = 255
-    figures = SegmentationFigures(count_pixels(found, truth, 6), 0.0, list("abcdef"), 4)
+    figures = SegmentationFigures(confusion_matrix(found, truth, 6), 0.0, list("abcdef"), 4)
     tp, fp, fn, _ = smp.metrics.get_stats(found, truth, "multiclass", ignore_index=255, num_classes=6)
     expected = smp.metrics.iou_score(tp, fp, fn, torch.zeros_like(tp), reduction="macro")
     assert figures.miou == pytest.approx(100 * float(expected), rel=1e-6)
+
+
+def test_the_loss_of_an_evaluation_is_of_one_image_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = open_class_maps(DenseDataSettings(scenes=20, img_size=48, holdout=0.25))
+    body, described = features(size=(48, 48))
+    network = build_segmenter(body, described, SegmenterSettings("fpn", channels=32), len(data.classes))
+    seen: list[int] = []
+    plain = F.cross_entropy
+
+    def counted(logits: Tensor, *rest: Any, **more: Any) -> Tensor:
+        seen.append(len(logits))
+        return plain(logits, *rest, **more)
+
+    monkeypatch.setattr(F, "cross_entropy", counted)
+    canvas, machine = Canvas(data.mean, data.std, multiple_of(network)), open_machine(Machine("cpu", "float32", 1))
+    one, all_ = (
+        evaluate_segmenter(network, canvas, ClassMapSplit(data.holdout), data, machine, batch_size, 0)
+        for batch_size in (1, 5)
+    )
+    assert seen == [1] * 10
+    assert all_.to_dict() == pytest.approx(one.to_dict())
 
 
 # ---- the network

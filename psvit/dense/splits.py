@@ -49,7 +49,7 @@ class ObjectSplit(DenseSplit):
     def transformed(self, item: tuple[int, Image.Image, Objects]) -> tuple[Tensor, Any]:
         """What `read` gave -> (C, H, W) and what is in it."""
         number, image, objects = item
-        if self.training:
+        if self.vary is not None:
             return vary_objects(self.vary, image, objects)
         return to_tensor(image), (number, (image.height, image.width), objects)
 

@@ -80,7 +80,7 @@ class Vary:
         return self.colour(*varied)
 
 
-def vary_objects(vary: Vary | None, image: Image.Image, objects: Objects) -> tuple[Tensor, dict[str, Tensor]]:
+def vary_objects(vary: Vary, image: Image.Image, objects: Objects) -> tuple[Tensor, dict[str, Tensor]]:
     """An image and its objects -> (C, H, W) in 0..1 and torchvision's target; crowds are left out.
 
     Returns:
@@ -91,15 +91,15 @@ def vary_objects(vary: Vary | None, image: Image.Image, objects: Objects) -> tup
     boxes, labels = objects.boxes[kept], torch.from_numpy(objects.labels[kept]) + 1
     if objects.masks is None:
         on = tv_tensors.BoundingBoxes(torch.from_numpy(boxes), format="XYXY", canvas_size=size)
-        shown, on = (to_tensor(image), on) if vary is None else vary(image, on)
+        shown, on = vary(image, on)
         found: Tensor = on.as_subclass(Tensor).float().reshape(-1, 4)
         target = {"boxes": found, "labels": labels}
     else:
         # a box is that of what is still to be seen, so masks lead
         masks = tv_tensors.Mask(torch.from_numpy(np.ascontiguousarray(objects.masks[kept])).to(torch.uint8))
-        shown, masks = (to_tensor(image), masks) if vary is None else vary(image, masks)
+        shown, masks = vary(image, masks)
         plain = masks.as_subclass(Tensor)
-        found = torch.from_numpy(boxes if vary is None else boxes_of(plain.numpy().astype(bool)))
+        found = torch.from_numpy(boxes_of(plain.numpy().astype(bool)))
         target = {"boxes": found, "labels": labels, "masks": plain}
     whole = ((found[:, 2:] - found[:, :2]) >= LEAST_SIDE).all(dim=1)
     return shown.as_subclass(Tensor), {name: value[whole] for name, value in target.items()}

@@ -88,8 +88,10 @@ def image_file(folder: Path, name: str) -> Path | None:
 
 
 def read_voc(folder: Path, strict: bool = False) -> VocSplits:
-    """Read the annotations of both splits. A difficult object counts as a crowd, which is more lenient than VOC's metric:
-    COCO's forgives any number of boxes within a crowd, VOC's those that overlap the object by half.
+    """Read the annotations of both splits. A difficult object counts as a crowd.
+
+    That is more lenient than VOC's metric: COCO's forgives any number of boxes within a crowd, VOC's those that overlap
+    the object by half.
 
     Raises:
         UserError: there is nothing to train on; the test split has a class that the training split lacks.

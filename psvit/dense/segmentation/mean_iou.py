@@ -15,7 +15,7 @@ from torch import Tensor
 from psvit.dense.data.objects import IGNORED
 
 
-def count_pixels(predicted: Tensor, truth: Tensor, num_classes: int) -> Tensor:
+def confusion_matrix(predicted: Tensor, truth: Tensor, num_classes: int) -> Tensor:
     """How many pixels of each class (rows) were taken for each class (columns): (K, K) int64; ignored ones left out.
 
     Args:
@@ -34,7 +34,7 @@ class SegmentationFigures:
 
     Args:
         counts: (K, K) pixels by true (rows) and predicted class.
-        loss: mean cross-entropy of a pixel, in nats.
+        loss: mean cross-entropy of a pixel that has a class, in nats.
         classes: K names.
         images: evaluated images.
         unreadable: names of images that could not be read.

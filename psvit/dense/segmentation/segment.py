@@ -22,7 +22,7 @@ from psvit.dense.evaluation import open_fitting, own_batches, read_pixels
 from psvit.dense.facts import macs_line, network_facts
 from psvit.dense.features import build_features, open_features
 from psvit.dense.learning import DenseLearning
-from psvit.dense.segmentation.mean_iou import SegmentationFigures, count_pixels
+from psvit.dense.segmentation.mean_iou import SegmentationFigures, confusion_matrix
 from psvit.dense.segmentation.segmenters import Canvas, build_segmenter, library, multiple_of
 from psvit.dense.segmentation.settings import SegmenterSettings, SegmentSettings
 from psvit.dense.splits import ClassMapSplit
@@ -125,7 +125,8 @@ class SegmenterLearning(DenseLearning):
     def loss(self, batch: Batch, step: int) -> Tensor:
         """Cross-entropy in nats, a mean over all pixels, where ignored ones count 0; and Dice's loss where asked for.
 
-        So images weigh alike, however many pixels are ignored, and batches summed over processes are one batch.
+        So images weigh alike, however many pixels are ignored, and batches summed over processes are one batch. The
+        hold-out's loss is a mean over the pixels that have a class: it is the greater where many are ignored.
         """
         images, classes = batch.images.to(self.accelerator.device), batch.labels.to(self.accelerator.device)
         with self.accelerator.autocast():
@@ -154,6 +155,9 @@ def evaluate_segmenter(
 ) -> SegmentationFigures:
     """Mean intersection over union of a segmenter over the whole images of a split, every process taking its part.
 
+    The loss is a mean over the pixels that have a class, where that of the training counts the others as 0 and adds
+    Dice's: the two are not to be compared.
+
     Raises:
         UserError: no image can be read, or no pixel has a class.
     """
@@ -168,10 +172,12 @@ def evaluate_segmenter(
         for _, pairs in groupby(zip(batch.images, batch.labels, strict=True), key=lambda pair: pair[0].shape):
             images, truth = (torch.stack(tensors).to(device) for tensors in zip(*pairs, strict=True))
             with accelerator.autocast():
-                logits = canvas(model, images)
-            logits = logits.float()
-            loss_sum += float(F.cross_entropy(logits, truth, ignore_index=IGNORED, reduction="sum"))
-            counts += count_pixels(logits.argmax(dim=1).cpu(), truth.cpu(), num_classes)
+                batched = canvas(model, images)
+            # one by one: what the loss keeps of a batch takes several times the memory of its logits
+            for logits, classes in zip(batched.split(1), truth.split(1), strict=True):
+                plain = logits.float()
+                loss_sum += float(F.cross_entropy(plain, classes, ignore_index=IGNORED, reduction="sum"))
+                counts += confusion_matrix(plain.argmax(dim=1).cpu(), classes.cpu(), num_classes)
     if accelerator.num_processes > 1:
         parts = gather_object([(counts, loss_sum, images_seen, unreadable)])
         counts = torch.stack([part[0] for part in parts]).sum(dim=0)

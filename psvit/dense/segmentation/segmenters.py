@@ -16,7 +16,6 @@ from functools import partial
 from math import log2
 from types import ModuleType
 from typing import Any
-from unittest.mock import patch
 
 import timm
 import torch
@@ -170,13 +169,16 @@ def build_segmenter(
     else:
         last = min(last, STEM + 2)  # stride 16, or 8 for a backbone that ends there
         own = {"decoder_channels": channels, "decoder_aspp_dropout": settings.dropout, "encoder_output_stride": 2**last}
-    encoder = {
+    encoders = smp.encoders.encoders
+    encoders[NAME] = {
         "encoder": partial(FeaturesEncoder, body, in_chans, first, last),
         "params": {},
         "pretrained_settings": {},
     }
-    with patch.dict(smp.encoders.encoders, {NAME: encoder}):
+    try:
         model: nn.Module = smp.create_model(settings.decoder, NAME, encoder_depth=last, **common, **own)
+    finally:
+        del encoders[NAME]  # it holds this backbone
     return model
 
 
