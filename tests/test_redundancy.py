@@ -14,8 +14,18 @@ from torch.testing import assert_close
 from psvit import Arch, PSViT
 from psvit.errors import UserError
 from psvit.measure.macs import explicit_attention
+from psvit.study.explain import token_of_pixels
 from psvit.study.maps import Change, Layer, find_layers, look, run_changed
-from psvit.study.measures import comparable, first_pass, matched, partners, second_pass, sharing, source_of
+from psvit.study.measures import (
+    comparable,
+    first_pass,
+    matched,
+    partners,
+    second_pass,
+    sharing,
+    source_of,
+    token_measures,
+)
 from psvit.study.redundancy import (
     attention_distance,
     centred,
@@ -140,6 +150,19 @@ def test_effective_rank() -> None:
     assert effective_rank(matrix).tolist() == pytest.approx(
         [float(torch.special.entr(values / values.sum()).sum().exp())]
     )
+
+
+@pytest.mark.parametrize(("count", "width"), [(1, 6), (2, 6), (4, 6), (9, 6)])
+def test_a_rank_is_a_part_of_the_greatest_that_tokens_can_have(count: int, width: int) -> None:
+    """Centred tokens sum to 0: of N, N - 1 can be independent."""
+    side = max(count, width)
+    tokens = torch.linalg.qr(torch.randn(side, side, dtype=torch.float64)).Q[:count, :width]
+    if count > width:  # columns that sum to 0 stay orthonormal when tokens are centred
+        tokens = torch.linalg.qr(centred(torch.randn(1, count, width, dtype=torch.float64))[0]).Q
+    layer = Layer("", "", "A", 0, 1, count, 0, width, None, None, False)
+    found = token_measures(layer, tokens[None])
+    assert found["rank_fraction"].tolist() == pytest.approx([1])
+    assert found["rank_centred_fraction"].tolist() == pytest.approx([1 if count > 1 else 0])
 
 
 def test_pooling_spread_back() -> None:
@@ -279,6 +302,22 @@ def test_places_of_a_pooled_sequence() -> None:
     windows = first.windows()
     assert windows is not None
     assert windows.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4]
+
+
+def test_places_of_a_pooled_grid() -> None:
+    images = torch.randn(2, 3, 56, 28)  # 14 x 7 patches of 4 pixels, then 7 x 4 and 4 x 2
+    model = explicit(lambda: PSViT(Arch("A-A-A", (8, 8, 8), 8, pooling="2d", patch_size=4), (56, 28), num_classes=5))
+    layers = find_layers(model, "psvit", images)[0]
+    assert [layer.grid for layer in layers] == [(14, 7), (7, 4), (4, 2)]
+    # an odd last row or column, pooled alone, stays where it is; then pairs of places again
+    once, twice = layers[1].positions, layers[2].positions
+    assert once is not None
+    assert twice is not None
+    assert once.tolist() == [[y, x] for y in range(4, 56, 8) for x in (4, 12, 20, 26)]
+    assert twice.tolist() == [[y, x] for y in (8, 24, 40, 52) for x in (8, 23)]
+    lies_in = token_of_pixels(layers[1], layers[0], (56, 28), stride=4)
+    for token, place in enumerate(once):
+        assert ((lies_in == token).nonzero() + 0.5).mean(dim=0).tolist() == place.tolist()
 
 
 def test_windows_of_a_grid_round_up() -> None:

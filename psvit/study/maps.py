@@ -319,13 +319,7 @@ def _describe(
         one_row, prefix = arch.pooling == "1d", model.num_prefix_tokens
         grids = arch.grids(sides)
         grid: Grid | None = grids[stage]
-        pitch = (float(arch.stride), float(arch.stride))
-        places = _centres(grids[0], pitch)
-        for _ in range(stage):
-            places = _halved(places) if one_row else places
-        positions: Tensor | None = (
-            places if one_row else _centres(grids[stage], (pitch[0] * 2**stage, pitch[1] * 2**stage))
-        )
+        positions: Tensor | None = _pooled_centres(grids[0], arch.stride, stage, one_row)
     else:
         stage = 0 if not before else before[-1].stage + (before[-1].tokens != tokens)
         kind, one_row = ATTEND, False
@@ -347,11 +341,29 @@ def _grid_of(model: Any, places: int, sides: Grid) -> Grid | None:
 
 def _centres(grid: Grid, pitch: tuple[float, float]) -> Tensor:
     """(h w, 2) centres (y, x) in pixels of patches that lie `pitch` pixels apart."""
-    y, x = ((torch.arange(side) + 0.5) * step for side, step in zip(grid, pitch, strict=True))
+    y, x = (_along(side, step) for side, step in zip(grid, pitch, strict=True))
+    return torch.cartesian_prod(y, x).reshape(-1, 2)
+
+
+def _along(side: int, step: float) -> Tensor:
+    """(side,) centres of patches on one axis."""
+    return (torch.arange(side) + 0.5) * step
+
+
+def _pooled_centres(grid: Grid, stride: int, poolings: int, one_row: bool) -> Tensor:
+    """(h w, 2) centres (y, x) in pixels of the tokens after so many poolings of a grid, by sequence or by axis."""
+    if one_row:
+        places = _centres(grid, (stride, stride))
+        for _ in range(poolings):
+            places = _halved(places)
+        return places
+    y, x = (_along(side, stride) for side in grid)
+    for _ in range(poolings):
+        y, x = _halved(y), _halved(x)
     return torch.cartesian_prod(y, x).reshape(-1, 2)
 
 
 def _halved(places: Tensor) -> Tensor:
-    """Centres after a pooling of the sequence: means of pairs; the last of an odd number stays alone."""
+    """Centres after a pooling, of a sequence or on one axis: means of pairs; the last of an odd number stays alone."""
     windows = torch.arange(len(places)) >> 1
     return torch.stack([places[windows == window].mean(dim=0) for window in range(int(windows[-1]) + 1)])

@@ -129,7 +129,7 @@ def first_pass(model: nn.Module, layers: Sequence[Layer], batches: Batches, devi
                 other[:, i] += both[:, : len(now), len(now) :].diagonal(dim1=1, dim2=2).mean(dim=1)
             before = maps
         for i, (layer, x) in enumerate(zip(layers, seen.tokens, strict=True)):
-            for name, values in _token_measures(layer, x[:, layer.prefix :]).items():
+            for name, values in token_measures(layer, x[:, layer.prefix :]).items():
                 tokens[i][name] = tokens[i].get(name, 0.0) + float(values.sum())
             entropies[i] += float(_entropy_of_greatest(layer, seen.maps[i]).sum())
             features[i].append(x[:, layer.prefix :].mean(dim=1).cpu())
@@ -162,12 +162,13 @@ def _entropy_of_greatest(layer: Layer, maps: Tensor) -> Tensor:
     return row_entropy(maps).mean(dim=(1, 2)) / log(layer.seen)
 
 
-def _token_measures(layer: Layer, x: Tensor) -> dict[str, Tensor]:
+def token_measures(layer: Layer, x: Tensor) -> dict[str, Tensor]:
     """Measures of each image's tokens (B, h w, C), without the prefix tokens."""
-    most = min(x.shape[1:])
+    count, width = x.shape[1:]
+    most, most_centred = min(count, width), max(min(count - 1, width), 1)  # one token alone is 0 when centred
     rank, rank_centred = effective_rank(x), effective_rank(centred(x))
     found = {"pair_cosine": pair_cosine(x), "rank": rank, "rank_fraction": rank / most,
-             "rank_centred": rank_centred, "rank_centred_fraction": rank_centred / most}  # fmt: skip
+             "rank_centred": rank_centred, "rank_centred_fraction": rank_centred / most_centred}  # fmt: skip
     windows = layer.windows()
     if layer.grid is not None and windows is not None and x.shape[1] > 1:
         found["neighbour_cosine"] = neighbour_cosine(x, layer.grid)
