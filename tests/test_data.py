@@ -58,6 +58,8 @@ def test_limit_is_balanced_and_seeded() -> None:
     assert indices(few) == indices(open_data(DataSettings(limit=25)).train)
     assert indices(few) != indices(open_data(DataSettings(limit=25, seed=1)).train)
     assert indices(few).isdisjoint(indices(open_data(DataSettings()).holdout))
+    again = open_data(DataSettings(limit=25, seed=1, split_seed=0))
+    assert indices(again.train) == indices(few)
     with pytest.raises(UserError, match="limit 9 is below the 10 classes"):
         open_data(DataSettings(limit=9))
 

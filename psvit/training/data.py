@@ -113,7 +113,7 @@ def open_data(settings: DataSettings) -> Data:
 
 def _cut_holdout(data: Data, train: Source, settings: DataSettings) -> Data:
     labels = np.asarray(train.labels())
-    rng = np.random.default_rng(settings.seed if settings.split_seed is None else settings.split_seed)
+    rng = np.random.default_rng(settings.seed_of_split)
     kept, holdout = cut(labels, settings.holdout, rng, data.classes)
     if settings.limit is not None:
         if settings.limit < len(data.classes):

@@ -59,6 +59,11 @@ class DataSettings:
         if not _is_int(self.seed, 0):
             raise UserError(f"--seed {self.seed!r} is not a whole number of at least 0: give 0, 1, 2, ...")
 
+    @property
+    def seed_of_split(self) -> int:
+        """What the hold-out and the limit's choice are drawn by."""
+        return self.seed if self.split_seed is None else self.split_seed
+
 
 @dataclass(frozen=True)
 class Augment:

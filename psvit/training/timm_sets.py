@@ -154,7 +154,7 @@ def _open_shards(settings: DataSettings) -> tuple[Stream, Stream | Source, Strea
         raise UserError(
             f"--holdout {settings.holdout} takes whole tar files, but {shards[0]} is the only one: split it, or give 0"
         )
-    order = [shards[i] for i in np.random.default_rng(settings.seed).permutation(len(shards))]
+    order = [shards[i] for i in np.random.default_rng(settings.seed_of_split).permutation(len(shards))]
     holdout = Stream(partial(_create_shards, settings, order[:cut])) if cut else no_images()
     train = Stream(partial(_create_shards, settings, order[cut:]))
     return train, holdout, Stream(partial(_create_shards, settings, None)), classes

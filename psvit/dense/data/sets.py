@@ -191,7 +191,7 @@ def _in_splits(
         if both := [test.name(at) for at, file in enumerate(_files(test)) if file in trained]:
             raise UserError(f"{settings.data}: {len(both)} images of the test split are in the training split too: "
                             f"{quoted(both)}; what is tested on must not be trained on")  # fmt: skip
-    rng = np.random.default_rng(settings.seed if settings.split_seed is None else settings.split_seed)
+    rng = np.random.default_rng(settings.seed_of_split)
     kept, off = _cut(files, settings.holdout, rng)
     if settings.limit is not None:
         kept = np.sort(rng.permutation(kept)[: settings.limit])
@@ -261,7 +261,7 @@ def _open_scenes(settings: DenseDataSettings) -> DenseData:
             f"digits cannot be read; give {LEAST_SIDE} or more"
         )
     (pixels, labels), test = digits()
-    seed = settings.seed if settings.split_seed is None else settings.split_seed
+    seed = settings.seed_of_split
     kept, off = cut(labels, settings.holdout, np.random.default_rng(seed), DIGITS)
     count = max(round(settings.holdout * settings.scenes), 1) if settings.holdout else 0
     limited = min(settings.limit or settings.scenes, settings.scenes)
