@@ -599,6 +599,24 @@ def test_broken_metadata_are_refused(exported: Path, tmp_path: Path, value: str)
         open_classifier(str(tmp_path / "broken.onnx"))
 
 
+def test_what_is_no_checkpoint_says_what_opens_it(cli: Cli, images: Path, tmp_path: Path) -> None:
+    expected = {"x.pt2": "torch.export.load alone", "x.torchscript.pt": "torch.jit.load alone", "x.pt": "a pickle"}
+    for name, message in expected.items():
+        (tmp_path / name).touch()
+        assert message in cli.refused("predict", tmp_path / name, images, *MACHINE)
+    (tmp_path / "x.onnx").touch()
+    assert "(an ONNX file of psvit export: psvit predict and evaluate)" in cli.refused("export", tmp_path / "x.onnx")
+
+
+def test_a_hold_out_that_was_learned_is_not_evaluated(cli: Cli, trained: Path) -> None:
+    own = ["evaluate", trained, "--data", "digits", "--split", "holdout", "--json", *MACHINE]
+    figures = json.loads(cli.ok(*own))
+    settings = json.loads((trained / "metrics.json").read_text())["trained_on"]
+    same = ["--holdout", settings["holdout"], "--seed", settings["seed"]]
+    assert json.loads(cli.ok(*own, *same)) == figures
+    assert "so it knows images of the hold-out" in cli.refused(*own, "--split-seed", "5")
+
+
 def test_a_file_runs_on_the_device_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, cuda = "CPUExecutionProvider", "CUDAExecutionProvider"
     assert providers_for("cpu", [cuda, cpu]) == [cpu]

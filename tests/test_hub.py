@@ -151,6 +151,8 @@ def test_the_cards_commands_work_where_the_export_ran(
 
 
 def test_to_the_hub_and_back(cli: Cli, best: Path, hub: Path) -> None:  # noqa: F811
+    alone = ["export", best, "--format", "timm", "--private"]
+    assert "--private is of a repository on the Hub: give --push-to-hub too" in cli.refused(*alone)
     text = cli.ok("export", best, "--format", "timm", "--push-to-hub", "me/digits", "--private")
     assert "hub       https://huggingface.co/me/digits" in text
     assert (hub / "me" / "digits" / "visibility").read_text() == "private"

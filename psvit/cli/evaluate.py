@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from psvit.cli.flags import Flags, settings_from
+from psvit.cli.flags import CUT_FLAGS, Flags, add_cut_flags, cut_from, settings_from
 from psvit.cli.predict import batch_text
 from psvit.training.recipes import Machine
 from psvit.training.settings import DataSettings
@@ -17,18 +17,24 @@ Example: psvit evaluate runs/train/best --data digits"""
 
 def main(arguments: Sequence[str]) -> int:
     """Parse the flags, evaluate and print."""
-    flags = Flags("evaluate CHECKPOINT", DESCRIPTION, DataSettings(), Machine(), apart=("limit",))
+    flags = Flags("evaluate CHECKPOINT", DESCRIPTION, DataSettings(), Machine(), apart=("limit", *CUT_FLAGS))
+    add_cut_flags(flags)
     checkpoint = "checkpoint folder, for example runs/train/best, or an ONNX file of psvit export"
     values = add_evaluation_flags(flags, checkpoint, None, batch_text(128)).parse(arguments)
 
     from psvit.measure.machine import keep_freed_memory
 
     keep_freed_memory()
-    from psvit.export.runtime import batch_size_for, open_classifier
+    from psvit.export.runtime import batch_size_for, open_classifier, training_of
+    from psvit.training.checkpoints import check_cut
     from psvit.training.evaluate import evaluate_classifier
 
-    data, machine = settings_from(values, DataSettings()), settings_from(values, Machine())
+    machine = settings_from(values, Machine())
     classifier = open_classifier(values.checkpoint, machine.threads, machine.precision, machine.device)
+    trained = training_of(classifier)
+    data = settings_from(values, DataSettings(), **cut_from(values, trained))
+    if values.split == "holdout" and trained is not None:
+        check_cut(classifier.source, trained, data)
     batch_size = batch_size_for(classifier, values.batch_size, 128)
     metrics, classes = evaluate_classifier(classifier, data, machine, values.split, batch_size)
     if not prints():

@@ -6,12 +6,9 @@ import json
 import sys
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
-from jsonargparse import Namespace
-
-from psvit.cli.flags import Flags, settings_from
-from psvit.errors import UserError, flag
+from psvit.cli.flags import CUT_FLAGS, Flags, add_cut_flags, cut_from, settings_from
+from psvit.errors import UserError
 from psvit.export.settings import ExportSettings
 from psvit.training.settings import DataSettings
 
@@ -19,26 +16,6 @@ DESCRIPTION = """A checkpoint as an ONNX file (float32 and int8), a program of t
 for timm and the Hugging Face Hub. What is written is loaded again and compared with the network; ONNX files are timed
 beside it.
 Example: psvit export runs/train/best --int8 --data fashion-mnist"""
-
-
-CUT_FLAGS = {
-    "holdout": (float, "fraction of each class that is the hold-out"),
-    "seed": (int, "of the hold-out and of the choice of calibration images"),
-    "split_seed": (int, "of the hold-out alone"),
-}
-"""Flags that say which images are the hold-out."""
-
-
-def add_cut_flags(flags: Flags) -> None:
-    """Add the flags that say which images are the hold-out; where they are not given, the training's hold-out is."""
-    for name, (kind, text) in CUT_FLAGS.items():
-        flags.add(flag(name), type=kind, default=None, help=f"{text}; by default as in the training")
-
-
-def cut_from(values: Namespace, trained: DataSettings | None) -> dict[str, Any]:
-    """The values of these flags; of those that are not given, the training's, or `DataSettings`'s if nothing tells."""
-    default = trained or DataSettings()
-    return {name: getattr(default, name) if values[name] is None else values[name] for name in CUT_FLAGS}
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace  # type: ignore[attr-defined]
 
 from psvit.errors import UserError, flag
+from psvit.training.settings import DataSettings
 
 T = TypeVar("T")
 
@@ -184,3 +185,23 @@ def field_texts(cls: type) -> dict[str, str]:
         found = (entry.strip().partition(":") for entry in entries)
         texts |= {name: " ".join(text.split()) for name, _, text in found if text}
     return texts
+
+
+CUT_FLAGS = {
+    "holdout": (float, "fraction of each class that is the hold-out"),
+    "seed": (int, "of the hold-out, and of the choice of images where only some are taken"),
+    "split_seed": (int, "of the hold-out alone"),
+}
+"""Flags that say which images are the hold-out."""
+
+
+def add_cut_flags(flags: Flags) -> None:
+    """Add the flags that say which images are the hold-out; where they are not given, the training's hold-out is."""
+    for name, (kind, text) in CUT_FLAGS.items():
+        flags.add(flag(name), type=kind, default=None, help=f"{text}; by default as in the training")
+
+
+def cut_from(values: Namespace, trained: DataSettings | None) -> dict[str, Any]:
+    """The values of these flags; of those that are not given, the training's, or `DataSettings`'s if nothing tells."""
+    default = trained or DataSettings()
+    return {name: getattr(default, name) if values[name] is None else values[name] for name in CUT_FLAGS}

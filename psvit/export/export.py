@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -219,5 +220,5 @@ def summary(result: Exported, settings: ExportSettings) -> list[str]:
     if result.address:
         lines.append(f"hub       {result.address}")
     if settings.format in ("onnx", "timm"):
-        lines.append(f"next      psvit predict {result.files[-1]} IMAGE")
+        lines.append(f"next      psvit predict {shlex.quote(str(result.files[-1]))} IMAGE")
     return lines

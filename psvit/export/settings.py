@@ -81,6 +81,8 @@ class ExportSettings:
             raise UserError(f"--data measures ONNX files, --format is {self.format}: use psvit evaluate CHECKPOINT")
         if self.format == "timm" and self.batch_size is not None:
             raise UserError("--batch-size fixes a graph, --format timm holds none: leave it out")
+        if self.private and not self.push_to_hub:
+            raise UserError("--private is of a repository on the Hub: give --push-to-hub too, or leave it out")
         for name in ("push_to_hub", "private", "license"):
             if getattr(self, name) and self.format != "timm":
                 raise UserError(f"{flag(name)} belongs to the folder that the Hub reads: give --format timm")

@@ -207,7 +207,10 @@ def read_json(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     if folder.is_file():
         kind = "a pickle, which could run anything: it is not opened" if folder.suffix in PICKLES else "a file"
-        raise UserError(f"{folder} is {kind}; a checkpoint is a folder with {CONFIG} and {WEIGHTS}")
+        if folder.suffix == ".pt2" or folder.name.endswith(".torchscript.pt"):
+            kind = f"opened by {'torch.export.load' if folder.suffix == '.pt2' else 'torch.jit.load'} alone"
+        files = " (an ONNX file of psvit export: psvit predict and evaluate)" if folder.suffix == ".onnx" else ""
+        raise UserError(f"{folder} is {kind}; a checkpoint is a folder with {CONFIG} and {WEIGHTS}{files}")
     if not folder.is_dir():
         raise UserError(f"there is no checkpoint folder {folder}: check the path")
     for part in (CONFIG, WEIGHTS):
