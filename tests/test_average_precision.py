@@ -10,7 +10,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from psvit.dense.data.objects import Objects, boxes_of
-from psvit.dense.detection.average_precision import FIGURES, Found, Truth, average_precision, run_lengths
+from psvit.dense.detection.average_precision import FIGURES, Detected, Truth, average_precision, encode_rle
 from psvit.dense.detection.detect import evaluate_checkpoint, train_detector
 from psvit.dense.detection.settings import DetectSettings
 from psvit.errors import UserError
@@ -32,7 +32,7 @@ Raw = tuple[int, tuple[int, int], Objects]
 """Number, height and width, and objects of an image."""
 
 
-def crowded(seed: int) -> tuple[list[Raw], list[Found]]:
+def crowded(seed: int) -> tuple[list[Raw], list[Detected]]:
     """Ten images of 60 to 250 pixels with overlapping objects and crowds, and what a poor detector says of them."""
     rng = np.random.default_rng(seed)
     truths, found = [], []
@@ -47,7 +47,7 @@ def crowded(seed: int) -> tuple[list[Raw], list[Found]]:
         guesses = np.stack([mask for mask, _ in said]) if said else np.zeros((0, *size), dtype=bool)
         names = np.asarray([label for _, label in said], dtype=np.int64)
         scores = rng.random(len(said)).round(1).astype(np.float32)  # with ties
-        found.append(Found(number, boxes_of(guesses), names, scores, run_lengths(guesses)))
+        found.append(Detected(number, boxes_of(guesses), names, scores, encode_rle(guesses)))
     return truths, found
 
 
@@ -57,11 +57,11 @@ def objects(masks: list[NDArray[np.bool_]], labels: list[int], size: tuple[int, 
     return Objects(boxes_of(stacked), np.asarray(labels, dtype=np.int64), stacked, crowd)
 
 
-def precision_of(truths: list[Raw], found: list[Found], kind: str) -> dict[str, Any]:
+def precision_of(truths: list[Raw], found: list[Detected], kind: str) -> dict[str, Any]:
     return average_precision([Truth.of(*one) for one in truths], found, CLASSES, kind)
 
 
-def by_pycocotools(truths: list[Raw], found: list[Found], kind: str) -> dict[str, Any]:
+def by_pycocotools(truths: list[Raw], found: list[Detected], kind: str) -> dict[str, Any]:
     """The six figures and those of the classes, in percent, -100 for None."""
     truth, said = COCO(), []
     lines: list[dict[str, Any]] = []
@@ -71,7 +71,7 @@ def by_pycocotools(truths: list[Raw], found: list[Found], kind: str) -> dict[str
             assert there.masks is not None
             lines.append({"id": len(lines) + 1, "image_id": number, "category_id": int(there.labels[i]) + 7,
                           "bbox": [x0, y0, x1 - x0, y1 - y0], "area": float(there.masks[i].sum()),
-                          "segmentation": run_lengths(there.masks[i : i + 1])[0],
+                          "segmentation": encode_rle(there.masks[i : i + 1])[0],
                           "iscrowd": int(there.crowd[i])})  # fmt: skip
     for guess in found:
         for i in range(len(guess.labels)):
@@ -123,11 +123,11 @@ def test_perfect_nothing_found_and_nothing_to_find(kind: str) -> None:
     for number, _, there in truths:
         assert there.masks is not None
         sure = np.full(len(there), 0.9, dtype=np.float32)
-        perfect.append(Found(number, there.boxes, there.labels, sure, run_lengths(there.masks)))
+        perfect.append(Detected(number, there.boxes, there.labels, sure, encode_rle(there.masks)))
     figures = precision_of(truths, perfect, kind)
     assert figures["ap"] == figures["ap75"] == figures["ap_small"] == 100
     assert figures["per_class"] == {"ant": 100, "bee": 100, "cat": 100, "dog": None, "eel": 100}
-    none = [Found(number, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32), [])
+    none = [Detected(number, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32), [])
             for number, _, _ in truths]  # fmt: skip
     figures = precision_of(truths, none, kind)
     assert figures["ap"] == figures["ap_small"] == 0

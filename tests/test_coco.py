@@ -1,5 +1,6 @@
 """Folders in the layout of COCO: what is read, mended, and named."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tiny import read
 
 from psvit.dense.data.annotated import AnnotatedSource
 from psvit.dense.data.coco_writer import write_coco
+from psvit.dense.data.libraries import mask_tools
 from psvit.dense.data.objects import DenseSource, DenseSubset, Objects
 from psvit.dense.data.sets import open_class_maps
 from psvit.dense.data.settings import DenseDataSettings
@@ -306,3 +308,22 @@ def test_a_written_split_is_replaced_and_nothing_of_the_users(tmp_path: Path) ->
     (tmp_path / "annotations" / "instances_train.json").unlink()
     with pytest.raises(UserError, match=r"000000\.png is no image"):  # so a user's own may be called
         again(1)
+
+
+def test_masks_are_read_alike_by_pycocotools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = mask_tools().encode(np.asfortranarray(filled(2, 3, 8, 9).astype(np.uint8)))
+    size, listed = [HEIGHT, WIDTH], [HEIGHT * 2 + 3, *[6, HEIGHT - 6] * 5, 6, HEIGHT * 12 + 7]
+    shapes = [[SQUARE], {"size": size, "counts": listed}, {"size": size, "counts": runs["counts"].decode()}]
+    root = coco_folder(tmp_path, coco([{"segmentation": shape} for shape in shapes]))
+    for missing in ("", "faster_coco_eval.core.mask"):
+        if missing:
+            monkeypatch.setitem(sys.modules, missing, None)
+        data = opened(root)
+        assert not any("cannot be drawn" in note for note in data.notes)
+        masks = objects(data).masks
+        assert masks is not None
+        assert all(np.array_equal(mask, filled(2, 3, 8, 9)) for mask in masks)
+        assert len(masks) == 3
+    monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
+    with pytest.raises(UserError, match=r'masks of COCO need faster-coco-eval: pip install "psvit\[dense\]"'):
+        mask_tools()

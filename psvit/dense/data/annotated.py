@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from psvit.dense.data.findings import Findings
+from psvit.dense.data.libraries import mask_tools
 from psvit.dense.data.objects import DenseSource, Objects
 from psvit.errors import UserError, one_line
 from psvit.training.sources import load_image
@@ -25,7 +25,7 @@ ROUNDING = 1.0
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class Annotation:
     """One object as its file tells it: x0, y0, x1, y1 in pixels; a name for messages."""
 
     box: tuple[float, float, float, float]
@@ -47,7 +47,7 @@ class Annotated:
     shapes: tuple[Shape | None, ...]
 
 
-def annotate(path: str, size: tuple[int, int], found: Sequence[Found], findings: Findings) -> Annotated:
+def annotate(path: str, size: tuple[int, int], found: Sequence[Annotation], findings: Findings) -> Annotated:
     """Clip boxes to the image; drop those that have no area there."""
     height, width = size
     boxes = np.asarray([one.box for one in found], dtype=np.float32).reshape(-1, 4)
@@ -160,19 +160,4 @@ def _filled(box: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.bool_
     x0, y0 = np.floor(box[:2]).astype(int)
     x1, y1 = np.ceil(box[2:]).astype(int)
     mask[y0:y1, x0:x1] = True
-    return mask
-
-
-def mask_tools() -> ModuleType:
-    """COCO's polygons and runs of pixels, by faster-coco-eval.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    try:
-        from faster_coco_eval.core import mask
-    except ImportError as error:
-        raise UserError(
-            f'masks of COCO need the package faster-coco-eval ({one_line(error)}): pip install "psvit[dense]"'
-        ) from error
     return mask

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from psvit.dense.data.annotated import Annotated, Found, Shape, annotate, mask_tools, read_size
+from psvit.dense.data.annotated import Annotated, Annotation, Shape, annotate, read_size
 from psvit.dense.data.findings import Findings
+from psvit.dense.data.libraries import mask_tools
 from psvit.errors import UserError, one_line
 from psvit.training.sources import TEST_SPLITS, natural, quoted
 
@@ -125,7 +126,7 @@ def read_coco(
     for entry, file in _on_disk(entries, path, root, split, findings):
         size = _size(entry) or read_size(file, findings)
         if size is not None:
-            found = [_found(o, numbers[o["category_id"]], size, findings) for o in objects.get(entry["id"], ())]
+            found = [_annotation(o, numbers[o["category_id"]], size, findings) for o in objects.get(entry["id"], ())]
             images.append(annotate(str(file), size, found, findings))
     if not images:
         raise UserError(f"{path}: none of its {len(entries)} images can be read; see that they are beside it")
@@ -207,7 +208,7 @@ def _size(entry: Mapping[str, Any]) -> tuple[int, int] | None:
     return (height, width) if known else None  # type: ignore[return-value]  # both are int
 
 
-def _found(entry: Mapping[str, Any], label: int, size: tuple[int, int], findings: Findings) -> Found:
+def _annotation(entry: Mapping[str, Any], label: int, size: tuple[int, int], findings: Findings) -> Annotation:
     name = f"annotation {entry['id']}" if "id" in entry else f"one of image {entry['image_id']}"
     shape = _shape(entry.get("segmentation"), size, name, findings)
     box = entry.get("bbox")
@@ -219,7 +220,7 @@ def _found(entry: Mapping[str, Any], label: int, size: tuple[int, int], findings
         x = y = width = height = np.nan
     if width < 0 or height < 0:
         width = height = 0.0
-    return Found((x, y, x + width, y + height), label, bool(entry.get("iscrowd")), shape, name)
+    return Annotation((x, y, x + width, y + height), label, bool(entry.get("iscrowd")), shape, name)
 
 
 def _bound(shape: Shape, size: tuple[int, int]) -> list[float]:
@@ -236,10 +237,14 @@ def _shape(segmentation: Any, size: tuple[int, int], name: str, findings: Findin
         if isinstance(segmentation, dict):
             if list(segmentation["size"]) != list(size):
                 raise ValueError("of another size")
-            tools = mask_tools()
-            listed = isinstance(segmentation["counts"], list)
-            runs: dict[str, Any] = tools.segmToRle(segmentation, *size)
-            if listed and sum(segmentation["counts"]) != size[0] * size[1]:
+            counts = segmentation["counts"]
+            if isinstance(counts, str):
+                packed = {"size": list(size), "counts": counts.encode()}
+                if mask_tools().area(packed) > size[0] * size[1]:  # faster-coco-eval refuses it by itself
+                    raise ValueError("more pixels than the image has")
+                return packed
+            runs: dict[str, Any] = mask_tools().frPyObjects(segmentation, *size)
+            if sum(counts) != size[0] * size[1]:
                 raise ValueError("the runs do not add up")
             return runs
         polygons = [np.asarray(polygon, dtype=np.float64) for polygon in segmentation]

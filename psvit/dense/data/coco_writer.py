@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from psvit.dense.data.annotated import mask_tools
+from psvit.dense.data.libraries import mask_tools
 from psvit.dense.data.objects import DenseSource
 from psvit.errors import UserError
 from psvit.files import replacing, write_json

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from psvit.dense.data.annotated import Annotated, Found, annotate, read_size
+from psvit.dense.data.annotated import Annotated, Annotation, annotate, read_size
 from psvit.dense.data.findings import Findings
 from psvit.errors import UserError, one_line
 from psvit.training.sources import natural, quoted
@@ -110,7 +110,7 @@ def read_voc(folder: Path, strict: bool = False) -> VocSplits:
     number = {name: at for at, name in enumerate(classes)}
     ready = {
         split: tuple(
-            annotate(str(path), size, [Found(box, number[name], difficult, None, path.stem)
+            annotate(str(path), size, [Annotation(box, number[name], difficult, None, path.stem)
                                        for name, box, difficult in objects], findings)
             for path, size, objects in images
         )

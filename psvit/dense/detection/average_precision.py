@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from psvit.dense.data.libraries import coco_classes, mask_tools
 from psvit.dense.data.objects import Objects
-from psvit.errors import UserError
 
 FIGURES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 """The first six figures of COCO's summary: mean over IoU 0.50:0.95, at 0.50, at 0.75, by the area of objects."""
@@ -39,12 +39,12 @@ class Truth:
     @classmethod
     def of(cls, number: int, size: tuple[int, int], objects: Objects) -> Truth:
         """The objects of image `number`."""
-        masks = run_lengths(objects.masks) if objects.masks is not None else None
+        masks = encode_rle(objects.masks) if objects.masks is not None else None
         return cls(number, size, replace(objects, masks=None), objects.areas, masks)
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class Detected:
     """What a detector found in one image.
 
     Args:
@@ -63,7 +63,7 @@ class Found:
 
 
 def average_precision(
-    truths: Sequence[Truth], found: Sequence[Found], classes: Sequence[str], kind: str
+    truths: Sequence[Truth], found: Sequence[Detected], classes: Sequence[str], kind: str
 ) -> dict[str, Any]:
     """COCO's figures in percent.
 
@@ -78,7 +78,7 @@ def average_precision(
     Raises:
         UserError: neither library is installed.
     """
-    coco, evaluation = library()
+    coco, evaluation = coco_classes()
     with contextlib.redirect_stdout(io.StringIO()):
         truth = coco()
         truth.dataset = _dataset(truths, classes, masks=kind == "mask")
@@ -105,34 +105,10 @@ def _percent(value: float) -> float | None:
     return round(100 * float(value), 4) if value >= 0 else None  # -1: there is nothing to find
 
 
-def library() -> tuple[Any, Any]:
-    """The classes COCO and COCOeval of what is installed.
-
-    Raises:
-        UserError: neither faster-coco-eval nor pycocotools is.
-    """
-    try:
-        from faster_coco_eval import COCO, COCOeval_faster
-
-        return COCO, COCOeval_faster
-    except ImportError:
-        pass
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-
-        return COCO, COCOeval
-    except ImportError as error:
-        raise UserError('average precision needs faster-coco-eval: pip install "psvit[dense]"') from error
-
-
-def run_lengths(masks: NDArray[np.bool_]) -> list[dict[str, Any]]:
+def encode_rle(masks: NDArray[np.bool_]) -> list[dict[str, Any]]:
     """Masks (n, H, W) as COCO's compressed run lengths."""
-    try:
-        from faster_coco_eval.core import mask as api
-    except ImportError:
-        from pycocotools import mask as api
-    return [api.encode(np.asfortranarray(mask.astype(np.uint8))) for mask in masks]
+    tools = mask_tools()
+    return [tools.encode(np.asfortranarray(mask.astype(np.uint8))) for mask in masks]
 
 
 def _dataset(truths: Sequence[Truth], classes: Sequence[str], masks: bool) -> dict[str, Any]:
@@ -159,7 +135,7 @@ def _dataset(truths: Sequence[Truth], classes: Sequence[str], masks: bool) -> di
     }
 
 
-def _results(found: Sequence[Found], masks: bool) -> list[dict[str, Any]]:
+def _results(found: Sequence[Detected], masks: bool) -> list[dict[str, Any]]:
     results = []
     for one in found:
         for place in range(len(one.labels)):

@@ -15,9 +15,10 @@ from timm.utils.model import freeze_batch_norm_2d
 from torch import Tensor, nn
 
 from psvit.dense.checkpoints import DenseFolder, building, read_task, task_config
+from psvit.dense.data.libraries import coco_classes
 from psvit.dense.data.sets import DenseData, open_objects
 from psvit.dense.data.settings import DenseDataSettings
-from psvit.dense.detection.average_precision import Found, Truth, average_precision, library, run_lengths
+from psvit.dense.detection.average_precision import Detected, Truth, average_precision, encode_rle
 from psvit.dense.detection.detectors import build_detector
 from psvit.dense.detection.pyramid import Backbone, check_read
 from psvit.dense.detection.settings import DetectorSettings, DetectSettings, Neck
@@ -54,7 +55,7 @@ def train_detector(settings: DetectSettings, say: Callable[[str], None] = print)
     Raises:
         UserError, InterruptedTrainingError: see `psvit.training.loop.train`.
     """
-    library()  # not to miss it after an epoch
+    coco_classes()  # not to miss it after an epoch
     accelerator = open_machine(settings.machine)
     run = DenseFolder(settings, accelerator)
     data = open_objects(settings.data)
@@ -188,7 +189,7 @@ def evaluate_detector(
     """
     model.eval()
     truths: list[Truth] = []
-    found: list[Found] = []
+    found: list[Detected] = []
     unreadable: list[str] = []
     for batch in own_batches(split, accelerator, batch_size, workers):
         unreadable += batch.unreadable
@@ -197,7 +198,7 @@ def evaluate_detector(
             outputs = model(images) if images else []
         for (number, size, objects), output in zip(batch.labels, outputs, strict=True):
             truths.append(Truth.of(number, size, objects))
-            found.append(found_of(number, output))
+            found.append(detected_in(number, output))
     if accelerator.num_processes > 1:
         truths, found, unreadable = gather_object(truths), gather_object(found), gather_object(unreadable)
     check_readable(len(truths), unreadable)
@@ -207,12 +208,12 @@ def evaluate_detector(
     return Figures(box, mask, len(truths), tuple(unreadable))
 
 
-def found_of(number: int, output: dict[str, Tensor]) -> Found:
+def detected_in(number: int, output: dict[str, Tensor]) -> Detected:
     """What torchvision's detector says of one image, with class numbers from 0 and masks as run lengths."""
     plain = on_cpu(output)
-    masks = run_lengths(plain["masks"][:, 0].numpy()) if "masks" in plain else None
+    masks = encode_rle(plain["masks"][:, 0].numpy()) if "masks" in plain else None
     labels = plain["labels"].numpy().astype(np.int64) - 1
-    return Found(number, plain["boxes"].numpy(), labels, plain["scores"].numpy(), masks)
+    return Detected(number, plain["boxes"].numpy(), labels, plain["scores"].numpy(), masks)
 
 
 def on_cpu(output: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -246,7 +247,7 @@ def evaluate_checkpoint(
         UserError: a broken checkpoint, or data of other classes or channels than it was trained on.
     """
     check_whole("batch_size", batch_size)
-    library()
+    coco_classes()
     accelerator = open_machine(machine)
     model, config = load_detector(folder)
     opened = open_fitting(open_objects, data, config, folder)

@@ -15,6 +15,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from psvit.dense.checkpoints import DenseFolder, building, read_task, task_config
+from psvit.dense.data.libraries import decoders
 from psvit.dense.data.objects import IGNORED
 from psvit.dense.data.sets import DenseData, open_class_maps
 from psvit.dense.data.settings import DenseDataSettings
@@ -23,7 +24,7 @@ from psvit.dense.facts import macs_line, network_facts
 from psvit.dense.features import build_features, open_features
 from psvit.dense.learning import DenseLearning
 from psvit.dense.segmentation.mean_iou import SegmentationFigures, confusion_matrix
-from psvit.dense.segmentation.segmenters import Canvas, build_segmenter, library, multiple_of
+from psvit.dense.segmentation.segmenters import Canvas, build_segmenter, multiple_of
 from psvit.dense.segmentation.settings import SegmenterSettings, SegmentSettings
 from psvit.dense.splits import ClassMapSplit
 from psvit.dense.transforms import Vary
@@ -55,7 +56,7 @@ def train_segmenter(settings: SegmentSettings, say: Callable[[str], None] = prin
     """
     accelerator = open_machine(settings.machine)
     run = DenseFolder(settings, accelerator)
-    library()
+    decoders()
     data = open_class_maps(settings.data)
     segmenter = settings.segmenter.filled(data.img_size)
     if settings.recipe.batch_size == 1 and segmenter.decoder in ("upernet", "deeplabv3plus"):
@@ -133,7 +134,7 @@ class SegmenterLearning(DenseLearning):
             logits = self.canvas(self.model, images)
         loss = F.cross_entropy(logits.float(), classes, ignore_index=IGNORED, reduction="none").mean()
         if self.segmenter.loss == "cross-entropy+dice":
-            loss = loss + library().losses.DiceLoss("multiclass", ignore_index=IGNORED)(logits.float(), classes)
+            loss = loss + decoders().losses.DiceLoss("multiclass", ignore_index=IGNORED)(logits.float(), classes)
         return loss
 
     def figures(self, split: ClassMapSplit) -> SegmentationFigures:

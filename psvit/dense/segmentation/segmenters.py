@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
+from psvit.dense.data.libraries import decoders
 from psvit.dense.features import take_weights
 from psvit.dense.segmentation.settings import SegmenterSettings
 from psvit.errors import UserError, one_line
@@ -32,22 +33,6 @@ NAME = "psvit"
 
 STEM = 2
 """Level of the finest map that all decoders but unet need: stride 4."""
-
-
-def library() -> ModuleType:
-    """segmentation_models_pytorch.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    try:
-        import segmentation_models_pytorch
-    except ImportError as error:
-        raise UserError(
-            f'decoders need the package segmentation_models_pytorch ({one_line(error)}): pip install "psvit[dense]"'
-        ) from error
-    module: ModuleType = segmentation_models_pytorch
-    return module
 
 
 class FeaturesEncoder(nn.Module):
@@ -145,7 +130,7 @@ def build_segmenter(
         Normalised images (B, C, H, W), whose sides are multiples of `multiple_of` -> logits (B, K, H, W).
         The names of its weights are smp's and timm's own.
     """
-    smp = library()
+    smp = decoders()
     in_chans, channels = int(described["model_args"]["in_chans"]), int(settings.channels or 256)
     common = {"encoder_weights": None, "in_channels": in_chans, "classes": num_classes}
     if settings.decoder == "dpt":
