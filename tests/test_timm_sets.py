@@ -119,6 +119,26 @@ def test_a_stream_refuses_what_it_cannot_do(shards: Path) -> None:
         open_data(DataSettings(**settings))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("holdout", [0.004, 0.005, 0.996])
+def test_a_holdout_that_is_no_whole_percent_of_a_stream_is_refused(holdout: float) -> None:
+    with pytest.raises(UserError, match=f"--holdout {holdout} is .* TFDS cuts whole percents; give 0.01 to 0.99"):
+        open_data(DataSettings("tfds/mnist", holdout=holdout))
+    with pytest.raises(UserError, match=f"--holdout {holdout} cannot be cut from a stream"):
+        open_data(DataSettings("hfids/mnist", holdout=holdout))
+
+
+@pytest.mark.parametrize("classes", [[], ["ant", "bee"]])
+def test_a_set_without_training_images_is_refused(classes: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Empty(list[object]):
+        targets: tuple[int, ...] = ()
+
+    empty = Empty()
+    empty.classes = classes  # type: ignore[attr-defined]
+    monkeypatch.setattr(timm_sets, "_create", lambda settings, splits: empty)
+    with pytest.raises(UserError, match="--data 'torch/empty' holds no training images"):
+        open_data(DataSettings("torch/empty"))
+
+
 def test_a_torchvision_set_through_timm(tmp_path: Path) -> None:
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)

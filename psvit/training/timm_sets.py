@@ -84,6 +84,8 @@ def open_timm(settings: DataSettings) -> tuple[Source | Stream, Source | Stream,
         return _open_streams(settings)
     dataset = _create(settings, ("train",))
     train = _TimmSource(dataset, settings.data)
+    if not len(train):
+        raise UserError(f"--data {settings.data!r} holds no training images: get it again, or give another set")
     classes = _class_names(dataset) or tuple(map(str, range(max(train.labels()) + 1)))
     return train, no_images(), LazySource(partial(_open_test, settings, classes)), classes
 
@@ -128,8 +130,12 @@ def _class_names(dataset: Any) -> tuple[str, ...]:
 def _open_streams(settings: DataSettings) -> tuple[Stream, Stream | Source, Stream, tuple[str, ...]]:
     """TFDS and hfids. TFDS cuts the hold-out off the end of the training split, not by class."""
     percent = round(100 * settings.holdout)
-    if percent and settings.data.lower().startswith("hfids/"):
+    if settings.holdout and settings.data.lower().startswith("hfids/"):
         raise UserError(f"--holdout {settings.holdout} cannot be cut from a stream, {settings.data}: use hfds/, or 0")
+    if settings.holdout and not 1 <= percent <= 99:
+        raise UserError(
+            f"--holdout {settings.holdout} is {percent} % rounded: TFDS cuts whole percents; give 0.01 to 0.99, or 0"
+        )
     classes = _class_names(_create(settings, ("train",)))
     if not classes:
         raise UserError(f"--data {settings.data!r} does not name its classes: use a set that does, or a folder")
