@@ -39,6 +39,26 @@ def test_a_lazy_source_opens_once_and_when_asked() -> None:
 # ---- folders
 
 
+def test_a_folder_whose_name_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    try:
+        image_folder(tmp_path / "set", ("ant", "caf\udce9"))
+    except OSError:
+        pytest.skip("the file system takes no such name")
+    with pytest.raises(UserError, match=r"the name of the folder 'caf\\udce9' is not UTF-8: rename it"):
+        open_data(DataSettings(str(tmp_path / "set")))
+    (tmp_path / "set" / "caf\udce9").rename(tmp_path / "set" / "bee")
+    (tmp_path / "set").rename(tmp_path / "s\udce9t")
+    with pytest.raises(UserError, match=r"the name of the folder '.*s\\udce9t' is not UTF-8"):
+        open_data(DataSettings(str(tmp_path / "s\udce9t")))
+
+
+def test_a_file_whose_name_is_not_utf_8_is_named_with_an_escape() -> None:
+    source = FileSource(["gone/caf\udce9.png"], [0])
+    assert source.name(0) == r"gone/caf\udce9.png"
+    with pytest.raises(OSError, match=r"image gone/caf\\udce9\.png cannot be read"):
+        source.image(0)
+
+
 def test_a_folder_with_splits(tmp_path: Path) -> None:
     image_folder(tmp_path / "train", ("ant", "bee", "cat 10", "cat 9", "größe m²", "蜂"))
     image_folder(tmp_path / "test", ("ant", "bee", "cat 10", "cat 9", "größe m²", "蜂"), each=2)

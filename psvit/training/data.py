@@ -29,6 +29,7 @@ from psvit.training.sources import (
     Subset,
     natural,
     no_images,
+    printable,
     quoted,
 )
 from psvit.training.splits import DIGITS, TEST_FRACTION, cut, digits
@@ -257,6 +258,9 @@ def _open_folder(settings: DataSettings) -> Data:
             f"--data {settings.data!r}: no class folder of {train_root} holds an image ({' '.join(_EXTENSIONS)}): "
             "put each class's images into a folder of its name"
         )
+    for name in (settings.data, *classes):
+        if printable(name) != name:  # checkpoints and reports could not be written
+            raise UserError(f"--data {settings.data!r}: the name of the folder {name!r} is not UTF-8: rename it")
     train: Source = _file_source(found, classes)
     tests = [p for n in TEST_SPLITS if splits and (p := root / n).is_dir()]
     if tests:

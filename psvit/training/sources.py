@@ -30,7 +30,7 @@ def load_image(file: str | Path | IO[bytes], in_chans: int = 3) -> Image.Image:
             image.load()
             return convert_image(image, in_chans)
     except Exception as error:  # on broken bytes Pillow's plugins raise anything: SyntaxError, struct.error, ...
-        name = getattr(file, "name", "from memory") if hasattr(file, "read") else file
+        name = printable(str(getattr(file, "name", "from memory") if hasattr(file, "read") else file))
         unknown = isinstance(error, UnidentifiedImageError)  # its message, and strerror's, would repeat the name
         reason = "it is of no format that Pillow knows" if unknown else getattr(error, "strerror", None) or error
         raise OSError(f"image {name} cannot be read: {reason}") from error
@@ -125,8 +125,8 @@ class FileSource(Source):
         return self.targets[i]
 
     def name(self, i: int) -> str:
-        """Path of file i."""
-        return self.paths[i]
+        """Path of file i, as it can be written down."""
+        return printable(self.paths[i])
 
 
 class _View(Source):
@@ -211,6 +211,11 @@ def natural(text: str) -> tuple[list[str | int], str]:
     """Sorting key: numbers by value, letters whatever their case; a tie goes by the text itself."""
     parts = re.split(r"(\d+)", text.lower())
     return [int(part) if at % 2 else part for at, part in enumerate(parts)], text
+
+
+def printable(text: str) -> str:
+    """The text with what UTF-8 cannot hold, such as stray bytes of a file name, as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def quoted(names: Sequence[str]) -> str:
