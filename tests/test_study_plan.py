@@ -167,6 +167,7 @@ def in_group(**entries: Any) -> dict[str, Any]:
         ({"groups": None}, "groups is not a list of names with values"),
         ({"groups": {"one": None}}, "group one is not a list of names with values"),
         ({"groups": {"one": {"networks": []}}}, "group one has no networks"),
+        ({"groups": {}, "claims": []}, "it has no groups: name one, with its networks"),
         ({"groups": {"one": {}}}, "networks of group one is not a list of names with values"),
         (in_group(macz="1M"), "group one has an unknown setting 'macz'; did you mean macs?"),
         (in_group(networks=["deit", "deit"]), "networks ['deit', 'deit'] of group one hold one twice"),
@@ -333,7 +334,10 @@ def test_every_trial_has_its_seed_and_its_folder(study: Callable[..., Study]) ->
 def test_names_of_folders() -> None:
     assert slug("6 M MACs, reinvested") == "6-m-macs-reinvested"
     assert slug("../..") == "-"
-    assert slug("日本") == "-"
+    assert slug("日本, 2") == "日本-2"
+    assert slug("Ü") == slug("U\u0308") == "ü", "however it is written"
+    assert slug("Ω/..") == "ω"
+    assert slug("+?") == "-"
 
 
 @pytest.mark.parametrize("quick", [False, True])

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
@@ -221,6 +222,8 @@ def _study(name: str, data: Mapping[str, Any], quick: bool) -> Study:
         _group(group, _mapping(own, f"group {group}"), data, small)
         for group, own in _mapping(data.get("groups"), "groups").items()
     )
+    if not groups:
+        raise UserError("it has no groups: name one, with its networks")
     reads = data.get("reads", "test")
     if reads not in ("test", "holdout"):
         raise UserError(f"reads {reads!r} is not test or holdout")
@@ -437,12 +440,13 @@ def check_names(given: Mapping[str, Any], known: Iterable[str], what: str) -> No
 
 
 def slug(text: str) -> str:
-    """A name for a folder: letters, digits and hyphens.
+    """A name for a folder: small letters of any script, digits, underscores, points and hyphens.
 
     >>> slug("6 M MACs, reinvested")
     '6-m-macs-reinvested'
     """
-    return re.sub(r"[^a-z0-9_.]+", "-", text.lower()).strip("-.") or "-"
+    composed = unicodedata.normalize("NFC", text.lower())  # some file systems keep accents apart, some do not
+    return re.sub(r"[^\w.]+", "-", composed).strip("-.") or "-"
 
 
 def check_slugs(names: Sequence[str], what: str) -> None:
