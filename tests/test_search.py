@@ -1,6 +1,7 @@
 """psvit search and psvit run: the whole road, resumed after a kill, without a look at the test split."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,9 +13,11 @@ import torch
 from tiny import MACHINE, Cli, image_folder, read, start, torchrun
 
 from psvit import Arch, UserError, cost
+from psvit.report.page import Page
 from psvit.search.around import space_for, width_choices
 from psvit.search.folder import read_arch
 from psvit.search.latency import LatencyTable, part_calls
+from psvit.search.report import _comparison
 from psvit.search.run import run
 from psvit.search.scores import Journal
 from psvit.search.search import Found, random_member, search
@@ -393,6 +396,14 @@ def test_a_random_member_is_as_dear_as_the_searched_one() -> None:
     assert all(0.95 * 9e6 < region.costs(arch)[0] < 1.03 * 9e6 for arch in drawn)
     assert random_member(found, 9e6, 3) == random_member(found, 9e6, 3)
     assert random_member(found, 1.0, 3) in region, "none as cheap: any member"
+
+
+def test_the_page_of_a_run_whose_first_network_has_no_errors() -> None:
+    row = {"name": "a", "network": "AS", "macs": 1, "params": 1, "holdout_top1": None, "top1": 100.0, "loss": 0.0,
+           "images": 9, "error_ratio": None}  # fmt: skip
+    page = Page("run")
+    _comparison(page, [row], row, None)
+    assert "<td>–</td>" in re.sub("<td [^>]*>", "<td>", page.html())
 
 
 def test_an_unfinished_search_has_no_arch(tmp_path: Path) -> None:

@@ -243,11 +243,23 @@ def test_results_are_json_without_infinity_or_nan() -> None:
     assert {claim["verdict"] for claim in alone["claims"]} == {"open, one seed"}
 
 
-def test_a_network_without_errors_has_a_ratio() -> None:
+def test_nothing_is_over_a_network_without_errors() -> None:
     perfect = {("one", "first", seed): trained(100.0) for seed in range(3)}
     data = strict_json(found(study(claims=CLAIMS), perfect))
-    assert data["groups"][0]["rows"][1]["error_ratio"] == pytest.approx(9 / 1e-3)
+    assert [row["error_ratio"] for row in data["groups"][0]["rows"]] == [None] * 3
+    assert [row[-1] for row in group_table(data["groups"][0], "test").rows] == ["–"] * 3
     assert data["claims"][1]["verdict"] == "holds"
+    second = {("one", "second", seed): trained(100.0) for seed in range(3)}
+    assert found(study(), second)["groups"][0]["rows"][1]["error_ratio"] == 0
+
+
+def test_nothing_is_over_a_first_network_that_failed() -> None:
+    broken = {("one", "first", seed): {"error": "the loss is nan"} for seed in range(3)}
+    data = strict_json(found(study(claims=CLAIMS), broken))
+    assert [row["error_ratio"] for row in data["groups"][0]["rows"]] == [None] * 3
+    table = group_table(data["groups"][0], "test")
+    assert {len(row) for row in table.rows} == {len(table.headings)}
+    assert [row[-1] for row in table.rows] == ["", "–", "–"]
 
 
 def test_a_failed_training_is_told_and_left_out() -> None:

@@ -12,6 +12,7 @@ from tiny import CPU, DATA, DIGITS, MACHINE, TRAIN, Cli, log, read, same_weights
 from psvit.errors import UserError
 from psvit.search.run import run
 from psvit.search.settings import RunAllSettings
+from psvit.training.compare import error_ratio, table
 from psvit.training.evaluate import evaluate_checkpoint
 from psvit.training.loop import train
 from psvit.training.recipes import CompareSettings, Machine, ModelSettings
@@ -193,3 +194,12 @@ def test_a_comparison_is_refused_before_anything_is_trained(tmp_path: Path) -> N
         assert not (tmp_path / "run").exists()
     with pytest.raises(UserError, match="--resume and --overwrite contradict each other"):
         CompareSettings(resume=True, overwrite=True)
+
+
+def test_nothing_is_over_a_first_network_without_errors() -> None:
+    assert error_ratio(75, 50) == 0.5
+    assert error_ratio(100, 50) == 0
+    assert error_ratio(75, 100) is None
+    row = {"name": "a", "network": "AS", "macs": 1, "params": 1, "holdout_top1": None, "top1": 75.0, "loss": 1.0}
+    shown = table({"rows": [{**row, "error_ratio": None}, {**row, "error_ratio": 0.5}]})
+    assert list(shown.columns[-1].cells) == ["–", "0.50"]

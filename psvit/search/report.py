@@ -250,9 +250,10 @@ def _comparison(
     lines, timed = [], all(row.get("latency_ms") is not None for row in rows)
     for row in rows:
         holdout = "" if row["holdout_top1"] is None else f"{row['holdout_top1']:.2f}"
+        over = "–" if row["error_ratio"] is None else f"{row['error_ratio']:.2f}"
         test = f"{row['top1']:.2f} ± {standard_error(row['top1'], row['images']):.2f}"
         lines.append((row["name"], f"`{row['network']}`", f"{row['macs'] / 1e6:,.2f}", f"{row['params'] / 1e6:,.3f}",
-                      holdout, test, f"{row['loss']:.3f}", f"{row['error_ratio']:.2f}",
+                      holdout, test, f"{row['loss']:.3f}", over,
                       *([f"{row['latency_ms']:.3g}"] if timed else [])))  # fmt: skip
     page.table(
         ("name", "network", "M MACs", "M params", "hold-out %", "test %", "loss", "error / first", *["ms"] * timed),

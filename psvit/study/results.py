@@ -14,7 +14,7 @@ Kept = Mapping[tuple[str, str, int], Mapping[str, Any]]
 """What trainings came to, by group, label and seed; one that failed has an ``error`` alone."""
 
 FLOOR = 1e-3
-"""Errors below this, in percent, count as this much in ratios."""
+"""Errors below this, in percent, count as this much in the ratios of claims."""
 
 
 def results(
@@ -36,14 +36,14 @@ def results(
     Returns:
         ``groups``, each with ``rows``: per network its figures by seed (top1 in percent, loss in nats), ``mean``,
         ``interval`` (95 % of the mean, by Student's t; None for one seed), ``error_ratio`` (mean error over the first
-        network's), ``history`` (epoch, mean hold-out top-1) and ``seconds``; ``claims``, see `judged`.
+        network's; None where that failed or has no errors), ``history`` (epoch, mean hold-out top-1) and ``seconds``;
+        ``claims``, see `judged`.
     """
     groups: list[dict[str, Any]] = []
     for group in study.groups:
         rows = [_row(group.name, network.label, network.seeds, kept) for network in group.networks]
-        means = [row["mean"] for row in rows if row["mean"] is not None]
         for row in rows:
-            row["error_ratio"] = None if row["mean"] is None else _error(row["mean"]) / _error(means[0])
+            row["error_ratio"] = _over(row["mean"], rows[0]["mean"])
         entry: dict[str, Any] = {
             "name": group.name,
             "macs": group.macs,
@@ -71,6 +71,12 @@ def results(
         "training_seconds": round(sum(result.get("seconds", 0.0) for result in trained)),
         "settings": study.to_dict(),
     }
+
+
+def _over(mean: float | None, first: float | None) -> float | None:
+    if mean is None or first is None or first >= 100:
+        return None
+    return (100 - mean) / (100 - first)
 
 
 def _row(group: str, label: str, seeds: Sequence[int], kept: Kept) -> dict[str, Any]:

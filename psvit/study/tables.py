@@ -29,12 +29,13 @@ def group_table(group: Data, reads: str) -> Table:
     rows = []
     for row in group["rows"]:
         if row["mean"] is None:
-            rows.append((row["label"], failure(row), *[""] * 6))
+            rows.append((row["label"], failure(row), *[""] * 5))
             continue
         cost = f"{row['macs'] / 1e6:.2f}", f"{row['params'] / 1e6:.3f}"
         values = " ".join(f"{value:.2f}" for value in row["top1"])
+        over = "–" if row["error_ratio"] is None else f"{row['error_ratio']:.2f}"
         name = f"{row['label']}{' (' + failure(row) + ')' if row['failed'] else ''}"
-        rows.append((name, f"`{row['network']}`", *cost, values, mean(row), f"{row['error_ratio']:.2f}"))
+        rows.append((name, f"`{row['network']}`", *cost, values, mean(row), over))
     heading = f"{'test' if reads == 'test' else 'hold-out'} % by seed"
     headings = ("", "network", "M MACs", "M params", heading, "mean, 95 %", "error / first")
     return Table(headings, rows, 2)
@@ -85,8 +86,8 @@ def group_note(group: Data, data: Data) -> str:
 def notes(data: Data) -> list[str]:
     """How the figures of a study are to be read."""
     found = [
-        "± and intervals are 95 % confidence intervals of the mean over seeds, by Student's t. They tell how another "
-        "seed would differ, not another test split."
+        "± and intervals are 95 % confidence intervals of the mean over seeds, by Student's t. They allow for "
+        "other seeds, not for another test split."
     ]
     if data["claims"]:
         found.append(

@@ -54,7 +54,7 @@ def compare(
 
     Returns:
         A row for each network with its MACs, parameters, accuracy in percent, loss in nats, and its error over the
-        first network's, as plain data.
+        first network's (None where that makes none), as plain data.
 
     Raises:
         UserError: a wrong setting, or a folder that already holds a run.
@@ -65,8 +65,13 @@ def compare(
         say(f"\n{number} of {len(networks)}: {name}")
         rows.append(_row(name, model, settings, like, folders[name], say))
     for row in rows:
-        row["error_ratio"] = (100 - row["top1"]) / max(100 - rows[0]["top1"], 1e-9)
+        row["error_ratio"] = error_ratio(row["top1"], rows[0]["top1"])
     return rows
+
+
+def error_ratio(top1: float, first: float) -> float | None:
+    """The errors of a network over the first's; None where that makes none. Both are right in so many percent."""
+    return None if first >= 100 else (100 - top1) / (100 - first)
 
 
 def _row(
@@ -217,8 +222,8 @@ def table(results: dict[str, Any]) -> Table:
         shown.add_column(heading, justify="right")
     for row in results["rows"]:
         holdout = "" if row["holdout_top1"] is None else f"{row['holdout_top1']:.2f}"
-        figures = (row["macs"] / 1e6, row["params"] / 1e6, row["top1"], row["loss"], row["error_ratio"])
-        macs, params, top1, loss, ratio = figures
-        cells = (f"{macs:.2f}", f"{params:.3f}", holdout, f"{top1:.2f}", f"{loss:.3f}", f"{ratio:.2f}")
+        over = "–" if row["error_ratio"] is None else f"{row['error_ratio']:.2f}"
+        macs, params = f"{row['macs'] / 1e6:.2f}", f"{row['params'] / 1e6:.3f}"
+        cells = (macs, params, holdout, f"{row['top1']:.2f}", f"{row['loss']:.3f}", over)
         shown.add_row(row["name"], row["network"], *cells)
     return shown
