@@ -106,6 +106,19 @@ def test_resumed_at_any_step(step: int, tmp_path: Path, monkeypatch: pytest.Monk
     assert {**best, **log(tmp_path / "whole")[best["epoch"] - 1]} == best
 
 
+def test_a_state_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = settings(tmp_path)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2)
+        with pytest.raises(InterruptedTrainingError):
+            train(chosen)
+    saved = torch.load(tmp_path / "state.pt", weights_only=True)
+    saved["train"]["mood"] = "good"
+    torch.save(saved, tmp_path / "state.pt")
+    with pytest.raises(UserError, match=r"the saved state does not fit \(.*'mood'\): start anew with --overwrite"):
+        train(replace(chosen, run=replace(chosen.run, resume=True)))
+
+
 @pytest.mark.parametrize("opt", ["sgd", "lion", "lamb", "muon", "adafactor", "nadamw", "rmsproptf", "adopt"])
 def test_the_state_of_other_optimizers_resumes(opt: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = settings(tmp_path / "run", opt=opt)

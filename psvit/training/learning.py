@@ -181,7 +181,7 @@ class Learning(ABC):
         """Take up a saved state (see `RunFolder.load_state`).
 
         Raises:
-            UserError: it is another network's or another optimizer's.
+            UserError: it is another network's, another optimizer's or another version's.
         """
         try:
             if "model" in saved:
@@ -191,9 +191,9 @@ class Learning(ABC):
                     self.ema.module.load_state_dict(saved["ema"])
                 if self.accelerator.scaler is not None:
                     self.accelerator.scaler.load_state_dict(saved["scaler"])
+            state = TrainState(**{"metric": self.metric, **saved.get("train", {})})
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"the saved state does not fit ({one_line(error)}): start anew with --overwrite") from error
-        state = TrainState(**{"metric": self.metric, **saved.get("train", {})})
         self.scheduler.step_update(state.step)
         return state
 

@@ -88,7 +88,7 @@ def learn_epochs(
                 micro = [next(batches) for _ in range(recipe.accumulate)]
                 loss = learn.step(micro, state.step)
                 state.add(loss, [name for batch in micro for name in batch.unreadable])
-                display.advance(epoch, loss, learn.lr)
+                display.advance(epoch, loss)
                 if state.step % steps_per_epoch == 0:
                     break  # the epoch is evaluated before anything is saved
                 stop = interrupt.requested(accelerator)
@@ -104,6 +104,6 @@ def learn_epochs(
             display.epoch(state.history[-1])
             if interrupt.requested(accelerator) and state.step < total_steps:
                 raise InterruptedTrainingError(run, state, total_steps)
-    run.finish(state)
+    run.finish()
     display.finish(state, run)
     return state.best

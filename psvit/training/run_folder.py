@@ -297,7 +297,7 @@ class RunFolder:
             return None
         return SummaryWriter(str(self.path / "tensorboard"))  # one file for the run, as long as it is not resumed
 
-    def finish(self, state: TrainState) -> None:
+    def finish(self) -> None:
         """The state is large and of no more use; the checkpoints stay."""
         if self.accelerator.is_main_process and not self.settings.run.keep_state:
             (self.path / STATE).unlink(missing_ok=True)

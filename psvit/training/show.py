@@ -93,7 +93,7 @@ class Display:
         self.say(f"device    {accelerator.device}, {precision[accelerator.mixed_precision]}{memory}")
         self.say(f"output    {run.path}" + (f", resumed at step {step}" if step else ""))
 
-    def advance(self, epoch: int, loss: float, lr: float) -> None:
+    def advance(self, epoch: int, loss: float) -> None:
         """Count one step."""
         self.timed_steps += 1
         self.bar.update(self.task, advance=1, epoch=epoch + 1, loss=f"{loss:.3f}")
