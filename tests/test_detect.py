@@ -119,6 +119,17 @@ def test_masks_and_class_maps_stay_on_their_image_when_resized() -> None:
     )  # pixels; half a one, where masks are resized as torchvision does
 
 
+@pytest.mark.parametrize("size", [(1, 300), (300, 1)])
+def test_a_thin_image_is_varied(size: tuple[int, int]) -> None:
+    there = objects([np.ones(size, dtype=bool)], [0], size)
+    for crop in (None, (16, 16)):
+        vary = Vary(DenseAugment(hflip=0, jitter=(0.3, 0.4)), mirror=True, mean=(0.0,), crop=crop)
+        pixels, target = vary_objects(vary, Image.new("L", size[::-1], 255), there)
+        assert pixels.shape == (1, *(crop or size))
+        assert pixels.max() == 1
+        assert len(target["boxes"]) == 1
+
+
 def test_what_is_cut_away_is_left_out() -> None:
     image, there = scene()
     vary = Vary(DenseAugment(hflip=0, jitter=(4.0, 4.0)), mirror=True, mean=(0.0,))
@@ -324,6 +335,23 @@ def test_an_image_without_objects_trains(name: str) -> None:
     assert total.isfinite()
     total.backward()
     assert all(p.grad is not None for p in model.parameters())  # DDP would wait for one that has none
+
+
+@pytest.mark.parametrize("size", [(1, 300), (300, 1)])
+def test_a_thin_image_is_seen_one_pixel_thin(size: tuple[int, int]) -> None:
+    model = detector(backbone("auto"), "mask_rcnn", score_threshold=0.0).train()
+    box = torch.tensor([[0.0, 0.0, size[1], size[0]]])
+    target = {"boxes": box, "labels": torch.ones(1, dtype=torch.int64), "masks": torch.ones(1, *size)}
+    seen, targets = model.transform([torch.rand(1, *size)], [target])
+    expected = tuple(max(1, side * 64 // 300) for side in size)
+    assert seen.image_sizes == [expected]
+    assert targets[0]["boxes"].tolist() == [[0, 0, expected[1], expected[0]]]
+    assert targets[0]["masks"].shape == (1, *expected)
+    assert sum(model([torch.rand(1, *size)], [target]).values()).isfinite()
+    [found] = model.eval()([torch.rand(1, *size)])
+    assert found["masks"].shape[2:] == size
+    assert (found["boxes"] <= box[0, [2, 3, 2, 3]]).all()
+    assert min(seen_size(DetectorSettings(short_side=64, long_side=64), [size])) == 1
 
 
 @pytest.mark.parametrize("network", ["auto", "test_resnet", "vit_tiny_patch16_224"])

@@ -29,8 +29,14 @@ def to_tensor(image: Image.Image) -> Tensor:
 class Jitter(v2.ScaleJitter):
     """torchvision's scale jitter, but masks take the pixel whose centre is nearest.
 
-    torchvision's `nearest` takes the one whose corner is, and so moves a mask by half a pixel against its image.
+    torchvision's `nearest` takes the one whose corner is, and so moves a mask by half a pixel against its image. A side
+    of a thin image stays one pixel where torchvision's would be none.
     """
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """The `size` to resize to, drawn at random."""
+        params: dict[str, Any] = super().make_params(flat_inputs)
+        return {**params, "size": tuple(max(1, side) for side in params["size"])}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """An image or a mask -> the same, resized to `params["size"]`."""

@@ -98,7 +98,7 @@ def seen_size(detector: DetectorSettings, sizes: Collection[tuple[int, int]]) ->
     """
     short, long = int(detector.short_side or 800), int(detector.long_side or 1333)
     scaled = ((size, min(short / min(size), long / max(size))) for size in sizes)
-    resized = ((int(size[0] * scale), int(size[1] * scale)) for size, scale in scaled)
+    resized = ((max(1, int(size[0] * scale)), max(1, int(size[1] * scale))) for size, scale in scaled)
     return max(resized, key=lambda size: (size[0] * size[1], size), default=(short, long))
 
 

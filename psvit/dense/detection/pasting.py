@@ -20,8 +20,21 @@ class PastingTransform(GeneralizedRCNNTransform):
 
     torchvision cuts a box to whole pixels before it enlarges its mask to it, and so moves the mask by up to a pixel:
     nothing for a large object, much for one of twenty pixels. And masks come out as pixels (n, 1, H, W) bool, not as
-    probabilities: a hundred of them in a photograph would take a gigabyte.
+    probabilities: a hundred of them in a photograph would take a gigabyte. A side of a thin image stays one pixel where
+    torchvision's would be none.
     """
+
+    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """An image (C, H, W) and what is in it, as the network sees them."""
+        sides = image.shape[-2:]
+        scale = min(self.min_size[-1] / min(sides), self.max_size / max(sides))
+        if scale * min(sides) >= 1:
+            return super().resize(image, target)
+        height, width = (max(1, int(side * scale)) for side in sides)
+        thin = GeneralizedRCNNTransform(
+            self.min_size, self.max_size, self.image_mean, self.image_std, fixed_size=(width, height)
+        )
+        return thin.train(self.training).resize(image, target)
 
     def postprocess(
         self,
