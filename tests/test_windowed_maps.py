@@ -319,7 +319,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "0",
     ]
     training = ["--data", "digits", "--limit", "200", "--holdout", "0.02", "--batch-size", "16", "--epochs", "6"]
-    assert main(["train", *network, *training, *MACHINE, "--lr", "0.003", "--output", str(folder)]) == 0
+    assert (
+        main(["train", *network, *training, *MACHINE, "--lr", "0.03", "--drop-path", "0", "--output", str(folder)]) == 0
+    )
     return folder / "best"
 
 
@@ -327,7 +329,7 @@ def test_analyze_a_windowed_network(trained: Path, tmp_path: Path, cli: Cli) -> 
     out = tmp_path / "out"
     said = cli.ok("analyze", trained, "--data", "digits", "--holdout", "0.02", "--device", "cpu", "--threads", "1",
                   "--images", "20", "--output", out, "--share-above", "-1", "--pool-above", "-1",
-                  "--loss-below", "9")  # fmt: skip
+                  "--loss-below", "9", "--drop-below", "100")  # fmt: skip
     report = read(out / "redundancy.json")
     assert [row["window"] for row in report["layers"]] == [[2, 2]] * 3 + [None] * 2
     assert [row["sharing"] is not None for row in report["layers"]] == [False, True, False, False, True]

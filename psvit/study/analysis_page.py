@@ -110,10 +110,10 @@ def page(report: Mapping[str, Any], pictures: Mapping[str, Drawing], arch: Arch 
     )
     made.heading("Verdict")
     made.points(report["verdict"])
-    if report["weights"] != "random":
+    if report["rule"] is not None:
         made.note(report["rule"])
     if report["no_changes_because"]:
-        made.note(f"What sharing and pooling would cost was not measured: {report['no_changes_because']}.")
+        made.note(f"What sharing and pooling would cost is not told: {report['no_changes_because']}.")
     if report["left_out"]:
         made.note(f"Left out, since their maps are not between all tokens: {', '.join(report['left_out'])}.")
     if arch is not None:

@@ -29,6 +29,7 @@ from psvit.study.measures import (
     Heads,
     Second,
     first_pass,
+    guesses,
     matched,
     partners,
     second_pass,
@@ -99,7 +100,8 @@ def analyze(
     say(f"network   {model.model}: {len(layers)} layers, {subject.weights} weights; float32, {device}")
     say(f"images    {min(settings.images, len(split))} of the hold-out of {opened.name}, {height}x{width} pixels")
     found = measure(subject, layers, batches, device, say)
-    advice = advise(found.rows, found.correlation, settings) if subject.weights != "random" else Advice()
+    judged = subject.weights != "random" and not found.guesses
+    advice = advise(found.rows, found.correlation, settings) if judged else Advice()
     arch = subject.arch(layers)
     report: dict[str, Any] = {
         "model": model.model,
@@ -115,7 +117,7 @@ def analyze(
         "suggestion": {"share": [i + 1 for i in advice.share], "pool_behind": [i + 1 for i in advice.pool],
                        "unlike_but_free": [i + 1 for i in advice.free], "genotype": advice.genotype,
                        "network": None, "macs": None, "params": None, "cost": None, "commands": []},
-        "rule": rule(settings, not found.unlabelled),
+        "rule": rule(settings, not found.unlabelled) if judged else None,
         "settings": {"data": asdict(data), "analysis": {
             name: value for name, value in asdict(settings).items() if name not in ("output", "overwrite")}},
         "versions": {"psvit": psvit.__version__, "torch": torch.__version__, "timm": timm.__version__,
@@ -129,7 +131,7 @@ def analyze(
             report["suggestion"]["cost"] = _together(subject, layers, found.heads, advice, batches, device)
         report["suggestion"] |= _prices(new, subject)
         report["suggestion"]["commands"] = _commands(new, report, data, opened.img_size)
-    report["verdict"] = words(report, advice, settings)
+    report["verdict"] = words(report, advice if judged else None, settings)
     report = _rounded(report)
     _write(folder, report, new)
     return report
@@ -148,6 +150,7 @@ class Found:
         cosine, correlation: of their maps (L, L).
         first, second: the passes.
         unlabelled: why no changes of the loss are told; empty if they are.
+        guesses: since the network is hardly better than guessing.
     """
 
     rows: list[dict[str, Any]]
@@ -157,6 +160,7 @@ class Found:
     first: First
     second: Second
     unlabelled: str
+    guesses: bool
 
     def matrices(self) -> dict[str, Any]:
         """What was measured of every two layers, as plain data."""
@@ -189,10 +193,12 @@ def measure(
     say(f"maps and tokens of {first.images} images measured; once more, for divergences"
         + ("" if subject.unlabelled else f" and {len(changes)} changes"))  # fmt: skip
     second = second_pass(subject.model, layers, heads, changes, batches, device, not subject.unlabelled)
-    unlabelled = subject.unlabelled
-    if second.top1 is not None and second.top1 < 150 / subject.model.num_classes:
-        unlabelled = (f"a top-1 of {second.top1:.1f} % is hardly better than guessing among "
-                      f"{subject.model.num_classes} classes")  # fmt: skip
+    unlabelled, guessing = subject.unlabelled, False
+    if second.top1 is not None and second.guess is not None:
+        guessing = guesses(second.top1, second.guess, first.images)
+    if guessing:
+        unlabelled = (f"a top-1 of {second.top1:.1f} % is hardly better than guessing, since {second.guess:.1f} % of "
+                      f"the {first.images} images are of one class")  # fmt: skip
         second = replace(second, costs=[])
     costs = dict(zip([*(("sharing", i) for i in shares), *(("pooling", i) for i in pools)], second.costs, strict=False))
     for i, row in enumerate(rows):
@@ -203,7 +209,7 @@ def measure(
                 "correlation": value, "cosine": cosine[i - 1][i], "divergence": second.divergence[0][i - 1][i],
                 "by_construction": source_of(layers, i) != i,
             }  # fmt: skip
-    return Found(rows, heads, cosine, correlation, first, second, unlabelled)
+    return Found(rows, heads, cosine, correlation, first, second, unlabelled, guessing)
 
 
 def _row(i: int, layers: Sequence[Layer], first: First, img_size: tuple[int, int]) -> dict[str, Any]:

@@ -225,12 +225,14 @@ class Second:
             maps averaged over heads.
         loss: mean cross-entropy of the unchanged network in nats, top1 its accuracy in percent; None without labels.
         costs: of every change.
+        guess: percent of the images that are of the most frequent class; None without labels.
     """
 
     divergence: tuple[Matrix, Matrix]
     loss: float | None
     top1: float | None
     costs: list[Cost]
+    guess: float | None = None
 
 
 @torch.inference_mode()
@@ -257,6 +259,7 @@ def second_pass(
     count = 0
     losses: list[list[Tensor]] = [[] for _ in range(1 + len(changes))]
     hits: list[list[Tensor]] = [[] for _ in range(1 + len(changes))]
+    classes: list[Tensor] = []
     for batch in batches():
         images, labels = batch.images.to(device), batch.labels.to(device)
         seen = look(model, layers, images)
@@ -264,6 +267,7 @@ def second_pass(
             sums[pair][0] += apart
             sums[pair][1] += averaged
         count += len(labels)
+        classes.append(batch.labels)
         for place in range(1 + len(changes)) if labelled else ():
             logits = seen.output if place == 0 else run_changed(model, layers, images, changes[place - 1])
             losses[place].append(F.cross_entropy(logits.float(), labels, reduction="none").double().cpu())
@@ -280,7 +284,19 @@ def second_pass(
         loss=float(loss[0].mean()),
         top1=100 * float(right[0].mean()),
         costs=[_cost(a - loss[0], b - right[0]) for a, b in zip(loss[1:], right[1:], strict=True)],
+        guess=100 * float(torch.cat(classes).unique(return_counts=True)[1].max()) / count,
     )
+
+
+def guesses(top1: float, guess: float, images: int) -> bool:
+    """Whether a top-1 is less than two standard errors above that of naming the most frequent class each time.
+
+    Args:
+        top1, guess: of the network, and of that class, in percent.
+        images: n.
+    """
+    share = guess / 100
+    return top1 / 100 < share + 2 * (share * (1 - share) / images) ** 0.5
 
 
 def _divergences(seen: Seen, heads: Heads) -> dict[tuple[int, int], tuple[float, float]]:

@@ -24,6 +24,10 @@ RANDOM = (
     "The weights are random: no one has trained them. The figures describe how this network begins and say nothing of "
     "what it could save once it is trained, so nothing is suggested."
 )
+GUESSING = (
+    "The network is hardly better than guessing, so what sharing and pooling would cost it says little, and nothing is "
+    "suggested: train it longer."
+)
 NO_PLACE = (
     "No place is left to change: the first layer of a stage needs a map of its own, the others share one, and tokens "
     "can be pooled only where the next layer computes its map."
@@ -34,17 +38,19 @@ CAVEAT = (
 )
 
 
-def words(report: Mapping[str, Any], advice: Advice, settings: AnalyzeSettings) -> list[str]:
+def words(report: Mapping[str, Any], advice: Advice | None, settings: AnalyzeSettings) -> list[str]:
     """The verdict, a paragraph each.
 
     Args:
         report: what was measured, as `psvit.study.analyze.analyze` returns it.
-        advice: what follows from it.
+        advice: what follows from it; None if the rule was not applied, as to random weights or to a network that guesses.
         settings: the thresholds.
     """
     rows = report["layers"]
     if report["weights"] == "random":
         return [RANDOM]
+    if advice is None:
+        return [*_on_images(report["data"]["images"], settings), GUESSING]
     said = [*_on_images(report["data"]["images"], settings), *_on_sharing(rows, advice, settings),
             *_on_pooling(rows, advice, settings)]  # fmt: skip
     if not any(may_share(rows, i) or may_pool(rows, i) for i in range(len(rows))):
