@@ -56,6 +56,17 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_the_hold_out_is_the_trainings(cli: Cli, whole: Path) -> None:
+    words = ["detect", "evaluate", whole / "last", "--split", "holdout", "--scenes", "16", *MACHINE]
+    figures = json.loads(cli.ok(*words, "--json"))
+    kept = read(whole / "last" / "metrics.json")
+    assert figures["images"] == kept["images"] == 4
+    assert figures["mask_ap"] == pytest.approx(kept["mask_ap"], abs=1e-3)
+    for other in (["--seed", "1"], ["--split-seed", "1"], ["--holdout", "0.5"]):
+        said = cli.refused(*words, *other)
+        assert "was trained on digits-scenes with --holdout 0.25 --split-seed 0, so it knows images" in said
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_stopped_and_resumed_is_uninterrupted(how: signal.Signals, cli: Cli, tmp_path: Path, whole: Path) -> None:
     process = start_slowed(8, *LONG, "--output", tmp_path)

@@ -335,12 +335,10 @@ def test_a_checkpoint_is_evaluated_as_its_training_did(cli: Cli, trained: Path) 
         "digits-scenes",
         "--scenes",
         "24",
-        "--holdout",
-        "0.2",
         *MACHINE,
         "--split",
         "holdout",
-    ]  # of the size that it was trained on
+    ]  # of the size that it was trained on, and of the hold-out
     figures = json.loads(cli.ok(*words, "--json"))
     kept = read(trained / "last" / "metrics.json")
     for name in ("miou", "pixel_accuracy", "loss", "images"):
@@ -348,6 +346,8 @@ def test_a_checkpoint_is_evaluated_as_its_training_did(cli: Cli, trained: Path) 
     assert list(figures["per_class"]) == ["background", *"0123456789"]
     assert 0 < kept["macs"] < kept["segmenter_macs"]
     table = cli.ok(*words)
+    said = cli.refused(*words, "--holdout", "0.4")
+    assert "was trained on digits-scenes with --holdout 0.2 --split-seed 0, so it knows images" in said
     assert f"{figures['miou']:.2f}" in table
     assert f"background  {figures['per_class']['background']:6.2f}" in table
     assert " of 11 classes)" in table

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from jsonargparse import Namespace
 
 from psvit.cli.evaluate import add_evaluation_flags, prints
-from psvit.cli.flags import Flags, settings_from
+from psvit.cli.flags import CUT_FLAGS, Flags, add_cut_flags, cut_from, settings_from
 from psvit.cli.predict import add_prediction_flags
 from psvit.dense.data.settings import DenseDataSettings
 from psvit.errors import UserError
@@ -42,7 +42,9 @@ def run_action(
 
 def evaluation_flags(command: str, description: str, data: DenseDataSettings) -> Flags:
     """The flags of the action evaluate; `data` holds the defaults of the data's."""
-    flags = Flags(f"{command} evaluate CHECKPOINT", description, data, Machine(), apart=("data_dir", "limit"))
+    apart = ("data_dir", "limit", *CUT_FLAGS)
+    flags = Flags(f"{command} evaluate CHECKPOINT", description, data, Machine(), apart=apart)
+    add_cut_flags(flags)
     return add_evaluation_flags(flags, f"checkpoint folder, for example runs/{command}/best", batch_size=8)
 
 
@@ -56,8 +58,17 @@ def prediction_flags(command: str, description: str, output: str) -> Flags:
 
 
 def evaluated(evaluate_checkpoint: Callable[..., tuple[T, Any]], values: Namespace, data: DenseDataSettings) -> T:
-    """The figures of a checkpoint, by the flags of `evaluation_flags`; notes on the data go to stderr."""
-    given, machine = settings_from(values, data), settings_from(values, Machine())
+    """The figures of a checkpoint, by the flags of `evaluation_flags`; notes on the data go to stderr.
+
+    Raises:
+        UserError: as `evaluate_checkpoint`; or the hold-out is another than the training's, which may have learned it.
+    """
+    from psvit.training.checkpoints import check_cut, read_metrics, trained_on
+
+    trained = trained_on(read_metrics(values.checkpoint))
+    given, machine = settings_from(values, data, **cut_from(values, trained)), settings_from(values, Machine())
+    if values.split == "holdout" and trained is not None:
+        check_cut(values.checkpoint, trained, given)
     figures, opened = evaluate_checkpoint(values.checkpoint, given, machine, values.split, values.batch_size)
     for note in opened.notes if prints() else ():
         print(note, file=sys.stderr)
