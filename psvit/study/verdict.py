@@ -43,7 +43,7 @@ def words(report: Mapping[str, Any], advice: Advice | None, settings: AnalyzeSet
 
     Args:
         report: what was measured, as `psvit.study.analyze.analyze` returns it.
-        advice: what follows from it; None if the rule was not applied, as to random weights or to a network that guesses.
+        advice: what follows from it; None if the rule was not applied: the network guesses.
         settings: the thresholds.
     """
     rows = report["layers"]
