@@ -334,10 +334,25 @@ def test_other_json_is_refused() -> None:
         render_results({"rows": []}, "x")
 
 
-@pytest.mark.parametrize("text", ["<!-- results:digits -->\n", "<!-- /results:digits -->\n", PAGE + PAGE[:40]])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<!-- results:digits -->\n", "<!-- /results:digits -->\n", PAGE + PAGE[:40],
+        *(PAGE.replace("results:", wrong) for wrong in ("results: ", "result:", "Results:")),
+        PAGE.replace("<!-- results", "<!--results").replace("digits -->", "digits-->"),
+        PAGE.replace("results:digits -->\nstale", "results:digits --> \nstale"),
+    ],
+)  # fmt: skip
 def test_a_marker_without_its_other_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"README\.md: a results marker lacks its other"):
         build.main([], site(tmp_path, text))
+
+
+@pytest.mark.parametrize("name", ["values", "Value", " value", "value "])
+def test_a_misspelt_value_is_refused(name: str, tmp_path: Path) -> None:
+    text = value("digits.rows.deit.top1:.2f").replace("value", name)
+    with pytest.raises(ValueError, match=r"README\.md: a value marker lacks its other or is misspelt"):
+        build.main([], site(tmp_path, text, digits=compared()))
 
 
 def test_a_result_on_no_page_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -474,6 +489,10 @@ def test_values_of_backbones_that_no_table_compares() -> None:
         ("claims.7-m-macs.deit.mean:.2f", r"value:claims\.7-m-macs.*6-m-macs"),
         ("claims.6-m-macs.deit:.2f", "no single value"),
         ("claims.title:.2f", "Unknown format code"),
+        ("claims.hold/0", r"README\.md: value:claims\.hold/0: hold cannot be divided by '0'"),
+        ("claims.title/3", "title cannot be divided by '3'"),
+        ("claims.claims/3", "claims cannot be divided by '3'"),
+        ("claims.hold/x", "hold cannot be divided by 'x'"),
     ],
 )
 def test_a_value_that_is_not_there_is_refused(path: str, message: str, tmp_path: Path) -> None:

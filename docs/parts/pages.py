@@ -27,11 +27,11 @@ NOT_MEASURED = "Not measured yet."
 BLOCK = re.compile(
     r"(?P<open><!-- results:(?P<name>[\w.-]+) -->\n)(?P<body>.*?)(?P<close><!-- /results:(?P=name) -->)", re.S
 )
-MARKER = re.compile(r"<!-- /?results:[\w.-]* ?-->")
+MARKER = re.compile(r"<!--\s*/?\s*results?\b", re.I)  # misspelt ones too, which would keep their text for ever
 VALUE = re.compile(
     r"(?P<open><!-- value:(?P<path>[^\s:]+)(?::(?P<form>\S+))? -->)(?P<body>[^\n]*?)(?P<close><!-- /value -->)"
 )
-VALUE_MARKER = re.compile(r"<!--\s*/?value\b")
+VALUE_MARKER = re.compile(r"<!--\s*/?\s*values?\b", re.I)
 
 
 def read_results(path: Path) -> Mapping[str, Any]:
@@ -58,16 +58,18 @@ def blocks(text: str, where: str) -> list[str]:
     """Names of the blocks of a page, in order.
 
     Raises:
-        ValueError: an opening or closing marker without its other.
+        ValueError: an opening or closing marker without its other, or one that is misspelt.
     """
     found = list(BLOCK.finditer(text))
     if 2 * len(found) != len(MARKER.findall(text)):
         raise ValueError(
-            f"{where}: a results marker lacks its other; they are <!-- results:NAME --> and <!-- /results:NAME -->"
+            f"{where}: a results marker lacks its other or is misspelt; "
+            "they are <!-- results:NAME --> and <!-- /results:NAME -->"
         )
     if 2 * len(list(VALUE.finditer(text))) != len(VALUE_MARKER.findall(text)):
         raise ValueError(
-            f"{where}: a value marker lacks its other; on one line stands <!-- value:PATH:FORMAT -->1.0<!-- /value -->"
+            f"{where}: a value marker lacks its other or is misspelt; "
+            "on one line stands <!-- value:PATH:FORMAT -->1.0<!-- /value -->"
         )
     return [match["name"] for match in found]
 

@@ -28,12 +28,15 @@ def value_text(data: Mapping[str, Any], path: str, form: str) -> str:
         form: a format of Python's, or nothing.
 
     Raises:
-        ValueError: no such value, or one that the format does not fit; the message names what there is.
+        ValueError: no such value, or one that divisor or format do not fit; the message names what there is.
     """
     path, _, divisor = path.partition("/")
     value = find({**data, **derived(data)}, path)
     if divisor:
-        value = value / float(divisor)
+        try:
+            value = value / float(divisor)
+        except (ArithmeticError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} cannot be divided by {divisor!r}: {error}") from error
     if isinstance(value, (Mapping, list)) or value is None:
         raise ValueError(f"{path} is no single value")
     text = format(value, form)
