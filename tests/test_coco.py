@@ -16,7 +16,9 @@ from psvit.dense.data.libraries import mask_tools
 from psvit.dense.data.objects import DenseSource, DenseSubset, Objects
 from psvit.dense.data.sets import open_class_maps
 from psvit.dense.data.settings import DenseDataSettings
+from psvit.dense.splits import ClassMapSplit, ObjectSplit
 from psvit.errors import UserError
+from psvit.training.loading import eval_batches
 
 
 def test_coco_ids_with_gaps_become_class_numbers(tmp_path: Path) -> None:
@@ -96,6 +98,19 @@ def test_coco_runs_that_do_not_add_up_make_the_image_unreadable(tmp_path: Path) 
     data = opened(coco_folder(tmp_path, coco([{"segmentation": short}])))
     with pytest.raises(OSError, match=r"0\.png: a mask cannot be decoded"):
         objects(data)
+
+
+def test_images_that_cannot_be_used_are_named_with_the_reason(tmp_path: Path) -> None:
+    root = coco_folder(
+        tmp_path, coco([{}, {"image_id": 11, "segmentation": {"size": [HEIGHT, WIDTH], "counts": "P1"}}])
+    )
+    save(root / "images" / "0.png", (HEIGHT, WIDTH))
+    for split in (ObjectSplit(opened(root).train), ClassMapSplit(opened(root).train)):
+        turned, undrawn = (split[i, 0].unreadable[0] for i in range(2))
+        assert turned.startswith(f"{root}/images/0.png (is {HEIGHT} x {WIDTH} pixels, but its annotations are for ")
+        assert undrawn.startswith(f"{root}/images/1.png (a mask cannot be decoded")
+        with pytest.raises(UserError, match=r"none of 2 images can be read, the first is .*0\.png \(is 16 x 20 "):
+            list(eval_batches(split, batch_size=2))
 
 
 def test_coco_a_missing_box_is_the_masks(tmp_path: Path) -> None:

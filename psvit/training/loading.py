@@ -20,8 +20,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from psvit.errors import UserError
-from psvit.training.sources import Source, Stream
+from psvit.errors import UserError, one_line
+from psvit.training.sources import Source, Stream, printable
 
 Key = tuple[int, int]
 """The index of an image, and the draw: the number that seeds its augmentation."""
@@ -35,7 +35,8 @@ TRIES = 16
 class Sample(NamedTuple):
     """One image, transformed, and what is to be said of it; None if it could not be read in evaluation, which drops it.
 
-    `label` is a class number in classification, and what a task wants to be known in others.
+    `label` is a class number in classification, and what a task wants to be known in others; `unreadable` holds
+    NAME (REASON) of this image, or of those that it stands in for.
     """
 
     image: Tensor | None
@@ -44,7 +45,7 @@ class Sample(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Images (B, C, H, W) float32, labels (B,) int64, and the names of the files that could not be read.
+    """Images (B, C, H, W) float32, labels (B,) int64, and the files that could not be read: NAME (REASON).
 
     Tasks other than classification have targets of their own for labels, and a list of images where sizes differ.
     """
@@ -52,6 +53,12 @@ class Batch(NamedTuple):
     images: Any
     labels: Any
     unreadable: tuple[str, ...]
+
+
+def _named(name: str, error: OSError) -> str:
+    """What is told of an image that cannot be used; most reasons begin with its name, which is told once."""
+    reason = one_line(error, limit=1000).removeprefix(f"image {printable(name)}")  # it may hold long paths
+    return f"{name} ({reason.lstrip(' :')})"
 
 
 class Split(Dataset[Sample], ABC):
@@ -100,10 +107,10 @@ class Split(Dataset[Sample], ABC):
             try:
                 item = self.read(i)
             except OSError as error:
-                unreadable.append(self.name(i))
                 if self.strict:
                     reason = " ".join(str(error).split())
-                    raise UserError(f"--strict: {unreadable[-1]}: {reason}; mend or remove the file") from error
+                    raise UserError(f"--strict: {self.name(i)}: {reason}; mend or remove the file") from error
+                unreadable.append(_named(self.name(i), error))
             else:
                 return Sample(*self.drawn(item, draw), tuple(unreadable))
         if self.training:
@@ -283,7 +290,7 @@ def check_readable(images: int, unreadable: Sequence[str]) -> None:
 
     Args:
         images: those that were read, of all processes.
-        unreadable: names of the others.
+        unreadable: names of the others, with reasons.
 
     Raises:
         UserError: there is none but unreadable ones.

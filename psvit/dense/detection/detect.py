@@ -162,7 +162,7 @@ class Figures:
         box: figures by name, see `psvit.dense.detection.average_precision`, and per_class.
         mask: the same of masks, or None.
         images: evaluated images.
-        unreadable: names of images that could not be read.
+        unreadable: names of images that could not be used, with reasons.
     """
 
     box: dict[str, Any]

@@ -37,7 +37,7 @@ class SegmentationFigures:
         loss: mean cross-entropy of a pixel that has a class, in nats.
         classes: K names.
         images: evaluated images.
-        unreadable: names of images that could not be read.
+        unreadable: names of images that could not be used, with reasons.
     """
 
     counts: Tensor
