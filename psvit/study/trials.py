@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
-from contextlib import redirect_stdout
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,12 +13,13 @@ from typing import Any, ClassVar
 from psvit.errors import UserError, flag
 from psvit.files import recover, write_json
 from psvit.search.folder import INHERITED, OWN, SUPERNET, journals_of
-from psvit.search.search import search
+from psvit.search.search import InterruptedSearchError, search
 from psvit.search.settings import SearchSettings
 from psvit.study.plan import Split
+from psvit.study.workers import StoppedError
 from psvit.training.compare import network_name
 from psvit.training.evaluate import evaluate_checkpoint
-from psvit.training.loop import train
+from psvit.training.loop import InterruptedTrainingError, train
 from psvit.training.recipes import TrainSettings
 from psvit.training.run_folder import LOG, SETTINGS, clear_run, versions
 
@@ -43,6 +44,15 @@ def clear_search(folder: Path) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
     for path in [*journals_of(folder), *(folder / name for name in (*OWN, OUTPUT))]:
         path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _stops() -> Iterator[None]:
+    """What was stopped has not failed."""
+    try:
+        yield
+    except (InterruptedTrainingError, InterruptedSearchError) as error:
+        raise StoppedError(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -140,11 +150,16 @@ class Trial:
         return {**_flat([settings[part] for part in PARTS]), "reads": self.reads}
 
     def __call__(self) -> dict[str, Any]:
-        """Train, evaluate, keep the result and return it; what is finished already is not done again."""
+        """Train, evaluate, keep the result and return it; what is finished already is not done again.
+
+        Raises:
+            UserError: the training failed.
+            StoppedError: it was stopped.
+        """
         if (kept := self.kept()) is not None:
             return kept
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / OUTPUT).open("a", encoding="utf-8") as file, redirect_stdout(file):
+        with (self.folder / OUTPUT).open("a", encoding="utf-8") as file, redirect_stdout(file), _stops():
             result = self._result()
         kept = {"made_with": self.made_with(), "scaled_to": self.macs, "result": result, "versions": versions()}
         write_json(self.folder / TRIAL, kept)
@@ -211,10 +226,15 @@ class Search:
         return None
 
     def __call__(self) -> dict[str, Any]:
-        """Search, or go on with the search; the Arch that it chose, as plain data."""
+        """Search, or go on with the search; the Arch that it chose, as plain data.
+
+        Raises:
+            UserError: the search failed.
+            StoppedError: it was stopped.
+        """
         begun = (self.folder / SETTINGS).exists()
         folder = replace(self.settings.search, resume=begun, overwrite=not begun)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / OUTPUT).open("a", encoding="utf-8") as file, redirect_stdout(file):
+        with (self.folder / OUTPUT).open("a", encoding="utf-8") as file, redirect_stdout(file), _stops():
             found = search(replace(self.settings, search=folder), lambda line: print(line, flush=True))
         return found.arch.to_dict()

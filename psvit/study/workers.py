@@ -25,7 +25,7 @@ STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StoppedError(UserError):
-    """The user stopped the work; what was done is kept."""
+    """The user, or the system, stopped the work; what was done is kept. A task that is stopped raises it too."""
 
 
 class DiedError(UserError):
@@ -70,10 +70,11 @@ def work_all(
         jobs: processes.
         done: is told the number of each task that is finished, and what it returned: a UserError of the task's comes as
             a value.
-        stopped: whether the user wants to stop. Tasks under way are then asked to (SIGTERM), and waited for.
+        stopped: whether the user wants to stop. Tasks under way are then asked to (SIGTERM), and waited for; so they
+            are once a task says that it was stopped, since a signal to the whole group may reach it first.
 
     Raises:
-        StoppedError: the user stopped.
+        StoppedError: the user stopped, or somebody a task.
         DiedError: the process of a task died.
         OSError: a task met one, such as a full disk.
         RuntimeError: a task failed otherwise.
@@ -81,31 +82,33 @@ def work_all(
     todo = list(enumerate(tasks))[::-1]
     workers: list[_Worker] = []
     busy: dict[Connection, tuple[_Worker, int]] = {}
-    asked = False
+    asked = halted = False
     try:
         workers += [_Worker() for _ in range(min(jobs, len(tasks)))]
         idle = list(workers)
         while todo or busy:
-            while idle and todo and not asked:
+            while idle and todo:
                 worker = idle.pop()
                 number, task = todo.pop()
                 busy[worker.pipe] = (worker, number)
                 with suppress(BrokenPipeError):  # it died: its pipe tells so below
                     worker.pipe.send(task)
-            if stopped() and not asked:
+            if not asked and (halted or stopped()):
                 asked = True
+                todo.clear()
                 for worker, _ in busy.values():
                     worker.stop()
-            if asked and not busy:
-                break
             for pipe in wait(list(busy), timeout=POLL):
                 assert isinstance(pipe, Connection)
                 worker, number = busy.pop(pipe)
                 value = _received(pipe, number)
-                if not asked or not isinstance(value, UserError):
+                if isinstance(value, StoppedError):
+                    halted = True
+                    todo.clear()
+                else:
                     done(number, value)
                 idle.append(worker)
-        if asked:
+        if asked or halted:
             raise StoppedError("stopped")
     finally:
         for worker in workers:
@@ -145,6 +148,10 @@ def _work(pipe: Connection) -> None:
 def _outcome(task: Task) -> tuple[str, Any]:
     try:
         return "done", task()
+    except StoppedError as error:
+        return "done", StoppedError(str(error))
+    except KeyboardInterrupt:  # asked twice, by the group's signal and by the parent: a training then ends at once
+        return "done", StoppedError("stopped")
     except UserError as error:
         return "done", UserError(str(error))
     except OSError as error:
