@@ -49,8 +49,11 @@ def test_masks_that_are_wrong(tmp_path: Path) -> None:
         data.test.class_map(0)
     mask_file(tmp_path / "masks" / "val" / "x.png", [0, 1])
     (tmp_path / "masks" / "train" / "b.png").write_bytes(b"no image")
-    with pytest.raises(OSError, match=r"b\.png cannot be read"):
-        maps(tmp_path).train.class_map(1)
+    data = maps(tmp_path)
+    assert [data.train.name(i)[-5:] for i in range(len(data.train))] == ["a.jpg", "c.jpg"]
+    assert any("masks that cannot be read, skipped: 1 (" in note and "b.png" in note for note in data.notes)
+    with pytest.raises(UserError, match=r"masks that cannot be read: .*b\.png.*--strict"):
+        maps(tmp_path, strict=True)
     save(tmp_path / "masks" / "train" / "c.png", (4, 2))
     with pytest.raises(UserError, match="holds colours"):
         maps(tmp_path)
@@ -101,6 +104,19 @@ def test_masks_in_which_every_pixel_is_ignored(tmp_path: Path, layout: str) -> N
 
 def test_what_holds_no_class_maps(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no class maps: give a folder with images/ and masks/"):
+        maps(tmp_path)
+
+
+@pytest.mark.parametrize("split", ["", "train"])
+def test_masks_that_are_no_masks(tmp_path: Path, split: str) -> None:
+    save(tmp_path / "images" / split / "a.jpg")
+    (tmp_path / "masks" / split).mkdir(parents=True)
+    for _ in range(2):  # empty, then as JPEG
+        with pytest.raises(UserError, match=r"masks\S* holds no \.png, .*: save masks as PNG, since JPEG changes"):
+            maps(tmp_path)
+        save(tmp_path / "masks" / split / "a.jpg", mode="L")
+    (tmp_path / "masks" / split / "a.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"none of the masks in .* can be read"):
         maps(tmp_path)
 
 

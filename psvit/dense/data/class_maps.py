@@ -185,7 +185,10 @@ def open_maps(root: Path, strict: bool = False) -> Maps | None:
         classes = _names(root / "labels.txt", ":", STUFF_CLASSES)
         numbers = Numbers(len(classes))
     else:
-        numbers, classes, notes = _count(root, [mask for _, mask in pairs["train"]], findings)
+        pairs["train"], seen = _look_into(pairs["train"], findings)
+        if not pairs["train"]:
+            raise UserError(f"{root}: none of the masks in {masks} can be read; write them again as PNG")
+        numbers, classes, notes = _count(root, seen)
         counted = True
     train = MapSource(pairs["train"], numbers)
     train.check_labelled(root)
@@ -234,16 +237,27 @@ def _find_folders(root: Path) -> dict[str, tuple[Path, Path]]:
 
     for masks in MASKS:
         found = {}
-        for split, names in (("train", TRAIN_SPLITS), ("test", (*TEST_SPLITS, "val2017"))):
-            places = [(root / "images" / name, root / masks / name) for name in names]
-            places += [(root / name / "images", root / name / masks) for name in names]
-            places += [(root / name, root / masks / name) for name in names]
-            places += [(root / "images", root / masks)] if split == "train" else []
-            if fits := [place for place in places if both(*place)]:
+        for split in ("train", "test"):
+            if fits := [place for place in _places(root, masks, split) if both(*place)]:
                 found[split] = fits[0]
         if "train" in found:
             return found
     return {}
+
+
+def _places(root: Path, masks: str, split: str) -> list[tuple[Path, Path]]:
+    """Where images and masks of a split may be, if the folder of masks has this name."""
+    names = TRAIN_SPLITS if split == "train" else (*TEST_SPLITS, "val2017")
+    places = [(root / "images" / name, root / masks / name) for name in names]
+    places += [(root / name / "images", root / name / masks) for name in names]
+    places += [(root / name, root / masks / name) for name in names]
+    return places + ([(root / "images", root / masks)] if split == "train" else [])
+
+
+def find_other_masks(root: Path) -> Path | None:
+    """A folder that stands where training masks are looked for, in a set that has no mask that can be used."""
+    places = [place for masks in MASKS for place in _places(root, masks, "train")]
+    return next((masks for images, masks in places if images.is_dir() and masks.is_dir()), None)
 
 
 def _pairs(images: Path, masks: Path, findings: Findings) -> Iterator[tuple[Path, Path]]:
@@ -261,14 +275,21 @@ def _pairs(images: Path, masks: Path, findings: Findings) -> Iterator[tuple[Path
             yield path, mask
 
 
-def _count(root: Path, masks: Sequence[Path], findings: Findings) -> tuple[Numbers, tuple[str, ...], tuple[str, ...]]:
-    """Look into every training mask for the classes; classes.txt names them."""
+def _look_into(pairs: Sequence[tuple[Path, Path]], findings: Findings) -> tuple[list[tuple[Path, Path]], set[int]]:
+    """The pairs whose masks can be read, and the numbers in these."""
+    kept: list[tuple[Path, Path]] = []
     seen: set[int] = set()
-    for mask in masks:
+    for pair in pairs:
         try:
-            seen |= set(np.unique(read_mask(mask)).tolist())
+            seen |= set(np.unique(read_mask(pair[1])).tolist())
+            kept.append(pair)
         except OSError:
-            findings.add("masks that cannot be read", str(mask))
+            findings.skip("masks that cannot be read", str(pair[1]))
+    return kept, seen
+
+
+def _count(root: Path, seen: set[int]) -> tuple[Numbers, tuple[str, ...], tuple[str, ...]]:
+    """What the numbers in all training masks mean; classes.txt names the classes."""
     notes: tuple[str, ...] = ()
     listed = root / "classes.txt"
     names = tuple(line.strip() for line in _read(listed).splitlines() if line.strip()) if listed.is_file() else ()

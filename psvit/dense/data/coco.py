@@ -105,6 +105,8 @@ def read_coco(
         raise UserError(f"{path} has categories that the training split lacks: {quoted(missing)}; give both the same")
     numbers = {key: names.index(name) for key, name in own.items()}
     entries = _entries(content, "images", path, ("id", "file_name"))
+    if not entries:
+        raise UserError(f"{path} lists no images: there is nothing to read; write them into its 'images'")
     known = {entry["id"] for entry in entries}
     if len(known) < len(entries):
         twice = [str(key) for key, times in Counter(entry["id"] for entry in entries).items() if times > 1]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psvit.dense.data.annotated import Annotated, AnnotatedSource
-from psvit.dense.data.class_maps import open_maps, open_voc_maps
+from psvit.dense.data.class_maps import MASK_SUFFIXES, find_other_masks, open_maps, open_voc_maps
 from psvit.dense.data.coco import find_coco, read_coco
 from psvit.dense.data.objects import IGNORED, DenseSource, DenseSubset
 from psvit.dense.data.scenes import LEAST_SIDE, SIDE, ScenesSource
@@ -111,6 +111,9 @@ def open_class_maps(settings: DenseDataSettings) -> DenseData:
             raise UserError(f"--data {settings.data!r} has {len(data.classes) - 1} classes: a class map holds "
                             f"{IGNORED - 1} at most")  # fmt: skip
         return data
+    if (masks := find_other_masks(root)) is not None:
+        raise UserError(f"{masks} holds no {', '.join(MASK_SUFFIXES)}: save masks as PNG, since JPEG changes class "
+                        "numbers")  # fmt: skip
     raise UserError(
         f"--data {settings.data!r} holds no class maps: give a folder with images/ and masks/, or one in the layout "
         "of ADE20K, COCO or Pascal VOC"
@@ -136,7 +139,7 @@ def _folder(settings: DenseDataSettings, known: str, instead: str) -> Path:
 def _open_coco(settings: DenseDataSettings, root: Path, crowds: bool) -> DenseData:
     files, notes = find_coco(root)
     train = read_coco(files["train"], root, "train", settings.strict)
-    _check_objects(files["train"], train.images, crowds)
+    _check_objects(files["train"], train.images, crowds, train.notes)
     notes += train.notes
     test: DenseSource | None = None
     if "test" in files:
@@ -152,17 +155,18 @@ def _open_coco(settings: DenseDataSettings, root: Path, crowds: bool) -> DenseDa
 
 def _open_voc(settings: DenseDataSettings, folder: Path) -> DenseData:
     read = read_voc(folder, settings.strict)
-    _check_objects(folder, read.train, crowds=False)
+    _check_objects(folder, read.train, crowds=False, notes=read.notes)
     test = None if read.test is None else AnnotatedSource(read.test, False)
     return _in_splits(settings, read.classes, AnnotatedSource(read.train, False), test, False, read.notes)
 
 
-def _check_objects(where: Path, images: Sequence[Annotated], crowds: bool) -> None:
-    """Refuse a training split without an object to learn from; with `crowds` a crowd is one."""
+def _check_objects(where: Path, images: Sequence[Annotated], crowds: bool, notes: Sequence[str]) -> None:
+    """Refuse a training split without an object to learn from; with `crowds` a crowd is one. `notes` may say why."""
     if not any(len(one.labels) if crowds else (~one.crowd).any() for one in images):
         kind = "an object" if crowds else "an object that is neither a crowd nor difficult"
+        found = f" (found on the way: {'; '.join(notes)})" if notes else ""
         raise UserError(f"{where}: none of the {len(images)} images of the training split has {kind}: there is nothing "
-                        "to learn; annotate some")  # fmt: skip
+                        f"to learn; annotate some{found}")  # fmt: skip
 
 
 def _in_splits(
