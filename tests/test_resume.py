@@ -81,7 +81,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(cli: Cli, tmp_path: Path, uninterrup
     process = start_slowed(15, *LONG, "--output", tmp_path)
     saved_behind(15, tmp_path, process)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=600)
     assert process.returncode == 2
     assert said.startswith("psvit: stopped at step ")
     assert said.endswith(f" of 30, saved in {tmp_path}: go on with --resume\n")
