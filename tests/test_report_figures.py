@@ -86,6 +86,13 @@ def test_few_values_on_a_logarithmic_axis_are_its_ticks(across: list[float], tic
     assert len(texts(many)[: texts(many).index("x")]) < 8
 
 
+def test_what_a_user_wrote_stays_as_it_is() -> None:
+    name = f"{figures.INK} {figures.PALETTE[0]} 'DejaVu Sans'"
+    drawn = figures.curves({name: ([1, 2], [1.0, 2.0])}, "currentColor", "var(--c0, #0072b2)")
+    for svg in (drawn, drawn.alone(), drawn.themed()):
+        assert {name, "currentColor", "var(--c0, #0072b2)"} <= set(texts(svg))
+
+
 def test_a_file_for_browsers_is_light_and_dark() -> None:
     drawn = figures.curves({"a": ([1, 2], [1.0, 2.0])}, "x", "y")
     themed, alone = drawn.themed(), drawn.alone()

@@ -300,7 +300,9 @@ class Drawing(str):
 
     def alone(self) -> str:
         """The SVG for a file of its own, dark on white: any program shows it, and it knows no page."""
-        svg = re.sub(r"var\(--c\d+, (#\w+)\)", r"\1", self).replace("currentColor", PAPER_INK)
+        svg = within_tags(
+            self, lambda tag: re.sub(r"var\(--c\d+, (#\w+)\)", r"\1", tag).replace("currentColor", PAPER_INK)
+        )
         return _sized(svg).replace("<svg", f'<svg style="background: white; color: {PAPER_INK}"', 1) + "\n"
 
     def themed(self) -> str:
@@ -358,7 +360,16 @@ def _clean(figure: Figure) -> str:
     svg = re.sub(
         r'(<svg[^>]*?) height="[^"]*"', r'\1 width="100%" stroke-linejoin="round" stroke-linecap="butt"', svg, count=1
     )
-    svg = svg.replace("'DejaVu Sans'", "system-ui, sans-serif").replace(INK, "currentColor")
+    return re.sub(r"\s*\n\s*", "\n", within_tags(svg, _in_colours_of_the_page)).strip()
+
+
+def within_tags(svg: str, change: Callable[[str], str]) -> str:
+    """The SVG with each tag changed, and what a user wrote between them as it is."""
+    return re.sub(r"<[^>]*>", lambda tag: change(tag[0]), svg)
+
+
+def _in_colours_of_the_page(tag: str) -> str:
+    tag = tag.replace("'DejaVu Sans'", "system-ui, sans-serif").replace(INK, "currentColor")
     for number, shade in enumerate(PALETTE):
-        svg = svg.replace(shade, colour(number))
-    return re.sub(r"\s*\n\s*", "\n", svg).strip()
+        tag = tag.replace(shade, colour(number))
+    return tag

@@ -13,7 +13,7 @@ from psvit.arch import Arch
 from psvit.files import replacing
 from psvit.report.chart import SCRIPT, Chart
 from psvit.report.diagram import diagram_svg
-from psvit.report.figures import NIGHT, PALETTE, shades
+from psvit.report.figures import NIGHT, PALETTE, shades, within_tags
 
 CONTENTS = 4
 """A page of at least so many headings begins with a list of them."""
@@ -106,7 +106,8 @@ class Page:
             alt: what it shows, for who cannot see it; by default the caption.
         """
         self._figures += 1
-        inside = re.sub(r'(?<=\sid=")|(?<=url\(#)|(?<=href="#)', f"f{self._figures}-", svg[svg.index("<svg") :])
+        names = re.compile(r'(?<=\sid=")|(?<=url\(#)|(?<=href="#)')
+        inside = within_tags(svg[svg.index("<svg") :], lambda tag: names.sub(f"f{self._figures}-", tag))
         label = html.escape(alt or caption)
         opening = f'<svg role="img" aria-label="{label}"'
         self._parts.append(f"<figure>{inside.replace('<svg', opening, 1)}{_caption(caption, 'figcaption')}</figure>")
