@@ -9,6 +9,7 @@ import pytest
 from pages import ARCH, HOSTILE, Tags, everything
 
 from psvit import cost
+from psvit.report.chart import Chart
 from psvit.report.page import CONTENTS, Page
 
 
@@ -124,6 +125,23 @@ def test_no_name_stands_twice_in_a_page() -> None:
     assert len(names) == len(set(names))
     used = {name for pair in re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', text) for name in pair if name}
     assert used <= set(names), "what a picture refers to is its own"
+
+
+def test_a_picture_s_words_stay_as_they_are() -> None:
+    page = Page("title")
+    page.figure('<svg><g id="a"/><use href="#a"/><text>an id="a", url(#a) and href="#a"</text></svg>', "caption")
+    assert '<g id="f1-a"/><use href="#f1-a"/><text>an id="a", url(#a) and href="#a"</text>' in page.html()
+
+
+def test_a_chart_leaves_out_what_is_not_finite() -> None:
+    nan, inf = float("nan"), float("inf")
+    chart = Chart({"a": [1.0, nan, None], "b": [inf, 2.0, 3]}, {"a": "a", "b": "b"}, ["a"], ["b"], ["", "", ""],
+                  {"all": [0, 1, 2]}, errors={"b": [0.5, nan, -inf]})  # fmt: skip
+    written = re.search(r"application/json\">(.*)</script>", chart.html(0))
+    assert written is not None
+    data = json.loads(written[1])
+    assert data["columns"] == {"a": [1.0, None, None], "b": [None, 2.0, 3]}
+    assert data["errors"] == {"b": [0.5, None, None]}
 
 
 def test_the_same_page_has_the_same_bytes(tmp_path: Path) -> None:

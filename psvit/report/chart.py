@@ -6,6 +6,7 @@ import html
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from string import Template
 
 from psvit.report.figures import NIGHT, PALETTE, SYMBOLS
@@ -16,7 +17,7 @@ class Chart:
     """Points with several figures each, of which the reader chooses one for each axis.
 
     Args:
-        columns: figures of all points, by a short name; None is left out of the plot.
+        columns: figures of all points, by a short name; None, and what is not finite, is left out of the plot.
         names: what each column is, with its unit.
         across: columns to choose from for the horizontal axis, the first at first.
         up: columns to choose from for the vertical axis.
@@ -51,6 +52,8 @@ class Chart:
         """
         data = {
             **vars(self),  # plotly reads tags in what it writes
+            "columns": {column: _finite(values) for column, values in self.columns.items()},
+            "errors": {column: _finite(values) for column, values in self.errors.items()},
             "names": {column: html.escape(name, quote=False) for column, name in self.names.items()},
             "text": [html.escape(text, quote=False).replace("\n", "<br>") for text in self.text],
             "groups": {html.escape(name, quote=False): points for name, points in self.groups.items()},
@@ -72,6 +75,11 @@ class Chart:
             f'<option value="{html.escape(column)}">{html.escape(self.names[column])}</option>' for column in columns
         )
         return f'<label>{name} <select name="{name}">{options}</select></label>\n'
+
+
+def _finite(values: Sequence[float | None]) -> list[float | None]:
+    """The values with None for those that JSON cannot hold."""
+    return [None if value is None or not isfinite(value) else value for value in values]
 
 
 SCRIPT = Template("""
