@@ -1,6 +1,7 @@
 """The command line itself: help, Ctrl-C, pipes, and settings from YAML files."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -163,3 +164,9 @@ def test_the_settings_that_are_printed_can_be_read(tmp_path: Path, capsys: pytes
 def test_the_next_command_can_be_pasted(cli: Cli, tmp_path: Path) -> None:
     said = cli.ok(*TRAIN, "--output", tmp_path / "my run")
     assert said.splitlines()[-1] == f"next      psvit evaluate '{tmp_path / 'my run' / 'best'}' --data digits"
+
+
+def test_show_tells_what_the_plain_twin_would_take(cli: Cli) -> None:
+    said = " ".join(cli.ok("show", "AS-AS", "--widths", 64, 128).split())
+    assert re.search(r"parameters; AAAA, 64 wide throughout, would take [\d.]+ M MACs", said)
+    assert "would take" not in cli.ok("show", "AAAA", "--widths", 64)

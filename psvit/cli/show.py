@@ -147,10 +147,11 @@ def _print(arch: Arch, layers: list[cost.LayerCost], sides: tuple[int, ...], pla
     for line in diagram(arch, layers):
         console.print(line, highlight=False)
     params = sum(layer.params for layer in layers)
-    console.print(
-        f"\n[bold]{_readable(total)} MACs, {_readable(params)} parameters[/bold]; "
-        f"{total / plain_macs:.2f} of the MACs of its plain twin {arch.plain().genotype}"
-    )
+    plain = arch.plain()
+    twin = "" if arch == plain else (
+        f"; {plain.genotype}, {plain.widths[0]} wide throughout, would take {_readable(plain_macs)} MACs"
+    )  # fmt: skip
+    console.print(f"\n[bold]{_readable(total)} MACs, {_readable(params)} parameters[/bold]{twin}")
 
 
 def diagram(arch: Arch, layers: Sequence[cost.LayerCost]) -> list[str]:
