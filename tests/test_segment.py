@@ -380,6 +380,17 @@ def test_predict_writes_class_maps(cli: Cli, trained: Path, tmp_path: Path) -> N
     assert f"--output {tmp_path / 'odd.png' / 'x'} cannot be written ({tmp_path / 'odd.png'} is a file)" in said
 
 
+def test_predict_replaces_no_mask_of_the_set_it_reads(cli: Cli, tmp_path: Path) -> None:
+    images, mask = tmp_path / "own" / "images", tmp_path / "own" / "masks" / "a.png"
+    for file in (images / "a.png", mask):
+        file.parent.mkdir(parents=True)
+        Image.new("L", (8, 8), 1).save(file)
+    drawn = mask.read_bytes()
+    said = cli.refused("segment", "predict", tmp_path / "best", images, "--output", tmp_path / "own", "--overwrite")
+    assert f"--overwrite would replace the masks of the set in {tmp_path / 'own'}" in said
+    assert mask.read_bytes() == drawn
+
+
 def test_predict_leaves_out_what_rounds_to_nothing(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     classes = torch.zeros(100, 100, dtype=torch.long)
     classes[0, :5], classes[1, :4] = 1, 2  # 0.05 % and 0.04 %

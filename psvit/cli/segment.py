@@ -106,6 +106,13 @@ def predict(arguments: Sequence[str]) -> int:
         raise UserError(f"--output {folder} is a file: give a folder")
     if folder is not None:
         check_writable(folder, f"--output {folder}")
+    if (
+        folder is not None
+        and values.overwrite
+        and any(p.parent.resolve() == (folder / "images").resolve() for p in paths)
+    ):
+        raise UserError(f"--overwrite would replace the masks of the set in {folder}, whose images these are: give "
+                        "another --output")  # fmt: skip
     masks = files_for(paths, str(folder / "masks"), values.overwrite) if folder else {}
     drawn = files_for(paths, str(folder / "drawn"), values.overwrite) if folder else {}
     predictions = segment(values.checkpoint, paths, settings_from(values, Machine()))

@@ -78,8 +78,10 @@ def read_task(folder: str | Path, task: str) -> dict[str, Any]:
     config = read_json(folder)
     found = config.get("task", "classes")
     if found != task:
-        command = f"psvit {COMMANDS[found]}" if found in COMMANDS else "psvit evaluate or psvit predict"
-        raise UserError(f"{folder} is a checkpoint for {found}, not for {task}: take {command}")
+        command = f"psvit {COMMANDS[found]}" if found in COMMANDS else "psvit"
+        raise UserError(
+            f"{folder} is a checkpoint for {found}, not for {task}: take {command} evaluate or {command} predict"
+        )
     return config
 
 
