@@ -42,7 +42,13 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
             )
             if not check:
                 path.write_text(after, encoding="utf-8")
-    for figure in figures(root):
+    made = list(figures(root))
+    folder = (root / "docs" / "figures").resolve()
+    linked = {image.with_name(f"{image.name}.svg") for image in images if image.parent == folder}
+    for path in sorted(linked.union(folder.glob("*.svg")) - {figure.path(root / "docs").resolve() for figure in made}):
+        stale += 1
+        print(f"docs/figures/{path.name}: no result makes it: remove the file and the links to it")
+    for figure in made:
         shown = (root / "docs" / figure.name).resolve() in images
         if shown and not figure.is_current(root / "docs"):
             stale += 1

@@ -527,6 +527,19 @@ def test_a_figure_is_out_of_date_when_its_data_are(tmp_path: Path, capsys: pytes
     assert drawn.is_file()
 
 
+def test_a_figure_that_nothing_makes_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = site(tmp_path, block("claims.figure") + "![old](docs/figures/gone.svg)\n", claims=study_results())
+    build.main([], root)
+    capsys.readouterr()
+    assert build.main(["--check"], root) == 1
+    assert "docs/figures/gone.svg: no result makes it" in capsys.readouterr().out
+    (root / "README.md").write_text((root / "README.md").read_text().replace("![old](docs/figures/gone.svg)\n", ""))
+    assert build.main(["--check"], root) == 0
+    (root / "docs" / "figures" / "left.svg").write_text("<svg/>")
+    assert build.main(["--check"], root) == 1
+    assert "docs/figures/left.svg: no result makes it" in capsys.readouterr().out
+
+
 def test_a_page_below_finds_its_figures(tmp_path: Path) -> None:
     root = site(tmp_path, "", claims=study_results())
     page = root / "docs" / "howto" / "x.md"
@@ -541,6 +554,13 @@ def test_a_digest_forgets_the_last_digits() -> None:
         return Figure("x", shows, "", str).digest
 
     assert digest({"a": [1.0000000001]}) == digest({"a": [1.0]}) != digest({"a": [1.001]})
+
+
+def test_a_digest_is_of_what_draws_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Figure("x", 1, "", str).digest
+    (tmp_path / "figures.py").write_text("another way to draw", encoding="utf-8")
+    monkeypatch.setattr("parts.figures.DRAWING", tmp_path / "figures.py")
+    assert Figure("x", 1, "", str).digest != before
 
 
 def test_other_results_have_no_figures() -> None:

@@ -1,6 +1,7 @@
 """Figures of the pages -> docs/figures/*.svg, each with a digest of what it shows.
 
-Another matplotlib draws other bytes, so a figure is out of date when its digest is, not when its bytes are.
+Another matplotlib draws other bytes, so a figure is out of date when its digest is, not when its bytes are. The digest
+is of the data and of the source of psvit/report/figures.py, so a change of either is seen.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from typing import Any
 from parts.from_code import NETWORK, PLAIN
 from psvit import cost
 from psvit.arch import Arch
+from psvit.report import figures as drawing
 from psvit.report.diagram import diagram_svg
 from psvit.report.figures import Drawing, bars, curves
 from psvit.study.analysis_page import CAPTIONS, drawings
 from psvit.study.tables import caption, figure
 
 Data = Mapping[str, Any]
+DRAWING = Path(drawing.__file__)
 DIGEST = re.compile(r"<!-- of (\w+) -->\n\Z")
 
 OF_ANALYSES = ("map_correlation", "sharing", "tokens", "pooling", "cka")
@@ -47,8 +50,9 @@ class Figure:
 
     @property
     def digest(self) -> str:
-        """Of what it shows; numbers by six digits, since another machine may differ in the last of them."""
-        return hashlib.sha256(json.dumps(_rounded(self.shows), sort_keys=True).encode()).hexdigest()[:16]
+        """Of what it shows and of what draws it; numbers by six digits, since machines may differ in the last."""
+        shows = json.dumps(_rounded(self.shows), sort_keys=True)
+        return hashlib.sha256((shows + DRAWING.read_text(encoding="utf-8")).encode()).hexdigest()[:16]
 
     def is_current(self, docs: Path) -> bool:
         """Whether its file is there and shows the same."""
