@@ -95,7 +95,7 @@ pytestmark = pytest.mark.usefixtures("threads_kept")
         (["evaluate"], "the following arguments are required: checkpoint (see psvit evaluate --help)"),
         (["evaluate", "nowhere"], "there is no checkpoint folder nowhere: check the path"),
         (["evaluate", "CHECKPOINT", "--split", "rest"], "invalid choice: 'rest'"),
-        (["evaluate", "CHECKPOINT", "--split", "holdout", "--holdout", "0"], "holds no images: raise --holdout"),
+        (["evaluate", "CHECKPOINT", "--split", "holdout", "--holdout", "0"], "leave these flags and --seed out"),
         (["evaluate", "CHECKPOINT", "--batch-size", "0"], "--batch-size 0 is not a whole number"),
         (["evaluate", "CHECKPOINT", "--data", "TWO"], "knows 10 classes, TWO has 2: it is another set's"),
         (["evaluate", "CHECKPOINT", "--img-size", "2"], "for 2 stages: the least side for this network is 3 pixels\n"),
