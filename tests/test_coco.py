@@ -177,7 +177,7 @@ def test_coco_without_sizes_reads_them_from_the_files(tmp_path: Path) -> None:
         (coco([]) | {"annotations": [5]}, "entry 0 of its 'annotations' has no 'image_id'"),
         (coco([{"image_id": [1]}]), "entry 0 of its 'annotations' has image_id [1]: give a number or a text"),
         (coco([]) | {"images": [{"id": 1}]}, "entry 0 of its 'images' has no 'file_name'"),
-        (coco([]) | {"images": []}, "none of its 0 images can be read"),
+        (coco([]) | {"images": []}, "lists no images: there is nothing to read"),
         (coco([]) | {"images": [{"id": 1, "file_name": "0.png"}] * 2}, "gives several images one id: '1'"),
         (coco([]) | {"categories": []}, "lists no categories"),
         (coco([]) | {"categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]},
