@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -595,6 +596,15 @@ def hook(text: str, tmp_path: Path, source: str = "page.md") -> str:
 )
 def test_the_site_shows_what_makes_sense_there(text: str, shown: str, tmp_path: Path) -> None:
     assert hook(text, tmp_path) == shown
+
+
+def test_the_api_is_there() -> None:
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    for name, members in re.findall(r"^::: (\S+)\n(?:    options:\n      members: \[(.*)\])?", text, re.M):
+        found = pkgutil.resolve_name(name)
+        assert found.__doc__, name
+        for member in members.split(", ") if members else ():
+            assert getattr(found, member).__doc__, f"{name}.{member}"
 
 
 def test_every_page_is_in_the_navigation() -> None:
