@@ -78,7 +78,7 @@ class Task:
     once: tuple[str, ...] = ()
 
 
-# few boxes, so that three seeds take an hour; scenes vary enough by themselves
+# few boxes, so that three seeds take an hour or two; scenes vary enough by themselves
 TASKS = {
     "detect": Task(
         {"box_ap": "box AP", "mask_ap": "mask AP"},
@@ -86,8 +86,7 @@ TASKS = {
         ("pyramid_macs", "with pyramid"),
         "Mask R-CNN",
         ("--rois", "32", "--proposals", "100", "--anchor-scale", "3", "--jitter", "1", "1"),
-        ("psvit_2d", "psvit_2d_conv", "psvit_2d_wide", "resnet18", "resnet18_50-64-84-128", "vit"),
-        ("psvit_2d_windows",),
+        ("psvit_2d", "psvit_2d_wide", "resnet18", "vit"),
     ),
     "segment": Task(
         {"miou": "mIoU, %"},
