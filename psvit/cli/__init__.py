@@ -69,5 +69,15 @@ def _dispatch(name: str, arguments: list[str]) -> int:
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         raise UserError(f"there is no command {name!r}" + (f"; did you mean {close[0]}?" if close else ": see --help"))
-    code: int = import_module(f"psvit.cli.{name}").main(arguments)
+    try:
+        code: int = import_module(f"psvit.cli.{name}").main(arguments)
+    finally:
+        _leave_the_others()
     return code
+
+
+def _leave_the_others() -> None:
+    """End the talk with the other processes of torchrun: a thread of it that lives on at exit may abort the process."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
