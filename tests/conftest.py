@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings as hypothesis_settings
+from small_exports import checkpoint
+from small_studies import in_turn
 from timm.layers import set_fused_attn
 from tiny import RUN, Cli, settings, start
 
@@ -80,3 +82,15 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert process.returncode == 0, err
     assert f"\nreport    {folder / 'report.html'}\n" in out
     return folder
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings of a study run in this process, one after the other: it saves the start of others."""
+    monkeypatch.setattr("psvit.study.study.work_all", in_turn)
+
+
+@pytest.fixture
+def best(tmp_path: Path) -> Path:
+    """A checkpoint of digits, whose weights are random."""
+    return checkpoint(tmp_path / "run" / "best")

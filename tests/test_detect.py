@@ -1,4 +1,4 @@
-"""Detection: boxes and masks that follow the image, true strides, detectors whose every parameter learns."""
+"""Detectors whose every parameter learns; masks that are pasted and learned where they are; sizes and settings."""
 
 import copy
 from pathlib import Path
@@ -7,291 +7,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import settings as examples
-from hypothesis import strategies as st
-from numpy.typing import NDArray
 from PIL import Image
-from tiny import settings as tiny_training
-from tiny import weights
+from small_detectors import VIT, backbone, detector
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from psvit import cost
-from psvit.dense.data.objects import DenseSource, Objects, boxes_of
+from psvit.dense.data.objects import DenseSource
 from psvit.dense.data.sets import open_objects
 from psvit.dense.data.settings import DenseDataSettings
-from psvit.dense.detection.detect import detector_facts, evaluate_detector, seen_size
+from psvit.dense.detection.detect import evaluate_detector, seen_size
 from psvit.dense.detection.detectors import Anchors, build_detector
 from psvit.dense.detection.pasting import cut, mask_loss, paste
-from psvit.dense.detection.pyramid import Backbone, pyramid_strides
 from psvit.dense.detection.settings import DetectorSettings
 from psvit.dense.drawing import files_for
-from psvit.dense.features import DENSE, open_features
 from psvit.dense.recipes import DenseAugment
 from psvit.dense.splits import ObjectSplit
-from psvit.dense.transforms import Vary, to_tensor, vary_objects
+from psvit.dense.transforms import to_tensor
 from psvit.errors import UserError
-from psvit.measure.macs import count_macs
-from psvit.training.learning import make_optimizer
-from psvit.training.loop import train
 from psvit.training.machine import attention_for_training, open_machine
-from psvit.training.recipes import Machine, ModelSettings, light
-
-VIT: dict[str, Any] = {"depth": 3, "embed_dim": 32, "num_heads": 2}
-SMALL: dict[str, Any] = {"channels": 16, "rois": 8, "proposals": 20, "head_width": 16, "mask_layers": 1}
-
+from psvit.training.recipes import Machine
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-# ---- what training does to an image
-
-
-def objects(masks: list[NDArray[np.bool_]], labels: list[int], size: tuple[int, int], crowd: Any = None) -> Objects:
-    stacked = np.stack(masks) if masks else np.zeros((0, *size), dtype=bool)
-    crowd = np.zeros(len(labels), dtype=bool) if crowd is None else np.asarray(crowd, dtype=bool)
-    return Objects(boxes_of(stacked), np.asarray(labels, dtype=np.int64), stacked, crowd)
-
-
-def scene(size: tuple[int, int] = (60, 80)) -> tuple[Image.Image, Objects]:
-    """Two bright rectangles on black, and a crowd in a corner that is not bright."""
-    pixels, masks = np.zeros(size, dtype=np.uint8), np.zeros((3, *size), dtype=bool)
-    masks[0, 8:24, 10:34], masks[1, 30:52, 50:70], masks[2, :6, :6] = True, True, True
-    pixels[masks[:2].any(axis=0)] = 255
-    return Image.fromarray(pixels), objects(list(masks), [3, 1, 0], size, [False, False, True])
-
-
-@given(seed=st.integers(0, 2**31), low=st.floats(0.3, 1), high=st.floats(1, 2.5), has_masks=st.booleans())
-@examples(max_examples=60)
-def test_boxes_and_masks_move_with_the_image(seed: int, low: float, high: float, has_masks: bool) -> None:
-    image, there = scene()
-    if not has_masks:
-        there = Objects(there.boxes, there.labels, None, there.crowd)
-    torch.manual_seed(seed)
-    vary = Vary(DenseAugment(hflip=0.5, jitter=(low, high)), mirror=True, mean=(0.0,))
-    pixels, target = vary_objects(vary, image, there)
-    assert pixels.shape == (1, 60, 80)
-    assert set(target["labels"].tolist()) <= {2, 4}  # class numbers from 1; the crowd is left out
-    bright = pixels[0].numpy() > 0.5
-    seen = np.zeros_like(bright)
-    for i, (x0, y0, x1, y1) in enumerate(target["boxes"].tolist()):
-        assert x1 - x0 >= 1
-        assert y1 - y0 >= 1
-        if has_masks:
-            mask = target["masks"][i].bool().numpy()
-            assert boxes_of(mask[None])[0].tolist() == [x0, y0, x1, y1]
-            seen |= mask
-        else:
-            seen[round(y0) : round(y1), round(x0) : round(x1)] = True
-    # masks take the nearest pixel, the image a mean of several: they differ at edges alone, by a pixel
-    inside, outside = eroded(seen), ~eroded(~seen)
-    assert not (inside & ~bright).any()
-    assert not (bright & ~outside).any()
-
-
-def eroded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Without pixels within two of another kind; what lies outside counts as the same."""
-    kept = nn.functional.max_pool2d(torch.from_numpy(~mask)[None].float(), 5, 1, 2)[0] == 0
-    return np.asarray(kept.numpy(), dtype=bool)
-
-
-def test_masks_and_class_maps_stay_on_their_image_when_resized() -> None:
-    vary = Vary(DenseAugment(hflip=0.0, jitter=(0.5, 1.5)), mirror=False, mean=(0.0,))
-    shifts = []
-    for number in range(200):
-        left, top, width, height = 25 + number % 7, 26 + number % 5, 12 + number % 11, 13 + number % 9
-        mask = np.zeros((96, 96), bool)
-        mask[top : top + height, left : left + width] = True
-        image = Image.fromarray(mask.astype(np.uint8) * 255)
-        shown, target = vary_objects(vary, image, objects([mask], [0], (96, 96), [False]))
-        seen = shown[0]
-        if max(seen[0].sum(), seen[-1].sum(), seen[:, 0].sum(), seen[:, -1].sum()) > 0 or len(target["boxes"]) != 1:
-            continue  # cut off
-        place = torch.arange(96) + 0.5
-        x, y = ((seen.sum(axis) * place).sum() / seen.sum() for axis in (0, 1))
-        x0, y0, x1, y1 = target["boxes"][0]
-        shifts.append(((x0 + x1) / 2 - x, (y0 + y1) / 2 - y))
-    assert len(shifts) > 50
-    assert (
-        np.abs(np.mean(shifts, axis=0)).max() < 0.1
-    )  # pixels; half a one, where masks are resized as torchvision does
-
-
-@pytest.mark.parametrize("size", [(1, 300), (300, 1)])
-def test_a_thin_image_is_varied(size: tuple[int, int]) -> None:
-    there = objects([np.ones(size, dtype=bool)], [0], size)
-    for crop in (None, (16, 16)):
-        vary = Vary(DenseAugment(hflip=0, jitter=(0.3, 0.4)), mirror=True, mean=(0.0,), crop=crop)
-        pixels, target = vary_objects(vary, Image.new("L", size[::-1], 255), there)
-        assert pixels.shape == (1, *(crop or size))
-        assert pixels.max() == 1
-        assert len(target["boxes"]) == 1
-
-
-def test_what_is_cut_away_is_left_out() -> None:
-    image, there = scene()
-    vary = Vary(DenseAugment(hflip=0, jitter=(4.0, 4.0)), mirror=True, mean=(0.0,))
-    counts = set()
-    for seed in range(30):
-        torch.manual_seed(seed)
-        _, target = vary_objects(vary, image, there)
-        assert len(target["boxes"]) == len(target["labels"]) == len(target["masks"])
-        assert bool((target["boxes"][:, 2:] > target["boxes"][:, :2]).all())
-        counts.add(len(target["boxes"]))
-    assert counts == {0, 1, 2}
-
-
-def test_mirroring_is_for_classes_that_can_be_mirrored() -> None:
-    image, there = scene()
-    for mirror, moved in ((False, False), (True, True)):
-        vary = Vary(DenseAugment(hflip=0.999999, jitter=(1.0, 1.0)), mirror=mirror, mean=(0.0,))
-        pixels, target = vary_objects(vary, image, there)
-        assert torch.equal(pixels, to_tensor(image).flip(2)) == moved
-        assert torch.equal(pixels, to_tensor(image)) != moved
-        x0, x1 = target["boxes"][0, [0, 2]].tolist()
-        assert (x0, x1) == ((46, 70) if moved else (10, 34))
-
-
-# ---- backbones
-
-
-def backbone(name: str, size: tuple[int, int] | None = (64, 64), neck: Any = "auto", **more: Any) -> Backbone:
-    model = ModelSettings(name, **more) if name.startswith("A") else ModelSettings(name, model_args=more)
-    return Backbone(open_features(model, size, 1, 0.0)[0], neck, 16).eval()
-
-
-@pytest.mark.parametrize(
-    ("name", "more", "strides", "simple"),
-    [
-        ("auto", {}, [4, 8, 16], False),
-        ("AS-A-A", {}, [4, 8, 16, 32, 64], False),
-        ("test_resnet", {}, [4, 8, 16, 32], False),
-        ("vit_tiny_patch16_224", VIT, [4, 8, 16, 32], True),
-        ("vit_tiny_patch16_224", VIT | {"patch_size": 14}, [7, 14, 28, 56], True),
-        ("swin_tiny_patch4_window7_224", {"depths": (1, 1, 1, 1), "embed_dim": 24}, [4, 8, 16, 32], False),
-    ],
-)
-@pytest.mark.parametrize("size", [(64, 64), (37, 53), (96, 160)])
-def test_strides_are_true(
-    name: str, more: dict[str, Any], strides: list[int], simple: bool, size: tuple[int, int]
-) -> None:
-    """Of a backbone made for 64 x 64 pixels, at other sizes too, padded as the detector pads them."""
-    built = backbone(name, **more)
-    assert (built.strides[: len(strides)], built.simple) == (strides, simple)
-    step = built.strides[-2]
-    height, width = (-(-side // step) * step for side in size)
-    with torch.no_grad():
-        maps = built(torch.rand(1, 1, height, width))
-    assert list(maps) == [*map(str, range(len(built.strides) - 1)), "pool"]
-    for stride, one in zip(built.strides, maps.values(), strict=True):
-        # only the last, which is every second of the one before, may be cut in its midst
-        assert one.shape == (1, 16, -(-height // stride), -(-width // stride))
-    assert all(height % stride == width % stride == 0 for stride in built.strides[:-1])
-
-
-def test_a_simple_pyramid_has_whole_strides() -> None:
-    assert {stride: pyramid_strides(stride)[0] for stride in (1, 4, 8, 14, 16, 28, 32)} == {
-        1: 1, 4: 4, 8: 4, 14: 7, 16: 4, 28: 7, 32: 8
-    }  # fmt: skip
-
-
-def test_backbones_that_cannot_are_refused() -> None:
-    with pytest.raises(UserError, match=r"AS-A pools the sequence .* take a 2D variant"):
-        open_features(ModelSettings("AS-A", pooling="1d"), (64, 64), 1)
-    with pytest.raises(UserError, match="--neck fpn needs maps of different strides"):
-        backbone("vit_tiny_patch16_224", neck="fpn", **VIT)
-    fixed = backbone("hiera_tiny_224", embed_dim=24)
-    with pytest.raises(UserError, match=r"the backbone cannot take images of 96 x 128 pixels \(.*take one that takes"):
-        fixed(torch.rand(1, 1, 96, 128))
-
-
-@pytest.mark.parametrize(
-    "error",
-    [torch.cuda.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
-)
-def test_full_memory_is_not_taken_for_a_wrong_network(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    built = backbone("test_resnet")
-
-    def full(x: Tensor) -> list[Tensor]:
-        raise error
-
-    monkeypatch.setattr(built.body, "forward", full)
-    with pytest.raises(type(error), match="memory"):
-        built(torch.rand(1, 1, 64, 64))
-
-
-def test_weights_that_a_simple_pyramid_does_not_read_are_refused() -> None:
-    for name, more in (("test_resnet", {}), ("vit_tiny_patch16_224", VIT), ("hrnet_w18_small", {})):
-        body, described = open_features(ModelSettings(name, model_args=more), (64, 64), 1)
-        for neck in ("simple", "fpn") if name != "vit_tiny_patch16_224" else ("simple",):
-            model = detector(Backbone(body, neck, 16), "faster_rcnn")
-            if (name, neck) != ("hrnet_w18_small", "simple"):
-                assert detector_facts(model, described, (64, 64))["macs"] > 0
-                continue
-            with pytest.raises(UserError, match=r"--neck simple reads .* last map alone, and 66 of .*: take fpn"):
-                detector_facts(model, described, (64, 64))
-
-
-def test_a_one_dimensional_network_without_pooling_has_maps() -> None:
-    model = ModelSettings("AA", pooling="1d", patch_size=8, class_token=True)
-    built = Backbone(open_features(model, (64, 64), 1)[0], "auto", 16)
-    assert built.simple
-    assert [one.shape[-1] for one in built(torch.rand(1, 1, 64, 64)).values()] == [16, 8, 4, 2, 1]
-
-
-def test_features_have_the_weights_of_a_checkpoint(tmp_path: Path) -> None:
-    train(tiny_training(tmp_path, epochs=1))
-    saved = weights(tmp_path / "best")
-    body, described = open_features(ModelSettings(str(tmp_path / "best")), (64, 64), 1)
-    own = body.state_dict()
-    assert described["model_args"]["genotype"] == "AS-A"
-    assert {name.removeprefix("model.") for name in own} == set(saved) - {f"{part}.{kind}" for part in ("norm", "head")
-                                                                         for kind in ("weight", "bias")}  # fmt: skip
-    for name, value in own.items():
-        if "pos_embed" not in name:  # resampled to the larger grid
-            assert torch.equal(value, saved[name.removeprefix("model.")])
-    with pytest.raises(UserError, match="takes 1 image channels, the data have 3"):
-        open_features(ModelSettings(str(tmp_path / "best")), (64, 64), 3)
-
-
-@pytest.mark.parametrize(
-    ("name", "more", "apart"),
-    [
-        ("auto", {}, {"pos_embed"}),
-        ("vit_tiny_patch16_224", VIT, {"pos_embed", "cls_token"}),
-        ("swin_tiny_patch4_window7_224", {"depths": (1, 1, 1, 1), "embed_dim": 24}, {"relative_position_bias_table"}),
-    ],
-)
-def test_position_embeddings_are_not_decayed(name: str, more: dict[str, Any], apart: set[str]) -> None:
-    model = detector(backbone(name, **more), "faster_rcnn")
-    optimizer = make_optimizer(model, light(), 1)
-    kept = {id(p) for group in optimizer.param_groups if group["weight_decay"] == 0 for p in group["params"]}
-    decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] == 0.05 for p in group["params"]}
-    named = dict(model.named_parameters())
-    assert kept | decayed == {id(p) for p in named.values()}
-    for name, p in named.items():
-        assert (id(p) in kept) == (p.ndim < 2 or name.rpartition(".")[2] in apart), name
-    assert apart <= {name.rpartition(".")[2] for name in named}
-
-
-def test_macs_are_those_of_the_padded_image() -> None:
-    settings = DetectorSettings(short_side=60, long_side=100).filled((30, 45), True)
-    assert seen_size(settings, {(30, 45)}) == (60, 90)
-    body, described = open_features(ModelSettings("auto"), (64, 64), 1)
-    facts = detector_facts(detector(Backbone(body, "auto", 16), "mask_rcnn"), described, (60, 90))
-    assert facts["macs"] == cost.macs(DENSE, (64, 96), 1, 0)  # multiples of 16
-    assert facts["pyramid_macs"] == count_macs(lambda: copy.deepcopy(Backbone(body, "auto", 16)), (1, 64, 96))
-    assert facts["backbone_params"] < facts["params"]
-
-
-# ---- detectors
-
-
-def detector(built: Backbone, name: Any, **changes: Any) -> Any:
-    settings = DetectorSettings(name, **(SMALL | changes)).filled((64, 64), True)
-    return build_detector(built, settings, 3, (0.5,), (0.2,))
 
 
 def targets(masks: bool = True) -> list[dict[str, Tensor]]:
@@ -566,9 +303,6 @@ def test_wrong_settings(setting: dict[str, Any], message: str) -> None:
 def test_wrong_augmentation(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         DenseAugment(**setting)
-
-
-# ---- drawing
 
 
 def test_no_image_is_replaced_by_its_drawing(tmp_path: Path) -> None:

@@ -1,125 +1,31 @@
-"""psvit study: the same whatever the jobs, killed or stopped and resumed; what it refuses; what it leaves alone."""
+"""psvit study: the same whatever the jobs; what it refuses; what it leaves alone."""
 
 import copy
 import html
-import math
 import multiprocessing
-import os
 import re
 import shlex
-import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import yaml
-from tiny import MACHINE, Cli, image_folder, read, same_weights, start
+from small_studies import NETWORK, STUDY, TRIALS, check_equal, made, without_time, words
+from tiny import Cli, image_folder, read
 
-from psvit.cli import main
-from psvit.errors import UserError
-from psvit.study import workers
 from psvit.study.study import RESULTS
-from psvit.study.workers import DiedError, StoppedError, work_all
+from psvit.study.workers import DiedError
 from psvit.training.data import open_data
 from psvit.training.settings import DataSettings
 from psvit.training.sources import ArraySource
 
-NETWORK = {"network": "AS-A", "widths": [16, 32], "head_dim": 8, "patch_size": 2, "macs": "keep"}
-SEARCH = {"depth": [2], "stages": [1, 2], "stage_widths": ["16", "16,32"], "head_dim": 8, "patch_size": 2, "least": 0}
-STUDY: dict[str, Any] = {
-    "title": "Does it work?",
-    "data": {"data": "digits", "limit": 48, "holdout": 0.02},
-    "recipe": {"epochs": 2, "batch_size": 16},
-    "groups": {
-        "small": {"seeds": [0, 1], "networks": {"shares": NETWORK, "attends": {**NETWORK, "network": "AA-A"}}},
-        "found": {
-            "macs": "250k",
-            "search": {**SEARCH, "supernet_epochs": 1},
-            "networks": {"searched": "searched", "again": NETWORK},
-        },
-    },
-    "claims": [{"claim": "sharing", "better": ["small", "shares"], "worse": ["small", "attends"]}],
-}
-LONG = {**STUDY, "data": {**STUDY["data"], "limit": 240}, "recipe": {"epochs": 4, "batch_size": 8}}  # 30 steps an epoch
-TRIALS = ("small/shares/seed-0", "small/shares/seed-1", "small/attends/seed-0", "small/attends/seed-1",
-          "found/searched/seed-0")  # fmt: skip
-
-
-def in_turn(
-    tasks: Sequence[Callable[[], Any]],
-    jobs: int,
-    done: Callable[[int, Any], None],
-    stopped: Callable[[], bool] = lambda: False,
-) -> None:
-    """`work_all` in this process."""
-    for number, task in enumerate(tasks):
-        try:
-            value = task()
-        except UserError as error:
-            value = UserError(str(error))
-        done(number, value)
-
-
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trainings run in this process, one after the other: it saves the start of others."""
-    monkeypatch.setattr("psvit.study.study.work_all", in_turn)
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-def write(path: Path, data: Any) -> Path:
-    path.write_text(yaml.safe_dump(data, sort_keys=False))
-    return path
-
-
-def words(folder: Path, data: Any = STUDY) -> list[str]:
-    """The command for a study that is kept in `folder`."""
-    return ["study", str(write(folder.parent / "mine.yaml", data)), "--output", str(folder), *MACHINE]
-
-
-def without_time(data: Any) -> Any:
-    """Results without what differs from run to run."""
-    free = ("seconds", "training_seconds", "machine")
-    if isinstance(data, dict):
-        return {key: without_time(value) for key, value in data.items() if key not in free}
-    return [without_time(value) for value in data] if isinstance(data, list) else data
-
-
-def check_equal(a: Path, b: Path) -> None:
-    assert without_time(read(a / RESULTS)) == without_time(read(b / RESULTS))
-    for trial in TRIALS:
-        for name in ("best", "last"):
-            assert same_weights(a / trial / name, b / trial / name)
-
-
-def made(folder: Path, data: Any) -> Path:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("psvit.study.study.work_all", in_turn)
-        assert main(words(folder, data)) == 0
-    return folder
+pytestmark = pytest.mark.usefixtures("threads_kept")
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished study, not to be changed."""
     return made(tmp_path_factory.mktemp("finished") / "study", STUDY)
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The long study, without interruption."""
-    return made(tmp_path_factory.mktemp("uninterrupted") / "study", LONG)
 
 
 def stamps(folder: Path) -> dict[str, int]:
@@ -371,178 +277,6 @@ def test_the_page_tells_how_to_make_the_study_again(finished: Path) -> None:
     assert f"<code>{command}</code>" in html.unescape(re.sub("</?span>", "", page))
 
 
-# Killed and stopped --------------------------------------------------------------------------------------------------
-
-
-def until(reached: Callable[[], bool], process: "subprocess.Popen[str] | None" = None) -> None:
-    """Wait, minutes on a machine that has other things to do."""
-    end = time.monotonic() + 600
-    while not reached():
-        assert process is None or process.poll() is None, process.communicate()
-        assert time.monotonic() < end, "it never came so far"
-        time.sleep(0.005)
-
-
-def children(process: "subprocess.Popen[str]") -> list[int]:
-    """The processes that one has started, and those that these have."""
-    found, new = [], [process.pid]
-    while new:
-        pid = new.pop()
-        path = Path(f"/proc/{pid}/task/{pid}/children")
-        try:
-            own = [int(word) for word in path.read_text().split()]
-        except (FileNotFoundError, ProcessLookupError):  # it has just ended
-            own = []
-        found += own
-        new += own
-    return found
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def in_the_midst(folder: Path) -> bool:
-    """Whether a training is finished, and another has saved a state."""
-    return all(any(folder.glob(f"*/*/seed-*/{name}")) for name in ("trial.json", "state.pt"))  # looks into none of them
-
-
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
-    """The long study on two processes, in a group of its own."""
-    process = start(*words(tmp_path / "study", LONG), "--jobs", "2", start_new_session=True)
-    yield process
-    for pid in (process.pid, *children(process)):  # only where the test has failed
-        if alive(pid):
-            os.kill(pid, signal.SIGKILL)
-    process.communicate()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("group", [False, True])
-def test_killed_and_resumed_is_uninterrupted(
-    group: bool, running: "subprocess.Popen[str]", cli: Cli, tmp_path: Path, uninterrupted: Path, here: None
-) -> None:
-    until(lambda: in_the_midst(tmp_path / "study"), running)
-    started = children(running)
-    assert len(started) >= 2
-    if group:
-        os.killpg(running.pid, signal.SIGKILL)
-    else:
-        running.kill()
-    running.communicate()
-    until(lambda: not any(map(alive, started)))  # the workers end with their parent
-    assert not (tmp_path / "study" / RESULTS).exists()
-    cli.ok(*words(tmp_path / "study", LONG), "--resume")
-    check_equal(tmp_path / "study", uninterrupted)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("how", ["Ctrl-C", "Ctrl-C at the start", "SIGTERM", "SIGTERM to the group"])
-def test_stopped_and_resumed_is_uninterrupted(
-    how: str, running: "subprocess.Popen[str]", cli: Cli, tmp_path: Path, uninterrupted: Path, here: None
-) -> None:
-    at_the_start = how == "Ctrl-C at the start"
-    until(lambda: len(children(running)) >= 2 if at_the_start else in_the_midst(tmp_path / "study"), running)
-    started = children(running)
-    if how == "SIGTERM":
-        running.terminate()
-    else:  # a terminal's Ctrl-C reaches the whole group, as does what ends a service or a job
-        os.killpg(running.pid, signal.SIGTERM if "SIGTERM" in how else signal.SIGINT)
-    _, said = running.communicate(timeout=600)
-    assert running.returncode == 2
-    assert said == f"psvit: stopped, all is kept in {tmp_path / 'study'}: go on with --resume\n"
-    until(lambda: not any(map(alive, started)))
-    assert len(list((tmp_path / "study").rglob("trial.json"))) < len(TRIALS)
-    cli.ok(*words(tmp_path / "study", LONG), "--resume")
-    check_equal(tmp_path / "study", uninterrupted)
-
-
-# Processes -----------------------------------------------------------------------------------------------------------
-
-
-def test_every_task_is_done_by_other_processes() -> None:
-    found: dict[int, Any] = {}
-    work_all([partial(math.sqrt, 4), os.getpid, partial(math.sqrt, 9)], 2, found.__setitem__)
-    assert (found[0], found[2]) == (2, 3)
-    assert found[1] != os.getpid()
-    work_all([], 2, found.__setitem__)
-    assert multiprocessing.active_children() == []
-
-
-BEYOND_REACH = """
-import signal, time
-from psvit.study.workers import StoppedError
-time.sleep(0.5)  # as while torch is imported
-heard = []
-signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
-end = time.monotonic() + 30
-while not heard and time.monotonic() < end:
-    time.sleep(0.01)
-if heard:
-    raise StoppedError("stopped at step 1")
-"""
-
-
-def test_a_request_to_stop_reaches_a_task_that_is_not_ready_yet() -> None:
-    done: list[int] = []
-    with pytest.raises(StoppedError):
-        work_all(
-            [partial(exec, BEYOND_REACH, {}), os.getpid], 1, lambda number, value: done.append(number), lambda: True
-        )
-    assert done == [], "it was heard, and no other was begun"
-    assert multiprocessing.active_children() == []
-
-
-@pytest.mark.parametrize("error", ["StoppedError('at step 1')", "KeyboardInterrupt"])
-def test_a_task_that_was_stopped_stops_the_work_and_has_not_failed(error: str) -> None:
-    """A signal to the whole group may reach a task before the process that asks whether it was stopped."""
-    found: dict[int, Any] = {}
-    halted = partial(exec, f"from psvit.study.workers import StoppedError\nraise {error}", {})
-    with pytest.raises(StoppedError):
-        work_all([partial(math.sqrt, 4), halted, partial(math.sqrt, 9)], 1, found.__setitem__)
-    assert found == {0: 2}
-    assert multiprocessing.active_children() == []
-
-
-def test_a_stopped_training_or_search_is_not_taken_as_failed(
-    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stopped: list[str] = []
-
-    def first(tasks: Sequence[Callable[[], Any]], *_: object) -> None:
-        for task in tasks[:2]:  # the search, and a training
-            with pytest.raises(StoppedError) as error:
-                task()
-            stopped.append(str(error.value))
-        raise StoppedError("stopped")
-
-    monkeypatch.setattr("psvit.study.study.work_all", first)
-    monkeypatch.setattr("psvit.training.machine.Interrupt.requested", lambda self, accelerator: True)
-    assert "stopped, all is kept in" in cli.refused(*words(tmp_path / "study"))
-    assert [line.split(", saved")[0] for line in stopped] == ["stopped at step 1 of 3", "stopped at step 1 of 6"]
-    assert not (tmp_path / "study" / RESULTS).exists()
-
-
-def test_a_process_that_dies_is_told() -> None:
-    found: dict[int, Any] = {}
-    with pytest.raises(DiedError, match=r"the process of task 2 died: was it out of memory\?"):
-        work_all([partial(math.sqrt, 4), partial(os._exit, 0), partial(math.sqrt, 9)], 1, found.__setitem__)
-    assert found == {0: 2}
-    assert multiprocessing.active_children() == []
-
-
-def test_a_task_that_fails_is_told() -> None:
-    with pytest.raises(RuntimeError, match=r"task 1 failed\nTraceback(.|\n)*invalid literal"):
-        work_all([partial(int, "x")], 1, lambda number, value: None)
-    with pytest.raises(OSError, match=r"FileNotFoundError: .*/no/such/file"):
-        work_all([partial(open, "/no/such/file")], 1, lambda number, value: None)
-    assert multiprocessing.active_children() == []
-
-
 def test_a_study_says_whose_process_died(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def died(*_: object) -> None:
         raise DiedError(2)
@@ -551,10 +285,3 @@ def test_a_study_says_whose_process_died(cli: Cli, tmp_path: Path, monkeypatch: 
     said = cli.refused(*words(tmp_path / "study"), "--jobs", "2")
     assert "the process of small, attends, seed 0 died (out of memory?)" in said
     assert "go on with --resume, perhaps with fewer --jobs" in said
-
-
-def test_workers_do_not_keep_the_parents_signals_blocked() -> None:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    work_all([os.getpid], 1, lambda number, value: None)
-    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
-    assert workers.STOPS == (signal.SIGINT, signal.SIGTERM)

@@ -1,0 +1,28 @@
+"""Small backbones and detectors, and images with objects."""
+
+from typing import Any
+
+from psvit.dense.detection.detectors import build_detector
+from psvit.dense.detection.pyramid import Backbone
+from psvit.dense.detection.settings import DetectorSettings
+from psvit.dense.features import open_features
+from psvit.training.recipes import ModelSettings
+
+VIT: dict[str, Any] = {"depth": 3, "embed_dim": 32, "num_heads": 2}
+SMALL: dict[str, Any] = {"channels": 16, "rois": 8, "proposals": 20, "head_width": 16, "mask_layers": 1}
+
+
+# ---- backbones
+
+
+def backbone(name: str, size: tuple[int, int] | None = (64, 64), neck: Any = "auto", **more: Any) -> Backbone:
+    model = ModelSettings(name, **more) if name.startswith("A") else ModelSettings(name, model_args=more)
+    return Backbone(open_features(model, size, 1, 0.0)[0], neck, 16).eval()
+
+
+# ---- detectors
+
+
+def detector(built: Backbone, name: Any, **changes: Any) -> Any:
+    settings = DetectorSettings(name, **(SMALL | changes)).filled((64, 64), True)
+    return build_detector(built, settings, 3, (0.5,), (0.2,))

@@ -1,0 +1,149 @@
+"""Backbones of detectors: true strides, a checkpoint's weights, refusals."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_detectors import VIT, backbone, detector
+from tiny import settings as tiny_training
+from tiny import weights
+from torch import Tensor
+
+from psvit import cost
+from psvit.dense.detection.detect import detector_facts, seen_size
+from psvit.dense.detection.pyramid import Backbone, pyramid_strides
+from psvit.dense.detection.settings import DetectorSettings
+from psvit.dense.features import DENSE, open_features
+from psvit.errors import UserError
+from psvit.measure.macs import count_macs
+from psvit.training.learning import make_optimizer
+from psvit.training.loop import train
+from psvit.training.recipes import ModelSettings, light
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "strides", "simple"),
+    [
+        ("auto", {}, [4, 8, 16], False),
+        ("AS-A-A", {}, [4, 8, 16, 32, 64], False),
+        ("test_resnet", {}, [4, 8, 16, 32], False),
+        ("vit_tiny_patch16_224", VIT, [4, 8, 16, 32], True),
+        ("vit_tiny_patch16_224", VIT | {"patch_size": 14}, [7, 14, 28, 56], True),
+        ("swin_tiny_patch4_window7_224", {"depths": (1, 1, 1, 1), "embed_dim": 24}, [4, 8, 16, 32], False),
+    ],
+)
+@pytest.mark.parametrize("size", [(64, 64), (37, 53), (96, 160)])
+def test_strides_are_true(
+    name: str, more: dict[str, Any], strides: list[int], simple: bool, size: tuple[int, int]
+) -> None:
+    """Of a backbone made for 64 x 64 pixels, at other sizes too, padded as the detector pads them."""
+    built = backbone(name, **more)
+    assert (built.strides[: len(strides)], built.simple) == (strides, simple)
+    step = built.strides[-2]
+    height, width = (-(-side // step) * step for side in size)
+    with torch.no_grad():
+        maps = built(torch.rand(1, 1, height, width))
+    assert list(maps) == [*map(str, range(len(built.strides) - 1)), "pool"]
+    for stride, one in zip(built.strides, maps.values(), strict=True):
+        # only the last, which is every second of the one before, may be cut in its midst
+        assert one.shape == (1, 16, -(-height // stride), -(-width // stride))
+    assert all(height % stride == width % stride == 0 for stride in built.strides[:-1])
+
+
+def test_a_simple_pyramid_has_whole_strides() -> None:
+    assert {stride: pyramid_strides(stride)[0] for stride in (1, 4, 8, 14, 16, 28, 32)} == {
+        1: 1, 4: 4, 8: 4, 14: 7, 16: 4, 28: 7, 32: 8
+    }  # fmt: skip
+
+
+def test_backbones_that_cannot_are_refused() -> None:
+    with pytest.raises(UserError, match=r"AS-A pools the sequence .* take a 2D variant"):
+        open_features(ModelSettings("AS-A", pooling="1d"), (64, 64), 1)
+    with pytest.raises(UserError, match="--neck fpn needs maps of different strides"):
+        backbone("vit_tiny_patch16_224", neck="fpn", **VIT)
+    fixed = backbone("hiera_tiny_224", embed_dim=24)
+    with pytest.raises(UserError, match=r"the backbone cannot take images of 96 x 128 pixels \(.*take one that takes"):
+        fixed(torch.rand(1, 1, 96, 128))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.cuda.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+)
+def test_full_memory_is_not_taken_for_a_wrong_network(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = backbone("test_resnet")
+
+    def full(x: Tensor) -> list[Tensor]:
+        raise error
+
+    monkeypatch.setattr(built.body, "forward", full)
+    with pytest.raises(type(error), match="memory"):
+        built(torch.rand(1, 1, 64, 64))
+
+
+def test_weights_that_a_simple_pyramid_does_not_read_are_refused() -> None:
+    for name, more in (("test_resnet", {}), ("vit_tiny_patch16_224", VIT), ("hrnet_w18_small", {})):
+        body, described = open_features(ModelSettings(name, model_args=more), (64, 64), 1)
+        for neck in ("simple", "fpn") if name != "vit_tiny_patch16_224" else ("simple",):
+            model = detector(Backbone(body, neck, 16), "faster_rcnn")
+            if (name, neck) != ("hrnet_w18_small", "simple"):
+                assert detector_facts(model, described, (64, 64))["macs"] > 0
+                continue
+            with pytest.raises(UserError, match=r"--neck simple reads .* last map alone, and 66 of .*: take fpn"):
+                detector_facts(model, described, (64, 64))
+
+
+def test_a_one_dimensional_network_without_pooling_has_maps() -> None:
+    model = ModelSettings("AA", pooling="1d", patch_size=8, class_token=True)
+    built = Backbone(open_features(model, (64, 64), 1)[0], "auto", 16)
+    assert built.simple
+    assert [one.shape[-1] for one in built(torch.rand(1, 1, 64, 64)).values()] == [16, 8, 4, 2, 1]
+
+
+def test_features_have_the_weights_of_a_checkpoint(tmp_path: Path) -> None:
+    train(tiny_training(tmp_path, epochs=1))
+    saved = weights(tmp_path / "best")
+    body, described = open_features(ModelSettings(str(tmp_path / "best")), (64, 64), 1)
+    own = body.state_dict()
+    assert described["model_args"]["genotype"] == "AS-A"
+    assert {name.removeprefix("model.") for name in own} == set(saved) - {f"{part}.{kind}" for part in ("norm", "head")
+                                                                         for kind in ("weight", "bias")}  # fmt: skip
+    for name, value in own.items():
+        if "pos_embed" not in name:  # resampled to the larger grid
+            assert torch.equal(value, saved[name.removeprefix("model.")])
+    with pytest.raises(UserError, match="takes 1 image channels, the data have 3"):
+        open_features(ModelSettings(str(tmp_path / "best")), (64, 64), 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "apart"),
+    [
+        ("auto", {}, {"pos_embed"}),
+        ("vit_tiny_patch16_224", VIT, {"pos_embed", "cls_token"}),
+        ("swin_tiny_patch4_window7_224", {"depths": (1, 1, 1, 1), "embed_dim": 24}, {"relative_position_bias_table"}),
+    ],
+)
+def test_position_embeddings_are_not_decayed(name: str, more: dict[str, Any], apart: set[str]) -> None:
+    model = detector(backbone(name, **more), "faster_rcnn")
+    optimizer = make_optimizer(model, light(), 1)
+    kept = {id(p) for group in optimizer.param_groups if group["weight_decay"] == 0 for p in group["params"]}
+    decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] == 0.05 for p in group["params"]}
+    named = dict(model.named_parameters())
+    assert kept | decayed == {id(p) for p in named.values()}
+    for name, p in named.items():
+        assert (id(p) in kept) == (p.ndim < 2 or name.rpartition(".")[2] in apart), name
+    assert apart <= {name.rpartition(".")[2] for name in named}
+
+
+def test_macs_are_those_of_the_padded_image() -> None:
+    settings = DetectorSettings(short_side=60, long_side=100).filled((30, 45), True)
+    assert seen_size(settings, {(30, 45)}) == (60, 90)
+    body, described = open_features(ModelSettings("auto"), (64, 64), 1)
+    facts = detector_facts(detector(Backbone(body, "auto", 16), "mask_rcnn"), described, (60, 90))
+    assert facts["macs"] == cost.macs(DENSE, (64, 96), 1, 0)  # multiples of 16
+    assert facts["pyramid_macs"] == count_macs(lambda: copy.deepcopy(Backbone(body, "auto", 16)), (1, 64, 96))
+    assert facts["backbone_params"] < facts["params"]

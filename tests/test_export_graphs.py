@@ -1,0 +1,164 @@
+"""Exported graphs: plain operators, the network's own numbers, what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from onnx import TensorProto, helper
+from small_exports import ARCHS, graph
+from torch import Tensor, nn
+
+import psvit
+from psvit import UserError
+from psvit.export.check import Timing, check_difference, largest_difference, rows_of, time_in_turns
+from psvit.export.graph import example_images, frozen_copy, to_onnx, to_program
+from psvit.export.operators import check_onnx, check_program, onnx_operators, program_operators
+from psvit.model.build import build_arch
+
+NETWORKS = [*ARCHS, "deit"]
+
+PLAIN_ONNX = {
+    "Add", "AveragePool", "Concat", "Conv", "Expand", "Gather", "Gelu", "Gemm", "LayerNormalization", "MatMul",
+    "MaxPool", "Mul", "ReduceMean", "Reshape", "Shape", "Slice", "Softmax", "Split", "Squeeze", "Transpose",
+}  # fmt: skip
+PLAIN_ATEN = {
+    "_assert_tensor_metadata", "add", "alias", "avg_pool2d", "cat", "chunk", "contiguous", "conv2d", "dropout",
+    "expand", "flatten", "gelu", "layer_norm", "linear", "matmul", "max_pool2d", "mean", "mul", "pad", "permute",
+    "reshape", "scaled_dot_product_attention", "select", "slice", "softmax", "sym_size", "to", "transpose", "unbind",
+}  # fmt: skip
+
+
+def network(name: str) -> tuple[Any, tuple[int, int, int]]:
+    """A tiny network for images whose sides the stride does not divide, and the size of these."""
+    if name == "deit":
+        args = {"img_size": 16, "patch_size": 4, "depth": 2, "embed_dim": 16, "num_heads": 2, "num_classes": 5}
+        return frozen_copy(timm.create_model("deit_tiny_patch16_224", **args)), (3, 16, 16)
+    return frozen_copy(build_arch(ARCHS[name], (18, 22), in_chans=1, num_classes=5)), (1, 18, 22)
+
+
+# ---- graphs
+
+
+@pytest.mark.parametrize(("name", "batch_size"), [*((name, None) for name in NETWORKS), ("1d, map, stride", 2)])
+def test_an_onnx_graph_is_plain_and_computes_the_same(name: str, batch_size: int | None, tmp_path: Path) -> None:
+    import onnxruntime
+
+    model, size = network(name)
+    proto = to_onnx(model, size, batch_size)
+    assert set(onnx_operators(proto)) <= PLAIN_ONNX
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    (node,) = session.get_inputs()
+    assert node.shape == ["batch" if batch_size is None else 2, *size]
+    for count in (1, 2, 5) if batch_size is None else (2,):
+        inputs = example_images(size, count, seed=count)
+        (logits,) = session.run(None, {"images": inputs.numpy()})
+        torch.testing.assert_close(torch.from_numpy(logits), model(inputs), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_program_of_torch_is_plain(name: str) -> None:
+    model, size = network(name)
+    operators = program_operators(to_program(model, size))
+    assert {name.removeprefix("aten.") for name in operators} <= PLAIN_ATEN
+    assert operators["aten.linear"] == sum(isinstance(module, nn.Linear) for module in model.modules()) + sum(
+        type(module).__name__ == "ShareProjections" for module in model.modules()
+    )  # each once; tied projections of a layer that shares them again
+
+
+def test_nothing_of_our_source_is_in_the_file() -> None:
+    proto = to_onnx(*network("2d, map, max"))
+    assert b"site-packages" not in proto.SerializeToString()
+    assert str(Path(psvit.__file__).parent).encode() not in proto.SerializeToString()
+
+
+@pytest.mark.parametrize("operator", ["TopK", "ScatterND", "GatherND", "NonZero", "Resize", "Loop"])
+def test_an_onnx_graph_with_a_banned_operator_is_refused(operator: str) -> None:
+    model = graph([helper.make_node(operator, ["x", "x"], ["y"], name="here")])
+    with pytest.raises(UserError, match=rf"the operator {operator} \(node here\)"):
+        check_onnx(model)
+
+
+def test_a_banned_operator_in_a_branch_or_a_function_is_found() -> None:
+    inner = helper.make_graph([helper.make_node("TopK", ["x", "k"], ["v"], name="deep")], "branch", [], [])
+    node = helper.make_node("Foreign", ["x"], ["y"], domain="elsewhere")
+    node.attribute.append(helper.make_attribute("body", inner))
+    assert onnx_operators(graph([node])) == {"elsewhere.Foreign": 1, "TopK": 1}
+    with pytest.raises(UserError, match="deep"):
+        check_onnx(graph([node]))
+    model = graph([helper.make_node("F", ["x"], ["y"], domain="local")])
+    steps = [helper.make_node("If", ["x"], ["y"], name="choice")]
+    model.functions.append(helper.make_function("local", "F", ["x"], ["y"], steps, model.opset_import))
+    with pytest.raises(UserError, match="the operator If"):
+        check_onnx(model)
+
+
+def test_onnx_may_gather_at_constants_but_not_by_data() -> None:
+    index = helper.make_tensor("i", TensorProto.INT64, [1], [0])
+    gather = helper.make_node("Gather", ["x", "i"], ["y"], name="g")
+    assert check_onnx(graph([gather], initializers=[index])) == {"Gather": 1}
+    cast = helper.make_node("Cast", ["x"], ["i"], to=TensorProto.INT64)
+    with pytest.raises(UserError, match="Gather at indices that the data choose"):
+        check_onnx(graph([cast, gather]))
+
+
+class Calls(nn.Module):
+    """A function of images as a module."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+        self.register_buffer("constant", torch.tensor([1, 0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, self.constant)
+
+
+@pytest.mark.parametrize(
+    ("function", "operator"),
+    [
+        (lambda x, i: x.topk(1).values, "aten.topk"),
+        (lambda x, i: x[(x.sum(1) > 0).long()], "aten.index at indices"),
+        (lambda x, i: x.index_select(0, x.argmax(0)), "aten.index_select at indices"),
+        (lambda x, i: x.scatter(0, x.long().clamp(0, 1), 1.0), "aten.scatter"),
+        (lambda x, i: torch.cond(x.sum() > 0, torch.sin, torch.cos, (x,)), "cond"),
+    ],
+)
+def test_a_program_with_a_banned_operator_is_refused(function: Any, operator: str) -> None:
+    program = torch.export.export(Calls(function), (torch.ones(2, 2),))
+    with pytest.raises(UserError, match=f"the operator {operator}"):
+        check_program(program)
+
+
+def test_a_program_may_index_by_constants() -> None:
+    program = torch.export.export(Calls(lambda x, i: x[i]), (torch.ones(2, 2),))
+    assert check_program(program)["aten.index"] == 1
+
+
+# ---- checks
+
+
+def test_the_largest_difference_is_found_and_held_to_the_tolerance() -> None:
+    found = largest_difference(lambda x: x, lambda x: x + 0.25 * (len(x) == 3), (1, 2, 2), (1, 3))
+    assert found == pytest.approx(0.25)
+    check_difference(0.25, 0.25, "it")
+    with pytest.raises(UserError, match=r"it differs from the network by 0.25, above --tolerance 0.2"):
+        check_difference(0.25, 0.2, "it")
+    broken = largest_difference(lambda x: x, lambda x: x * float("nan"), (1, 2, 2), (1,))
+    with pytest.raises(UserError, match="by inf"):
+        check_difference(broken, 1e9, "it")
+
+
+def test_speeds_are_ratios_of_rounds() -> None:
+    slow, fast = Timing("slow", 4, (1.0, 2.0, 8.0)), Timing("fast", 4, (0.5, 0.5, 4.0))
+    assert fast.speed_over(slow).median == 2
+    assert slow.ms_per_batch.median == 2000
+    rows = rows_of([slow, fast, Timing("slow", 8, (1.0,))])
+    assert rows[1]["speed_over"] == {"slow": [2, 2, 3]}
+    assert rows[2]["speed_over"] == {}
+
+
+def test_every_model_has_its_turns() -> None:
+    timings = time_in_turns({"a": lambda x: x, "b": lambda x: x + 1}, (1, 2, 2), 3, rounds=2)
+    assert [(timing.name, timing.batch_size, len(timing.seconds)) for timing in timings] == [("a", 3, 2), ("b", 3, 2)]

@@ -1,0 +1,51 @@
+"""Devices and freed memory of this machine."""
+
+import platform
+
+import pytest
+import torch
+from small_networks import CPU
+
+from psvit import UserError
+from psvit.measure import machine
+from psvit.measure.machine import keep_freed_memory, page_faults, resolve_device
+
+
+def test_resolve_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert resolve_device("auto") == torch.device("cuda:0")
+    assert resolve_device("cuda").type == "cuda"
+    with pytest.raises(UserError, match=r"--device cuda:1 is not on this machine.*cpu, cuda:0"):
+        resolve_device("cuda:1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert resolve_device("auto") == CPU
+    with pytest.raises(UserError, match="--device mps"):
+        resolve_device("mps")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone gives freed memory back at once")
+def test_freed_memory_is_kept():
+    def faults():
+        before = page_faults()
+        for _ in range(4):
+            _ = [torch.zeros(4 * 2**20).fill_(1) for _ in range(6)]  # 6 blocks of 16 MiB, alive at once
+        return page_faults() - before
+
+    keep_freed_memory()
+    faults()
+    # 98,000 when every block is mapped anew; a system short of memory may take some back meanwhile
+    assert min(faults() for _ in range(3)) < 1000
+
+
+@pytest.mark.parametrize("libc", ["", "glibc"])
+def test_where_freed_memory_cannot_be_kept_nothing_happens(libc, monkeypatch):
+    def refuse(name):
+        assert libc == "glibc"
+        raise OSError("no library")
+
+    monkeypatch.setattr(machine.platform, "libc_ver", lambda: (libc, ""))
+    monkeypatch.setattr(machine.ctypes, "CDLL", refuse)
+    keep_freed_memory()
+    monkeypatch.setattr(machine.ctypes, "CDLL", lambda name: object())
+    keep_freed_memory()

@@ -1,0 +1,287 @@
+"""ONNX files: a file predicts as its checkpoint does, in 8 bits too; files that are not ours."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper
+from PIL import Image
+from small_exports import checkpoint, graph
+from tiny import DIGITS, MACHINE, Cli
+from torch import nn
+
+import psvit
+from psvit import UserError
+from psvit.export.export import export
+from psvit.export.graph import example_images
+from psvit.export.onnx_files import calibration_images
+from psvit.export.operators import onnx_operators
+from psvit.export.runtime import InBatches, OnnxModel, open_classifier, providers_for
+from psvit.export.settings import ExportSettings
+from psvit.training.data import open_data
+from psvit.training.evaluate import open_checkpoint
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkpoint, best, and best.onnx, best.int8.onnx, and fixed.onnx for batches of 4."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("exported")
+    best = str(checkpoint(folder / "best"))
+    calm = ExportSettings(int8=True, data="digits", rounds=0, calibration=32)
+    export(best, calm, DIGITS)
+    export(best, ExportSettings(output=str(folder / "fixed.onnx"), batch_size=4, rounds=0))
+    return folder
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder of seven images."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(7):
+        Image.fromarray(rng.integers(0, 256, (9, 14), dtype=np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+# ---- a file predicts as its checkpoint does
+
+
+@pytest.mark.parametrize("file", ["best.onnx", "fixed.onnx"])
+def test_predict_and_evaluate_take_a_file(cli: Cli, exported: Path, images: Path, file: str) -> None:
+    batch = ["--batch-size", 3] if file == "best.onnx" else []  # the other is made for 4
+
+    def classes(name: str) -> list[Any]:
+        lines = cli.ok("predict", exported / name, images, *MACHINE, "--json", *batch).splitlines()
+        return [json.loads(line) for line in lines]
+
+    for ours, theirs in zip(classes("best"), classes(file), strict=True):
+        assert ours["image"] == theirs["image"]
+        for a, b in zip(ours["classes"], theirs["classes"], strict=True):
+            assert a["label"] == b["label"]
+            assert a["probability"] == pytest.approx(b["probability"], abs=2e-5)
+
+    def figures(name: str) -> dict[str, Any]:
+        data = ["--data", "digits", "--holdout", "0.02", "--split", "holdout", *batch]
+        return json.loads(cli.ok("evaluate", exported / name, *data, *MACHINE, "--json"))
+
+    ours, theirs = figures("best"), figures(file)
+    assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-4)
+    assert (theirs["top1"], theirs["images"], theirs["per_class"]) == (ours["top1"], 30, ours["per_class"])
+
+
+def test_the_file_tells_what_it_needs(exported: Path) -> None:
+    model = OnnxModel(exported / "best.onnx")
+    config = json.loads((exported / "best" / "config.json").read_text())
+    told = model.metadata
+    assert list(model.classes) == told["label_names"] == config["label_names"]
+    assert told["preprocessing"] == {"input_size": [1, 12, 12], "mean": [0.3], "std": [0.4], "crop_pct": 1.0,
+                                     "interpolation": "bicubic"}  # fmt: skip
+    assert told["version"] == psvit.__version__
+    assert told["genotype"] == "AS-AA"
+    assert told["arch"] == config["psvit"]["arch"]
+    assert told["precision"] == "float32"
+    assert 0 <= told["largest_difference"] < 1e-4
+
+
+def test_a_fixed_batch_is_kept(exported: Path) -> None:
+    model = OnnxModel(exported / "fixed.onnx")
+    with pytest.raises(UserError, match=r"fixed.onnx takes batches of 4 images, not 3: export without --batch-size"):
+        model(torch.zeros(3, 1, 12, 12))
+    inputs = example_images((1, 12, 12), 9)
+    expected = OnnxModel(exported / "best.onnx")(inputs)
+    torch.testing.assert_close(InBatches(model, 4)(inputs), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_another_batch_or_precision_than_the_files_is_refused(cli: Cli, exported: Path, images: Path) -> None:
+    fixed = exported / "fixed.onnx"
+    for command in (["evaluate", fixed], ["predict", fixed, images]):
+        said = cli.refused(*command, "--batch-size", 2, *MACHINE)
+        assert f"--batch-size 2 is not {fixed}'s, which takes batches of 4 images: leave it out, or export" in said
+        cli.ok(*command, "--batch-size", 4, *MACHINE)
+    for file, own in (("best.onnx", "float32"), ("best.int8.onnx", "int8")):
+        for command in (["evaluate", exported / file], ["predict", exported / file, images]):
+            said = cli.refused(*command, "--precision", "bfloat16")
+            assert f"--precision bfloat16 is not {exported / file}'s: a file keeps its own, {own}; leave it out" in said
+    cli.ok("predict", exported / "best.int8.onnx", images)
+
+
+def test_another_image_size_is_refused(cli: Cli, exported: Path) -> None:
+    with pytest.raises(UserError, match=r"takes images of \(1, 12, 12\)"):
+        OnnxModel(exported / "best.onnx")(torch.zeros(1, 1, 8, 8))
+    for file in ("best.onnx", "fixed.onnx"):
+        assert "is made for (12, 12)" in cli.refused("evaluate", exported / file, "--img-size", 16, *MACHINE)
+        cli.ok("evaluate", exported / file, "--img-size", 12, *MACHINE)
+
+
+def test_another_size_is_exported_with_its_positions(best: Path, tmp_path: Path) -> None:
+    output = tmp_path / "large.onnx"
+    export(str(best), ExportSettings(output=str(output), img_size=(20, 16), rounds=0))
+    network = open_checkpoint(str(best)).model
+    network.set_input_size((20, 16))
+    inputs = example_images((1, 20, 16), 2)
+    with torch.inference_mode():
+        torch.testing.assert_close(OnnxModel(output)(inputs), network(inputs), rtol=1e-5, atol=1e-5)
+
+
+# ---- int8
+
+
+def test_int8_is_small_near_and_measured(exported: Path) -> None:
+    model, small = OnnxModel(exported / "best.onnx"), OnnxModel(exported / "best.int8.onnx")
+    inputs = example_images((1, 12, 12), 16)
+    a, b = model(inputs), small(inputs)
+    assert 0 < (a - b).abs().max() < 0.1 * a.abs().max()
+    told = small.metadata["accuracy"]
+    assert (told["data"], told["split"], told["images"]) == ("digits", "holdout", 30)
+    assert told["float32_top1"] == pytest.approx(model.metadata["accuracy"]["top1"])
+    assert abs(told["top1"] - told["float32_top1"]) < 10.1  # three of thirty images
+    assert small.metadata["precision"] == "int8"
+    assert small.metadata["largest_difference"] > model.metadata["largest_difference"]
+
+
+def test_int8_quantizes_all_but_the_first_convolution(exported: Path) -> None:
+    plain, small = (onnx.load(exported / name) for name in ("best.onnx", "best.int8.onnx"))
+    operators = onnx_operators(small)
+    with_weights = sum(
+        isinstance(module, nn.Linear) for module in open_checkpoint(str(exported / "best")).model.modules()
+    )
+    assert operators["MatMulInteger"] == with_weights
+    assert operators["MatMul"] == onnx_operators(plain)["MatMul"] + 1 - with_weights  # the head is a Gemm in float32
+    from_int8 = {node.output[0] for node in small.graph.node if node.op_type == "DequantizeLinear"}
+    convolutions = [node for node in small.graph.node if node.op_type == "Conv"]
+    assert [node.input[1] in from_int8 for node in convolutions] == [False, True]
+
+
+def test_int8_without_data_leaves_convolutions(cli: Cli, best: Path, tmp_path: Path) -> None:
+    text = cli.ok("export", best, "--int8", "--output", tmp_path / "m.onnx", "--rounds", 0, "--reduce-range")
+    assert "accuracy  not measured" in text
+    operators = onnx_operators(onnx.load(tmp_path / "m.int8.onnx"))
+    assert operators["MatMulInteger"] > 0
+    assert not operators["QuantizeLinear"]
+
+
+def test_calibration_sees_training_images_alone(best: Path) -> None:
+    classifier = open_checkpoint(str(best))
+    data = replace(DIGITS, limit=None)
+    batches = list(calibration_images(classifier, data, ExportSettings(calibration=50)))
+    assert [batch.shape for batch in batches] == [(count, 1, 12, 12) for count in (16, 16, 16, 2)]
+    whole = list(calibration_images(classifier, data, ExportSettings(calibration=9000)))
+    assert 1400 < sum(map(len, whole)) <= len(open_data(data).train)
+    assert len(np.unique(np.concatenate(whole), axis=0)) > 1280, "they are different images"
+
+
+@pytest.mark.parametrize(("calibration", "batch_size", "batches"), [(50, 20, 3), (8, 20, 1), (40, 20, 2)])
+def test_a_fixed_batch_of_calibration_is_filled_with_its_last_image(
+    best: Path, calibration: int, batch_size: int, batches: int
+) -> None:
+    classifier, data = open_checkpoint(str(best)), replace(DIGITS, limit=None)
+    free = np.concatenate(list(calibration_images(classifier, data, ExportSettings(calibration=calibration))))
+    assert len(free) == calibration
+    settings = ExportSettings(calibration=calibration, batch_size=batch_size)
+    fixed = list(calibration_images(classifier, data, settings))
+    assert [len(batch) for batch in fixed] == [batch_size] * batches
+    filled = np.concatenate(fixed)
+    assert (filled[:calibration] == free).all()
+    assert (filled[calibration:] == free[-1]).all()
+
+
+def test_int8_with_a_batch_above_the_calibration(cli: Cli, best: Path) -> None:
+    flags = ["--int8", "--data", "digits", "--batch-size", 24, "--calibration", 8, "--rounds", 0]
+    assert "accuracy  float32" in cli.ok("export", best, *flags)
+
+
+# ---- files that are not ours
+
+
+def test_files_that_are_not_ours_are_refused(cli: Cli, exported: Path, images: Path, tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign.onnx"
+    node = helper.make_node("Relu", ["x"], ["y"])
+    onnx.save(graph([node]), foreign)
+    stripped = onnx.load(exported / "best.onnx")
+    del stripped.metadata_props[:]
+    onnx.save(stripped, tmp_path / "stripped.onnx")
+    lying = onnx.load(exported / "best.onnx")
+    for entry in lying.metadata_props:
+        if entry.key == "psvit.preprocessing":
+            entry.value = entry.value.replace("12", "16")
+    onnx.save(lying, tmp_path / "lying.onnx")
+    (tmp_path / "text.onnx").write_text("no")
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    expected = {
+        "foreign.onnx": "holds no class names and preprocessing of psvit",
+        "stripped.onnx": "holds no class names and preprocessing of psvit",
+        "lying.onnx": "does not take images of (1, 16, 16) alone",
+        "text.onnx": "is not an ONNX file that ONNX Runtime can run",
+        "empty.onnx": "is not an ONNX file that ONNX Runtime can run",
+        "missing.onnx": "there is no file",
+    }
+    for name, message in expected.items():
+        for arguments in (["predict", tmp_path / name, images], ["evaluate", tmp_path / name]):
+            assert message in cli.refused(*arguments), name
+
+
+@pytest.mark.parametrize("value", ["{}", "[]", '["a", 1]', "no json", '"ab"'])
+def test_broken_metadata_are_refused(exported: Path, tmp_path: Path, value: str) -> None:
+    broken = onnx.load(exported / "best.onnx")
+    for entry in broken.metadata_props:
+        if entry.key == "psvit.label_names":
+            entry.value = value
+    onnx.save(broken, tmp_path / "broken.onnx")
+    with pytest.raises(UserError, match="holds no class names and preprocessing of psvit"):
+        open_classifier(str(tmp_path / "broken.onnx"))
+
+
+def test_what_is_no_checkpoint_says_what_opens_it(cli: Cli, images: Path, tmp_path: Path) -> None:
+    expected = {"x.pt2": "torch.export.load alone", "x.torchscript.pt": "torch.jit.load alone", "x.pt": "a pickle"}
+    for name, message in expected.items():
+        (tmp_path / name).touch()
+        assert message in cli.refused("predict", tmp_path / name, images, *MACHINE)
+    (tmp_path / "x.onnx").touch()
+    assert "(an ONNX file of psvit export: psvit predict and evaluate)" in cli.refused("export", tmp_path / "x.onnx")
+
+
+def test_a_hold_out_that_was_learned_is_not_evaluated(cli: Cli, trained: Path) -> None:
+    own = ["evaluate", trained, "--data", "digits", "--split", "holdout", "--json", *MACHINE]
+    figures = json.loads(cli.ok(*own))
+    settings = json.loads((trained / "metrics.json").read_text())["trained_on"]
+    same = ["--holdout", settings["holdout"], "--seed", settings["seed"]]
+    assert json.loads(cli.ok(*own, *same)) == figures
+    assert "so it knows images of the hold-out" in cli.refused(*own, "--split-seed", "5")
+
+
+def test_a_file_runs_on_the_device_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, cuda = "CPUExecutionProvider", "CUDAExecutionProvider"
+    assert providers_for("cpu", [cuda, cpu]) == [cpu]
+    assert providers_for("auto", [cpu]) == [cpu]
+    with pytest.raises(UserError, match="--device cuda:7 is not on this machine"):
+        providers_for("cuda:7", [cuda, cpu])
+    monkeypatch.setattr("psvit.export.runtime.resolve_device", lambda name: torch.device("cuda:1"))
+    for device in ("auto", "cuda:1"):
+        assert providers_for(device, [cuda, cpu]) == [(cuda, {"device_id": 1}), cpu]
+    assert providers_for("auto", [cpu]) == [cpu]
+    with pytest.raises(UserError, match=rf"which has {cpu}: give --device cpu, or pip install onnxruntime-gpu"):
+        providers_for("cuda:1", [cpu])
+
+
+def test_an_explanation_needs_a_checkpoint(cli: Cli, exported: Path, images: Path, tmp_path: Path) -> None:
+    said = cli.refused("predict", exported / "best.onnx", images, "--explain", tmp_path / "figures", *MACHINE)
+    assert "give --explain with the checkpoint folder" in said
+
+
+@pytest.mark.parametrize("package", ["onnxruntime", "onnx", "onnxscript"])
+def test_a_missing_package_is_named(
+    cli: Cli, exported: Path, images: Path, package: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    said = cli.refused("export", exported / "best", "--output", tmp_path / "m.onnx")
+    assert 'pip install "psvit[export]"' in said
+    if package == "onnxruntime":
+        assert 'pip install "psvit[export]"' in cli.refused("predict", exported / "best.onnx", images)
