@@ -84,8 +84,8 @@ def export(
     Raises:
         UserError: a broken checkpoint, an output that is there already, a missing package, a network that cannot be
             exported, or one whose exported outputs differ by more than the tolerance; or data whose hold-out the
-            network has learned: nothing is written then. Or the
-            Hub refuses the folder, which is written by then and stays.
+            network has learned: nothing is written then. Or the Hub refuses the folder, which is written by then and
+            stays.
     """
     if settings.push_to_hub is not None:
         check_repository(settings.push_to_hub)
