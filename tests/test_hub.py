@@ -10,7 +10,6 @@ import huggingface_hub
 import pytest
 import timm
 import torch
-from test_export import best, checkpoint  # noqa: F401  a fixture, and what makes it
 from tiny import Cli
 
 import psvit
@@ -59,7 +58,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def test_timm_loads_the_folder(cli: Cli, best: Path) -> None:  # noqa: F811
+def test_timm_loads_the_folder(cli: Cli, best: Path) -> None:
     text = cli.ok("export", best, "--format", "timm", "--license", "mit")
     folder = best.with_name("best-timm")
     assert f"written   {folder}" in text
@@ -73,7 +72,7 @@ def test_timm_loads_the_folder(cli: Cli, best: Path) -> None:  # noqa: F811
     cli.ok("export", best, "--format", "timm", "--overwrite")
 
 
-def test_a_clone_keeps_what_is_not_ours(cli: Cli, best: Path) -> None:  # noqa: F811
+def test_a_clone_keeps_what_is_not_ours(cli: Cli, best: Path) -> None:
     cli.ok("export", best, "--format", "timm")
     clone = best.with_name("best-timm")
     (clone / ".git").mkdir()
@@ -97,7 +96,7 @@ def test_a_clone_keeps_what_is_not_ours(cli: Cli, best: Path) -> None:  # noqa: 
     assert sorted(path.name for path in best.parent.iterdir()) == ["best", "best-timm"]
 
 
-def test_another_size_goes_along(cli: Cli, best: Path) -> None:  # noqa: F811
+def test_another_size_goes_along(cli: Cli, best: Path) -> None:
     cli.ok("export", best, "--format", "timm", "--img-size", 20)
     model = from_pretrained(best.with_name("best-timm"))
     assert model.pretrained_cfg["input_size"] == (1, 20, 20)
@@ -108,7 +107,7 @@ def test_another_size_goes_along(cli: Cli, best: Path) -> None:  # noqa: F811
         assert torch.equal(model(images), expected(images))
 
 
-def test_the_card_tells_figures_and_use(cli: Cli, best: Path) -> None:  # noqa: F811
+def test_the_card_tells_figures_and_use(cli: Cli, best: Path) -> None:
     cli.ok("export", best, "--format", "timm", "--license", "mit")
     card = huggingface_hub.ModelCard.load(best.with_name("best-timm") / "README.md")
     assert card.data.license == "mit"
@@ -133,7 +132,7 @@ def test_the_card_tells_figures_and_use(cli: Cli, best: Path) -> None:  # noqa: 
 
 def test_the_cards_commands_work_where_the_export_ran(
     cli: Cli,
-    best: Path,  # noqa: F811
+    best: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(best.parent.parent)
@@ -150,7 +149,7 @@ def test_the_cards_commands_work_where_the_export_ran(
     assert f"psvit predict {place} image.png" in text
 
 
-def test_to_the_hub_and_back(cli: Cli, best: Path, hub: Path) -> None:  # noqa: F811
+def test_to_the_hub_and_back(cli: Cli, best: Path, hub: Path) -> None:
     alone = ["export", best, "--format", "timm", "--private"]
     assert "--private is of a repository on the Hub: give --push-to-hub too" in cli.refused(*alone)
     text = cli.ok("export", best, "--format", "timm", "--push-to-hub", "me/digits", "--private")
@@ -164,7 +163,7 @@ def test_to_the_hub_and_back(cli: Cli, best: Path, hub: Path) -> None:  # noqa: 
 
 def test_a_push_that_fails_leaves_the_folder(
     cli: Cli,
-    best: Path,  # noqa: F811
+    best: Path,
     hub: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -179,7 +178,7 @@ def test_a_push_that_fails_leaves_the_folder(
     assert torch.equal(logits(from_pretrained(folder)), logits(open_checkpoint(str(best)).model))
 
 
-def test_only_the_checkpoint_is_sent(best: Path, hub: Path) -> None:  # noqa: F811
+def test_only_the_checkpoint_is_sent(best: Path, hub: Path) -> None:
     (best / "secret.txt").write_text("mine")
     assert push_to_hub(best, "me/mine") == "https://huggingface.co/me/mine"
     assert sorted(path.name for path in (hub / "me" / "mine").iterdir()) == [
@@ -187,7 +186,7 @@ def test_only_the_checkpoint_is_sent(best: Path, hub: Path) -> None:  # noqa: F8
     ]  # fmt: skip
 
 
-def test_what_the_hub_refuses_is_one_line(best: Path, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_what_the_hub_refuses_is_one_line(best: Path, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"neither a folder nor a repository .* ConnectionError: no such repository"):
         from_pretrained("me/nothing")
     with pytest.raises(UserError, match="neither a folder nor a repository"):
