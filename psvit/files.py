@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import json
 import os
 import shutil
+import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
 from psvit.errors import UserError
+
+if sys.platform != "win32":
+    import fcntl
+
+LOCK = ".psvit.lock"
+PATIENCE = 2.0
+"""Seconds in which a process that is ending may let go of its folder."""
 
 
 def check_writable(folder: Path, given: str) -> None:
@@ -35,6 +45,72 @@ def check_writable(folder: Path, given: str) -> None:
     except OSError as error:  # no right, a full disk, a name that is too long, or a file system of the kernel's
         reason = f"no file can be made in {there}: {error.strerror or error}"
     raise UserError(f"{given} cannot be written ({reason}): name another place")
+
+
+@contextmanager
+def sole_writer(folder: Path, given: str) -> Iterator[None]:
+    """Keep a run's folder to this process: a second one would mix its weights and figures with the first one's.
+
+    The lock is the process's: it goes with it, however it ends, and children do not inherit it. Where the system or the
+    file system knows no locks, nobody is kept out.
+
+    Args:
+        folder: made if need be, and removed again if nothing came into it.
+        given: what the user gave, as ``--output runs/train``.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    lock = _held(folder / LOCK, given)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            (folder / LOCK).unlink()
+        if lock is not None:
+            os.close(lock)
+        with suppress(OSError):  # something is in it
+            for place in made:
+                place.rmdir()
+
+
+def _held(path: Path, given: str) -> int | None:
+    """The open file of the lock, once it is ours; None where there are no locks."""
+    waited = time.monotonic() + PATIENCE
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if sys.platform == "win32":
+            return None
+        with suppress(FileNotFoundError):  # its last holder has removed the folder meanwhile
+            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                holder = os.read(lock, 20).decode(errors="replace")
+                os.close(lock)
+                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                    return None
+                if time.monotonic() > waited:
+                    raise UserError(
+                        f"{given} is being written by another psvit (process {holder or 'unknown'}): wait until it has "
+                        "ended, or name another place"
+                    ) from error
+                time.sleep(0.05)
+                continue
+            if _is(lock, path):
+                os.truncate(lock, 0)
+                os.write(lock, str(os.getpid()).encode())
+                return lock
+            os.close(lock)  # its last holder has removed the file meanwhile
+
+
+def _is(file: int, path: Path) -> bool:
+    """Whether the open file is still the one of this name."""
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

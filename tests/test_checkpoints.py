@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from psvit.arch import Arch
 from psvit.errors import UserError
-from psvit.files import recover, replacing, write_json
+from psvit.files import write_json
 from psvit.training import checkpoints
 from psvit.training.checkpoints import (
     check_cut,
@@ -195,40 +195,6 @@ def test_a_full_disk_is_one_line(cli: Cli, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(checkpoints, "save_file", fails)
     assert "No space left on device" in cli.refused(*TRAIN, "--epochs", "3", "--output", tmp_path / "again")
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")} == before
-
-
-def test_a_cut_off_replacement_is_recovered(tmp_path: Path) -> None:
-    new, old = tmp_path / "best", tmp_path / ".best.old"
-    (tmp_path / ".best.77.tmp").mkdir()
-    (tmp_path / ".best.78.tmp").write_text("half")
-    old.mkdir()
-    (old / "x").write_text("old")
-    recover(new)  # killed between the two renamings
-    assert [path.name for path in tmp_path.iterdir()] == ["best"]
-    assert (new / "x").read_text() == "old"
-    old.mkdir()
-    (old / "x").write_text("older")
-    recover(new)  # killed before the old one was deleted
-    assert [path.name for path in tmp_path.iterdir()] == ["best"]
-    assert (new / "x").read_text() == "old"
-
-
-def test_files_are_replaced_whole(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "it.json"
-    write_json(path, {"ä": 1})
-    assert path.read_text(encoding="utf-8") == '{\n  "ä": 1\n}\n'
-
-    def breaks() -> None:
-        with replacing(path) as temporary:
-            temporary.write_text("half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        breaks()
-    with pytest.raises(TypeError):
-        write_json(path, {"x": object()})
-    assert read(path) == {"ä": 1}
-    assert [file.name for file in path.parent.iterdir()] == ["it.json"]
 
 
 # ---- what is refused

@@ -13,13 +13,13 @@ from accelerate import Accelerator
 
 from psvit import cost
 from psvit.errors import UserError
-from psvit.files import check_writable, recover, write_json
+from psvit.files import check_writable, recover, sole_writer, write_json
 from psvit.search.folder import INHERITED, LATENCY, SUPERNET
 from psvit.search.latency import measure_checkpoints
 from psvit.search.learning import load_supernet
 from psvit.search.report import REPORT, run_page
 from psvit.search.search import Found, random_member, search
-from psvit.search.settings import RunAllSettings
+from psvit.search.settings import RunAllSettings, SearchSettings
 from psvit.search.supernet import Supernet
 from psvit.training.augment import preprocessing
 from psvit.training.checkpoints import save_checkpoint
@@ -47,14 +47,23 @@ def run(settings: RunAllSettings, say: Callable[[str], None] = print) -> dict[st
     chosen, folder = settings.compare, Path(settings.compare.output)
     if main:
         check_writable(folder, f"--output {folder}")
-    folders, wanted = folders_of(chosen), settings.search_settings()
-    places = [*folders.values(), *([folder / "search"] if settings.searches else [])]
+    wanted = settings.search_settings()
+    places = [*folders_of(chosen).values(), *([folder / "search"] if settings.searches else [])]
     if chosen.resume and not any((place / SETTINGS).exists() for place in places):
         raise UserError(f"{folder} holds no run to resume: leave out --resume, or check --output")
     if (folder / REPORT).exists() and not (chosen.resume or chosen.overwrite):
         raise UserError(f"{folder / REPORT} is there already: give --overwrite to replace it, or another --output")
     data = open_data(settings.data)
-    shape = (data.img_size, data.in_chans, len(data.classes))
+    with sole_writer(folder, f"--output {folder}") if main else nullcontext():
+        return _run(settings, wanted, data, accelerator, say)
+
+
+def _run(
+    settings: RunAllSettings, wanted: SearchSettings, data: Data, accelerator: Accelerator, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """All steps, alone in the run's folder."""
+    main, chosen, folder = accelerator.is_main_process, settings.compare, Path(settings.compare.output)
+    folders, shape = folders_of(chosen), (data.img_size, data.in_chans, len(data.classes))
     for name in chosen.models:  # what is wrong with one is told now, not after the search
         if name not in ("searched", "random"):
             with suppress(cost.UnreachableError) if settings.searches else nullcontext():

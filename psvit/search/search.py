@@ -7,6 +7,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import nn
 
 from psvit.arch import ATTEND, POOL, Arch
 from psvit.errors import UserError, one_line
-from psvit.files import write_json
+from psvit.files import sole_writer, write_json
 from psvit.model.build import check_tokens
 from psvit.search.around import space_for
 from psvit.search.budget import Budget, Prices, readable
@@ -103,6 +104,20 @@ def search(
     folder, record = Path(settings.search.output), record_of(settings, accelerator)
     check_folder(folder, settings, record)
     data = open_data(settings.data)
+    with sole_writer(folder, f"--output {folder}") if accelerator.is_main_process else nullcontext():
+        return _search(settings, record, data, accelerator, say, on_begin)
+
+
+def _search(
+    settings: SearchSettings,
+    record: dict[str, Any],
+    data: Data,
+    accelerator: Accelerator,
+    say: Callable[[str], None],
+    on_begin: Callable[[], None],
+) -> Found:
+    """All steps, alone in the search's folder."""
+    folder = Path(settings.search.output)
     slices = Slices(data, settings.data.seed, settings.scoring.score_batch, settings.data.strict)
     space, budget = space_for(settings, data, accelerator, kept_widths(folder, settings))
     table = _table(space, budget, settings, accelerator, say)

@@ -16,7 +16,7 @@ from torch import nn
 
 from psvit.arch import Arch
 from psvit.errors import UserError, one_line
-from psvit.files import check_writable, write_json
+from psvit.files import check_writable, sole_writer, write_json
 from psvit.measure.machine import machine_info, resolve_device
 from psvit.report.command import command_line
 from psvit.search.settings import SearchFolder, SearchSettings, SpaceSettings, SupernetSettings
@@ -69,6 +69,15 @@ def run_study(
     planned = Plan(study, folder, machine)
     if settings.dry_run:
         return planned.tell(say)
+    with sole_writer(folder, f"--output {folder}"):
+        return _run_study(planned, settings, jobs, command, say)
+
+
+def _run_study(
+    planned: Plan, settings: StudySettings, jobs: int, command: str, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """All searches, trainings and results, alone in the study's folder."""
+    study, folder, machine = planned.study, planned.folder, planned.machine
     if settings.overwrite:
         planned.clear()
     begun = time.perf_counter()
@@ -186,7 +195,8 @@ class Plan:
         searches = {path.parent for path in self.folder.glob(f"{SEARCHES}/{OUTPUT}")}
         for folders, clear in ((trials, clear_trial), (searches, clear_search)):
             for folder in sorted(folders):
-                clear(folder)
+                with sole_writer(folder, str(folder)):
+                    clear(folder)
                 for place in (folder, *folder.parents[: len(folder.relative_to(self.folder).parts) - 1]):
                     with suppress(OSError):  # it holds something of the user's
                         place.rmdir()

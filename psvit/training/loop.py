@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from psvit.errors import UserError
+from psvit.files import sole_writer
 from psvit.training.augment import preprocessing
 from psvit.training.checkpoints import open_model
 from psvit.training.classify import ClassifierLearning
@@ -59,7 +61,7 @@ def train(settings: TrainSettings, say: Callable[[str], None] = print) -> dict[s
 def learn_epochs(
     learn: Learning, run: RunFolder, data: Sequence[str], say: Callable[[str], None] = print
 ) -> dict[str, Any]:
-    """The loop itself: all epochs of `settings`, or, of a resumed run, those that are left.
+    """The loop, alone in its folder: all epochs of `settings`, or, of a resumed run, those that are left.
 
     Args:
         learn: what learns.
@@ -73,6 +75,13 @@ def learn_epochs(
     Raises:
         UserError, InterruptedTrainingError: see `train`.
     """
+    alone = sole_writer(run.path, f"--output {run.path}") if learn.accelerator.is_main_process else nullcontext()
+    with alone:
+        return _learn_epochs(learn, run, data, say)
+
+
+def _learn_epochs(learn: Learning, run: RunFolder, data: Sequence[str], say: Callable[[str], None]) -> dict[str, Any]:
+    """The loop itself."""
     settings, accelerator, steps_per_epoch = learn.settings, learn.accelerator, learn.steps_per_epoch
     recipe, world = settings.recipe, accelerator.num_processes
     total_steps = steps_per_epoch * recipe.epochs
