@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from test_supernet import shaken, space
+from small_supernets import shaken, space
 
 from psvit import UserError
 from psvit.search.budget import Budget

@@ -6,37 +6,21 @@ from typing import Any
 
 import pytest
 import torch
+from small_supernets import shaken, space
 from tiny import CPU, DIGITS
 from tiny import settings as tiny_settings
 from torch import nn
 
-from psvit import Arch, UserError
+from psvit import UserError
 from psvit.search.budget import Budget
 from psvit.search.learning import SupernetLearning, load_supernet, supernet_training, train_supernet
 from psvit.search.region import Region
 from psvit.search.settings import SupernetSettings
-from psvit.search.space import Space
 from psvit.search.supernet import Entangle, Supernet
 from psvit.training.data import Data, open_data
 from psvit.training.loading import Batch
 from psvit.training.machine import open_machine
 from psvit.training.recipes import TrainSettings
-
-
-def space(**changes: Any) -> Space:
-    """Networks of two to five layers for digits."""
-    like = {"head_dim": 8, "patch_size": 2, **changes.pop("like", {})}
-    fields = {"depth": (2, 5), "stages": (1, 3), "widths": ((8, 16), (16, 24), (16, 24, 32)), "img_size": 8,
-              "in_chans": 1, "num_classes": 10}  # fmt: skip
-    return Space(**{**fields, "like": Arch("A", widths=(8,), **like), **changes})
-
-
-def shaken(supernet: Supernet) -> Supernet:
-    """With weights of which none is zero or one."""
-    with torch.no_grad():
-        for weight in supernet.parameters():
-            weight.add_(torch.randn_like(weight) * 0.1)
-    return supernet.eval()
 
 
 @pytest.mark.parametrize("entangle", ["stage", "place"])
