@@ -186,7 +186,7 @@ def test_a_verdict_on_a_network_that_was_trained_once_says_so() -> None:
     there = (Claim("a", ("one", "first"), ("two", "first")), Claim("b", ("two", "first"), ("one", "first")))
     data = whole(found(study(claims=there), far))
     assert [claim["verdict"] for claim in data["claims"]] == ["holds, one seed", "does not hold, one seed"]
-    assert [row[-1] for row in claims_table(data).rows] == ["**holds, one seed**", "**does not hold, one seed**"]
+    assert [row[1] for row in claims_table(data).rows] == ["**holds, one seed**", "**does not hold, one seed**"]
     assert "scatter of the study's networks that were trained several times, which need not be theirs" in to_markdown(
         data
     )
@@ -314,12 +314,12 @@ def test_the_cells_of_a_group() -> None:
 
 def test_the_cells_of_claims() -> None:
     rows = claims_table(found(study(claims=CLAIMS), {("one", "third", s): {"error": "no"} for s in range(3)})).rows
-    assert [row[-1] for row in rows] == ["**holds**", "**does not hold**", "not measured", "**open, one seed**"]
-    assert re.fullmatch(r"\+9\.00 \[\+\d\.\d\d, \+\d+\.\d\d\]", rows[0][1])
-    assert rows[0][3:5] == ("0.8", "yes")
+    assert [row[1] for row in rows] == ["**holds**", "**does not hold**", "not measured", "**open, one seed**"]
+    assert re.fullmatch(r"\+9\.00 \[\+\d\.\d\d, \+\d+\.\d\d\]", rows[0][2])
+    assert rows[0][4:6] == ("0.8", "yes")
     alone = claims_table(found(study(claims=CLAIMS, seeds=1))).rows
-    assert alone[0][1:3] == ("+10.00", "0.50")
-    assert alone[0][-1] == "**open, one seed**"
+    assert alone[0][2:4] == ("+10.00", "0.50")
+    assert alone[0][1] == "**open, one seed**"
 
 
 def test_a_pipe_or_a_new_line_does_not_break_a_table_of_markdown() -> None:

@@ -85,7 +85,7 @@ def study_values(data: Mapping[str, Any]) -> dict[str, Any]:
     """Of every claim a sentence, ``found``; and how many ``hold``, do not (``fail``) or are ``open``."""
     claims = []
     for claim, row in zip(data["claims"], claims_table(data).rows, strict=True):
-        _, points, over, _, _, verdict = row
+        _, verdict, points, over, *_ = row
         seeds = " and ".join(map(str, claim["seeds"]))
         figures = f": {over} times the errors, {points} points; seeds {seeds}" if over else ""
         claims.append({**claim, "found": f"{verdict}{figures}"})

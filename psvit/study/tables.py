@@ -58,13 +58,13 @@ def claims_table(data: Data) -> Table:
     rows = []
     for claim in data["claims"]:
         if claim["verdict"] == "not measured":
-            rows.append((claim["claim"], "", "", "", "", "not measured"))
+            rows.append((claim["claim"], "not measured", "", "", "", ""))
             continue
         apart = {True: "yes", False: "no", None: ""}[claim["apart"]]
         points, over = _span(claim["difference"], "+.2f"), _span(claim["ratio"], ".2f")
-        rows.append((claim["claim"], points, over, f"{claim['at_most']:g}", apart, f"**{claim['verdict']}**"))
-    headings = ("claim", "points [95 %]", "ratio of errors [95 %]", "at most", "intervals apart", "verdict")
-    return Table(headings, rows, 1)
+        rows.append((claim["claim"], f"**{claim['verdict']}**", points, over, f"{claim['at_most']:g}", apart))
+    headings = ("claim", "verdict", "points [95 %]", "ratio of errors [95 %]", "at most", "intervals apart")
+    return Table(headings, rows, 2)
 
 
 def _span(values: Sequence[float | None], form: str) -> str:
