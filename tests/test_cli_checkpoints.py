@@ -68,6 +68,12 @@ def test_show_knows_the_variants(name: str, cli: Cli) -> None:
     assert shown["arch"] == VARIANTS[name].to_dict()
 
 
+def test_show_of_a_family_is_its_tiny_variant(cli: Cli) -> None:
+    assert cli.ok("show", "psvit_2d", "--json") == cli.ok("show", "psvit_2d_tiny", "--json")
+    shown = json.loads(cli.ok("show", "psvit_1d", "--widths", 64, 128, 128, "--json"))["arch"]
+    assert (shown["pooling"], shown["widths"]) == ("1d", [64, 128, 128])
+
+
 def test_show_of_a_checkpoint_is_the_network_it_holds(cli: Cli, trained: Path) -> None:
     shown = json.loads(cli.ok("show", trained, "--json"))
     assert (shown["macs"], shown["params"]) == (227648, 24090)

@@ -13,7 +13,7 @@ from psvit import cost
 from psvit.arch import ARCH_FIELDS, Arch
 from psvit.cli.flags import Flags
 from psvit.errors import UserError, one_line
-from psvit.variants import VARIANTS, find_arch
+from psvit.variants import FAMILIES, VARIANTS, find_arch
 
 DESCRIPTION = """Layers, tokens, widths, MACs and parameters of a variant, a genotype or a checkpoint, and a diagram.
 Example: psvit show ASAS-ASSA-AS --widths 192 256 384"""
@@ -87,8 +87,9 @@ def _show_search(folder: Path, as_json: bool) -> int:
 def _find(name: str, changes: dict[str, Any]) -> tuple[Arch, dict[str, Any]]:
     """The Arch, and the image size, channels and classes that a checkpoint was made for."""
     folder = Path(name)
-    if name in VARIANTS or set(name) <= set("AS-") or not ("/" in name or folder.exists()):
-        if name not in VARIANTS and name != name.upper():  # else a genotype, whose parser names what is wrong
+    named = name in VARIANTS or name in FAMILIES
+    if named or set(name) <= set("AS-") or not ("/" in name or folder.exists()):
+        if not named and name != name.upper():  # else a genotype, whose parser names what is wrong
             raise UserError(f"{name!r} is no variant ({', '.join(VARIANTS)}), no genotype and no checkpoint folder")
         return find_arch(name, **changes), {}
     if any(value is not None for value in changes.values()):
