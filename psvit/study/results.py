@@ -7,6 +7,7 @@ from math import inf, log
 from statistics import fmean, stdev
 from typing import Any
 
+from psvit.study.known import NOTHING, Known
 from psvit.study.plan import Claim, Study
 from psvit.study.statistics import ONE_SEED, Spread, difference, interval, pooled, ratio, verdict
 
@@ -23,6 +24,7 @@ def results(
     searched: Mapping[str, Any],
     shapes: Mapping[str, Mapping[str, Any]],
     train_images: Mapping[str, int] | None = None,
+    known: Known = NOTHING,
 ) -> dict[str, Any]:
     """The results of a study as plain data.
 
@@ -32,6 +34,7 @@ def results(
         searched: the Arch that each group's search found, as plain data.
         shapes: img_size, in_chans and num_classes of each group's images.
         train_images: on how many images each group was trained; by default its data's limit.
+        known: networks that an earlier study trained.
 
     Returns:
         ``groups``, each with ``rows``: per network its figures by seed (top1 in percent, loss in nats), ``mean``,
@@ -41,7 +44,10 @@ def results(
     """
     groups: list[dict[str, Any]] = []
     for group in study.groups:
-        rows = [_row(group.name, network.label, network.seeds, kept) for network in group.networks]
+        rows = [
+            dict(known.rows.get((group.name, network.label)) or _row(group.name, network.label, network.seeds, kept))
+            for network in group.networks
+        ]
         for row in rows:
             row["error_ratio"] = _over(row["mean"], rows[0]["mean"])
         entry: dict[str, Any] = {
@@ -57,8 +63,7 @@ def results(
             "rows": rows,
         }
         groups.append(entry)
-    # rows of equal settings share a training
-    trained = {result.get("folder", where): result for where, result in kept.items()}.values()
+    trainings, seconds = _trainings(kept, known)
     return {
         "study": study.name,
         "title": study.title,
@@ -67,10 +72,19 @@ def results(
         "quick": study.quick,
         "groups": groups,
         "claims": judged(study.claims, groups),
-        "trainings": len(trained),
-        "training_seconds": round(sum(result.get("seconds", 0.0) for result in trained)),
+        "trainings": trainings,
+        "training_seconds": round(seconds),
         "settings": study.to_dict(),
     }
+
+
+def _trainings(kept: Kept, known: Known) -> tuple[int, float]:
+    """How many trainings there were, and their seconds; rows of equal settings share one."""
+    seconds = {result.get("folder", where): result.get("seconds", 0.0) for where, result in kept.items()}
+    for row in known.rows.values():
+        for folder in row["folders"]:
+            seconds.setdefault(folder, row["seconds"] / len(row["folders"]))
+    return len(seconds), sum(seconds.values())
 
 
 def _over(mean: float | None, first: float | None) -> float | None:

@@ -14,6 +14,7 @@ class StudySettings:
     Args:
         output: folder of the study; by default runs/study/NAME.
         results: JSON file to write the results to as well, for example docs/results/NAME.json.
+        known: results.json of an earlier study: networks that it trained alike are taken from it, not trained again.
         quick: a small version of the study, for minutes instead of hours; its figures mean little.
         jobs: trainings at a time; by default one for each processor, or one on other devices than a CPU.
         resume: go on with the study that the folder holds; trainings that are finished are kept.
@@ -23,6 +24,7 @@ class StudySettings:
 
     output: str | None = None
     results: str | None = None
+    known: str | None = None
     quick: bool = False
     jobs: int | None = None
     resume: bool = False

@@ -20,9 +20,10 @@ from psvit.files import check_writable, sole_writer, write_json
 from psvit.measure.machine import machine_info, resolve_device
 from psvit.report.command import command_line
 from psvit.search.settings import SearchFolder, SearchSettings, SpaceSettings, SupernetSettings
+from psvit.study.known import NOTHING, Known, known_of
 from psvit.study.plan import SEARCHED, Group, Network, Study, check_slugs, search_settings, slug
 from psvit.study.report import PAGE, TABLES, figure_files, write_report
-from psvit.study.results import results
+from psvit.study.results import Kept, results
 from psvit.study.settings import StudySettings
 from psvit.study.trials import OUTPUT, TRIAL, Search, Trial, clear_search, clear_trial
 from psvit.study.workers import DiedError, StoppedError, work_all
@@ -66,7 +67,7 @@ def run_study(
     if not settings.dry_run:
         _check_folder(folder, settings)
     jobs = settings.jobs or (os.cpu_count() or 1 if resolve_device(machine.device).type == "cpu" else 1)
-    planned = Plan(study, folder, machine)
+    planned = Plan(study, folder, machine, known_of(settings.known, study, machine))
     if settings.dry_run:
         return planned.tell(say)
     with sole_writer(folder, f"--output {folder}"):
@@ -77,7 +78,7 @@ def _run_study(
     planned: Plan, settings: StudySettings, jobs: int, command: str, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """All searches, trainings and results, alone in the study's folder."""
-    study, folder, machine = planned.study, planned.folder, planned.machine
+    folder, machine = planned.folder, planned.machine
     if settings.overwrite:
         planned.clear()
     begun = time.perf_counter()
@@ -89,7 +90,7 @@ def _run_study(
         archs = {search.group: arch for search, arch in zip(searches, found, strict=True)}
         kept = crew.train(planned.trials(archs))
     data = {
-        **json.loads(json.dumps(results(study, kept, archs, planned.shapes(), planned.train_images()))),
+        **json.loads(json.dumps(planned.results(kept, archs))),
         "machine": {
             **machine_info(resolve_device(machine.device)),
             "jobs": jobs,
@@ -102,10 +103,10 @@ def _run_study(
     if settings.results:
         write_json(Path(settings.results), data)
     page, *_ = write_report(folder, data, command)
-    say(f"{len(kept)} trainings, {(time.perf_counter() - begun) / 60:.1f} minutes")
+    say(f"{len({one['folder'] for one in kept.values()})} trainings, {(time.perf_counter() - begun) / 60:.1f} minutes")
     say(f"report    {page}")
     failed = [result["error"] for result in kept.values() if "error" in result]
-    if len(failed) == len(kept):
+    if failed and len(failed) == len(kept):
         raise UserError(f"every training failed, the first with: {failed[0]}")
     return data
 
@@ -117,14 +118,15 @@ class Plan:
         study: what is asked.
         folder: of the study.
         machine: of each training.
+        known: networks that need no training.
 
     Raises:
         UserError: MACs that a network cannot have, names that would share a folder, a hold-out of 0, an optimizer that
             timm has not.
     """
 
-    def __init__(self, study: Study, folder: Path, machine: Machine) -> None:
-        self.study, self.folder, self.machine = study, folder, machine
+    def __init__(self, study: Study, folder: Path, machine: Machine, known: Known = NOTHING) -> None:
+        self.study, self.folder, self.machine, self.known = study, folder, machine, known
         self.opened: dict[DataSettings, Data] = {}
         check_slugs([group.name for group in study.groups], "groups")
         for group in study.groups:
@@ -142,7 +144,11 @@ class Plan:
             for network in group.networks
             if network.network != SEARCHED
         }
-        self.searches = [self._search(group) for group in study.groups if group.searches]
+        self.searches = [
+            self._search(group)
+            for group in study.groups
+            if any(one.network == SEARCHED and (group.name, one.label) not in known.rows for one in group.networks)
+        ]
 
     def trials(self, archs: Mapping[str, Mapping[str, Any]]) -> list[Trial]:
         """The trainings: first those of every network's first seed, then the second's, and so on.
@@ -159,7 +165,7 @@ class Plan:
             (turn, self._trial(group, network, seed, models[group.name, network.label]))
             for group in self.study.groups
             for network in group.networks
-            if (group.name, network.label) in models
+            if (group.name, network.label) in models and (group.name, network.label) not in self.known.rows
             for turn, seed in enumerate(network.seeds)
         ]
         return [trial for _, trial in sorted(found, key=lambda pair: pair[0])]
@@ -174,8 +180,14 @@ class Plan:
             for network in group.networks:
                 model = self.models.get((group.name, network.label))
                 what = "what the search finds" if model is None else described(model)
+                what = "known" if (group.name, network.label) in self.known.rows else what
                 say(f"  {network.label}: {what}, seeds {' '.join(map(str, network.seeds))}")
         return {}
+
+    def results(self, kept: Kept, archs: Mapping[str, Any]) -> dict[str, Any]:
+        """The results, see `psvit.study.results.results`, of what the trainings came to and the searches found."""
+        searched = {**self.known.searched, **archs}
+        return results(self.study, kept, searched, self.shapes(), self.train_images(), self.known)
 
     def shapes(self) -> dict[str, dict[str, Any]]:
         """Of each group's images: their size, channels and classes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -99,13 +100,28 @@ def notes(data: Data) -> list[str]:
             found.append(one_seed(data))
     if data["quick"]:
         found.insert(0, "**This is the quick version of the study: its figures mean little.**")
-    hours = data["training_seconds"] / 3600
-    machine = data["machine"]
-    found.append(
-        f"{data['trainings']} trainings, {hours:.1f} hours of training in all, {machine['jobs']} at a time on "
-        f"{machine['device_name'] or machine['cpu']}."
-    )
+    found.append(made_on(data))
     return found
+
+
+def made_on(data: Data) -> str:
+    """How many trainings there were, and on which machines: some may be taken from an earlier study."""
+    where: dict[str, str] = {}  # by the training's folder: rows of equal settings share one
+    for row in (row for group in data["groups"] for row in group["rows"] if "taken_from" in row):
+        source = row["taken_from"]
+        where |= dict.fromkeys(row["folders"], f"{source['file']}, made on {_device(source['machine'])}")
+    taken = Counter(where.values())
+    own, machine = data["trainings"] - sum(taken.values()), data["machine"]
+    total = f"{data['trainings']} trainings, {data['training_seconds'] / 3600:.1f} hours of training in all"
+    here = f"{machine['jobs']} at a time on {_device(machine)}"
+    if not taken:
+        return f"{total}, {here}."
+    parts = [f"{count} taken from {source}" for source, count in taken.items()]
+    return f"{total}: {', '.join([f'{own} of them {here}', *parts])}."
+
+
+def _device(machine: Data) -> str:
+    return str(machine["device_name"] or machine["cpu"])
 
 
 def one_seed(data: Data) -> str:

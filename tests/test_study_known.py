@@ -1,0 +1,145 @@
+"""A study that takes what an earlier one trained alike, and trains the rest."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_studies import NETWORK, STUDY, made, without_time, words
+from tiny import Cli, read
+
+from psvit.study.study import RESULTS
+from psvit.study.tables import made_on
+
+pytestmark = pytest.mark.usefixtures("threads_kept", "here")
+
+ADDED = {"network": "A-A", "widths": [16, 32], "head_dim": 8, "patch_size": 2, "macs": "keep"}
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of a finished study, in a file of its own; its trainings are gone."""
+    folder = made(tmp_path_factory.mktemp("before") / "study", STUDY)
+    kept = folder.parent / "elsewhere.json"
+    (folder / RESULTS).rename(kept)
+    return kept
+
+
+def extended() -> dict[str, Any]:
+    """The study with a network more in the first group."""
+    asked = copy.deepcopy(STUDY)
+    asked["groups"]["small"]["networks"]["added"] = ADDED
+    return asked
+
+
+def trained(folder: Path) -> list[str]:
+    """Which trainings and searches a study's folder holds."""
+    return sorted(str(path.parent.relative_to(folder)) for path in folder.rglob("output.txt"))
+
+
+def test_a_study_that_is_known_trains_nothing(before: Path, cli: Cli, tmp_path: Path) -> None:
+    said = cli.ok(*words(tmp_path / "study"), "--known", before)
+    assert "0 trainings" in said
+    assert trained(tmp_path / "study") == []
+    data, old = read(tmp_path / "study" / RESULTS), read(before)
+    for group in data["groups"]:
+        for row in group["rows"]:
+            assert row.pop("taken_from") == {
+                "file": "elsewhere.json", "machine": old["machine"], "versions": old["versions"]
+            }  # fmt: skip
+    assert without_time(data) == without_time({**old, "study": "mine", "settings": {**old["settings"], "name": "mine"}})
+    assert data["training_seconds"] == old["training_seconds"]
+
+
+def test_only_what_is_new_is_trained(before: Path, cli: Cli, tmp_path: Path) -> None:
+    said = cli.ok(*words(tmp_path / "study", extended()), "--known", before)
+    assert "2 trainings" in said
+    assert trained(tmp_path / "study") == ["small/added/seed-0", "small/added/seed-1"]
+    for name in ("whole", "again"):
+        (tmp_path / name).mkdir()
+    whole = read(made(tmp_path / "whole" / "study", extended()) / RESULTS)
+    data = read(tmp_path / "study" / RESULTS)
+    assert [["taken_from" in row for row in group["rows"]] for group in data["groups"]] == [
+        [True, True, False], [True, True]
+    ]  # fmt: skip
+    cpu = data["machine"]["cpu"]
+    assert made_on(data).endswith(f": 2 of them 2 at a time on {cpu}, 5 taken from elsewhere.json, made on {cpu}.")
+    for group in data["groups"]:
+        for row in group["rows"]:
+            row.pop("taken_from", None)
+    assert without_time(data) == without_time(whole)
+    again = cli.ok(*words(tmp_path / "again" / "study", extended()), "--known", tmp_path / "study" / RESULTS)
+    assert "0 trainings" in again
+    assert made_on(read(tmp_path / "again" / "study" / RESULTS)).count("taken from") == 2, "each says where it began"
+
+
+@pytest.mark.parametrize("change", ["seeds", "recipe", "data", "network", "macs"])
+def test_what_is_not_alike_is_trained(change: str, before: Path, cli: Cli, tmp_path: Path) -> None:
+    asked = copy.deepcopy(STUDY)
+    small, found = asked["groups"]["small"], asked["groups"]["found"]
+    expected = ["small/attends/seed-0", "small/attends/seed-1", "small/shares/seed-0", "small/shares/seed-1"]
+    if change == "seeds":
+        small["seeds"] = [0, 2]
+        expected = [folder.replace("seed-1", "seed-2") for folder in expected]
+    elif change == "network":
+        small["networks"]["shares"] = {**NETWORK, "widths": [16, 24]}
+        expected = expected[2:]
+    elif change == "macs":
+        found["macs"] = "240k"
+        expected = ["found/again/seed-0", "found/search", "found/searched/seed-0"]
+    else:
+        small[change] = {"epochs": 1} if change == "recipe" else {"limit": 40}
+    cli.ok(*words(tmp_path / "study", asked), "--known", before, "--dry-run")
+    cli.ok(*words(tmp_path / "study", asked), "--known", before)
+    assert trained(tmp_path / "study") == expected
+
+
+def test_a_dry_run_says_what_is_known(before: Path, cli: Cli, tmp_path: Path) -> None:
+    said = cli.ok(*words(tmp_path / "study", extended()), "--known", before, "--dry-run")
+    assert said.count(": known, seeds") == 4
+    assert "added: A-A 2d 16-32 /2, seeds 0 1" in said
+
+
+def test_a_network_of_which_a_seed_failed_is_trained_again(before: Path, cli: Cli, tmp_path: Path) -> None:
+    data = read(before)
+    data["groups"][0]["rows"][0]["failed"] = {"1": "the loss is nan"}
+    cli.ok(*words(tmp_path / "study"), "--known", write_json(tmp_path / "old.json", data))
+    assert trained(tmp_path / "study") == ["small/shares/seed-0", "small/shares/seed-1"]
+
+
+def write_json(path: Path, data: Any) -> Path:
+    path.write_text(json.dumps(data))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (["--known", "nowhere.json"], "--known nowhere.json cannot be read (No such file or directory)"),
+        (["--known", "mine.yaml"], "--known mine.yaml holds no results of a study (Expecting value"),
+        (["--known", "list.json"], "--known list.json holds no results of a study"),
+        (["--known", "before.json", "--precision", "bfloat16"],
+         "--known before.json was made with --precision float32, not bfloat16: its figures are not comparable"),
+    ],
+)  # fmt: skip
+def test_what_holds_nothing_known_is_refused(
+    given: list[str], reason: str, before: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = words(tmp_path / "study")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "before.json").write_bytes(before.read_bytes())
+    (tmp_path / "list.json").write_text("[1]")
+    assert reason in cli.refused(*asked, *given)
+    assert not (tmp_path / "study").exists()
+
+
+def test_results_of_another_study_are_refused(before: Path, cli: Cli, tmp_path: Path) -> None:
+    asked = copy.deepcopy(STUDY)
+    asked["reads"] = "holdout"
+    said = cli.refused(*words(tmp_path / "study", asked), "--known", before)
+    assert "was made with reads test, not holdout" in said
+    other = {**STUDY, "groups": {"else": STUDY["groups"]["small"]}, "claims": []}
+    assert "holds no network of this study with the same settings" in cli.refused(
+        *words(tmp_path / "study", other), "--known", before
+    )
