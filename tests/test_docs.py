@@ -14,7 +14,7 @@ import psvit
 from parts.pages import BLOCK, VALUE
 from psvit.cli import COMMANDS
 from psvit.cli import main as psvit_main
-from psvit.study.plan import study_file
+from psvit.study.study_file import study_file
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
 RESULTS = sorted((ROOT / "docs" / "results").glob("*.json"))

@@ -14,9 +14,9 @@ from parts.runs import comparison_table
 from parts.values import value_text
 from psvit.measure.benchmark import Report, Row, finish
 from psvit.measure.settings import BenchmarkSettings
-from psvit.study.plan import names as study_names
-from psvit.study.plan import read_study
 from psvit.study.results import results
+from psvit.study.study_file import names as study_names
+from psvit.study.study_file import read_study
 
 # docs/build.py
 

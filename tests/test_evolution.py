@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from psvit import Arch, UserError
 from psvit.search.budget import Budget
-from psvit.search.evolution import DATABASE, WORKER, EvolutionSettings, Genome, cost_used, evolve, narrowed
+from psvit.search.evolution import DATABASE, WORKER, EvolutionSettings, cost_used, evolve, narrowed
+from psvit.search.genome import Genome
 from psvit.search.region import Region
 from psvit.search.scores import Score, name_of
 from psvit.search.space import Space

@@ -18,7 +18,8 @@ from psvit.measure.macs import explicit_attention
 from psvit.measure.timing import Stopwatch
 from psvit.search import latency
 from psvit.search.budget import Budget, Prices
-from psvit.search.latency import LatencyTable, Validation, fit, measure_networks, open_table, validate
+from psvit.search.latency import measure_networks, open_table
+from psvit.search.latency_table import LatencyTable, Validation, fit, validate
 from psvit.search.settings import LatencySettings
 from psvit.search.space import Space, steps_of
 

@@ -16,7 +16,8 @@ from psvit import Arch, UserError, cost
 from psvit.report.page import Page
 from psvit.search.around import space_for, width_choices
 from psvit.search.folder import read_arch
-from psvit.search.latency import LatencyTable, part_calls
+from psvit.search.latency import part_calls
+from psvit.search.latency_table import LatencyTable
 from psvit.search.report import _comparison
 from psvit.search.run import run
 from psvit.search.scores import Journal

@@ -9,8 +9,9 @@ import yaml
 from tiny import CPU, Cli
 
 from psvit.errors import UserError
-from psvit.study.plan import STUDIES, Figure, Study, names, read_study, slug
+from psvit.study.plan import Figure, Study, slug
 from psvit.study.study import Plan
+from psvit.study.study_file import STUDIES, names, read_study
 from psvit.training import compare
 from psvit.training.recipes import ModelSettings, light
 

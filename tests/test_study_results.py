@@ -17,10 +17,11 @@ from PIL import Image
 from scipy import stats
 
 from psvit.cli.study import _print
-from psvit.study.plan import Claim, Figure, Group, Network, Study, names, read_study
+from psvit.study.plan import Claim, Figure, Group, Network, Study
 from psvit.study.report import study_page, write_report
 from psvit.study.results import judged, results
 from psvit.study.statistics import Spread, difference, interval, pooled, ratio, verdict
+from psvit.study.study_file import names, read_study
 from psvit.study.tables import claims_table, figure, group_table, markdown, to_markdown
 from psvit.training.recipes import light
 from psvit.training.settings import DataSettings

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from psvit.cli.flags import Flags, settings_from
-from psvit.study.plan import names, read_study, study_file
 from psvit.study.settings import StudySettings
+from psvit.study.study_file import names, read_study, study_file
 from psvit.training.recipes import Machine
 
 DESCRIPTION = f"""Train networks side by side with several seeds, and test claims about them with confidence intervals.

@@ -23,7 +23,7 @@ TIMES = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 
 class Seconds(Protocol):
-    """The predicted seconds of a batch, part by part; see `psvit.search.latency`."""
+    """The predicted seconds of a batch, part by part; see `psvit.search.latency_table`."""
 
     def embed(self, width: int) -> float:
         """From the images to tokens of that width."""

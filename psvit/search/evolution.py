@@ -15,27 +15,24 @@ from __future__ import annotations
 
 import json
 import random
-import re
-import time
 import uuid
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from psvit.arch import ATTEND, POOL, SHARE, Arch
+from psvit.arch import ATTEND, Arch
 from psvit.errors import UserError, flag, one_line
 from psvit.files import replacing
+from psvit.search.genome import Genes, Genome
 from psvit.search.region import Region
 from psvit.search.scores import Score, name_of
-from psvit.search.space import Space, State, Step, bounds, steps_of
+from psvit.search.space import Space
+from psvit.search.storage import hidden, open_storage, using
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
-    from optuna.storages import BaseStorage, RDBStorage
     from optuna.trial import FrozenTrial
 
 DATABASE, WORKER = "evolution.db", "evolution.worker"
@@ -43,8 +40,6 @@ DATABASE, WORKER = "evolution.db", "evolution.worker"
 
 TRIES = 50
 """So many children in a row that are no new members of the region, and members are drawn from the region instead."""
-
-Genes = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -135,67 +130,6 @@ def _narrower(space: Space, arch: Arch) -> Iterator[Arch]:
             yield replace(arch, widths=(*arch.widths[:stage], choices[-1], *arch.widths[stage + 1 :]))
 
 
-class Genome:
-    """The genes of the members of a space, and the ways from genes to a member and back.
-
-    The genes: ``depth``, in layers; ``gap 1``, ``gap 2``, ...: what shall follow so many layers, ``A``, ``S``, or
-    ``-`` for a pooling and an A; ``width 1``, ...: number of each stage's choice. What leaves no choice is no gene.
-
-    Args:
-        space: the members.
-    """
-
-    def __init__(self, space: Space) -> None:
-        self.space, self._of_depth = space, dict[int, Space]()
-        low, high = bounds(space.depth)
-        for depth in range(low, high + 1):
-            with suppress(UserError):  # too few layers for its stages
-                self._of_depth[depth] = replace(space, depth=depth)
-        stages = bounds(space.stages)[1]
-        letters = (ATTEND, *[SHARE] * (space.max_share > 0), *[POOL] * (stages > 1))
-        choices: dict[str, tuple[Any, ...]] = {"depth": tuple(self._of_depth)}
-        choices |= {f"gap {layers}": letters for layers in range(1, high)}
-        choices |= {f"width {i}": tuple(range(len(widths))) for i, widths in enumerate(space.widths[:stages], start=1)}
-        self.choices = {name: choice for name, choice in choices.items() if len(choice) > 1}
-
-    def random(self, rng: random.Random) -> Genes:
-        """Each gene by itself, uniformly. Their members pool early: to draw a member, draw it from the region."""
-        return {name: rng.choice(choice) for name, choice in self.choices.items()}
-
-    def decode(self, genes: Genes) -> Arch:
-        """The member that genes wish for, or the nearest there is where they wish for what cannot be.
-
-        Layer by layer, among the steps from which a member of the wished depth can be reached: the wished one, or else
-        the first of A, S and pooling, at the width nearest to the wished one. So an S too many becomes an A, and a
-        pooling comes unwished where too few stages would be reached without it.
-        """
-        space = self._of_depth[genes.get("depth", bounds(self.space.depth)[1])]
-        steps: list[Step] = []
-        state: State | None = None
-        while moves := space.moves(state):
-            steps.append(self._nearest(moves, genes.get(f"gap {len(steps)}", ATTEND), genes))
-            state = space.state(len(steps) - 1, steps[-1])
-        return space.arch(steps)
-
-    def _nearest(self, moves: list[Step], wish: str, genes: Genes) -> Step:
-        def distance(step: Step) -> tuple[bool, int, int]:
-            width = self.space.widths[step.stage][genes.get(f"width {step.stage + 1}", 0)]
-            return _letter(step) != wish, (ATTEND, SHARE, POOL).index(_letter(step)), abs(step.width - width)
-
-        return min(moves, key=distance)
-
-    def encode(self, arch: Arch) -> Genes:
-        """The genes that make this member, without those that it does not need: gaps behind its end, further stages."""
-        genes: Genes = {"depth": arch.depth}
-        genes |= {f"gap {layers}": _letter(step) for layers, step in enumerate(steps_of(arch))}
-        genes |= {f"width {i + 1}": self.space.widths[i].index(width) for i, width in enumerate(arch.widths)}
-        return {name: value for name, value in genes.items() if name in self.choices}
-
-
-def _letter(step: Step) -> str:
-    return POOL if step.pooled_from else step.kind
-
-
 class _Search:
     """The study, as one worker sees it."""
 
@@ -216,8 +150,10 @@ class _Search:
         self.worker = _worker(folder)
         self.url = settings.storage or f"sqlite:///{folder / DATABASE}"
         name, both = settings.study_name or "psvit", [StudyDirection.MINIMIZE] * 2
-        with _using(self.url, Exception):  # what is no storage fails in many ways
-            self.study = create_study(storage=_storage(self.url), study_name=name, directions=both, load_if_exists=True)
+        with using(self.url, Exception):  # what is no storage fails in many ways
+            self.study = create_study(
+                storage=open_storage(self.url), study_name=name, directions=both, load_if_exists=True
+            )
             self._check_same()
 
     def _check_same(self) -> None:
@@ -244,7 +180,7 @@ class _Search:
                 (f"a search with another {name}" for name in own if found and found.get(name) != own[name]), ""
             )
             raise UserError(
-                f"study {study.study_name!r} in {_hidden(self.url)} is {other or 'no search of psvit'}: "
+                f"study {study.study_name!r} in {hidden(self.url)} is {other or 'no search of psvit'}: "
                 "go on with the settings that it began with, or give another --study-name or --storage"
             )
 
@@ -252,7 +188,7 @@ class _Search:
         """The trial to evaluate: one's own that a killed process left, or else a new one; None at the end."""
         from optuna.trial import TrialState
 
-        with _using(self.url):
+        with using(self.url):
             while True:
                 trials = self.study.get_trials(deepcopy=False)
                 valid = [trial for trial in trials if trial.state != TrialState.FAIL]
@@ -268,13 +204,13 @@ class _Search:
     def tell(self, trial: FrozenTrial, score: Score) -> None:
         """Keep the score of a trial, and end the trial with it."""
         loss = float("inf") if score.loss != score.loss else score.loss  # Optuna refuses NaN
-        with _using(self.url):
+        with using(self.url):
             self.study._storage.set_trial_user_attr(trial._trial_id, "score", asdict(score))
             self.study.tell(trial.number, [loss, cost_used(self.region, self.genome.decode(trial.params))])
 
     def scores(self) -> list[Score]:
         """Of all trials that have ended, by their number."""
-        with _using(self.url):
+        with using(self.url):
             trials = self.study.get_trials(deepcopy=False)
         found = [trial.user_attrs["score"] for trial in trials if trial.values]
         return [Score(**{**score, "widths": tuple(score["widths"])}) for score in found]
@@ -348,108 +284,3 @@ def _worker(folder: Path) -> str:
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"{folder} cannot hold a search ({one_line(error)}): give another --output") from error
-
-
-def check_storage(url: str) -> None:
-    """Open a storage and leave it again.
-
-    Raises:
-        UserError: it cannot be used; the message hides a password.
-    """
-    with _using(url, Exception):
-        _storage(url)
-
-
-def _storage(url: str) -> BaseStorage:
-    """The storage of a URL, or of the path of a journal file."""
-    from optuna.storages import JournalStorage, RDBStorage
-    from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
-    from sqlalchemy.exc import IntegrityError
-
-    if url.startswith("journal://") or "://" not in url:
-        path = Path(url.removeprefix("journal://")).resolve()  # Optuna waits for ever at a relative path's stale lock
-        lock = JournalFileSymlinkLock(str(path))
-        path.open("ab").close()
-        lock.acquire()
-        try:
-            _mend(path)
-        finally:
-            lock.release()
-        return JournalStorage(JournalFileBackend(str(path), lock))
-    # SQLite writes for one at a time: wait. Servers drop idle connections: look before use.
-    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
-    for _ in range(20):
-        try:
-            return _with_indexes(RDBStorage(url, options))
-        except Exception as error:  # another worker may be making the tables this very moment
-            if not isinstance(error, IntegrityError) and "already exists" not in str(error):
-                raise
-            time.sleep(0.2)
-    return _with_indexes(RDBStorage(url, options))
-
-
-def _with_indexes(storage: RDBStorage) -> RDBStorage:
-    """`storage` with the indexes that a process killed while it made the tables left out.
-
-    Optuna makes indexes with their table or never, and without that of the studies two could have one name.
-    """
-    from optuna.storages._rdb.models import BaseModel
-
-    for table in BaseModel.metadata.tables.values():
-        for index in table.indexes:
-            index.create(storage.engine, checkfirst=True)
-    return storage
-
-
-def _mend(path: Path, begin: bytes = b'{"op_code":') -> None:
-    """Drop a line that a killed process cut off, or the next line would be written behind it.
-
-    Raises:
-        UserError: the file is no journal of Optuna, so nothing is to be written into it.
-    """
-    raw = path.read_bytes()
-    whole = raw.rfind(b"\n") + 1
-    if not begin.startswith(raw[: len(begin)]) or not begin.startswith(raw[whole:][: len(begin)]):
-        raise UserError(f"--storage {path} is no journal of Optuna: give another one")
-    if whole < len(raw):
-        with path.open("r+b") as file:
-            file.truncate(whole)
-
-
-@contextmanager
-def _using(url: str, *also: type[Exception]) -> Iterator[None]:
-    """Work with Optuna, in silence.
-
-    Args:
-        url: of the storage.
-        also: errors that are the storage's, besides those of databases and files.
-
-    Raises:
-        UserError: the storage fails.
-    """
-    import optuna
-    from sqlalchemy.exc import SQLAlchemyError
-
-    kinds: tuple[type[Exception], ...] = (SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError, *also)
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except UserError:
-        raise
-    except kinds as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:  # the driver's own words
-            cause = cause.__cause__
-        way_out = "install its driver" if isinstance(cause, ImportError) else "check it"
-        message = f"--storage {url} fails ({one_line(cause, kind=True)}): {way_out}, or give another one"
-        raise UserError(_hidden(message)) from error
-    finally:
-        optuna.logging.set_verbosity(verbosity)
-
-
-def _hidden(text: str) -> str:
-    """The text with stars for the passwords of URLs, behind the user or among the options."""
-    return re.sub(r"(password=)[^&\s]+", r"\1***", re.sub(r"(//[^/:@\s]*:)\S+@", r"\1***@", text))

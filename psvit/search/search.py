@@ -22,7 +22,7 @@ from psvit.files import sole_writer, write_json
 from psvit.model.build import check_tokens
 from psvit.search.around import space_for
 from psvit.search.budget import Budget, Prices, readable
-from psvit.search.evolution import EvolutionSettings, check_storage, evolve
+from psvit.search.evolution import EvolutionSettings, evolve
 from psvit.search.folder import (
     ARCH,
     FRONT,
@@ -37,7 +37,8 @@ from psvit.search.folder import (
     read_arch,
 )
 from psvit.search.front import Ranked, rank, write_front
-from psvit.search.latency import LatencyTable, measure_networks, open_table
+from psvit.search.latency import measure_networks, open_table
+from psvit.search.latency_table import LatencyTable
 from psvit.search.learning import strata, supernet_training, train_supernet
 from psvit.search.region import Region
 from psvit.search.report import REPORT, read_log, search_page
@@ -45,6 +46,7 @@ from psvit.search.scores import Score
 from psvit.search.scoring import Scorer, Slices, batch_bytes, rank_all
 from psvit.search.settings import SearchSettings
 from psvit.search.space import Space, bounds
+from psvit.search.storage import check_storage
 from psvit.search.supernet import Supernet
 from psvit.training.data import Data, open_data
 from psvit.training.learning import make_optimizer

@@ -21,10 +21,11 @@ from psvit.measure.machine import machine_info, resolve_device
 from psvit.report.command import command_line
 from psvit.search.settings import SearchFolder, SearchSettings, SpaceSettings, SupernetSettings
 from psvit.study.known import NOTHING, Known, known_of
-from psvit.study.plan import SEARCHED, Group, Network, Study, check_slugs, search_settings, slug
+from psvit.study.plan import SEARCHED, Group, Network, Study, check_slugs, slug
 from psvit.study.report import PAGE, TABLES, figure_files, write_report
 from psvit.study.results import Kept, results
 from psvit.study.settings import StudySettings
+from psvit.study.study_file import search_settings
 from psvit.study.trials import OUTPUT, TRIAL, Search, Trial, clear_search, clear_trial
 from psvit.study.workers import DiedError, StoppedError, work_all
 from psvit.training.checkpoints import parse_macs

@@ -1,0 +1,75 @@
+"""Genes of the members of a space: what evolution crosses and mutates."""
+
+from __future__ import annotations
+
+import random
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from psvit.arch import ATTEND, POOL, SHARE, Arch
+from psvit.errors import UserError
+from psvit.search.space import Space, State, Step, bounds, steps_of
+
+Genes = dict[str, Any]
+
+
+class Genome:
+    """The genes of the members of a space, and the ways from genes to a member and back.
+
+    The genes: ``depth``, in layers; ``gap 1``, ``gap 2``, ...: what shall follow so many layers, ``A``, ``S``, or
+    ``-`` for a pooling and an A; ``width 1``, ...: number of each stage's choice. What leaves no choice is no gene.
+
+    Args:
+        space: the members.
+    """
+
+    def __init__(self, space: Space) -> None:
+        self.space, self._of_depth = space, dict[int, Space]()
+        low, high = bounds(space.depth)
+        for depth in range(low, high + 1):
+            with suppress(UserError):  # too few layers for its stages
+                self._of_depth[depth] = replace(space, depth=depth)
+        stages = bounds(space.stages)[1]
+        letters = (ATTEND, *[SHARE] * (space.max_share > 0), *[POOL] * (stages > 1))
+        choices: dict[str, tuple[Any, ...]] = {"depth": tuple(self._of_depth)}
+        choices |= {f"gap {layers}": letters for layers in range(1, high)}
+        choices |= {f"width {i}": tuple(range(len(widths))) for i, widths in enumerate(space.widths[:stages], start=1)}
+        self.choices = {name: choice for name, choice in choices.items() if len(choice) > 1}
+
+    def random(self, rng: random.Random) -> Genes:
+        """Each gene by itself, uniformly. Their members pool early: to draw a member, draw it from the region."""
+        return {name: rng.choice(choice) for name, choice in self.choices.items()}
+
+    def decode(self, genes: Genes) -> Arch:
+        """The member that genes wish for, or the nearest there is where they wish for what cannot be.
+
+        Layer by layer, among the steps from which a member of the wished depth can be reached: the wished one, or else
+        the first of A, S and pooling, at the width nearest to the wished one. So an S too many becomes an A, and a
+        pooling comes unwished where too few stages would be reached without it.
+        """
+        space = self._of_depth[genes.get("depth", bounds(self.space.depth)[1])]
+        steps: list[Step] = []
+        state: State | None = None
+        while moves := space.moves(state):
+            steps.append(self._nearest(moves, genes.get(f"gap {len(steps)}", ATTEND), genes))
+            state = space.state(len(steps) - 1, steps[-1])
+        return space.arch(steps)
+
+    def _nearest(self, moves: list[Step], wish: str, genes: Genes) -> Step:
+        def distance(step: Step) -> tuple[bool, int, int]:
+            width = self.space.widths[step.stage][genes.get(f"width {step.stage + 1}", 0)]
+            return _letter(step) != wish, (ATTEND, SHARE, POOL).index(_letter(step)), abs(step.width - width)
+
+        return min(moves, key=distance)
+
+    def encode(self, arch: Arch) -> Genes:
+        """The genes that make this member, without those that it does not need: gaps behind its end, further stages."""
+        genes: Genes = {"depth": arch.depth}
+        genes |= {f"gap {layers}": _letter(step) for layers, step in enumerate(steps_of(arch))}
+        genes |= {f"width {i + 1}": self.space.widths[i].index(width) for i, width in enumerate(arch.widths)}
+        return {name: value for name, value in genes.items() if name in self.choices}
+
+
+def _letter(step: Step) -> str:
+    return POOL if step.pooled_from else step.kind
