@@ -18,9 +18,9 @@ from scipy import stats
 
 from psvit.cli.study import _print
 from psvit.study.plan import Claim, Figure, Group, Network, Study
-from psvit.study.report import study_page, write_report
+from psvit.study.report import by_data, chart, study_page, write_report
 from psvit.study.results import judged, results
-from psvit.study.statistics import Spread, difference, interval, pooled, ratio, verdict
+from psvit.study.statistics import Spread, difference, interval, ratio, verdict, widest
 from psvit.study.study_file import names, read_study
 from psvit.study.tables import claims_table, figure, group_table, markdown, to_markdown
 from psvit.training.recipes import light
@@ -51,13 +51,13 @@ def test_a_difference_is_welchs() -> None:
     assert difference(B, A, NONE) == pytest.approx((-delta, -high, -low))
 
 
-def test_the_shared_scatter_weighs_by_degrees_of_freedom() -> None:
-    spread = pooled([[1, 3], [0, 0, 3, 3, 9], [7], []])
-    assert spread == Spread((2 + 54) / (1 + 4), 5)  # sums of squares 2 and 54 around 2 and 3
-    assert pooled([[1], [2]]).freedom == 0
+def test_the_widest_scatter_is_of_one_sample() -> None:
+    assert widest([[1, 3], [0, 0, 3, 3, 9], [7], []]) == Spread(54 / 4, 4)  # squares of 54 around 3
+    assert widest([[1, 9], [0, 0, 3, 3, 9]]) == Spread(32, 1)
+    assert widest([[1], [2]]).freedom == 0
 
 
-def test_one_seed_takes_the_shared_scatter() -> None:
+def test_one_seed_takes_the_given_scatter() -> None:
     spread = Spread(0.5, 4)
     delta, low, high = difference(C, A, spread)
     half = stats.t.ppf(0.975, 4) * math.sqrt(0.5 * (1 + 1 / 4))
@@ -96,14 +96,18 @@ def test_a_claim_holds_only_with_its_whole_interval(low: float, high: float, fou
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     """2,000 studies of three seeds each: 95 %, within two standard errors of such a count."""
     rng = np.random.default_rng(0)
-    means, ratios = 0, 0
+    means, ratios, careful = 0, 0, 0
     for first, second in zip(rng.normal(90, 0.7, (2000, 3)), rng.lognormal(2, 0.1, (2000, 3)), strict=True):
         low, high = interval(first.tolist()) or (0, 0)
         means += low <= 90 <= high
-        spread = pooled([np.log(second).tolist()])
-        _, low, high = ratio(second.tolist(), [math.exp(2 + 0.1 * rng.normal())], spread)  # several against one
+        once = [math.exp(2 + 0.1 * rng.normal())]
+        _, low, high = ratio(second.tolist(), once, widest([np.log(second).tolist()]))  # several against one
         ratios += low <= 1 <= high
+        calm = (2 + 0.02 * rng.normal(size=3)).tolist()  # the one that was trained once scatters more than this
+        _, low, high = ratio(np.exp(calm).tolist(), once, widest([calm, np.log(second).tolist()]))
+        careful += low <= 1 <= high
     assert 0.94 < means / 2000 < 0.96
+    assert careful / 2000 > 0.94
     assert 0.935 < ratios / 2000 < 0.965, "the middle of a ratio of means is a little off that of the logarithms"
 
 
@@ -177,7 +181,7 @@ def test_claims_are_judged_by_the_ratio_of_errors() -> None:
     assert claims[0]["ratio"] == pytest.approx(ratio(errors["second"], errors["first"], NONE))
     assert claims[0]["difference"] == pytest.approx(difference(TOP1["second"], TOP1["first"], NONE))
     assert [claim["apart"] for claim in claims] == [True, True, False, None], "whichever of the two is ahead"
-    shared = pooled([[math.log(error) for error in values] for values in errors.values()])
+    shared = widest([[math.log(error) for error in values] for values in errors.values()])
     assert claims[3]["ratio"] == pytest.approx(ratio(errors["first"], errors["first"][:1], shared)), "one seed"
     assert claims[3]["seeds"] == [3, 1]
 
@@ -185,16 +189,26 @@ def test_claims_are_judged_by_the_ratio_of_errors() -> None:
 def test_a_verdict_on_a_network_that_was_trained_once_says_so() -> None:
     far = {("two", "first", 0): trained(20.0, folder="two/0/seed-0")}
     there = (Claim("a", ("one", "first"), ("two", "first")), Claim("b", ("two", "first"), ("one", "first")))
-    data = whole(found(study(claims=there), far))
+    data = whole(found(study(labels=("first", "second"), claims=there), far))
     assert [claim["verdict"] for claim in data["claims"]] == ["holds, one seed", "does not hold, one seed"]
     assert [row[1] for row in claims_table(data).rows] == ["**holds, one seed**", "**does not hold, one seed**"]
-    assert "scatter of the study's networks that were trained several times, which need not be theirs" in to_markdown(
-        data
-    )
+    assert "assumes the scatter of that network of the study whose seeds differ most" in to_markdown(data)
     alone = to_markdown(whole(found(study(claims=there, seeds=1))))
     assert "no network of the study was trained several times, so there are no intervals" in alone
     several = to_markdown(whole(found(study(claims=CLAIMS[:3]))))
     assert "One seed" not in several
+
+
+def test_a_verdict_over_a_network_that_guesses_says_so() -> None:
+    classes, images = SHAPE["num_classes"], 359
+    edge = 100 / classes + 200 * math.sqrt(1 / classes * (1 - 1 / classes) / images)
+    for top1, said in ((edge - 0.1, "holds, over one that guesses"), (edge + 0.1, "holds")):
+        kept = {("one", "first", seed): {**trained(top1, folder=f"f/{seed}"), "images": images} for seed in range(3)}
+        assert found(study(claims=CLAIMS[:1]), kept)["claims"][0]["verdict"] == said
+    once = {("two", "first", 0): {**trained(edge - 5, folder="two/0/seed-0"), "images": images}}
+    alone = (Claim("a", ("one", "first"), ("two", "first")),)
+    data = found(study(labels=("first", "second"), claims=alone), once)
+    assert data["claims"][0]["verdict"] == "holds, over one that guesses, one seed"
 
 
 def test_a_training_that_two_rows_share_scatters_once() -> None:
@@ -212,8 +226,8 @@ def test_a_training_that_two_rows_share_scatters_once() -> None:
     }
     made = found(asked, {("alone", "a", 0): trained(80.0, folder="alone/a/seed-0"), **shared})
     errors = {label: [100 - value for value in values] for label, values in TOP1.items()}
-    once = pooled([[math.log(error) for error in values] for values in errors.values()])
-    assert once.freedom == 6
+    once = widest([[math.log(error) for error in values] for values in errors.values()])
+    assert once.freedom == 2
     assert made["claims"][0]["ratio"] == pytest.approx(ratio(errors["first"], [20.0], once))
 
 
@@ -375,6 +389,43 @@ def test_the_page_shows_the_network_to_use(tmp_path: Path) -> None:
     best = {("one", "second", seed): trained(99.0, 1, arch=ARCH, folder=f"one/1/seed-{seed}") for seed in range(3)}
     without, shown = (study_page(whole(found(study(), changes)), tmp_path, COMMAND).html() for changes in ({}, best))
     assert shown.count("<figure") == without.count("<figure") + 1
+
+
+def test_the_network_to_use_is_chosen_on_the_hold_out(tmp_path: Path) -> None:
+    kept = {("one", "third", seed): trained(85.0, 2, holdout_top1=99.0, folder=f"t/{seed}") for seed in range(3)}
+    page = study_page(whole(found(study(), kept)), tmp_path, COMMAND).html()
+    assert f"{tmp_path}/t/0/best" in page, "not the one that is best on the test split"
+    assert f"{tmp_path}/one/1/seed-0/best" not in page
+
+
+def test_accuracies_on_two_data_sets_are_not_in_one_plot(tmp_path: Path) -> None:
+    asked = study()
+    asked = replace(asked, groups=(asked.groups[0], replace(asked.groups[1], data=DataSettings("mnist-5k"))))
+    sets = by_data(found(asked))
+    assert {name: [row["label"] for _, row in rows] for name, rows in sets.items()} == {
+        "digits": list(TOP1), "mnist-5k": ["first"]
+    }  # fmt: skip
+    page = study_page(whole(found(asked)), tmp_path, COMMAND).html()
+    for place in ("one/1/seed-0/best", "two/0/seed-0/best"):
+        assert f"{tmp_path}/{place}" in page
+
+
+def test_latency_is_a_column_and_an_axis_where_it_was_measured(tmp_path: Path) -> None:
+    data = whole(found(study(labels=("first", "second"))))
+    assert "ms" not in group_table(data["groups"][0], "test").headings
+    for group in data["groups"]:
+        for number, row in enumerate(group["rows"]):
+            row["latency_ms"] = 1.25 + number
+    data["latency"] = {"latency_batch": 8, "latency_dtype": "float32", "latency_mode": "eager"}
+    table = group_table(data["groups"][0], "test")
+    assert [row[table.headings.index("ms")] for row in table.rows] == ["1.25", "2.25"]
+    assert "ms: of a batch of 8 in float32, eager, on the machine that wrote this." in to_markdown(data)
+    plot = chart(by_data(data)["digits"], "test")
+    assert plot.across == ("macs", "params", "latency_ms")
+    assert plot.columns["latency_ms"] == [1.25, 2.25, 1.25]
+    data["groups"][0]["rows"][0]["latency_ms"] = None
+    assert group_table(data["groups"][0], "test").rows[0][4] == "–"
+    assert chart(by_data(data)["digits"], "test").across == ("macs", "params"), "every point needs one"
 
 
 def test_a_figure_over_images_counts_them_where_there_is_no_limit() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from psvit.arch import Arch
@@ -85,21 +86,33 @@ def study_page(data: Data, folder: Path, command: str) -> Page:
         page.heading("The claims")
         headings, rows, left = claims_table(data)
         page.table(headings, [tuple(cell.replace("**", "") for cell in row) for row in rows], left)
-    group, row = _best(data)
-    if row is not None:
+    sets = by_data(data)
+    if sets:
         page.heading("Figures")
         for entry in data["settings"]["figures"]:
             if is_measured(entry, data):
                 page.figure(figure(entry, data), caption(entry))
         page.heading("Accuracy and cost")
-        page.chart(chart(data), "Point at a network for what it is. Bars are 95 % intervals over seeds.")
+        for name, measured in sets.items():
+            of_which = f"{name}. " if len(sets) > 1 else ""
+            page.chart(
+                chart(measured, data["reads"]),
+                f"{of_which}Point at a network for what it is. Bars are 95 % intervals over seeds.",
+            )
     for entry in data["groups"]:
         _group(page, entry, data)
-    if row is not None:
+    if sets:
         page.heading("Use a network")
-        place = folder / row["folders"][0] / "best"
-        page.text(f"The most accurate, {row['label']} of {group['name']} with {mean(row)} %, is a checkpoint folder:")
-        page.code(use_in_python(str(place), group["shape"]["in_chans"]))
+    for name, measured in sets.items():
+        group, row = max(measured, key=lambda pair: fmean(pair[1]["holdout_top1"]))
+        if "taken_from" in row:
+            page.text(f"{name}: the best on the hold-out, {row['label']} of {group['name']}, was trained elsewhere.")
+            continue
+        page.text(
+            f"{name}: the best on the hold-out, {row['label']} of {group['name']} with {mean(row)} %, is a checkpoint "
+            "folder:"
+        )
+        page.code(use_in_python(str(folder / row["folders"][0] / "best"), group["shape"]["in_chans"]))
         if row["arch"] and row["arch"] != group["searched"]:
             _network(page, row["arch"], group)
     page.heading("Make it again")
@@ -129,18 +142,42 @@ def _network(page: Page, arch: Data, group: Data) -> None:
     page.network(Arch.from_dict(dict(arch)), tuple(shape["img_size"]), shape["in_chans"], shape["num_classes"])
 
 
-def chart(data: Data) -> Chart:
-    """Accuracy against cost of all networks of a study."""
-    rows = [(group, row) for group in data["groups"] for row in group["rows"] if row["mean"] is not None]
-    split = "test" if data["reads"] == "test" else "hold-out"
+Measured = list[tuple[Data, Data]]
+"""Groups and rows of which a training came to an end."""
+
+
+def by_data(data: Data) -> dict[str, Measured]:
+    """The rows of a study that were measured, by data set: accuracies on two of them do not compare."""
+    found: dict[str, Measured] = {}
+    for group in data["groups"]:
+        for row in group["rows"]:
+            if row["mean"] is not None:
+                found.setdefault(group["data"], []).append((group, row))
+    return found
+
+
+def chart(rows: Measured, reads: str) -> Chart:
+    """Accuracy against cost of networks of a study on one data set.
+
+    Args:
+        rows: the networks; reads: the split whose figures count.
+    """
+    split = "test" if reads == "test" else "hold-out"
     labels = list(dict.fromkeys(row["label"] for _, row in rows))
+    timed = bool(rows) and all(row.get("latency_ms") is not None for _, row in rows)
+    costs = ("macs", "params", *["latency_ms"] * timed)
     grouped: dict[str, list[int]] = {}
     for number, (group, row) in enumerate(rows):
         grouped.setdefault(row["label"] if len(labels) <= 12 else group["name"], []).append(number)
     return Chart(
-        columns={name: [row[name] for _, row in rows] for name in ("macs", "params", "mean")},
-        names={"macs": "MACs for one image", "params": "parameters", "mean": f"{split} top-1, %"},
-        across=("macs", "params"),
+        columns={name: [row[name] for _, row in rows] for name in (*costs, "mean")},
+        names={
+            "macs": "MACs for one image",
+            "params": "parameters",
+            "latency_ms": "latency of a batch, ms",
+            "mean": f"{split} top-1, %",
+        },
+        across=costs,
         up=("mean",),
         text=[f"{row['label']}, {group['name']}\n{row['network']}\n{split} top-1 {mean(row)} %" for group, row in rows],
         groups=grouped,
@@ -150,8 +187,3 @@ def chart(data: Data) -> Chart:
 
 def _line(row: Data) -> tuple[list[float], list[float]]:
     return [epoch for epoch, _ in row["history"]], [top1 for _, top1 in row["history"]]
-
-
-def _best(data: Data) -> tuple[Data, Data | None]:
-    rows = [(group, row) for group in data["groups"] for row in group["rows"] if row["mean"] is not None]
-    return max(rows, key=lambda pair: pair[1]["mean"]) if rows else ({}, None)

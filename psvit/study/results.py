@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import inf, log
+from math import inf, log, sqrt
 from statistics import fmean, stdev
 from typing import Any
 
 from psvit.study.known import NOTHING, Known
 from psvit.study.plan import Claim, Study
-from psvit.study.statistics import ONE_SEED, Spread, difference, interval, pooled, ratio, verdict
+from psvit.study.statistics import GUESSES, ONE_SEED, Spread, difference, interval, ratio, verdict, widest
 
 Kept = Mapping[tuple[str, str, int], Mapping[str, Any]]
 """What trainings came to, by group, label and seed; one that failed has an ``error`` alone."""
@@ -125,13 +125,31 @@ def judged(claims: Sequence[Claim], groups: Sequence[Mapping[str, Any]]) -> list
     Returns:
         Of each claim the ``difference`` in points and the ``ratio`` of errors, both as (value, low, high); whether the
         intervals of the two means are ``apart``, None where one network was trained once; the ``verdict``, which then
-        ends in `ONE_SEED`.
+        ends in `ONE_SEED`, and names it where the worse network `GUESSES`.
     """
     samples = {(group["name"], row["label"]): row["top1"] for group in groups for row in group["rows"]}
+    guessing = {(group["name"], row["label"]) for group in groups for row in group["rows"] if _guesses(row, group)}
     trained = _networks(groups)
-    points = pooled(trained)
-    errors = pooled([[log(_error(top1)) for top1 in values] for values in trained])
-    return [_claim(claim, samples, points, errors) for claim in claims]
+    points = widest(trained)
+    errors = widest([[log(_error(top1)) for top1 in values] for values in trained])
+    found = [_claim(claim, samples, points, errors) for claim in claims]
+    return [_marked(entry, claim.worse in guessing) for entry, claim in zip(found, claims, strict=True)]
+
+
+def _guesses(row: Mapping[str, Any], group: Mapping[str, Any]) -> bool:
+    """Whether a network is less than two standard errors of its images above guessing, among classes of one size."""
+    if row["mean"] is None:
+        return False
+    share = 1 / group["shape"]["num_classes"]
+    return bool(row["mean"] / 100 < share + 2 * sqrt(share * (1 - share) / row["images"]))
+
+
+def _marked(entry: dict[str, Any], guesses: bool) -> dict[str, Any]:
+    """A claim's entry, whose verdict says it where the worse network guesses."""
+    if not guesses or entry["verdict"] == "not measured":
+        return entry
+    found, comma, seeds = entry["verdict"].partition(",")
+    return {**entry, "verdict": f"{found}{GUESSES}{comma}{seeds}"}
 
 
 def _networks(groups: Sequence[Mapping[str, Any]]) -> list[list[float]]:

@@ -14,15 +14,17 @@ CONFIDENCE = 0.95
 
 Verdict = Literal["holds", "does not hold", "open"]
 ONE_SEED = ", one seed"
-"""Follows a verdict on networks of which one was trained once: its interval borrows the scatter of others."""
+"""Follows a verdict on networks of which one was trained once: its interval borrows the scatter of another."""
+GUESSES = ", over one that guesses"
+"""Follows a verdict over a network that has learned next to nothing."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How networks of a study scatter with their seeds, for comparisons in which one side was trained once.
+    """How much a network of a study scatters with its seeds, for comparisons in which one side was trained once.
 
     Args:
-        variance: of the figure, mean over the networks, weighted by their degrees of freedom.
+        variance: of the figure.
         freedom: degrees of freedom behind it; 0 if no network was trained twice.
     """
 
@@ -30,12 +32,14 @@ class Spread:
     freedom: int
 
 
-def pooled(samples: Sequence[Sequence[float]]) -> Spread:
-    """The scatter that all samples share: their variances, weighted by n - 1."""
-    freedom = sum(len(values) - 1 for values in samples if len(values) > 1)
-    if freedom == 0:
-        return Spread(inf, 0)
-    return Spread(sum(variance(values) * (len(values) - 1) for values in samples if len(values) > 1) / freedom, freedom)
+def widest(samples: Sequence[Sequence[float]]) -> Spread:
+    """The scatter of the sample that scatters most.
+
+    Networks of one study scatter by very different amounts, and one that was trained once may be of the restless ones:
+    a mean of all would promise more than is known.
+    """
+    spreads = [Spread(variance(values), len(values) - 1) for values in samples if len(values) > 1]
+    return max(spreads, key=lambda spread: spread.variance, default=Spread(inf, 0))
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
@@ -49,8 +53,8 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
 def difference(a: Sequence[float], b: Sequence[float], spread: Spread) -> tuple[float, float, float]:
     """Mean of `a` less mean of `b`, with the 95 % interval of the difference: (difference, low, high).
 
-    By Welch's t-test. Where one side has one value, both take the variance that all networks share (`pooled`); without
-    any the interval is infinite.
+    By Welch's t-test. Where one side has one value, both take the variance of `spread` (see `widest`); without any the
+    interval is infinite.
     """
     delta = fmean(a) - fmean(b)
     if len(a) > 1 and len(b) > 1:

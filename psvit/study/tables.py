@@ -27,19 +27,29 @@ def group_table(group: Data, reads: str) -> Table:
         group: one of the results' ``groups``.
         reads: the split whose figures they are.
     """
+    timed = is_timed(group["rows"])
     rows = []
     for row in group["rows"]:
         if row["mean"] is None:
-            rows.append((row["label"], failure(row), *[""] * 5))
+            rows.append((row["label"], failure(row), *[""] * (5 + timed)))
             continue
-        cost = f"{row['macs'] / 1e6:.2f}", f"{row['params'] / 1e6:.3f}"
+        cost = f"{row['macs'] / 1e6:.2f}", f"{row['params'] / 1e6:.3f}", *[_milliseconds(row)] * timed
         values = " ".join(f"{value:.2f}" for value in row["top1"])
         over = "–" if row["error_ratio"] is None else f"{row['error_ratio']:.2f}"
         name = f"{row['label']}{' (' + failure(row) + ')' if row['failed'] else ''}"
         rows.append((name, f"`{row['network']}`", *cost, values, mean(row), over))
     heading = f"{'test' if reads == 'test' else 'hold-out'} % by seed"
-    headings = ("", "network", "M MACs", "M params", heading, "mean, 95 %", "error / first")
+    headings = ("", "network", "M MACs", "M params", *["ms"] * timed, heading, "mean, 95 %", "error / first")
     return Table(headings, rows, 2)
+
+
+def is_timed(rows: Sequence[Data]) -> bool:
+    """Whether the latency of one of these networks was measured."""
+    return any(row.get("latency_ms") is not None for row in rows)
+
+
+def _milliseconds(row: Data) -> str:
+    return "–" if row.get("latency_ms") is None else f"{row['latency_ms']:.2f}"
 
 
 def mean(row: Data) -> str:
@@ -98,6 +108,14 @@ def notes(data: Data) -> list[str]:
         )
         if any(claim["verdict"].endswith(ONE_SEED) for claim in data["claims"]):
             found.append(one_seed(data))
+    if any(is_timed(group["rows"]) for group in data["groups"]):
+        how = data["latency"]
+        found.append(
+            f"ms: of a batch of {how['latency_batch']} in {how['latency_dtype']}, {how['latency_mode']}, on the "
+            "machine that wrote this."
+        )
+    if len(data["claims"]) > 1:
+        found.append("Each claim is judged by itself: of twenty verdicts at 95 %, one may be wrong by chance.")
     if data["quick"]:
         found.insert(0, "**This is the quick version of the study: its figures mean little.**")
     found.append(made_on(data))
@@ -129,10 +147,7 @@ def one_seed(data: Data) -> str:
     told = "One seed: one of the two networks, or both, were trained once, so their own scatter is not known."
     if all(claim["ratio"][2] is None for claim in data["claims"] if claim["verdict"].endswith(ONE_SEED)):
         return f"{told} Nor is another's: no network of the study was trained several times, so there are no intervals."
-    return (
-        f"{told} The interval then assumes the scatter of the study's networks that were trained several times, which "
-        "need not be theirs: other networks, at other accuracies, may scatter more."
-    )
+    return f"{told} The interval then assumes the scatter of that network of the study whose seeds differ most."
 
 
 def is_measured(entry: Data, data: Data) -> bool:
