@@ -12,7 +12,7 @@ from itertools import permutations
 from typing import Any
 
 from psvit.study.plan import slug
-from psvit.study.statistics import difference, pooled
+from psvit.study.statistics import difference, widest
 from psvit.study.tables import claims_table
 
 NAMES = ("name", "label", "claim")
@@ -157,7 +157,7 @@ def dense_values(data: Mapping[str, Any]) -> dict[str, Any]:
     """Comparisons of all backbones with each other, ``a-over-b``: prose asks for some that the table leaves out."""
     named = {row["name"] for row in data["comparisons"]}
     spreads = {
-        figure: pooled([row[f"{figure}_by_seed"] for row in data["summary"]]) for figure in data["task"]["figures"]
+        figure: widest([row[f"{figure}_by_seed"] for row in data["summary"]]) for figure in data["task"]["figures"]
     }
     further = []
     for a, b in permutations(data["summary"], 2):
