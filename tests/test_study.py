@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_studies import NETWORK, STUDY, TRIALS, check_equal, made, without_time, words
-from tiny import Cli, image_folder, read
+from small_studies import NETWORK, STUDY, TRIALS, check_equal, made, without_time, words, write
+from tiny import MACHINE, Cli, image_folder, read
 
 from psvit.study.study import RESULTS
 from psvit.study.workers import DiedError
@@ -137,6 +137,13 @@ def test_a_training_that_diverges_is_a_row_and_the_rest_goes_on(cli: Cli, tmp_pa
     assert "4 of 5 are finished already" in again, "but once more if asked to go on"
 
 
+def changed(group: str, **entries: Any) -> dict[str, Any]:
+    """The small study with other entries in a group."""
+    asked = copy.deepcopy(STUDY)
+    asked["groups"][group] |= entries
+    return asked
+
+
 # Resumed -------------------------------------------------------------------------------------------------------------
 
 
@@ -179,11 +186,14 @@ def test_other_settings_are_refused_before_anything_is_trained(half: bool, cli: 
     for path in copied.rglob("trial.json") if half else ():
         path.unlink()  # as a kill in the midst of all trainings leaves them
     before, mine = stamps(copied), copied.parent / "mine.yaml"
+    other = {**STUDY["groups"]["small"]["networks"], "shares": {**NETWORK, "widths": [16, 48]}}
     for changes, reason in (
         ({"recipe": {"epochs": 3, "batch_size": 16}}, f"was trained with epochs 2, not 3 as {mine} says"),
         ({"data": {**STUDY["data"], "limit": 50}}, f"was trained with limit 48, not 50 as {mine} says"),
         (
-            {"groups": {"small": {"networks": {"shares": {**NETWORK, "widths": [16, 48]}}}}, "claims": []},
+            changed(
+                "small", networks={**STUDY["groups"]["small"]["networks"], "shares": {**NETWORK, "widths": [16, 48]}}
+            ),
             f"was trained with another network, widths [16, 32], than {mine} asks for, widths [16, 48]",
         ),
     ):
@@ -192,6 +202,58 @@ def test_other_settings_are_refused_before_anything_is_trained(half: bool, cli: 
         assert "start anew with --overwrite" in said
         assert str(copied) in said
     assert stamps(copied) == before
+
+
+RENAMED = {**STUDY, "groups": {"tiny": STUDY["groups"]["small"], "found": STUDY["groups"]["found"]}, "claims": []}
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "given", "reason"),
+    [
+        ("other", STUDY, [], "holds the study 'mine', not 'other': "),
+        ("mine", {**STUDY, "reads": "holdout"}, [], "holds a study that reads test, not holdout: "),
+        ("mine", {**STUDY, "quick": {"seeds": [0]}}, ["--quick"], "holds a study without --quick: "),
+        ("mine", {**RENAMED, "recipe": {"epochs": 1}}, [], "holds a study with the group 'small', which "),
+        ("mine", {**changed("small", networks={"shares": NETWORK}), "claims": []}, [],
+         "holds a study with the network 'attends' of group 'small', which "),
+    ],
+)  # fmt: skip
+def test_another_study_is_not_resumed(
+    name: str, asked: Any, given: list[str], reason: str, cli: Cli, copied: Path
+) -> None:
+    def everything() -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in copied.rglob("*") if path.is_file()}
+
+    before = everything()
+    path = write(copied.parent / f"{name}.yaml", asked)
+    said = cli.refused("study", path, "--output", copied, *MACHINE, "--resume", *given)
+    assert f"{copied} {reason}" in said
+    assert "give another --output, or start anew with --overwrite" in said
+    assert everything() == before
+
+
+@pytest.mark.usefixtures("here")
+def test_a_refused_addition_leaves_the_study_as_it_was(cli: Cli, copied: Path) -> None:
+    more = changed("small", networks={**STUDY["groups"]["small"]["networks"], "more": NETWORK})
+    assert "epochs 2, not 3" in cli.refused(
+        *words(copied, {**more, "recipe": {"epochs": 3, "batch_size": 16}}), "--resume"
+    )
+    cli.ok(*words(copied), "--resume")
+
+
+@pytest.mark.usefixtures("here")
+def test_a_folder_of_an_older_psvit_is_resumed(cli: Cli, copied: Path) -> None:
+    (copied / "study.json").unlink()
+    assert "5 of 5 are finished already" in cli.ok(*words(copied), "--resume")
+    assert read(copied / "study.json")["name"] == "mine"
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"name": "mine"}', '{"groups": [1]}', "\udcff"])
+def test_a_broken_study_is_named(text: str, cli: Cli, copied: Path) -> None:
+    (copied / "study.json").write_bytes(text.encode(errors="surrogateescape"))
+    said = cli.refused(*words(copied), "--resume")
+    assert f"{copied / 'study.json'} is broken" in said
+    assert "remove it, or start anew with --overwrite" in said
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"made_with": [], "result": {}}', "\udcff"])
@@ -230,7 +292,8 @@ def test_overwriting_leaves_what_is_the_users(cli: Cli, copied: Path) -> None:
     left = {str(path.relative_to(copied)) for path in copied.glob("*/**/*") if path.is_file()}
     assert {name for name in left if not name.startswith("new/")} == {str(p.relative_to(copied)) for p in mine[1:]}
     assert sorted(path.name for path in copied.iterdir()) == [
-        "found", "mine.png", "mine.svg", "my", "new", "notes.txt", "report.html", "results.json", "small", "tables.md",
+        "found", "mine.png", "mine.svg", "my", "new", "notes.txt", "report.html", "results.json", "small", "study.json",
+        "tables.md",
     ]  # fmt: skip
     assert not (copied / "small" / "attends").exists()
 
@@ -258,7 +321,7 @@ def test_a_study_of_which_every_training_fails_is_refused_at_the_end(
     assert "every training failed, the first with: " in said
     assert "lower --lr" in said
     assert sorted(path.name for path in (tmp_path / "study").iterdir()) == [
-        "a", "report.html", "results.json", "tables.md",
+        "a", "report.html", "results.json", "study.json", "tables.md",
     ]  # fmt: skip
     assert not list(recwarn)
 

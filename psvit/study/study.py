@@ -16,7 +16,7 @@ from torch import nn
 
 from psvit.arch import Arch
 from psvit.errors import UserError, one_line
-from psvit.files import check_writable, sole_writer, write_json
+from psvit.files import check_writable, recover, sole_writer, write_json
 from psvit.measure.machine import machine_info, resolve_device
 from psvit.report.command import command_line
 from psvit.search.settings import SearchFolder, SearchSettings, SpaceSettings, SupernetSettings
@@ -39,6 +39,9 @@ from psvit.training.settings import DataSettings
 from psvit.variants import default_arch, with_changes
 
 RESULTS = "results.json"
+STUDY = "study.json"
+"""What the study of a folder asks."""
+
 TRIALS, SEARCHES = "*/*/seed-*", "*/search"
 """Where they are kept in a study's folder."""
 
@@ -66,7 +69,7 @@ def run_study(
     command = command_line(command, machine, Machine())
     machine = _one_thread(machine)
     if not settings.dry_run:
-        _check_folder(folder, settings)
+        _check_folder(folder, study, settings)
     jobs = settings.jobs or (os.cpu_count() or 1 if resolve_device(machine.device).type == "cpu" else 1)
     planned = Plan(study, folder, machine, known_of(settings.known, study, machine))
     if settings.dry_run:
@@ -79,7 +82,8 @@ def _run_study(
     planned: Plan, settings: StudySettings, jobs: int, command: str, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """All searches, trainings and results, alone in the study's folder."""
-    folder, machine = planned.folder, planned.machine
+    study, folder, machine = planned.study, planned.folder, planned.machine
+    recover(folder / STUDY)
     if settings.overwrite:
         planned.clear()
     begun = time.perf_counter()
@@ -87,6 +91,7 @@ def _run_study(
         crew = Crew(jobs, lambda: interrupt.asked is not None, say, folder)
         searches = planned.searches
         others = [first(group) for group in alike(planned.trials({}))]  # they need not wait for the searches
+        write_json(folder / STUDY, study.to_dict())  # not before: other settings have been refused
         found = crew.work([*searches, *others])[: len(searches)]
         archs = {search.group: arch for search, arch in zip(searches, found, strict=True)}
         kept = crew.train(planned.trials(archs))
@@ -213,7 +218,7 @@ class Plan:
                 for place in (folder, *folder.parents[: len(folder.relative_to(self.folder).parts) - 1]):
                     with suppress(OSError):  # it holds something of the user's
                         place.rmdir()
-        for name in (RESULTS, PAGE, TABLES):
+        for name in (STUDY, RESULTS, PAGE, TABLES):
             (self.folder / name).unlink(missing_ok=True)
         for path in figure_files(self.folder, self.study.name, 99):  # the study may have had more than now
             path.unlink(missing_ok=True)
@@ -385,16 +390,72 @@ def _one_thread(machine: Machine) -> Machine:
     return machine
 
 
-def _check_folder(folder: Path, settings: StudySettings) -> None:
+def _check_folder(folder: Path, study: Study, settings: StudySettings) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: give a folder as --output")
     check_writable(folder, f"--output {folder}")
     if settings.results and Path(settings.results).is_dir():
         raise UserError(f"--results {settings.results} is a folder: give a file")
-    begun = (folder / RESULTS).exists() or any(any(folder.glob(f"{kind}/{OUTPUT}")) for kind in (TRIALS, SEARCHES))
+    begun = any((folder / name).exists() for name in (STUDY, RESULTS))
+    begun = begun or any(any(folder.glob(f"{kind}/{OUTPUT}")) for kind in (TRIALS, SEARCHES))
     if settings.resume and not begun:
         raise UserError(f"{folder} holds no study to resume: leave out --resume, or check --output")
     if begun and not (settings.resume or settings.overwrite):
         raise UserError(
             f"{folder} already holds a study: give --resume to go on, --overwrite to replace it, or another --output"
         )
+    if settings.resume:
+        _check_same(folder, study)
+
+
+def _check_same(folder: Path, study: Study) -> None:
+    """Refuse to go on with another study: it may have more than the folder's, not less.
+
+    Raises:
+        UserError: another name or split, quick or not, or a group or a network that the folder's study has besides.
+    """
+    before, path = _begun(folder), folder / STUDY
+    if not before:  # an older psvit has begun it
+        return
+    try:
+        networks = {group["name"]: [one["label"] for one in group["networks"]] for group in before["groups"]}
+        name, reads, quick = (before[key] for key in ("name", "reads", "quick"))
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is broken ({error!r}): remove it, or start anew with --overwrite") from error
+    own = {group.name: [network.label for network in group.networks] for group in study.groups}
+    gone = [f"group {group!r}" for group in networks if group not in own]
+    gone += [
+        f"network {label!r} of group {group!r}"
+        for group in networks
+        for label in networks[group]
+        if group in own and label not in own[group]
+    ]
+    if name != study.name:
+        told = f"the study {name!r}, not {study.name!r}"
+    elif reads != study.reads:
+        told = f"a study that reads {reads}, not {study.reads}"
+    elif quick != study.quick:
+        told = f"a study {'with' if quick else 'without'} --quick"
+    elif gone:
+        told = f"a study with the {gone[0]}, which {study.source or study.name} has not"
+    else:
+        return
+    raise UserError(
+        f"{folder} holds {told}: resume with the study that it holds, give another --output, or start anew with "
+        "--overwrite"
+    )
+
+
+def _begun(folder: Path) -> dict[str, Any]:
+    """What the folder's study.json holds; nothing where there is none.
+
+    Raises:
+        UserError: it is broken.
+    """
+    path = folder / STUDY
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is broken ({error!r}): remove it, or start anew with --overwrite") from error
