@@ -2,6 +2,7 @@
 
 import copy
 import html
+import json
 import multiprocessing
 import re
 import shlex
@@ -191,9 +192,7 @@ def test_other_settings_are_refused_before_anything_is_trained(half: bool, cli: 
         ({"recipe": {"epochs": 3, "batch_size": 16}}, f"was trained with epochs 2, not 3 as {mine} says"),
         ({"data": {**STUDY["data"], "limit": 50}}, f"was trained with limit 48, not 50 as {mine} says"),
         (
-            changed(
-                "small", networks={**STUDY["groups"]["small"]["networks"], "shares": {**NETWORK, "widths": [16, 48]}}
-            ),
+            changed("small", networks=other),
             f"was trained with another network, widths [16, 32], than {mine} asks for, widths [16, 48]",
         ),
     ):
@@ -246,6 +245,55 @@ def test_a_folder_of_an_older_psvit_is_resumed(cli: Cli, copied: Path) -> None:
     (copied / "study.json").unlink()
     assert "5 of 5 are finished already" in cli.ok(*words(copied), "--resume")
     assert read(copied / "study.json")["name"] == "mine"
+
+
+def on_a_machine(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let auto come to `precision`."""
+    for module in ("study.trials", "training.machine"):
+        monkeypatch.setattr(f"psvit.{module}.best_precision", lambda device: precision)
+
+
+@pytest.mark.usefixtures("here")
+def test_what_auto_came_to_is_kept_and_not_mixed(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "study"
+    auto = [
+        *words(folder, {**STUDY, "groups": {"a": {"networks": {"n": NETWORK}}}, "claims": []}),
+        "--precision",
+        "auto",
+    ]
+    on_a_machine("bfloat16", monkeypatch)
+    cli.ok(*auto)
+    trial = folder / "a" / "n" / "seed-0" / "trial.json"
+    machine = read(folder / RESULTS)["machine"]
+    assert (machine["precision"], machine["computed_in"]) == ("auto", "bfloat16")
+    assert read(trial)["computed_in"] == read(folder / "study.json")["computed_in"] == "bfloat16"
+    assert read(trial)["made_with"]["precision"] == "auto"
+    cli.ok(*auto, "--resume")
+
+    on_a_machine("float32", monkeypatch)
+    reason = (
+        "was computed in bfloat16, and --precision auto comes to float32 here: resume on the machine it was begun on"
+    )
+    assert f"{trial.parent} {reason}" in cli.refused(*auto, "--resume")
+    trial.unlink()
+    assert f"{folder} {reason}" in cli.refused(*auto, "--resume"), "a training that is not finished would be mixed"
+    (folder / "study.json").unlink()
+    cli.ok(*auto, "--resume")  # of an older psvit, nobody knows
+
+
+def test_a_precision_that_is_given_is_what_is_computed_in(finished: Path) -> None:
+    machine = read(finished / RESULTS)["machine"]
+    assert (machine["precision"], machine["computed_in"]) == ("float32", "float32")
+    assert {read(finished / trial / "trial.json")["computed_in"] for trial in TRIALS} == {"float32"}
+
+
+@pytest.mark.usefixtures("here")
+def test_an_older_trial_is_taken_as_now(cli: Cli, copied: Path) -> None:
+    for path in copied.rglob("trial.json"):
+        kept = read(path)
+        del kept["computed_in"]
+        path.write_text(json.dumps(kept))
+    assert "5 of 5 are finished already" in cli.ok(*words(copied), "--resume")
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"name": "mine"}', '{"groups": [1]}', "\udcff"])

@@ -134,6 +134,17 @@ def test_what_holds_nothing_known_is_refused(
     assert not (tmp_path / "study").exists()
 
 
+def test_what_auto_came_to_has_to_be_the_same(before: Path, cli: Cli, tmp_path: Path) -> None:
+    data = read(before)
+    assert data["machine"]["computed_in"] == "float32"
+    data["machine"]["computed_in"] = "bfloat16"
+    other = write_json(tmp_path / "other.json", data)
+    said = cli.refused(*words(tmp_path / "study"), "--known", other)
+    assert "was computed in bfloat16, and --precision float32 comes to float32 here" in said
+    del data["machine"]["computed_in"]
+    cli.ok(*words(tmp_path / "study"), "--known", write_json(tmp_path / "older.json", data))
+
+
 def test_results_of_another_study_are_refused(before: Path, cli: Cli, tmp_path: Path) -> None:
     asked = copy.deepcopy(STUDY)
     asked["reads"] = "holdout"

@@ -32,7 +32,7 @@ class Known:
 NOTHING = Known()
 
 
-def known_of(path: str | Path | None, study: Study, machine: Machine) -> Known:
+def known_of(path: str | Path | None, study: Study, machine: Machine, computed_in: str) -> Known:
     """The networks of `study` that the results in a file hold: of the same data, recipe, MACs, fields and seeds.
 
     A network of which a seed failed is not among them.
@@ -41,6 +41,7 @@ def known_of(path: str | Path | None, study: Study, machine: Machine) -> Known:
         path: results.json of a study; None for none.
         study: what is asked now.
         machine: of each training; its precision has to be that of the results.
+        computed_in: what that precision comes to here; it has to be that of the results too, where they tell it.
 
     Raises:
         UserError: the file holds no results of a study, of another split or precision, or none of these networks.
@@ -52,7 +53,7 @@ def known_of(path: str | Path | None, study: Study, machine: Machine) -> Known:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
         before, made_on = data["settings"], data["machine"]
         old = {group["name"]: (group, rows) for group, rows in zip(before["groups"], data["groups"], strict=True)}
-        precision = made_on["precision"]
+        precision, came_to = made_on["precision"], made_on.get("computed_in", computed_in)
         source = {"file": Path(path).name, "machine": made_on, "versions": data["versions"]}
     except OSError as error:
         raise UserError(f"{given} cannot be read ({error.strerror}): give the results.json of a study") from error
@@ -62,6 +63,11 @@ def known_of(path: str | Path | None, study: Study, machine: Machine) -> Known:
     for name, now, then in (("reads", study.reads, before["reads"]), ("--precision", machine.precision, precision)):
         if now != then:
             raise UserError(f"{given} was made with {name} {then}, not {now}: its figures are not comparable")
+    if came_to != computed_in:
+        raise UserError(
+            f"{given} was computed in {came_to}, and --precision {precision} comes to {computed_in} here: its figures "
+            "are not comparable"
+        )
     rows: dict[tuple[str, str], Row] = {}
     searched: dict[str, Any] = {}
     for group in asked["groups"]:

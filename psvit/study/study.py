@@ -26,7 +26,7 @@ from psvit.study.report import PAGE, TABLES, figure_files, write_report
 from psvit.study.results import Kept, results
 from psvit.study.settings import StudySettings
 from psvit.study.study_file import search_settings
-from psvit.study.trials import OUTPUT, TRIAL, Search, Trial, clear_search, clear_trial
+from psvit.study.trials import OUTPUT, TRIAL, Search, Trial, check_precision, clear_search, clear_trial, computed_in
 from psvit.study.workers import DiedError, StoppedError, work_all
 from psvit.training.checkpoints import parse_macs
 from psvit.training.compare import contender, model_settings
@@ -71,7 +71,7 @@ def run_study(
     if not settings.dry_run:
         _check_folder(folder, study, settings)
     jobs = settings.jobs or (os.cpu_count() or 1 if resolve_device(machine.device).type == "cpu" else 1)
-    planned = Plan(study, folder, machine, known_of(settings.known, study, machine))
+    planned = Plan(study, folder, machine, known_of(settings.known, study, machine, computed_in(machine)))
     if settings.dry_run:
         return planned.tell(say)
     with sole_writer(folder, f"--output {folder}"):
@@ -91,7 +91,9 @@ def _run_study(
         crew = Crew(jobs, lambda: interrupt.asked is not None, say, folder)
         searches = planned.searches
         others = [first(group) for group in alike(planned.trials({}))]  # they need not wait for the searches
-        write_json(folder / STUDY, study.to_dict())  # not before: other settings have been refused
+        check_precision(folder, _begun(folder).get("computed_in"), machine)
+        # not before: a study of other settings has been refused
+        write_json(folder / STUDY, {**study.to_dict(), "computed_in": computed_in(machine)})
         found = crew.work([*searches, *others])[: len(searches)]
         archs = {search.group: arch for search, arch in zip(searches, found, strict=True)}
         kept = crew.train(planned.trials(archs))
@@ -102,6 +104,7 @@ def _run_study(
             "jobs": jobs,
             "threads": machine.threads,
             "precision": machine.precision,
+            "computed_in": computed_in(machine),
         },
         "versions": versions(),
     }

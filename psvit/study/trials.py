@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from psvit.errors import UserError, flag
 from psvit.files import recover, write_json
+from psvit.measure.machine import resolve_device
 from psvit.search.folder import INHERITED, OWN, SUPERNET, journals_of
 from psvit.search.search import InterruptedSearchError, search
 from psvit.search.settings import SearchSettings
@@ -20,7 +21,8 @@ from psvit.study.workers import StoppedError
 from psvit.training.compare import network_name
 from psvit.training.evaluate import evaluate_checkpoint
 from psvit.training.loop import InterruptedTrainingError, train
-from psvit.training.recipes import TrainSettings
+from psvit.training.machine import best_precision
+from psvit.training.recipes import Machine, TrainSettings
 from psvit.training.run_folder import LOG, SETTINGS, clear_run, versions
 
 TRIAL = "trial.json"
@@ -44,6 +46,30 @@ def clear_search(folder: Path) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
     for path in [*journals_of(folder), *(folder / name for name in (*OWN, OUTPUT))]:
         path.unlink(missing_ok=True)
+
+
+def computed_in(machine: Machine) -> str:
+    """The precision of a training's products: what auto comes to on this machine."""
+    return best_precision(resolve_device(machine.device)) if machine.precision == "auto" else machine.precision
+
+
+def check_precision(folder: Path, before: str | None, machine: Machine) -> None:
+    """Refuse to mix precisions.
+
+    Args:
+        folder: of what was computed before.
+        before: its precision; None where an older psvit did not keep it.
+        machine: of what is asked now.
+
+    Raises:
+        UserError: auto came to another precision then.
+    """
+    now = computed_in(machine)
+    if machine.precision == "auto" and before not in (None, now):
+        raise UserError(
+            f"{folder} was computed in {before}, and --precision auto comes to {now} here: resume on the machine it "
+            "was begun on, give another --output, or start anew with --overwrite"
+        )
 
 
 @contextmanager
@@ -91,7 +117,7 @@ class Trial:
         """The result of a trial that is finished; None if it is not.
 
         Raises:
-            UserError: it was trained with other settings.
+            UserError: it was trained with other settings, or in another precision.
         """
         path = self.folder / TRIAL
         recover(path)
@@ -107,6 +133,7 @@ class Trial:
                 f"{path} is broken ({error!r}): remove its folder, or start anew with --overwrite"
             ) from error
         self._check_same(before, self.made_with(), found.get("scaled_to"))
+        check_precision(self.folder, found.get("computed_in"), self.settings.machine)
         return result
 
     def _check_begun(self) -> None:
@@ -161,7 +188,13 @@ class Trial:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / OUTPUT).open("a", encoding="utf-8") as file, redirect_stdout(file), _stops():
             result = self._result()
-        kept = {"made_with": self.made_with(), "scaled_to": self.macs, "result": result, "versions": versions()}
+        kept = {
+            "made_with": self.made_with(),
+            "computed_in": computed_in(self.settings.machine),
+            "scaled_to": self.macs,
+            "result": result,
+            "versions": versions(),
+        }
         write_json(self.folder / TRIAL, kept)
         return result
 
