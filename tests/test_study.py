@@ -281,6 +281,20 @@ def test_what_auto_came_to_is_kept_and_not_mixed(cli: Cli, tmp_path: Path, monke
     cli.ok(*auto, "--resume")  # of an older psvit, nobody knows
 
 
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(("given", "used"), [("auto", "bfloat16"), ("float32", "float32")])
+def test_a_study_says_its_precision_unless_the_user_does(
+    given: str, used: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_a_machine("float32", monkeypatch)
+    groups = {"a": {"networks": {"n": NETWORK}}}
+    asked = {**STUDY, "precision": "bfloat16", "groups": groups, "claims": []}
+    cli.ok(*words(tmp_path / "study", asked), "--precision", given)
+    machine = read(tmp_path / "study" / RESULTS)["machine"]
+    assert (machine["precision"], machine["computed_in"]) == (used, used)
+    assert read(tmp_path / "study" / "a" / "n" / "seed-0" / "trial.json")["made_with"]["precision"] == used
+
+
 def test_a_precision_that_is_given_is_what_is_computed_in(finished: Path) -> None:
     machine = read(finished / RESULTS)["machine"]
     assert (machine["precision"], machine["computed_in"]) == ("float32", "float32")

@@ -63,6 +63,13 @@ def test_defaults(study: Callable[..., Study]) -> None:
     assert not one.searches
 
 
+def test_the_precision_is_the_files_or_the_machines(study: Callable[..., Study]) -> None:
+    assert study().precision == "auto"
+    assert "precision" not in study().to_dict(), "results of before compare equal"
+    assert study(precision="bfloat16").precision == study(precision="bfloat16").to_dict()["precision"] == "bfloat16"
+    assert read_study("transfer").precision == "float32", "ResNet-18 overflows on digits in bfloat16"
+
+
 def test_networks_are_a_list_or_a_mapping(study: Callable[..., Study]) -> None:
     networks = {
         "plain": "deit",
@@ -165,6 +172,9 @@ def in_group(**entries: Any) -> dict[str, Any]:
     [
         ({"grups": {}}, "the file has an unknown setting 'grups'; did you mean groups?"),
         ({"reads": "train"}, "reads 'train' is not test or holdout"),
+        ({"precision": "half"}, "precision 'half' is not auto or float32 or bfloat16 or float16"),
+        ({"precision": [16]}, "precision (16,) is not auto or float32 or bfloat16 or float16"),
+        ({"precision": None}, "precision None is not auto or float32 or bfloat16 or float16"),
         ({"groups": None}, "groups is not a list of names with values"),
         ({"groups": {"one": None}}, "group one is not a list of names with values"),
         ({"groups": {"one": {"networks": []}}}, "group one has no networks"),

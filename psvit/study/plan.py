@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from psvit.errors import UserError
-from psvit.training.recipes import Recipe
+from psvit.training.recipes import Precision, Recipe
 from psvit.training.settings import DataSettings
 
 CONTENDERS = ("deit", "deit12", "psvit_1d", "psvit_2d")
@@ -109,6 +109,7 @@ class Study:
         figures: of its results; by default the means of each group.
         quick: whether this is the small version.
         source: the study as `read_study` was asked for it.
+        precision: of its trainings, unless another is asked for; auto leaves it to the machine.
     """
 
     name: str
@@ -120,10 +121,12 @@ class Study:
     figures: tuple[Figure, ...] = ()
     quick: bool = False
     source: str = ""
+    precision: Precision = "auto"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for results: what is asked, not where it stands."""
-        return {name: value for name, value in asdict(self).items() if name != "source"}
+        apart = ("source", "precision") if self.precision == "auto" else ("source",)  # older results have none
+        return {name: value for name, value in asdict(self).items() if name not in apart}
 
 
 def is_ours(network: str) -> bool:

@@ -54,7 +54,8 @@ def run_study(
     Args:
         study: what is asked.
         settings: where it is kept, how many trainings at a time.
-        machine: device and precision of each training; on a CPU each takes one thread unless told otherwise.
+        machine: device and precision of each training, auto being the study's; on a CPU each takes one thread unless
+            told otherwise.
         say: takes lines for the user.
 
     Returns:
@@ -67,6 +68,8 @@ def run_study(
     folder = Path(settings.output or f"runs/study/{study.name}")
     command = command_line(shlex.join(["psvit", "study", study.source or study.name]), settings, StudySettings())
     command = command_line(command, machine, Machine())
+    if machine.precision == "auto":
+        machine = replace(machine, precision=study.precision)
     machine = _one_thread(machine)
     if not settings.dry_run:
         _check_folder(folder, study, settings)

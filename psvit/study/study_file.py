@@ -3,6 +3,7 @@
 title: Do poolings help?
 question: A sentence or two on what is asked.
 reads: holdout                        # or test: the split whose figures count
+precision: float32                    # of the trainings; leave out for the machine's best
 data: {data: fashion-mnist, limit: 12000, holdout: 0.1}
 recipe: {epochs: 6}                   # what differs from the light recipe
 groups:
@@ -35,7 +36,7 @@ from psvit.arch import ARCH_FIELDS
 from psvit.errors import UserError, one_line
 from psvit.search.settings import SearchFolder, SpaceSettings, SupernetSettings
 from psvit.study.plan import SEARCHED, Claim, Figure, Group, Network, Study, is_ours
-from psvit.training.recipes import RECIPES, Recipe
+from psvit.training.recipes import RECIPES, Machine, Recipe
 from psvit.training.settings import Augment, DataSettings
 
 STUDIES = Path(__file__).parent / "studies"
@@ -98,8 +99,8 @@ class _Once(yaml.SafeLoader):
 
 
 def _study(name: str, data: Mapping[str, Any], quick: bool) -> Study:
-    known = ("title", "question", "reads", "data", "recipe", "search", "arch", "groups", "claims", "figures", "quick")
-    check_names(data, known, "the file")
+    apart = ("title", "question", "reads", "precision", "groups", "claims", "figures", "quick")
+    check_names(data, (*apart, "data", "recipe", "search", "arch"), "the file")
     if quick and not data.get("quick"):
         raise UserError("it has no section quick: leave out --quick")
     small = _mapping(data.get("quick") or {}, "quick")
@@ -117,6 +118,7 @@ def _study(name: str, data: Mapping[str, Any], quick: bool) -> Study:
     study = Study(name, str(data.get("title", name)), str(data.get("question", "")).strip(), reads, groups, quick=quick)
     return replace(
         study,
+        **typed(Machine, {"precision": data.get("precision", "auto")}, "the file"),
         claims=tuple(_claim(entry, study) for entry in _list(data.get("claims"), "claims")),
         figures=tuple(_figure(entry, study) for entry in _list(data.get("figures"), "figures"))
         or tuple(Figure((group.name,)) for group in groups),
