@@ -7,6 +7,7 @@ import multiprocessing
 import re
 import shlex
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from small_studies import NETWORK, STUDY, TRIALS, check_equal, made, without_tim
 from tiny import MACHINE, Cli, image_folder, read
 
 from psvit.study.study import RESULTS
-from psvit.study.workers import DiedError
+from psvit.study.workers import DiedError, StoppedError
 from psvit.training.data import open_data
 from psvit.training.settings import DataSettings
 from psvit.training.sources import ArraySource
@@ -58,6 +59,16 @@ def test_what_a_study_leaves(finished: Path) -> None:
     for name in ("report.html", "tables.md", "mine.svg", "mine-2.png"):
         assert (finished / name).stat().st_size, name
     assert not list(finished.rglob(".*"))
+
+
+def test_how_long_it_took(finished: Path) -> None:
+    data = read(finished / RESULTS)
+    small, found = data["groups"]
+    assert "search_seconds" not in small
+    took = read(finished / "found" / "search" / "seconds.json").values()
+    assert found["search_seconds"] == pytest.approx(sum(took), abs=0.06)
+    spent = read(finished / "study.json")["wall_seconds"]
+    assert found["search_seconds"] + data["training_seconds"] - 1 <= data["wall_seconds"] <= spent + 0.5
 
 
 def test_equal_settings_are_trained_once(finished: Path) -> None:
@@ -163,6 +174,35 @@ def test_a_finished_study_trains_nothing(cli: Cli, copied: Path) -> None:
     after = stamps(copied)
     assert {name for name in after if after[name] != before.get(name)} == {"found/search/output.txt"}
     assert without_time(read(copied / RESULTS)) == without_time(data)
+
+
+@pytest.mark.usefixtures("here")
+def test_the_seconds_of_all_runs_are_added_up(cli: Cli, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = copied / "study.json"
+    record.write_text(json.dumps({**read(record), "wall_seconds": 1e6}))
+    cli.ok(*words(copied), "--resume")
+    spent = read(record)["wall_seconds"]
+    assert 1e6 < spent < 1e6 + 600
+    assert read(copied / RESULTS)["wall_seconds"] == pytest.approx(spent, abs=60)
+
+    def stopped(*_: object) -> None:
+        time.sleep(0.2)
+        raise StoppedError("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("psvit.study.study.work_all", stopped)
+        (copied / TRIALS[0] / "trial.json").unlink()
+        assert "stopped, all is kept" in cli.refused(*words(copied), "--resume")
+    assert read(record)["wall_seconds"] >= spent + 0.2, "of a run that was stopped too"
+    cli.ok(*words(copied), "--overwrite")
+    assert read(record)["wall_seconds"] < 1e6
+
+
+@pytest.mark.usefixtures("here")
+def test_an_interrupted_search_has_no_seconds(cli: Cli, copied: Path) -> None:
+    (copied / "found" / "search" / "seconds.json").unlink()  # as a search that was resumed leaves it
+    cli.ok(*words(copied), "--resume")
+    assert read(copied / RESULTS)["groups"][1]["search_seconds"] is None
 
 
 @pytest.mark.usefixtures("here")

@@ -50,6 +50,7 @@ def test_a_study_that_is_known_trains_nothing(before: Path, cli: Cli, tmp_path: 
             }  # fmt: skip
     assert without_time(data) == without_time({**old, "study": "mine", "settings": {**old["settings"], "name": "mine"}})
     assert data["training_seconds"] == old["training_seconds"]
+    assert data["groups"][1]["search_seconds"] == old["groups"][1]["search_seconds"] > 0
 
 
 def test_only_what_is_new_is_trained(before: Path, cli: Cli, tmp_path: Path) -> None:

@@ -23,10 +23,12 @@ class Known:
         rows: of the networks whose settings are the same, by group and label; see `psvit.study.results.results`. Each
             says in ``taken_from`` which file they are from, and the machine and versions that made them.
         searched: the Arch that the search of such a group found, as plain data.
+        search_seconds: that it took, by group; None where that is not known.
     """
 
     rows: Mapping[tuple[str, str], Row] = field(default_factory=dict)
     searched: Mapping[str, Any] = field(default_factory=dict)
+    search_seconds: Mapping[str, float | None] = field(default_factory=dict)
 
 
 NOTHING = Known()
@@ -70,6 +72,7 @@ def known_of(path: str | Path | None, study: Study, machine: Machine, computed_i
         )
     rows: dict[tuple[str, str], Row] = {}
     searched: dict[str, Any] = {}
+    seconds: dict[str, float | None] = {}
     for group in asked["groups"]:
         earlier, found = old.get(group["name"], ({}, {}))
         if _alike(group) != _alike(earlier):
@@ -80,9 +83,10 @@ def known_of(path: str | Path | None, study: Study, machine: Machine, computed_i
                 rows[group["name"], network["label"]] = {"taken_from": source, **done[network["label"]]}
                 if network["network"] == SEARCHED:
                     searched[group["name"]] = found["searched"]
+                    seconds[group["name"]] = found.get("search_seconds")
     if not rows:
         raise UserError(f"{given} holds no network of this study with the same settings: leave out --known")
-    return Known(rows, searched)
+    return Known(rows, searched, seconds)
 
 
 def _alike(group: Mapping[str, Any]) -> dict[str, Any]:

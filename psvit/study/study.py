@@ -6,8 +6,8 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from psvit.variants import default_arch, with_changes
 
 RESULTS = "results.json"
 STUDY = "study.json"
-"""What the study of a folder asks."""
+"""What the study of a folder asks, and the seconds it took."""
 
 TRIALS, SEARCHES = "*/*/seed-*", "*/search"
 """Where they are kept in a study's folder."""
@@ -59,7 +59,8 @@ def run_study(
         say: takes lines for the user.
 
     Returns:
-        The results; see `psvit.study.results.results`, with the machine and the versions beside them.
+        The results; see `Plan.results`, with the machine and the versions beside them, and ``wall_seconds``, those of
+        all runs of the study in this folder but for killed ones.
 
     Raises:
         UserError: a wrong setting, MACs that a network cannot have, a folder of another study; all trainings failed.
@@ -89,33 +90,31 @@ def _run_study(
     recover(folder / STUDY)
     if settings.overwrite:
         planned.clear()
-    begun = time.perf_counter()
-    with interrupts() as interrupt:
-        crew = Crew(jobs, lambda: interrupt.asked is not None, say, folder)
-        searches = planned.searches
-        others = [first(group) for group in alike(planned.trials({}))]  # they need not wait for the searches
-        check_precision(folder, _begun(folder).get("computed_in"), machine)
-        # not before: a study of other settings has been refused
-        write_json(folder / STUDY, {**study.to_dict(), "computed_in": computed_in(machine)})
-        found = crew.work([*searches, *others])[: len(searches)]
-        archs = {search.group: arch for search, arch in zip(searches, found, strict=True)}
-        kept = crew.train(planned.trials(archs))
-    data = {
-        **json.loads(json.dumps(planned.results(kept, archs))),
-        "machine": {
-            **machine_info(resolve_device(machine.device)),
-            "jobs": jobs,
-            "threads": machine.threads,
-            "precision": machine.precision,
-            "computed_in": computed_in(machine),
-        },
-        "versions": versions(),
-    }
-    write_json(folder / RESULTS, data)
-    if settings.results:
-        write_json(Path(settings.results), data)
-    page, *_ = write_report(folder, data, command)
-    say(f"{len({one['folder'] for one in kept.values()})} trainings, {(time.perf_counter() - begun) / 60:.1f} minutes")
+    others = [first(group) for group in alike(planned.trials({}))]  # they need not wait for the searches
+    with _recorded(folder, study, machine) as seconds:  # not before: a study of other settings has been refused
+        begun = seconds()
+        with interrupts() as interrupt:
+            crew = Crew(jobs, lambda: interrupt.asked is not None, say, folder)
+            found = crew.work([*planned.searches, *others])[: len(planned.searches)]
+            archs = {search.group: arch for search, arch in zip(planned.searches, found, strict=True)}
+            kept = crew.train(planned.trials(archs))
+        data = {
+            **json.loads(json.dumps(planned.results(kept, archs))),
+            "wall_seconds": round(seconds()),
+            "machine": {
+                **machine_info(resolve_device(machine.device)),
+                "jobs": jobs,
+                "threads": machine.threads,
+                "precision": machine.precision,
+                "computed_in": computed_in(machine),
+            },
+            "versions": versions(),
+        }
+        write_json(folder / RESULTS, data)
+        if settings.results:
+            write_json(Path(settings.results), data)
+        page, *_ = write_report(folder, data, command)
+        say(f"{len({one['folder'] for one in kept.values()})} trainings, {(seconds() - begun) / 60:.1f} minutes")
     say(f"report    {page}")
     failed = [result["error"] for result in kept.values() if "error" in result]
     if failed and len(failed) == len(kept):
@@ -197,9 +196,19 @@ class Plan:
         return {}
 
     def results(self, kept: Kept, archs: Mapping[str, Any]) -> dict[str, Any]:
-        """The results, see `psvit.study.results.results`, of what the trainings came to and the searches found."""
+        """The results of what the trainings came to and the searches found.
+
+        Returns:
+            See `psvit.study.results.results`. A group that searches has ``search_seconds`` besides: of the supernet's
+            training and the scoring, None of a search that was interrupted.
+        """
         searched = {**self.known.searched, **archs}
-        return results(self.study, kept, searched, self.shapes(), self.train_images(), self.known)
+        found = results(self.study, kept, searched, self.shapes(), self.train_images(), self.known)
+        took = dict(self.known.search_seconds) | {search.group: search.seconds() for search in self.searches}
+        for entry, group in zip(found["groups"], self.study.groups, strict=True):
+            if group.searches:
+                entry["search_seconds"] = took.get(group.name)
+        return found
 
     def shapes(self) -> dict[str, dict[str, Any]]:
         """Of each group's images: their size, channels and classes."""
@@ -450,6 +459,32 @@ def _check_same(folder: Path, study: Study) -> None:
         f"{folder} holds {told}: resume with the study that it holds, give another --output, or start anew with "
         "--overwrite"
     )
+
+
+@contextmanager
+def _recorded(folder: Path, study: Study, machine: Machine) -> Iterator[Callable[[], float]]:
+    """Keep in the folder what is asked of it, in which precision, and the seconds of all its runs.
+
+    A run that was stopped or failed is counted, one that was killed (SIGKILL) is not: nothing is left to write.
+
+    Yields:
+        The seconds so far, those of earlier runs included.
+
+    Raises:
+        UserError: the folder's study was computed in another precision.
+    """
+    before, start = _begun(folder), time.perf_counter()
+    check_precision(folder, before.get("computed_in"), machine)
+    kept = {**study.to_dict(), "computed_in": computed_in(machine)}
+
+    def seconds() -> float:
+        return round(float(before.get("wall_seconds", 0)) + time.perf_counter() - start, 1)
+
+    write_json(folder / STUDY, {**kept, "wall_seconds": seconds()})
+    try:
+        yield seconds
+    finally:
+        write_json(folder / STUDY, {**kept, "wall_seconds": seconds()})
 
 
 def _begun(folder: Path) -> dict[str, Any]:

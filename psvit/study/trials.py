@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from psvit.errors import UserError, flag
 from psvit.files import recover, write_json
 from psvit.measure.machine import resolve_device
-from psvit.search.folder import INHERITED, OWN, SUPERNET, journals_of
+from psvit.search.folder import INHERITED, OWN, SECONDS, SUPERNET, journals_of
 from psvit.search.search import InterruptedSearchError, search
 from psvit.search.settings import SearchSettings
 from psvit.study.plan import Split
@@ -257,6 +257,13 @@ class Search:
     def kept(self) -> dict[str, Any] | None:
         """None: a search that is finished finds its own result again, and checks its settings."""
         return None
+
+    def seconds(self) -> float | None:
+        """Seconds that the supernet's training and the scoring took; None of a search that was interrupted."""
+        try:
+            return round(sum(json.loads((self.folder / SECONDS).read_text(encoding="utf-8")).values()), 1)
+        except (OSError, ValueError, AttributeError, TypeError):
+            return None
 
     def __call__(self) -> dict[str, Any]:
         """Search, or go on with the search; the Arch that it chose, as plain data.
