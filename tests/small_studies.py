@@ -59,7 +59,7 @@ def words(folder: Path, data: Any = STUDY) -> list[str]:
 
 def without_time(data: Any) -> Any:
     """Results without what differs from run to run."""
-    free = ("seconds", "training_seconds", "search_seconds", "wall_seconds", "machine")
+    free = ("seconds", "training_seconds", "search_seconds", "wall_seconds", "latency_ms", "machine")
     if isinstance(data, dict):
         return {key: without_time(value) for key, value in data.items() if key not in free}
     return [without_time(value) for value in data] if isinstance(data, list) else data

@@ -8,7 +8,7 @@ import json
 import random
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ from psvit.model.psvit import PSViT
 from psvit.search.latency_table import LatencyTable, part_name, validate
 from psvit.search.settings import LatencySettings
 from psvit.search.space import Space, bounds
-from psvit.training.checkpoints import load_checkpoint
+from psvit.training.checkpoints import load_checkpoint, open_model
+from psvit.training.recipes import ModelSettings
 from psvit.training.sources import CACHE
 
 FORMAT = 1
@@ -200,11 +201,9 @@ def _network_calls(
     archs: Sequence[Arch], space: Space, settings: LatencySettings, device: torch.device
 ) -> Iterator[Call]:
     """A batch through each network, as it will be timed."""
-    sides = (settings.latency_batch, space.in_chans, *image_sides(space.img_size))
-    images = torch.randn(sides).to(device, getattr(torch, settings.latency_dtype))
     for arch in dict.fromkeys(archs):
         network = build_arch(arch, space.img_size, in_chans=space.in_chans, num_classes=space.num_classes)
-        yield arch, _infer(network.to(device, images.dtype).eval(), (images,), settings)
+        yield arch, _network_call(network, settings, device)
 
 
 def measure_checkpoints(
@@ -221,16 +220,44 @@ def measure_checkpoints(
     Raises:
         UserError: a broken checkpoint, or a network that the device cannot run so.
     """
+    calls = ((name, _network_call(load_checkpoint(folder), settings, device)) for name, folder in folders.items())
+    with _measuring(settings, threads):
+        return {str(name): seconds for name, seconds in _race(calls, settings, device).items()}
+
+
+def measure_models(
+    models: Mapping[str, tuple[ModelSettings, Mapping[str, Any]]],
+    settings: LatencySettings,
+    device: torch.device,
+    threads: int | None = None,
+) -> dict[str, float | None]:
+    """Seconds of a batch through each network, measured in turns; any model of timm, with random weights.
+
+    Args:
+        models: networks and the img_size, in_chans and num_classes of their images, by the name that the figures go by.
+        settings: batch, number format, mode and rounds.
+        device: where.
+        threads: on a CPU; by default torch's choice.
+
+    Returns:
+        None of a network that cannot be built, or that the device cannot run so.
+    """
 
     def calls() -> Iterator[Call]:
-        for name, folder in folders.items():
-            network = load_checkpoint(folder)
-            sides = (settings.latency_batch, *network.pretrained_cfg["input_size"])
-            images = torch.randn(sides).to(device, getattr(torch, settings.latency_dtype))
-            yield name, _infer(network.to(device, images.dtype).eval(), (images,), settings)
+        for name, (model, shape) in models.items():
+            with suppress(UserError, RuntimeError):  # no such network, no memory
+                yield name, _network_call(open_model(model, **shape), settings, device)
 
     with _measuring(settings, threads):
-        return {str(name): seconds for name, seconds in _race(calls(), settings, device).items()}
+        found = _race(calls(), settings, device, skip=True)
+    return {name: found.get(name) for name in models}
+
+
+def _network_call(network: Any, settings: LatencySettings, device: torch.device) -> Callable[[], object]:
+    """A batch through a network of the image size that it is made for."""
+    sides = (settings.latency_batch, *network.pretrained_cfg["input_size"])
+    images = torch.randn(sides).to(device, getattr(torch, settings.latency_dtype))
+    return _infer(network.to(device, images.dtype).eval(), (images,), settings)
 
 
 def _infer(part: Callable[..., object], inputs: Sequence[Any], settings: LatencySettings) -> Callable[[], object]:
@@ -243,8 +270,20 @@ def _infer(part: Callable[..., object], inputs: Sequence[Any], settings: Latency
     return infer
 
 
-def _race(calls: Iterable[Call], settings: LatencySettings, device: torch.device) -> dict[Name, float]:
-    """Median seconds of each call over the rounds, in each of which every call has one turn."""
+def _race(
+    calls: Iterable[Call], settings: LatencySettings, device: torch.device, skip: bool = False
+) -> dict[Name, float]:
+    """Median seconds of each call over the rounds, in each of which every call has one turn.
+
+    Args:
+        calls: what is timed.
+        settings: rounds; the rest for messages.
+        device: where.
+        skip: leave out calls that fail.
+
+    Raises:
+        UserError: a call failed, and is not left out.
+    """
 
     def refusal(name: Name, error: Exception) -> UserError:
         return UserError(
@@ -254,16 +293,19 @@ def _race(calls: Iterable[Call], settings: LatencySettings, device: torch.device
         )
 
     watches = {name: Stopwatch(call, device, MIN_SECONDS) for name, call in calls}
-    for name, watch in watches.items():
+    for name, watch in list(watches.items()):
         try:
             watch.warm(2)
         except RuntimeError as error:  # no memory, no kernel, no compiler
-            raise refusal(name, error) from error
+            if not skip:
+                raise refusal(name, error) from error
+            del watches[name]
     medians = {}
     for name, timings in zip(watches, interleave(list(watches.values()), settings.latency_rounds), strict=True):
-        if isinstance(timings, Exception):
+        if not isinstance(timings, Exception):
+            medians[name] = statistics.median(timings)
+        elif not skip:
             raise refusal(name, timings) from timings
-        medians[name] = statistics.median(timings)
     return medians
 
 

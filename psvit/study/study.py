@@ -8,7 +8,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from psvit.errors import UserError, one_line
 from psvit.files import check_writable, recover, sole_writer, write_json
 from psvit.measure.machine import machine_info, resolve_device
 from psvit.report.command import command_line
-from psvit.search.settings import SearchFolder, SearchSettings, SpaceSettings, SupernetSettings
+from psvit.search.latency import measure_models
+from psvit.search.settings import LatencySettings, SearchFolder, SearchSettings, SpaceSettings, SupernetSettings
 from psvit.study.known import NOTHING, Known, known_of
 from psvit.study.plan import SEARCHED, Group, Network, Study, check_slugs, slug
 from psvit.study.report import PAGE, TABLES, figure_files, write_report
@@ -41,6 +42,12 @@ from psvit.variants import default_arch, with_changes
 RESULTS = "results.json"
 STUDY = "study.json"
 """What the study of a folder asks, and the seconds it took."""
+
+LATENCY = "latency.json"
+"""The milliseconds of a study's networks."""
+
+Milliseconds = Mapping[tuple[str, str], float | None]
+"""Of a batch through each network, by group and label."""
 
 TRIALS, SEARCHES = "*/*/seed-*", "*/search"
 """Where they are kept in a study's folder."""
@@ -87,7 +94,8 @@ def _run_study(
 ) -> dict[str, Any]:
     """All searches, trainings and results, alone in the study's folder."""
     study, folder, machine = planned.study, planned.folder, planned.machine
-    recover(folder / STUDY)
+    for name in (STUDY, LATENCY):
+        recover(folder / name)
     if settings.overwrite:
         planned.clear()
     others = [first(group) for group in alike(planned.trials({}))]  # they need not wait for the searches
@@ -98,8 +106,9 @@ def _run_study(
             found = crew.work([*planned.searches, *others])[: len(planned.searches)]
             archs = {search.group: arch for search, arch in zip(planned.searches, found, strict=True)}
             kept = crew.train(planned.trials(archs))
+        milliseconds = planned.latencies(archs, say)
         data = {
-            **json.loads(json.dumps(planned.results(kept, archs))),
+            **json.loads(json.dumps(planned.results(kept, archs, milliseconds))),
             "wall_seconds": round(seconds()),
             "machine": {
                 **machine_info(resolve_device(machine.device)),
@@ -167,11 +176,7 @@ class Plan:
         Args:
             archs: what the searches found, by group; networks that still have to be searched are left out.
         """
-        models = dict(self.models)
-        for group in self.study.groups:
-            for network in group.networks:
-                if network.network == SEARCHED and group.name in archs:
-                    models[group.name, network.label] = model_settings(Arch.from_dict(dict(archs[group.name])))
+        models = self.networks(archs)
         found = [
             (turn, self._trial(group, network, seed, models[group.name, network.label]))
             for group in self.study.groups
@@ -180,6 +185,15 @@ class Plan:
             for turn, seed in enumerate(network.seeds)
         ]
         return [trial for _, trial in sorted(found, key=lambda pair: pair[0])]
+
+    def networks(self, archs: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], ModelSettings]:
+        """The networks by group and label; `archs` as of `trials`."""
+        return self.models | {
+            (group.name, network.label): model_settings(Arch.from_dict(dict(archs[group.name])))
+            for group in self.study.groups
+            for network in group.networks
+            if network.network == SEARCHED and group.name in archs
+        }
 
     def tell(self, say: Callable[[str], None]) -> dict[str, Any]:
         """Say what there is to do, and return nothing."""
@@ -195,20 +209,48 @@ class Plan:
                 say(f"  {network.label}: {what}, seeds {' '.join(map(str, network.seeds))}")
         return {}
 
-    def results(self, kept: Kept, archs: Mapping[str, Any]) -> dict[str, Any]:
-        """The results of what the trainings came to and the searches found.
+    def results(self, kept: Kept, archs: Mapping[str, Any], milliseconds: Milliseconds) -> dict[str, Any]:
+        """The results of what the trainings came to, the searches found and the networks take.
 
         Returns:
-            See `psvit.study.results.results`. A group that searches has ``search_seconds`` besides: of the supernet's
-            training and the scoring, None of a search that was interrupted.
+            See `psvit.study.results.results`. Each row has ``latency_ms`` besides, None of a network that could not be
+            measured, and ``latency`` says how; a group that searches has ``search_seconds``: of the supernet's training
+            and the scoring, None of a search that was interrupted.
         """
         searched = {**self.known.searched, **archs}
         found = results(self.study, kept, searched, self.shapes(), self.train_images(), self.known)
         took = dict(self.known.search_seconds) | {search.group: search.seconds() for search in self.searches}
         for entry, group in zip(found["groups"], self.study.groups, strict=True):
+            for row in entry["rows"]:
+                row["latency_ms"] = milliseconds.get((group.name, row["label"]))
             if group.searches:
                 entry["search_seconds"] = took.get(group.name)
-        return found
+        return {**found, "latency": asdict(LatencySettings())}
+
+    def latencies(self, archs: Mapping[str, Any], say: Callable[[str], None]) -> Milliseconds:
+        """Milliseconds of a batch through each network, those of an earlier study too, on the machine of the trainings.
+
+        They are measured once, since another measurement has other figures. Where a network comes to it, or on another
+        machine, all are measured anew: only what takes turns can be compared.
+        """
+        settings, device, shapes = LatencySettings(), resolve_device(self.machine.device), self.shapes()
+        models = self.networks({**self.known.searched, **archs})
+        keys = {where: json.dumps([asdict(model), shapes[where[0]]]) for where, model in models.items()}
+        info = machine_info(device)
+        measured = {name: info[name] for name in ("torch", "device", "device_name", "cpu")}
+        measured |= {"threads": self.machine.threads or info["threads"], **asdict(settings)}
+        kept = _kept_latencies(self.folder / LATENCY, measured)
+        if not kept.keys() >= set(keys.values()):
+            different = {key: (models[where], shapes[where[0]]) for where, key in keys.items()}
+            say(f"measuring the latency of {len(different)} networks")
+            seconds = measure_models(different, settings, device, self.machine.threads)
+            kept = {key: None if one is None else round(1000 * one, 4) for key, one in seconds.items()}
+            rows = [
+                {**dict(zip(("model", "shape"), json.loads(key), strict=True)), "milliseconds": one}
+                for key, one in kept.items()
+            ]
+            write_json(self.folder / LATENCY, {**measured, "networks": rows})
+        return {where: kept[key] for where, key in keys.items()}
 
     def shapes(self) -> dict[str, dict[str, Any]]:
         """Of each group's images: their size, channels and classes."""
@@ -233,7 +275,7 @@ class Plan:
                 for place in (folder, *folder.parents[: len(folder.relative_to(self.folder).parts) - 1]):
                     with suppress(OSError):  # it holds something of the user's
                         place.rmdir()
-        for name in (STUDY, RESULTS, PAGE, TABLES):
+        for name in (STUDY, LATENCY, RESULTS, PAGE, TABLES):
             (self.folder / name).unlink(missing_ok=True)
         for path in figure_files(self.folder, self.study.name, 99):  # the study may have had more than now
             path.unlink(missing_ok=True)
@@ -485,6 +527,17 @@ def _recorded(folder: Path, study: Study, machine: Machine) -> Iterator[Callable
         yield seconds
     finally:
         write_json(folder / STUDY, {**kept, "wall_seconds": seconds()})
+
+
+def _kept_latencies(path: Path, measured: Mapping[str, Any]) -> dict[str, float | None]:
+    """The milliseconds that a study's folder keeps, if they were measured so; by model and shape, as JSON."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if measured != {name: kept[name] for name in measured}:
+            return {}
+        return {json.dumps([one["model"], one["shape"]]): one["milliseconds"] for one in kept["networks"]}
+    except (OSError, ValueError, KeyError, TypeError):  # none, or a broken one: they are measured anew
+        return {}
 
 
 def _begun(folder: Path) -> dict[str, Any]:
