@@ -115,7 +115,7 @@ def test_a_plain_network(trained: Path, tmp_path: Path, cli: Cli) -> None:
     )
     assert report["verdict"][-1] == CAVEAT
     page = (out / "report.html").read_text()
-    assert page.count("<svg") == len(CAPTIONS) + 1  # and the diagram
+    assert page.count("<svg") == len(CAPTIONS) + 2  # and the diagrams: as it is, and as suggested
     assert "<script" not in page
     for name in FILES:
         assert (out / name).stat().st_size > 1000, name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,16 @@ class Page:
         label = html.escape(alt or caption)
         opening = f'<svg role="img" aria-label="{label}"'
         self._parts.append(f"<figure>{inside.replace('<svg', opening, 1)}{_caption(caption, 'figcaption')}</figure>")
+
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        """Figures that are added meanwhile stand side by side, in two columns.
+
+        On a phone two stand one below the other; more are moved through sideways, and the next one looks in.
+        """
+        self._parts.append('<div class="beside" tabindex="0">')
+        yield
+        self._parts.append("</div>")
 
     def code(self, text: str) -> None:
         """Lines to copy; one click selects them all."""
@@ -270,6 +281,12 @@ thead th {{ color: var(--soft); font-weight: 600; }}
 .facts td {{ overflow-wrap: anywhere; min-width: 8rem; }}
 figure {{ margin: 1rem 0; max-width: 36rem; }}
 figure svg {{ display: block; width: 100%; height: auto; }}
+.beside {{ display: grid; grid-template-columns: 1fr 1fr; align-items: start; gap: 0 1.5rem; }}
+.beside figure {{ min-width: 0; }}
+@media screen and (max-width: 48rem) {{ .beside {{ display: block; }}
+ .beside:has(> :nth-child(3)) {{ display: grid; grid-template-columns: none; grid-auto-flow: column; gap: 1rem;
+ grid-auto-columns: min(36rem, 100% - 1.5rem); overflow-x: auto; scroll-snap-type: x proximity; }}
+ .beside figure {{ scroll-snap-align: start; }} }}
 summary {{ cursor: pointer; }}
 form {{ display: flex; flex-wrap: wrap; gap: .4rem 1.2rem; margin: .8rem 0 .3rem; }}
 label {{ display: flex; gap: .4rem; max-width: 100%; overflow-wrap: normal; }}
@@ -279,7 +296,7 @@ select {{ font: inherit; min-width: 0; max-width: 100%; }}
  :root {{ color-scheme: light; --ink: #000; --soft: #444; }}
  body {{ font-size: 10pt; }}
  main {{ max-width: none; padding: 0; }}
- h2, p:has(+ pre, + figure, + .box) {{ break-after: avoid; }}
+ h2, p:has(+ pre, + figure, + .box, + .beside) {{ break-after: avoid; }}
  .box + .note {{ break-before: avoid; }}
  figure, .plot, tr, pre, table:not(:has(tr:nth-child(13))) {{ break-inside: avoid; }}
  nav, form, .modebar {{ display: none; }}

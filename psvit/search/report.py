@@ -14,6 +14,8 @@ from psvit.arch import Arch, image_sides
 from psvit.report.chart import Chart
 from psvit.report.command import command_line
 from psvit.report.figures import bars, curves
+from psvit.report.in_python import build_in_python
+from psvit.report.in_python import use_in_python as use_in_python  # the page of a study takes it from here
 from psvit.report.page import Page
 from psvit.search.budget import readable
 from psvit.search.front import Ranked, chosen_of, figures_of, front_data, listed, pareto, thin
@@ -96,14 +98,7 @@ def _go_on(page: Page, folder: Path, settings: SearchSettings, shape: tuple[tupl
     page.code(f"psvit train --model {arch} {shlex.join(data)} --epochs {settings.recipe.epochs}\n"
               f"psvit show {arch}")  # fmt: skip
     page.text("In Python, with new weights:")
-    (height, width), in_chans, classes = shape
-    page.code(
-        "import torch\n"
-        "from psvit import Arch, PSViT\n"
-        f"arch = Arch.from_json(open({str(folder / 'arch.json')!r}).read())\n"
-        f"model = PSViT(arch, img_size=({height}, {width}), in_chans={in_chans}, num_classes={classes})\n"
-        f"logits = model(torch.randn(1, {in_chans}, {height}, {width}))"
-    )
+    page.code(build_in_python(f"Arch.from_json(open({str(folder / 'arch.json')!r}).read())", shape))
     page.note("`front.csv` beside this page holds every network that was scored, `front.json` the front and all facts.")
 
 
@@ -324,18 +319,6 @@ def _use(
     quoted = shlex.quote(checkpoint)
     page.code(f"psvit predict {quoted} IMAGE ...\npsvit evaluate {quoted} {shlex.join(data)}\npsvit benchmark {quoted}")
     page.note("Paths are as seen from the folder in which the run was started.")
-
-
-def use_in_python(checkpoint: str, in_chans: int) -> str:
-    """Five lines that open a checkpoint folder and tell the class of an image of so many channels."""
-    mode = {1: "L", 3: "RGB"}.get(in_chans, "RGB")
-    return (
-        "import PIL.Image, psvit, timm\n"
-        f"model = timm.create_model({f'local-dir:{checkpoint}'!r}, pretrained=True).eval()\n"
-        "transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))\n"
-        f'logits = model(transform(PIL.Image.open("IMAGE").convert("{mode}"))[None])\n'
-        'print(model.pretrained_cfg["label_names"][logits.argmax()])'
-    )
 
 
 # What both pages hold ------------------------------------------------------------------------------------------------

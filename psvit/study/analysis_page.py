@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ SHORT = ("layer", "tokens", "windows", "map corr", "to share", "neighbours", "to
 CAPTIONS = {
     "map_correlation": "Pearson's correlation of the attention maps of every two layers, head by head with the heads "
     "matched, mean over heads and images. 1: the same map. Blank: maps of different sizes, which cannot be shared.",
+    "map_cosine": "Cosine similarity of the same maps. 1: the same map. It is near 1 as soon as both are nearly "
+    "uniform, so the correlation is the main figure of two maps.",
     "map_divergence": "Jensen-Shannon divergence of the same maps in bits, row by row. 0: the same map; 1: no token is "
     "attended to by both.",
     "map_correlation_averaged": "Correlation of the maps averaged over their heads: layers may attend alike on the "
@@ -41,6 +44,13 @@ CAPTIONS = {
 }
 """Of each figure, by its name."""
 
+SECTIONS = (
+    ("Attention maps", ("map_correlation", "map_cosine", "map_divergence", "map_correlation_averaged"), ("sharing",)),
+    ("Tokens", ("tokens", "pooling")),
+    ("Distances, and layers beside layers", ("attention_distance", "cka")),
+)
+"""Headings of a page, and the figures below them that stand side by side."""
+
 FILES = tuple(f"{FIGURES}/{name}.{kind}" for name in CAPTIONS for kind in ("svg", "png"))
 
 
@@ -55,6 +65,7 @@ def drawings(report: Mapping[str, Any]) -> dict[str, Drawing]:
     low = min([0.0, *(value for matrix in correlations for row in matrix for value in row if value is not None)])
     drawn = {
         "map_correlation": heatmap(correlations[0], labels, "correlation", low, 1, borders),
+        "map_cosine": heatmap(maps["matched"]["cosine"], labels, "cosine", 0, 1, borders),  # no map is below 0
         "map_divergence": heatmap(
             maps["matched"]["divergence"], labels, "divergence in bits", 0, max([0.1, *apart]), borders
         ),
@@ -100,7 +111,7 @@ def page(report: Mapping[str, Any], pictures: Mapping[str, Drawing], arch: Arch 
         pictures: see `drawings`.
         arch: the suggested network, where there is one.
     """
-    data, suggestion = report["data"], report["suggestion"]
+    data = report["data"]
     size = " × ".join(map(str, data["img_size"]))
     made = Page(
         f"Where {report['model']} could pool and share",
@@ -116,28 +127,21 @@ def page(report: Mapping[str, Any], pictures: Mapping[str, Drawing], arch: Arch 
         made.note(f"What sharing and pooling would cost is not told: {report['no_changes_because']}.")
     if report["left_out"]:
         made.note(f"Left out, since their maps are not between all tokens: {', '.join(report['left_out'])}.")
-    if arch is not None:
-        made.network(arch, tuple(data["img_size"]), data["in_chans"], data["classes"])
-    if suggestion["commands"]:
-        made.text("To find out:")
-        made.code("\n".join(suggestion["commands"]))
+    _network(made, report, arch)
     made.heading("Layer by layer")
     for title, columns in (("Maps", OF_MAPS), ("Tokens", OF_TOKENS)):
         made.text(f"{title}:")
         made.table(*layer_table(report, columns), caption=layer_legend(report, columns))
-    for title, names in (
-        ("Attention maps", ("map_correlation", "map_divergence", "map_correlation_averaged", "sharing")),
-        ("Tokens", ("tokens", "pooling")),
-        ("Distances, and layers beside layers", ("attention_distance", "cka")),
-    ):
+    for title, *rows in SECTIONS:
         made.heading(title)
-        for name in names:
-            if name in pictures:
-                made.figure(pictures[name], CAPTIONS[name])
+        for names in rows:
+            drawn = [name for name in names if name in pictures]
+            with made.beside() if len(drawn) > 1 else nullcontext():
+                for name in drawn:
+                    made.figure(pictures[name], CAPTIONS[name])
     made.note(
         "Averaging tokens is a stand-in for a trained token pooling: the tokens of a window stay equal in all later "
-        "layers, and count as many times as there are in attention. The correlation is the main figure of two maps: "
-        "their cosine is near 1 as soon as both are nearly uniform."
+        "layers, and count as many times as there are in attention."
     )
     if any(row.get("window") for row in report["layers"]):
         made.note(
@@ -145,8 +149,46 @@ def page(report: Mapping[str, Any], pictures: Mapping[str, Drawing], arch: Arch 
             "would make any two alike. Their entropy is a part of that of a map uniform within its windows. A layer "
             "with windows and one without, or with others, cannot share a map."
         )
+    _use(made, report)
     made.folded("Settings and versions", {**report["settings"], "versions": report["versions"]})
     return made
+
+
+def _network(made: Page, report: Mapping[str, Any], suggested: Arch | None) -> None:
+    """What was analyzed, and what is suggested: as diagrams where they are of ours, and what they cost."""
+    data, own, commands = report["data"], report.get("arch"), report["suggestion"]["commands"]
+    shape = tuple(data["img_size"]), data["in_chans"], report.get("num_classes", data["classes"])
+    made.heading("The network")
+    if own is None:  # of timm, or in a file of an earlier version
+        params = f" and {report['params'] / 1e6:,.3f} M parameters" if "params" in report else ""
+        made.text(f"{report['model']}: {report['macs'] / 1e6:,.2f} M MACs for one image{params}.")
+    if own is not None and suggested is not None:
+        made.text("As it is, and as suggested:")
+    with made.beside() if own is not None and suggested is not None else nullcontext():
+        if own is not None:
+            made.network(Arch.from_dict(own), *shape)
+        if suggested is not None:
+            made.network(suggested, *shape)
+    if commands:
+        made.text("To find out what the suggestion reaches:")
+        made.code("\n".join(commands))
+
+
+def _use(made: Page, report: Mapping[str, Any]) -> None:
+    """How to open in Python what was analyzed, and what to do with it on the command line."""
+    use = report.get("use")
+    if use is None:  # a file of an earlier version
+        return
+    made.heading("How to use it")
+    made.text(f"In Python, with {'new weights' if report['weights'] == 'random' else 'its own preprocessing'}:")
+    made.code(use["python"])
+    if use["commands"]:
+        made.text("On the command line:")
+        made.code("\n".join(use["commands"]))
+    if report["weights"] == "trained":
+        made.note("Paths are as seen from the folder in which the analysis was started.")
+    if report["weights"] != "random" and report["settings"]["data"]["img_size"] is not None:
+        made.note("These lines take images of the model's own size; it was analyzed at that of `--img-size`.")
 
 
 def table(report: Mapping[str, Any]) -> Table:

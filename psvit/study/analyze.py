@@ -37,6 +37,7 @@ from psvit.study.measures import (
     source_of,
 )
 from psvit.study.subject import Subject, draw_images, open_subject
+from psvit.study.using import commands, in_python
 from psvit.study.verdict import search_command, train_command, words
 from psvit.training.data import open_data
 from psvit.training.loading import Batch, ImageSplit, eval_batches
@@ -107,7 +108,9 @@ def analyze(
         "model": model.model,
         "weights": subject.weights,
         "network": None if arch is None else str(arch),
-        "macs": _macs(subject, arch),
+        "arch": None if arch is None else arch.to_dict(),
+        "macs": _macs(subject, arch), "params": sum(p.numel() for p in subject.model.parameters()),
+        "num_classes": subject.model.num_classes,
         "data": {"name": opened.name, "split": "holdout", "images": found.first.images, "img_size": [height, width],
                  "in_chans": subject.in_chans, "classes": len(opened.classes)},
         "loss": found.second.loss, "top1": found.second.top1, "no_changes_because": found.unlabelled or None,
@@ -117,6 +120,7 @@ def analyze(
         "suggestion": {"share": [i + 1 for i in advice.share], "pool_behind": [i + 1 for i in advice.pool],
                        "unlike_but_free": [i + 1 for i in advice.free], "genotype": advice.genotype,
                        "network": None, "macs": None, "params": None, "cost": None, "commands": []},
+        "use": {"python": in_python(subject, model.model), "commands": commands(subject, model, data)},
         "rule": rule(settings, not found.unlabelled) if judged else None,
         "settings": {"data": asdict(data), "analysis": {
             name: value for name, value in asdict(settings).items() if name not in ("output", "overwrite")}},

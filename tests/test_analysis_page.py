@@ -1,0 +1,256 @@
+"""The page of psvit analyze: the network as a diagram, the figures side by side, and how to use it."""
+
+import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from browser import CHROMIUM, Browser
+from pages import Tags
+from PIL import Image
+from tiny import CPU, DIGITS, Cli, read
+
+from psvit import Arch, PSViT, cost
+from psvit.cli import main
+from psvit.report.in_python import arch_in_python, use_timm_in_python
+from psvit.study.advice import AnalyzeSettings
+from psvit.study.analysis_page import CAPTIONS, SECTIONS, drawings, page
+from psvit.study.analyze import analyze
+from psvit.study.subject import Subject
+from psvit.study.using import commands, in_python
+from psvit.training.recipes import ModelSettings
+from psvit.training.settings import DataSettings
+
+browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium to open the page")
+RESULTS = Path(__file__).parent.parent / "docs" / "results"
+BEIT = ModelSettings("beit_base_patch16_224", model_args={"depth": 2, "embed_dim": 24, "num_heads": 2})
+VIT = ModelSettings("vit_tiny_patch16_224", model_args={"depth": 2, "embed_dim": 24, "num_heads": 2})
+
+
+def analyzed(model: ModelSettings, folder: Path, data: DataSettings = DIGITS) -> tuple[dict[str, Any], str]:
+    """The numbers and the page of an analysis."""
+    settings = AnalyzeSettings(images=8, output=str(folder))
+    report = analyze(model, data, CPU, settings, say=lambda line: None)
+    assert report == read(folder / "redundancy.json")
+    return report, (folder / "report.html").read_text(encoding="utf-8")
+
+
+def section(html: str, heading: str) -> str:
+    """What stands below a heading."""
+    found = re.search(rf"<h2[^>]*>{heading}</h2>(.*?)(?=<h2|</main>)", html, re.S)
+    assert found, heading
+    return found[1]
+
+
+def codes(html: str) -> list[str]:
+    """The lines to copy."""
+    plain = (re.sub(r"</?span>", "", code) for code in re.findall(r"<pre><code>(.*?)</code></pre>", html, re.S))
+    return [code.replace("&quot;", '"').replace("&#x27;", "'") for code in plain]
+
+
+# the network
+
+
+def test_a_checkpoint_is_drawn_with_its_cost(best: Path, tmp_path: Path) -> None:
+    report, html = analyzed(ModelSettings(str(best)), tmp_path / "out")
+    arch = Arch("AS-AA", (16, 24), 8, patch_size=4)
+    assert Arch.from_dict(report["arch"]) == arch
+    assert report["params"] == cost.params(arch, 12, 1, 10)
+    drawn = section(html, "The network")
+    assert f'aria-label="Diagram of the network {arch}"' in drawn
+    macs = cost.macs(arch, 12, 1, 10)
+    assert f"{macs / 1e6:,.2f} M MACs for one image, {report['params'] / 1e6:,.3f} M parameters." in drawn
+    assert drawn.count("<figure>") == 1  # nothing is suggested
+
+
+def test_the_classes_are_the_models(best: Path, tmp_path: Path) -> None:
+    """Of a model of other classes than the images', the diagram tells what the model costs."""
+    report, _ = analyzed(ModelSettings(str(best)), tmp_path / "out")
+    other = {**report, "num_classes": 1000}
+    macs = cost.macs(Arch.from_dict(report["arch"]), 12, 1, 1000)
+    assert f"{macs / 1e6:,.2f} M MACs for one image" in page(other, {}, None).html()
+
+
+def test_as_it_is_and_as_suggested() -> None:
+    report = read(RESULTS / "redundancy-deit.json")
+    own, new = Arch("A" * 7, (32,), 8, pooling="1d", patch_size=4), Arch("AS-AAAAA", (32, 32), 8, patch_size=4)
+    drawn = section(page({**report, "arch": own.to_dict()}, {}, new).html(), "The network")
+    assert drawn.count('<div class="beside"') == 1
+    assert drawn.index(f"Diagram of the network {own}") < drawn.index(f"Diagram of the network {new}")
+
+
+def test_a_plain_vit_is_drawn_and_another_is_not(tmp_path: Path) -> None:
+    data = replace(DIGITS, img_size=32)
+    report, html = analyzed(VIT, tmp_path / "vit", data)
+    assert Arch.from_dict(report["arch"]) == Arch("AA", (24,), 12, patch_size=16, class_token=True)
+    assert "Diagram of the network AA" in section(html, "The network")
+    report, html = analyzed(BEIT, tmp_path / "beit", data)
+    assert report["arch"] is None
+    told = section(html, "The network")
+    assert "<svg" not in told
+    assert f"beit_base_patch16_224: {report['macs'] / 1e6:,.2f} M MACs" in told
+    assert f"{report['params'] / 1e6:,.3f} M parameters" in told
+
+
+def test_the_page_of_an_earlier_version() -> None:
+    report = read(RESULTS / "redundancy-psvit.json")
+    for name in ("arch", "params", "num_classes", "use"):
+        report.pop(name, None)
+    html = page(report, {}, None).html()
+    assert "Diagram of" not in html
+    assert "How to use it" not in html
+    assert f"{report['macs'] / 1e6:,.2f} M MACs for one image." in html
+
+
+# the figures
+
+
+def test_every_caption_has_its_place() -> None:
+    assert sorted(name for _, *rows in SECTIONS for names in rows for name in names) == sorted(CAPTIONS)
+
+
+def test_the_cosine_stands_beside_correlation_and_divergence(best: Path, tmp_path: Path) -> None:
+    report, html = analyzed(ModelSettings(str(best)), tmp_path / "out")
+    for kind in ("svg", "png"):
+        assert (tmp_path / "out" / "figures" / f"map_cosine.{kind}").stat().st_size > 1000
+    row = re.search(r'<div class="beside".*?</div>', section(html, "Attention maps"), re.S)
+    assert row
+    places = [row[0].index(CAPTIONS[name].split(".")[0].replace("'", "&#x27;")) for name in SECTIONS[0][1]]
+    assert places == sorted(places)
+    cosine = report["maps"]["matched"]["cosine"]
+    cosine[2][3] = cosine[3][2] = 0.37
+    drawn = drawings(report)
+    assert ">.37<" in drawn["map_cosine"]
+    assert ">.37<" not in drawn["map_correlation"]
+
+
+@browser
+@pytest.mark.parametrize(("width", "columns"), [(1200, 2), (390, 1)])
+def test_figures_stand_side_by_side_where_there_is_room(width: int, columns: int, tmp_path: Path) -> None:
+    report = read(RESULTS / "redundancy-deit.json")
+    page(report, drawings(report), None).write(tmp_path / "page.html")
+    place = "(f => [f.getBoundingClientRect().left, f.getBoundingClientRect().top].map(Math.round))"
+    with Browser(width) as tab:
+        tab.open(tmp_path / "page.html")
+        assert tab.complaints == []
+        assert tab.run("document.documentElement.scrollWidth") <= width, "nothing sticks out"
+        maps, tokens = (
+            tab.run(f"[...document.querySelectorAll('.beside')[{i}].querySelectorAll('figure')].map({place})")
+            for i in (0, 1)
+        )
+        assert (len(maps), len(tokens)) == (4, 2)
+        assert (tokens[0][1] == tokens[1][1]) == (columns == 2)
+        assert maps[0][1] == maps[1][1]
+        assert (maps[1][1] == maps[2][1]) == (columns == 1), "on a phone four stand in one row, which moves sideways"
+        assert maps[1][0] < width, "the second looks in"
+        tab("Emulation.setEmulatedMedia", media="print")
+        assert tab.run("getComputedStyle(document.querySelector('.beside')).gridTemplateColumns").count("px") == 2
+        rights = tab.run("[...document.querySelectorAll('figure')].map(f => f.getBoundingClientRect().right)")
+        assert max(rights) <= width, "paper cannot be moved sideways"
+
+
+# how to use it
+
+
+def test_five_lines_use_the_checkpoint(
+    best: Path, tmp_path: Path, cli: Cli, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report, html = analyzed(ModelSettings(str(best)), tmp_path / "out")
+    lines, shell = codes(section(html, "How to use it"))
+    assert lines == report["use"]["python"]
+    assert len(lines.splitlines()) == 5
+    assert str(best) in lines
+    Image.new("L", (12, 12)).save(tmp_path / "IMAGE", format="png")
+    monkeypatch.chdir(tmp_path)
+    exec(lines, {})
+    said = capfd.readouterr().out.strip()
+    predict, evaluate, benchmark = shell.splitlines()
+    assert cli.ok(*shlex.split(predict.removesuffix(" ..."))[1:]).split()[1] == said
+    assert evaluate == f"psvit evaluate {best} --data digits"
+    assert benchmark == f"psvit benchmark {best}"
+
+
+def test_a_folder_with_blanks_is_quoted_and_other_classes_are_not_evaluated(best: Path) -> None:
+    subject = Subject(None, "trained", lambda image: image, 1, (12, 12), "other classes")
+    found = commands(subject, ModelSettings("my runs/best"), DataSettings("x"))
+    assert found == ["psvit predict 'my runs/best' IMAGE ...", "psvit benchmark 'my runs/best'"]
+
+
+def test_five_lines_build_what_has_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("psvit.training.loop.train", asked.append)
+    monkeypatch.setattr("psvit.measure.machine.keep_freed_memory", lambda: None)
+    ours = ModelSettings("AS-A", widths=(16, 32), head_dim=8, patch_size=2)
+    report, html = analyzed(ours, tmp_path / "ours")
+    lines, shell = codes(section(html, "How to use it"))
+    assert "with new weights" in html
+    assert len(lines.splitlines()) == 5
+    built: dict[str, Any] = {}
+    exec(lines, built)
+    assert isinstance(built["model"], PSViT)
+    assert built["model"].arch == Arch.from_dict(report["arch"])
+    assert built["logits"].shape == (1, 10)
+    assert main(shlex.split(shell)[1:]) == 0
+    assert (asked[0].model, asked[0].data) == (ours, DataSettings("digits"))
+
+    report, html = analyzed(VIT, tmp_path / "vit", replace(DIGITS, img_size=(32, 48)))
+    lines, shell = codes(section(html, "How to use it"))
+    assert len(lines.splitlines()) == 5
+    exec(lines, built)
+    assert sum(p.numel() for p in built["model"].parameters()) == report["params"]
+    assert built["logits"].shape == (1, 10)
+    assert main(shlex.split(shell)[1:]) == 0
+    assert (asked[1].model, asked[1].data.img_size) == (VIT, (32, 48))
+
+
+def test_five_lines_use_a_pretrained_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "vit_tiny_patch16_224"
+    subject = Subject(timm.create_model(name, depth=1), "pretrained", lambda image: image, 3, (224, 224), "")
+    lines = in_python(subject, name)
+    assert lines == use_timm_in_python(name, 3)
+    assert len(lines.splitlines()) == 5
+    assert commands(subject, ModelSettings(name, pretrained=True), DIGITS) == [
+        f"psvit train --model {name} --data digits --pretrained --img-size 224"
+    ]
+    opened: list[tuple[str, bool]] = []
+
+    def create(name: str, pretrained: bool) -> torch.nn.Module:
+        opened.append((name, pretrained))
+        return subject.model  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(timm, "create_model", create)  # nothing is downloaded
+    Image.new("RGB", (32, 32)).save(tmp_path / "IMAGE", format="png")
+    monkeypatch.chdir(tmp_path)
+    exec(lines, {})
+    assert opened == [(name, True)]
+    assert 0 <= int(capsys.readouterr().out) < 1000
+
+
+@pytest.mark.parametrize(
+    ("arch", "text"),
+    [
+        (Arch("AAS"), "Arch(genotype='AAS')"),
+        (Arch("A-A-A-A-A", (8, 8, 8, 16, 16), 8), "Arch(genotype='A-A-A-A-A', widths=(8, 8, 8, 16, 16), head_dim=8)"),
+        (Arch("AS", pooling="1d", patch_size=4), "Arch(genotype='AS', pooling='1d', patch_size=4)"),
+        (Arch("AS", windows=(4,)), "Arch(genotype='AS', windows=(4,))"),
+        (Arch("A-A", patch_size=4, stride=2, pool_op="avg", qkv_bias=False),
+         "Arch(genotype='A-A', patch_size=4, stride=2, qkv_bias=False, pool_op='avg')"),
+    ],
+)  # fmt: skip
+def test_an_arch_in_python_is_short_and_the_same(arch: Arch, text: str) -> None:
+    assert arch_in_python(arch) == text
+    assert eval(text, {"Arch": Arch}) == arch
+
+
+def test_a_name_is_shown_and_never_run(best: Path, tmp_path: Path) -> None:
+    report, _ = analyzed(ModelSettings(str(best)), tmp_path / "out")
+    name = "</code><script>boom()</script>"
+    report |= {"model": name, "arch": None, "use": {"python": name, "commands": [name]}}
+    tags = [tag for tag, _ in Tags(page(report, {}, None).html()).found]
+    assert "script" not in tags
