@@ -13,6 +13,7 @@ from tiny import RUN, Cli, read
 
 from psvit.cli.train import with_recipe
 from psvit.report.command import command_line
+from psvit.report.in_python import use_in_python
 from psvit.report.page import Page
 from psvit.search import report
 from psvit.search.front import rank
@@ -23,7 +24,6 @@ from psvit.search.report import (
     front_note,
     run_page,
     search_page,
-    use_in_python,
 )
 from psvit.search.settings import RunAllSettings, SearchSettings
 from psvit.training.recipes import RECIPES, ModelSettings, TrainSettings

@@ -14,8 +14,7 @@ from psvit.arch import Arch, image_sides
 from psvit.report.chart import Chart
 from psvit.report.command import command_line
 from psvit.report.figures import bars, curves
-from psvit.report.in_python import build_in_python
-from psvit.report.in_python import use_in_python as use_in_python  # the page of a study takes it from here
+from psvit.report.in_python import build_in_python, use_in_python
 from psvit.report.page import Page
 from psvit.search.budget import readable
 from psvit.search.front import Ranked, chosen_of, figures_of, front_data, listed, pareto, thin

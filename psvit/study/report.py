@@ -11,8 +11,8 @@ from psvit.arch import Arch
 from psvit.files import replacing
 from psvit.report.chart import Chart
 from psvit.report.figures import curves
+from psvit.report.in_python import use_in_python
 from psvit.report.page import Page
-from psvit.search.report import use_in_python
 from psvit.study.tables import (
     caption,
     claims_table,
