@@ -3,13 +3,16 @@
 import json
 import re
 from pathlib import Path
+from shutil import copy, copytree
 from typing import Any
 
 import pytest
 from small_pages import DOCS, ROOT, block, build, value
 
+from parts.across import values_of_all
 from parts.figures import Figure, figures_of
-from parts.pages import BLOCK, NOT_MEASURED, VALUE, Page, render_results
+from parts.makers import how_to_make
+from parts.pages import BLOCK, VALUE, Page, missing_results, render_results
 from parts.runs import comparison_table
 from parts.values import value_text
 from psvit.measure.benchmark import Report, Row, finish
@@ -58,12 +61,52 @@ def test_a_table_is_written_once_and_nothing_beside_it(tmp_path: Path, capsys: p
     assert (root / "README.md").read_text() == written
 
 
-def test_what_is_not_measured_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = site(tmp_path, PAGE)
+CLAIMS_MISSING = (
+    "docs/results/claims.json is missing: make it with psvit study claims --results docs/results/claims.json\n"
+)
+
+
+@pytest.mark.parametrize("arguments", [["--check"], []])
+def test_a_missing_result_is_told_once_and_its_parts_stay(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = PAGE + block("claims.figure") + block("claims.claims") + value("claims.x:.2f") + value("all.torch")
+    root = site(tmp_path, text, digits=compared(), claims=study_results())
+    (root / "README.md").write_text(text.replace("claims.x", "claims.hold"))
     assert build.main([], root) == 0
-    assert "digits is not measured yet" in capsys.readouterr().out
-    assert (root / "README.md").read_text() == PAGE.replace("stale", NOT_MEASURED)
-    assert build.main(["--check"], root) == 0
+    made = (root / "README.md").read_text()
+    (root / "docs" / "results" / "claims.json").unlink()
+    capsys.readouterr()
+    assert build.main(arguments, root) == 2
+    assert capsys.readouterr().out == CLAIMS_MISSING  # nothing is out of date by that
+    assert (root / "README.md").read_text() == made
+
+
+def test_what_is_out_of_date_beside_a_missing_result_is_told_after_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = site(tmp_path, PAGE + block("gone"), digits=compared())
+    assert build.main(["--check"], root) == 2
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "docs/results/gone.json is missing: no command is known that makes it"
+    assert second == "README.md: out of date: run make docs"
+    assert build.main([], root) == 2
+    assert (root / "README.md").read_text().endswith(block("gone"))
+    assert "stale" not in (root / "README.md").read_text().partition("results:gone")[0]
+
+
+def test_our_own_pages_without_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copytree(ROOT / "docs", tmp_path / "docs")
+    copy(ROOT / "README.md", tmp_path)
+    (tmp_path / "docs" / "results" / "claims.json").unlink()
+    assert build.main(["--check"], tmp_path) == 2
+    assert capsys.readouterr().out == CLAIMS_MISSING
+
+
+def test_how_a_missing_result_is_made() -> None:
+    assert how_to_make("detection").endswith("dense.py detect --results docs/results/detection.json")
+    assert how_to_make("memory").endswith("python benchmarks/memory.py --output docs/results/memory.json")
+    assert how_to_make("redundancy-deit").endswith("and copy runs/redundancy-deit/redundancy.json there")
 
 
 def test_a_comparison() -> None:
@@ -161,9 +204,9 @@ def study_results(name: str = "claims", gap: float = 5.0) -> dict[str, Any]:
 def test_pages_ask_for_what_the_studies_hold(page: Path, tmp_path: Path) -> None:
     root = site(tmp_path, "", **{name: study_results(name) for name in study_names()})
     text = page.read_text(encoding="utf-8")
-    made = Page(root / "docs", page.relative_to(ROOT))
-    made.rebuilt(text)  # refuses a group, a claim, a figure or a value that there is not
-    assert not set(study_names()) & set(made.missing)
+    missing = missing_results([text], root / "docs")
+    assert not set(study_names()) & set(missing)
+    Page(root / "docs", page.relative_to(ROOT), missing).rebuilt(text)  # refuses what the studies do not hold
 
 
 def test_the_tables_of_a_study(tmp_path: Path) -> None:
@@ -182,17 +225,47 @@ def test_the_tables_of_a_study(tmp_path: Path) -> None:
 
 
 def test_values_in_prose(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = f"Errors are {value('claims.6-m-macs.psvit_2d.error_ratio:.2f')} of {value('gone.x:.1f')}.\n"
+    text = f"Errors are {value('claims.6-m-macs.psvit_2d.error_ratio:.2f')} of DeiT's.\n"
     root = site(tmp_path, text + block("claims"), claims=study_results())
     assert build.main(["--check"], root) == 1
     assert build.main([], root) == 0
     first = (root / "README.md").read_text().splitlines()[0]
-    assert VALUE.sub(lambda match: match["body"], first) == "Errors are 0.75 of not measured yet."
+    assert VALUE.sub(lambda match: match["body"], first) == "Errors are 0.75 of DeiT's."
     assert build.main(["--check"], root) == 0
     capsys.readouterr()
     (root / "README.md").write_text((root / "README.md").read_text().replace("0.75<!--", "0.57<!--"))
     assert build.main(["--check"], root) == 1
     assert "README.md: out of date" in capsys.readouterr().out
+
+
+def test_values_that_follow_from_others() -> None:
+    data = study_results()
+    assert value_text(data, "6-m-macs.psvit_2d.macs/6-m-macs.deit.macs", ".2f") == "1.00"
+    assert value_text(data, "6-m-macs.deit.seeds.count", "") == "3"
+    assert value_text(data, "6-m-macs.guess", ".0f") == "10"
+    assert value_text(data, "seeds", "") == "1 to 3 seeds"
+    assert value_text(study_results("data-size"), "seeds", "") == "1 seed"
+    assert value_text(data, "claims.psvit-2d-over-deit-at-3-m-macs.short", "").endswith(" times the errors")
+    timings = [
+        {"name": file, "batch_size": batch, "speed_over": over}
+        for batch in (1, 16)
+        for file, over in (("torch", {}), ("float32", {"torch": [1, batch, 99]}), ("int8", {"float32": [1, 2, 3]}))
+    ]
+    exported = {"exports": [{"timings": timings}]}
+    assert [value_text(exported, f"gains.0.float32.{end}", "") for end in ("least", "most")] == ["1", "16"]
+    assert value_text(exported, "gains.0.int8.most", "") == "2"
+
+
+def test_values_of_all_results() -> None:
+    taken = {"file": "old.json", "machine": {"cpu": "Intel(R) Xeon(R)", "torch": "2.14.1+cu130", "cpus": 2}}
+    study = study_results()
+    study["groups"][0]["rows"][0]["taken_from"] = taken
+    other = {"machine": {"device_name": None, "cpu": "AMD EPYC", "torch": "2.15.0", "cpus": 2}, "summary": []}
+    found = values_of_all([study, other, compared()])
+    assert found["processors"] == "AMD EPYC, Intel Xeon and a CPU"
+    assert (found["torch"], found["cores"]) == ("2.14.1 and 2.15.0", "2")
+    assert found["seeds"] == {"least": 1, "most": 3}
+    assert values_of_all([])["processors"] == "not told"
 
 
 def test_paths_of_values() -> None:
@@ -230,9 +303,16 @@ def test_values_of_an_analysis() -> None:
 
 def test_values_of_a_ranking() -> None:
     supernets = [{"tau_loss_3 stages": tau} for tau in (0.2, 0.6, 0.8, 1.0)]
-    data = {"supernets": supernets, "ceiling": {"3 stages": 0.7999999999}, "members": [], "alone": {}}
+    data = {
+        "supernets": supernets,
+        "ceiling": {"3 stages": 0.7999999999},
+        "members": [],
+        "alone": {},
+        "groups": {"3 stages": 5},
+    }
     found = [value_text(data, f"tau-3-stages.{name}", "") for name in ("least", "most", "below", "most-below", "of")]
     assert found == ["0.2", "1.0", "2", "0.6", "4"]
+    assert (value_text(data, "tau-3-stages.members", ""), value_text(data, "seeds", "")) == ("5", "0")
 
 
 def test_values_of_backbones_that_no_table_compares() -> None:

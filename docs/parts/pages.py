@@ -1,18 +1,19 @@
 """The generated parts of a page: found, and written anew.
 
 Blocks stand between ``<!-- results:NAME -->`` and ``<!-- /results:NAME -->`` on lines of their own, where NAME may be
-``FILE.PART``; values stand in prose, see `parts.values`.
+``FILE.PART``; values stand in prose, see `parts.values`. A part whose file is missing stays as it is.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from parts.across import ALL, values_of_all
 from parts.dense import FROM_DENSE
 from parts.exports import FROM_EXPORT
 from parts.figures import figures_of
@@ -21,8 +22,6 @@ from parts.runs import benchmark_table, comparison_table, speedup_table
 from parts.searches import FROM_BENCHMARKS
 from parts.studies import analysis_block, study_block
 from parts.values import value_text
-
-NOT_MEASURED = "Not measured yet."
 
 BLOCK = re.compile(
     r"(?P<open><!-- results:(?P<name>[\w.-]+) -->\n)(?P<body>.*?)(?P<close><!-- /results:(?P=name) -->)", re.S
@@ -39,6 +38,7 @@ def read_results(path: Path) -> Mapping[str, Any]:
 
     Raises:
         ValueError: it is broken; the message names it.
+        OSError: there is none.
     """
     try:
         data: Any = json.loads(path.read_text(encoding="utf-8"))
@@ -83,6 +83,15 @@ def shown(text: str, where: str) -> set[str]:
     return {name.partition(".")[0] for name in blocks(text, where)}
 
 
+def missing_results(texts: Iterable[str], docs: Path) -> list[str]:
+    """Names of the JSON files that pages ask for and docs/results does not hold, in the order of the pages."""
+    asked: dict[str, None] = {}
+    for text in texts:
+        named = (match[1] for match in re.finditer(r"<!-- (?:results|value):([^\s:]+)", text))
+        asked |= {name.partition(".")[0]: None for name in named if name not in FROM_CODE}
+    return [name for name in asked if name != ALL and not (docs / "results" / f"{name}.json").is_file()]
+
+
 @dataclass
 class Page:
     """Writes the generated parts of one page.
@@ -90,12 +99,12 @@ class Page:
     Args:
         docs: the folder docs/.
         place: of the page, from the root.
-        missing: names of JSON files that are not there yet.
+        missing: names of JSON files that are not there: their parts stay as they are, and so does what all files say.
     """
 
     docs: Path
     place: Path
-    missing: list[str] = field(default_factory=list)
+    missing: Collection[str] = ()
 
     def rebuilt(self, text: str) -> str:
         """The page with its generated parts written anew.
@@ -113,7 +122,7 @@ class Page:
         if match["name"] in FROM_CODE:
             body = FROM_CODE[match["name"]]()
         elif (data := self._read(name)) is None:
-            body = NOT_MEASURED
+            return match[0]
         elif part.startswith("figure"):
             body = self._figure(data, name, part)
         else:
@@ -130,21 +139,22 @@ class Page:
 
     def _value(self, match: re.Match[str]) -> str:
         name, _, path = match["path"].partition(".")
-        data, body = self._read(name), "not measured yet"
-        if data is not None:
-            try:
-                body = value_text(data, path, match["form"] or "")
-            except ValueError as error:
-                raise ValueError(f"value:{match['path']}: {error}") from error
+        data = self._all() if name == ALL else self._read(name)
+        if data is None:
+            return match[0]
+        try:
+            body = value_text(data, path, match["form"] or "")
+        except ValueError as error:
+            raise ValueError(f"value:{match['path']}: {error}") from error
         return f"{match['open']}{body}{match['close']}"
 
+    def _all(self) -> Mapping[str, Any] | None:
+        if self.missing:
+            return None
+        return values_of_all(read_results(path) for path in sorted((self.docs / "results").glob("*.json")))
+
     def _read(self, name: str) -> Mapping[str, Any] | None:
-        path = self.docs / "results" / f"{name}.json"
-        if path.is_file():
-            return read_results(path)
-        if name not in self.missing:
-            self.missing.append(name)
-        return None
+        return None if name in self.missing else read_results(self.docs / "results" / f"{name}.json")
 
 
 def render_results(data: Mapping[str, Any], name: str, part: str = "") -> str:

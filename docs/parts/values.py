@@ -1,8 +1,9 @@
 """Single values of results, for prose: ``<!-- value:claims.6-m-macs.searched.error_ratio:.2f -->0.57<!-- /value -->``.
 
 A path leads from the name of a JSON file through its data: keys of mappings, numbers of places in lists from 0, or an
-entry's ``name``, ``label`` or ``claim`` as `psvit.study.plan.slug` writes it. The groups of a study stand at its root,
-and the networks of a group at the group's. Behind the colon stands a format of Python's; ``/1e6`` before it divides.
+entry's ``name``, ``label`` or ``claim`` as `psvit.study.plan.slug` writes it; ``count`` is a list's length. The groups
+of a study stand at its root, and the networks of a group at the group's. Behind the colon stands a format of Python's;
+``/1e6`` before it divides, and so does ``/`` with another path of the file.
 """
 
 from __future__ import annotations
@@ -24,23 +25,31 @@ def value_text(data: Mapping[str, Any], path: str, form: str) -> str:
 
     Args:
         data: of a JSON file.
-        path: below the file's name; may end in a divisor, as in ``rows.deit.macs/1e6``.
+        path: below the file's name; may end in a divisor, a number or a path: ``rows.deit.macs/1e6``.
         form: a format of Python's, or nothing.
 
     Raises:
         ValueError: no such value, or one that divisor or format do not fit; the message names what there is.
     """
     path, _, divisor = path.partition("/")
-    value = find({**data, **derived(data)}, path)
+    known = {**data, **derived(data)}
+    value = find(known, path)
     if divisor:
         try:
-            value = value / float(divisor)
+            value = value / _divisor(known, divisor)
         except (ArithmeticError, TypeError, ValueError) as error:
             raise ValueError(f"{path} cannot be divided by {divisor!r}: {error}") from error
     if isinstance(value, (Mapping, list)) or value is None:
         raise ValueError(f"{path} is no single value")
     text = format(value, form)
     return text.replace("-", "−").replace("%", " %") if isinstance(value, (int, float)) else text
+
+
+def _divisor(known: Mapping[str, Any], text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return find(known, text)
 
 
 def find(node: Any, path: str) -> Any:
@@ -62,7 +71,7 @@ def children(node: Any) -> dict[str, Any]:
     """What stands right below a node, by name."""
     if isinstance(node, list):
         numbered = {str(place): entry for place, entry in enumerate(node)}
-        return numbered | dict(_named(node))
+        return {"count": len(node)} | numbered | dict(_named(node))
     if not isinstance(node, Mapping):
         return {}
     inner = {name: entry for key in ("groups", "rows") for name, entry in _named(node.get(key))}
@@ -82,16 +91,26 @@ def derived(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def study_values(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Of every claim a sentence, ``found``; and how many ``hold``, do not (``fail``) or are ``open``."""
+    """Of every claim a sentence, ``found``, and a shorter one, ``short``; of every group the % of guessing, ``guess``.
+
+    Of the study how many claims ``hold``, do not (``fail``) or are ``open``; its ``hours``; and with how many
+    ``seeds`` a network was trained, as words.
+    """
     claims = []
     for claim, row in zip(data["claims"], claims_table(data).rows, strict=True):
         _, verdict, points, over, *_ = row
         seeds = " and ".join(map(str, claim["seeds"]))
         figures = f": {over} times the errors, {points} points; seeds {seeds}" if over else ""
-        claims.append({**claim, "found": f"{verdict}{figures}"})
+        short = f"{verdict}, {over} times the errors" if over else verdict
+        claims.append({**claim, "found": f"{verdict}{figures}", "short": short})
+    groups = [{**group, "guess": 100 / group["shape"]["num_classes"]} for group in data["groups"]]
+    seeds = [len(row["seeds"]) for group in data["groups"] for row in group["rows"]]
+    least, most = min(seeds), max(seeds)
+    spread = (f"{least} to {most}" if least < most else str(most)) + (" seed" if most == 1 else " seeds")
     verdicts = [claim["verdict"].partition(",")[0] for claim in data["claims"]]  # some end in ", one seed"
     counts = {"hold": verdicts.count("holds"), "fail": verdicts.count("does not hold"), "open": verdicts.count("open")}
-    return {"claims": claims, **counts, "hours": data["training_seconds"] / 3600}
+    hours = data["training_seconds"] / 3600
+    return {"claims": claims, "groups": groups, **counts, "hours": hours, "seeds": spread}
 
 
 def analysis_values(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,19 +155,20 @@ def ranking_values(data: Mapping[str, Any]) -> dict[str, Any]:
     """Top-1 of trainings alone by the number of stages, ``stages-1``, and tau within a group, ``tau-3-stages``.
 
     Each has ``least`` and ``most``; tau has ``below`` too, how many of the supernets rank worse than one seed alone
-    would, and the most of these, ``most-below``.
+    would, and the most of these, ``most-below``; and how many ``members`` the group has. ``seeds``: of trainings alone.
     """
     found: dict[str, list[float]] = {}
     for number, member in enumerate(data["members"]):
         stages = f"stages-{len(member['arch']['widths'])}"
         found.setdefault(stages, []).extend(top1[number] for top1 in data["alone"].values())
     values: dict[str, Any] = {stages: {"least": min(top1), "most": max(top1)} for stages, top1 in found.items()}
+    values["seeds"] = len(data["alone"])
     for group, ceiling in data["ceiling"].items():
         taus = [row[f"tau_loss_{group}"] for row in data["supernets"]]
         below = [tau for tau in taus if round(tau, 6) < round(ceiling, 6)]
         values[f"tau-{slug(group)}"] = {
             "least": min(taus), "most": max(taus), "ceiling": ceiling, "of": len(taus),
-            "below": len(below), "most-below": max(below, default=None),
+            "below": len(below), "most-below": max(below, default=None), "members": data["groups"][group],
         }  # fmt: skip
     return values
 
@@ -177,11 +197,27 @@ def _ahead(interval: tuple[float, float, float]) -> str:
     return f"**{verdict}**: {delta:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
+def export_values(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Of each exported network, by its number, how many times as fast its files are, over batches.
+
+    ``gains.0.int8`` over the float32 file and ``gains.0.float32`` over torch, each ``least`` and ``most``.
+    """
+    gains = []
+    for network in data["exports"]:
+        times = {
+            file: [one["speed_over"][over][1] for one in network["timings"] if one["name"] == file]
+            for file, over in (("float32", "torch"), ("int8", "float32"))
+        }
+        gains.append({file: {"least": min(found), "most": max(found)} for file, found in times.items()})
+    return {"gains": gains}
+
+
 DERIVED: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "study": study_values,
     "maps": analysis_values,
     "searches": latency_values,
     "supernets": ranking_values,
     "comparisons": dense_values,
+    "exports": export_values,
 }
 """A key that tells what wrote a file, and what follows from it."""

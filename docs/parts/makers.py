@@ -1,0 +1,45 @@
+"""What makes each file of docs/results: the command that a missing one needs."""
+
+from __future__ import annotations
+
+BENCHMARKS = "python benchmarks/"
+FASHION = "psvit run --data fashion-mnist"
+ANALYZE = "psvit analyze {} --data fashion-mnist --holdout 0.05 --output runs/{}"
+
+MADE_BY = {
+    **{name: f"psvit study {name}" for name in ("ablation", "claims", "data-size", "transfer")},
+    "digits": "psvit run --data digits --budget 6M --epochs 12 --output runs/quickstart",
+    "fashion-mnist": f"{FASHION} --holdout 0.05 --macs 12M --epochs 8 --models deit resnet18 psvit_1d psvit_2d",
+    "fashion-mnist-searched": (
+        f"{FASHION} --limit 12000 --budget 6M --epochs 6 --models deit resnet18 psvit_2d searched"
+    ),
+    "benchmark-tiny": (
+        "psvit benchmark deit_tiny_patch16_224 psvit_2d_tiny psvit_1d_tiny --dtype float32 bfloat16 --rounds 21"
+    ),
+    "redundancy-deit": ANALYZE.format("runs/study/claims/6-m-macs/deit/seed-0/best", "redundancy-deit"),
+    "redundancy-psvit": ANALYZE.format("runs/searched/best", "redundancy-psvit"),
+    "detection": f"{BENCHMARKS}dense.py detect",
+    "detection-choice": f"{BENCHMARKS}dense.py detect --split holdout --seeds 0",
+    "segmentation": f"{BENCHMARKS}dense.py segment",
+    "export": f"{BENCHMARKS}export.py runs/fashion/best runs/fashion-wide/best",
+    "memory": f"{BENCHMARKS}memory.py",
+    "search-kills": f"{BENCHMARKS}kills.py --kills 20",
+    "search-latency": f"{BENCHMARKS}latency.py",
+    "search-ranking": f"{BENCHMARKS}ranking.py report",
+    "search-scoring": f"{BENCHMARKS}scoring.py",
+    "search-worth": f"{BENCHMARKS}ranking.py worth --name stage-1-short",
+    "speedup": f"{BENCHMARKS}speedup.py",
+}
+"""The command of each file by its name, without the flag that names the file. Pages tell what comes before it."""
+
+
+def how_to_make(name: str) -> str:
+    """One line on a file that is missing: which, and what makes it."""
+    place = f"docs/results/{name}.json"
+    command = MADE_BY.get(name)
+    if command is None:
+        return f"{place} is missing: no command is known that makes it"
+    if "analyze" in command:
+        return f"{place} is missing: make it with {command}, and copy {command.split()[-1]}/redundancy.json there"
+    flag = "--results" if command.startswith(("psvit study", "psvit run", f"{BENCHMARKS}dense.py")) else "--output"
+    return f"{place} is missing: make it with {command} {flag} {place}"
