@@ -104,8 +104,8 @@ def study_values(data: Mapping[str, Any]) -> dict[str, Any]:
         short = f"{verdict}, {over} times the errors" if over else verdict
         claims.append({**claim, "found": f"{verdict}{figures}", "short": short})
     groups = [{**group, "guess": 100 / group["shape"]["num_classes"]} for group in data["groups"]]
-    seeds = [len(row["seeds"]) for group in data["groups"] for row in group["rows"]]
-    least, most = min(seeds), max(seeds)
+    trained = [len(row["seeds"]) for group in data["groups"] for row in group["rows"]]
+    least, most = min(trained), max(trained)
     spread = (f"{least} to {most}" if least < most else str(most)) + (" seed" if most == 1 else " seeds")
     verdicts = [claim["verdict"].partition(",")[0] for claim in data["claims"]]  # some end in ", one seed"
     counts = {"hold": verdicts.count("holds"), "fail": verdicts.count("does not hold"), "open": verdicts.count("open")}
