@@ -1,6 +1,7 @@
 """The backbone inside other libraries, each the real one: timm, smp, transformers, torchvision."""
 
 import json
+import shutil
 from itertools import pairwise
 from math import ceil
 from pathlib import Path
@@ -16,6 +17,7 @@ import transformers
 from PIL import Image
 from safetensors.torch import load_file
 from timm.layers import resample_abs_pos_embed
+from tiny import Cli, image_folder
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.ops import FeaturePyramidNetwork
@@ -24,7 +26,7 @@ from psvit import VARIANTS, UserError
 from psvit.model.features import fine_strides, image_patches
 from psvit.model.pooling import TokenPool
 from psvit.training.checkpoints import load_checkpoint, save_checkpoint
-from psvit.training.evaluate import preprocess
+from psvit.training.evaluate import open_checkpoint, preprocess
 
 IN_1D = [name for name in VARIANTS if "_1d_" in name]
 SIZES = [(64, 64), (32, 96), (37, 53), (75, 33), (1, 9)]
@@ -368,6 +370,84 @@ def test_transformers_gives_features_and_other_classes(folder: Path, model: Any)
         folder, num_labels=7, ignore_mismatched_sizes=True
     )
     assert other(x).logits.shape == (2, 7)
+
+
+NAMED, CONFIGURED, NUMBERED = "label_names", "id2label in the file", "nothing"
+
+
+@pytest.mark.parametrize("told", [NAMED, CONFIGURED, NUMBERED])
+@pytest.mark.parametrize("count", [2, 7])
+def test_what_transformers_tuned_to_other_classes_is_used_under_its_names(
+    cli: Cli, folder: Path, tmp_path: Path, told: str, count: int
+) -> None:
+    names = [f"kind {number}" for number in range(count)]
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
+    more = {"label_names": names} if told == NAMED else {}
+    wrapped = transformers.AutoModelForImageClassification.from_pretrained(
+        folder, num_labels=count, ignore_mismatched_sizes=True, **labels, **more
+    ).eval()
+    tuned = tmp_path / "tuned"
+    wrapped.save_pretrained(tuned)
+    config = json.loads((tuned / "config.json").read_text())
+    assert config["num_classes"] == count
+    assert "id2label" not in config  # of transformers 5.24: so what the user gave is lost unless it is in label_names
+    if told == CONFIGURED:
+        (tuned / "config.json").write_text(json.dumps({**config, "id2label": labels["id2label"]}))
+    expected = list(map(str, range(count))) if told == NUMBERED else names
+
+    data = image_folder(tmp_path / "data", tuple(expected), each=4)
+    picture = data / expected[0] / "0.png"
+    machine = ["--device", "cpu", "--threads", 1, "--precision", "float32"]
+    note = f"note      {tuned / 'config.json'} does not hold a name for each of the network's {count} classes"
+
+    def predicted(checkpoint: Path) -> dict[str, float]:
+        result = cli("predict", checkpoint, picture, "--json", "--top", 9, *machine)
+        assert result.code == 0, result.err
+        assert (note in result.err) == (told == NUMBERED and checkpoint == tuned)
+        return {found["label"]: found["probability"] for found in json.loads(result.out)["classes"]}
+
+    by_label = predicted(tuned)
+    pixels = preprocess(load_checkpoint(tuned))(Image.open(picture))
+    with torch.inference_mode():
+        probabilities = wrapped(pixels[None]).logits.softmax(-1)[0].tolist()
+    assert by_label == pytest.approx(dict(zip(expected, probabilities, strict=True)), abs=1e-5)
+    figures = json.loads(cli.ok("evaluate", tuned, "--data", data, "--split", "train", "--json", *machine))
+    assert list(figures["per_class"]) == expected
+    other = cli("evaluate", tuned, "--data", "digits", *machine)
+    assert other.code == 2
+    assert other.err.endswith(f"psvit: {tuned} knows {count} classes, digits has 10: it is another set's\n")
+
+    assert f", {count} classes\n" in cli.ok("export", tuned, "--rounds", 0)
+    cli.ok("export", tuned, "--format", "timm")
+    file, again = tmp_path / "tuned.onnx", tmp_path / "tuned-timm"
+    for exported in (file, again):
+        assert predicted(exported) == pytest.approx(by_label, abs=1e-5)
+    written = json.loads((again / "config.json").read_text())
+    assert (written["num_classes"], written["label_names"]) == (count, expected)
+    assert timm.create_model(f"local-dir:{again}", pretrained=True).num_classes == count
+    assert load_checkpoint(tuned).pretrained_cfg["label_names"] == expected
+
+
+@pytest.mark.parametrize("names", [["a", "b"], ["a", "b", 3], "abc", 3, {"0": "a"}])
+def test_names_that_are_not_one_for_each_class_are_left_aside(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], names: Any
+) -> None:
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    config = json.loads((folder / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps({**config, "label_names": names}))
+    assert open_checkpoint(str(broken)).classes == ("0", "1", "2")
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "numbered", [{"0": "a", "1": "b"}, {"0": "a", "1": "b", "3": "c"}, {"0": "a", "1": "b", "2": 3}, ["a", "b", "c"],
+                 {f"{number}": f"LABEL_{number}" for number in range(3)}]
+)  # fmt: skip
+def test_only_a_whole_id2label_counts(folder: Path, tmp_path: Path, numbered: Any) -> None:
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    config = json.loads((folder / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps({**config, "id2label": numbered}))
+    assert open_checkpoint(str(broken)).classes == CLASSES
 
 
 def test_transformers_prepares_images_as_we_do(folder: Path, model: Any) -> None:

@@ -213,12 +213,18 @@ def test_files_that_are_not_ours_are_refused(cli: Cli, exported: Path, images: P
         if entry.key == "psvit.preprocessing":
             entry.value = entry.value.replace("12", "16")
     onnx.save(lying, tmp_path / "lying.onnx")
+    more = onnx.load(exported / "best.onnx")
+    for entry in more.metadata_props:
+        if entry.key == "psvit.label_names":
+            entry.value = json.dumps([str(number) for number in range(12)])
+    onnx.save(more, tmp_path / "more.onnx")
     (tmp_path / "text.onnx").write_text("no")
     (tmp_path / "empty.onnx").write_bytes(b"")
     expected = {
         "foreign.onnx": "holds no class names and preprocessing of psvit",
         "stripped.onnx": "holds no class names and preprocessing of psvit",
         "lying.onnx": "does not take images of (1, 16, 16) alone",
+        "more.onnx": "names 12 classes, but gives logits of the shape ['batch', 10]: export the checkpoint again",
         "text.onnx": "is not an ONNX file that ONNX Runtime can run",
         "empty.onnx": "is not an ONNX file that ONNX Runtime can run",
         "missing.onnx": "there is no file",

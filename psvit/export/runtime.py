@@ -104,9 +104,15 @@ class OnnxModel(nn.Module):
     def _checked_input(self) -> tuple[str, int | None]:
         """The name of the input, and the batch size if it is fixed."""
         images, *more = self.session.get_inputs()
+        logits, *others = self.session.get_outputs()
         sides = tuple(self.pretrained_cfg["input_size"])
-        if more or tuple(images.shape[1:]) != sides or len(self.session.get_outputs()) != 1:
+        if more or tuple(images.shape[1:]) != sides or others:
             raise UserError(f"{self.path} is not a file of psvit export: it does not take images of {sides} alone")
+        if logits.shape[1:] != [self.num_classes]:
+            raise UserError(
+                f"{self.path} names {self.num_classes} classes, but gives logits of the shape {logits.shape}: export "
+                "the checkpoint again"
+            )
         return images.name, images.shape[0] if isinstance(images.shape[0], int) else None
 
     def forward(self, images: Tensor) -> Tensor:

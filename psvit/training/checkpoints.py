@@ -73,14 +73,15 @@ def config_of(model: nn.Module, preprocessing: Mapping[str, Any], classes: Seque
     # num_classes stands at the top and in pretrained_cfg only: transformers refuses one repeated in model_args
     known: dict[str, Any] = dict(model.pretrained_cfg)  # type: ignore[arg-type]  # timm puts it on every model
     network = network_config(model, preprocessing["input_size"][0])
+    num_classes: int = model.num_classes  # type: ignore[assignment]  # timm puts it on every model
     config = {
         "architecture": network["architecture"],
-        "num_classes": len(classes),
+        "num_classes": num_classes,
         "num_features": model.num_features,
         "label_names": list(classes),
         "model_args": network["model_args"],
         "pretrained_cfg": {
-            "num_classes": len(classes),
+            "num_classes": num_classes,
             **preprocessing,
             "fixed_input_size": bool(known.get("fixed_input_size")),
             "pool_size": None,
@@ -170,7 +171,7 @@ def read_metrics(folder: str | Path) -> dict[str, Any]:
 
 
 def read_config(folder: str | Path, instead: str | None = None) -> dict[str, Any]:
-    """The config of a checkpoint folder.
+    """The config of a checkpoint folder; its `label_names` are those of `id2label` where somebody gave that.
 
     Args:
         folder: the checkpoint.
@@ -191,7 +192,36 @@ def read_config(folder: str | Path, instead: str | None = None) -> dict[str, Any
     architecture = config.get("architecture")
     if not isinstance(architecture, str) or not timm.is_model(architecture):
         raise UserError(f"{Path(folder) / CONFIG} names the architecture {architecture!r}, which timm does not know")
+    if (names := _names_by_number(config)) is not None:
+        config["label_names"] = names
     return config
+
+
+def _names_by_number(config: Mapping[str, Any]) -> list[str] | None:
+    """The class names of `id2label`, as transformers spells it; None without one, or with its fillers LABEL_0, ..."""
+    told = config.get("id2label")
+    if not isinstance(told, dict) or not told or len(told) != config.get("num_classes", len(told)):
+        return None
+    names = [told.get(str(number)) for number in range(len(told))]
+    if names == [f"LABEL_{number}" for number in range(len(told))]:
+        return None
+    known = [name for name in names if isinstance(name, str)]
+    return known if len(known) == len(told) else None
+
+
+def class_names(label_names: Any, num_classes: int) -> tuple[str, ...]:
+    """The names of a network's classes, by class number.
+
+    Args:
+        label_names: those that its config tells. transformers keeps the names that a network had before it was
+            fine-tuned, however many classes it has then.
+        num_classes: of its classifier.
+
+    Returns:
+        `label_names` if there is one for each class, else the numbers.
+    """
+    told = isinstance(label_names, list) and all(isinstance(name, str) for name in label_names)
+    return tuple(label_names) if told and len(label_names) == num_classes else tuple(map(str, range(num_classes)))
 
 
 COMMANDS = {"detection": "detect", "segmentation": "segment"}
@@ -245,13 +275,15 @@ def load_checkpoint(folder: str | Path, instead: str | None = None, **changes: A
     config = read_config(folder, instead)
     weights = read_weights(folder)
     try:
-        model = timm.create_model(f"local-dir:{folder}", pretrained=False, **changes)
+        model: Any = timm.create_model(f"local-dir:{folder}", pretrained=False, **changes)
     except Exception as error:  # a config may hold anything, and models fail on it in many ways
         if "drop_path_rate" in changes and "'drop_path_rate'" in str(error):  # a model without stochastic depth
             del changes["drop_path_rate"]
             return load_checkpoint(folder, instead, **changes)
         raise UserError(f"{Path(folder) / CONFIG} describes no network: {one_line(error)}") from error
     model.model_args = config.get("model_args", {})
+    if config.get("label_names"):
+        model.pretrained_cfg["label_names"] = list(class_names(config["label_names"], model.num_classes))
     load_weights(model, weights, f"{folder} ({config.get('psvit', {}).get('genotype', config['architecture'])})")
     return model.eval()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,7 +18,7 @@ from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
 from psvit.errors import UserError, flag, one_line
-from psvit.training.checkpoints import load_checkpoint, read_config, set_size
+from psvit.training.checkpoints import CONFIG, class_names, load_checkpoint, read_config, set_size
 from psvit.training.data import Data, open_data
 from psvit.training.loading import Batch, ImageSplit, check_readable, eval_batches
 from psvit.training.machine import open_machine
@@ -135,19 +136,30 @@ class Classifier:
     classes: tuple[str, ...]
 
 
-def open_checkpoint(folder: str, instead: str | None = None) -> Classifier:
+def _on_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def open_checkpoint(folder: str, instead: str | None = None, say: Callable[[str], None] = _on_stderr) -> Classifier:
     """The classifier in a checkpoint folder.
 
     Args:
         folder: the checkpoint.
         instead: what to do where it is one of another task, see `psvit.training.checkpoints.read_config`.
+        say: takes a line for the user, where the classes are called by their numbers and not by the names told.
 
     Raises:
         UserError: see `psvit.training.checkpoints.load_checkpoint`.
     """
-    names = read_config(folder, instead).get("label_names")
+    told = read_config(folder, instead).get("label_names")
     model = load_checkpoint(folder)
-    return Classifier(folder, model, tuple(names or map(str, range(model.num_classes))))
+    names = class_names(told, model.num_classes)
+    if told and list(names) != told:
+        say(
+            f"note      {Path(folder) / CONFIG} does not hold a name for each of the network's {len(names)} classes: "
+            "they are called by their numbers; write the names into its label_names"
+        )
+    return Classifier(folder, model, names)
 
 
 def evaluate_checkpoint(
@@ -194,7 +206,7 @@ def check_classes(folder: str, label_names: Sequence[str] | None, num_classes: i
     Raises:
         UserError: another number of classes, or other names.
     """
-    known = label_names or [str(number) for number in range(num_classes)]
+    known = class_names(list(label_names or ()), num_classes)
     if len(known) != len(data.classes):
         raise UserError(
             f"{folder} knows {len(known)} classes, {data.name} has {len(data.classes)}: it is another set's"
@@ -257,7 +269,7 @@ def predict(
         if images:
             with accelerator.autocast():
                 logits = model(torch.stack(images).to(accelerator.device))
-            ranked = logits.float().softmax(dim=-1).topk(min(top, len(names)), dim=-1)
+            ranked = logits.float().softmax(dim=-1).topk(min(top, logits.shape[-1]), dim=-1)
         row = 0
         for path, image in zip(paths[start : start + batch_size], opened, strict=True):
             if isinstance(image, UserError):
