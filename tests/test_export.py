@@ -4,14 +4,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
+import timm
 import torch
 from small_exports import checkpoint
 from tiny import Cli
 
 from psvit.export.export import METADATA
 from psvit.export.graph import example_images
+from psvit.export.operators import onnx_operators
 from psvit.export.runtime import open_classifier, training_of
+from psvit.training.checkpoints import save_checkpoint
 from psvit.training.data import open_data
 from psvit.training.evaluate import open_checkpoint
 from psvit.training.settings import DataSettings
@@ -93,6 +97,8 @@ def test_torchs_own_files(cli: Cli, best: Path, format: str, suffix: str, batch_
     text = cli.ok("export", best, "--format", format, *fixed)
     output = best.with_name("best" + suffix)
     assert f"written   {output} (" in text
+    assert "operators aten." in text
+    assert "aten.linear 17, " in text
     extra = {METADATA: ""}
     if format == "torch-export":
         loaded: Any = torch.export.load(output, extra_files=extra).module()
@@ -105,6 +111,19 @@ def test_torchs_own_files(cli: Cli, best: Path, format: str, suffix: str, batch_
         torch.testing.assert_close(loaded(inputs), network(inputs), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("format", "operator"),
+    [("onnx", "Resize"), ("torch-export", "aten.upsample_bicubic2d"), ("torchscript", "aten.upsample_bicubic2d")],
+)
+def test_no_format_resizes(cli: Cli, tmp_path: Path, format: str, operator: str) -> None:
+    model = timm.create_model("crossvit_tiny_240", num_classes=2)
+    cfg = {"input_size": [3, 240, 240], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "crop_pct": 1}
+    save_checkpoint(tmp_path / "best", model, model.state_dict(), cfg, ("a", "b"), {})
+    said = cli.refused("export", tmp_path / "best", "--format", format, "--rounds", 0)
+    assert f"the graph holds the operator {operator} (node " in said
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
 # ---- the command
 
 
@@ -112,12 +131,14 @@ def test_the_command_tells_what_it_found(cli: Cli, best: Path) -> None:
     text = cli.ok("export", best, "--rounds", 1, "--timed-batches", 2, "--threads", 1)
     assert "network   AS-AA 2d 16-24 /4, images 1 x 12 x 12, 10 classes" in text
     assert "LayerNormalization 9" in text
+    assert "opset     20 of ONNX\n" in text
     assert "float32 differs from the network by at most" in text
     assert "speed over torch" in text
     assert f"next      psvit predict {best}.onnx IMAGE" in text
     told = json.loads(cli.ok("export", best, "--rounds", 0, "--overwrite", "--json"))
     assert told["files"] == {f"{best}.onnx": Path(f"{best}.onnx").stat().st_size}
-    assert told["operators"]["Softmax"] == 3
+    assert told["operators"]["float32"]["Softmax"] == 3
+    assert told["opset"] == 20
     assert told["timings"] == []
 
 
@@ -135,6 +156,9 @@ def test_the_command_tells_what_it_found(cli: Cli, best: Path) -> None:
         (["--format", "timm", "--push-to-hub", "nobody"], "names no account: give user/name"),
         (["--format", "timm", "--push-to-hub", "a/b/c"], "is not the name of a repository"),
         (["--reduce-range"], "--reduce-range narrows int8 weights"),
+        (["--opset", "17"], "--opset 17 is not a whole number from 18 to 25"),
+        (["--opset", "26"], "--opset 26 is not a whole number from 18 to 25"),
+        (["--opset", "18", "--format", "torchscript"], "--opset is of ONNX files, --format is torchscript: leave it"),
         (["--batch-size", "0"], "--batch-size 0 is not a whole number of at least 1"),
         (["--timed-batches", "0"], "--timed-batches 0 is not a whole number"),
         (["--split", "test"], "--split test needs images: give --data"),
@@ -151,6 +175,47 @@ def test_export_refuses(cli: Cli, best: Path, flags: list[str], message: str) ->
     before = sorted(best.parent.rglob("*"))
     assert message in cli.refused("export", best, "--rounds", "0", *flags)
     assert sorted(best.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize("opset", [18, 23])
+def test_the_opset_that_is_asked_for_is_written(cli: Cli, best: Path, tmp_path: Path, opset: int) -> None:
+    text = cli.ok("export", best, "--opset", opset, "--int8", "--output", tmp_path / "m.onnx", "--rounds", 0)
+    assert f"opset     {opset} of ONNX\n" in text
+    for file in ("m.onnx", "m.int8.onnx"):
+        assert [(used.domain, used.version) for used in onnx.load(tmp_path / file).opset_import] == [("", opset)], file
+
+
+def test_an_opset_that_torch_does_not_write_is_refused(cli: Cli, best: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export = torch.onnx.export
+    monkeypatch.setattr(torch.onnx, "export", lambda *args, **how: export(*args, **how | {"opset_version": 18}))
+    said = cli.refused("export", best, "--rounds", 0)
+    assert "--opset 20 cannot be written by the installed torch and onnxscript, which wrote 18: give --opset 18" in said
+    assert not best.with_name("best.onnx").exists()
+
+
+def test_the_operators_of_both_files_are_told(cli: Cli, best: Path) -> None:
+    told = json.loads(cli.ok("export", best, "--int8", "--data", "digits", "--rounds", 0, "--json"))["operators"]
+    for name, file in (("float32", "best.onnx"), ("int8", "best.int8.onnx")):
+        assert told[name] == onnx_operators(onnx.load(best.with_name(file)))
+    text = cli.ok("export", best, "--int8", "--data", "digits", "--rounds", 0, "--overwrite")
+    for name, operators in told.items():
+        (line,) = [line for line in text.splitlines() if line.startswith(f"operators {name}: ")]
+        assert sorted(line.removeprefix(f"operators {name}: ").split(", ")) == sorted(
+            f"{operator} {count}" for operator, count in operators.items()
+        )
+    assert "MatMulInteger" in told["int8"]
+
+
+def test_a_banned_operator_in_the_int8_graph_is_refused(cli: Cli, best: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def quantized(source: Path, target: Path, **how: Any) -> None:
+        model = onnx.load(source)
+        model.graph.node.append(onnx.helper.make_node("NonZero", ["images"], ["places"], name="here"))
+        onnx.save(model, target)
+
+    monkeypatch.setattr("onnxruntime.quantization.quantize_dynamic", quantized)
+    said = cli.refused("export", best, "--int8", "--rounds", 0)
+    assert "the graph holds the operator NonZero (node here)" in said
+    assert not best.with_name("best.onnx").exists()
 
 
 def test_data_of_other_classes_are_refused(cli: Cli, best: Path, tmp_path: Path) -> None:

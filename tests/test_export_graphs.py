@@ -13,8 +13,15 @@ from torch import Tensor, nn
 import psvit
 from psvit import UserError
 from psvit.export.check import Timing, check_difference, largest_difference, rows_of, time_in_turns
-from psvit.export.graph import example_images, frozen_copy, to_onnx, to_program
-from psvit.export.operators import check_onnx, check_program, onnx_operators, program_operators
+from psvit.export.graph import example_images, frozen_copy, to_onnx, to_program, to_torchscript
+from psvit.export.operators import (
+    check_onnx,
+    check_program,
+    check_torchscript,
+    onnx_operators,
+    program_operators,
+    torchscript_operators,
+)
 from psvit.model.build import build_arch
 
 NETWORKS = [*ARCHS, "deit"]
@@ -65,6 +72,15 @@ def test_a_program_of_torch_is_plain(name: str) -> None:
     assert operators["aten.linear"] == sum(isinstance(module, nn.Linear) for module in model.modules()) + sum(
         type(module).__name__ == "ShareProjections" for module in model.modules()
     )  # each once; tied projections of a layer that shares them again
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_torchscript_graph_is_plain(name: str) -> None:
+    model, size = network(name)
+    operators = torchscript_operators(to_torchscript(model, size))
+    found = {name.removeprefix("aten.") for name in operators}
+    assert found <= PLAIN_ATEN | {"Int", "_convolution", "floor_divide", "neg", "pow", "remainder", "size"}
+    assert operators["aten.layer_norm"] == program_operators(to_program(model, size))["aten.layer_norm"]
 
 
 def test_nothing_of_our_source_is_in_the_file() -> None:
@@ -125,15 +141,50 @@ class Calls(nn.Module):
         (lambda x, i: torch.cond(x.sum() > 0, torch.sin, torch.cos, (x,)), "cond"),
     ],
 )
-def test_a_program_with_a_banned_operator_is_refused(function: Any, operator: str) -> None:
+def test_a_graph_of_torch_with_a_banned_operator_is_refused(function: Any, operator: str) -> None:
     program = torch.export.export(Calls(function), (torch.ones(2, 2),))
     with pytest.raises(UserError, match=f"the operator {operator}"):
         check_program(program)
+    if operator != "cond":  # tracing takes one of its branches
+        traced = torch.jit.trace(nn.Sequential(nn.Identity(), Calls(function)), (torch.ones(2, 2),))
+        with pytest.raises(UserError, match=rf"the operator {operator}.*\(node 1\)"):
+            check_torchscript(traced)
 
 
-def test_a_program_may_index_by_constants() -> None:
-    program = torch.export.export(Calls(lambda x, i: x[i]), (torch.ones(2, 2),))
-    assert check_program(program)["aten.index"] == 1
+class Branches(nn.Module):
+    """What tracing keeps of a scripted module: its branches and loops, and what is in them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if bool(x.sum() > 0):
+            x = x.topk(1)[0]
+        return x
+
+
+class Repeats(nn.Module):
+    """A loop whose length the data choose."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(int(x.sum())):
+            x = x + 1
+        return x
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize(("module", "operator"), [(Branches, "If"), (Repeats, "Loop")])
+def test_control_flow_of_torchscript_is_refused(module: type[nn.Module], operator: str) -> None:
+    traced = torch.jit.trace(nn.Sequential(torch.jit.script(module())), (torch.ones(2, 2),))
+    assert torchscript_operators(traced)["prim." + operator] == 1
+    assert (torchscript_operators(traced)["aten.topk"] == 1) == (operator == "If"), "what is in a branch is counted"
+    with pytest.raises(UserError, match=rf"the operator prim\.{operator} "):
+        check_torchscript(traced)
+
+
+def test_a_graph_of_torch_may_index_by_constants_and_by_sizes() -> None:
+    def last(x: Tensor, i: Tensor) -> Tensor:
+        return x[i].index_select(1, torch.arange(x.shape[1]))
+
+    assert check_program(torch.export.export(Calls(last), (torch.ones(2, 2),)))["aten.index"] == 1
+    assert check_torchscript(torch.jit.trace(Calls(last), (torch.ones(2, 2),)))["aten.index"] == 1
 
 
 # ---- checks

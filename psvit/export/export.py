@@ -39,7 +39,8 @@ class Exported:
     Args:
         files: what was written: a file, two with int8, or a folder.
         differences: largest absolute difference to the network's logits, by precision.
-        operators: how often each operator stands in the graph.
+        operators: how often each operator stands in the graph, by precision.
+        opset: version of ONNX's operators; None of other formats.
         accuracy: top-1 in percent, by precision; on the images that `measured_on` names.
         timings: of the network and the files, by batch size.
         address: of the repository on the Hub.
@@ -47,7 +48,8 @@ class Exported:
 
     files: tuple[Path, ...]
     differences: Mapping[str, float]
-    operators: Mapping[str, int] = field(default_factory=dict)
+    operators: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    opset: int | None = None
     accuracy: Mapping[str, float] = field(default_factory=dict)
     measured_on: Mapping[str, Any] = field(default_factory=dict)
     timings: tuple[Timing, ...] = ()
@@ -58,7 +60,8 @@ class Exported:
         return {
             "files": {str(path): path.stat().st_size if path.is_file() else None for path in self.files},
             "largest_difference": dict(self.differences),
-            "operators": dict(self.operators),
+            "operators": {name: dict(counts) for name, counts in self.operators.items()},
+            "opset": self.opset,
             "top1": {name: round(value, 4) for name, value in self.accuracy.items()},
             "measured_on": dict(self.measured_on),
             "timings": rows_of(self.timings),
@@ -90,7 +93,7 @@ def export(
     if settings.push_to_hub is not None:
         check_repository(settings.push_to_hub)
     outputs = output_paths(checkpoint, settings)
-    classifier = open_checkpoint(checkpoint, "detectors and segmenters cannot be exported, only classifiers")
+    classifier = open_checkpoint(checkpoint, "detectors and segmenters cannot be exported, only classifiers", say)
     if settings.img_size is not None:
         sides = image_sides(settings.img_size)
         set_size(classifier.model, sides)
@@ -155,34 +158,36 @@ def _onnx(
         with replacing(path) as temporary:
             temporary.write_bytes(proto.SerializeToString())
     return Exported(
-        outputs, found.differences, found.operators, found.accuracy, found.measured_on, tuple(found.timings)
-    )
+        outputs, found.differences, found.operators, settings.opset, found.accuracy, found.measured_on,
+        tuple(found.timings),
+    )  # fmt: skip
 
 
 def _archive(classifier: Classifier, settings: ExportSettings, output: Path) -> Exported:
     """A .pt2 or TorchScript file; what is compared is what torch loads from it again."""
-    from psvit.export.operators import program_operators
+    from psvit.export.operators import program_operators, torchscript_operators
 
     model = frozen_copy(classifier.model)
     input_size = tuple(classifier.model.pretrained_cfg["input_size"])
     described = {METADATA: json.dumps(metadata_of(classifier, "float32"), ensure_ascii=False)}
-    operators: Mapping[str, int] = {}
     with replacing(output) as temporary, warnings.catch_warnings():
         for category in (DeprecationWarning, FutureWarning):  # TorchScript's end: the help and the page tell it
             warnings.simplefilter("ignore", category)
         if settings.format == "torch-export":
             program = to_program(model, input_size, settings.batch_size)
-            operators = program_operators(program)
+            operators: Mapping[str, int] = program_operators(program)
             with temporary.open("wb") as file:  # by its name alone torch would ask for .pt2
                 torch.export.save(program, file, extra_files=described)
             with temporary.open("rb") as file:
                 loaded: Any = torch.export.load(file).module()
         else:
-            torch.jit.save(to_torchscript(model, input_size, settings.batch_size), temporary, _extra_files=described)
+            traced = to_torchscript(model, input_size, settings.batch_size)
+            operators = torchscript_operators(traced)
+            torch.jit.save(traced, temporary, _extra_files=described)
             loaded = torch.jit.load(temporary)
         difference = largest_difference(model, loaded, input_size, settings.checked_batches)
         check_difference(difference, settings.tolerance, f"the file of {settings.format}")
-    return Exported((output,), {"float32": difference}, operators)
+    return Exported((output,), {"float32": difference}, {"float32": operators})
 
 
 def _folder(classifier: Classifier, settings: ExportSettings, output: Path) -> Exported:
@@ -200,9 +205,12 @@ def _folder(classifier: Classifier, settings: ExportSettings, output: Path) -> E
 def summary(result: Exported, settings: ExportSettings) -> list[str]:
     """Lines that tell the user what was found and what to do next."""
     lines = []
-    if result.operators:
-        counts = sorted(result.operators.items(), key=lambda item: (-item[1], item[0]))
-        lines.append("operators " + ", ".join(f"{name} {count}" for name, count in counts))
+    if result.opset is not None:
+        lines.append(f"opset     {result.opset} of ONNX")
+    for name, operators in result.operators.items():
+        counts = sorted(operators.items(), key=lambda item: (-item[1], item[0]))
+        listed = ", ".join(f"{operator} {count}" for operator, count in counts)
+        lines.append(f"operators {f'{name}: ' if len(result.operators) > 1 else ''}{listed}")
     batches = ", ".join(map(str, settings.checked_batches))
     for name, difference in result.differences.items():
         limit = f", tolerance {settings.tolerance:g}" if name != INT8 else ""

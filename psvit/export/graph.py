@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from psvit.errors import UserError, one_line
-from psvit.export.operators import check_onnx, check_program
+from psvit.export.operators import check_onnx, check_program, check_torchscript
 from psvit.export.runtime import INSTALL
+from psvit.export.settings import ExportSettings
 
 if TYPE_CHECKING:
     import onnx
@@ -40,7 +41,12 @@ def example_images(input_size: tuple[int, int, int], batch_size: int, seed: int 
     return torch.randn(batch_size, *input_size, generator=torch.Generator().manual_seed(seed))
 
 
-def to_onnx(model: nn.Module, input_size: tuple[int, int, int], batch_size: int | None = None) -> onnx.ModelProto:
+def to_onnx(
+    model: nn.Module,
+    input_size: tuple[int, int, int],
+    batch_size: int | None = None,
+    opset: int = ExportSettings.opset,
+) -> onnx.ModelProto:
     """Export to ONNX: ``images`` (B, C, H, W) float32 -> ``logits`` (B, classes), plain operators only.
 
     Attention is written out: an exported fused kernel is taken apart into more operators, with shapes computed at run
@@ -50,10 +56,11 @@ def to_onnx(model: nn.Module, input_size: tuple[int, int, int], batch_size: int 
         model: see `frozen_copy`.
         input_size: channels, height, width.
         batch_size: B; None for any.
+        opset: version of ONNX's operators.
 
     Raises:
-        UserError: ONNX is not installed, the network cannot be exported, or `psvit.export.operators.check_onnx`
-            refuses its graph.
+        UserError: ONNX is not installed, or knows no such opset; the network cannot be exported; or
+            `psvit.export.operators.check_onnx` refuses its graph.
     """
     try:
         import onnx
@@ -72,7 +79,7 @@ def to_onnx(model: nn.Module, input_size: tuple[int, int, int], batch_size: int 
     with _quietly("ONNX", batch_size):
         program: Any = torch.onnx.export(
             explicit, (images,), dynamo=True, input_names=[INPUT], output_names=[OUTPUT], dynamic_shapes=shapes,
-            verbose=False,
+            opset_version=opset, verbose=False,
         )  # fmt: skip
     proto: onnx.ModelProto = program.model_proto
     del proto.metadata_props[:]
@@ -83,9 +90,19 @@ def to_onnx(model: nn.Module, input_size: tuple[int, int, int], batch_size: int 
         del value.metadata_props[:]
     del proto.graph.metadata_props[:]
     proto.producer_name = "psvit"
+    if opset_of(proto) != opset:  # the exporter only warns, and writes another
+        raise UserError(
+            f"--opset {opset} cannot be written by the installed torch and onnxscript, which wrote {opset_of(proto)}: "
+            f"give --opset {opset_of(proto)}"
+        )
     check_onnx(proto)
     onnx.checker.check_model(proto)
     return proto
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators that a model is written in."""
+    return next(int(used.version) for used in model.opset_import if not used.domain)
 
 
 def to_program(model: nn.Module, input_size: tuple[int, int, int], batch_size: int | None = None) -> ExportedProgram:
@@ -108,11 +125,13 @@ def to_torchscript(model: nn.Module, input_size: tuple[int, int, int], batch_siz
     TorchScript is deprecated in torch; it is for what loads nothing else.
 
     Raises:
-        UserError: the network cannot be traced.
+        UserError: the network cannot be traced, or `psvit.export.operators.check_torchscript` refuses its graph.
     """
     images = example_images(input_size, batch_size or 2)
     with _quietly("TorchScript", batch_size):
-        return torch.jit.trace(model, (images,), check_trace=False)
+        traced = torch.jit.trace(model, (images,), check_trace=False)
+    check_torchscript(traced)
+    return traced
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from psvit.errors import UserError, one_line
 from psvit.export.graph import INPUT
+from psvit.export.operators import check_onnx, nodes_of
 from psvit.export.runtime import INSTALL
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def quantize(
         reduce_range: weights of 7 bits, for x86 processors without VNNI, whose sums of 8-bit products saturate.
 
     Raises:
-        UserError: ONNX Runtime is not installed, or cannot quantize this model.
+        UserError: ONNX Runtime is not installed, or cannot quantize this model; or `psvit.export.operators.check_onnx`
+            refuses what it makes of it.
     """
     try:
         import onnx
@@ -71,7 +73,18 @@ def quantize(
         raise
     except Exception as error:  # it refuses foreign models in many ways
         raise UserError(f"ONNX Runtime cannot quantize this network: {one_line(error, kind=True)}") from error
-    return onnx.load(done)
+    small = onnx.load(done)
+    drop_unused_domains(small)
+    check_onnx(small)
+    return small
+
+
+def drop_unused_domains(model: onnx.ModelProto) -> None:
+    """Leave out of a model the domains that none of its nodes is of: ONNX Runtime writes all that it knows."""
+    used = {node.domain for node in nodes_of(model)}
+    kept = [opset for opset in model.opset_import if opset.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
 
 
 def _convolutions(model: onnx.ModelProto) -> tuple[list[str], list[str]]:

@@ -43,7 +43,7 @@ class OnnxExport:
 
     Args:
         models: the files' contents: float32, and int8 if asked for.
-        operators: how often each operator stands in the float32 graph.
+        operators: how often each operator stands in each file's graph.
         differences: largest absolute difference of each file's logits to the network's.
         accuracy: top1 in percent of each file, on the images that `measured_on` names; empty without data.
         measured_on: data set, split and number of images.
@@ -51,7 +51,7 @@ class OnnxExport:
     """
 
     models: dict[str, onnx.ModelProto]
-    operators: Counter[str]
+    operators: dict[str, Counter[str]]
     differences: dict[str, float]
     accuracy: dict[str, float]
     measured_on: dict[str, Any]
@@ -79,7 +79,7 @@ def export_onnx(
             raise UserError(f"there is no hold-out of {data.data}, with --holdout {data.holdout:g}: give --split test")
     model = frozen_copy(classifier.model)
     input_size = tuple(classifier.model.pretrained_cfg["input_size"])
-    models = {FLOAT32: to_onnx(model, input_size, settings.batch_size)}
+    models = {FLOAT32: to_onnx(model, input_size, settings.batch_size, settings.opset)}
     describe(models[FLOAT32], metadata_of(classifier, FLOAT32))
     files = {FLOAT32: _opened(models[FLOAT32], folder / "float32.onnx")}
     batches = settings.checked_batches
@@ -101,7 +101,8 @@ def export_onnx(
         if accuracy:
             found["accuracy"] = {"top1": accuracy[name], "float32_top1": accuracy[FLOAT32], **measured_on}
         describe(proto, metadata_of(classifier, name) | found)
-    return OnnxExport(models, onnx_operators(models[FLOAT32]), differences, accuracy, measured_on, timings)
+    operators = {name: onnx_operators(proto) for name, proto in models.items()}
+    return OnnxExport(models, operators, differences, accuracy, measured_on, timings)
 
 
 def metadata_of(classifier: Classifier, precision: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch.fx import GraphModule, Node
 
@@ -28,24 +28,27 @@ BANNED_ONNX = frozenset({
 """Operators that `check_onnx` refuses; and Gather, unless its indices are constants."""
 
 BANNED_ATEN = frozenset({
-    "cond", "while_loop", "scan", "map_impl",
-    "topk", "sort", "argsort", "kthvalue", "nonzero", "unique", "_unique2", "unique_dim", "unique_consecutive",
-    "masked_select", "scatter", "scatter_", "scatter_add", "scatter_reduce", "index_put", "index_put_", "index_add",
-    "index_copy", "masked_scatter", "gather", "grid_sampler", "grid_sampler_2d", "bincount",
-    "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa",
-    "_upsample_bicubic2d_aa",
+    "cond", "while_loop", "scan", "map_impl", "If", "Loop",  # control flow; the last two are TorchScript's
+    "topk", "sort", "argsort", "msort", "kthvalue", "nonzero", "nonzero_numpy", "argwhere", "unique", "_unique2",
+    "unique_dim", "unique_consecutive", "masked_select", "scatter", "scatter_", "scatter_add", "scatter_reduce",
+    "index_put", "index_put_", "index_add", "index_copy", "masked_scatter", "gather", "grid_sampler",
+    "grid_sampler_2d", "bincount", "upsample_nearest2d", "_upsample_nearest_exact2d", "upsample_bilinear2d",
+    "upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "__interpolate",
 })  # fmt: skip
-"""Operators of torch, without their overload, that `check_program` refuses; and indexing, unless by constants."""
+"""Operators of torch, without their overload, that `check_program` and `check_torchscript` refuse; and indexing, unless
+by constants."""
 
 INDEXING = frozenset({"index", "index_select", "embedding", "take", "take_along_dim"})
 
 
 def onnx_operators(model: onnx.ModelProto) -> Counter[str]:
     """How often each operator stands in an ONNX model, in its branches and functions too; foreign ones by domain."""
-    return Counter(node.domain + "." * bool(node.domain) + node.op_type for node in _onnx_nodes(model))
+    return Counter(node.domain + "." * bool(node.domain) + node.op_type for node in nodes_of(model))
 
 
-def _onnx_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+def nodes_of(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of an ONNX model, in its branches and functions too."""
+
     def walk(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
         for node in nodes:
             yield node
@@ -65,8 +68,8 @@ def check_onnx(model: onnx.ModelProto) -> Counter[str]:
         UserError: the first that is, with the name of its node.
     """
     constants = {tensor.name for tensor in model.graph.initializer}
-    constants |= {node.output[0] for node in _onnx_nodes(model) if node.op_type == "Constant"}
-    for node in _onnx_nodes(model):
+    constants |= {node.output[0] for node in nodes_of(model) if node.op_type == "Constant"}
+    for node in nodes_of(model):
         by_data = node.op_type == "Gather" and node.input[1] not in constants
         if node.op_type in BANNED_ONNX or by_data:
             raise _refusal(node.op_type, node.name, "at indices that the data choose" if by_data else "")
@@ -112,6 +115,52 @@ def _from_data(node: Node, images: set[str]) -> bool:
         if one not in seen:
             seen.add(one)
             waiting += one.all_input_nodes
+    return False
+
+
+def torchscript_operators(traced: Any) -> Counter[str]:
+    """How often each operator of torch stands in a traced module, as ``aten.linear``; in the modules in it too."""
+    return Counter(name for _, name in _script_calls(traced.inlined_graph))
+
+
+def _script_calls(block: Any) -> Iterator[tuple[Any, str]]:
+    """The nodes that call an operator or branch, with its name; a branch before what is in it."""
+    for node in block.nodes():
+        space, _, name = node.kind().partition("::")
+        if space != "prim" or name in BANNED_ATEN:  # prim's others make lists, constants and the like
+            yield node, f"{space}.{name}"
+        for inner in node.blocks():
+            yield from _script_calls(inner)
+
+
+def check_torchscript(traced: Any) -> Counter[str]:
+    """The operators of a traced module, none of them banned.
+
+    Raises:
+        UserError: the first that is, with the module that calls it.
+    """
+    graph = traced.inlined_graph
+    images = {value.debugName() for value in list(graph.inputs())[1:]}  # the first is the module
+    for node, name in _script_calls(graph):
+        short = name.rpartition(".")[2]
+        by_data = short in INDEXING and any(_script_from_data(index, images) for index in list(node.inputs())[1:])
+        if short in BANNED_ATEN or by_data:
+            place = node.scopeName().rpartition("/")[2].removeprefix("__module.") or node.output().debugName()
+            raise _refusal(name, place, "at indices that the data choose" if by_data else "")
+    return torchscript_operators(traced)
+
+
+def _script_from_data(value: Any, images: set[str]) -> bool:
+    """Whether a value depends on the pixels; what depends on their shape alone does not."""
+    seen: set[str] = set()
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if one.debugName() in images:
+            return True
+        if one.debugName() not in seen and one.node().kind() != "aten::size":
+            seen.add(one.debugName())
+            waiting += one.node().inputs()
     return False
 
 

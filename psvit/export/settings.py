@@ -12,6 +12,9 @@ Format = Literal["onnx", "torch-export", "torchscript", "timm"]
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2", "torchscript": ".torchscript.pt", "timm": "-timm"}
 """What the name of a file, or of the folder for timm, ends with by default."""
 
+OPSETS = (18, 25)
+"""The oldest and the newest opset of ONNX that torch's exporter writes."""
+
 
 @dataclass(frozen=True)
 class ExportSettings:
@@ -27,6 +30,7 @@ class ExportSettings:
         calibration: training images that set those ranges.
         reduce_range: int8 weights of 7 bits, for x86 processors without VNNI, whose 8-bit products saturate.
         output: file, or folder for timm; by default the checkpoint's name with an ending, beside it.
+        opset: version of ONNX's operators that the file is written in; older runtimes read older ones alone.
         img_size: side in pixels, or height and width; by default the checkpoint's.
         batch_size: images that the file takes at a time; by default any number.
         tolerance: largest difference to the network's own outputs; int8 is not held to it.
@@ -46,6 +50,7 @@ class ExportSettings:
     calibration: int = 256
     reduce_range: bool = False
     output: str | None = None
+    opset: int = 20
     img_size: int | tuple[int, int] | None = None
     batch_size: int | None = None
     tolerance: float = 1e-4
@@ -68,6 +73,9 @@ class ExportSettings:
         for name, value, least in wholes:
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise UserError(f"{flag(name)} {value!r} is not a whole number of at least {least}")
+        oldest, newest = OPSETS
+        if not isinstance(self.opset, int) or isinstance(self.opset, bool) or not oldest <= self.opset <= newest:
+            raise UserError(f"--opset {self.opset!r} is not a whole number from {oldest} to {newest}")
         if not 0 < self.tolerance < float("inf"):
             raise UserError(f"--tolerance {self.tolerance!r} is not a positive number, such as 1e-4")
         self._check_what_goes_together()
@@ -75,6 +83,8 @@ class ExportSettings:
     def _check_what_goes_together(self) -> None:
         if self.int8 and self.format != "onnx":
             raise UserError(f"--int8 is ONNX Runtime's, --format is {self.format}: give --format onnx")
+        if self.format != "onnx" and self.opset != ExportSettings.opset:
+            raise UserError(f"--opset is of ONNX files, --format is {self.format}: leave it out")
         if self.reduce_range and not self.int8:
             raise UserError("--reduce-range narrows int8 weights: give --int8 too, or leave it out")
         if self.data is not None and self.format != "onnx":
