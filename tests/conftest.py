@@ -74,6 +74,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def able(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that knows the digits: it is right on more than nine of ten images of its hold-out."""
+    folder = tmp_path_factory.mktemp("able")
+    train(settings(folder, data=DataSettings("digits"), lr=0.01, epochs=5, batch_size=32))
+    return folder / "best"
+
+
+@pytest.fixture(scope="session")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished ``psvit run`` of a search, with its pages."""
     folder = tmp_path_factory.mktemp("report") / "a run"

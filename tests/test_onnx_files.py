@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import helper
+from onnx import helper, numpy_helper
 from PIL import Image
 from small_exports import checkpoint, graph
 from tiny import DIGITS, MACHINE, Cli
@@ -20,6 +20,7 @@ import psvit
 from psvit import UserError
 from psvit.export.export import export
 from psvit.export.graph import example_images
+from psvit.export.int8 import quantize
 from psvit.export.onnx_files import calibration_images
 from psvit.export.operators import onnx_operators
 from psvit.export.runtime import InBatches, OnnxModel, open_classifier, providers_for
@@ -145,6 +146,50 @@ def test_int8_is_small_near_and_measured(exported: Path) -> None:
     assert abs(told["top1"] - told["float32_top1"]) < 10.1  # three of thirty images
     assert small.metadata["precision"] == "int8"
     assert small.metadata["largest_difference"] > model.metadata["largest_difference"]
+
+
+ROWS = ["--data", "digits", "--split", "holdout", "--json"]
+
+
+@pytest.mark.parametrize("flags", [[], ["--reduce-range"], ["--batch-size", 40]])
+def test_int8_is_as_right_as_float32(cli: Cli, able: Path, tmp_path: Path, flags: list[Any]) -> None:
+    output = tmp_path / "m.onnx"
+    told = json.loads(cli.ok("export", able, "--int8", *ROWS[:2], *flags, "--output", output, "--rounds", 0, "--json"))
+    assert told["top1"]["float32"] > 60
+    assert abs(told["top1"]["int8"] - told["top1"]["float32"]) < 3
+    assert told["measured_on"] == {"data": "digits", "split": "holdout", "images": 143}
+    for name, file in (("float32", output), ("int8", tmp_path / "m.int8.onnx")):
+        assert json.loads(cli.ok("evaluate", file, *ROWS, *MACHINE[:4]))["top1"] == told["top1"][name], name
+        assert OnnxModel(file).metadata["accuracy"]["top1"] == pytest.approx(told["top1"][name], abs=1e-4)
+    assert json.loads(cli.ok("evaluate", able, *ROWS, *MACHINE))["top1"] == told["top1"]["float32"]
+
+
+@pytest.mark.parametrize("broken", ["weights' scales", "activations' scales"])
+def test_a_broken_int8_model_is_measured_as_such(
+    cli: Cli, able: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    def spoilt(*arguments: Any) -> onnx.ModelProto:
+        model = quantize(*arguments)
+        rng = np.random.default_rng(0)
+        known = {tensor.name: tensor for tensor in model.graph.initializer}
+        if broken == "weights' scales":  # of the dynamic products: one for each output channel
+            scales = {name for name in known if name.endswith("_scale") and known[name].dims}
+        else:  # of the static convolution
+            quantizing = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+            scales = {node.input[1] for node in quantizing}
+        assert scales
+        for name in scales:
+            values = numpy_helper.to_array(known[name])
+            wrong = values * rng.choice([-1, 1], values.shape) if broken == "weights' scales" else values * 1e4
+            known[name].CopyFrom(numpy_helper.from_array(wrong.astype(values.dtype), name))
+        return model
+
+    monkeypatch.setattr("psvit.export.onnx_files.quantize", spoilt)
+    output = tmp_path / "m.onnx"
+    told = json.loads(cli.ok("export", able, "--int8", *ROWS[:2], "--output", output, "--rounds", 0, "--json"))
+    assert told["top1"]["int8"] < 60 < told["top1"]["float32"]
+    file = tmp_path / "m.int8.onnx"
+    assert json.loads(cli.ok("evaluate", file, *ROWS, *MACHINE[:4]))["top1"] == told["top1"]["int8"]
 
 
 def test_int8_quantizes_all_but_the_first_convolution(exported: Path) -> None:
