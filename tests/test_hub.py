@@ -1,5 +1,6 @@
 """Folders for timm and the Hub: timm loads them, a card describes them, and they go there and come back."""
 
+import inspect
 import re
 import shutil
 from fnmatch import fnmatch
@@ -10,6 +11,7 @@ import huggingface_hub
 import pytest
 import timm
 import torch
+from small_exports import checkpoint
 from tiny import Cli
 
 import psvit
@@ -17,6 +19,7 @@ from psvit import UserError
 from psvit.export.graph import example_images
 from psvit.export.hub import from_pretrained, push_to_hub
 from psvit.training.evaluate import open_checkpoint
+from psvit.training.settings import DataSettings
 
 IMAGES = example_images((1, 12, 12), 3)
 
@@ -30,6 +33,23 @@ def logits(model: Any) -> torch.Tensor:
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in place of the Hub."""
     root = tmp_path / "hub"
+    real = {
+        name: inspect.signature(one)
+        for name, one in (
+            ("create_repo", huggingface_hub.HfApi.create_repo),
+            ("upload_folder", huggingface_hub.HfApi.upload_folder),
+            ("snapshot_download", huggingface_hub.snapshot_download),
+        )
+    }
+
+    def as_called(stub: Any) -> Any:
+        """The stub, behind the signature of the real one: what that would refuse is refused."""
+
+        def called(*args: Any, **kwargs: Any) -> Any:
+            real[stub.__name__].bind(*args, **kwargs)
+            return stub(*args, **kwargs)
+
+        return called
 
     def create_repo(self: Any, repo_id: str, *, private: bool, exist_ok: bool) -> str:
         (root / repo_id).mkdir(parents=True, exist_ok=exist_ok)
@@ -43,18 +63,24 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             if any(fnmatch(path.name, pattern) for pattern in allow_patterns):
                 shutil.copy(path, root / repo_id / path.name)
 
-    def snapshot_download(repo_id: str, *, allow_patterns: list[str]) -> str:
+    def snapshot_download(
+        repo_id: str, *, revision: str | None, token: str | bool | None, cache_dir: Any, allow_patterns: list[str]
+    ) -> str:
         if not (root / repo_id).is_dir():
             raise ConnectionError("no such\nrepository")
-        target = tmp_path / "cache"
+        if (root / repo_id / "visibility").read_text() == "private" and token is False:
+            raise PermissionError("private")
+        if revision not in (None, "main"):
+            raise KeyError(revision)
+        target = Path(cache_dir or tmp_path / "cache")
         target.mkdir(exist_ok=True)
         for name in allow_patterns:
             shutil.copy(root / repo_id / name, target / name)
         return str(target)
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", create_repo)
-    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload_folder)
-    monkeypatch.setattr("psvit.export.hub.snapshot_download", snapshot_download)
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", as_called(create_repo))
+    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", as_called(upload_folder))
+    monkeypatch.setattr("psvit.export.hub.snapshot_download", as_called(snapshot_download))
     return root
 
 
@@ -159,6 +185,63 @@ def test_to_the_hub_and_back(cli: Cli, best: Path, hub: Path) -> None:
     model = psvit.from_pretrained("me/digits")
     assert not model.training
     assert torch.equal(logits(model), logits(open_checkpoint(str(best)).model))
+
+
+def test_a_revision_a_token_and_a_cache_are_handed_on(cli: Cli, best: Path, hub: Path, tmp_path: Path) -> None:
+    cli.ok("export", best, "--format", "timm", "--push-to-hub", "me/digits", "--private")
+    expected = logits(open_checkpoint(str(best)).model)
+    place = tmp_path / "elsewhere"
+    model = psvit.from_pretrained("me/digits", revision="main", token="hf_mine", cache_dir=place)
+    assert torch.equal(logits(model), expected)
+    assert (place / "model.safetensors").exists()
+    with pytest.raises(UserError, match="KeyError: 'v2'"):
+        psvit.from_pretrained("me/digits", revision="v2")
+    with pytest.raises(UserError, match="PermissionError: private"):
+        psvit.from_pretrained("me/digits", token=False)
+    with pytest.raises(UserError, match=f"revision 'v2' is of a repository, {best} is a folder: leave it out"):
+        psvit.from_pretrained(best, revision="v2")
+
+
+def test_the_stubs_refuse_what_the_hub_does(hub: Path) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'visible'"):
+        huggingface_hub.HfApi().create_repo("me/x", visible=True)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ("digits", "digits"),
+        ("fashion-mnist", "zalando-datasets/fashion_mnist"),
+        ("hfds/uoft-cs/cifar10", "uoft-cs/cifar10"),
+        ("torch/cifar10", "cifar10"),
+        ("photos", None),
+        ("wds/shards", None),
+        ("hfds//home/me/photos", None),
+        ("hfds/../photos", None),
+    ],
+)
+def test_the_card_names_public_data_alone(cli: Cli, tmp_path: Path, data: str, name: str | None) -> None:
+    cli.ok("export", checkpoint(tmp_path / "best", trained=DataSettings(data)), "--format", "timm")
+    card = huggingface_hub.ModelCard.load(tmp_path / "best-timm" / "README.md")
+    assert card.data.datasets == ([name] if name else None)
+    assert ("| trained on |" in card.text) == (name is not None)
+    if name is None:
+        assert "photos" not in card.content
+        assert "shards" not in card.content
+    (result,) = card.data.eval_results or []
+    assert (result.task_type, result.metric_type, result.metric_value) == ("image-classification", "accuracy", 0.125)
+    assert (result.dataset_type, result.dataset_name) == (name or "other", name or "images that are not public")
+    assert result.dataset_split == "hold-out of the training images"
+    assert "```sh\npip install psvit\n```" in card.text
+
+
+def test_a_card_without_figures_has_no_model_index(cli: Cli, best: Path) -> None:
+    (best / "metrics.json").unlink()
+    cli.ok("export", best, "--format", "timm")
+    card = huggingface_hub.ModelCard.load(best.with_name("best-timm") / "README.md")
+    assert card.data.eval_results is None
+    assert card.data.datasets is None
+    assert "model-index" not in card.content
 
 
 def test_a_push_that_fails_leaves_the_folder(

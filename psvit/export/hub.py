@@ -13,12 +13,20 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from psvit import cost
 from psvit.errors import UserError, one_line
-from psvit.export.card import CardFacts, model_card
+from psvit.export.card import CardFacts, model_card, public_name
 from psvit.export.runtime import PREPROCESSING
 from psvit.files import replacing
 from psvit.measure.macs import count_macs
 from psvit.model.psvit import PSViT
-from psvit.training.checkpoints import CONFIG, METRICS, WEIGHTS, load_checkpoint, read_metrics, save_checkpoint
+from psvit.training.checkpoints import (
+    CONFIG,
+    METRICS,
+    WEIGHTS,
+    load_checkpoint,
+    read_metrics,
+    save_checkpoint,
+    trained_on,
+)
 from psvit.training.evaluate import Classifier
 
 CARD = "README.md"
@@ -85,10 +93,12 @@ def card_facts(classifier: Classifier, name: str | None, license: str | None, pl
         macs = count_macs(lambda: load_checkpoint(classifier.source), (channels, *sides))
     params = sum(parameter.numel() for parameter in model.parameters())
     metrics = read_metrics(classifier.source)
+    trained = trained_on(metrics)
+    data = public_name(trained.data) if trained is not None else None
     folder = None if name else place.name if place.is_absolute() else place.as_posix()
     return CardFacts(
-        name or place.name, network, genotype, (channels, *sides), classifier.classes, params, macs, metrics, license,
-        folder,
+        name or place.name, network, genotype, (channels, *sides), classifier.classes, params, macs, data, metrics,
+        license, folder,
     )  # fmt: skip
 
 
@@ -136,20 +146,34 @@ def push_to_hub(folder: str | Path, name: str, private: bool = False) -> str:
     return str(address)
 
 
-def from_pretrained(name: str | Path) -> Any:
+def from_pretrained(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+) -> Any:
     """The network of a checkpoint folder, or of a repository of the Hub, in evaluation mode.
 
     Args:
         name: a folder, or user/name. Of a repository only config.json and model.safetensors are fetched.
+        revision: branch, tag or commit of the repository; by default its main branch.
+        token: for the repository; by default the one that ``hf auth login`` keeps, and False for none.
+        cache_dir: where what is fetched is kept; by default where huggingface_hub keeps it.
 
     Raises:
-        UserError: neither; or a checkpoint that is broken, see `psvit.training.checkpoints.load_checkpoint`.
+        UserError: neither; a revision of a folder; or a checkpoint that is broken, see
+            `psvit.training.checkpoints.load_checkpoint`.
     """
     if Path(name).exists():
+        if revision is not None:
+            raise UserError(f"revision {revision!r} is of a repository, {name} is a folder: leave it out")
         return load_checkpoint(name)
     try:
         validate_repo_id(str(name))
-        folder = snapshot_download(str(name), allow_patterns=[CONFIG, WEIGHTS])
+        folder = snapshot_download(
+            str(name), revision=revision, token=token, cache_dir=cache_dir, allow_patterns=[CONFIG, WEIGHTS]
+        )
     except Exception as error:  # no such name, no right, no network: each with a class of its own
         raise UserError(
             f"{name} is neither a folder nor a repository of the Hub that can be read: {one_line(error, kind=True)}"
