@@ -93,6 +93,26 @@ def test_coco_masks_that_cannot_be_drawn_become_boxes(tmp_path: Path) -> None:
     assert any(f"objects without a mask, their box is taken: {len(wrong)}" in note for note in data.notes)
 
 
+def test_coco_masks_without_a_pixel_become_boxes(tmp_path: Path) -> None:
+    """Too thin, beside the image, drawn back over itself; as runs of both kinds; never a broad one."""
+    nothing = {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}
+    text = mask_tools().encode(np.zeros((HEIGHT, WIDTH), dtype=np.uint8, order="F"))["counts"].decode()
+    empty: list[Any] = [
+        [[2, 3.1, 8, 3.2, 8, 3.3, 2, 3.25]], [[30, 3, 36, 3, 36, 9]], [[2, 3, 8, 9, 2, 3, 8, 9]], nothing,
+        {"size": [HEIGHT, WIDTH], "counts": text},
+    ]  # fmt: skip
+    thin = [2, 3, 8, 3, 8, 4, 2, 4]
+    root = coco_folder(tmp_path, coco([{"segmentation": s} for s in [[SQUARE], [thin], *empty]]))
+    data = opened(root)
+    found = objects(data)
+    assert found.masks is not None
+    assert (found.masks[1] == filled(2, 3, 8, 4)).all()
+    assert (np.delete(found.masks, 1, axis=0) == filled(2, 3, 8, 9)).all()
+    assert any("masks without a pixel, their box is taken: 5 ('annotation 2', " in note for note in data.notes)
+    write(root / "annotations" / "instances_train.json", coco([{"segmentation": s} for s in empty]))
+    assert not opened(root).has_masks  # a set without any mask has none
+
+
 def test_coco_runs_that_do_not_add_up_make_the_image_unreadable(tmp_path: Path) -> None:
     short = {"size": [HEIGHT, WIDTH], "counts": "P1"}
     data = opened(coco_folder(tmp_path, coco([{"segmentation": short}])))

@@ -113,6 +113,28 @@ def test_what_is_cut_away_is_left_out() -> None:
     assert counts == {0, 1, 2}
 
 
+def test_a_box_around_more_than_its_mask_moves_as_it_was_drawn() -> None:
+    """A pixel more is a rounding; an object of whose mask nothing is left is left out, as what is cut away."""
+    image, there = scene()
+    assert there.masks is not None
+    drawn = there.boxes + np.asarray([[0, 0, 0, 20], [-1, 0, 1, 0.5], [0, 0, 0, 0]], dtype=np.float32)
+    there = Objects(drawn, there.labels, there.masks, there.crowd)
+    still = Vary(DenseAugment(hflip=0, jitter=(1.0, 1.0)), mirror=False, mean=(0.0,))
+    assert vary_objects(still, image, there)[1]["boxes"].tolist() == [[10, 8, 34, 44], [50, 30, 70, 52]]
+    mirrored = Vary(DenseAugment(hflip=1.0, jitter=(1.0, 1.0)), mirror=True, mean=(0.0,))
+    assert vary_objects(mirrored, image, there)[1]["boxes"].tolist() == [[46, 8, 70, 44], [10, 30, 30, 52]]
+    for seed in range(30):
+        torch.manual_seed(seed)
+        _, target = vary_objects(Vary(DenseAugment(hflip=0, jitter=(4.0, 4.0)), False, (0.0,)), image, there)
+        assert (target["masks"] > 0).flatten(1).any(dim=1).all()
+        for box, mask in zip(target["boxes"], target["masks"], strict=True):
+            x0, y0, x1, y1 = boxes_of(mask.bool().numpy()[None])[0]
+            assert box[0] <= x0 + 1
+            assert box[1] <= y0 + 1
+            assert box[2] >= x1 - 1
+            assert box[3] >= y1 - 1
+
+
 def test_mirroring_is_for_classes_that_can_be_mirrored() -> None:
     image, there = scene()
     for mirror, moved in ((False, False), (True, True)):

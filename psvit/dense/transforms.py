@@ -20,6 +20,9 @@ from psvit.dense.recipes import DenseAugment
 LEAST_SIDE = 1.0
 """Pixels; a box of which less is left in a cut is left out."""
 
+ROUNDING = 1.0
+"""Pixels by which an annotated box may differ from its mask's and count as the mask's."""
+
 
 def to_tensor(image: Image.Image) -> Tensor:
     """PIL image -> (C, H, W) float32 in 0..1."""
@@ -89,25 +92,31 @@ class Vary:
 def vary_objects(vary: Vary, image: Image.Image, objects: Objects) -> tuple[Tensor, dict[str, Tensor]]:
     """An image and its objects -> (C, H, W) in 0..1 and torchvision's target; crowds are left out.
 
+    Boxes move with the image. One that is its mask's is that of what is still to be seen of the mask.
+
     Returns:
         The image, and boxes (n, 4) in pixels, labels (n,) from 1, and masks (n, H, W) uint8 where the set has them.
     """
     kept = ~objects.crowd
     size = (image.height, image.width)
     boxes, labels = objects.boxes[kept], torch.from_numpy(objects.labels[kept]) + 1
+    on = tv_tensors.BoundingBoxes(torch.from_numpy(boxes), format="XYXY", canvas_size=size)
     if objects.masks is None:
-        on = tv_tensors.BoundingBoxes(torch.from_numpy(boxes), format="XYXY", canvas_size=size)
         shown, on = vary(image, on)
         found: Tensor = on.as_subclass(Tensor).float().reshape(-1, 4)
         target = {"boxes": found, "labels": labels}
+        whole = torch.ones(len(found), dtype=torch.bool)
     else:
-        # a box is that of what is still to be seen, so masks lead
-        masks = tv_tensors.Mask(torch.from_numpy(np.ascontiguousarray(objects.masks[kept])).to(torch.uint8))
-        shown, masks = vary(image, masks)
-        plain = masks.as_subclass(Tensor)
-        found = torch.from_numpy(boxes_of(plain.numpy().astype(bool)))
+        masks = objects.masks[kept]
+        shown, moved, on = vary(image, tv_tensors.Mask(torch.from_numpy(masks).to(torch.uint8)), on)
+        plain = moved.as_subclass(Tensor)
+        # an annotator may draw a box around more than the mask: it is looked for where it was drawn
+        own = torch.from_numpy((np.abs(boxes - boxes_of(masks)) <= ROUNDING).all(axis=1))
+        seen = torch.from_numpy(boxes_of(plain.numpy().astype(bool)))
+        found = torch.where(own[:, None], seen, on.as_subclass(Tensor).float().reshape(-1, 4))
         target = {"boxes": found, "labels": labels, "masks": plain}
-    whole = ((found[:, 2:] - found[:, :2]) >= LEAST_SIDE).all(dim=1)
+        whole = (plain > 0).flatten(1).any(dim=1)
+    whole &= ((found[:, 2:] - found[:, :2]) >= LEAST_SIDE).all(dim=1)
     return shown.as_subclass(Tensor), {name: value[whole] for name, value in target.items()}
 
 

@@ -88,7 +88,7 @@ class AnnotatedSource(DenseSource):
 
     Args:
         images: the files.
-        has_masks: objects have masks; one without an outline has its box as a mask.
+        has_masks: objects have masks; one without an outline, or whose outline has no pixel, has its box as a mask.
     """
 
     def __init__(self, images: Sequence[Annotated], has_masks: bool) -> None:
@@ -141,7 +141,8 @@ class AnnotatedSource(DenseSource):
         one = self.images[i]
         for box, shape in zip(one.boxes, one.shapes, strict=True):
             try:
-                yield draw(shape, one.size) if shape is not None else _filled(box, one.size)
+                mask = draw(shape, one.size) if shape is not None else None
+                yield mask if mask is not None and mask.any() else _filled(box, one.size)
             except (ValueError, RuntimeError) as error:  # what the decoder says to runs that do not add up
                 raise OSError(f"image {one.path}: a mask cannot be decoded ({one_line(error)})") from error
 
@@ -153,6 +154,25 @@ def draw(shape: Shape, size: tuple[int, int]) -> NDArray[np.bool_]:
     if not isinstance(shape, dict):
         runs = tools.merge(tools.frPyObjects([polygon.tolist() for polygon in shape], *size))
     return np.asarray(tools.decode(runs), dtype=bool)
+
+
+def is_empty(shape: Shape, size: tuple[int, int]) -> bool:
+    """Whether an outline has no pixel: it is too thin, or outside of the image. Not of runs that do not add up."""
+    if not isinstance(shape, dict) and any(_is_broad(polygon, size) for polygon in shape):
+        return False
+    try:
+        return not draw(shape, size).any()
+    except (ValueError, RuntimeError):  # what the decoder says to them; it is said again when they are asked for
+        return False
+
+
+def _is_broad(polygon: NDArray[np.float64], size: tuple[int, int]) -> bool:
+    """Whether a polygon within the image is sure to have a pixel: most are, and drawing them all would take long."""
+    x, y = polygon[0::2], polygon[1::2]
+    area = abs(x[:-1] @ y[1:] - x[1:] @ y[:-1] + x[-1] * y[0] - x[0] * y[-1]) / 2
+    left, right, top, bottom = x.min(), x.max(), y.min(), y.max()
+    inside = left >= 0 and top >= 0 and right <= size[1] and bottom <= size[0]
+    return bool(inside and area >= 2 * (right - left + bottom - top))
 
 
 def _filled(box: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.bool_]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from psvit.dense.data.annotated import Annotated, Annotation, Shape, annotate, read_size
+from psvit.dense.data.annotated import Annotated, Annotation, Shape, annotate, is_empty, read_size
 from psvit.dense.data.findings import Findings
 from psvit.dense.data.libraries import mask_tools
 from psvit.errors import UserError, one_line
@@ -216,6 +216,9 @@ def _annotation(entry: Mapping[str, Any], label: int, size: tuple[int, int], fin
     box = entry.get("bbox")
     if box is None and shape is not None:
         box = _bound(shape, size)
+    if shape is not None and is_empty(shape, size):
+        findings.add("masks without a pixel, their box is taken", name)
+        shape = None
     try:
         x, y, width, height = map(float, box if isinstance(box, (list, tuple)) else ())
     except (TypeError, ValueError, OverflowError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,6 +98,17 @@ class DenseSubset(DenseSource):
     def class_map(self, i: int) -> NDArray[np.int64]:
         """The other's class map."""
         return self.source.class_map(int(self.indices[i]))
+
+
+class BoxesAlone(DenseSubset):
+    """Another source without its masks: what a detector of boxes learns from."""
+
+    def __init__(self, source: DenseSource) -> None:
+        super().__init__(source, range(len(source)))
+
+    def objects(self, i: int) -> Objects:
+        """The other's objects, without masks."""
+        return replace(super().objects(i), masks=None)
 
 
 def boxes_of(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
