@@ -21,12 +21,14 @@ from psvit.dense.detection.detectors import Anchors, build_detector
 from psvit.dense.detection.pasting import cut, mask_loss, paste
 from psvit.dense.detection.settings import DetectorSettings
 from psvit.dense.drawing import files_for
+from psvit.dense.facts import seen_lines
+from psvit.dense.features import open_features
 from psvit.dense.recipes import DenseAugment
 from psvit.dense.splits import ObjectSplit
 from psvit.dense.transforms import to_tensor
 from psvit.errors import UserError
 from psvit.training.machine import attention_for_training, open_machine
-from psvit.training.recipes import Machine
+from psvit.training.recipes import Machine, ModelSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -215,6 +217,46 @@ def test_an_evaluation_of_what_is_known() -> None:
         assert {name for name, value in kind["per_class"].items() if value == 100} == set("01234569")
         assert kind["per_class"]["7"] == 0
         assert 10 < kind["per_class"]["8"] < 90
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("AAAA", {"pooling": "2d"}), ("AAAA", {"pooling": "1d"}), ("vit_tiny_patch16_224", VIT)],
+)
+def test_a_plain_transformer_gets_the_simple_pyramid_however_it_is_written(name: str, more: dict[str, Any]) -> None:
+    """A 2D network's features begin with patches of the image, which are of other strides and no stages."""
+    more = {"patch_size": 16, "widths": (32,), "head_dim": 16, **more} if name == "AAAA" else more
+    built = backbone(name, **more)
+    assert (built.simple, built.strides) == (True, [4, 8, 16, 32, 64])
+    assert not backbone("A-A", patch_size=16, widths=(32, 32), head_dim=16).simple
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "side", "tokens", "note"),
+    [
+        ("A-A", {}, 512, 4096, ""),
+        ("A-A", {}, 520, 4225, "give --windows 14 0, or lower --short-side"),
+        ("A-A", {"windows": (14, 0)}, 1024, 16384, ""),
+        ("A-A", {"windows": (8, 0)}, 1600, 40000, "give --windows 8 14, or lower --short-side"),
+        ("A-A", {"patch_size": 1}, 512, 262144, "give --windows 14 14, or lower --short-side"),
+        ("AA", {"pooling": "1d"}, 520, 4225, "lower --short-side, or take a 2D variant with --windows 14"),
+        ("runs/best", {}, 520, 4225, "lower --short-side, or train the classifier with --windows 14 0"),
+        ("test_resnet", {}, 2000, None, ""),
+    ],
+)
+def test_much_attention_is_told(name: str, more: dict[str, Any], side: int, tokens: int | None, note: str) -> None:
+    network = {"patch_size": 8, "head_dim": 8, "widths": (16,) * (2 - (name == "AA")), **more}
+    model = ModelSettings(name) if name == "test_resnet" else ModelSettings("A-A" if "/" in name else name, **network)
+    body, _ = open_features(model, (64, 64), 1)
+    first, *notes = seen_lines((side, side), 8, body, (2e6, 3e6), "pyramid", name, "--short-side")
+    said = f"seen at {side} x {side} pixels: 2 M MACs are the backbone's, 3 M with its pyramid"
+    assert first == said + (f"; {tokens} tokens in its first stage" if tokens else "")
+    assert len(notes) == bool(note)
+    for line in notes:
+        assert line.startswith("note: ")
+        assert line.endswith(f": {note}")
+        assert " tokens see each other in stage " in line
+        assert "memory grows with their square for layers that share maps and in float32" in line
 
 
 def test_a_detector_is_torchvisions() -> None:

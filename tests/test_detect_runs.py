@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from dense_folders import save, write
 from PIL import Image
 from tiny import TRAIN as CLASSIFY
 from tiny import Cli, log, read, same_weights, saved_behind, start, start_slowed, torchrun, weights
@@ -17,10 +18,18 @@ from psvit.dense.data.coco_writer import write_coco
 from psvit.dense.data.objects import DenseSource, DenseSubset, Objects
 from psvit.dense.data.sets import open_objects
 from psvit.dense.data.settings import DenseDataSettings
-from psvit.dense.detection.detect import detect, evaluate_checkpoint, load_detector, train_detector
+from psvit.dense.detection.detect import (
+    DetectorLearning,
+    detect,
+    evaluate_checkpoint,
+    load_detector,
+    train_detector,
+)
 from psvit.dense.detection.settings import DetectorSettings, DetectSettings
-from psvit.dense.recipes import DenseRecipe
+from psvit.dense.recipes import DenseAugment, DenseRecipe
+from psvit.dense.splits import ObjectSplit, check_holdout
 from psvit.errors import UserError
+from psvit.training.machine import open_machine
 from psvit.training.recipes import Machine, ModelSettings, RunSettings
 
 CPU = Machine("cpu", "float32", 1)
@@ -57,9 +66,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_hold_out_is_the_trainings(cli: Cli, whole: Path) -> None:
-    words = ["detect", "evaluate", whole / "last", "--split", "holdout", "--scenes", "16", *MACHINE]
+    words = ["detect", "evaluate", whole / "last", "--split", "holdout", *MACHINE]
     figures = json.loads(cli.ok(*words, "--json"))
     kept = read(whole / "last" / "metrics.json")
+    assert kept["trained_on"] == {
+        "data": "digits-scenes", "holdout": 0.25, "seed": 0, "split_seed": None, "scenes": 16
+    }  # fmt: skip
+    assert json.loads(cli.ok(*words, "--scenes", "8", "--json"))["images"] == 2  # if others are asked for
     assert figures["images"] == kept["images"] == 4
     assert figures["mask_ap"] == pytest.approx(kept["mask_ap"], abs=1e-3)
     for other in (["--seed", "1"], ["--split-seed", "1"], ["--holdout", "0.5"]):
@@ -105,7 +118,8 @@ def test_it_learns_and_says_what(cli: Cli, tmp_path: Path) -> None:
     assert losses[3] < 0.9 * losses[0]
     assert "network   mask_rcnn on A-AS-AS: 23.79 M MACs" in said
     assert "16 training and 0 hold-out images of 48x48 pixels, 10 classes" in said
-    assert "seen at 48 x 48 pixels: 23.79 M MACs are the backbone's, 24.42 M with its pyramid" in said
+    assert "seen at 48 x 48 pixels: 23.79 M MACs are the backbone's, 24.42 M with its pyramid; 144 tokens" in said
+    assert "note: " not in said
     assert f"next      psvit detect evaluate {tmp_path / 'best'} --data digits-scenes" in said
     assert same_weights(tmp_path / "best", tmp_path / "last")  # without a hold-out the last is the best
 
@@ -337,6 +351,50 @@ def test_masks_need_masks(cli: Cli, folders: dict[str, Path], tmp_path: Path) ->
                        tmp_path / "run")  # fmt: skip
     assert "--detector mask_rcnn needs masks, the set has boxes only: take faster_rcnn or retinanet" in said
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["mask_rcnn", "faster_rcnn", "retinanet"])
+def test_what_is_learned_from_is_what_is_asked_for(name: Any, tmp_path: Path) -> None:
+    """A box larger than its mask, a mask too thin to be drawn and an empty one: boxes as annotated, none left out."""
+    boxes = [[10, 10, 40, 60], [5, 80, 60, 2], [70, 70, 10, 10]]
+    shapes = [[[10, 10, 50, 10, 50, 30, 10, 30]], [[5, 80.1, 65, 80.2, 65, 80.3, 5, 80.25]],
+              {"size": [100, 100], "counts": [10_000]}]  # fmt: skip
+    for split in ("train", "val"):
+        content = {"images": [{"id": i, "file_name": f"{split}{i}.png", "height": 100, "width": 100} for i in range(2)],
+                   "annotations": [{"id": 3 * i + k, "image_id": i, "category_id": 1, "bbox": boxes[k],
+                                    "segmentation": shapes[k]} for i in range(2) for k in range(3)],
+                   "categories": [{"id": 1, "name": "a"}]}  # fmt: skip
+        write(tmp_path / "annotations" / f"instances_{split}.json", content)
+        for i in range(2):
+            save(tmp_path / "images" / f"{split}{i}.png", (100, 100))
+    data = open_objects(DenseDataSettings(str(tmp_path), holdout=0, workers=0))
+    assert any("masks without a pixel, their box is taken: 4 " in note for note in data.notes)
+    still = DenseAugment(hflip=0.0, jitter=(1.0, 1.0))
+    given = settings(tmp_path / "run", detector=replace(HEADS, detector=name), augment=still)
+    metric = "mask_ap" if name == "mask_rcnn" else "box_ap"
+    learn = DetectorLearning(torch.nn.Linear(1, 1), given, open_machine(CPU), data, metric)
+    target, truth = learn.split[0, 0].label, data.test.objects(0)
+    assert target["boxes"].tolist() == truth.boxes.tolist() == [[10, 10, 50, 70], [5, 80, 65, 82], [70, 70, 80, 80]]
+    assert ("masks" in target) == (name == "mask_rcnn")
+    if "masks" in target:
+        assert target["masks"].sum(dim=(1, 2)).tolist() == truth.areas.tolist() == [800, 120, 100]
+
+
+def test_a_hold_out_that_cannot_be_read_is_refused_before_training(cli: Cli, tmp_path: Path) -> None:
+    write_coco(Photos(True), ("cat", "dog"), tmp_path / "data", "train")
+    write_coco(Photos(True), ("cat", "dog"), tmp_path / "data", "val")
+    held = open_objects(DenseDataSettings(str(tmp_path / "data"), holdout=0.1)).holdout
+    assert len(held) == 1
+    Path(held.name(0)).write_bytes(b"\x89PNG broken")
+    words = ["detect", "train", *MACHINE, "--data", tmp_path / "data", "--holdout", "0.1", "--workers", "0", "--output"]
+    said = cli.refused(*words, tmp_path / "run")
+    assert "none of the 1 images of the hold-out can be evaluated, the first is image " in said
+    assert "mend it, give another --split-seed, or go without a hold-out by --holdout 0\n" in said
+    assert not (tmp_path / "run").exists()
+    # one that can be read is enough
+    two = ObjectSplit(open_objects(DenseDataSettings(str(tmp_path / "data"), holdout=0.4)).holdout)
+    assert sorted(bool(two[i, 0].unreadable) for i in range(len(two))) == [False, True]
+    check_holdout(two)
 
 
 class Crowds(DenseSubset):

@@ -1,6 +1,7 @@
 """Segmentation: figures counted by hand and by smp, decoders on any backbone, runs that are killed or shared."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -333,12 +334,10 @@ def test_a_checkpoint_is_evaluated_as_its_training_did(cli: Cli, trained: Path) 
         trained / "last",
         "--data",
         "digits-scenes",
-        "--scenes",
-        "24",
         *MACHINE,
         "--split",
         "holdout",
-    ]  # of the size that it was trained on, and of the hold-out
+    ]  # of the size that it was trained on, of as many scenes, and of the hold-out
     figures = json.loads(cli.ok(*words, "--json"))
     kept = read(trained / "last" / "metrics.json")
     for name in ("miou", "pixel_accuracy", "loss", "images"):
@@ -494,6 +493,28 @@ def test_a_folder_of_images_of_different_sizes(cli: Cli, photos: Path, tmp_path:
     assert (two.pop("unreadable"), two) == (one.pop("unreadable"), pytest.approx(one))
     said = cli.refused("segment", "evaluate", tmp_path / "run" / "last", *SCENES, *MACHINE)
     assert "knows 3 classes, digits-scenes has 11, and class 0 is class 0 in the checkpoint, background in" in said
+
+
+@pytest.mark.parametrize("what", ["image", "mask"])
+def test_a_hold_out_without_figures_is_refused_before_training(
+    what: str, cli: Cli, photos: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(photos, tmp_path / "data")
+    held = open_class_maps(DenseDataSettings(str(tmp_path / "data"), holdout=0.1)).holdout
+    assert len(held) == 1
+    image = Path(held.name(0))
+    if what == "image":
+        image.write_bytes(image.read_bytes()[:200])
+    else:
+        Image.fromarray(np.full(held.size_of(0), 255, dtype=np.uint8)).save(tmp_path / "data" / "masks" / image.name)
+    words = ["segment", "train", *NETWORK, "--data", tmp_path / "data", *MACHINE, "--epochs", "1", "--crop-size", "32",
+             "--channels", "32", "--holdout", "0.1", "--workers", "0", "--output", tmp_path / "run"]  # fmt: skip
+    said = cli.refused(*words)
+    reason = "cannot be read" if what == "image" else "(every pixel is 255, which is ignored)"
+    assert "none of the 1 images of the hold-out can be evaluated, the first is " in said
+    assert f"{image.name} {reason}" in said
+    assert "mend it, give another --split-seed, or go without a hold-out by --holdout 0\n" in said
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -68,8 +68,11 @@ def evaluate(arguments: Sequence[str]) -> int:
     from psvit.measure.machine import keep_freed_memory
 
     keep_freed_memory()
+    from psvit.dense.checkpoints import as_trained
     from psvit.dense.segmentation.segment import evaluate_checkpoint
 
+    data = as_trained(values.checkpoint, data)
+    values = evaluation_flags("segment", EVALUATE, data).parse(arguments)  # again: the default of --scenes is known now
     figures = evaluated(evaluate_checkpoint, values, data)
     if not prints():
         return 0

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
 
-from psvit.dense.data.sets import DenseData
+from psvit.dense.data.sets import SCENES, DenseData
+from psvit.dense.data.settings import DenseDataSettings
 from psvit.errors import UserError, one_line
-from psvit.training.checkpoints import COMMANDS, read_json
-from psvit.training.run_folder import RunFolder
+from psvit.training.checkpoints import COMMANDS, TRAINED_ON, cut_of, read_json, read_metrics, write_checkpoint
+from psvit.training.run_folder import CHECKPOINTS, RunFolder, TrainState
+
+if TYPE_CHECKING:
+    from psvit.training.learning import Learning
+
+Data = TypeVar("Data", bound=DenseDataSettings)
 
 
 class DenseFolder(RunFolder):
@@ -48,6 +55,26 @@ class DenseFolder(RunFolder):
     def checkpoint_config(self) -> dict[str, Any]:
         """What the config.json of the checkpoints holds."""
         return self.config
+
+    def _save_checkpoints(self, learn: Learning, state: TrainState) -> None:
+        """As any run's; `trained_on` tells the scenes too, of which the hold-out is a fraction."""
+        weights, data = learn.evaluated.state_dict(), self.settings.data
+        cut = cut_of(data)
+        if isinstance(data, DenseDataSettings) and data.data == SCENES:
+            cut["scenes"] = data.scenes
+        metrics = {**state.history[-1], **self.facts, TRAINED_ON: cut}
+        for name in CHECKPOINTS if state.improved else ("last",):
+            write_checkpoint(self.path / name, self.config, weights, metrics)
+
+
+def as_trained(folder: str, data: Data) -> Data:
+    """These settings with as many scenes as a checkpoint was trained on, where it tells: its hold-out is of them."""
+    told = read_metrics(folder).get(TRAINED_ON)
+    scenes = told.get("scenes") if isinstance(told, dict) else None
+    try:
+        return data if scenes is None else replace(data, scenes=scenes)
+    except UserError:  # somebody wrote something else there
+        return data
 
 
 def task_config(task: str, data: DenseData, described: dict[str, Any], **head: dict[str, Any]) -> dict[str, Any]:

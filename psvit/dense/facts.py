@@ -9,9 +9,20 @@ import torch
 from torch import nn
 
 from psvit.measure.macs import macs_of
+from psvit.model.psvit import PSViT
+from psvit.training.checkpoints import is_folder
 
 Pair = tuple[nn.Module, nn.Module]
 """A network with a head, and the backbone in it."""
+
+MANY = (4096, 8192)
+"""Tokens; where more than these all see each other, in the first stage or a later one, memory is worth a note.
+
+A second stage of stride 16 has 4,200 at 800 x 1333 pixels, which windows in the first alone leave within memory.
+"""
+
+WINDOW = 14
+"""Side in tokens of the windows that a note proposes: ViTDet's."""
 
 
 def macs_on_meta(shape: Sequence[int], *networks: nn.Module) -> list[int]:
@@ -39,11 +50,49 @@ def network_facts(shape: Sequence[int], whole: str, built: Pair, learned: Pair) 
     return {"macs": macs, whole: whole_macs, "backbone_params": backbone_params, "params": params}
 
 
-def macs_line(size: tuple[int, int], macs: float, with_head: float, head: str, largest: bool = False) -> str:
-    """A line for the user: MACs of the backbone, and with its head, for images of this height and width.
+def padded(size: tuple[int, int], step: int) -> tuple[int, int]:
+    """Height and width, rounded up to multiples of `step`."""
+    return -(-size[0] // step) * step, -(-size[1] // step) * step
 
-    `largest` says that others are smaller.
+
+def seen_lines(
+    size: tuple[int, int],
+    step: int,
+    body: Any,
+    macs: tuple[float, float],
+    head: str,
+    source: str,
+    smaller: str,
+    largest: bool = False,
+) -> list[str]:
+    """Lines for the user: MACs and tokens for images of one size, and a note where they will take much memory.
+
+    Args:
+        size: height and width; step: of which the network's images are multiples.
+        body: timm's features.
+        macs: of the backbone, and with its head.
+        head: what it is called.
+        source: the name or folder of the backbone.
+        smaller: the flag that makes images smaller.
+        largest: other images are smaller.
     """
-    seen = f"seen at {'up to ' if largest else ''}{size[0]} x {size[1]} pixels"
-    return (f"{seen}: {macs / 1e6:.4g} M MACs are the backbone's, "
-            f"{with_head / 1e6:.4g} M with its {head}")  # fmt: skip
+    arch = body.model.arch if isinstance(getattr(body, "model", None), PSViT) else None
+    tokens = [rows * columns for rows, columns in arch.grids(padded(size, step))] if arch is not None else []
+    line = (f"seen at {'up to ' if largest else ''}{size[0]} x {size[1]} pixels: {macs[0] / 1e6:.4g} M MACs are the "
+            f"backbone's, {macs[1] / 1e6:.4g} M with its {head}")  # fmt: skip
+    if arch is None:
+        return [line]
+    line += f"; {tokens[0]} tokens in its first stage"
+    many = [count > MANY[min(stage, 1)] and not arch.window(stage) for stage, count in enumerate(tokens)]
+    if not any(many):
+        return [line]
+    windows = " ".join(str(WINDOW if wide else arch.window(stage)) for stage, wide in enumerate(many))
+    way = f"give --windows {windows}, or lower {smaller}"
+    if is_folder(source):
+        way = f"lower {smaller}, or train the classifier with --windows {windows}"
+    elif arch.pooling == "1d" or arch.class_token:
+        way = f"lower {smaller}, or take a 2D variant with --windows {windows}"
+    stage = many.index(True)
+    note = (f"note: {tokens[stage]} tokens see each other in stage {stage + 1}, and memory grows with their square for "
+            f"layers that share maps and in float32: {way}")  # fmt: skip
+    return [line, note]

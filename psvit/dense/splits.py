@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from psvit.dense.data.objects import DenseSource, Objects
+from psvit.dense.data.objects import IGNORED, DenseSource, Objects
 from psvit.dense.transforms import Vary, to_tensor, vary_class_map, vary_objects
+from psvit.errors import UserError, one_line
 from psvit.training.loading import Split
 
 
@@ -34,6 +35,10 @@ class DenseSplit(Split):
     def name(self, i: int) -> str:
         """What a message calls image i."""
         return self.source.name(i)
+
+    def counts(self, item: Any) -> bool:
+        """Whether what `read` gave counts in the figures of an evaluation."""
+        return True
 
 
 class ObjectSplit(DenseSplit):
@@ -68,6 +73,10 @@ class ClassMapSplit(DenseSplit):
         """Image i and its class map."""
         return self.source.image(i), self.source.class_map(i)
 
+    def counts(self, item: tuple[Image.Image, NDArray[np.int64]]) -> bool:
+        """Whether a pixel has a class."""
+        return bool((item[1] != IGNORED).any())
+
     def transformed(self, item: tuple[Image.Image, NDArray[np.int64]]) -> tuple[Tensor, Tensor]:
         """What `read` gave -> (C, H, W) and (H, W)."""
         return vary_class_map(self.vary, *item)
@@ -75,3 +84,24 @@ class ClassMapSplit(DenseSplit):
     def stacked(self, images: list[Tensor], labels: list[Any]) -> tuple[Any, Any]:
         """One tensor of images and one of class maps in training, lists in evaluation."""
         return (torch.stack(images), torch.stack(labels)) if self.training else (images, labels)
+
+
+def check_holdout(split: DenseSplit) -> None:
+    """Refuse a hold-out that can have no figures, before an epoch is lost to it; reads up to the first that counts.
+
+    Raises:
+        UserError: none of its images can be read, or no pixel of them has a class.
+    """
+    wrong = ""
+    for i in range(len(split)):
+        try:
+            if split.counts(split.read(i)):
+                return
+            wrong = wrong or f"{split.name(i)} (every pixel is {IGNORED}, which is ignored)"
+        except OSError as error:
+            wrong = wrong or one_line(error, limit=1000)  # it names the path, which may be long
+    if wrong:
+        raise UserError(
+            f"none of the {len(split)} images of the hold-out can be evaluated, the first is {wrong}: mend it, give "
+            "another --split-seed, or go without a hold-out by --holdout 0"
+        )

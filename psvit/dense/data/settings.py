@@ -25,7 +25,7 @@ class DenseDataSettings(DataSettings):
         img_size: side in pixels of the scenes of digits-scenes, or height and width; 96 by default.
         holdout: fraction cut from the training split, to choose by without touching the test split.
         limit: train on this many images only (for prototypes).
-        scenes: training scenes of digits-scenes.
+        scenes: training scenes of digits-scenes; an evaluation takes as many as the training had.
     """
 
     known: ClassVar[str] = WITH_CLASS_MAPS

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from psvit.dense.checkpoints import DenseFolder, building, read_task, task_config
 from psvit.dense.data.libraries import coco_classes
+from psvit.dense.data.objects import BoxesAlone
 from psvit.dense.data.sets import DenseData, open_objects
 from psvit.dense.data.settings import DenseDataSettings
 from psvit.dense.detection.average_precision import Detected, Truth, average_precision, encode_rle
@@ -23,11 +24,11 @@ from psvit.dense.detection.detectors import build_detector
 from psvit.dense.detection.pyramid import Backbone, check_read
 from psvit.dense.detection.settings import DetectorSettings, DetectSettings, Neck
 from psvit.dense.evaluation import open_fitting, own_batches, read_pixels
-from psvit.dense.facts import macs_line, network_facts
+from psvit.dense.facts import network_facts, padded, seen_lines
 from psvit.dense.features import build_features, open_features
 from psvit.dense.learning import DenseLearning
 from psvit.dense.recipes import is_small
-from psvit.dense.splits import ObjectSplit
+from psvit.dense.splits import ObjectSplit, check_holdout
 from psvit.dense.transforms import Vary
 from psvit.errors import UserError
 from psvit.measure.macs import explicit_attention
@@ -59,6 +60,7 @@ def train_detector(settings: DetectSettings, say: Callable[[str], None] = print)
     accelerator = open_machine(settings.machine)
     run = DenseFolder(settings, accelerator)
     data = open_objects(settings.data)
+    check_holdout(ObjectSplit(data.holdout))
     detector = settings.detector.filled(data.img_size, data.has_masks)
     seed_step(settings.data.seed, INIT)
     with attention_for_training(accelerator.device):
@@ -66,14 +68,15 @@ def train_detector(settings: DetectSettings, say: Callable[[str], None] = print)
             settings.model, body_size(data.img_size), data.in_chans, settings.recipe.drop_path
         )
         config = task_config(TASK, data, described, detector=asdict(detector))
-        model = assemble(body, detector, config)
+        model: Any = assemble(body, detector, config)
     metric = "mask_ap" if detector.detector == "mask_rcnn" else "box_ap"
     size = seen_size(detector, data.sizes())
     facts = detector_facts(model, described, size)
-    seen = macs_line(size, facts["macs"], facts["pyramid_macs"], "pyramid", largest=data.img_size is None)
+    seen = seen_lines(size, model.transform.size_divisible, body, (facts["macs"], facts["pyramid_macs"]), "pyramid",
+                      settings.model.model, "--short-side", largest=data.img_size is None)  # fmt: skip
     run.describe_task(str(detector.detector), config, facts, metric, model)
     learn = DetectorLearning(model, settings, accelerator, data, metric)
-    return learn_epochs(learn, run, [*describe_data(data), seen], say)
+    return learn_epochs(learn, run, [*describe_data(data), *seen], say)
 
 
 def assemble(body: nn.Module, detector: DetectorSettings, config: dict[str, Any]) -> nn.Module:
@@ -108,8 +111,7 @@ def detector_facts(model: Any, described: dict[str, Any], size: tuple[int, int])
     Raises:
         UserError: the backbone cannot take images of this size, or has weights that the pyramid does not read.
     """
-    step = model.transform.size_divisible
-    shape = (int(described["model_args"]["in_chans"]), *(-(-side // step) * step for side in size))
+    shape = (int(described["model_args"]["in_chans"]), *padded(size, model.transform.size_divisible))
     neck: Neck = "simple" if model.backbone.simple else "fpn"
     with explicit_attention():
         backbone: Any = Backbone(build_features(described, None), neck, model.backbone.out_channels)
@@ -136,6 +138,8 @@ class DetectorLearning(DenseLearning):
         self, model: nn.Module, settings: DetectSettings, accelerator: Accelerator, data: DenseData, metric: str
     ) -> None:
         vary = Vary(settings.recipe.augment, data.mirror, data.mean)
+        if metric == "box_ap":  # it has no use for masks, and masks would cut its boxes
+            data = replace(data, train=BoxesAlone(data.train))
         super().__init__(model, settings, accelerator, data, vary, metric)
 
     def loss(self, batch: Batch, step: int) -> Tensor:

@@ -59,7 +59,7 @@ class Backbone(nn.Module):
 
     Args:
         body: timm's features.
-        neck: fpn, simple or auto.
+        neck: fpn, simple or auto: simple where all stages are of one stride.
         channels: of all maps.
 
     Attributes:
@@ -70,7 +70,9 @@ class Backbone(nn.Module):
         super().__init__()
         self.body, self.out_channels = body, channels
         strides, dims = list(body.feature_info.reduction()), list(body.feature_info.channels())
-        self.simple = neck == "simple" or (neck == "auto" and len(set(strides)) == 1)
+        # patches of the image, which a PSViT's features begin with, tell nothing of its stages
+        stages = {one["reduction"] for one in body.feature_info.get_dicts() if not one["module"].startswith("patches")}
+        self.simple = neck == "simple" or (neck == "auto" and len(stages) == 1)
         if self.simple:
             self.strides = pyramid_strides(strides[-1])
             self.neck: nn.Module = SimplePyramid(dims[-1], channels, strides[-1], self.strides)

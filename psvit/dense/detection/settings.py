@@ -20,8 +20,8 @@ class DetectorSettings:
 
     Args:
         detector: mask_rcnn, faster_rcnn or retinanet; by default mask_rcnn if the set has masks, else faster_rcnn.
-        neck: fpn (feature pyramid), simple (ViTDet's pyramid, of one map), or auto: simple for a backbone whose maps
-            are all of one stride.
+        neck: fpn (feature pyramid), simple (ViTDet's pyramid, of one map), or auto: simple for a backbone whose
+            stages are all of one stride.
         channels: channels of the pyramid; by default 256, or 64 for scenes up to 128 px.
         short_side: pixels that the shorter side is resized to; by default 800, or none for scenes up to 128 px.
         long_side: most pixels of the longer side; by default 1333.

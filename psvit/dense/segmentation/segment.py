@@ -20,13 +20,13 @@ from psvit.dense.data.objects import IGNORED
 from psvit.dense.data.sets import DenseData, open_class_maps
 from psvit.dense.data.settings import DenseDataSettings
 from psvit.dense.evaluation import open_fitting, own_batches, read_pixels
-from psvit.dense.facts import macs_line, network_facts
+from psvit.dense.facts import network_facts, padded, seen_lines
 from psvit.dense.features import build_features, open_features
 from psvit.dense.learning import DenseLearning
 from psvit.dense.segmentation.mean_iou import SegmentationFigures, confusion_matrix
 from psvit.dense.segmentation.segmenters import Canvas, build_segmenter, multiple_of
 from psvit.dense.segmentation.settings import SegmenterSettings, SegmentSettings
-from psvit.dense.splits import ClassMapSplit
+from psvit.dense.splits import ClassMapSplit, check_holdout
 from psvit.dense.transforms import Vary
 from psvit.errors import UserError
 from psvit.measure.macs import explicit_attention
@@ -58,6 +58,7 @@ def train_segmenter(settings: SegmentSettings, say: Callable[[str], None] = prin
     run = DenseFolder(settings, accelerator)
     decoders()
     data = open_class_maps(settings.data)
+    check_holdout(ClassMapSplit(data.holdout))
     segmenter = settings.segmenter.filled(data.img_size)
     if settings.recipe.batch_size == 1 and segmenter.decoder in ("upernet", "deeplabv3plus"):
         raise UserError(f"--batch-size 1 is too small for {segmenter.decoder}: it norms one value of each image over "
@@ -70,10 +71,11 @@ def train_segmenter(settings: SegmentSettings, say: Callable[[str], None] = prin
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     config = task_config(TASK, data, described, segmenter=asdict(segmenter))
     facts, size = segmenter_facts(model, config), size_of(segmenter)
-    seen = macs_line(size, facts["macs"], facts["segmenter_macs"], "decoder")
+    seen = seen_lines(size, multiple_of(model), body, (facts["macs"], facts["segmenter_macs"]), "decoder",
+                      settings.model.model, "--crop-size")  # fmt: skip
     run.describe_task(segmenter.decoder, config, facts, METRIC, model)
     learn = SegmenterLearning(model, settings, accelerator, data, segmenter)
-    return learn_epochs(learn, run, [*describe_data(data), seen], say)
+    return learn_epochs(learn, run, [*describe_data(data), *seen], say)
 
 
 def size_of(segmenter: SegmenterSettings) -> tuple[int, int]:
@@ -91,8 +93,8 @@ def _build(config: dict[str, Any]) -> nn.Module:
 
 def segmenter_facts(model: Any, config: dict[str, Any]) -> dict[str, Any]:
     """MACs of one image through the backbone, and through all; parameters of all, and of the backbone."""
-    size, multiple = size_of(SegmenterSettings(**config["segmenter"])), multiple_of(model)
-    shape = (config["preprocessing"]["in_chans"], *(side + -side % multiple for side in size))
+    size = size_of(SegmenterSettings(**config["segmenter"]))
+    shape = (config["preprocessing"]["in_chans"], *padded(size, multiple_of(model)))
     with explicit_attention():
         built: Any = _build(config)
         return network_facts(shape, "segmenter_macs", (built, built.encoder.model), (model, model.encoder.model))
