@@ -21,7 +21,7 @@ from torch import nn
 from psvit.search import latency
 from psvit.search.latency import measure_models
 from psvit.search.settings import LatencySettings
-from psvit.study.study import RESULTS
+from psvit.study.folder import RESULTS
 from psvit.study.workers import DiedError, StoppedError
 from psvit.training.checkpoints import open_model
 from psvit.training.data import open_data
@@ -135,7 +135,7 @@ def test_the_test_split_is_read_only_where_it_counts(
         test.__class__ = Forbidden
         return data
 
-    for module in ("study.study", "search.search", "training.loop", "training.evaluate"):
+    for module in ("study.tasks", "search.search", "training.loop", "training.evaluate"):
         monkeypatch.setattr(f"psvit.{module}.open_data", opened)
     asked = words(tmp_path / "study", {**STUDY, "reads": reads})
     if reads == "test":
@@ -192,7 +192,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         asked.append([model.model for model, _ in models.values()])
         return {name: float(place) for place, name in enumerate(models, start=1)}
 
-    monkeypatch.setattr("psvit.study.study.measure_models", measure)
+    monkeypatch.setattr("psvit.study.tasks.measure_models", measure)
     return asked
 
 
@@ -294,7 +294,7 @@ def test_the_seconds_of_all_runs_are_added_up(cli: Cli, copied: Path, monkeypatc
         raise StoppedError("stopped")
 
     with monkeypatch.context() as patch:
-        patch.setattr("psvit.study.study.work_all", stopped)
+        patch.setattr("psvit.study.crew.work_all", stopped)
         (copied / TRIALS[0] / "trial.json").unlink()
         assert "stopped, all is kept" in cli.refused(*words(copied), "--resume")
     assert read(record)["wall_seconds"] > spent + 0.1, "of a run that was stopped too"
@@ -550,7 +550,7 @@ def test_a_study_says_whose_process_died(cli: Cli, tmp_path: Path, monkeypatch: 
     def died(*_: object) -> None:
         raise DiedError(2)
 
-    monkeypatch.setattr("psvit.study.study.work_all", died)
+    monkeypatch.setattr("psvit.study.crew.work_all", died)
     said = cli.refused(*words(tmp_path / "study"), "--jobs", "2")
     assert "the process of small, attends, seed 0 died (out of memory?)" in said
     assert "go on with --resume, perhaps with fewer --jobs" in said

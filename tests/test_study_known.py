@@ -9,7 +9,7 @@ import pytest
 from small_studies import NETWORK, STUDY, made, without_time, words
 from tiny import Cli, read
 
-from psvit.study.study import RESULTS
+from psvit.study.folder import RESULTS
 from psvit.study.tables import made_on
 
 pytestmark = pytest.mark.usefixtures("threads_kept", "here")

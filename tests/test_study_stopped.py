@@ -12,7 +12,7 @@ import pytest
 from small_studies import STUDY, TRIALS, check_equal, made, words
 from tiny import Cli, start
 
-from psvit.study.study import RESULTS
+from psvit.study.folder import RESULTS
 from psvit.study.workers import StoppedError
 
 pytestmark = pytest.mark.usefixtures("threads_kept")
@@ -125,7 +125,7 @@ def test_a_stopped_training_or_search_is_not_taken_as_failed(
             stopped.append(str(error.value))
         raise StoppedError("stopped")
 
-    monkeypatch.setattr("psvit.study.study.work_all", first)
+    monkeypatch.setattr("psvit.study.crew.work_all", first)
     monkeypatch.setattr("psvit.training.machine.Interrupt.requested", lambda self, accelerator: True)
     assert "stopped, all is kept in" in cli.refused(*words(tmp_path / "study"))
     assert [line.split(", saved")[0] for line in stopped] == ["stopped at step 1 of 3", "stopped at step 1 of 6"]
