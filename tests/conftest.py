@@ -95,7 +95,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings of a study run in this process, one after the other: it saves the start of others."""
-    monkeypatch.setattr("psvit.study.study.work_all", in_turn)
+    monkeypatch.setattr("psvit.study.crew.work_all", in_turn)
 
 
 @pytest.fixture
