@@ -66,7 +66,7 @@ def test_only_what_is_new_is_trained(before: Path, cli: Cli, tmp_path: Path) -> 
     assert [["taken_from" in row for row in group["rows"]] for group in data["groups"]] == [
         [True, True, False], [True, True]
     ]  # fmt: skip
-    cpu = data["machine"]["cpu"]
+    cpu = f"{data['machine']['cpu']} in float32"
     assert made_on(data).endswith(f": 2 of them 2 at a time on {cpu}, 5 taken from elsewhere.json, made on {cpu}.")
     for group in data["groups"]:
         for row in group["rows"]:

@@ -22,7 +22,7 @@ from psvit.study.report import by_data, chart, study_page, write_report
 from psvit.study.results import judged, results
 from psvit.study.statistics import Spread, difference, interval, ratio, verdict, widest
 from psvit.study.study_file import names, read_study
-from psvit.study.tables import claims_table, figure, group_table, markdown, to_markdown
+from psvit.study.tables import claims_table, figure, group_table, made_on, markdown, to_markdown
 from psvit.training.recipes import light
 from psvit.training.settings import DataSettings
 
@@ -346,10 +346,14 @@ def test_a_pipe_or_a_new_line_does_not_break_a_table_of_markdown() -> None:
 
 
 def test_the_markdown_holds_every_group_and_how_to_read_it() -> None:
-    text = to_markdown(whole(found(study(claims=CLAIMS, quick=True))))
+    data = whole(found(study(claims=CLAIMS, quick=True)))
+    text = to_markdown(data)
     assert text.index("second over first") < text.index("**one**") < text.index("**two**")
     assert "digits: 48 training images, 20 epochs, batch 128; 359 test images, read once for each training." in text
     assert "10 trainings, 10.0 hours of training in all, 2 at a time on a CPU." in text
+    machine = {**data["machine"], "computed_in": "bfloat16"}
+    said = made_on({**data, "machine": machine, "wall_seconds": 5 * 3600})
+    assert said.endswith(", 2 at a time on a CPU in bfloat16; 5.0 hours by the clock, all told.")
     assert "**This is the quick version of the study: its figures mean little.**" in text
 
 

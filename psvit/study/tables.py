@@ -133,13 +133,15 @@ def made_on(data: Data) -> str:
     total = f"{data['trainings']} trainings, {data['training_seconds'] / 3600:.1f} hours of training in all"
     here = f"{machine['jobs']} at a time on {_device(machine)}"
     if not taken:
-        return f"{total}, {here}."
+        clock = f"; {data['wall_seconds'] / 3600:.1f} hours by the clock, all told" if "wall_seconds" in data else ""
+        return f"{total}, {here}{clock}."
     parts = [f"{count} taken from {source}" for source, count in taken.items()]
     return f"{total}: {', '.join([f'{own} of them {here}', *parts])}."
 
 
 def _device(machine: Data) -> str:
-    return str(machine["device_name"] or machine["cpu"])
+    precision = f" in {machine['computed_in']}" if "computed_in" in machine else ""
+    return f"{machine['device_name'] or machine['cpu']}{precision}"
 
 
 def one_seed(data: Data) -> str:
