@@ -6,18 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
 from psvit.dense.data.sets import SCENES, DenseData
 from psvit.dense.data.settings import DenseDataSettings
 from psvit.errors import UserError, one_line
-from psvit.training.checkpoints import COMMANDS, TRAINED_ON, cut_of, read_json, read_metrics, write_checkpoint
-from psvit.training.run_folder import CHECKPOINTS, RunFolder, TrainState
-
-if TYPE_CHECKING:
-    from psvit.training.learning import Learning
+from psvit.training.checkpoints import COMMANDS, TRAINED_ON, read_json, read_metrics
+from psvit.training.run_folder import RunFolder
 
 Data = TypeVar("Data", bound=DenseDataSettings)
 
@@ -56,15 +53,11 @@ class DenseFolder(RunFolder):
         """What the config.json of the checkpoints holds."""
         return self.config
 
-    def _save_checkpoints(self, learn: Learning, state: TrainState) -> None:
-        """As any run's; `trained_on` tells the scenes too, of which the hold-out is a fraction."""
-        weights, data = learn.evaluated.state_dict(), self.settings.data
-        cut = cut_of(data)
-        if isinstance(data, DenseDataSettings) and data.data == SCENES:
-            cut["scenes"] = data.scenes
-        metrics = {**state.history[-1], **self.facts, TRAINED_ON: cut}
-        for name in CHECKPOINTS if state.improved else ("last",):
-            write_checkpoint(self.path / name, self.config, weights, metrics)
+    def trained_on(self) -> dict[str, Any]:
+        """As any run's, and the scenes, of which the hold-out is a fraction."""
+        data = self.settings.data
+        scenes = {"scenes": data.scenes} if isinstance(data, DenseDataSettings) and data.data == SCENES else {}
+        return {**super().trained_on(), **scenes}
 
 
 def as_trained(folder: str, data: Data) -> Data:

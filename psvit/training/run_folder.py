@@ -264,9 +264,13 @@ class RunFolder:
 
     def _save_checkpoints(self, learn: Learning, state: TrainState) -> None:
         weights = learn.evaluated.state_dict()
-        metrics = {**state.history[-1], **self.facts, TRAINED_ON: cut_of(self.settings.data)}
+        metrics = {**state.history[-1], **self.facts, TRAINED_ON: self.trained_on()}
         for name in CHECKPOINTS if state.improved else ("last",):
             write_checkpoint(self.path / name, self.checkpoint_config(), weights, metrics)
+
+    def trained_on(self) -> dict[str, Any]:
+        """What tells the checkpoints' images from others; see `psvit.training.checkpoints.cut_of`."""
+        return cut_of(self.settings.data)
 
     def checkpoint_config(self) -> dict[str, Any]:
         """What the config.json of the checkpoints holds."""
