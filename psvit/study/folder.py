@@ -40,7 +40,7 @@ def check_folder(folder: Path, study: Study, settings: StudySettings) -> None:
     if settings.results and Path(settings.results).is_dir():
         raise UserError(f"--results {settings.results} is a folder: give a file")
     begun = any((folder / name).exists() for name in (STUDY, RESULTS))
-    begun = begun or any(any(folder.glob(f"{kind}/{OUTPUT}")) for kind in (TRIALS, SEARCHES))
+    begun = begun or _outputs(folder)
     if settings.resume and not begun:
         raise UserError(f"{folder} holds no study to resume: leave out --resume, or check --output")
     if begun and not (settings.resume or settings.overwrite):
@@ -49,6 +49,11 @@ def check_folder(folder: Path, study: Study, settings: StudySettings) -> None:
         )
     if settings.resume:
         _check_same(folder, study)
+
+
+def _outputs(folder: Path) -> bool:
+    """Whether a training or a search has begun."""
+    return any(any(folder.glob(f"{kind}/{OUTPUT}")) for kind in (TRIALS, SEARCHES))
 
 
 def _check_same(folder: Path, study: Study) -> None:
@@ -90,13 +95,13 @@ def _check_same(folder: Path, study: Study) -> None:
 
 
 @contextmanager
-def recorded(folder: Path, study: Study, machine: Machine) -> Iterator[Callable[[], float]]:
+def recorded(folder: Path, study: Study, machine: Machine) -> Iterator[Callable[[], float | None]]:
     """Keep in the folder what is asked of it, in which precision, and the seconds of all its runs.
 
     A run that was stopped or failed is counted, one that was killed (SIGKILL) is not: nothing is left to write.
 
     Yields:
-        The seconds so far, those of earlier runs included.
+        The seconds so far, those of earlier runs included; None where an older psvit began, which kept none.
 
     Raises:
         UserError: the folder's study was computed in another precision.
@@ -104,9 +109,10 @@ def recorded(folder: Path, study: Study, machine: Machine) -> Iterator[Callable[
     before, start = _begun(folder), time.perf_counter()
     check_precision(folder, before.get("computed_in"), machine)
     kept = {**study.to_dict(), "computed_in": computed_in(machine)}
+    earlier = before.get("wall_seconds", None if _outputs(folder) else 0)
 
-    def seconds() -> float:
-        return round(float(before.get("wall_seconds", 0)) + time.perf_counter() - start, 1)
+    def seconds() -> float | None:
+        return None if earlier is None else round(float(earlier) + time.perf_counter() - start, 1)
 
     write_json(folder / STUDY, {**kept, "wall_seconds": seconds()})
     try:

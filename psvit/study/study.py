@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +42,7 @@ def run_study(
 
     Returns:
         The results; see `Plan.results`, with the machine and the versions beside them, and ``wall_seconds``, those of
-        all runs of the study in this folder but for killed ones.
+        all runs of the study in this folder but for killed ones (None where an older psvit began it).
 
     Raises:
         UserError: a wrong setting, MACs that a network cannot have, a folder of another study; all trainings failed.
@@ -72,9 +73,9 @@ def _run_study(
         recover(folder / name)
     if settings.overwrite:
         clear_study(folder, study.name)
+    begun = time.perf_counter()
     others = [first(group) for group in alike(planned.trials({}))]  # they need not wait for the searches
     with recorded(folder, study, machine) as seconds:  # not before: a study of other settings has been refused
-        begun = seconds()
         with interrupts() as interrupt:
             crew = Crew(jobs, lambda: interrupt.asked is not None, say, folder)
             found = crew.work([*planned.searches, *others])[: len(planned.searches)]
@@ -83,7 +84,7 @@ def _run_study(
         milliseconds = planned.latencies(archs, say)
         data = {
             **json.loads(json.dumps(planned.results(kept, archs, milliseconds))),
-            "wall_seconds": round(seconds()),
+            "wall_seconds": seconds(),
             "machine": {
                 **machine_info(resolve_device(machine.device)),
                 "jobs": jobs,
@@ -97,7 +98,9 @@ def _run_study(
         if settings.results:
             write_json(Path(settings.results), data)
         page, *_ = write_report(folder, data, command)
-        say(f"{len({one['folder'] for one in kept.values()})} trainings, {(seconds() - begun) / 60:.1f} minutes")
+        say(
+            f"{len({one['folder'] for one in kept.values()})} trainings, {(time.perf_counter() - begun) / 60:.1f} minutes"
+        )
     say(f"report    {page}")
     failed = [result["error"] for result in kept.values() if "error" in result]
     if failed and len(failed) == len(kept):

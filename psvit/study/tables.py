@@ -133,7 +133,7 @@ def made_on(data: Data) -> str:
     total = f"{data['trainings']} trainings, {data['training_seconds'] / 3600:.1f} hours of training in all"
     here = f"{machine['jobs']} at a time on {_device(machine)}"
     if not taken:
-        clock = f"; {data['wall_seconds'] / 3600:.1f} hours by the clock, all told" if "wall_seconds" in data else ""
+        clock = f"; {data['wall_seconds'] / 3600:.1f} hours by the clock, all told" if data.get("wall_seconds") else ""
         return f"{total}, {here}{clock}."
     parts = [f"{count} taken from {source}" for source, count in taken.items()]
     return f"{total}: {', '.join([f'{own} of them {here}', *parts])}."
