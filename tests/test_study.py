@@ -389,6 +389,8 @@ def test_a_folder_of_an_older_psvit_is_resumed(cli: Cli, copied: Path) -> None:
     (copied / "study.json").unlink()
     assert "5 of 5 are finished already" in cli.ok(*words(copied), "--resume")
     assert read(copied / "study.json")["name"] == "mine"
+    assert read(copied / RESULTS)["wall_seconds"] is None, "it kept none"
+    assert "by the clock" not in (copied / "tables.md").read_text()
 
 
 def on_a_machine(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:

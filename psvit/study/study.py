@@ -98,9 +98,8 @@ def _run_study(
         if settings.results:
             write_json(Path(settings.results), data)
         page, *_ = write_report(folder, data, command)
-        say(
-            f"{len({one['folder'] for one in kept.values()})} trainings, {(time.perf_counter() - begun) / 60:.1f} minutes"
-        )
+        trained = {one["folder"] for one in kept.values()}
+        say(f"{len(trained)} trainings, {(time.perf_counter() - begun) / 60:.1f} minutes")
     say(f"report    {page}")
     failed = [result["error"] for result in kept.values() if "error" in result]
     if failed and len(failed) == len(kept):
