@@ -22,16 +22,20 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
+
 from psvit.arch import Arch
 from psvit.dense.data.sets import open_objects
 from psvit.dense.data.settings import DenseDataSettings
 from psvit.dense.features import DENSE
 from psvit.errors import UserError
 from psvit.files import write_json
-from psvit.study.statistics import difference, interval, pooled
+from psvit.measure.machine import machine_info
+from psvit.study.statistics import difference, interval, widest
 from psvit.training.checkpoints import parse_macs
 from psvit.training.compare import contender
 from psvit.training.recipes import ModelSettings
+from psvit.training.run_folder import versions
 
 TITLES = {
     "psvit_2d": "PSViT-2D",
@@ -217,7 +221,7 @@ def comparisons(task: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             line: dict[str, Any] = {"name": f"{TITLES[first]} over {TITLES[second]}"}
             for figure in TASKS[task].figures:
                 samples = {name: [row[figure] for row in rows if row["name"] == name] for name in names}
-                delta, low, high = difference(samples[first], samples[second], pooled(list(samples.values())))
+                delta, low, high = difference(samples[first], samples[second], widest(list(samples.values())))
                 verdict = "ahead" if low > 0 else "behind" if high < 0 else "open"
                 found = f"**{verdict}**: {delta:+.2f} [{low:+.2f}, {high:+.2f}]"
                 line[figure] = {"delta": delta, "low": low, "high": high, "verdict": verdict, "found": found}
@@ -257,7 +261,8 @@ def main() -> None:
     results = {"task": {"command": task, "title": title, "figures": TASKS[task].figures, "whole": whole},
                "settings": {key: getattr(values, key) for key in keys},
                "models": {name: " ".join(flags_of(model)) for name, model in found.items()},
-               "summary": summary(task, rows), "comparisons": comparisons(task, rows), "rows": rows}  # fmt: skip
+               "summary": summary(task, rows), "comparisons": comparisons(task, rows), "rows": rows,
+               "machine": machine_info(torch.device("cpu")), "versions": versions()}  # fmt: skip
     for line in results["summary"]:
         print(line)
     if values.results:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -174,3 +175,17 @@ def test_show_and_help_are_light(banned: str) -> None:
     for command in COMMANDS:
         lines += ["try:", f"    main([{command!r}, '--help'])", "except SystemExit:", "    pass"]
     without(banned, "\n".join(lines))
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.parent.glob("benchmarks/*.py")), ids=lambda path: path.stem)
+def test_benchmarks_find_what_they_import(path: Path) -> None:
+    spec = spec_from_file_location(f"benchmark_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+        assert callable(module.main)
+    finally:
+        del sys.modules[spec.name]
