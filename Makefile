@@ -32,7 +32,7 @@ test: $(VENV)/.installed-dev
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy psvit docs/build.py docs/hooks.py
+	$(BIN)/mypy psvit benchmarks docs/build.py docs/hooks.py
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/python docs/build.py

@@ -81,20 +81,20 @@ def main() -> None:
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
 
-        def exported(checkpoint: str, data: str, batches: list[int], split: str) -> Exported:
+        def exported(checkpoint: str, data: str, batches: list[int]) -> Exported:
             settings = ExportSettings(
-                int8=True, data=data, split=split, output=str(folder / "model.onnx"), overwrite=True,
+                int8=True, data=data, split="test", output=str(folder / "model.onnx"), overwrite=True,
                 timed_batches=tuple(batches), rounds=arguments.rounds, threads=arguments.threads,
             )  # fmt: skip
             return export(checkpoint, settings, DataSettings(data))
 
         for checkpoint in arguments.checkpoints:
             arch = Arch.from_json(json.dumps(read_config(checkpoint)["psvit"]["arch"]))
-            rows.append(row(str(arch), True, exported(checkpoint, "fashion-mnist", arguments.batches, "test")))
+            rows.append(row(str(arch), True, exported(checkpoint, "fashion-mnist", arguments.batches)))
         data = str(noise(folder / "noise")) if arguments.variants else ""
         for name in arguments.variants:
             random = str(random_checkpoint(folder, name))
-            rows.append(row(name, False, exported(random, data, arguments.variant_batches, "test")))
+            rows.append(row(name, False, exported(random, data, arguments.variant_batches)))
     for one in rows:
         print(one["network"], one["largest_difference"], one.get("top1", ""))
         for timing in one["timings"]:

@@ -22,8 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psvit.search.run  # imported before the fork, so that a restart takes no time
-from psvit.cli import main as psvit
+from psvit.cli import main as command
 from psvit.files import write_json
 from psvit.measure.machine import keep_freed_memory
 
@@ -60,7 +59,7 @@ def start(words: list[str], folder: Path) -> int:
     try:
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), 1)
-            code = psvit([*words, "--output", str(folder), *resume])
+            code = command([*words, "--output", str(folder), *resume])
     finally:
         os._exit(code)
 
@@ -83,7 +82,9 @@ def main() -> None:
     parser.add_argument("words", nargs="+", help="the command, behind --")
     arguments = parser.parse_args()
     keep_freed_memory()
-    rng, moments, ends, differing = random.Random(arguments.seed), [], 0, []
+    rng, ends = random.Random(arguments.seed), 0
+    moments: list[float] = []
+    differing: list[str] = []
     with tempfile.TemporaryDirectory() as place:
         seconds = whole(arguments.words, Path(place) / "whole")
         expected = left(Path(place) / "whole")

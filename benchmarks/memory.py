@@ -156,7 +156,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
         losses = detector([torch.rand(3, *SIDES)], targets)
     loss = torch.stack([value.float() for value in losses.values()]).sum()
     forward, forward_seconds = peak(), time.perf_counter() - begun
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     seconds = time.perf_counter() - begun
     without = [name for name, p in body.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     assert loss.isfinite(), loss

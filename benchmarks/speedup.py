@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import random
 from pathlib import Path
+from typing import Any
 
 from psvit import Arch, cost
 from psvit.files import write_json
@@ -51,7 +52,11 @@ def main() -> None:
         settings = BenchmarkSettings(
             tuple(pair), batch_size=arguments.batch_size, dtype=tuple(arguments.dtype), rounds=arguments.rounds
         )
-        report = benchmark(settings, lambda name, img_size, pair=pair: build_arch(pair[name]).eval())
+
+        def built(name: str, img_size: Any, pair: dict[str, Arch] = pair) -> Any:
+            return build_arch(pair[name]).eval()
+
+        report = benchmark(settings, built)
         macs_ratio = cost.macs(pair["twin"]) / cost.macs(arch)
         for row in report.rows:
             if row.model == "genotype" and row.speed is not None and row.speed.ratio is not None:
