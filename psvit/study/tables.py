@@ -135,7 +135,7 @@ def made_on(data: Data) -> str:
     if not taken:
         clock = f"; {data['wall_seconds'] / 3600:.1f} hours by the clock, all told" if data.get("wall_seconds") else ""
         return f"{total}, {here}{clock}."
-    parts = [f"{count} taken from {source}" for source, count in taken.items()]
+    parts = [f"{count} taken from an earlier {source}" for source, count in taken.items()]
     return f"{total}: {', '.join([f'{own} of them {here}', *parts])}."
 
 
