@@ -244,7 +244,7 @@ def test_values_that_follow_from_others() -> None:
     assert value_text(data, "6-m-macs.deit.seeds.count", "") == "3"
     assert value_text(data, "6-m-macs.guess", ".0f") == "10"
     assert value_text(data, "seeds", "") == "1 to 3 seeds"
-    assert value_text(study_results("data-size"), "seeds", "") == "1 seed"
+    assert value_text(study_results("transfer"), "seeds", "") == "2 seeds"
     assert value_text(data, "claims.psvit-2d-over-deit-at-3-m-macs.short", "").endswith(" times the errors")
     timings = [
         {"name": file, "batch_size": batch, "speed_over": over}

@@ -51,7 +51,7 @@ def test_a_study_that_is_known_trains_nothing(before: Path, cli: Cli, tmp_path: 
     assert without_time(data) == without_time({**old, "study": "mine", "settings": {**old["settings"], "name": "mine"}})
     assert all(row["latency_ms"] > 0 for group in data["groups"] for row in group["rows"])
     assert (tmp_path / "study" / "latency.json").exists(), "measured here, beside those that are new"
-    assert data["training_seconds"] == old["training_seconds"]
+    assert data["training_seconds"] == pytest.approx(old["training_seconds"], abs=1), "whole seconds, of rounded parts"
     assert data["groups"][1]["search_seconds"] == old["groups"][1]["search_seconds"] > 0
 
 
