@@ -22,7 +22,7 @@ from psvit.study.report import by_data, chart, study_page, write_report
 from psvit.study.results import judged, results
 from psvit.study.statistics import Spread, difference, interval, ratio, verdict, widest
 from psvit.study.study_file import names, read_study
-from psvit.study.tables import claims_table, figure, group_table, made_on, markdown, to_markdown
+from psvit.study.tables import claims_table, figure, group_note, group_table, made_on, markdown, to_markdown
 from psvit.training.recipes import light
 from psvit.training.settings import DataSettings
 
@@ -424,6 +424,7 @@ def test_latency_is_a_column_and_an_axis_where_it_was_measured(tmp_path: Path) -
     table = group_table(data["groups"][0], "test")
     assert [row[table.headings.index("ms")] for row in table.rows] == ["1.25", "2.25"]
     assert "ms: of a batch of 8 in float32, eager, on the machine that wrote this." in to_markdown(data)
+    assert group_note(data["groups"][0], data).endswith(". ms: a batch of 8.")
     plot = chart(by_data(data)["digits"], "test")
     assert plot.across == ("macs", "params", "latency_ms")
     assert plot.columns["latency_ms"] == [1.25, 2.25, 1.25]

@@ -91,7 +91,8 @@ def group_note(group: Data, data: Data) -> str:
     limited = group["limit"] is not None and group["limit"] <= group["train_images"]
     trained = f"{group['train_images']:,} training images" if limited else "all training images"
     split = "test images, read once for each training" if data["reads"] == "test" else "hold-out images"
-    return f"{group['data']}: {trained}, {group['epochs']} epochs, batch {group['batch']}; {images:,} {split}."
+    timed = f" ms: a batch of {data['latency']['latency_batch']}." if is_timed(group["rows"]) else ""
+    return f"{group['data']}: {trained}, {group['epochs']} epochs, batch {group['batch']}; {images:,} {split}.{timed}"
 
 
 def notes(data: Data) -> list[str]:
