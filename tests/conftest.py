@@ -1,6 +1,7 @@
 """What every test shares: steady numbers, and the attention that can be counted."""
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from hypothesis import settings as hypothesis_settings
 from small_exports import checkpoint
-from small_studies import in_turn
+from small_studies import STUDY, in_turn, made
 from timm.layers import set_fused_attn
 from tiny import RUN, Cli, settings, start
 
@@ -102,3 +103,16 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 def best(tmp_path: Path) -> Path:
     """A checkpoint of digits, whose weights are random."""
     return checkpoint(tmp_path / "run" / "best")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished study, not to be changed."""
+    return made(tmp_path_factory.mktemp("finished") / "study", STUDY)
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A finished study, to be changed."""
+    subprocess.run(["cp", "-a", finished, tmp_path / "study"], check=True)
+    return tmp_path / "study"

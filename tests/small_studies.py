@@ -77,3 +77,9 @@ def made(folder: Path, data: Any) -> Path:
         patch.setattr("psvit.study.crew.work_all", in_turn)
         assert main(words(folder, data)) == 0
     return folder
+
+
+def on_a_machine(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let auto come to `precision`."""
+    for module in ("study.trials", "training.machine"):
+        monkeypatch.setattr(f"psvit.{module}.best_precision", lambda device: precision)

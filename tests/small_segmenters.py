@@ -1,0 +1,21 @@
+"""Small segmenters and how they are trained."""
+
+from typing import Any
+
+from torch import nn
+
+from psvit.dense.features import open_features
+from psvit.dense.segmentation.segmenters import build_segmenter
+from psvit.dense.segmentation.settings import SegmenterSettings
+from psvit.training.recipes import ModelSettings
+
+ARCH = ModelSettings("AS-A", widths=(16, 32), head_dim=8, patch_size=4)
+
+
+def features(model: ModelSettings = ARCH, size: tuple[int, int] = (64, 64), in_chans: int = 1) -> Any:
+    return open_features(model, size, in_chans)
+
+
+def segmenter(decoder: Any, model: ModelSettings = ARCH, size: tuple[int, int] = (64, 64), **args: Any) -> nn.Module:
+    body, described = features(model, size)
+    return build_segmenter(body, described, SegmenterSettings(decoder, **{"channels": 32, **args}), 4)

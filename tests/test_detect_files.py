@@ -1,0 +1,233 @@
+"""Detectors that learn from folders: photos of any size, masks, hold-outs."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from dense_folders import save, write
+from PIL import Image
+from small_detect_runs import CPU, HEADS, LONG, MACHINE, SCENES, TRAIN, VIT, settings
+from tiny import Cli, read, start, torchrun
+
+from psvit.dense.data.coco_writer import write_coco
+from psvit.dense.data.objects import DenseSource, DenseSubset, Objects
+from psvit.dense.data.sets import open_objects
+from psvit.dense.data.settings import DenseDataSettings
+from psvit.dense.detection.detect import (
+    DetectorLearning,
+    evaluate_checkpoint,
+    train_detector,
+)
+from psvit.dense.recipes import DenseAugment
+from psvit.dense.splits import ObjectSplit, check_holdout
+from psvit.training.machine import open_machine
+from psvit.training.recipes import ModelSettings
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training that was not interrupted."""
+    from psvit.cli import main
+
+    folder = tmp_path_factory.mktemp("whole")
+    assert main([*LONG, "--output", str(folder)]) == 0
+    return folder
+
+
+class Photos(DenseSource):
+    """Grey photos of different sizes with one bright square each; the last has none, the first a crowd too."""
+
+    sizes = ((40, 60), (64, 48), (37, 53), (80, 80), (30, 90), (50, 50))
+
+    def __init__(self, has_masks: bool) -> None:
+        self.has_masks = has_masks
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def image(self, i: int) -> Image.Image:
+        image = Image.new("RGB", self.sizes[i][::-1], (60, 60, 60))
+        if i < 5:
+            image.paste((200, 220, 210), (5, 6, 25, 24))
+        return image
+
+    def name(self, i: int) -> str:
+        return f"photo {i}"
+
+    def objects(self, i: int) -> Objects:
+        boxes = [[5, 6, 25, 24]] * (i < 5) + [[0, 0, 8, 8]] * (i == 0)
+        masks = np.zeros((len(boxes), *self.sizes[i]), dtype=bool)
+        for mask, (x0, y0, x1, y1) in zip(masks, boxes, strict=True):
+            mask[y0:y1, x0:x1] = True
+        crowd = np.arange(len(boxes)) == 1
+        labels = np.full(len(boxes), i % 2, dtype=np.int64)
+        return Objects(
+            np.asarray(boxes, dtype=np.float32).reshape(-1, 4), labels, masks if self.has_masks else None, crowd
+        )
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The photos in COCO's layout, with masks and with boxes alone; one file of the test split is broken."""
+    found = {}
+    for name, has_masks in (("masks", True), ("boxes", False)):
+        found[name] = tmp_path_factory.mktemp(name)
+        for split in ("train", "val"):
+            write_coco(Photos(has_masks), ("cat", "dog"), found[name], split)
+        (found[name] / "val" / "000003.png").write_bytes(b"\x89PNG broken")
+    return found
+
+
+def test_photos_of_different_sizes(cli: Cli, folders: dict[str, Path], tmp_path: Path) -> None:
+    photos = ["--data", folders["masks"], "--workers", "0", "--short-side", "48", "--long-side", "64"]
+    words = ["--epochs", "1", "--lr", "0.003", "--batch-size", "2", "--channels", "8", "--rois", "8", "--proposals",
+             "20", "--head-width", "8", "--mask-layers", "1", "--holdout", "0.4", "--model", "vit_tiny_patch16_224",
+             "--model-args", json.dumps(VIT), "--output", tmp_path / "run"]  # fmt: skip
+    said = cli.ok("detect", "train", *MACHINE, *photos, *words)
+    assert "seen at up to 64 x 48 pixels" in said
+    evaluate = ["detect", "evaluate", tmp_path / "run" / "best", *MACHINE, "--workers", "0", "--data"]
+    found = cli(*evaluate, folders["masks"])
+    assert found.code == 0, found.err
+    assert "test split, 5 images" in found.out
+    assert "skipped 1 unreadable images" in found.err
+    assert "000003.png" in found.err
+    assert "000003.png" in cli.refused(*evaluate, folders["masks"], "--strict")
+    # two processes, of which one has no image left, say once what one process says
+    for split, numbers in (("train", range(6)), ("val", range(2))):
+        write_coco(DenseSubset(Photos(True), numbers), ("cat", "dog"), tmp_path / "two", split)
+    (tmp_path / "two" / "val" / "000001.png").write_bytes(b"\x89PNG broken")
+    process = start("-m", "psvit", *evaluate, tmp_path / "two", "--json", launcher=torchrun())
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert json.loads(out) == json.loads(cli.ok(*evaluate, tmp_path / "two", "--json"))
+    # of a set with boxes alone, boxes alone are evaluated
+    found = cli(*evaluate, folders["boxes"], "--json")
+    assert found.code == 0, found.err
+    figures = json.loads(found.out)
+    assert figures["mask_per_class"] is None
+    assert "box_ap" in figures
+    assert "mask_ap" not in figures
+
+
+@pytest.mark.parametrize("size", [(40, 52), (140, 132)])
+def test_photos_of_one_size(
+    size: tuple[int, int], cli: Cli, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small ones are seen as they are, by small heads, and large ones are resized; photos of other sizes fit both."""
+    monkeypatch.setattr(Photos, "sizes", (size,) * 6)
+    for split in ("train", "val"):
+        write_coco(Photos(True), ("cat", "dog"), tmp_path / "data", split)
+    small = size[0] <= 128
+    data = DenseDataSettings(str(tmp_path / "data"), holdout=0.4, workers=0)
+    heads = HEADS if small else replace(HEADS, short_side=66)
+    model = ModelSettings("vit_tiny_patch16_224", model_args=VIT)
+    lines: list[str] = []
+    best = train_detector(settings(tmp_path / "run", model=model, data=data, detector=heads), lines.append)
+    said = "\n".join(lines)
+    assert f"hold-out images of {size[0]}x{size[1]} pixels" in said
+    assert f"seen at {'40 x 52' if small else '70 x 66'} pixels" in said
+    config = read(tmp_path / "run" / "best" / "config.json")
+    assert config["img_size"] == list(size)
+    sides = (config["detector"]["short_side"], config["detector"]["long_side"], config["detector"]["anchor_scale"])
+    assert sides == ((40, 52, 3) if small else (66, 1333, 8))
+    figures, _ = evaluate_checkpoint(str(tmp_path / "run" / "best"), data, CPU, "holdout", 4)
+    assert figures.box["ap"] == pytest.approx(best["box_ap"], abs=1e-3)
+    found = cli("detect", "evaluate", tmp_path / "run" / "best", *MACHINE, "--workers", "0", "--data", folders["masks"])
+    assert found.code == 0, found.err
+    assert "test split, 5 images" in found.out
+
+
+def test_masks_need_masks(cli: Cli, folders: dict[str, Path], tmp_path: Path) -> None:
+    said = cli.refused("detect", "train", *MACHINE, "--data", folders["boxes"], "--detector", "mask_rcnn", "--output",
+                       tmp_path / "run")  # fmt: skip
+    assert "--detector mask_rcnn needs masks, the set has boxes only: take faster_rcnn or retinanet" in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["mask_rcnn", "faster_rcnn", "retinanet"])
+def test_what_is_learned_from_is_what_is_asked_for(name: Any, tmp_path: Path) -> None:
+    """A box larger than its mask, a mask too thin to be drawn and an empty one: boxes as annotated, none left out."""
+    boxes = [[10, 10, 40, 60], [5, 80, 60, 2], [70, 70, 10, 10]]
+    shapes = [[[10, 10, 50, 10, 50, 30, 10, 30]], [[5, 80.1, 65, 80.2, 65, 80.3, 5, 80.25]],
+              {"size": [100, 100], "counts": [10_000]}]  # fmt: skip
+    for split in ("train", "val"):
+        content = {"images": [{"id": i, "file_name": f"{split}{i}.png", "height": 100, "width": 100} for i in range(2)],
+                   "annotations": [{"id": 3 * i + k, "image_id": i, "category_id": 1, "bbox": boxes[k],
+                                    "segmentation": shapes[k]} for i in range(2) for k in range(3)],
+                   "categories": [{"id": 1, "name": "a"}]}  # fmt: skip
+        write(tmp_path / "annotations" / f"instances_{split}.json", content)
+        for i in range(2):
+            save(tmp_path / "images" / f"{split}{i}.png", (100, 100))
+    data = open_objects(DenseDataSettings(str(tmp_path), holdout=0, workers=0))
+    assert any("masks without a pixel, their box is taken: 4 " in note for note in data.notes)
+    still = DenseAugment(hflip=0.0, jitter=(1.0, 1.0))
+    given = settings(tmp_path / "run", detector=replace(HEADS, detector=name), augment=still)
+    metric = "mask_ap" if name == "mask_rcnn" else "box_ap"
+    learn = DetectorLearning(torch.nn.Linear(1, 1), given, open_machine(CPU), data, metric)
+    target, truth = learn.split[0, 0].label, data.test.objects(0)
+    assert target["boxes"].tolist() == truth.boxes.tolist() == [[10, 10, 50, 70], [5, 80, 65, 82], [70, 70, 80, 80]]
+    assert ("masks" in target) == (name == "mask_rcnn")
+    if "masks" in target:
+        assert target["masks"].sum(dim=(1, 2)).tolist() == truth.areas.tolist() == [800, 120, 100]
+
+
+def test_a_hold_out_that_cannot_be_read_is_refused_before_training(cli: Cli, tmp_path: Path) -> None:
+    write_coco(Photos(True), ("cat", "dog"), tmp_path / "data", "train")
+    write_coco(Photos(True), ("cat", "dog"), tmp_path / "data", "val")
+    held = open_objects(DenseDataSettings(str(tmp_path / "data"), holdout=0.1)).holdout
+    assert len(held) == 1
+    Path(held.name(0)).write_bytes(b"\x89PNG broken")
+    words = ["detect", "train", *MACHINE, "--data", tmp_path / "data", "--holdout", "0.1", "--workers", "0", "--output"]
+    said = cli.refused(*words, tmp_path / "run")
+    assert "none of the 1 images of the hold-out can be evaluated, the first is image " in said
+    assert "mend it, give another --split-seed, or go without a hold-out by --holdout 0\n" in said
+    assert not (tmp_path / "run").exists()
+    # one that can be read is enough
+    two = ObjectSplit(open_objects(DenseDataSettings(str(tmp_path / "data"), holdout=0.4)).holdout)
+    assert sorted(bool(two[i, 0].unreadable) for i in range(len(two))) == [False, True]
+    check_holdout(two)
+
+
+class Crowds(DenseSubset):
+    """Images in which all that there is are crowds."""
+
+    def objects(self, i: int) -> Objects:
+        found = super().objects(i)
+        return replace(found, crowd=np.ones(len(found), dtype=bool))
+
+
+def test_a_hold_out_without_objects_has_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = open_objects(SCENES)
+    monkeypatch.setattr(
+        "psvit.dense.detection.detect.open_objects", lambda given: replace(data, holdout=Crowds(data.holdout, range(4)))
+    )
+    told: list[str] = []
+    best = train_detector(settings(tmp_path, epochs=2), told.append)
+    assert (best["epoch"], best["mask_ap"]) == (2, None)
+    assert not any("mask AP" in line for line in told)
+
+
+def test_wrong_commands_are_refused(cli: Cli, whole: Path, folders: dict[str, Path], tmp_path: Path) -> None:
+    run = ["--output", tmp_path / "run"]
+    for words, message in (
+        (["detect", "learn"], "psvit detect does not know 'learn': give train, evaluate or predict"),
+        ([*TRAIN, *run, "--rois", "0"], "--rois 0 is not a whole number of at least 1"),
+        ([*TRAIN, *run, "--pooling", "1d"], "pools the sequence (1D), so its later stages have no maps"),
+        ([*TRAIN, *run, "--model", "psvit_1d_tiny"], "take a 2D variant"),
+        ([*TRAIN, *run, "--model", "resnet19"], "no model is called 'resnet19'"),
+        ([*TRAIN, *run, "--model", "hiera_tiny_224", "--img-size", "50"], "the backbone cannot take images of"),
+        ([*TRAIN, *run, "--resume"], "holds no run to resume"),
+        ([*TRAIN, *run, "--data", tmp_path / "nowhere"], "layout of COCO or Pascal VOC\n"),
+        (["detect", "evaluate", whole / "best", "--data", folders["masks"], *MACHINE], "it is another set's"),
+        (["detect", "evaluate", whole / "best", "--batch-size", "0", *MACHINE], "--batch-size 0 is not a whole number"),
+        (["detect", "evaluate", whole / "best", "--holdout", "0", "--split", "holdout", *MACHINE], "was trained on"),
+    ):
+        assert message in cli.refused(*words), words
+    assert not (tmp_path / "run").exists()
+    assert "usage: psvit detect train | evaluate | predict" in cli.ok("detect")

@@ -1,0 +1,310 @@
+"""psvit segment: runs that are killed or shared, checkpoints, predictions, what is refused."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_segmenters import ARCH, segmenter
+from tiny import MACHINE, Cli, log, read, same_weights, saved_behind, start, start_slowed, torchrun, weights
+from torch import Tensor
+
+from psvit.dense.data.sets import open_class_maps
+from psvit.dense.data.settings import DenseDataSettings
+from psvit.dense.drawing import class_colour
+from psvit.dense.segmentation.segment import ClassMap, load_segmenter
+from psvit.dense.segmentation.settings import SegmenterSettings
+from psvit.errors import UserError
+from psvit.training.checkpoints import open_model, save_checkpoint
+from psvit.training.recipes import ModelSettings
+
+NETWORK = ["--model", "AS-A", "--widths", "16", "32", "--head-dim", "8", "--patch-size", "4"]
+SCENES = ["--data", "digits-scenes", "--scenes", "24", "--img-size", "48", "--holdout", "0.2"]  # 5 of the hold-out
+TRAIN = ["segment", "train", *NETWORK, *SCENES, *MACHINE, "--epochs", "2", "--channels", "32"]
+
+
+# ---- runs
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from psvit.cli import main
+
+    folder = tmp_path_factory.mktemp("segment") / "run"
+    assert main([*KEPT, "--output", str(folder)]) == 0
+    return folder
+
+
+# unet's batch norms, fpn's dropout, drop path and an average of weights are all state or randomness of a step
+KEPT = [*TRAIN, "--decoder", "unet", "--save-every", "1", "--keep-state", "--drop-path", "0.2", "--ema-decay", "0.9"]
+
+
+def test_killed_and_resumed_is_uninterrupted(cli: Cli, tmp_path: Path, trained: Path) -> None:
+    process = start_slowed(3, *KEPT, "--output", tmp_path)
+    step = saved_behind(3, tmp_path, process)  # of 6; the second epoch is under way
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    said = cli.ok(*KEPT, "--output", tmp_path, "--resume")
+    assert step <= int(said.partition("resumed at step ")[2].split()[0]) < 6
+    for name in ("best", "last"):
+        assert same_weights(tmp_path / name, trained / name)
+    assert log(tmp_path) == log(trained)
+
+
+def test_two_processes_are_one_at_the_same_global_batch(cli: Cli, tmp_path: Path) -> None:
+    # fpn norms by groups: a batch norm, and Dice's loss, sees the images of its own process
+    shared = [*TRAIN, "--decoder", "fpn", "--dropout", "0", "--drop-path", "0", "--lr", "0.001",
+              "--loss", "cross-entropy"]  # fmt: skip
+    process = start("-m", "psvit", *shared, "--batch-size", "4", "--output", tmp_path / "two", launcher=torchrun())
+    cli.ok(*shared, "--batch-size", "8", "--output", tmp_path / "one")
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    for one, two in zip(log(tmp_path / "one"), log(tmp_path / "two"), strict=True):
+        assert two == pytest.approx(one, rel=1e-4, abs=0.05)
+        assert two["images"] == one["images"] == 5
+    a, b = weights(tmp_path / "one" / "last"), weights(tmp_path / "two" / "last")
+    for name in a:
+        torch.testing.assert_close(b[name], a[name], rtol=1e-4, atol=1e-4)
+
+
+def test_a_checkpoint_is_evaluated_as_its_training_did(cli: Cli, trained: Path) -> None:
+    words = [
+        "segment",
+        "evaluate",
+        trained / "last",
+        "--data",
+        "digits-scenes",
+        *MACHINE,
+        "--split",
+        "holdout",
+    ]  # of the size that it was trained on, of as many scenes, and of the hold-out
+    figures = json.loads(cli.ok(*words, "--json"))
+    kept = read(trained / "last" / "metrics.json")
+    for name in ("miou", "pixel_accuracy", "loss", "images"):
+        assert figures[name] == pytest.approx(kept[name], rel=1e-6)
+    assert list(figures["per_class"]) == ["background", *"0123456789"]
+    assert 0 < kept["macs"] < kept["segmenter_macs"]
+    table = cli.ok(*words)
+    said = cli.refused(*words, "--holdout", "0.4")
+    assert "was trained on digits-scenes with --holdout 0.2 --split-seed 0, so it knows images" in said
+    assert f"{figures['miou']:.2f}" in table
+    assert f"background  {figures['per_class']['background']:6.2f}" in table
+    assert " of 11 classes)" in table
+
+
+def test_predict_writes_class_maps(cli: Cli, trained: Path, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 53), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "odd.png")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    words = ["segment", "predict", trained / "last", tmp_path / "odd.png", tmp_path / "broken.png", *MACHINE,
+             "--output", tmp_path / "found"]  # fmt: skip
+    code, out, err = cli(*words, "--json")
+    assert code == 0
+    assert "broken.png cannot be read" in err
+    line = json.loads(out)
+    assert (line["height"], line["width"]) == (37, 53)
+    assert sum(line["percent"].values()) == pytest.approx(100, abs=1e-2)
+    model, canvas, _ = load_segmenter(str(trained / "last"))
+    with torch.no_grad():
+        expected: Tensor = canvas(model, torch.from_numpy(pixels)[None, None] / 255)[0].argmax(dim=0)
+    with Image.open(tmp_path / "found" / "masks" / "odd.png") as mask:
+        assert mask.mode == "P"
+        assert np.array_equal(np.asarray(mask), expected)
+        assert np.array_equal(np.asarray(mask.convert("RGB"))[0, 0], class_colour(int(expected[0, 0])))
+    assert Image.open(tmp_path / "found" / "drawn" / "odd.png").size == (9 * 53, 9 * 37)
+    assert (tmp_path / "found" / "classes.txt").read_text().split() == ["background", *"0123456789"]
+    assert "is there already: give --overwrite" in cli.refused(*words)
+    assert " %" in cli(*words, "--overwrite").out
+    said = cli.refused(*words[:3], tmp_path / "odd.png", "--output", tmp_path / "odd.png" / "x")
+    assert f"--output {tmp_path / 'odd.png' / 'x'} cannot be written ({tmp_path / 'odd.png'} is a file)" in said
+
+
+def test_predict_replaces_no_mask_of_the_set_it_reads(cli: Cli, tmp_path: Path) -> None:
+    images, mask = tmp_path / "own" / "images", tmp_path / "own" / "masks" / "a.png"
+    for file in (images / "a.png", mask):
+        file.parent.mkdir(parents=True)
+        Image.new("L", (8, 8), 1).save(file)
+    drawn = mask.read_bytes()
+    said = cli.refused("segment", "predict", tmp_path / "best", images, "--output", tmp_path / "own", "--overwrite")
+    assert f"--overwrite would replace the masks of the set in {tmp_path / 'own'}" in said
+    assert mask.read_bytes() == drawn
+
+
+def test_predict_leaves_out_what_rounds_to_nothing(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    classes = torch.zeros(100, 100, dtype=torch.long)
+    classes[0, :5], classes[1, :4] = 1, 2  # 0.05 % and 0.04 %
+    found = ClassMap("a.png", classes, ("sky", "sea", "sand", "sun"), torch.zeros(1, 100, 100))
+    monkeypatch.setattr("psvit.dense.segmentation.segment.segment", lambda *words: iter([found]))
+    Image.new("L", (2, 2)).save(tmp_path / "a.png")
+    assert cli.ok("segment", "predict", "nowhere", tmp_path / "a.png") == "a.png  sky 99.9 %  sea 0.1 %\n"
+    said = json.loads(cli.ok("segment", "predict", "nowhere", tmp_path / "a.png", "--json"))
+    assert said["percent"] == {"sky": 99.91, "sea": 0.05, "sand": 0.04}
+
+
+def test_colours_of_classes_differ() -> None:
+    for background in (True, False):
+        assert len({class_colour(number, background) for number in range(200)}) == 200
+
+
+def test_the_encoder_starts_from_a_classifier(cli: Cli, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    model = open_model(ARCH, img_size=48, in_chans=1, num_classes=10)
+    preprocessing = {
+        "input_size": (1, 48, 48),
+        "mean": (0.3,),
+        "std": (0.4,),
+        "interpolation": "bicubic",
+        "crop_pct": 1,
+    }
+    save_checkpoint(tmp_path / "classes", model, model.state_dict(), preprocessing, list("0123456789"), {})
+    own = dict(model.named_parameters())
+    for decoder in ("unet", "dpt"):
+        network: Any = segmenter(decoder, ModelSettings(str(tmp_path / "classes")), (48, 48))
+        body = network.encoder.state_dict()
+        assert len(body) > 20
+        for name, weight in body.items():
+            if ".stages." in name or "patch_embed" in name:
+                assert torch.equal(weight, own[name.replace("model.", "")])
+    words = [
+        "segment",
+        "train",
+        "--model",
+        tmp_path / "classes",
+        *SCENES,
+        *MACHINE,
+        "--epochs",
+        "1",
+        "--channels",
+        "32",
+    ]
+    assert "fpn on AS-A" in cli.ok(*words, "--output", tmp_path / "run")
+    said = cli.refused("evaluate", tmp_path / "run" / "last", "--data", "digits")
+    assert "not for classes: take psvit segment evaluate or psvit segment predict\n" in said
+    said = cli.refused("segment", "train", *SCENES, "--model", tmp_path / "run" / "last", "--output", tmp_path / "x")
+    assert "is a checkpoint for segmentation, not for classes: take a classifier's checkpoint" in said
+    said = cli.refused("segment", "evaluate", tmp_path / "classes", *SCENES)
+    assert "is a checkpoint for classes, not for segmentation" in said
+
+
+# ---- bad input
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of different sizes with masks of three classes, and ignored pixels."""
+    root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for part in ("images", "masks"):
+        (root / part).mkdir()
+    for i, size in enumerate([(40, 52), (37, 53), (60, 33), (40, 52), (70, 70), (41, 41), (37, 53), (30, 64)]):
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(root / "images" / f"{i}.png")
+        mask = rng.integers(0, 3, size, dtype=np.uint8)
+        mask[:5] = 255
+        Image.fromarray(mask).save(root / "masks" / f"{i}.png")
+    return root
+
+
+def test_a_folder_of_images_of_different_sizes(cli: Cli, photos: Path, tmp_path: Path) -> None:
+    words = ["segment", "train", *NETWORK, "--data", photos, *MACHINE, "--epochs", "1", "--batch-size", "2",
+             "--channels", "32", "--crop-size", "32", "--workers", "0", "--holdout", "0.3"]  # fmt: skip
+    said = cli.ok(*words, "--output", tmp_path / "run")
+    assert "images of different sizes, 3 classes" in said
+    figures = json.loads(cli.ok("segment", "evaluate", tmp_path / "run" / "last", "--data", photos, *MACHINE,
+                                "--workers", "0", "--split", "train", "--json", "--batch-size", "3"))  # fmt: skip
+    single = json.loads(cli.ok("segment", "evaluate", tmp_path / "run" / "last", "--data", photos, *MACHINE,
+                               "--workers", "0", "--split", "train", "--json", "--batch-size", "1"))  # fmt: skip
+    assert figures.pop("per_class") == pytest.approx(single.pop("per_class"))
+    assert figures.pop("unreadable") == single.pop("unreadable") == []
+    assert figures == pytest.approx(single)
+    # two processes, of which one has no image left, say once what one process says
+    for part in ("images", "masks"):
+        for split, numbers in (("train", range(2)), ("val", range(2, 4))):
+            (tmp_path / "two" / part / split).mkdir(parents=True)
+            for i in numbers:
+                (tmp_path / "two" / part / split / f"{i}.png").write_bytes((photos / part / f"{i}.png").read_bytes())
+    (tmp_path / "two" / "images" / "val" / "3.png").write_bytes(b"no image")
+    words = ["segment", "evaluate", tmp_path / "run" / "last", "--data", tmp_path / "two", *MACHINE, "--workers", "0",
+             "--json"]  # fmt: skip
+    process = start("-m", "psvit", *words, launcher=torchrun())
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    one, two = json.loads(cli.ok(*words)), json.loads(out)
+    assert one["images"] == len(one["unreadable"]) == 1
+    assert two.pop("per_class") == pytest.approx(one.pop("per_class"))
+    assert (two.pop("unreadable"), two) == (one.pop("unreadable"), pytest.approx(one))
+    said = cli.refused("segment", "evaluate", tmp_path / "run" / "last", *SCENES, *MACHINE)
+    assert "knows 3 classes, digits-scenes has 11, and class 0 is class 0 in the checkpoint, background in" in said
+
+
+@pytest.mark.parametrize("what", ["image", "mask"])
+def test_a_hold_out_without_figures_is_refused_before_training(
+    what: str, cli: Cli, photos: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(photos, tmp_path / "data")
+    held = open_class_maps(DenseDataSettings(str(tmp_path / "data"), holdout=0.1)).holdout
+    assert len(held) == 1
+    image = Path(held.name(0))
+    if what == "image":
+        image.write_bytes(image.read_bytes()[:200])
+    else:
+        Image.fromarray(np.full(held.size_of(0), 255, dtype=np.uint8)).save(tmp_path / "data" / "masks" / image.name)
+    words = ["segment", "train", *NETWORK, "--data", tmp_path / "data", *MACHINE, "--epochs", "1", "--crop-size", "32",
+             "--channels", "32", "--holdout", "0.1", "--workers", "0", "--output", tmp_path / "run"]  # fmt: skip
+    said = cli.refused(*words)
+    reason = "cannot be read" if what == "image" else "(every pixel is 255, which is ignored)"
+    assert "none of the 1 images of the hold-out can be evaluated, the first is " in said
+    assert f"{image.name} {reason}" in said
+    assert "mend it, give another --split-seed, or go without a hold-out by --holdout 0\n" in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model", "psvit_1d_tiny"], "pools the sequence (1D), so its later stages have no maps: take a 2D variant"),
+        (["--decoder", "unets"], "--decoder"),
+        (["--channels", "40"], "--channels 40 is not a multiple of 32"),
+        (["--crop-size", "8", "9", "10"], "--crop-size 8 9 10 is not a height and a width"),
+        (["--crop-size", "0"], "--crop-size 0 is not a whole number of at least 1"),
+        (["--dropout", "1"], "--dropout 1.0 is not a fraction"),
+        (
+            ["--data", "nowhere"],
+            "--data 'nowhere' is neither a folder nor a known set: give digits-scenes, or a folder in the "
+            "layout of ADE20K, COCO-stuff, COCO or Pascal VOC, or of images/ and masks/",
+        ),
+        (["--decoder", "upernet", "--batch-size", "1"], "--batch-size 1 is too small for upernet"),
+    ],
+)
+def test_what_is_refused(words: list[str], message: str, cli: Cli, tmp_path: Path) -> None:
+    said = cli.refused("segment", "train", *SCENES, *MACHINE, *words, "--output", tmp_path / "run")
+    assert message in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("size", "crop", "channels"),
+    [((48, 64), (48, 64), 128), ((100, 129), (100, 129), 256), ((480, 640), (480, 512), 256), (None, (512, 512), 256)],
+)
+def test_what_is_cut_by_default(size: tuple[int, int] | None, crop: tuple[int, int], channels: int) -> None:
+    filled = SegmenterSettings().filled(size)
+    assert (filled.crop_size, filled.channels) == (crop, channels)
+
+
+def test_a_set_without_class_maps_is_refused(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "images" / "a.png")
+    said = cli.refused("segment", "train", "--data", tmp_path, *MACHINE, "--output", tmp_path / "run")
+    assert "holds no class maps: give a folder with images/ and masks/" in said
+
+
+def test_actions() -> None:
+    from psvit.cli.segment import main
+
+    assert main([]) == 0
+    with pytest.raises(UserError, match="does not know 'draw': give train, evaluate or predict"):
+        main(["draw"])

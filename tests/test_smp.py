@@ -1,0 +1,119 @@
+"""The backbone as an encoder of segmentation_models_pytorch, the real one."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import torch
+import torch.fx
+from small_features import NARROW, NETWORK, checkpoint, equal_maps, images
+from timm.layers import resample_abs_pos_embed
+from torch import nn
+
+from psvit import VARIANTS, UserError
+from psvit.training.checkpoints import load_checkpoint
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a network whose position embeddings are 4 x 6."""
+    return checkpoint(tmp_path_factory.mktemp("checkpoint") / "best")
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Any:
+    """The network of `folder`."""
+    return load_checkpoint(folder)
+
+
+DECODERS = {"Unet": smp.Unet, "FPN": smp.FPN, "UPerNet": smp.UPerNet, "DeepLabV3Plus": smp.DeepLabV3Plus}
+DPT: dict[str, Any] = {"encoder_depth": 3, "decoder_readout": "ignore"}
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if "_2d_" in name])
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_smp_builds_segmenters(decoder: str, name: str) -> None:
+    with torch.device("meta"):
+        segmenter = DECODERS[decoder](f"tu-{name}", encoder_weights=None, classes=5)
+        y = segmenter(torch.empty(2, 3, 128, 192))
+    assert y.shape == (2, 5, 128, 192)
+    widths = [288, 384] if name.endswith("tiny") else list(VARIANTS[name].widths)
+    fine = [0, 48, 192] if name.endswith("tiny") else [0, 48]
+    assert segmenter.encoder.out_channels == [3, *fine, *widths]
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if "_2d_" in name])
+def test_smp_builds_dpt(name: str) -> None:
+    with torch.device("meta"):
+        segmenter = smp.DPT(
+            f"tu-{name}", encoder_weights=None, classes=5, decoder_intermediate_channels=(64, 96, 128), **DPT
+        )
+        y = segmenter(torch.empty(2, 3, 128, 192))
+    assert y.shape == (2, 5, 128, 192)
+    assert segmenter.encoder.output_strides == list(VARIANTS[name].strides)
+
+
+def trains(segmenter: nn.Module, unused: set[str]) -> None:
+    """Every parameter of the encoder gets a gradient but those of the `unused` modules."""
+    x = images(64, 128)
+    y = segmenter(x)
+    assert y.shape == (2, 1, 64, 128)
+    y.square().mean().backward()
+    parameters = segmenter.get_submodule("encoder").named_parameters()
+    without = {name for name, p in parameters if p.grad is None or not p.grad.any()}
+    assert {name.split(".")[-2] for name in without} == unused
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_a_segmenter_trains_its_encoder(decoder: str) -> None:
+    narrow = {key: value for key, value in NARROW.items() if key != "img_size"}
+    trains(DECODERS[decoder]("tu-psvit_2d_tiny", encoder_weights=None, **narrow), set())
+    segmenter = DECODERS[decoder]("tu-psvit_2d", encoder_weights=None, genotype="A-AS-A", **narrow, patch_size=8)
+    assert segmenter.encoder.model.model.arch.genotype == "A-AS-A"
+    assert segmenter.encoder.out_channels == [3, 0, 48, 32, 48, 64]
+    trains(segmenter, set())
+
+
+def test_dpt_trains_its_encoder() -> None:
+    segmenter = smp.DPT("tu-psvit_2d", encoder_weights=None, decoder_intermediate_channels=(16, 16, 16),
+                        decoder_fusion_channels=16, **DPT, **NETWORK)  # fmt: skip
+    trains(segmenter, {"norm", "head"})  # smp builds the classifier and leaves it
+
+
+def test_a_checkpoint_is_an_encoder(folder: Path, model: Any) -> None:
+    x = images(64, 96)
+    encoder = smp.Unet(f"tu-local-dir:{folder}", encoder_weights=True).encoder.eval()
+    expected = model.forward_intermediates(x, intermediates_only=True)
+    equal_maps(encoder(x)[3:], expected)
+
+
+def test_a_checkpoint_takes_a_finer_grid(folder: Path, model: Any) -> None:
+    encoder = smp.Unet(
+        f"tu-local-dir:{folder}", encoder_weights=True, stride=4, encoder_depth=4, decoder_channels=(32, 16, 16, 8)
+    ).encoder
+    assert encoder.model.feature_info.reduction() == [4, 8, 16]
+    found = encoder.model.model
+    assert torch.equal(found.patch_embed.proj.weight, model.patch_embed.proj.weight)
+    expected = resample_abs_pos_embed(model.pos_embed, [8, 12], [4, 6], num_prefix_tokens=0)
+    assert torch.equal(found.pos_embed, expected)
+    assert [tuple(m.shape[2:]) for m in encoder(images(32, 48))[2:]] == [(8, 12), (4, 6), (2, 3)]
+    other = timm.create_model(f"local-dir:{folder}", pretrained=True, img_size=(64, 32))
+    expected = resample_abs_pos_embed(model.pos_embed, [8, 4], [4, 6], num_prefix_tokens=0)
+    assert torch.equal(other.pos_embed, expected)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_smp_says_why_1d_is_no_encoder(decoder: str) -> None:
+    with pytest.raises(ValueError, match=r"pools the sequence \(1D\).*take a 2D variant") as error:
+        DECODERS[decoder]("tu-psvit_1d_tiny", encoder_weights=None)
+    assert isinstance(error.value, UserError)
+    assert "\n" not in str(error.value)
+
+
+def test_dpt_says_why_1d_is_no_encoder() -> None:
+    segmenter = smp.DPT("tu-psvit_1d_tiny", encoder_weights=None, decoder_intermediate_channels=(8, 8, 8),
+                        encoder_depth=3, **NARROW)  # fmt: skip
+    with pytest.raises(UserError, match=r"pools the sequence \(1D\).*take a 2D variant"):
+        segmenter(images(64, 64))

@@ -1,0 +1,116 @@
+"""The latencies of a study's networks: measured once, all together."""
+
+import copy
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from small_studies import NETWORK, STUDY, words
+from tiny import Cli, read
+from torch import nn
+
+from psvit.search import latency
+from psvit.search.latency import measure_models
+from psvit.search.settings import LatencySettings
+from psvit.study.folder import RESULTS
+from psvit.training.checkpoints import open_model
+from psvit.training.recipes import ModelSettings
+
+OWN: dict[str, Any] = {"widths": (16, 32), "head_dim": 8, "patch_size": 2}
+
+
+pytestmark = pytest.mark.usefixtures("threads_kept")
+
+
+def latencies(folder: Path) -> dict[str, float | None]:
+    rows = [row for group in read(folder / RESULTS)["groups"] for row in group["rows"]]
+    return {row["label"]: row["latency_ms"] for row in rows}
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """A machine on which the networks take 1, 2, 3 seconds; what it was asked to measure."""
+    asked: list[list[str]] = []
+
+    def measure(models: Any, settings: LatencySettings, *where: Any) -> dict[str, float | None]:
+        assert settings == LatencySettings()
+        assert where == (torch.device("cpu"), 1)
+        asked.append([model.model for model, _ in models.values()])
+        return {name: float(place) for place, name in enumerate(models, start=1)}
+
+    monkeypatch.setattr("psvit.study.tasks.measure_models", measure)
+    return asked
+
+
+def test_every_network_has_a_latency_and_equal_ones_the_same(finished: Path) -> None:
+    found = latencies(finished)
+    assert list(found) == ["shares", "attends", "searched", "again"]
+    assert all(one is not None and 0 < one < 60_000 for one in found.values())
+    assert found["again"] == found["shares"]
+    kept = read(finished / "latency.json")
+    assert len(kept["networks"]) == 3
+    assert read(finished / RESULTS)["latency"] == asdict(LatencySettings())
+    assert kept == kept | asdict(LatencySettings()) | {"device": "cpu", "threads": 1}
+
+
+@pytest.mark.usefixtures("here")
+def test_a_latency_is_measured_once(cli: Cli, copied: Path, measured: list[list[str]]) -> None:
+    before = latencies(copied)
+    cli.ok(*words(copied), "--resume")
+    assert measured == []
+    assert latencies(copied) == before
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("why", ["machine", "threads", "broken", "lost", "network"])
+def test_latencies_are_measured_anew_all_together(why: str, cli: Cli, copied: Path, measured: list[list[str]]) -> None:
+    path, asked = copied / "latency.json", copy.deepcopy(STUDY)
+    kept = read(path)
+    if why == "network":
+        asked["groups"]["small"]["networks"]["more"] = {**NETWORK, "network": "A", "widths": [16]}
+    elif why == "broken":
+        path.write_text("[")
+    elif why == "lost":
+        path.write_text(json.dumps({**kept, "networks": kept["networks"][1:]}))
+    else:
+        path.write_text(json.dumps({**kept, **({"cpu": "another"} if why == "machine" else {"threads": 7})}))
+    cli.ok(*words(copied, asked), "--resume")
+    (models,) = measured
+    assert models[:-1] == ["AS-A", "AA-A", *["A"] * (why == "network")]
+    assert list(latencies(copied).values()) == [1000 * place for place in (*range(1, len(models) + 1), 1)]
+
+
+def test_what_cannot_be_measured_has_no_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = {"img_size": [12, 8], "in_chans": 2, "num_classes": 5}
+    sizes = []
+
+    class Fails(nn.Module):
+        pretrained_cfg: ClassVar = {"input_size": (2, 12, 8)}
+
+        def __init__(self, after: int) -> None:
+            super().__init__()
+            self.left = after
+
+        def forward(self, x: Any) -> Any:
+            self.left -= 1
+            if self.left < 0:
+                raise RuntimeError("no memory")
+
+    def opened(model: ModelSettings, **shape: Any) -> Any:
+        if model.model.startswith("fails"):
+            return Fails(int(model.model[5:]))
+        network = open_model(model, **shape)
+        network.register_forward_pre_hook(lambda module, inputs: sizes.append(tuple(inputs[0].shape)))
+        return network
+
+    monkeypatch.setattr(latency, "open_model", opened)
+    monkeypatch.setattr(latency, "MIN_SECONDS", 0.0)  # each timing is one call
+    names = ("AS-A", "resnet10t", "vit_nothing", "fails0", "fails4")
+    models = {name: (ModelSettings(name, **(OWN if name == "AS-A" else {})), shape) for name in names}
+    found = measure_models(models, LatencySettings(latency_rounds=3), torch.device("cpu"), 1)
+    assert [name for name, seconds in found.items() if seconds is not None] == ["AS-A", "resnet10t"]
+    assert set(sizes) == {(1, 2, 12, 8)}
+    assert list(found) == list(names)

@@ -1,0 +1,239 @@
+"""A study that is resumed: what is kept, added, refused, overwritten."""
+
+import copy
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_studies import NETWORK, STUDY, TRIALS, on_a_machine, without_time, words, write
+from tiny import MACHINE, Cli, read
+
+from psvit.study.folder import RESULTS
+from psvit.study.workers import StoppedError
+
+pytestmark = pytest.mark.usefixtures("threads_kept")
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    """When each file of the trials and the search was written."""
+    files = [path for path in folder.glob("*/**/*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in files}
+
+
+def changed(group: str, **entries: Any) -> dict[str, Any]:
+    """The small study with other entries in a group."""
+    asked = copy.deepcopy(STUDY)
+    asked["groups"][group] |= entries
+    return asked
+
+
+@pytest.mark.usefixtures("here")
+def test_a_finished_study_trains_nothing(cli: Cli, copied: Path) -> None:
+    before, data = stamps(copied), read(copied / RESULTS)
+    (copied / RESULTS).unlink()
+    assert "5 of 5 are finished already" in cli.ok(*words(copied), "--resume")
+    after = stamps(copied)
+    assert {name for name in after if after[name] != before.get(name)} == {"found/search/output.txt"}
+    assert without_time(read(copied / RESULTS)) == without_time(data)
+
+
+@pytest.mark.usefixtures("here")
+def test_the_seconds_of_all_runs_are_added_up(cli: Cli, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = copied / "study.json"
+    record.write_text(json.dumps({**read(record), "wall_seconds": 1e6}))
+    cli.ok(*words(copied), "--resume")
+    spent = read(record)["wall_seconds"]
+    assert 1e6 < spent < 1e6 + 600
+    assert read(copied / RESULTS)["wall_seconds"] == pytest.approx(spent, abs=60)
+
+    def stopped(*_: object) -> None:
+        time.sleep(0.2)
+        raise StoppedError("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("psvit.study.crew.work_all", stopped)
+        (copied / TRIALS[0] / "trial.json").unlink()
+        assert "stopped, all is kept" in cli.refused(*words(copied), "--resume")
+    assert read(record)["wall_seconds"] > spent + 0.1, "of a run that was stopped too"
+    cli.ok(*words(copied), "--overwrite")
+    assert read(record)["wall_seconds"] < 1e6
+
+
+@pytest.mark.usefixtures("here")
+def test_an_interrupted_search_has_no_seconds(cli: Cli, copied: Path) -> None:
+    (copied / "found" / "search" / "seconds.json").unlink()  # as a search that was resumed leaves it
+    cli.ok(*words(copied), "--resume")
+    assert read(copied / RESULTS)["groups"][1]["search_seconds"] is None
+
+
+@pytest.mark.usefixtures("here")
+def test_a_further_seed_and_a_further_network_are_all_that_is_trained(cli: Cli, copied: Path) -> None:
+    before = stamps(copied)
+    asked = copy.deepcopy(STUDY)
+    asked["groups"]["small"]["seeds"] = [0, 1, 2]
+    asked["groups"]["found"]["networks"]["more"] = {**NETWORK, "network": "A"} | {"widths": [16]}
+    cli.ok(*words(copied, asked), "--resume")
+    after = stamps(copied)
+    assert {name: stamp for name, stamp in after.items() if name in before} | {"found/search/output.txt": 0} == {
+        **before,
+        "found/search/output.txt": 0,
+    }
+    new = {Path(name).parent.as_posix() for name in after.keys() - before.keys() if name.endswith("trial.json")}
+    assert new == {"small/shares/seed-2", "small/attends/seed-2", "found/more/seed-0"}
+    assert read(copied / RESULTS)["groups"][0]["rows"][0]["seeds"] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_other_settings_are_refused_before_anything_is_trained(half: bool, cli: Cli, copied: Path) -> None:
+    for path in copied.rglob("trial.json") if half else ():
+        path.unlink()  # as a kill in the midst of all trainings leaves them
+    before, mine = stamps(copied), copied.parent / "mine.yaml"
+    other = {**STUDY["groups"]["small"]["networks"], "shares": {**NETWORK, "widths": [16, 48]}}
+    for changes, reason in (
+        ({"recipe": {"epochs": 3, "batch_size": 16}}, f"was trained with epochs 2, not 3 as {mine} says"),
+        ({"data": {**STUDY["data"], "limit": 50}}, f"was trained with limit 48, not 50 as {mine} says"),
+        (
+            changed("small", networks=other),
+            f"was trained with another network, widths [16, 32], than {mine} asks for, widths [16, 48]",
+        ),
+    ):
+        said = cli.refused(*words(copied, {**STUDY, **changes}), "--resume")
+        assert reason in said
+        assert "start anew with --overwrite" in said
+        assert str(copied) in said
+    assert stamps(copied) == before
+
+
+RENAMED = {**STUDY, "groups": {"tiny": STUDY["groups"]["small"], "found": STUDY["groups"]["found"]}, "claims": []}
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "given", "reason"),
+    [
+        ("other", STUDY, [], "holds the study 'mine', not 'other': "),
+        ("mine", {**STUDY, "reads": "holdout"}, [], "holds a study that reads test, not holdout: "),
+        ("mine", {**STUDY, "quick": {"seeds": [0]}}, ["--quick"], "holds a study without --quick: "),
+        ("mine", {**RENAMED, "recipe": {"epochs": 1}}, [], "holds a study with the group 'small', which "),
+        ("mine", {**changed("small", networks={"shares": NETWORK}), "claims": []}, [],
+         "holds a study with the network 'attends' of group 'small', which "),
+    ],
+)  # fmt: skip
+def test_another_study_is_not_resumed(
+    name: str, asked: Any, given: list[str], reason: str, cli: Cli, copied: Path
+) -> None:
+    def everything() -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in copied.rglob("*") if path.is_file()}
+
+    before = everything()
+    path = write(copied.parent / f"{name}.yaml", asked)
+    said = cli.refused("study", path, "--output", copied, *MACHINE, "--resume", *given)
+    assert f"{copied} {reason}" in said
+    assert "give another --output, or start anew with --overwrite" in said
+    assert everything() == before
+
+
+@pytest.mark.usefixtures("here")
+def test_a_refused_addition_leaves_the_study_as_it_was(cli: Cli, copied: Path) -> None:
+    more = changed("small", networks={**STUDY["groups"]["small"]["networks"], "more": NETWORK})
+    assert "epochs 2, not 3" in cli.refused(
+        *words(copied, {**more, "recipe": {"epochs": 3, "batch_size": 16}}), "--resume"
+    )
+    cli.ok(*words(copied), "--resume")
+
+
+@pytest.mark.usefixtures("here")
+def test_a_folder_of_an_older_psvit_is_resumed(cli: Cli, copied: Path) -> None:
+    (copied / "study.json").unlink()
+    assert "5 of 5 are finished already" in cli.ok(*words(copied), "--resume")
+    assert read(copied / "study.json")["name"] == "mine"
+    assert read(copied / RESULTS)["wall_seconds"] is None, "it kept none"
+    assert "by the clock" not in (copied / "tables.md").read_text()
+
+
+@pytest.mark.usefixtures("here")
+def test_what_auto_came_to_is_kept_and_not_mixed(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "study"
+    auto = [
+        *words(folder, {**STUDY, "groups": {"a": {"networks": {"n": NETWORK}}}, "claims": []}),
+        "--precision",
+        "auto",
+    ]
+    on_a_machine("bfloat16", monkeypatch)
+    cli.ok(*auto)
+    trial = folder / "a" / "n" / "seed-0" / "trial.json"
+    machine = read(folder / RESULTS)["machine"]
+    assert (machine["precision"], machine["computed_in"]) == ("auto", "bfloat16")
+    assert read(trial)["computed_in"] == read(folder / "study.json")["computed_in"] == "bfloat16"
+    assert read(trial)["made_with"]["precision"] == "auto"
+    cli.ok(*auto, "--resume")
+
+    on_a_machine("float32", monkeypatch)
+    reason = (
+        "was computed in bfloat16, and --precision auto comes to float32 here: resume on the machine it was begun on"
+    )
+    assert f"{trial.parent} {reason}" in cli.refused(*auto, "--resume")
+    trial.unlink()
+    assert f"{folder} {reason}" in cli.refused(*auto, "--resume"), "a training that is not finished would be mixed"
+    (folder / "study.json").unlink()
+    cli.ok(*auto, "--resume")  # of an older psvit, nobody knows
+
+
+@pytest.mark.usefixtures("here")
+def test_an_older_trial_is_taken_as_now(cli: Cli, copied: Path) -> None:
+    for path in copied.rglob("trial.json"):
+        kept = read(path)
+        del kept["computed_in"]
+        path.write_text(json.dumps(kept))
+    assert "5 of 5 are finished already" in cli.ok(*words(copied), "--resume")
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"name": "mine"}', '{"groups": [1]}', "\udcff"])
+def test_a_broken_study_is_named(text: str, cli: Cli, copied: Path) -> None:
+    (copied / "study.json").write_bytes(text.encode(errors="surrogateescape"))
+    said = cli.refused(*words(copied), "--resume")
+    assert f"{copied / 'study.json'} is broken" in said
+    assert "remove it, or start anew with --overwrite" in said
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"made_with": [], "result": {}}', "\udcff"])
+def test_a_broken_trial_is_named(text: str, cli: Cli, copied: Path) -> None:
+    path = copied / TRIALS[0] / "trial.json"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    said = cli.refused(*words(copied), "--resume")
+    assert f"{path} is broken" in said
+    assert "remove its folder, or start anew with --overwrite" in said
+
+
+def test_a_folder_in_use_is_refused(cli: Cli, copied: Path) -> None:
+    before = stamps(copied)
+    assert "already holds a study: give --resume to go on" in cli.refused(*words(copied))
+    (copied / RESULTS).unlink()
+    assert "already holds a study" in cli.refused(*words(copied)), "one that is not finished"
+    assert stamps(copied) == before
+    cli.ok(*words(copied), "--dry-run")
+
+
+@pytest.mark.usefixtures("here")
+def test_overwriting_leaves_what_is_the_users(cli: Cli, copied: Path) -> None:
+    mine = [
+        copied / "notes.txt",
+        copied / TRIALS[0] / "notes.txt",
+        copied / "found" / "search" / "notes.txt",
+        copied / "my" / "own" / "folder" / "output.txt",
+        copied / "my" / "own" / "folder" / "trial.json",
+    ]
+    for path in mine:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    asked = {**STUDY, "claims": [], "groups": {"new": {"networks": {"shares": NETWORK}}}}
+    cli.ok(*words(copied, asked), "--overwrite")
+    assert [path.read_text() for path in mine] == ["mine"] * len(mine)
+    left = {str(path.relative_to(copied)) for path in copied.glob("*/**/*") if path.is_file()}
+    assert {name for name in left if not name.startswith("new/")} == {str(p.relative_to(copied)) for p in mine[1:]}
+    assert sorted(path.name for path in copied.iterdir()) == [
+        "found", "latency.json", "mine.png", "mine.svg", "my", "new", "notes.txt", "report.html", "results.json",
+        "small", "study.json", "tables.md",
+    ]  # fmt: skip
+    assert not (copied / "small" / "attends").exists()
