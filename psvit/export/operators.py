@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from torch.fx import GraphModule, Node
@@ -98,23 +98,32 @@ def check_program(program: ExportedProgram) -> Counter[str]:
     images = set(program.graph_signature.user_inputs)
     for node, name in _calls(program):
         short = name.rpartition(".")[2]
-        by_data = short in INDEXING and any(_from_data(index, images) for index in node.all_input_nodes[1:])
+        by_data = short in INDEXING and _from_data(
+            node.all_input_nodes[1:], images, lambda one: one.name, lambda one: one.all_input_nodes
+        )
         if short in BANNED_ATEN or by_data:
             raise _refusal(name, node.name, "at indices that the data choose" if by_data else "")
     return program_operators(program)
 
 
-def _from_data(node: Node, images: set[str]) -> bool:
-    """Whether a node's value depends on the program's input."""
-    seen: set[Node] = set()
-    waiting = [node]
+def _from_data(
+    values: Iterable[Any], images: set[str], name: Callable[[Any], str], before: Callable[[Any], Iterable[Any]]
+) -> bool:
+    """Whether one of these values depends on the images.
+
+    Args:
+        values: of a graph; name: of each, which no other has; before: the values that it is computed from.
+        images: names of the graph's inputs.
+    """
+    seen: set[str] = set()
+    waiting = list(values)
     while waiting:
         one = waiting.pop()
-        if one.name in images:
+        if name(one) in images:
             return True
-        if one not in seen:
-            seen.add(one)
-            waiting += one.all_input_nodes
+        if name(one) not in seen:
+            seen.add(name(one))
+            waiting += before(one)
     return False
 
 
@@ -143,25 +152,18 @@ def check_torchscript(traced: Any) -> Counter[str]:
     images = {value.debugName() for value in list(graph.inputs())[1:]}  # the first is the module
     for node, name in _script_calls(graph):
         short = name.rpartition(".")[2]
-        by_data = short in INDEXING and any(_script_from_data(index, images) for index in list(node.inputs())[1:])
+        by_data = short in INDEXING and _from_data(
+            list(node.inputs())[1:], images, lambda one: one.debugName(), _script_before
+        )
         if short in BANNED_ATEN or by_data:
             place = node.scopeName().rpartition("/")[2].removeprefix("__module.") or node.output().debugName()
             raise _refusal(name, place, "at indices that the data choose" if by_data else "")
     return torchscript_operators(traced)
 
 
-def _script_from_data(value: Any, images: set[str]) -> bool:
-    """Whether a value depends on the pixels; what depends on their shape alone does not."""
-    seen: set[str] = set()
-    waiting = [value]
-    while waiting:
-        one = waiting.pop()
-        if one.debugName() in images:
-            return True
-        if one.debugName() not in seen and one.node().kind() != "aten::size":
-            seen.add(one.debugName())
-            waiting += one.node().inputs()
-    return False
+def _script_before(value: Any) -> list[Any]:
+    """What a value is computed from; what depends on a shape alone does not depend on the pixels."""
+    return [] if value.node().kind() == "aten::size" else list(value.node().inputs())
 
 
 def _refusal(name: str, node: str, how: str) -> UserError:
