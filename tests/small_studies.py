@@ -81,5 +81,4 @@ def made(folder: Path, data: Any) -> Path:
 
 def on_a_machine(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let auto come to `precision`."""
-    for module in ("study.trials", "training.machine"):
-        monkeypatch.setattr(f"psvit.{module}.best_precision", lambda device: precision)
+    monkeypatch.setattr("psvit.training.machine.best_precision", lambda device: precision)

@@ -14,7 +14,7 @@ import psvit
 from psvit.training.timm_sets import PREFIXES
 
 PUBLIC = {"digits": "digits", "fashion-mnist": "zalando-datasets/fashion_mnist", "mnist-5k": "mnist-5k"}
-"""What the sets that psvit knows by name are called: as on the Hub, where the same images are there."""
+"""What the sets that psvit knows by name are called: as on the Hub, owner/name, where the same images are there."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ def model_card(facts: CardFacts) -> str:
     tags = ["image-classification", "timm", "vision-transformer", *(["psvit"] if facts.genotype else [])]
     front = ModelCardData(
         library_name="timm", pipeline_tag="image-classification", tags=tags, license=facts.license,
-        datasets=[facts.data] if facts.data else None, metrics=["accuracy"], model_name=facts.name,
-        eval_results=_results(facts),
+        datasets=[facts.data] if facts.data and "/" in facts.data else None, metrics=["accuracy"],
+        model_name=facts.name, eval_results=_results(facts),
     ).to_yaml()  # fmt: skip
     channels, height, width = facts.input_size
     rows = {

@@ -14,7 +14,8 @@ from psvit.files import check_writable, sole_writer, write_json
 from psvit.study.plan import Study
 from psvit.study.report import PAGE, TABLES, figure_files
 from psvit.study.settings import StudySettings
-from psvit.study.trials import OUTPUT, TRIAL, check_precision, clear_search, clear_trial, computed_in
+from psvit.study.trials import OUTPUT, TRIAL, check_precision, clear_search, clear_trial
+from psvit.training.machine import computed_in
 from psvit.training.recipes import Machine
 
 RESULTS = "results.json"

@@ -22,8 +22,7 @@ from psvit.study.plan import Study
 from psvit.study.report import write_report
 from psvit.study.settings import StudySettings
 from psvit.study.tasks import Plan
-from psvit.study.trials import computed_in
-from psvit.training.machine import interrupts
+from psvit.training.machine import computed_in, interrupts
 from psvit.training.recipes import Machine
 from psvit.training.run_folder import versions
 

@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 
 from psvit.errors import UserError, flag
 from psvit.files import recover, write_json
-from psvit.measure.machine import resolve_device
 from psvit.search.folder import INHERITED, OWN, SECONDS, SUPERNET, journals_of
 from psvit.search.search import InterruptedSearchError, search
 from psvit.search.settings import SearchSettings
@@ -21,7 +20,7 @@ from psvit.study.workers import StoppedError
 from psvit.training.compare import network_name
 from psvit.training.evaluate import evaluate_checkpoint
 from psvit.training.loop import InterruptedTrainingError, train
-from psvit.training.machine import best_precision
+from psvit.training.machine import computed_in
 from psvit.training.recipes import Machine, TrainSettings
 from psvit.training.run_folder import LOG, SETTINGS, clear_run, versions
 
@@ -46,11 +45,6 @@ def clear_search(folder: Path) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
     for path in [*journals_of(folder), *(folder / name for name in (*OWN, OUTPUT))]:
         path.unlink(missing_ok=True)
-
-
-def computed_in(machine: Machine) -> str:
-    """The precision of a training's products: what auto comes to on this machine."""
-    return best_precision(resolve_device(machine.device)) if machine.precision == "auto" else machine.precision
 
 
 def check_precision(folder: Path, before: str | None, machine: Machine) -> None:

@@ -43,7 +43,7 @@ def open_machine(machine: Machine) -> Accelerator:
     if machine.threads is not None:
         torch.set_num_threads(machine.threads)
     device = resolve_device(machine.device)
-    precision = machine.precision if machine.precision != "auto" else best_precision(device)
+    precision = computed_in(machine)
     if precision == "float16" and device.type != "cuda":
         raise UserError(
             f"--precision float16 works on CUDA only, the device is {device.type}: take bfloat16 or float32"
@@ -75,6 +75,11 @@ def by_the_first(accelerator: Accelerator, make: Callable[[], T]) -> T:
         raise UserError(made[1])
     result: T = made[0]
     return result
+
+
+def computed_in(machine: Machine) -> str:
+    """The precision of a training's products: what auto comes to on this machine."""
+    return best_precision(resolve_device(machine.device)) if machine.precision == "auto" else machine.precision
 
 
 def best_precision(device: torch.device) -> str:
