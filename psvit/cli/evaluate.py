@@ -17,7 +17,9 @@ Example: psvit evaluate runs/train/best --data digits"""
 
 def main(arguments: Sequence[str]) -> int:
     """Parse the flags, evaluate and print."""
-    flags = Flags("evaluate CHECKPOINT", DESCRIPTION, DataSettings(), Machine(), apart=("limit", *CUT_FLAGS))
+    flags = Flags(
+        "evaluate CHECKPOINT", DESCRIPTION, DataSettings(), Machine(), apart=("limit", "accept_changes", *CUT_FLAGS)
+    )
     add_cut_flags(flags)
     checkpoint = "checkpoint folder, for example runs/train/best, or an ONNX file of psvit export"
     values = add_evaluation_flags(flags, checkpoint, None, batch_text(128)).parse(arguments)
@@ -36,21 +38,37 @@ def main(arguments: Sequence[str]) -> int:
     if values.split == "holdout" and trained is not None:
         check_cut(classifier.source, trained, data)
     batch_size = batch_size_for(classifier, values.batch_size, 128)
-    metrics, classes = evaluate_classifier(classifier, data, machine, values.split, batch_size)
+    metrics, opened = evaluate_classifier(classifier, data, machine, values.split, batch_size)
     if not prints():
         return 0
+    classes = opened.classes
     per_class = dict(zip(classes, metrics.per_class(), strict=True))
     if values.json:
-        print(json.dumps({**metrics.to_dict(), "per_class": per_class, "unreadable": list(metrics.unreadable)},
+        known = {"trained_on": metrics.trained_on} if opened.files is not None else {}
+        print(json.dumps({**metrics.to_dict(), "per_class": per_class, "unreadable": list(metrics.unreadable), **known},
                          ensure_ascii=False))  # fmt: skip
         return 0
-    print(f"{data.data}, {values.split} split, {metrics.count} images")
+    for note in opened.notes:
+        print(f"note      {note}", file=sys.stderr)
+    origin = f" ({opened.files.origins[values.split]})" if opened.files is not None else ""
+    print(f"{data.data}, {values.split} split{origin}, {metrics.count} images")
+    if opened.files is not None:
+        print(_trained_on(metrics.trained_on, values.split))
     print(f"top-1 {metrics.top1:.2f} %   top-5 {metrics.top5:.2f} %   loss {metrics.loss:.4f}\n")
     width = max(map(len, classes))
     for (name, accuracy), images in zip(per_class.items(), metrics.images, strict=True):
         print(f"  {name:<{width}}  " + (f"{accuracy:6.2f} % of {images}" if accuracy is not None else "   no images"))
     report_unreadable(metrics.unreadable)
     return 0
+
+
+def _trained_on(count: int | None, split: str) -> str:
+    """What is told of images that the network knows from its training."""
+    if count is None:
+        return "whether the network was trained on some of them is not known: no list of its images lies beside it"
+    if split == "train" or not count:
+        return f"the network was trained on {count} of them"
+    return f"the network was TRAINED ON {count} of them, told by their bytes: the figures are too good"
 
 
 def prints() -> bool:

@@ -88,24 +88,14 @@ def readable(paths: Sequence[Path], found: Iterable[T | UserError]) -> Iterator[
 
 
 def find_images(names: Sequence[str]) -> list[Path]:
-    """The files named, and all images below the folders named, sorted.
+    """The files named, and all images below the folders named; what is passed over is told on stderr.
 
     Raises:
         UserError: a path that does not exist, or a folder without images.
     """
-    from PIL import Image
+    from psvit.training.image_files import images_in
 
-    suffixes = {suffix.lower() for suffix in Image.registered_extensions()}
-    found: list[Path] = []
-    for name in names:
-        path = Path(name)
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
-            if not inside:
-                raise UserError(f"the folder {path} holds no images")
-            found += inside
-        elif path.exists():
-            found.append(path)
-        else:
-            raise UserError(f"there is no file or folder {path}: check the path")
+    found, passed = images_in(names)
+    for line in passed.lines():
+        print(f"passed over: {line}", file=sys.stderr)
     return found

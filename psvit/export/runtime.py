@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from psvit.errors import UserError, one_line
 from psvit.measure.machine import resolve_device
-from psvit.training.checkpoints import read_metrics, trained_on
+from psvit.training.checkpoints import TRAINED_ON, read_metrics, trained_on
 from psvit.training.evaluate import Classifier, open_checkpoint
+from psvit.training.image_list import find_image_list
 from psvit.training.settings import DataSettings
 
 if TYPE_CHECKING:
@@ -49,7 +50,9 @@ def open_classifier(name: str, threads: int | None = None, precision: str = "aut
     own = model.metadata.get("precision", "float32")
     if precision not in ("auto", own):
         raise UserError(f"--precision {precision} is not {name}'s: a file keeps its own, {own}; leave it out")
-    return Classifier(name, model if model.batch_size is None else InBatches(model, model.batch_size), model.classes)
+    runs = model if model.batch_size is None else InBatches(model, model.batch_size)
+    images = find_image_list(Path(name).parent, (model.metadata.get(TRAINED_ON) or {}).get("images"))
+    return Classifier(name, runs, model.classes, images)
 
 
 def training_of(classifier: Classifier) -> DataSettings | None:

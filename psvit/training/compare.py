@@ -90,7 +90,7 @@ def _row(
         save_every=settings.save_every,
     )
     best = train(replace(like, model=model, run=run), say)
-    metrics, classes = evaluate_checkpoint(str(folder / "best"), like.data, like.machine)
+    metrics, opened = evaluate_checkpoint(str(folder / "best"), like.data, like.machine)
     kept = json.loads((folder / "best" / "metrics.json").read_text(encoding="utf-8"))
     say(f"test      top-1 {metrics.top1:.2f} %")
     return {
@@ -99,7 +99,7 @@ def _row(
         "macs": kept["macs"],
         "params": kept["params"],
         **metrics.to_dict(),
-        "per_class": dict(zip(classes, metrics.per_class(), strict=True)),
+        "per_class": dict(zip(opened.classes, metrics.per_class(), strict=True)),
         "holdout_top1": best.get("top1"),
         "epoch": best["epoch"],
         "checkpoint": str(folder / "best"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,23 +14,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.data.readers import img_extensions
 
 from psvit.errors import UserError, flag, one_line
-from psvit.training.settings import KNOWN, DataSettings
+from psvit.training.image_list import ImageList
+from psvit.training.image_sets import ImageSet, open_image_set
+from psvit.training.settings import DataSettings
 from psvit.training.sources import (
     CACHE,
-    TEST_SPLITS,
     ArraySource,
-    FileSource,
     LazySource,
     Source,
     Stream,
     Subset,
-    natural,
     no_images,
-    printable,
-    quoted,
 )
 from psvit.training.splits import DIGITS, TEST_FRACTION, cut, digits
 from psvit.training.timm_sets import PREFIXES, open_timm
@@ -42,8 +38,6 @@ FASHION_CLASSES = (
 
 SMALL = 64
 """Images of at most this side are small: they are evaluated whole, and a timm set of them keeps their size."""
-
-_EXTENSIONS: tuple[str, ...] = tuple(img_extensions.get_img_extensions())
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +57,7 @@ class Data:
         test: opened when first asked for anything; a folder's file names alone are listed at once.
         workers: loading processes.
         notes: lines that the user should read.
+        files: of a folder, its image files, each in its split.
     """
 
     name: str
@@ -77,10 +72,16 @@ class Data:
     test: Source | Stream
     workers: int = 0
     notes: tuple[str, ...] = ()
+    files: ImageSet | None = None
 
 
-def open_data(settings: DataSettings) -> Data:
-    """Open a set and cut its hold-out. The test split's images are not read.
+def open_data(settings: DataSettings, kept: ImageList | None = None, evaluated: tuple[str, ...] | None = None) -> Data:
+    """Open a set and cut its hold-out. The test split's images are not looked at.
+
+    Args:
+        settings: which set, and how to cut it.
+        kept: the list of a network's images, which keep their splits; see `open_image_set`.
+        evaluated: the classes of a network that is to be evaluated; see `open_image_set`.
 
     Raises:
         UserError: the set is not known or not found, is broken, or has too few classes or images.
@@ -95,7 +96,7 @@ def open_data(settings: DataSettings) -> Data:
     elif settings.data.partition("/")[0].lower() in PREFIXES and "/" in settings.data:
         data = _open_timm(settings)
     else:
-        data = _open_folder(settings)
+        data = _open_folder(settings, kept, evaluated)
     if len(data.classes) < 2:
         raise UserError(f"--data {data.name!r} has one class only, {data.classes[0]!r}: classifying needs two or more")
     if settings.img_size is not None:
@@ -104,6 +105,8 @@ def open_data(settings: DataSettings) -> Data:
         data = replace(data, img_size=(height, width))
     if settings.workers is not None:
         data = replace(data, workers=settings.workers)
+    if data.files is not None:
+        return data
     if isinstance(data.train, Source):
         return _cut_holdout(data, data.train, settings)
     for name in ("limit", "strict"):
@@ -243,78 +246,23 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * ndim).reshape(shape).copy()
 
 
-def _open_folder(settings: DataSettings) -> Data:
-    root = Path(settings.data).expanduser()
-    if not root.is_dir():
-        what = "is a file, not a folder" if root.exists() else "is neither a folder nor a known set"
-        raise UserError(f"--data {settings.data!r} {what}: give {KNOWN}")
-    # a folder called train is a split if it holds class folders; else it may be the class of trains
-    splits = [p for p in (root / "train", root / "training") if p.is_dir() and any(c.is_dir() for c in p.iterdir())]
-    train_root = splits[0] if splits else root
-    found = _list_images(train_root)
-    classes = tuple(sorted({label for _, label in found}, key=natural))
-    if not classes:
-        raise UserError(
-            f"--data {settings.data!r}: no class folder of {train_root} holds an image ({' '.join(_EXTENSIONS)}): "
-            "put each class's images into a folder of its name"
-        )
-    for name in (settings.data, *classes):
-        if printable(name) != name:  # checkpoints and reports could not be written
-            raise UserError(f"--data {settings.data!r}: the name of the folder {name!r} is not UTF-8: rename it")
-    train: Source = _file_source(found, classes)
-    tests = [p for n in TEST_SPLITS if splits and (p := root / n).is_dir()]
-    if tests:
-        test: Source = _file_source(_check_test(tests[0], classes), classes)
-        notes = tuple(
-            f"{p} is not used: {tests[0]} is the test split, the hold-out is cut from train" for p in tests[1:]
-        )
-    else:
-        kept, off = cut(np.asarray(train.labels()), TEST_FRACTION, np.random.default_rng(0), classes)
-        train, test = Subset(train, kept), Subset(train, off)
-        notes = (f"{root} has no test split: {TEST_FRACTION:.0%} of each class are set aside as one, always the same",)
+def _open_folder(settings: DataSettings, kept: ImageList | None, evaluated: tuple[str, ...] | None) -> Data:
+    found = open_image_set(settings, kept, evaluated)
     return Data(
         name=settings.data,
-        classes=classes,
+        classes=found.classes,
         in_chans=3,
         img_size=(224, 224),
         mean=IMAGENET_DEFAULT_MEAN,
         std=IMAGENET_DEFAULT_STD,
         mirror=True,
-        train=train,
-        holdout=no_images(),
-        test=test,
+        train=found.source("train"),
+        holdout=found.source("holdout"),
+        test=found.source("test"),
         workers=_default_workers(),
-        notes=notes,
+        notes=found.notes,
+        files=found,
     )
-
-
-def _list_images(root: Path) -> list[tuple[str, str]]:
-    """(path, class) of each image beneath root, as timm's folder reader lists them.
-
-    That reader's own order is open where names differ by case or leading zeros only, and it fails on class names such
-    as "m²"; here a tie goes by the name itself. Images outside of a class folder are left out.
-    """
-    found = []
-    for folder, _, files in os.walk(root, followlinks=True):
-        if Path(folder) != root:
-            images = (name for name in files if os.path.splitext(name)[1].lower() in _EXTENSIONS)
-            found += [(os.path.join(folder, name), os.path.basename(folder)) for name in images]
-    return sorted(found, key=lambda pair: natural(pair[0]))
-
-
-def _file_source(found: Sequence[tuple[str, str]], classes: Sequence[str]) -> FileSource:
-    number = {name: i for i, name in enumerate(classes)}
-    return FileSource([path for path, _ in found], [number[label] for _, label in found])
-
-
-def _check_test(folder: Path, classes: Sequence[str]) -> list[tuple[str, str]]:
-    found = _list_images(folder)  # names only: no image is opened
-    labels = {label for _, label in found}
-    missing, extra = sorted(set(classes) - labels), sorted(labels - set(classes))
-    if missing or extra:
-        parts = [f"{what} {quoted(names)}" for what, names in (("lacks", missing), ("adds", extra)) if names]
-        raise UserError(f"the classes of {folder} differ from the training split's: it {' and '.join(parts)}")
-    return found
 
 
 def _open_timm(settings: DataSettings) -> Data:

@@ -18,8 +18,17 @@ from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
 from psvit.errors import UserError, flag, one_line
-from psvit.training.checkpoints import CONFIG, class_names, load_checkpoint, read_config, set_size
+from psvit.training.checkpoints import (
+    CONFIG,
+    TRAINED_ON,
+    class_names,
+    load_checkpoint,
+    read_config,
+    read_metrics,
+    set_size,
+)
 from psvit.training.data import Data, open_data
+from psvit.training.image_list import ImageList, find_image_list
 from psvit.training.loading import Batch, ImageSplit, check_readable, eval_batches
 from psvit.training.machine import open_machine
 from psvit.training.recipes import Machine
@@ -37,6 +46,7 @@ class Metrics:
         hits5: the same for the first five choices.
         images: images of each class.
         unreadable: names of images that could not be read.
+        trained_on: how many of the split's images the network was trained on, by what they hold; None: not known.
     """
 
     loss_sum: float
@@ -44,6 +54,7 @@ class Metrics:
     hits5: list[int]
     images: list[int]
     unreadable: tuple[str, ...] = field(default=())
+    trained_on: int | None = None
 
     @property
     def count(self) -> int:
@@ -129,11 +140,13 @@ class Classifier:
         model: images (B, C, H, W) -> logits (B, num_classes), in evaluation mode; with `num_classes`, timm's
             `pretrained_cfg`, which tells the preprocessing, and `set_input_size` unless every size will do.
         classes: class names, by class number.
+        images: the images that it was trained on, held out or tested, where a list of them lies beside it.
     """
 
     source: str
     model: Any
     classes: tuple[str, ...]
+    images: ImageList | None = None
 
 
 def _on_stderr(line: str) -> None:
@@ -159,36 +172,44 @@ def open_checkpoint(folder: str, instead: str | None = None, say: Callable[[str]
             f"note      {Path(folder) / CONFIG} does not hold a name for each of the network's {len(names)} classes: "
             "they are called by their numbers; write the names into its label_names"
         )
-    return Classifier(folder, model, names)
+    told_images = read_metrics(folder).get(TRAINED_ON) or {}
+    return Classifier(folder, model, names, find_image_list(Path(folder), told_images.get("images")))
 
 
 def evaluate_checkpoint(
     folder: str, data: DataSettings, machine: Machine, split: str = "test", batch_size: int = 128
-) -> tuple[Metrics, tuple[str, ...]]:
+) -> tuple[Metrics, Data]:
     """Evaluate a checkpoint folder: `evaluate_classifier` of `open_checkpoint`."""
     return evaluate_classifier(open_checkpoint(folder), data, machine, split, batch_size)
 
 
 def evaluate_classifier(
     classifier: Classifier, data: DataSettings, machine: Machine, split: str = "test", batch_size: int = 128
-) -> tuple[Metrics, tuple[str, ...]]:
+) -> tuple[Metrics, Data]:
     """Evaluate a classifier on a split of a data set, with its own preprocessing.
 
+    The folder that it was trained on has the splits that the training kept. Of another folder without splits all images
+    are the test split.
+
     Returns:
-        The metrics, and the class names.
+        The metrics, and the opened set.
 
     Raises:
-        UserError: data of other classes than it was trained on, or a size that it does not take.
+        UserError: data of other classes than it was trained on, an empty split, or a size that it does not take.
     """
     if batch_size < 1:
         raise UserError(f"--batch-size {batch_size} is not a whole number of at least 1")
     accelerator = open_machine(machine)
     model = classifier.model.to(accelerator.device)
-    opened = open_data(replace(data, img_size=data.img_size or tuple(model.pretrained_cfg["input_size"][1:])))
+    sized = replace(data, img_size=data.img_size or tuple(model.pretrained_cfg["input_size"][1:]))
+    opened = open_data(sized, classifier.images, classifier.classes)
     check_classes(classifier.source, classifier.classes, model.num_classes, opened)
     if data.img_size is not None:
         set_size(model, opened.img_size)
     source = {"test": opened.test, "holdout": opened.holdout, "train": opened.train}[split]
+    if opened.files is not None and not len(source):
+        there = ", ".join(sorted(set(opened.files.splits) - {"unused"}))
+        raise UserError(f"--split {split} of {data.data!r} holds no image, but {there} does: give another --split")
     images = ImageSplit(source, preprocess(model, opened.img_size), strict=data.strict)
     batches = eval_batches(
         images,
@@ -197,7 +218,11 @@ def evaluate_classifier(
         world_size=accelerator.num_processes,
         workers=opened.workers,
     )
-    return evaluate(model, batches, model.num_classes, accelerator), opened.classes
+    metrics = evaluate(model, batches, model.num_classes, accelerator)
+    if opened.files is not None and classifier.images is not None:
+        digests = [row.digest for row in opened.files.images.rows if row.split == split]
+        metrics.trained_on = classifier.images.trained(digests)
+    return metrics, opened
 
 
 def check_classes(folder: str, label_names: Sequence[str] | None, num_classes: int, data: Data) -> None:

@@ -44,7 +44,9 @@ def train(settings: TrainSettings, say: Callable[[str], None] = print) -> dict[s
     """
     accelerator = open_machine(settings.machine)
     run = RunFolder(settings, accelerator)
-    data = open_data(settings.data)
+    kept = run.kept_images()
+    data = open_data(settings.data, kept)
+    seen = run.take_images(data.files, kept)
     seed_step(settings.data.seed, INIT)
     with attention_for_training(accelerator.device):
         model = open_model(
@@ -55,7 +57,7 @@ def train(settings: TrainSettings, say: Callable[[str], None] = print) -> dict[s
             num_classes=len(data.classes),
         )
     run.describe(model, preprocessing(data), data.classes)
-    return learn_epochs(ClassifierLearning(model, settings, accelerator, data), run, describe_data(data), say)
+    return learn_epochs(ClassifierLearning(model, settings, accelerator, data), run, [*describe_data(data), *seen], say)
 
 
 def learn_epochs(

@@ -25,6 +25,8 @@ from psvit.files import check_writable, recover, replacing, write_json
 from psvit.measure.macs import count_macs
 from psvit.model.psvit import PSViT
 from psvit.training.checkpoints import TRAINED_ON, config_of, cut_of, open_model, write_checkpoint
+from psvit.training.image_list import IMAGES, ImageList, check_unchanged, read_image_list
+from psvit.training.image_sets import ImageSet
 from psvit.training.recipes import LearnSettings, ModelSettings
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 SETTINGS, STATE, LOG, TABLE = "settings.json", "state.pt", "log.jsonl", "log.csv"
 RESULTS = "results.json"  # of a comparison, in the folder above its runs
 SEARCHED = ("front.json", "arch.json", "journal.jsonl", "supernet")  # of a search
-FILES, CHECKPOINTS = (SETTINGS, STATE, LOG, TABLE), ("best", "last")
+FILES, CHECKPOINTS = (SETTINGS, IMAGES, STATE, LOG, TABLE), ("best", "last")
 FREE_TO_CHANGE = (
     "run",
     "search.output",
@@ -42,6 +44,7 @@ FREE_TO_CHANGE = (
     "search.save_every",
     "machine.threads",
     "data.workers",
+    "data.accept_changes",
     "evolution.storage",
 )  # what may differ when a run is resumed
 
@@ -182,6 +185,7 @@ class RunFolder:
         self.path, self.settings, self.accelerator = Path(settings.run.output), settings, accelerator
         self.model: nn.Module
         self.facts: dict[str, Any] = {}
+        self.images: ImageList | None = None
         self.record = record_of(settings, accelerator)
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file: give a folder as --output")
@@ -192,6 +196,22 @@ class RunFolder:
         elif not settings.run.overwrite:
             refuse_run(self.path)
 
+    def kept_images(self) -> ImageList | None:
+        """The list of the images that a run to be resumed began with; None if it keeps none."""
+        return read_image_list(self.path / IMAGES) if self.settings.run.resume else None
+
+    def take_images(self, files: ImageSet | None, kept: ImageList | None) -> tuple[str, ...]:
+        """Take note of a folder's images, which `begin` writes down; lines that say what is to be known of them.
+
+        Raises:
+            UserError: they are not those that a run to be resumed began with.
+        """
+        if files is None or not (self.accelerator.is_main_process or kept is not None):
+            return ()
+        self.images = files.images
+        accept = self.settings.data.accept_changes
+        return (*check_unchanged(kept, self.images, accept, self.path), *self.images.repeated())
+
     def begin(self) -> None:
         """Make the folder, or take it up again: the first writing, once nothing of the user's can be wrong any more."""
         self.accelerator.wait_for_everyone()
@@ -201,6 +221,8 @@ class RunFolder:
                 write_json(self.path / SETTINGS, self.record)
             for name in (*CHECKPOINTS, *FILES):
                 recover(self.path / name)
+            if self.images is not None:
+                self.images.write(self.path / IMAGES)
         self.accelerator.wait_for_everyone()
 
     def describe(self, model: nn.Module, preprocessing: Mapping[str, Any], classes: Sequence[str]) -> None:
@@ -218,6 +240,7 @@ class RunFolder:
         """What the user may want to do after the training; empty for nothing."""
         data = self.settings.data
         words = ["psvit", "evaluate", str(self.path / "best"), "--data", data.data]
+        words += ["--class-folders", data.class_folders] if data.class_folders else []
         return words + (["--data-dir", data.data_dir] if data.data_dir else [])
 
     def load_state(self) -> dict[str, Any]:
@@ -270,7 +293,7 @@ class RunFolder:
 
     def trained_on(self) -> dict[str, Any]:
         """What tells the checkpoints' images from others; see `psvit.training.checkpoints.cut_of`."""
-        return cut_of(self.settings.data)
+        return cut_of(self.settings.data) | ({"images": self.images.fingerprint()} if self.images is not None else {})
 
     def checkpoint_config(self) -> dict[str, Any]:
         """What the config.json of the checkpoints holds."""

@@ -29,6 +29,10 @@ class DataSettings:
         limit: train on this many images only, drawn evenly over the classes (for prototypes).
         seed: of all that is random: the hold-out, the limit's choice, the first weights, the order, the augmentation.
         split_seed: of the hold-out and the limit's choice alone; by default --seed.
+        class_folders: outer or inner: which folders of a folder of images are the classes, where images lie deeper than
+            one folder and it is not plain.
+        join_duplicates: put images of equal bytes into one split: the test split before the hold-out, before training.
+        accept_changes: go on with --resume although files of the folder have changed; known images keep their splits.
     """
 
     data: str = "digits"
@@ -40,6 +44,9 @@ class DataSettings:
     limit: int | None = None
     seed: int = 0
     split_seed: int | None = None
+    class_folders: str | None = None
+    join_duplicates: bool = False
+    accept_changes: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.data, str) or not self.data.strip():
@@ -56,6 +63,8 @@ class DataSettings:
                 raise UserError(
                     f"{flag(name)} {value!r} is not a whole number of at least {least}: correct it or leave it out"
                 )
+        if self.class_folders not in (None, "outer", "inner"):
+            raise UserError(f"--class-folders {self.class_folders!r} is not outer or inner")
         if not _is_int(self.seed, 0):
             raise UserError(f"--seed {self.seed!r} is not a whole number of at least 0: give 0, 1, 2, ...")
 

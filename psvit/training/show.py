@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from psvit.training.recipes import LearnSettings
 
 if TYPE_CHECKING:
+    from psvit.training.image_sets import ImageSet
     from psvit.training.run_folder import RunFolder, TrainState
 
 
@@ -28,8 +29,21 @@ def describe_data(data: Any) -> list[str]:
     return [
         f"{data.name}: {len(data.train)} training and {len(data.holdout)} hold-out images of {size}, "
         f"{len(data.classes)} classes",
+        *(_table(data.files) if getattr(data, "files", None) is not None else ()),
         *data.notes,
     ]
+
+
+def _table(files: ImageSet) -> list[str]:
+    """The splits of a folder: images, classes, and where each comes from."""
+    lines = [f"{'split':<10}{'images':>8}{'classes':>9}  from"]
+    for split, name in (("train", "train"), ("holdout", "hold-out"), ("test", "test")):
+        labels = [row.label for row, own in zip(files.rows, files.splits, strict=True) if own == split]
+        if split in files.origins:
+            lines.append(f"{name:<10}{len(labels):>8}{len(set(labels)):>9}  {files.origins[split]}")
+    if unused := files.splits.count("unused"):
+        lines.append(f"{'not used':<10}{unused:>8}")
+    return lines
 
 
 class Display:

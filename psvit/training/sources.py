@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from contextlib import suppress
+from functools import cache, cached_property
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 CACHE = Path("~/.cache/psvit").expanduser()
 
@@ -19,12 +20,22 @@ TEST_SPLITS = ("test", "validation", "val", "valid")
 """Names of a test split, the first that is there."""
 
 
+@cache
+def add_pillow_plugins() -> None:
+    """Teach Pillow what its plug-ins can read: HEIC where pillow-heif is installed."""
+    with suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+
+
 def load_image(file: str | Path | IO[bytes], in_chans: int = 3) -> Image.Image:
-    """Read and decode an image file: mode L for 1 channel, RGB for 3. The EXIF orientation is left alone, as in timm.
+    """Read and decode an image file, upright: mode L for 1 channel, RGB for 3. Of several frames the first counts.
 
     Raises:
         OSError: the file cannot be read as an image, is cut short, or is a decompression bomb.
     """
+    add_pillow_plugins()
     try:
         with Image.open(file) as image:
             image.load()
@@ -37,16 +48,37 @@ def load_image(file: str | Path | IO[bytes], in_chans: int = 3) -> Image.Image:
 
 
 def convert_image(image: Image.Image, in_chans: int = 3) -> Image.Image:
-    """Bring an image of any mode to 8 bit L or RGB.
+    """Bring an image of any mode to 8 bit L or RGB, turned as its EXIF orientation says.
 
     What is transparent becomes white: a plain conversion would bring back whatever colour is hidden beneath.
     """
+    image = upright(image)
     if image.mode.startswith("I") or image.mode == "F":
         image = _scale_to_8_bit(image)
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("L" if in_chans == 1 else "RGB")
+
+
+ORIENTATION = 0x0112
+"""The EXIF entry that says how a camera was held."""
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image as its EXIF orientation says it is to be seen: a phone's pictures are stored as its sensor lies."""
+    with suppress(Exception):  # what cannot be read of an EXIF block is no reason to lose the image
+        if image.getexif().get(ORIENTATION, 1) != 1:
+            return ImageOps.exif_transpose(image)
+    return image
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width of `upright` of an opened image, from its header alone."""
+    turned = False
+    with suppress(Exception):
+        turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+    return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def _scale_to_8_bit(image: Image.Image) -> Image.Image:

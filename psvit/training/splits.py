@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,3 +50,48 @@ def digits() -> tuple[Labelled, Labelled]:
     pixels, labels = np.rint(bunch.images * (255 / 16)).astype(np.uint8), bunch.target
     train, test = cut(labels, TEST_FRACTION, np.random.default_rng(0), DIGITS)
     return (pixels[train], labels[train]), (pixels[test], labels[test])
+
+
+def hashed_position(key: str, salt: str) -> float:
+    """Where in 0 <= x < 1 a text falls: the same on every machine, and whatever other texts there are."""
+    digest = hashlib.blake2b(f"{salt}\0{key}".encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def cut_by_hash(
+    keys: Sequence[str], labels: Sequence[str], fraction: float, salt: str
+) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
+    """Cut about a fraction of each class off, by a hash of each image's key: a cut that never moves.
+
+    An image is cut off if its key falls below the fraction, so other images may come, go or be renamed. Where that
+    leaves nothing on one side of a class, the lowest ranks are cut off instead, at least one image; a single image
+    stays.
+
+    Args:
+        keys: the class and the relative path of each image; equal keys stay together.
+        labels: the class of each image.
+        fraction: of each class.
+        salt: tells one cut from another.
+
+    Returns:
+        Whether each image is cut off, and the classes that were too small for the threshold.
+    """
+    at = np.asarray([hashed_position(key, salt) for key in keys])
+    off = at < fraction
+    ranked = []
+    groups = {label: members for label, members in _members(labels).items() if fraction}
+    for label, members in groups.items():
+        positions = np.unique(at[members])
+        if off[members].any() and not off[members].all():
+            continue
+        ranked.append(label)
+        count = min(max(round(fraction * len(positions)), 1), len(positions) - 1)
+        off[members] = at[members] < positions[count] if count else False
+    return off, tuple(ranked)
+
+
+def _members(labels: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+    found: dict[str, list[int]] = {}
+    for place, label in enumerate(labels):
+        found.setdefault(label, []).append(place)
+    return {label: np.asarray(places, dtype=np.int64) for label, places in found.items()}

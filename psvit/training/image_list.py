@@ -1,0 +1,199 @@
+"""The list of a network's images: which was trained on, held out or tested, and what each holds. No torch here.
+
+A run keeps it beside its checkpoints, so that an evaluation can tell what the network has seen, wherever it lies now.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.progress import track
+
+from psvit.errors import UserError, one_line
+from psvit.files import replacing
+from psvit.training.sources import printable
+
+IMAGES = "images.csv"
+MANY = 5000
+"""So many images take seconds to read, which a progress bar shows."""
+
+
+class Listed(NamedTuple):
+    """One image: its split (train, holdout, test, or unused), its class, its path below the set's folder (with /), and
+    the digest of its bytes, empty if it cannot be read."""
+
+    split: str
+    label: str
+    path: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """The images of a set, each in its split."""
+
+    rows: tuple[Listed, ...]
+
+    @cached_property
+    def by_path(self) -> dict[str, Listed]:
+        """Rows by path."""
+        return {row.path: row for row in self.rows}
+
+    @cached_property
+    def by_digest(self) -> dict[str, Listed]:
+        """Rows by what they hold; of images of equal content, one that is tested before one that is trained on."""
+        order = {"unused": 0, "train": 1, "holdout": 2, "test": 3}
+        return {row.digest: row for row in sorted(self.rows, key=lambda row: order[row.split]) if row.digest}
+
+    def fingerprint(self) -> str:
+        """What tells this list from others."""
+        text = "\n".join("\t".join(row) for row in sorted(self.rows))
+        return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+
+    def split_of(self, path: str, digest: str) -> str | None:
+        """The split that keeps an image: by what it holds, wherever it lies now, else by its path; None: a new one."""
+        row = self.by_digest.get(digest) or self.by_path.get(path)
+        return None if row is None else row.split
+
+    def is_of(self, rows: Iterable[tuple[str, str]]) -> bool:
+        """Whether a folder of these paths and digests is the one of this list: it holds at least half of its images."""
+        there = set(rows)
+        return 2 * sum((row.path, row.digest) in there for row in self.rows) >= len(self.rows)
+
+    def trained(self, digests: Iterable[str]) -> int:
+        """How many images of these contents were trained on."""
+        known = {row.digest for row in self.rows if row.split == "train" and row.digest}
+        return sum(digest in known for digest in digests)
+
+    def changes(self, now: ImageList) -> list[str]:
+        """What has changed since: lines such as ``2 added, such as cat/9.jpg``."""
+        kinds = {
+            "added": [row.path for row in now.rows if row.path not in self.by_path],
+            "gone": [row.path for row in self.rows if row.path not in now.by_path],
+            "with other bytes": [
+                row.path for row in now.rows if (was := self.by_path.get(row.path)) and was.digest != row.digest
+            ],
+            "in another split or class": [
+                row.path for row in now.rows if (was := self.by_path.get(row.path)) and was[:2] != row[:2]
+            ],
+        }
+        return [f"{len(paths)} {kind}, such as {printable(paths[0])}" for kind, paths in kinds.items() if paths]
+
+    def repeated(self) -> list[str]:
+        """Images of equal content in several splits, or in several classes: lines that name some."""
+        groups: dict[str, list[Listed]] = {}
+        for row in self.rows:
+            if row.digest and row.split != "unused":
+                groups.setdefault(row.digest, []).append(row)
+        lines = []
+        for kind, at in (("splits", 0), ("classes", 1)):
+            found = [group for group in groups.values() if len({row[at] for row in group}) > 1]
+            if found:
+                some = "; ".join(" = ".join(printable(row.path) for row in group[:3]) for group in found[:2])
+                lines.append(f"{len(found)} images are in several {kind}, with equal bytes: {some}")
+        return lines
+
+    def counts(self) -> Counter[str]:
+        """Images of each split."""
+        return Counter(row.split for row in self.rows)
+
+    def write(self, path: Path) -> None:
+        """Write it as CSV, whole or not at all."""
+        with (
+            replacing(path) as temporary,
+            temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+        ):
+            table = csv.writer(file)
+            table.writerow(Listed._fields)
+            table.writerows(self.rows)
+
+
+def read_image_list(path: Path) -> ImageList | None:
+    """The list in a file; None if there is none.
+
+    Raises:
+        UserError: it is broken.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            head, *rows = csv.reader(file)
+            if tuple(head) != Listed._fields:
+                raise ValueError(f"its head is {head}")
+            return ImageList(tuple(Listed(*row) for row in rows))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is not a list of images ({one_line(error)}): start anew with --overwrite") from error
+
+
+def find_image_list(near: Path, fingerprint: object) -> ImageList | None:
+    """The list of this fingerprint in a checkpoint's folder, or in one of the two above it; None if it is not there.
+
+    Raises:
+        UserError: it is broken.
+    """
+    for folder in (near, *near.resolve().parents[:2]) if fingerprint else ():
+        found = read_image_list(folder / IMAGES)
+        if found is not None and found.fingerprint() == fingerprint:
+            return found
+    return None
+
+
+def check_unchanged(kept: ImageList | None, now: ImageList | None, accept: bool, where: Path) -> tuple[str, ...]:
+    """Refuse to go on with other images than a run began with, unless they are accepted.
+
+    Args:
+        kept: the list that the run began with; None if it keeps none.
+        now: the list of the images as they are.
+        accept: whether changes are accepted.
+        where: the run's folder.
+
+    Returns:
+        Lines that say what has changed.
+
+    Raises:
+        UserError: something has.
+    """
+    changes = kept.changes(now) if kept is not None and now is not None else []
+    if changes and not accept:
+        raise UserError(
+            f"the images have changed since {where} began: {'; '.join(changes)}: bring them back, give "
+            "--accept-changes to go on with them as they are, or start anew with --overwrite"
+        )
+    return tuple(f"changed since the run began: {change}" for change in changes)
+
+
+def digests(paths: Sequence[str]) -> list[str]:
+    """The digest of each file's bytes; empty where it cannot be read."""
+    quiet = len(paths) < MANY or not Console(stderr=True).is_terminal
+    with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
+        found = pool.map(_digest, paths)
+        shown = track(found, "reading images", len(paths), console=Console(stderr=True), transient=True, disable=quiet)
+        return list(shown)
+
+
+def _digest(path: str) -> str:
+    try:
+        about = os.stat(path)
+        return _digest_of(path, about.st_size, about.st_mtime_ns)
+    except OSError:
+        return ""
+
+
+@lru_cache(maxsize=2_000_000)
+def _digest_of(path: str, size: int, changed: int) -> str:  # a run opens its images for each network
+    found = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            found.update(block)
+    return found.hexdigest()
