@@ -16,11 +16,12 @@ from psvit.files import check_writable, recover, write_json
 from psvit.search.evolution import DATABASE, WORKER
 from psvit.search.report import REPORT
 from psvit.search.settings import SearchSettings
+from psvit.training.image_list import IMAGES
 from psvit.training.run_folder import LOG, SETTINGS, STATE, check_same
 
 ARCH, JOURNAL, SUPERNET, FRONT = "arch.json", "journal.jsonl", "supernet", "front.json"
 LATENCY, WIDTHS, SECONDS, INHERITED = "latency.json", "widths.json", "seconds.json", "inherited"
-OWN = (SETTINGS, ARCH, FRONT, "front.csv", REPORT, SECONDS, LATENCY, WIDTHS)
+OWN = (SETTINGS, IMAGES, ARCH, FRONT, "front.csv", REPORT, SECONDS, LATENCY, WIDTHS)
 """Files that a search writes, besides its journals, its evolution's and the folders in it."""
 
 

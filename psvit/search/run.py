@@ -25,6 +25,7 @@ from psvit.training.augment import preprocessing
 from psvit.training.checkpoints import save_checkpoint
 from psvit.training.compare import compare, contenders, folders_of, model_settings
 from psvit.training.data import Data, open_data
+from psvit.training.image_list import IMAGES, check_unchanged, read_image_list
 from psvit.training.machine import open_machine
 from psvit.training.recipes import CompareSettings, ModelSettings, TrainSettings
 from psvit.training.run_folder import RESULTS, SETTINGS, clear_run, versions
@@ -53,7 +54,11 @@ def run(settings: RunAllSettings, say: Callable[[str], None] = print) -> dict[st
         raise UserError(f"{folder} holds no run to resume: leave out --resume, or check --output")
     if (folder / REPORT).exists() and not (chosen.resume or chosen.overwrite):
         raise UserError(f"{folder / REPORT} is there already: give --overwrite to replace it, or another --output")
-    data = open_data(settings.data)
+    kept = read_image_list(folder / IMAGES) if chosen.resume else None
+    data = open_data(settings.data, kept)
+    images = data.files.images if data.files is not None else None
+    for line in check_unchanged(kept, images, settings.data.accept_changes, folder):
+        say(f"note      {line}")
     with sole_writer(folder, f"--output {folder}") if main else nullcontext():
         return _run(settings, wanted, data, accelerator, say)
 
@@ -74,7 +79,7 @@ def _run(
         """Remove all that an earlier run left, before anything of this one is written."""
         for place in folders.values():
             clear_run(place)
-        for name in (RESULTS, LATENCY, REPORT):
+        for name in (RESULTS, LATENCY, REPORT, IMAGES):
             (folder / name).unlink(missing_ok=True)
 
     given: dict[str, ModelSettings] = {}
@@ -94,6 +99,8 @@ def _run(
         chosen = replace(chosen, models=_possible(chosen, data, given, macs, say))
     elif main and not chosen.resume:
         clear()
+    if data.files is not None and main:
+        data.files.images.write(folder / IMAGES)
     accelerator.wait_for_everyone()
     like = TrainSettings(data=settings.data, recipe=settings.recipe, machine=settings.machine)
     rows = compare(replace(chosen, overwrite=True) if not chosen.resume else chosen,

@@ -49,6 +49,7 @@ from psvit.search.space import Space, bounds
 from psvit.search.storage import check_storage
 from psvit.search.supernet import Supernet
 from psvit.training.data import Data, open_data
+from psvit.training.image_list import IMAGES, check_unchanged, read_image_list
 from psvit.training.learning import make_optimizer
 from psvit.training.machine import by_the_first, interrupts, open_machine
 from psvit.training.recipes import RunSettings, TrainSettings
@@ -105,7 +106,11 @@ def search(
     say = say if accelerator.is_main_process else _silent
     folder, record = Path(settings.search.output), record_of(settings, accelerator)
     check_folder(folder, settings, record)
-    data = open_data(settings.data)
+    kept = read_image_list(folder / IMAGES) if settings.search.resume else None
+    data = open_data(settings.data, kept)
+    images = data.files.images if data.files is not None else None
+    for line in check_unchanged(kept, images, settings.data.accept_changes, folder):
+        say(f"note      {line}")
     with sole_writer(folder, f"--output {folder}") if accelerator.is_main_process else nullcontext():
         return _search(settings, record, data, accelerator, say, on_begin)
 
@@ -130,6 +135,8 @@ def _search(
         return Found(read_arch(folder), region, data, folder)
     _check(region, settings, accelerator)
     begin(folder, settings, record, accelerator, on_begin)
+    if data.files is not None and accelerator.is_main_process:
+        data.files.images.write(folder / IMAGES)
     if table is not None and accelerator.is_main_process:  # measured, so a resumed search would measure others
         for name, kept in ((LATENCY, table.to_dict()), (WIDTHS, space.widths)):
             if not (folder / name).exists():
@@ -243,7 +250,7 @@ def _evolution(settings: SearchSettings) -> EvolutionSettings:
     if not settings.evolution.storage or settings.evolution.study_name:
         return settings.evolution
     about = {name: asdict(getattr(settings, name)) for name in ("space", "supernet", "data", "recipe", "scoring")}
-    for local in ("workers", "data_dir"):
+    for local in ("workers", "data_dir", "accept_changes"):
         del about["data"][local]
     about["search"] = {"budget": settings.search.budget, "epochs": settings.search.supernet_epochs}
     text = json.dumps([about, settings.machine.precision], sort_keys=True)
