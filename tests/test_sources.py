@@ -14,7 +14,7 @@ from psvit.errors import UserError
 from psvit.training import data as data_module
 from psvit.training.data import open_data, read_idx
 from psvit.training.settings import DataSettings
-from psvit.training.sources import FileSource, LazySource, Source, Subset, convert_image, load_image
+from psvit.training.sources import FileSource, LazySource, Source, Subset, convert_image, load_image, upright_size
 
 
 def test_a_lazy_source_opens_once_and_when_asked() -> None:
@@ -59,86 +59,6 @@ def test_a_file_whose_name_is_not_utf_8_is_named_with_an_escape() -> None:
         source.image(0)
 
 
-def test_a_folder_with_splits(tmp_path: Path) -> None:
-    image_folder(tmp_path / "train", ("ant", "bee", "cat 10", "cat 9", "größe m²", "蜂"))
-    image_folder(tmp_path / "test", ("ant", "bee", "cat 10", "cat 9", "größe m²", "蜂"), each=2)
-    image_folder(tmp_path / "val", ("ant",))
-    data = open_data(DataSettings(str(tmp_path)))
-    assert data.classes == ("ant", "bee", "cat 9", "cat 10", "größe m²", "蜂")
-    assert (data.in_chans, data.img_size, data.mirror) == (3, (224, 224), True)
-    assert (len(source_of(data.train)), len(source_of(data.holdout)), len(source_of(data.test))) == (30, 6, 12)
-    assert data.notes == (
-        f"{tmp_path / 'val'} is not used: {tmp_path / 'test'} is the test split, the hold-out is cut from train",
-    )
-    train = source_of(data.train)
-    for i in range(len(train)):
-        assert Path(train.name(i)).parent.name == data.classes[train.label(i)]
-
-
-def test_a_folder_lists_as_timm_does(tmp_path: Path) -> None:
-    from timm.data.readers.reader_image_folder import find_images_and_targets
-
-    image_folder(tmp_path, ("b10", "b9", "Alpha", "x y"), each=11)
-    found, numbers = find_images_and_targets(str(tmp_path))
-    data = open_data(DataSettings(str(tmp_path), holdout=0))
-    assert data.classes == tuple(numbers)
-    train, test = source_of(data.train), source_of(data.test)
-    ours = {split.name(i): split.label(i) for split in (train, test) for i in range(len(split))}
-    assert ours == dict(found)
-    assert isinstance(train, Subset)
-    assert isinstance(train.source, Subset)
-    assert isinstance(train.source.source, FileSource)
-    assert list(train.source.source.paths) == [path for path, _ in found]
-
-
-def test_a_folder_without_splits_cuts_a_test_and_says_so(tmp_path: Path) -> None:
-    image_folder(tmp_path, each=10)
-    runs = [open_data(DataSettings(str(tmp_path), seed=seed)) for seed in (0, 1)]
-    names = [
-        [
-            {source_of(split).name(i) for i in range(len(source_of(split)))}
-            for split in (run.train, run.holdout, run.test)
-        ]
-        for run in runs
-    ]
-    assert [len(split) for split in names[0]] == [14, 2, 4]
-    assert len(set.union(*names[0])) == 20
-    assert names[0][2] == names[1][2]  # the cut does not move with the seed
-    assert "20%" in runs[0].notes[0]
-
-
-def test_a_class_called_train_is_a_class(tmp_path: Path) -> None:
-    image_folder(tmp_path, ("car", "train"))
-    assert open_data(DataSettings(str(tmp_path))).classes == ("car", "train")
-
-
-def test_a_stray_image_is_no_class(tmp_path: Path) -> None:
-    image_folder(tmp_path)
-    save(tmp_path / "logo.png")
-    assert open_data(DataSettings(str(tmp_path))).classes == ("ant", "bee")
-
-
-def test_a_folders_mistakes(tmp_path: Path) -> None:
-    def error(root: Path, **settings: float) -> str:
-        with pytest.raises(UserError) as caught:
-            open_data(DataSettings(str(root), **settings))  # type: ignore[arg-type]
-        return str(caught.value)
-
-    (tmp_path / "empty").mkdir()
-    assert "no class folder" in error(tmp_path / "empty")
-    save(tmp_path / "flat" / "a.png")
-    assert "no class folder" in error(tmp_path / "flat")
-    assert "one class only, 'ant'" in error(image_folder(tmp_path / "one", ("ant",)))
-    two = image_folder(tmp_path / "two", each=2)
-    assert "class 'ant' has too few images" in error(two)
-    assert len(source_of(open_data(DataSettings(str(two), holdout=0)).train)) == 2
-    assert len(source_of(open_data(DataSettings(str(image_folder(tmp_path / "three", each=3)))).train)) == 2
-    image_folder(tmp_path / "split" / "train")
-    image_folder(tmp_path / "split" / "val", ("bee", "cow"))
-    assert "lacks 'ant' and adds 'cow'" in error(tmp_path / "split")
-    assert "is a file, not a folder" in error(save(tmp_path / "a.png"))
-
-
 # ---- image files
 
 
@@ -181,6 +101,30 @@ def test_what_is_transparent_becomes_white(tmp_path: Path) -> None:
     palette.save(tmp_path / "p.png", transparency=0)
     loaded = load_image(tmp_path / "p.png")
     assert [loaded.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (4, 5, 6)]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_phones_picture_is_read_upright(orientation: int, tmp_path: Path) -> None:
+    pixels = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+    stored = Image.fromarray(pixels)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "phone.png", exif=exif)
+    seen = {  # EXIF 2.3, section 4.6.4: where the stored row 0 and column 0 are seen
+        1: pixels, 2: pixels[:, ::-1], 3: pixels[::-1, ::-1], 4: pixels[::-1],
+        5: pixels.T, 6: pixels[::-1].T, 7: pixels[::-1, ::-1].T, 8: pixels.T[::-1],
+    }[orientation]  # fmt: skip
+    loaded = load_image(tmp_path / "phone.png", 1)
+    assert np.array_equal(np.asarray(loaded), seen)
+    assert np.array_equal(np.asarray(convert_image(loaded, 1)), seen)  # not turned twice
+    with Image.open(tmp_path / "phone.png") as opened:
+        assert upright_size(opened) == seen.shape
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_a_broken_exif_block_loses_no_image(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 3), "red").save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xffgarbage")
+    assert load_image(tmp_path / "a.jpg").size == (4, 3)
 
 
 def test_what_is_no_image_raises_os_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

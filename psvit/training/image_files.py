@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import stat
 import unicodedata
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -58,6 +59,9 @@ def is_hidden(name: str) -> bool:
 def normalized(name: str) -> str:
     """A name as it is compared: composed (NFC), since file systems differ in how they write é."""
     return unicodedata.normalize("NFC", name)
+
+
+READ_FOLDERS, READ_FILES = (f"{what} that are read already, by another name" for what in ("folders", "files"))
 
 
 class ImageFile(NamedTuple):
@@ -115,8 +119,8 @@ class _Walk:
         except OSError:
             self.passed.add("folders that cannot be opened", "/".join(above))
             return []
-        if not self._first(about.st_dev, about.st_ino):
-            self.passed.add("links to a folder that is read already", "/".join(above))
+        if not self.first(about.st_dev, about.st_ino):
+            self.passed.add(READ_FOLDERS, "/".join(above))
             return []
         self.entered.append(above)
         folders = []
@@ -150,12 +154,13 @@ class _Walk:
             self.passed.add("neither files nor folders", "/".join(parts))
         elif not is_image(parts[-1]):
             self.others.append("/".join(parts))
-        elif not self._first(device, inode):
-            self.passed.add("files that are read already, by another name", "/".join(parts))
+        elif not self.first(device, inode):
+            self.passed.add(READ_FILES, "/".join(parts))
         else:
             self.files.append(ImageFile(path, parts))
 
-    def _first(self, device: int, inode: int) -> bool:
+    def first(self, device: int, inode: int) -> bool:
+        """Whether this file or folder is met for the first time."""
         if not inode:  # a file system without numbers
             return True
         first = (device, inode) not in self.seen
@@ -173,10 +178,14 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def find_images(root: Path) -> tuple[list[ImageFile], PassedOver]:
     """All image files beneath a folder, in natural order, and what was passed over.
 
-    Links are followed. A file that several names lead to counts once, by the name that no link is part of where there
-    is one; folders likewise, so a cycle of links ends. What is hidden or a system's is passed over with all in it.
+    Links are followed, but not to a folder that the root is in. A file that several names lead to counts once, by the
+    name that no link is part of where there is one; folders likewise, so a cycle of links ends. What is hidden or a
+    system's is passed over with all in it.
     """
     walk = _Walk(str(root))
+    for above in root.resolve().parents:
+        with suppress(OSError):
+            walk.first(above.stat().st_dev, above.stat().st_ino)
     walk.tree(str(root), ())
     while walk.links:
         walk.follow(*walk.links.popleft())
@@ -188,16 +197,20 @@ def find_images(root: Path) -> tuple[list[ImageFile], PassedOver]:
 
 
 def _by_ending(names: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    endings = Counter(os.path.splitext(name)[1].lower() for name in names)
-    for ending, _ in endings.most_common():
+    endings: dict[str, list[str]] = {}
+    for name in names:
+        endings.setdefault(os.path.splitext(name)[1].lower(), []).append(name)
+    for ending, some in sorted(endings.items(), key=lambda pair: -len(pair[1])):
         package = f" (pip install {PLUGINS[ending]})" if ending in PLUGINS else ""
         why = f"{ending} files, which Pillow cannot read{package}" if ending else "files without an ending"
-        yield why, [name for name in names if os.path.splitext(name)[1].lower() == ending]
+        yield why, some
 
 
 def _empty(walk: _Walk) -> list[str]:
     """Folders with no image anywhere beneath; of one within another, the outer alone."""
-    full = {file.parts[:depth] for file in walk.files for depth in range(len(file.parts))}
+    told = [tuple(name.split("/")) for why in (READ_FOLDERS, READ_FILES) for name in walk.passed.names.get(why, ())]
+    met = [file.parts for file in walk.files] + told
+    full = {parts[:depth] for parts in met for depth in range(len(parts))}
     return ["/".join(parts) for parts in walk.entered if parts and parts not in full and parts[:-1] in full]
 
 

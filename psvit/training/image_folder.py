@@ -204,7 +204,7 @@ class _Reading:
         top, folders = next(iter(outer.items()))
         raise UserError(
             f"{self.given}: are the classes the outer folders, as {top}, or the inner ones, as "
-            f"{'/'.join(sorted(folders)[0])}? Give --class-folders outer, or inner"
+            f"{'/'.join((top, *sorted(folders)[0]))}? Give --class-folders outer, or inner"
         )
 
     def _refuse_equal_leaves(self, files: Sequence[ImageFile], depth: int) -> None:
