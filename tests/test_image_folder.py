@@ -34,8 +34,9 @@ def counts(root: Path, **settings: object) -> dict[str, dict[str, int]]:
 
 def test_hidden_and_system_files_and_folders_are_passed_over_and_counted(tmp_path: Path) -> None:
     classes(tmp_path, 12)
-    for hidden in ("cat/.ipynb_checkpoints", "@eaDir/x", "dog/@eaDir", ".git", "lost+found", "$RECYCLE.BIN", "#recycle"):
-        fill(tmp_path / hidden, 2)
+    hidden = ("cat/.ipynb_checkpoints", "@eaDir/x", "dog/@eaDir", ".git", "lost+found", "$RECYCLE.BIN", "#recycle")
+    for name in hidden:
+        fill(tmp_path / name, 2)
     (tmp_path / "__MACOSX/cat").mkdir(parents=True)
     (tmp_path / "__MACOSX/cat/._000.png").write_bytes(APPLE_DOUBLE)
     for name in ("._000.png", ".hidden.png", "Thumbs.db", "desktop.ini", ".DS_Store"):

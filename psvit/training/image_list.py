@@ -65,10 +65,10 @@ class ImageList:
         row = self.by_digest.get(digest) or self.by_path.get(path)
         return None if row is None else row.split
 
-    def is_of(self, rows: Iterable[tuple[str, str]]) -> bool:
-        """Whether a folder of these paths and digests is the one of this list: it holds at least half of its images."""
-        there = set(rows)
-        return 2 * sum((row.path, row.digest) in there for row in self.rows) >= len(self.rows)
+    def is_of(self, digests: Iterable[str]) -> bool:
+        """Whether a folder of these contents is the one of this list: it holds at least half of its images."""
+        there = set(digests)
+        return 2 * sum(row.digest in there for row in self.rows) >= len(self.rows)
 
     def trained(self, digests: Iterable[str]) -> int:
         """How many images of these contents were trained on."""

@@ -81,7 +81,7 @@ def open_image_set(
     notes: list[str] = [*folder.notes]
     if kept is not None or settings.join_duplicates:
         cutting.digests = tuple(digests([row.path for row in cutting.rows]))
-    if kept is not None and evaluated is not None and not kept.is_of(cutting.contents()):
+    if kept is not None and evaluated is not None and not kept.is_of(cutting.digests or ()):
         notes.append("this is another folder than the network was trained on")
         kept = None
     classes = folder.classes

@@ -1,0 +1,250 @@
+"""Splits that never move, the list that is kept of them, and what an evaluation tells of what was trained on."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from image_folders import by_split, classes, fill, opened, picture
+from tiny import MACHINE, Cli, read
+
+from psvit.errors import UserError
+from psvit.training.image_list import IMAGES, ImageList, Listed, check_unchanged, find_image_list, read_image_list
+from psvit.training.image_sets import open_image_set
+from psvit.training.settings import DataSettings
+from psvit.training.splits import cut_by_hash, hashed_position
+
+NETWORK = ["--model", "AS-A", "--widths", "8", "16", "--head-dim", "8", "--patch-size", "4", "--img-size", "16"]
+TRAIN = ["train", *NETWORK, *MACHINE, "--batch-size", "8", "--epochs", "2", "--workers", "0"]
+
+
+# ---- the cut
+
+
+def test_the_cut_is_the_same_on_every_machine() -> None:
+    assert hashed_position("cat/000.jpg", "test") == pytest.approx(0.0598728, abs=1e-7)
+    keys = [f"cat/{at}.jpg" for at in range(2000)]
+    off, ranked = cut_by_hash(keys, ["cat"] * 2000, 0.2, "test")
+    assert off.sum() == 365  # 400 expected, with a deviation of 18
+    assert not ranked
+    other, _ = cut_by_hash(keys, ["cat"] * 2000, 0.2, "hold-out 0")
+    assert (off & other).sum() == pytest.approx(0.04 * 2000, abs=27)  # apart from each other
+
+
+def test_a_small_class_is_cut_by_ranks_and_said() -> None:
+    for count, expected in ((1, 0), (2, 1), (3, 1)):
+        keys = [f"rare/{at}.jpg" for at in range(count)]
+        off, ranked = cut_by_hash(keys, ["rare"] * count, 0.01, "test")
+        assert (int(off.sum()), ranked) == (expected, ("rare",))
+        if expected:
+            assert off.argmax() == min(range(count), key=lambda at: hashed_position(keys[at], "test"))
+
+
+def test_no_image_moves_when_others_come_go_or_are_renamed(tmp_path: Path) -> None:
+    classes(tmp_path / "set", 60)
+    before = by_split(opened(tmp_path / "set"))
+    assert set(before.values()) == {"train", "holdout", "test"}
+    fill(tmp_path / "set" / "cat", 1, start=600)
+    fill(tmp_path / "set" / "ant", 20)
+    (tmp_path / "set" / "cat" / "0005.png").write_bytes(picture())
+    (tmp_path / "set" / "dog" / "007.png").unlink()
+    (tmp_path / "set" / "dog" / "008.png").rename(tmp_path / "set" / "dog" / "a name.png")
+    moved = shutil.move(tmp_path / "set", tmp_path / "elsewhere")
+    after = by_split(opened(Path(moved)))
+    assert all(after[path] == split for path, split in before.items() if path in after)
+    assert len(before.keys() & after.keys()) == 118
+    shutil.move(tmp_path / "elsewhere", tmp_path / "new" / "TRAIN")  # as a split, for its hold-out
+    again = opened(tmp_path / "new", holdout=0.1)
+    assert sum(split == "holdout" for split in again.splits) > 5
+
+
+def test_the_test_split_stays_and_the_hold_out_follows_the_seed(tmp_path: Path) -> None:
+    classes(tmp_path, 60)
+    zero, one = (by_split(opened(tmp_path, seed=seed)) for seed in (0, 1))
+
+    def part(splits: dict[str, str], name: str) -> set[str]:
+        return {path for path, split in splits.items() if split == name}
+
+    assert part(zero, "test") == part(one, "test")
+    assert part(zero, "holdout") != part(one, "holdout")
+    assert by_split(opened(tmp_path, seed=1, split_seed=0)) == zero
+
+
+def test_limit_is_even_and_what_it_leaves_out_is_not_used(tmp_path: Path) -> None:
+    classes(tmp_path, 60)
+    whole, few = opened(tmp_path), opened(tmp_path, limit=11)
+    labels = sorted(row.label for row, split in zip(few.rows, few.splits, strict=True) if split == "train")
+    assert labels == ["cat"] * 6 + ["dog"] * 5
+    for path, split in by_split(few).items():
+        assert by_split(whole)[path] == ("train" if split == "unused" else split)
+    with pytest.raises(UserError, match="--limit 1 is below the 2 classes"):
+        opened(tmp_path, limit=1)
+
+
+def test_a_validation_folder_is_the_hold_out_where_there_is_a_test_split(tmp_path: Path) -> None:
+    for name, count in (("train", 6), ("val", 3), ("test", 2)):
+        classes(tmp_path / name, count)
+    assert {path.split("/")[0]: split for path, split in by_split(opened(tmp_path)).items()} == {
+        "train": "train", "val": "holdout", "test": "test",
+    }  # fmt: skip
+    without = opened(tmp_path, holdout=0)
+    assert without.splits.count("unused") == 6
+    assert "val/ is not used: --holdout is 0" in without.notes
+
+
+def test_images_of_equal_bytes_are_named_and_put_together_on_request(tmp_path: Path) -> None:
+    classes(tmp_path / "train", 12)
+    classes(tmp_path / "test", 4)
+    shutil.copy(tmp_path / "train" / "cat" / "003.png", tmp_path / "test" / "cat" / "copy.png")
+    shutil.copy(tmp_path / "test" / "dog" / "001.png", tmp_path / "train" / "cat" / "wrong.png")
+    apart = opened(tmp_path, holdout=0)
+    assert apart.images.repeated() == [
+        "2 images are in several splits, with equal bytes: test/cat/copy.png = train/cat/003.png; "
+        "test/dog/001.png = train/cat/wrong.png",
+        "1 images are in several classes, with equal bytes: test/dog/001.png = train/cat/wrong.png",
+    ]
+    together = opened(tmp_path, holdout=0, join_duplicates=True)
+    assert by_split(together)["train/cat/003.png"] == by_split(together)["train/cat/wrong.png"] == "test"
+    assert "2 images are put where others of equal bytes are (--join-duplicates)" in together.notes
+
+
+# ---- the list
+
+
+def test_a_list_is_read_as_it_was_written(tmp_path: Path) -> None:
+    rows = (Listed("train", "größe, m²", "größe, m²/a\udce9.png", "0" * 32), Listed("test", "蜂", '蜂/"b".png', ""))
+    ImageList(rows).write(tmp_path / IMAGES)
+    assert read_image_list(tmp_path / IMAGES) == ImageList(rows)
+    assert read_image_list(tmp_path / "gone.csv") is None
+    (tmp_path / IMAGES).write_text("x\n")
+    with pytest.raises(UserError, match="is not a list of images"):
+        read_image_list(tmp_path / IMAGES)
+
+
+def test_a_list_is_found_beside_a_checkpoint_if_it_is_its_own(tmp_path: Path) -> None:
+    found = ImageList((Listed("train", "a", "a/b.png", "0"),))
+    found.write(tmp_path / IMAGES)
+    best = tmp_path / "searched" / "best"
+    best.mkdir(parents=True)
+    assert find_image_list(best, found.fingerprint()) == found
+    assert find_image_list(best, "another") is None
+    assert find_image_list(best, None) is None
+
+
+def test_changes_are_named(tmp_path: Path) -> None:
+    classes(tmp_path, 12)
+    before = opened(tmp_path).images
+    assert check_unchanged(before, opened(tmp_path).images, False, tmp_path) == ()
+    (tmp_path / "cat" / "new.png").write_bytes(picture())
+    (tmp_path / "cat" / "003.png").write_bytes(picture())
+    (tmp_path / "dog" / "001.png").unlink()
+    now = opened(tmp_path).images
+    with pytest.raises(UserError) as caught:
+        check_unchanged(before, now, False, tmp_path)
+    assert ("1 added, such as cat/new.png; 1 gone, such as dog/001.png; 1 with other bytes, such as cat/003.png: "
+            "bring them back, give --accept-changes") in str(caught.value)  # fmt: skip
+    assert len(check_unchanged(before, now, True, tmp_path)) == 3
+
+
+def test_known_images_keep_their_split_wherever_they_lie(tmp_path: Path) -> None:
+    classes(tmp_path, 60)
+    kept = opened(tmp_path).images
+    was = {row.digest: row.split for row in kept.rows}
+    for at, path in enumerate(sorted((tmp_path / "cat").iterdir())):  # renamed, so that hashes would cut anew
+        path.rename(path.with_name(f"renamed {at}.png"))
+    now = open_image_set(DataSettings(str(tmp_path)), kept)
+    assert {row.digest: split for row, split in zip(now.images.rows, now.splits, strict=True)} == was
+    anew = opened(tmp_path)
+    assert {row.digest: split for row, split in zip(anew.images.rows, anew.splits, strict=True)} != was
+
+
+def test_another_folder_without_splits_is_evaluated_whole(tmp_path: Path) -> None:
+    kept = opened(classes(tmp_path / "mine", 20)).images
+    classes(tmp_path / "other", 50)
+    whole = open_image_set(DataSettings(str(tmp_path / "other")), kept, ("cat", "dog"))
+    assert whole.splits.count("test") == 100
+    shutil.rmtree(tmp_path / "other" / "cat")  # which need not hold all classes
+    some = open_image_set(DataSettings(str(tmp_path / "other")), kept, ("cat", "dog"))
+    assert (some.classes, some.source("test").targets) == (("cat", "dog"), [1] * 50)
+    own = open_image_set(DataSettings(str(tmp_path / "mine")), kept, ("cat", "dog"))
+    assert own.images == kept
+    classes(tmp_path / "split" / "test", 5)
+    assert open_image_set(DataSettings(str(tmp_path / "split")), None, ("cat", "dog")).splits == ("test",) * 10
+
+
+# ---- from training to evaluation
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with photos/ and a run/ of a network that was trained on them."""
+    from psvit.cli import main
+
+    root = tmp_path_factory.mktemp("kept")
+    classes(root / "photos", 40)
+    assert main([*TRAIN, "--data", str(root / "photos"), "--output", str(root / "run"), "--keep-state"]) == 0
+    return root
+
+
+def copied(trained: Path, to: Path) -> Path:
+    shutil.copytree(trained, to)
+    return to
+
+
+def test_a_training_says_what_it_reads(trained: Path, cli: Cli, tmp_path: Path) -> None:
+    (photos := copied(trained, tmp_path / "it") / "photos").joinpath("cat", "._1.png").write_bytes(b"x")
+    said = cli.ok(*TRAIN, "--data", photos, "--output", tmp_path / "run")
+    rows = read_image_list(tmp_path / "run" / IMAGES)
+    assert rows is not None
+    for name, split in (("train", "train"), ("hold-out", "holdout"), ("test", "test")):
+        assert f"{name:<10}{rows.counts()[split]:>8}{2:>9}  " in said
+    assert "passed over: 1 hidden or system files: cat/._1.png" in said
+    assert read(tmp_path / "run" / "best" / "metrics.json")["trained_on"]["images"] == rows.fingerprint()
+
+
+def test_none_that_was_trained_on_is_tested(trained: Path, cli: Cli, tmp_path: Path) -> None:
+    root = copied(trained, tmp_path / "it")
+    best, photos = root / "run" / "best", root / "photos"
+    fill(photos / "cat", 7, start=700)
+    for at, path in enumerate(sorted((photos / "dog").iterdir())):
+        path.rename(path.with_name(f"renamed {at}.png"))
+    figures = json.loads(cli.ok("evaluate", best, "--data", photos, "--json", *MACHINE))
+    assert (figures["trained_on"], figures["images"] >= 14) == (0, True)
+    elsewhere = tmp_path / "elsewhere" / "cat"
+    shutil.copytree(photos / "cat", elsewhere)
+    for at in range(20):
+        (elsewhere / f"{at:03d}.png").unlink()
+    kept = read_image_list(root / "run" / IMAGES)
+    assert kept is not None
+    cats = sum(row.split == "train" and row.path > "cat/020" for row in kept.rows if row.label == "cat")
+    figures = json.loads(cli.ok("evaluate", best, "--data", elsewhere.parent, "--json", *MACHINE))
+    assert (figures["trained_on"], figures["images"]) == (cats, 27)
+    assert f"TRAINED ON {cats} of them" in cli.ok("evaluate", best, "--data", elsewhere.parent, *MACHINE)
+    (root / "run" / IMAGES).unlink()
+    assert "is not known" in cli.ok("evaluate", best, "--data", photos, *MACHINE)
+    assert "--split holdout" in cli.refused("evaluate", best, "--data", photos, "--split", "holdout", *MACHINE)
+
+
+def test_a_changed_folder_is_not_resumed_unless_accepted(trained: Path, cli: Cli, tmp_path: Path) -> None:
+    root = copied(trained, tmp_path / "it")
+    words = [*TRAIN, "--data", root / "photos", "--output", tmp_path / "run"]
+    cli.ok(*words, "--keep-state")
+    state = tmp_path / "run" / "state.pt"
+    assert state.is_file()
+    (tmp_path / "run" / "log.jsonl").unlink()  # as if it had been killed
+    shutil.rmtree(tmp_path / "run" / "best")
+    before = read_image_list(tmp_path / "run" / IMAGES)
+    fill(root / "photos" / "cat", 3, start=700)
+    import torch
+
+    saved = torch.load(state, weights_only=True)
+    saved["train"]["step"], saved["train"]["history"] = 1, []
+    torch.save(saved, state)
+    assert "3 added, such as cat/700.png" in cli.refused(*words, "--resume")
+    said = cli.ok(*words, "--resume", "--accept-changes")
+    assert "changed since the run began: 3 added" in said
+    after = read_image_list(tmp_path / "run" / IMAGES)
+    assert before is not None
+    assert after is not None
+    assert len(after.rows) == len(before.rows) + 3
+    assert {row.path: row.split for row in before.rows}.items() <= {row.path: row.split for row in after.rows}.items()
