@@ -16,12 +16,12 @@ Shape = tuple[tuple[int, int], int, int]
 def use_in_python(checkpoint: str, in_chans: int) -> str:
     """Five lines that open a checkpoint folder and tell the class of an image of so many channels."""
     told = 'print(model.pretrained_cfg["label_names"][logits.argmax()])'
-    return _use("import PIL.Image, psvit, timm", f"local-dir:{checkpoint}", in_chans, told)
+    return _use("import PIL.Image, PIL.ImageOps, psvit, timm", f"local-dir:{checkpoint}", in_chans, told)
 
 
 def use_timm_in_python(name: str, in_chans: int) -> str:
     """Five lines that open a model of timm with its weights and tell the number of an image's class."""
-    return _use("import PIL.Image, timm", name, in_chans, "print(logits.argmax().item())")
+    return _use("import PIL.Image, PIL.ImageOps, timm", name, in_chans, "print(logits.argmax().item())")
 
 
 def _use(imports: str, name: str, in_chans: int, told: str) -> str:
@@ -30,7 +30,7 @@ def _use(imports: str, name: str, in_chans: int, told: str) -> str:
         f"{imports}\n"
         f"model = timm.create_model({name!r}, pretrained=True).eval()\n"
         "transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))\n"
-        f'logits = model(transform(PIL.Image.open("IMAGE").convert("{mode}"))[None])\n'
+        f'logits = model(transform(PIL.ImageOps.exif_transpose(PIL.Image.open("IMAGE")).convert("{mode}"))[None])\n'
         f"{told}"
     )
 
