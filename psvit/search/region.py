@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from itertools import islice
 
 from psvit.arch import ATTEND, Arch
 from psvit.errors import UserError
@@ -37,8 +38,9 @@ class Region:
         self.space, self.budget, self.prices, self.least = space, budget, prices, least
         self.limits = budget.limits(prices)
         self._rests: dict[tuple[bool, State], Cost] = {}
-        if budget and self._nearest_infeasible() is not None:
-            raise UserError(self._refusal())
+        self._counts: dict[int | None, int] = {}
+        if budget and (beyond := self._nearest_infeasible()) is not None:
+            raise UserError(self._refusal(beyond))
 
     def __iter__(self) -> Iterator[Arch]:
         return (self.space.arch(steps) for steps, _ in self._walk())
@@ -53,17 +55,14 @@ class Region:
     @cached_property
     def members(self) -> list[Arch] | None:
         """All members in the order of the tree; None if there are more than `LISTED`."""
-        if self.count(at_most=LISTED + 1) > LISTED:
-            return None
-        return list(self)
+        walked = [steps for steps, _ in islice(self._walk(), LISTED + 1)]
+        return None if len(walked) > LISTED else [self.space.arch(steps) for steps in walked]
 
     def count(self, at_most: int | None = None) -> int:
         """How many members there are; counting stops at `at_most`."""
-        number = 0
-        for number, _ in enumerate(self._walk(), start=1):
-            if number == at_most:
-                break
-        return number
+        if at_most not in self._counts:
+            self._counts[at_most] = sum(1 for _ in islice(self._walk(), at_most))
+        return self._counts[at_most]
 
     def sample(self, rng: random.Random) -> Arch:
         """One member.
@@ -165,7 +164,7 @@ class Region:
             self._rests[key] = rest
         return self._rests[key]
 
-    def _nearest_infeasible(self) -> tuple[float, tuple[Step, ...]] | None:
+    def _nearest_infeasible(self) -> tuple[Step, ...] | None:
         """The member that exceeds the budget least, by its dearest cost over its limit; None if one is within.
 
         Depth first, cheapest branch first, and branches that cannot beat the best so far are left out.
@@ -189,13 +188,11 @@ class Region:
                     return True
             return False
 
-        return None if walk((), None, self.prices.nothing) else best[0]
+        return None if walk((), None, self.prices.nothing) else best[0][1]
 
-    def _refusal(self) -> str:
-        found = self._nearest_infeasible()
-        assert found is not None
-        arch = self.space.arch(found[1])
-        cost = self.prices.of(found[1])
+    def _refusal(self, nearest: tuple[Step, ...]) -> str:
+        arch = self.space.arch(nearest)
+        cost = self.prices.of(nearest)
         one = len(self.budget.given) == 1
         return (
             f"no network of the space is within {self.budget.text(self.prices)}: the "
