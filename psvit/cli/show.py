@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from psvit import cost
 from psvit.arch import ARCH_FIELDS, Arch
 from psvit.cli.flags import Flags
-from psvit.errors import UserError, one_line
+from psvit.errors import UserError, flag, one_line
 from psvit.variants import FAMILIES, VARIANTS, find_arch
 
 DESCRIPTION = """Layers, tokens, widths, MACs and parameters of a variant, a genotype or a checkpoint, and a diagram.
@@ -24,9 +24,12 @@ def main(arguments: Sequence[str]) -> int:
     values = _flags().parse(arguments)
     is_name = values.network in VARIANTS or set(values.network) <= set("AS-")
     folder = None if is_name else search_folder(Path(values.network))
+    changes = {field: values[field] for field in ARCH_FIELDS if field in values}
     if folder is not None:
+        sizes = {name: values[name] for name in ("img_size", "in_chans", "num_classes")}
+        _refuse({**sizes, **changes}, f"{values.network} holds a search, of which psvit show lists what it found")
         return _show_search(folder, values.json)
-    arch, shape = _find(values.network, {field: values[field] for field in ARCH_FIELDS if field in values})
+    arch, shape = _find(values.network, changes)
     img_size = values.img_size or shape.get("img_size", [224])
     in_chans, classes = (
         given if given is not None else shape.get(name, default)
@@ -92,11 +95,9 @@ def _find(name: str, changes: dict[str, Any]) -> tuple[Arch, dict[str, Any]]:
         if not named and name != name.upper():  # else a genotype, whose parser names what is wrong
             raise UserError(f"{name!r} is no variant ({', '.join(VARIANTS)}), no genotype and no checkpoint folder")
         return find_arch(name, **changes), {}
-    if any(value is not None for value in changes.values()):
-        raise UserError(f"{name} is a checkpoint, whose network is fixed: leave out the flags that change it")
-    if folder.suffix == ".json" and folder.is_file():
-        if any(value is not None for value in changes.values()):
-            raise UserError(f"{name} describes a network, which is fixed: leave out the flags that change it")
+    described = folder.suffix == ".json" and folder.is_file()
+    _refuse(changes, f"{name} {'describes a network already' if described else 'is a checkpoint, whose network is fixed'}")
+    if described:
         return _read_arch(folder), _searched_shape(folder.parent)
     if folder.is_file():
         raise UserError(f"{name} is a file; a checkpoint is a folder with config.json and model.safetensors")
@@ -110,6 +111,12 @@ def _find(name: str, changes: dict[str, Any]) -> tuple[Arch, dict[str, Any]]:
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / 'config.json'} is not the config of a psvit network: {error!r}") from error
     return arch, {"img_size": sides, "in_chans": channels, "num_classes": config["num_classes"]}
+
+
+def _refuse(given: Mapping[str, Any], why: str) -> None:
+    """Refuse flags that would change nothing; those that are None were not given."""
+    if flags := [flag(name) for name, value in given.items() if value is not None]:
+        raise UserError(f"{why}: leave out {', '.join(flags)}")
 
 
 def _read_arch(path: Path) -> Arch:

@@ -198,7 +198,7 @@ class RunAllSettings(SearchSettings):
     compare: CompareSettings = field(default_factory=CompareSettings)
 
     def __post_init__(self) -> None:
-        if self.compare.macs and self.search.budget:
+        if self.compare.macs is not None and self.search.budget:
             raise UserError(f"--macs {self.compare.macs} and --budget are the same limit: give one of them")
         if self.search.budget and not self.searches:
             raise UserError("--budget is the search's: add searched to --models, or give --macs")
@@ -215,7 +215,7 @@ class RunAllSettings(SearchSettings):
         own, kept = self.compare, {f.name: getattr(self, f.name) for f in fields(SearchSettings)}
         folder = replace(
             self.search,
-            budget=(own.macs,) if own.macs else self.search.budget,
+            budget=self.search.budget if own.macs is None else (own.macs,),
             output=str(Path(own.output) / "search"),
             resume=own.resume,
             overwrite=own.overwrite,

@@ -39,6 +39,9 @@ from psvit.study.plan import SEARCHED, Claim, Figure, Group, Network, Study, is_
 from psvit.training.recipes import RECIPES, Machine, Recipe
 from psvit.training.settings import Augment, DataSettings
 
+REWRITTEN = ("deit", "psvit_1d", "psvit_2d")
+"""Networks that a genotype changes; deit is as deep as it."""
+
 STUDIES = Path(__file__).parent / "studies"
 
 
@@ -103,7 +106,7 @@ def _study(name: str, data: Mapping[str, Any], quick: bool) -> Study:
     check_names(data, (*apart, "data", "recipe", "search", "arch"), "the file")
     if quick and not data.get("quick"):
         raise UserError("it has no section quick: leave out --quick")
-    small = _mapping(data.get("quick") or {}, "quick")
+    small = _section(data, "quick")
     check_names(small, ("data", "recipe", "search", "seeds"), "quick")
     small = small if quick else {}
     groups = tuple(
@@ -130,7 +133,7 @@ def _group(name: str, own: Mapping[str, Any], shared: Mapping[str, Any], small: 
     seeds = _seeds(small.get("seeds", own.get("seeds", [0])), name)
     layers = (shared, own, small)
     given: dict[str, dict[str, Any]] = {
-        key: {k: v for part in layers for k, v in _mapping(part.get(key) or {}, key).items()}
+        key: {k: v for part in layers for k, v in _section(part, key).items()}
         for key in ("data", "recipe", "search", "arch")
     }
     search_settings(given["search"], f"search of group {name}")
@@ -177,8 +180,15 @@ def _network(label: str, spec: Any, group: Defaults) -> Network:
     check_names(changes, ARCH_FIELDS, f"network {label}")
     if network == SEARCHED and (changes or macs):
         raise UserError(f"network {label} is searched as it is: leave out {next(iter(changes), 'macs')}")
+    if network == SEARCHED and group.arch:
+        raise UserError(
+            f"network {label} is searched as it is, so arch would leave it out: give {next(iter(group.arch))} to each "
+            "network that is to have it"
+        )
     if is_ours(network):
         changes = {**group.arch, **changes}
+    if changes.get("genotype") is not None and network not in REWRITTEN:
+        raise UserError(f"network {label}: {network} has no other genotype: leave it out, or take psvit_1d or psvit_2d")
     return Network(label, network, _pairs(changes), macs is None, group.seeds if group.fixed else seeds)
 
 
@@ -303,6 +313,11 @@ def _mapping(value: Any, what: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise UserError(f"{what} is not a list of names with values")
     return value
+
+
+def _section(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The names and values of a section; none where it is left out or empty."""
+    return _mapping({} if data.get(name) is None else data[name], name)
 
 
 def _pairs(given: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:

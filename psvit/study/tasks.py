@@ -176,7 +176,7 @@ class Plan:
         data, changes = self._data(group), dict(network.changes)
         base = default_arch(data.img_size)
         try:
-            macs = parse_macs(group.macs) if group.macs and network.scaled else None
+            macs = parse_macs(group.macs) if group.macs is not None and network.scaled else None
             if "genotype" in changes:
                 base = with_changes(base, genotype=changes.pop("genotype"))
             return contender(network.network, base, data, macs, changes)

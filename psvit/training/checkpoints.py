@@ -350,7 +350,7 @@ def open_model(settings: ModelSettings, drop_path_rate: float | None = None, **s
             **shape,
         )
     if (path := arch_file(settings.model)) is not None:
-        if given := [flag(name) for name, value in settings.arch_changes.items() if value]:
+        if given := list(map(flag, settings.arch_changes)):
             raise UserError(f"{path} describes the network already: leave out {', '.join(given)}")
         if settings.pretrained:
             raise UserError(f"{path} describes a network without weights: leave out --pretrained")
@@ -364,10 +364,10 @@ def open_model(settings: ModelSettings, drop_path_rate: float | None = None, **s
         if drop_path_rate is not None:
             sized["drop_path_rate"] = drop_path_rate
         return build_arch(arch, img_size, **(sized | settings.model_args))
-    fixed = {"macs": settings.macs, "model_args": settings.model_args, **settings.arch_changes}
-    if given := [flag(name) for name, value in fixed.items() if value]:
-        raise UserError(f"{settings.model} is a checkpoint, whose network is fixed: leave out {', '.join(given)}")
     model = load_checkpoint(settings.model, CLASSIFIER, drop_path_rate=drop_path_rate)
+    apart = {"macs": settings.macs, "model_args": settings.model_args or None, "pretrained": settings.pretrained or None}
+    if given := [flag(name) for name, value in {**apart, **settings.arch_changes}.items() if value is not None]:
+        raise UserError(f"{settings.model} is a checkpoint, whose network is fixed: leave out {', '.join(given)}")
     if shape.get("in_chans") not in (None, model.in_chans):
         raise UserError(f"{settings.model} takes {model.in_chans} image channels, the data have {shape['in_chans']}")
     if shape.get("num_classes") not in (None, model.num_classes):

@@ -129,11 +129,13 @@ def contenders(
     """
     shape = (data.img_size, data.in_chans, len(data.classes))
     base = default_arch(data.img_size)
-    changes = {"head_dim": settings.head_dim or base.head_dim, "patch_size": settings.patch_size}
-    genotype = settings.genotype or base.genotype
+    head_dim = base.head_dim if settings.head_dim is None else settings.head_dim
+    changes = {"head_dim": head_dim, "patch_size": settings.patch_size}
+    genotype = base.genotype if settings.genotype is None else settings.genotype
     base = with_changes(base, genotype=genotype, widths=_widths(base, genotype), **changes)
-    target = macs or (parse_macs(settings.macs) if settings.macs else cost.macs(base, *shape))
-    return {name: given[name] if name in given else contender(name, base, data, target) for name in settings.models}
+    if macs is None:
+        macs = cost.macs(base, *shape) if settings.macs is None else parse_macs(settings.macs)
+    return {name: given[name] if name in given else contender(name, base, data, macs) for name in settings.models}
 
 
 def contender(
@@ -178,8 +180,10 @@ def _widths(base: Arch, genotype: str) -> tuple[int, ...]:
 
 def model_settings(arch: Arch) -> ModelSettings:
     """The settings that build `arch`."""
-    fields = {name: value for name, value in arch.to_dict().items() if name not in ("genotype", "qkv_bias")}
-    return ModelSettings(model=arch.genotype, **{**fields, "widths": arch.widths, "windows": arch.windows or None})
+    fields = {name: value for name, value in arch.to_dict().items() if name != "genotype"}
+    fields |= {"widths": arch.widths, "windows": arch.windows or None}
+    fields["qkv_bias"] = None if arch.qkv_bias else False  # trainings that are kept from before say nothing of it
+    return ModelSettings(model=arch.genotype, **fields)
 
 
 def _scaled_timm(name: str, target: float | None, data: Data) -> ModelSettings:

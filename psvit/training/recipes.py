@@ -152,6 +152,7 @@ class ModelSettings:
         patch_size: side of a patch in pixels.
         stride: pixels from patch to patch; by default the patch size.
         class_token: classify by a class token.
+        qkv_bias: biases in the query, key and value projections.
         pool_order: conv-pool or pool-conv.
         pool_conv: full or depthwise.
         pool_kernel: side of the pooling's convolution.
@@ -173,6 +174,7 @@ class ModelSettings:
     patch_size: int | None = None
     stride: int | None = None
     class_token: bool | None = None
+    qkv_bias: bool | None = None
     pool_order: str | None = None
     pool_conv: str | None = None
     pool_kernel: int | None = None
