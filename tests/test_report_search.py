@@ -19,7 +19,6 @@ from psvit.search import report
 from psvit.search.front import rank
 from psvit.search.report import (
     comparison_chart,
-    featured,
     front_chart,
     front_note,
     run_page,
@@ -173,7 +172,8 @@ def test_what_the_page_of_a_run_says(run_folder: Path) -> None:
     for target in targets:
         assert target.startswith("#") or (run_folder / target).is_file(), target
     assert "./search/report.html" in targets
-    assert text.count("<figure>") == 4  # the network, two of learning, the classes
+    drawn = {"searched", read(run_folder / "results.json")["chosen"]} - {"resnet18"}
+    assert text.count("<figure>") == 3 + len(drawn)  # networks, two of learning, the classes
     assert {"torch", "timm", "recipe.epochs", "data.limit"} <= set(tags.cells)
     assert "psvit run --data digits --budget 400k --output" in re.sub("</?span>", "", text)
     assert read(run_folder / "search" / "arch.json")["genotype"] in text
@@ -191,14 +191,14 @@ def test_the_page_of_a_run_without_a_search(run_folder: Path) -> None:
     rows[1]["per_class"] = dict.fromkeys(rows[0]["per_class"]) | {"a": 0.5}
     compared = replace(RunAllSettings().compare, models=("resnet18", "again"), macs="400k")
     settings = replace(RunAllSettings(), compare=compared)
-    page = run_page(run_folder, {**results, "rows": rows}, settings, ((8, 8), 1, 10), {})
+    page = run_page(run_folder, {**results, "rows": rows, "chosen": "again"}, settings, ((8, 8), 1, 10), {})
     text = page.html()
     assert "The network" not in text
     assert "search/report.html" not in text
     assert "The 20 of 32 classes that are told apart worst." in text
     assert text.count("<figure>") == 3
     assert list(comparison_chart(rows).across) == ["params", "latency_ms", "macs"], "MACs are equal"
-    assert featured(rows) is rows[0]
+    assert "again, the best on the hold-out with" in text
 
 
 def test_five_lines_use_the_checkpoint(

@@ -201,5 +201,5 @@ def test_nothing_is_over_a_first_network_without_errors() -> None:
     assert error_ratio(100, 50) == 0
     assert error_ratio(75, 100) is None
     row = {"name": "a", "network": "AS", "macs": 1, "params": 1, "holdout_top1": None, "top1": 75.0, "loss": 1.0}
-    shown = table({"rows": [{**row, "error_ratio": None}, {**row, "error_ratio": 0.5}]})
+    shown = table({"rows": [{**row, "error_ratio": None}, {**row, "error_ratio": 0.5}], "chosen": None})
     assert list(shown.columns[-1].cells) == ["–", "0.50"]

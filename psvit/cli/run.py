@@ -25,6 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     keep_freed_memory()
     from rich.console import Console
 
+    from psvit.search.report import to_use
     from psvit.search.run import run
     from psvit.training.compare import table
 
@@ -33,7 +34,8 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     print()
     Console(width=None if sys.stdout.isatty() else 140).print(table(results))
-    best = max(results["rows"], key=lambda row: row["top1"])
-    print(f"\nreport    {Path(settings.compare.output) / 'report.html'}")
-    print(f"next      psvit predict {shlex.quote(best['checkpoint'])} IMAGE ...")
+    row, why = to_use(results)
+    print(f"\nuse       {row['name']}: {why}")
+    print(f"report    {Path(settings.compare.output) / 'report.html'}")
+    print(f"next      psvit predict {shlex.quote(row['checkpoint'])} IMAGE ...")
     return 0

@@ -184,28 +184,24 @@ def run_page(
         versions: of what the figures depend on.
     """
     rows, name = results["rows"], str(results["data"])
-    best = featured(rows)
+    best, why = to_use(results)
     test = f"{best['top1']:.2f} ± {standard_error(best['top1'], best['images']):.2f} %"
     page = Page(
         f"Run on {name}",
         f"{_count(len(rows), 'network')} trained alike, each evaluated once on {best['images']:,} test images. "
-        f"{best['name']}: {test} right.",
+        f"{best['name']}, {why}: {test} right.",
     )
     found = _search_data(folder) if settings.searches else None
     page.heading("What was asked")
     page.facts(_asked(name, results, settings, found))
     page.code(_command("run", settings, folder))
     page.heading("Comparison")
-    _comparison(page, rows, best, found)
-    arch = _arch(Path(best["checkpoint"]))
-    if arch or found:
-        page.heading("The network")
-        if arch:
-            page.network(arch, *shape)
-        if found:
-            page.text(f"The search scored {found['members']:,} networks within {_budget(found['budget'])}.")
-            if (folder / "search" / REPORT).is_file():  # one of an earlier version has none
-                page.link("All of them, and how they were found", f"search/{REPORT}")
+    _comparison(page, rows, results["chosen"], found)
+    _networks(page, [best, *(row for row in rows if row["name"] == "searched" and row is not best)], shape)
+    if found:
+        page.text(f"The search scored {found['members']:,} networks within {_budget(found['budget'])}.")
+        if (folder / "search" / REPORT).is_file():  # one of an earlier version has none
+            page.link("All of them, and how they were found", f"search/{REPORT}")
     logs = {row["name"]: read_log(Path(row["checkpoint"]).parent) for row in rows}
     page.heading("Learning")
     _learning(page, logs)
@@ -217,9 +213,13 @@ def run_page(
     return page
 
 
-def featured(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The row that a page is about: the searched network, else the best on the hold-out, else the first."""
-    return max(rows, key=lambda row: (row["name"] == "searched", row["holdout_top1"] or 0))
+def to_use(results: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """The row of the network that a run names, and why it does: the one that is chosen, else the first."""
+    rows, name = results["rows"], results["chosen"]
+    if name is None:
+        return rows[0], "the first, since without a hold-out (--holdout 0) nothing chooses"
+    row = next(row for row in rows if row["name"] == name)
+    return row, f"the best on the hold-out with {row['holdout_top1']:.2f} %"
 
 
 def _asked(
@@ -239,7 +239,7 @@ def _asked(
 
 
 def _comparison(
-    page: Page, rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any], found: Mapping[str, Any] | None
+    page: Page, rows: Sequence[Mapping[str, Any]], chosen: str | None, found: Mapping[str, Any] | None
 ) -> None:
     lines, timed = [], all(row.get("latency_ms") is not None for row in rows)
     for row in rows:
@@ -255,14 +255,22 @@ def _comparison(
         left=2,
         caption="One run each, one seed. ± is the standard error by the number of test images; another seed adds more."
         + timed * " ms: latency of a batch on this machine, measured in turns.",
-        highlight=[rows.index(best)],
+        highlight=[place for place, row in enumerate(rows) if row["name"] == chosen],
     )
-    chosen = (found or {}).get("chosen") or {}
     if found and found.get("measured_ms") is not None:
-        predicted = f"; predicted were {chosen['latency_ms']:.4g} ms" if chosen.get("latency_ms") else ""
+        told = (found.get("chosen") or {}).get("latency_ms")
+        predicted = f"; predicted were {told:.4g} ms" if told else ""
         page.text(f"Latency of `searched`: {found['measured_ms']:.4g} ms measured for a batch{predicted}.")
     if len(rows) > 1:
         page.chart(comparison_chart(rows), "Bars span one standard error by the number of test images, each way.")
+
+
+def _networks(page: Page, rows: Sequence[Mapping[str, Any]], shape: tuple[tuple[int, int], int, int]) -> None:
+    """Those of them that an Arch describes, drawn."""
+    for row in rows:
+        if arch := _arch(Path(row["checkpoint"])):
+            page.heading(f"The network {row['name']}")
+            page.network(arch, *shape)
 
 
 def comparison_chart(rows: Sequence[Mapping[str, Any]]) -> Chart:

@@ -23,7 +23,7 @@ from psvit.search.settings import RunAllSettings, SearchSettings
 from psvit.search.supernet import Supernet
 from psvit.training.augment import preprocessing
 from psvit.training.checkpoints import save_checkpoint
-from psvit.training.compare import compare, contenders, folders_of, model_settings
+from psvit.training.compare import best_on_holdout, compare, contenders, folders_of, model_settings
 from psvit.training.data import Data, open_data
 from psvit.training.image_list import IMAGES, check_unchanged, read_image_list
 from psvit.training.machine import open_machine
@@ -37,7 +37,8 @@ def run(settings: RunAllSettings, say: Callable[[str], None] = print) -> dict[st
     Every step that is finished is kept, and a resumed run goes on where it stopped.
 
     Returns:
-        The results as plain data: the settings, and a row for each network; see `psvit.training.compare.compare`.
+        The results as plain data: the settings, a row for each network (see `psvit.training.compare.compare`), and the
+        name of the one that is ``chosen`` (see `psvit.training.compare.best_on_holdout`).
 
     Raises:
         UserError: a wrong setting, an infeasible budget, or a folder that already holds a run.
@@ -108,7 +109,7 @@ def _run(
     record = json.loads(json.dumps(asdict(settings)))
     for name in ("resume", "overwrite"):  # a run that was interrupted has the same results
         del record["compare"][name], record["search"][name]
-    results = {"settings": record, "data": data.name, "rows": rows}
+    results = {"settings": record, "data": data.name, "rows": rows, "chosen": best_on_holdout(rows)}
     if main:
         for name in (RESULTS, LATENCY, REPORT):
             recover(folder / name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -54,7 +54,7 @@ def compare(
 
     Returns:
         A row for each network with its MACs, parameters, accuracy in percent, loss in nats, and its error over the
-        first network's (None where that makes none), as plain data.
+        first network's (None where that makes none), as plain data; see `best_on_holdout` for the one to use.
 
     Raises:
         UserError: a wrong setting, or a folder that already holds a run.
@@ -67,6 +67,20 @@ def compare(
     for row in rows:
         row["error_ratio"] = error_ratio(row["top1"], rows[0]["top1"])
     return rows
+
+
+def best_on_holdout(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """The name of the network to use: the best on the hold-out, of equals the one of least loss there.
+
+    It does not see the test split, whose figure of a network chosen by it would promise too much.
+
+    Returns:
+        None where a network has no hold-out.
+    """
+    if any(row["holdout_top1"] is None for row in rows):
+        return None
+    best = max(rows, key=lambda row: (row["holdout_top1"], -row["holdout_loss"]))
+    return str(best["name"])
 
 
 def error_ratio(top1: float, first: float) -> float | None:
@@ -101,6 +115,7 @@ def _row(
         **metrics.to_dict(),
         "per_class": dict(zip(opened.classes, metrics.per_class(), strict=True)),
         "holdout_top1": best.get("top1"),
+        "holdout_loss": best.get("loss"),
         "epoch": best["epoch"],
         "checkpoint": str(folder / "best"),
     }
@@ -218,7 +233,7 @@ def _scaled_timm(name: str, target: float | None, data: Data) -> ModelSettings:
 
 
 def table(results: dict[str, Any]) -> Table:
-    """The rows of `compare` as a table."""
+    """The rows of `compare` as a table; the one that is ``chosen`` is bold."""
     shown = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("network", ""):
         shown.add_column(heading)
@@ -229,5 +244,6 @@ def table(results: dict[str, Any]) -> Table:
         over = "–" if row["error_ratio"] is None else f"{row['error_ratio']:.2f}"
         macs, params = f"{row['macs'] / 1e6:.2f}", f"{row['params'] / 1e6:.3f}"
         cells = (macs, params, holdout, f"{row['top1']:.2f}", f"{row['loss']:.3f}", over)
-        shown.add_row(row["name"], row["network"], *cells)
+        style = "bold" if row["name"] == results["chosen"] else None
+        shown.add_row(row["name"], row["network"], *cells, style=style)
     return shown

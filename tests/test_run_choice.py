@@ -1,0 +1,66 @@
+"""The network that ``psvit run`` names: by the hold-out, the same in the terminal, on the page and in the results."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import Cli
+
+from psvit.search.report import run_page
+from psvit.search.settings import RunAllSettings
+from psvit.training.compare import best_on_holdout, table
+
+
+def row(name: str, holdout: float | None, loss: float | None, test: float, folder: Path = Path()) -> dict[str, Any]:
+    return {
+        "name": name, "network": name, "macs": 1000, "params": 100, "top1": test, "loss": 0.5, "images": 100,
+        "per_class": {"a": test, "b": test}, "holdout_top1": holdout, "holdout_loss": loss, "epoch": 1,
+        "error_ratio": 1.0, "checkpoint": str(folder / name / "best"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "name"),
+    [
+        ([("searched", 90.0, 0.5, 99.0), ("deit", 91.0, 0.9, 10.0)], "deit"),
+        ([("deit", 90.0, 0.5, 99.0), ("searched", 90.0, 0.4, 10.0), ("more", 90.0, 0.4, 99.9)], "searched"),
+        ([("deit", None, None, 99.0), ("searched", None, None, 10.0)], None),
+    ],
+)
+def test_the_hold_out_chooses(rows: list[Any], name: str | None) -> None:
+    assert best_on_holdout([row(*one) for one in rows]) == name
+
+
+@pytest.mark.parametrize(
+    ("holdout", "told"),
+    [((80.0, 81.0, 79.0), "searched: the best on the hold-out with 81.00 %"),
+     ((None, None, None), "deit: the first, since without a hold-out (--holdout 0) nothing chooses")],
+)  # fmt: skip
+def test_terminal_page_and_next_command_name_the_same(
+    holdout: tuple[Any, ...], told: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = zip(("deit", "searched", "resnet18"), holdout, (70.0, 60.0, 95.0), strict=True)
+    rows = [row(name, on, None if on is None else 0.5, test, tmp_path) for name, on, test in figures]
+    for one in rows:
+        Path(one["checkpoint"]).mkdir(parents=True)
+        Path(one["checkpoint"], "config.json").write_text("{}")
+        Path(one["checkpoint"]).with_name("log.jsonl").write_text('{"epoch": 1, "train_loss": 2.0}\n' * 2)
+    results = {"settings": {}, "data": "digits", "rows": rows, "chosen": best_on_holdout(rows)}
+    name, _, why = told.partition(": ")
+
+    monkeypatch.setattr("psvit.search.run.run", lambda settings: json.loads(json.dumps(results)))
+    said = cli.ok("run", "--output", tmp_path).splitlines()
+    assert f"use       {told}" in said
+    assert said[-1] == f"next      psvit predict {tmp_path / name / 'best'} IMAGE ..."
+
+    settings = RunAllSettings()
+    settings = replace(settings, compare=replace(settings.compare, models=("deit", "resnet18")))
+    page = run_page(tmp_path, results, settings, ((8, 8), 1, 10), {}).html()
+    assert f"{name}, {why}: " in re.sub("<[^>]*>", "", page)
+    assert f"psvit predict {tmp_path / name / 'best'}" in re.sub("<[^>]*>", "", page)
+    marked = re.findall('<tr class="mark"><td>(.*?)</td>', page)
+    bold = [one["name"] for one, line in zip(rows, table(results).rows, strict=True) if line.style == "bold"]
+    assert marked == bold == ([name] if holdout[0] else [])
