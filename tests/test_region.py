@@ -31,7 +31,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_refusal_looks_for_the_nearest_member_once(calls: list[str]) -> None:
-    with pytest.raises(UserError, match="the nearest, .*, costs .* and "):
+    with pytest.raises(UserError, match=r"the nearest, .*, costs .* and "):
         SPACE.feasible(Budget(macs=1000, params=1000))
     assert calls == ["_nearest_infeasible"]
 

@@ -2,14 +2,18 @@
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small_studies import NETWORK, STUDY, made, without_time, words
+from small_studies import NETWORK, STUDY, made, without_time, words, write
 from tiny import Cli, read
 
+from psvit.errors import UserError
 from psvit.study.folder import RESULTS
+from psvit.study.known import known_of
+from psvit.study.study_file import read_study
 from psvit.study.tables import made_on
 
 pytestmark = pytest.mark.usefixtures("threads_kept", "here")
@@ -125,7 +129,8 @@ def write_json(path: Path, data: Any) -> Path:
         (["--known", "mine.yaml"], "--known mine.yaml holds no results of a study (Expecting value"),
         (["--known", "list.json"], "--known list.json holds no results of a study"),
         (["--known", "before.json", "--precision", "bfloat16"],
-         "--known before.json was made with --precision float32, not bfloat16: its figures are not comparable"),
+         "--known before.json is of no use here (4 networks of the same settings not taken: computed in float32, "
+         "and here it is bfloat16): leave out --known"),
     ],
 )  # fmt: skip
 def test_what_holds_nothing_known_is_refused(
@@ -139,15 +144,63 @@ def test_what_holds_nothing_known_is_refused(
     assert not (tmp_path / "study").exists()
 
 
-def test_what_auto_came_to_has_to_be_the_same(before: Path, cli: Cli, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["float32", "auto"])
+@pytest.mark.parametrize("came_to", ["float32", "bfloat16", None])
+def test_a_precision_that_is_not_told_is_not_the_same(
+    precision: str, came_to: str | None, before: Path, tmp_path: Path
+) -> None:
     data = read(before)
-    assert data["machine"]["computed_in"] == "float32"
-    data["machine"]["computed_in"] = "bfloat16"
-    other = write_json(tmp_path / "other.json", data)
-    said = cli.refused(*words(tmp_path / "study"), "--known", other)
-    assert "was computed in bfloat16, and --precision float32 comes to float32 here" in said
-    del data["machine"]["computed_in"]
-    cli.ok(*words(tmp_path / "study"), "--known", write_json(tmp_path / "older.json", data))
+    data["machine"] |= {"precision": precision, "computed_in": came_to}
+    if came_to is None:
+        del data["machine"]["computed_in"]
+    path, asked = write_json(tmp_path / "old.json", data), read_study(str(write(tmp_path / "mine.yaml", STUDY)))
+    if came_to == "float32" or (precision, came_to) == ("float32", None):  # asked for float32, it was float32
+        known = known_of(path, asked, "float32")
+        assert (len(known.rows), known.notes) == (4, ())
+    else:
+        told = "computed in bfloat16" if came_to else "of a precision that was not recorded"
+        with pytest.raises(UserError, match=f"is of no use here .4 networks .* {told}, and here it is float32"):
+            known_of(path, asked, "float32")
+
+
+def test_each_network_is_taken_by_its_own_precision(before: Path, cli: Cli, tmp_path: Path) -> None:
+    """As in docs/results/claims.json: most of its trainings are from a file that did not keep the precision."""
+    data = read(before)
+    older = {name: value for name, value in data["machine"].items() if name != "computed_in"} | {"precision": "auto"}
+    source = {"file": "older.json", "machine": older, "versions": data["versions"]}
+    data["groups"][0]["rows"][0]["taken_from"] = data["groups"][1]["rows"][0]["taken_from"] = source
+    said = cli.ok(
+        *words(tmp_path / "study"), "--known", write_json(tmp_path / "old.json", data), "--dry-run"
+    ).splitlines()
+    assert said[0] == (
+        f"note      --known {tmp_path / 'old.json'}: 2 networks of the same settings not taken: of a precision that "
+        "was not recorded, and here it is float32"
+    )
+    assert [line.partition(",")[0].split() for line in said if line.startswith("  ")] == [
+        ["shares:", "AS-A", "2d", "16-32", "/2"], ["attends:", "known"],
+        ["searched:", "what", "the", "search", "finds"], ["again:", "known"],
+    ]  # fmt: skip
+    assert made_on(data).endswith("in a precision that was not recorded.")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda group: group.update(train_images=47), "with 47 training images, and here it would be with 48"),
+        (lambda group: group["shape"].update(num_classes=9), "'num_classes': 9}, and here"),
+        (lambda group: group["rows"][0]["arch"].update(pool_op="avg"), "'pool_op': 'avg'"),
+        (lambda group: group["rows"][0].update(arch=None, network="A-A 2d 16-32 /2"), "with A-A 2d 16-32 /2, and"),
+        (lambda group: group.pop("train_images"), "with None training images"),
+    ],
+)
+def test_the_same_names_of_other_images_or_networks_are_refused(
+    change: Callable[[dict[str, Any]], Any], told: str, before: Path, cli: Cli, tmp_path: Path
+) -> None:
+    data = read(before)
+    change(data["groups"][0])
+    said = cli.refused(*words(tmp_path / "study"), "--known", write_json(tmp_path / "old.json", data), "--dry-run")
+    assert "network shares of group small was trained with" in said
+    assert told in said
 
 
 def test_results_of_another_study_are_refused(before: Path, cli: Cli, tmp_path: Path) -> None:

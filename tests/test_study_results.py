@@ -350,7 +350,7 @@ def test_the_markdown_holds_every_group_and_how_to_read_it() -> None:
     text = to_markdown(data)
     assert text.index("second over first") < text.index("**one**") < text.index("**two**")
     assert "digits: 48 training images, 20 epochs, batch 128; 359 test images, read once for each training." in text
-    assert "10 trainings, 10.0 hours of training in all, 2 at a time on a CPU." in text
+    assert "10 trainings, 10.0 hours of training in all, 2 at a time on a CPU in a precision that was not" in text
     machine = {**data["machine"], "computed_in": "bfloat16"}
     said = made_on({**data, "machine": machine, "wall_seconds": 5 * 3600})
     assert said.endswith(", 2 at a time on a CPU in bfloat16; 5.0 hours by the clock, all told.")

@@ -96,7 +96,8 @@ def _find(name: str, changes: dict[str, Any]) -> tuple[Arch, dict[str, Any]]:
             raise UserError(f"{name!r} is no variant ({', '.join(VARIANTS)}), no genotype and no checkpoint folder")
         return find_arch(name, **changes), {}
     described = folder.suffix == ".json" and folder.is_file()
-    _refuse(changes, f"{name} {'describes a network already' if described else 'is a checkpoint, whose network is fixed'}")
+    what = "describes a network already" if described else "is a checkpoint, whose network is fixed"
+    _refuse(changes, f"{name} {what}")
     if described:
         return _read_arch(folder), _searched_shape(folder.parent)
     if folder.is_file():

@@ -108,7 +108,8 @@ def recorded(folder: Path, study: Study, machine: Machine) -> Iterator[Callable[
         UserError: the folder's study was computed in another precision.
     """
     before, start = _begun(folder), time.perf_counter()
-    check_precision(folder, before.get("computed_in"), machine)
+    if before or _outputs(folder):
+        check_precision(folder, before.get("computed_in"), machine)
     kept = {**study.to_dict(), "computed_in": computed_in(machine)}
     earlier = before.get("wall_seconds", None if _outputs(folder) else 0)
 

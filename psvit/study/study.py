@@ -56,7 +56,10 @@ def run_study(
     if not settings.dry_run:
         check_folder(folder, study, settings)
     jobs = settings.jobs or (os.cpu_count() or 1 if resolve_device(machine.device).type == "cpu" else 1)
-    planned = Plan(study, folder, machine, known_of(settings.known, study, machine, computed_in(machine)))
+    known = known_of(settings.known, study, computed_in(machine))
+    planned = Plan(study, folder, machine, known)
+    for note in known.notes:
+        say(f"note      {note}")
     if settings.dry_run:
         return planned.tell(say)
     with sole_writer(folder, f"--output {folder}"):

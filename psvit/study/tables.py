@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from psvit.report.figures import Drawing, curves, intervals, scatter
+from psvit.study.known import precision_of
 from psvit.study.statistics import ONE_SEED
 
 Data = Mapping[str, Any]
@@ -141,8 +142,9 @@ def made_on(data: Data) -> str:
 
 
 def _device(machine: Data) -> str:
-    precision = f" in {machine['computed_in']}" if "computed_in" in machine else ""
-    return f"{machine['device_name'] or machine['cpu']}{precision}"
+    precision = precision_of(machine)
+    told = f"in {precision}" if precision else "in a precision that was not recorded"
+    return f"{machine['device_name'] or machine['cpu']} {told}"
 
 
 def one_seed(data: Data) -> str:

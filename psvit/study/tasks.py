@@ -73,6 +73,31 @@ class Plan:
             if any(one.network == SEARCHED and (group.name, one.label) not in known.rows for one in group.networks)
         ]
 
+        if known.rows:
+            self._check_known()
+
+    def _check_known(self) -> None:
+        """Refuse known networks of other images or of another Arch, both under the same name.
+
+        Raises:
+            UserError: the first of them.
+        """
+        shapes, images = self.shapes(), self.train_images()
+        for (group, label), row in self.known.rows.items():
+            told, model = self.known.data[group], self.models.get((group, label))
+            facts: list[tuple[Any, Any]] = [
+                (f"{told['train_images']} training images", f"{images[group]} training images"),
+                (f"images of the shape {told['shape']}", f"images of the shape {shapes[group]}"),
+            ]
+            if model is not None and (arch := arch_of(model)) is not None:  # older results tell its name alone
+                facts.append((row.get("arch") or row["network"], arch.to_dict() if row.get("arch") else str(arch)))
+            for then, now in facts:
+                if then != now:
+                    raise UserError(
+                        f"network {label} of group {group} was trained with {then}, and here it would be with {now}: "
+                        "leave out --known"
+                    )
+
     def trials(self, archs: Mapping[str, Mapping[str, Any]]) -> list[Trial]:
         """The trainings: first those of every network's first seed, then the second's, and so on.
 

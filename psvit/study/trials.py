@@ -56,14 +56,17 @@ def check_precision(folder: Path, before: str | None, machine: Machine) -> None:
         machine: of what is asked now.
 
     Raises:
-        UserError: auto came to another precision then.
+        UserError: auto came to another precision then, or to one that is not told.
     """
     now = computed_in(machine)
-    if machine.precision == "auto" and before not in (None, now):
-        raise UserError(
-            f"{folder} was computed in {before}, and --precision auto comes to {now} here: resume on the machine it "
-            "was begun on, give another --output, or start anew with --overwrite"
-        )
+    if machine.precision != "auto" or before == now:
+        return
+    told = f"was computed in {before}" if before else "does not tell in which precision it was computed"
+    onward = "resume on the machine it was begun on, give" if before else "give"
+    raise UserError(
+        f"{folder} {told}, and --precision auto comes to {now} here: {onward} another --output, or start anew with "
+        "--overwrite"
+    )
 
 
 @contextmanager

@@ -365,8 +365,8 @@ def open_model(settings: ModelSettings, drop_path_rate: float | None = None, **s
             sized["drop_path_rate"] = drop_path_rate
         return build_arch(arch, img_size, **(sized | settings.model_args))
     model = load_checkpoint(settings.model, CLASSIFIER, drop_path_rate=drop_path_rate)
-    apart = {"macs": settings.macs, "model_args": settings.model_args or None, "pretrained": settings.pretrained or None}
-    if given := [flag(name) for name, value in {**apart, **settings.arch_changes}.items() if value is not None]:
+    apart = {"model_args": settings.model_args, "pretrained": settings.pretrained, "macs": settings.macs is not None}
+    if given := [flag(name) for name, value in apart.items() if value] + list(map(flag, settings.arch_changes)):
         raise UserError(f"{settings.model} is a checkpoint, whose network is fixed: leave out {', '.join(given)}")
     if shape.get("in_chans") not in (None, model.in_chans):
         raise UserError(f"{settings.model} takes {model.in_chans} image channels, the data have {shape['in_chans']}")
