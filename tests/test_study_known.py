@@ -183,6 +183,25 @@ def test_each_network_is_taken_by_its_own_precision(before: Path, cli: Cli, tmp_
     assert made_on(data).endswith("in a precision that was not recorded.")
 
 
+def test_settings_that_came_later_or_change_no_figure(before: Path, tmp_path: Path) -> None:
+    data = read(before)
+    asked = copy.deepcopy(STUDY) | {"data": {**STUDY["data"], "workers": 1}}
+    for group in data["settings"]["groups"]:
+        del group["data"]["join_duplicates"], group["recipe"]["repeats"]
+    path, asked = write_json(tmp_path / "old.json", data), read_study(str(write(tmp_path / "mine.yaml", asked)))
+    with pytest.raises(UserError, match="no network of this study with the same settings"):
+        known_of(path, asked, "float32")
+    for group in data["settings"]["groups"]:
+        group["recipe"]["repeats"] = 1  # as asked; left out it was 3, the default of Recipe
+    assert len(known_of(write_json(path, data), asked, "float32").rows) == 4
+    (tmp_path / "photos").mkdir()
+    photos = read_study(str(write(tmp_path / "mine.yaml", STUDY | {"data": {"data": str(tmp_path / "photos")}})))
+    for group, now in zip(data["settings"]["groups"], json.loads(json.dumps(photos.to_dict()))["groups"], strict=True):
+        group["data"] = {name: value for name, value in now["data"].items() if name != "join_duplicates"}
+    with pytest.raises(UserError, match="no network of this study with the same settings"):
+        known_of(write_json(path, data), photos, "float32")
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

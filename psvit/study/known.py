@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from psvit.errors import UserError, one_line
-from psvit.study.plan import SEARCHED, Study
+from psvit.study.plan import IDLE, SEARCHED, Study
+from psvit.training.recipes import Recipe
+from psvit.training.settings import DataSettings
 
 Row = Mapping[str, Any]
 
@@ -64,8 +66,8 @@ def known_of(path: str | Path | None, study: Study, computed_in: str) -> Known:
     found = Known()
     others: Counter[str | None] = Counter()  # networks of the same settings, by what they were computed in
     for group in json.loads(json.dumps(study.to_dict()))["groups"]:
-        earlier, results = old.get(group["name"], ({}, {}))
-        if _alike(group) != _alike(earlier):
+        earlier, results = old.get(group["name"], (None, None))
+        if earlier is None or results is None or _shared(group) != _shared(earlier):
             continue
         done = {row["label"]: row for row in results["rows"] if row["mean"] is not None and not row["failed"]}
         for network in group["networks"]:
@@ -116,7 +118,7 @@ def _read(path: Path, given: str) -> tuple[dict[str, Any], dict[str, tuple[Any, 
         data = json.loads(path.read_text(encoding="utf-8"))
         before, machine = data["settings"], data["machine"]
         groups = {group["name"]: (group, rows) for group, rows in zip(before["groups"], data["groups"], strict=True)}
-        _ = precision_of(machine), before["reads"]
+        _ = precision_of(machine), before["reads"], [_shared(group) for group, _ in groups.values()]
         source = {"file": path.name, "machine": machine, "versions": data["versions"]}
     except OSError as error:
         raise UserError(f"{given} cannot be read ({error.strerror}): give the results.json of a study") from error
@@ -125,6 +127,18 @@ def _read(path: Path, given: str) -> tuple[dict[str, Any], dict[str, tuple[Any, 
     return before, groups, source
 
 
-def _alike(group: Mapping[str, Any]) -> dict[str, Any]:
-    """What all networks of a group share."""
-    return {name: value for name, value in group.items() if name != "networks"}
+def of_now(group: Mapping[str, Any]) -> dict[str, Any]:
+    """What older results asked of a group, with the settings that came later, of which they had the defaults.
+
+    A folder's images were split in another way then, so of a folder such a setting stays unknown.
+    """
+    if Path(group["data"]["data"]).expanduser().is_dir():
+        return dict(group)
+    data, recipe = (json.loads(json.dumps(default)) for default in (asdict(DataSettings()), asdict(Recipe())))
+    return {**group, "data": data | group["data"], "recipe": recipe | group["recipe"]}
+
+
+def _shared(group: Mapping[str, Any]) -> dict[str, Any]:
+    """What all networks of a group share, but for settings that change no figure."""
+    whole = of_now(group)
+    return {**whole, "data": {k: v for k, v in whole["data"].items() if k not in IDLE}, "networks": None}

@@ -16,6 +16,9 @@ CONTENDERS = ("deit", "deit12", "psvit_1d", "psvit_2d")
 SEARCHED = "searched"
 """The name of the network that a search of the group's budget finds."""
 
+IDLE = ("threads", "workers", "accept_changes")
+"""Settings of a training that change no figure."""
+
 Split = Literal["test", "holdout"]
 
 

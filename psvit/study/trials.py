@@ -15,7 +15,7 @@ from psvit.files import recover, write_json
 from psvit.search.folder import INHERITED, OWN, SECONDS, SUPERNET, journals_of
 from psvit.search.search import InterruptedSearchError, search
 from psvit.search.settings import SearchSettings
-from psvit.study.plan import Split
+from psvit.study.plan import IDLE, Split
 from psvit.study.workers import StoppedError
 from psvit.training.compare import network_name
 from psvit.training.evaluate import evaluate_checkpoint
@@ -225,7 +225,7 @@ class Trial:
 
 def _flat(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Settings of a training by name, but for those that change no figure."""
-    return {k: v for part in parts for k, v in part.items() if k not in ("threads", "workers")}
+    return {k: v for part in parts for k, v in part.items() if k not in IDLE}
 
 
 @dataclass(frozen=True)
