@@ -1,4 +1,4 @@
-# make quickstart | test | lint | docs | clean        (make alone tells what each does)
+# make quickstart | test | test-all | lint | docs | clean        (make alone tells what each does)
 #
 # Everything lives in .venv, made with python3 -m venv and filled by pip. The stamp files in it say what is installed,
 # so that a second call starts at once; a change of pyproject.toml installs anew.
@@ -11,11 +11,17 @@ SHELL := bash
 # The main job on 1,295 bundled images of 8x8 pixels: a search, then four small networks trained and compared.
 QUICKSTART := run --data digits --budget 6M --epochs 12 --output runs/quickstart --overwrite
 
-.PHONY: help quickstart test lint docs clean
+# Two processes, as the times below are told for; more take less time and a gigabyte of memory each.
+JOBS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+BEGUN := $(shell date +%s)
+
+.PHONY: help quickstart test test-all lint docs clean
 
 help:
 	@echo "make quickstart   search, train and compare networks on bundled images (minutes, no download of data)"
-	@echo "make test         all tests"
+	@echo "make test         the tests that are not slow (under 6 minutes on two cores)"
+	@echo "make test-all     those, then the slow ones (under 20 minutes on two cores)"
 	@echo "make lint         ruff and mypy"
 	@echo "make docs         write the generated parts of README.md and docs/ anew, and build the site into site/"
 	@echo "make clean        remove caches and builds; $(VENV) and runs stay"
@@ -27,7 +33,11 @@ quickstart: $(VENV)/.installed
 	@$(BIN)/psvit $(QUICKSTART)
 
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	$(PYTEST) -m "not slow"
+
+test-all: test
+	$(PYTEST) -m slow
+	@echo "make test-all took $$(($$(date +%s) - $(BEGUN))) seconds"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -8,11 +8,22 @@ import subprocess
 import tempfile
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
+import pytest
+
+Test = TypeVar("Test")
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
 )
+
+
+def needs_browser(test: Test) -> Test:
+    """Skip a test where no Chromium is."""
+    there = pytest.mark.skipif(not CHROMIUM, reason="no Chromium to open the page")
+    return pytest.mark.optional(there(test))
+
+
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",

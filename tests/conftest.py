@@ -1,10 +1,11 @@
 """What every test shares: steady numbers, and the attention that can be counted."""
 
 import os
-import subprocess
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import fresh_machine  # noqa: F401  # first
 import pytest
 import torch
 from hypothesis import settings as hypothesis_settings
@@ -13,12 +14,16 @@ from small_studies import STUDY, in_turn, made
 from timm.layers import set_fused_attn
 from tiny import RUN, Cli, settings, start
 
+from psvit.errors import one_line
+from psvit.training import data
 from psvit.training.data import Data, open_data
 from psvit.training.loop import train
 from psvit.training.settings import DataSettings
 
 hypothesis_settings.register_profile("psvit", deadline=None, derandomize=True)
 hypothesis_settings.load_profile("psvit")
+
+data.DEBIAN_FASHION_MNIST = Path("/no/data/set/here")  # where it is installed, no test may rest on it
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
     torch.set_num_threads(1)
@@ -44,6 +49,15 @@ def threads_kept() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def compiler() -> None:
+    """What torch.compile makes machine code with: a C++ compiler, and Python's headers."""
+    try:
+        torch.compile(torch.sin)(torch.ones(2))
+    except Exception as error:
+        pytest.skip(f"torch.compile does not work here: {one_line(error)}")
 
 
 @pytest.fixture
@@ -114,5 +128,5 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copied(finished: Path, tmp_path: Path) -> Path:
     """A finished study, to be changed."""
-    subprocess.run(["cp", "-a", finished, tmp_path / "study"], check=True)
-    return tmp_path / "study"
+    folder: Path = shutil.copytree(finished, tmp_path / "study", symlinks=True)
+    return folder

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from browser import CHROMIUM, Browser
+from browser import Browser, needs_browser
 from pages import Tags
 from PIL import Image
 from tiny import CPU, DIGITS, Cli, read
@@ -25,7 +25,6 @@ from psvit.study.using import commands, in_python
 from psvit.training.recipes import ModelSettings
 from psvit.training.settings import DataSettings
 
-browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium to open the page")
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 BEIT = ModelSettings("beit_base_patch16_224", model_args={"depth": 2, "embed_dim": 24, "num_heads": 2})
 VIT = ModelSettings("vit_tiny_patch16_224", model_args={"depth": 2, "embed_dim": 24, "num_heads": 2})
@@ -128,7 +127,7 @@ def test_the_cosine_stands_beside_correlation_and_divergence(best: Path, tmp_pat
     assert ">.37<" not in drawn["map_correlation"]
 
 
-@browser
+@needs_browser
 @pytest.mark.parametrize(("width", "columns"), [(1200, 2), (390, 1)])
 def test_figures_stand_side_by_side_where_there_is_room(width: int, columns: int, tmp_path: Path) -> None:
     report = read(RESULTS / "redundancy-deit.json")

@@ -174,6 +174,8 @@ def test_ten_compiled_models_of_one_class_all_compile():
 
 
 @pytest.mark.slow
+@pytest.mark.optional
+@pytest.mark.usefixtures("compiler")
 def test_torch_compile():
     (row,) = benchmark(settings("tiny", mode=["compile"]), build).rows
     assert row.error is None

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from small_studies import STUDY, write
 from tiny import MACHINE, RUN, TRAIN, Cli, read
 
 from psvit.errors import UserError
@@ -81,32 +82,35 @@ COMMANDS = {
     "train": TRAIN,
     "search": ["search", *RUN[1 : RUN.index("--models")]],
     "run": RUN,
-    "study": ["study", "claims", "--quick"],
+    "study": ["study", "STUDY"],
     "detect": ["detect", "train", "--limit", "8", *MACHINE],
     "segment": ["segment", "train", "--limit", "8", *MACHINE],
 }
 
 
-@pytest.mark.parametrize("given", [[], ["--overwrite"]], ids=["anew", "overwrite"])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_folder_that_another_process_writes_is_refused(
-    command: str, given: list[str], cli: Cli, tmp_path: Path
+    command: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("psvit.files.PATIENCE", 0.0)
     folder = tmp_path / "run"
+    study = write(tmp_path / "study.yaml", STUDY)
+    words = [study if word == "STUDY" else word for word in COMMANDS[command]]
     with held(folder) as process:
-        said = cli.refused(*COMMANDS[command], *given, "--output", folder)
-        assert f"--output {folder} is being written by another psvit (process {process.pid})" in said
-        assert [path.name for path in folder.iterdir()] == [LOCK]
+        for given in ([], ["--overwrite"]):
+            said = cli.refused(*words, *given, "--output", folder)
+            assert f"--output {folder} is being written by another psvit (process {process.pid})" in said
+            assert [path.name for path in folder.iterdir()] == [LOCK]
 
 
-def test_a_folder_is_free_again_when_its_process_was_killed(cli: Cli, tmp_path: Path) -> None:
+def test_a_folder_is_free_again_when_its_process_was_killed(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with held(folder) as process:
         process.kill()
         process.wait()
-        cli.ok(*TRAIN, "--output", folder)
-    assert (folder / "best").is_dir()
-    assert not (folder / LOCK).exists()
+        with sole_writer(folder, "it"):
+            (folder / "best").mkdir()
+    assert [path.name for path in folder.iterdir()] == ["best"]
 
 
 def test_a_wait_for_a_process_that_is_ending(tmp_path: Path) -> None:

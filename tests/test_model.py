@@ -478,6 +478,8 @@ def test_bfloat16_is_close(pooling: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.optional
+@pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize("pooling", ["1d", "2d"])
 def test_inductor_compiles_the_whole_graph(pooling: str) -> None:
     model, x = shaken(small("AS-A", pooling)), torch.randn(2, 3, 64, 96)

@@ -5,17 +5,15 @@ import re
 from pathlib import Path
 
 import pytest
-from browser import CHROMIUM, Browser
+from browser import Browser, needs_browser
 from members import MEMBERS
 from pages import HOSTILE, everything, of_search
 
 from psvit.report.page import Page
 from psvit.study.analysis_page import page as analysis_page
 
-browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium to open the page")
 
-
-@browser
+@needs_browser
 @pytest.mark.parametrize(("width", "dark"), [(1200, False), (1200, True), (360, False), (360, True)])
 def test_a_browser_shows_them(run_folder: Path, tmp_path: Path, width: int, dark: bool) -> None:
     """Light, dark, on a phone: whole, and without a complaint or a request."""
@@ -46,7 +44,7 @@ def test_a_browser_shows_them(run_folder: Path, tmp_path: Path, width: int, dark
         assert tab.run(titles) == [f"MACs {HOSTILE}"], "letter for letter"
 
 
-@browser
+@needs_browser
 def test_another_axis_can_be_chosen(tmp_path: Path) -> None:
     of_search(tmp_path).write(tmp_path / "search.html")
     with Browser() as tab:
@@ -60,7 +58,7 @@ def test_another_axis_can_be_chosen(tmp_path: Path) -> None:
         assert tab.complaints == []
 
 
-@browser
+@needs_browser
 def test_a_sentence_has_room_on_a_phone(tmp_path: Path) -> None:
     page = Page("title")
     page.table(("claim", "points", "ratio of errors"), [("One network is ahead of another", "+1.00 [+0.50, +1.50]",
@@ -72,7 +70,7 @@ def test_a_sentence_has_room_on_a_phone(tmp_path: Path) -> None:
         assert tab.run("document.documentElement.scrollWidth") <= 390
 
 
-@browser
+@needs_browser
 def test_the_layers_of_an_analysis_fit_the_page(tmp_path: Path) -> None:
     report = json.loads((Path(__file__).parent.parent / "docs" / "results" / "redundancy-deit.json").read_text())
     analysis_page(report, {}, None).write(tmp_path / "page.html")
@@ -81,7 +79,7 @@ def test_the_layers_of_an_analysis_fit_the_page(tmp_path: Path) -> None:
         assert tab.run("[...document.querySelectorAll('.box')].filter(b => b.scrollWidth > b.clientWidth).length") == 0
 
 
-@browser
+@needs_browser
 def test_on_paper_all_is_open_and_light(tmp_path: Path) -> None:
     of_search(tmp_path).write(tmp_path / "search.html")
     with Browser(dark=True) as tab:

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, Browser
+from browser import Browser, needs_browser
 from pages import HOSTILE, Tags
 from PIL import Image
 from scipy import stats
@@ -476,7 +476,7 @@ def test_hostile_names_are_shown_and_never_run(tmp_path: Path) -> None:
     assert HOSTILE in tags.cells
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="no Chromium to open the page")
+@needs_browser
 @pytest.mark.parametrize(("width", "dark"), [(1200, False), (360, True)])
 def test_a_browser_shows_the_page_without_complaint(width: int, dark: bool, tmp_path: Path) -> None:
     pages = {

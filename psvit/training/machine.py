@@ -203,15 +203,20 @@ class Interrupt:
 
 @contextmanager
 def interrupts() -> Iterator[Interrupt]:
-    """Turn Ctrl-C and SIGTERM into a request while the block runs; a second one interrupts at once."""
+    """Turn Ctrl-C and SIGTERM into a request while the block runs; a second one interrupts at once.
+
+    A signal that the caller ignores, as a shell does Ctrl-C for what it starts in the background, stays ignored.
+    """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
         return
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, interrupt._request) for number in signals]
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
     try:
+        for number in heard:
+            signal.signal(number, interrupt._request)
         yield interrupt
     finally:
-        for number, handler in zip(signals, before, strict=True):
-            signal.signal(number, handler)
+        for number in heard:
+            signal.signal(number, before[number])

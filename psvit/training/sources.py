@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -14,7 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-CACHE = Path("~/.cache/psvit").expanduser()
+
+def cache_folder() -> Path:
+    """psvit's folder in the user's cache; in that of temporary files for a user without a home."""
+    home = os.path.expanduser("~")  # stays the tilde where HOME is unset and the system knows no such user
+    places = [os.environ.get("XDG_CACHE_HOME", ""), os.path.join(home, ".cache"), tempfile.gettempdir()]
+    return Path(next(filter(os.path.isabs, places))) / "psvit"
+
+
+CACHE = cache_folder()
 
 TEST_SPLITS = ("test", "validation", "val", "valid")
 """Names of a test split, the first that is there."""
