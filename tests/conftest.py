@@ -3,6 +3,8 @@
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import fresh_machine  # noqa: F401  # first
@@ -12,8 +14,9 @@ from hypothesis import settings as hypothesis_settings
 from small_exports import checkpoint
 from small_studies import STUDY, in_turn, made
 from timm.layers import set_fused_attn
-from tiny import RUN, Cli, settings, start
+from tiny import RUN, Cli, settings
 
+from psvit.cli import main
 from psvit.errors import one_line
 from psvit.training import data
 from psvit.training.data import Data, open_data
@@ -100,10 +103,11 @@ def able(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished ``psvit run`` of a search, with its pages."""
     folder = tmp_path_factory.mktemp("report") / "a run"
-    process = start(*RUN, "--output", folder)
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    assert f"\nreport    {folder / 'report.html'}\n" in out
+    threads = torch.get_num_threads()
+    with redirect_stdout(StringIO()) as out:
+        assert main([*RUN, "--output", str(folder)]) == 0
+    torch.set_num_threads(threads)
+    assert f"\nreport    {folder / 'report.html'}\n" in out.getvalue()
     return folder
 
 
