@@ -313,14 +313,6 @@ def test_the_readmes_python_runs(code: str) -> None:
     assert [tuple(map.shape) for map in names["maps"]] == [(1, 288, 14, 14), (1, 384, 7, 7), (1, 384, 4, 4)]
 
 
-def test_every_command_of_the_makefile_is_phony() -> None:
-    text = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z]+):", text, re.M))
-    phony = re.search(r"^\.PHONY: (.*)$", text, re.M)
-    assert phony is not None
-    assert targets == set(phony[1].split()) >= {"quickstart", "test", "lint", "docs", "clean"}
-
-
 def test_the_citation_names_this_version() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == psvit.__version__
