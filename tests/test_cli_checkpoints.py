@@ -235,7 +235,8 @@ def test_labels_that_a_terminal_cannot_show(colour: Path, tmp_path: Path, monkey
 # ---- benchmark
 
 
-def test_benchmark_takes_a_checkpoint(cli: Cli, trained: Path) -> None:
+def test_benchmark_takes_a_checkpoint(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psvit.measure.benchmark.matmul_peak", lambda *_: 1.0)  # it takes seconds
     report = json.loads(cli.ok("benchmark", trained, "--rounds", 1, "--batch-size", 2, "--json", "--threads", 1))
     assert report["rows"][0]["macs"] == 227648
     assert report["rows"][0]["input_size"] == [1, 8, 8]
