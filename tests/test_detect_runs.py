@@ -180,7 +180,7 @@ def test_two_processes_are_one_where_nothing_is_sampled(cli: Cli, tmp_path: Path
     ("detector", "model"),
     [
         ("mask_rcnn", ModelSettings("AS-A", widths=(16, 32), head_dim=8, patch_size=4)),
-        ("faster_rcnn", ModelSettings("resnet18")),
+        ("faster_rcnn", ModelSettings("test_resnet")),
         ("retinanet", ModelSettings("vit_tiny_patch16_224", model_args=VIT)),
     ],
 )

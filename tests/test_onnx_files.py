@@ -130,6 +130,7 @@ def test_another_image_size_is_refused(cli: Cli, exported: Path) -> None:
         cli.ok("evaluate", exported / file, "--img-size", 12, *MACHINE)
 
 
+@pytest.mark.slow
 def test_another_size_is_exported_with_its_positions(best: Path, tmp_path: Path) -> None:
     output = tmp_path / "large.onnx"
     export(str(best), ExportSettings(output=str(output), img_size=(20, 16), rounds=0))
@@ -159,7 +160,9 @@ def test_int8_is_small_near_and_measured(exported: Path) -> None:
 ROWS = ["--data", "digits", "--split", "holdout", "--json"]
 
 
-@pytest.mark.parametrize("flags", [[], ["--reduce-range"], ["--batch-size", 40]])
+@pytest.mark.parametrize(
+    "flags", [[], ["--reduce-range"], pytest.param(["--batch-size", 40], marks=pytest.mark.slow)], ids=str
+)
 def test_int8_is_as_right_as_float32(cli: Cli, able: Path, tmp_path: Path, flags: list[Any]) -> None:
     output = tmp_path / "m.onnx"
     told = json.loads(cli.ok("export", able, "--int8", *ROWS[:2], *flags, "--output", output, "--rounds", 0, "--json"))
@@ -245,7 +248,7 @@ def test_a_fixed_batch_of_calibration_is_filled_with_its_last_image(best: Path) 
 
 
 def test_int8_with_a_batch_above_the_calibration(cli: Cli, best: Path) -> None:
-    flags = ["--int8", "--data", "digits", "--batch-size", 24, "--calibration", 8, "--rounds", 0]
+    flags = ["--int8", "--data", "digits", "--batch-size", 4, "--calibration", 2, "--rounds", 0]
     assert "accuracy  float32" in cli.ok("export", best, *flags)
 
 
