@@ -37,7 +37,6 @@ def test_the_global_batch_and_the_scaled_rate_are_told(tmp_path: Path) -> None:
     ("name", "args"),
     [
         ("test_resnet", {}),
-        ("test_convnext", {}),
         ("vit_tiny_patch16_224", {"patch_size": 8, "depth": 1, "embed_dim": 32, "num_heads": 2}),
     ],
 )
