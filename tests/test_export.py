@@ -37,9 +37,9 @@ def cuts(monkeypatch: pytest.MonkeyPatch) -> set[tuple[float, int, int | None]]:
     """Which hold-outs were opened: holdout, seed, split_seed."""
     opened: set[tuple[float, int, int | None]] = set()
 
-    def recorded(settings: DataSettings) -> Any:
+    def recorded(settings: DataSettings, *more: Any) -> Any:
         opened.add((settings.holdout, settings.seed, settings.split_seed))
-        return open_data(settings)
+        return open_data(settings, *more)
 
     monkeypatch.setattr("psvit.export.onnx_files.open_data", recorded)
     monkeypatch.setattr("psvit.training.evaluate.open_data", recorded)

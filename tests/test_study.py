@@ -94,8 +94,8 @@ def test_the_test_split_is_read_only_where_it_counts(
         def labels(self) -> Any:
             raise AssertionError("the labels of the test split are read")
 
-    def opened(settings: DataSettings) -> Any:
-        data = open_data(settings)
+    def opened(settings: DataSettings, *more: Any) -> Any:
+        data = open_data(settings, *more)
         test: Any = data.test
         test.__class__ = Forbidden
         return data

@@ -335,7 +335,7 @@ def test_names_of_folders() -> None:
     assert slug("+?") == "-"
 
 
-def stand_in(settings: DataSettings) -> Data:
+def stand_in(settings: DataSettings, *_: Any) -> Data:
     """Digits of the size of the images that are asked for: the sets themselves need not be installed."""
     assert settings.data in ("digits", "mnist-5k", "fashion-mnist"), "a known set"
     digits = open_data(replace(settings, data="digits", limit=None))

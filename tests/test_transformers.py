@@ -102,7 +102,7 @@ def test_what_transformers_tuned_to_other_classes_is_used_under_its_names(
     with torch.inference_mode():
         probabilities = wrapped(pixels[None]).logits.softmax(-1)[0].tolist()
     assert by_label == pytest.approx(dict(zip(expected, probabilities, strict=True)), abs=1e-5)
-    figures = json.loads(cli.ok("evaluate", tuned, "--data", data, "--split", "train", "--json", *machine))
+    figures = json.loads(cli.ok("evaluate", tuned, "--data", data, "--json", *machine))
     assert list(figures["per_class"]) == expected
     other = cli("evaluate", tuned, "--data", "digits", *machine)
     assert other.code == 2
