@@ -62,6 +62,7 @@ class Analysis(NamedTuple):
 @pytest.fixture(scope="module")
 def analysis(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
     """An analysis of a checkpoint, with its figures."""
+    torch.manual_seed(0)  # in whatever order tests run
     folder = tmp_path_factory.mktemp("analysis")
     best = checkpoint(folder / "best")
     return Analysis(best, folder / "out", analyzed(ModelSettings(str(best)), folder / "out")[1])
