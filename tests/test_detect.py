@@ -244,9 +244,8 @@ def test_much_attention_is_told() -> None:
         ("test_resnet", {}, 2000, None, ""),
     ):
         network = {"patch_size": 8, "head_dim": 8, "widths": (16,) * (2 - (name == "AA")), **more}
-        model = (
-            ModelSettings(name) if name == "test_resnet" else ModelSettings("A-A" if "/" in name else name, **network)
-        )
+        own = ModelSettings("A-A" if "/" in name else name, **network)
+        model = ModelSettings(name) if name == "test_resnet" else own
         body, _ = open_features(model, (64, 64), 1)
         first, *notes = seen_lines((side, side), 8, body, (2e6, 3e6), "pyramid", name, "--short-side")
         said = f"seen at {side} x {side} pixels: 2 M MACs are the backbone's, 3 M with its pyramid"

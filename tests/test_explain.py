@@ -100,10 +100,8 @@ def test_tokens_cover_what_the_networks_own_pooling_takes_in() -> None:
         with torch.no_grad():
             pool.conv.weight.copy_(torch.eye(35)[..., None, None])  # type: ignore[union-attr,operator]
             pool.conv.bias.zero_()  # type: ignore[union-attr,operator]
-        tokens, grid = (
-            torch.cat([torch.zeros(1, 1, 35), torch.eye(35)[None]], dim=1),
-            (7, 5),
-        )  # token i holds its number
+        grid = (7, 5)
+        tokens = torch.cat([torch.zeros(1, 1, 35), torch.eye(35)[None]], dim=1)  # token i holds its number
         for layer in layers[1:]:
             tokens, grid = pool(tokens, grid)
             assert grid == layer.grid, pooling
