@@ -128,6 +128,13 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def briefly(here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `here`, without what takes most of a small study's time: its latencies and its page."""
+    monkeypatch.setattr("psvit.study.tasks.measure_models", lambda models, *_: dict.fromkeys(models, 0.001))
+    monkeypatch.setattr("psvit.study.study.write_report", lambda folder, *_: [folder / "report.html"])
+
+
+@pytest.fixture
 def best(tmp_path: Path) -> Path:
     """A checkpoint of digits, whose weights are random."""
     return checkpoint(tmp_path / "run" / "best")

@@ -15,8 +15,10 @@ MACHINE = ["--device", "cpu", "--threads", "1", "--precision", "float32"]
 TRAIN = ["detect", "train", "--scenes", "16", "--img-size", "48", "--holdout", "0.25", "--epochs", "2", *MACHINE,
          "--channels", "16", "--rois", "8", "--proposals", "20", "--head-width", "16", "--mask-layers", "1",
          "--lr", "0.003", "--warmup-epochs", "0"]  # fmt: skip
-LONG = [*TRAIN, "--batch-size", "2", "--ema-decay", "0.9", "--drop-path", "0.2", "--color-jitter", "0.3",
-        "--save-every", "1", "--keep-state"]  # 8 steps an epoch  # fmt: skip
+FEW = DenseDataSettings(scenes=8, img_size=48, holdout=0.25)  # 8 to train on, 2 of the hold-out
+KEPT = ["--ema-decay", "0.9", "--drop-path", "0.2", "--color-jitter", "0.3", "--save-every", "1", "--keep-state"]
+SHORT = [*TRAIN, *KEPT, "--batch-size", "4"]  # 4 steps an epoch
+LONG = [*TRAIN, *KEPT, "--batch-size", "2"]  # 8
 
 
 def settings(output: Path, *, model: ModelSettings | None = None, data: DenseDataSettings = SCENES,

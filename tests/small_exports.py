@@ -1,5 +1,6 @@
 """Small networks and checkpoints to export."""
 
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from onnx import TensorProto, helper
 from tiny import DIGITS
 
 from psvit import Arch
+from psvit.export.graph import to_onnx
+from psvit.export.settings import ExportSettings
 from psvit.model.build import build_arch
 from psvit.training.checkpoints import cut_of, save_checkpoint
 from psvit.training.data import open_data
@@ -48,6 +51,20 @@ def checkpoint(
     metrics = {"top1": 12.5, "images": 30} | ({"trained_on": cut_of(trained)} if trained else {})
     save_checkpoint(folder, model, model.state_dict(), preprocessing, classes, metrics)
     return folder
+
+
+_WRITTEN: dict[Any, onnx.ModelProto] = {}
+
+
+def remembered(model: Any, size: Any, batch_size: int | None = None, opset: int = ExportSettings.opset) -> Any:
+    """`to_onnx`, which takes seconds, once for each network, its weights, and what is asked for."""
+    weights = b"".join(tensor.numpy().tobytes() for tensor in model.state_dict().values())
+    key = (str(getattr(model, "arch", type(model))), sha256(weights).digest(), tuple(size), batch_size, opset)
+    if key not in _WRITTEN:
+        _WRITTEN[key] = to_onnx(model, size, batch_size, opset)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(_WRITTEN[key])
+    return copy
 
 
 def graph(nodes: list[Any], *, initializers: list[Any] | None = None) -> onnx.ModelProto:

@@ -180,14 +180,14 @@ def test_numbers_below_0_have_a_minus_sign() -> None:
     assert not re.search(r"(?<!top)-\d", said)
 
 
-@pytest.mark.parametrize(("images", "flag"), [(6, "--holdout"), (20, "--images"), (64, None)])
-def test_few_images_are_told(images: int, flag: str | None) -> None:
-    rows = [row(1), row(2)]
-    report = {"weights": "trained", "layers": rows, "macs": 1e6, "data": {"images": images}}
-    said = words(report, advice(rows), replace(THRESHOLDS, images=256 if images == 6 else images))
-    told = f"Only {images} images were measured, and one of them is {100 / images:.1f} points of top-1"
-    assert said[0].startswith(told) == (flag is not None)
-    assert flag is None or said[0].endswith(f"raise {flag}.")
+def test_few_images_are_told() -> None:
+    for images, flag in ((6, "--holdout"), (20, "--images"), (64, None)):
+        rows = [row(1), row(2)]
+        report = {"weights": "trained", "layers": rows, "macs": 1e6, "data": {"images": images}}
+        said = words(report, advice(rows), replace(THRESHOLDS, images=256 if images == 6 else images))
+        told = f"Only {images} images were measured, and one of them is {100 / images:.1f} points of top-1"
+        assert said[0].startswith(told) == (flag is not None), images
+        assert flag is None or said[0].endswith(f"raise {flag}."), images
 
 
 def test_a_page_of_an_analysis_before_there_were_windows() -> None:
@@ -246,13 +246,13 @@ def test_many_layers_are_told_at_once() -> None:
 
 
 def test_thresholds_have_limits() -> None:
-    for wrong in (
-        {"images": 3},
-        {"batch_size": 0},
-        {"share_above": 2.0},
-        {"pool_above": math.nan},
-        {"loss_below": math.inf},
-        {"drop_below": math.nan},
+    for wrong, message in (
+        ({"images": 3}, "--images 3 is not a whole number of at least 4"),
+        ({"batch_size": 0}, "--batch-size 0 is not"),
+        ({"share_above": 2.0}, "--share-above 2.0 is not between -1 and 1"),
+        ({"pool_above": math.nan}, "--pool-above nan is not between -1 and 1"),
+        ({"loss_below": math.inf}, "--loss-below inf is not a number of nats"),
+        ({"drop_below": -1.0}, "--drop-below -1.0 is not a number of points from 0"),
     ):
-        with pytest.raises(UserError, match="--"):
+        with pytest.raises(UserError, match=message):
             AnalyzeSettings(**wrong)

@@ -4,7 +4,7 @@ import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import timm
@@ -12,6 +12,7 @@ import torch
 from browser import Browser, needs_browser
 from pages import Tags
 from PIL import Image
+from small_exports import checkpoint
 from tiny import CPU, DIGITS, Cli, read
 
 from psvit import Arch, PSViT, cost
@@ -38,6 +39,34 @@ def analyzed(model: ModelSettings, folder: Path, data: DataSettings = DIGITS) ->
     return report, (folder / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Analyses without their figures, which take most of the time."""
+    monkeypatch.setattr("psvit.study.analyze.drawings", lambda report: {})
+
+
+class Analysis(NamedTuple):
+    """An analysis of a checkpoint: the checkpoint, the folder, the page, and the numbers, to be changed."""
+
+    best: Path
+    folder: Path
+    html: str
+
+    @property
+    def report(self) -> dict[str, Any]:
+        found: dict[str, Any] = read(self.folder / "redundancy.json")
+        return found
+
+
+@pytest.fixture(scope="module")
+def analysis(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
+    """An analysis of a checkpoint, with its figures."""
+    torch.manual_seed(0)  # in whatever order tests run
+    folder = tmp_path_factory.mktemp("analysis")
+    best = checkpoint(folder / "best")
+    return Analysis(best, folder / "out", analyzed(ModelSettings(str(best)), folder / "out")[1])
+
+
 def section(html: str, heading: str) -> str:
     """What stands below a heading."""
     found = re.search(rf"<h2[^>]*>{heading}</h2>(.*?)(?=<h2|</main>)", html, re.S)
@@ -54,8 +83,8 @@ def codes(html: str) -> list[str]:
 # the network
 
 
-def test_a_checkpoint_is_drawn_with_its_cost(best: Path, tmp_path: Path) -> None:
-    report, html = analyzed(ModelSettings(str(best)), tmp_path / "out")
+def test_a_checkpoint_is_drawn_with_its_cost(analysis: Analysis) -> None:
+    report, html = analysis.report, analysis.html
     arch = Arch("AS-AA", (16, 24), 8, patch_size=4)
     assert Arch.from_dict(report["arch"]) == arch
     assert report["params"] == cost.params(arch, 12, 1, 10)
@@ -66,9 +95,9 @@ def test_a_checkpoint_is_drawn_with_its_cost(best: Path, tmp_path: Path) -> None
     assert drawn.count("<figure>") == 1  # nothing is suggested
 
 
-def test_the_classes_are_the_models(best: Path, tmp_path: Path) -> None:
+def test_the_classes_are_the_models(analysis: Analysis) -> None:
     """Of a model of other classes than the images', the diagram tells what the model costs."""
-    report, _ = analyzed(ModelSettings(str(best)), tmp_path / "out")
+    report = analysis.report
     other = {**report, "num_classes": 1000}
     macs = cost.macs(Arch.from_dict(report["arch"]), 12, 1, 1000)
     assert f"{macs / 1e6:,.2f} M MACs for one image" in page(other, {}, None).html()
@@ -82,6 +111,7 @@ def test_as_it_is_and_as_suggested() -> None:
     assert drawn.index(f"Diagram of the network {own}") < drawn.index(f"Diagram of the network {new}")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_plain_vit_is_drawn_and_another_is_not(tmp_path: Path) -> None:
     data = replace(DIGITS, img_size=32)
     report, html = analyzed(VIT, tmp_path / "vit", data)
@@ -112,10 +142,10 @@ def test_every_caption_has_its_place() -> None:
     assert sorted(name for _, *rows in SECTIONS for names in rows for name in names) == sorted(CAPTIONS)
 
 
-def test_the_cosine_stands_beside_correlation_and_divergence(best: Path, tmp_path: Path) -> None:
-    report, html = analyzed(ModelSettings(str(best)), tmp_path / "out")
+def test_the_cosine_stands_beside_correlation_and_divergence(analysis: Analysis) -> None:
+    report, html = analysis.report, analysis.html
     for kind in ("svg", "png"):
-        assert (tmp_path / "out" / "figures" / f"map_cosine.{kind}").stat().st_size > 1000
+        assert (analysis.folder / "figures" / f"map_cosine.{kind}").stat().st_size > 1000
     row = re.search(r'<div class="beside".*?</div>', section(html, "Attention maps"), re.S)
     assert row
     places = [row[0].index(CAPTIONS[name].split(".")[0].replace("'", "&#x27;")) for name in SECTIONS[0][1]]
@@ -156,9 +186,9 @@ def test_figures_stand_side_by_side_where_there_is_room(width: int, columns: int
 
 
 def test_five_lines_use_the_checkpoint(
-    best: Path, tmp_path: Path, cli: Cli, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    analysis: Analysis, tmp_path: Path, cli: Cli, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report, html = analyzed(ModelSettings(str(best)), tmp_path / "out")
+    best, report, html = analysis.best, analysis.report, analysis.html
     lines, shell = codes(section(html, "How to use it"))
     assert lines == report["use"]["python"]
     assert len(lines.splitlines()) == 5
@@ -173,12 +203,13 @@ def test_five_lines_use_the_checkpoint(
     assert benchmark == f"psvit benchmark {best}"
 
 
-def test_a_folder_with_blanks_is_quoted_and_other_classes_are_not_evaluated(best: Path) -> None:
+def test_a_folder_with_blanks_is_quoted_and_other_classes_are_not_evaluated() -> None:
     subject = Subject(None, "trained", lambda image: image, 1, (12, 12), "other classes")
     found = commands(subject, ModelSettings("my runs/best"), DataSettings("x"))
     assert found == ["psvit predict 'my runs/best' IMAGE ...", "psvit benchmark 'my runs/best'"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_five_lines_build_what_has_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     monkeypatch.setattr("psvit.training.loop.train", asked.append)
@@ -231,24 +262,23 @@ def test_five_lines_use_a_pretrained_model(
     assert 0 <= int(capsys.readouterr().out) < 1000
 
 
-@pytest.mark.parametrize(
-    ("arch", "text"),
-    [
+def test_an_arch_in_python_is_short_and_the_same() -> None:
+    for arch, text in (
         (Arch("AAS"), "Arch(genotype='AAS')"),
         (Arch("A-A-A-A-A", (8, 8, 8, 16, 16), 8), "Arch(genotype='A-A-A-A-A', widths=(8, 8, 8, 16, 16), head_dim=8)"),
         (Arch("AS", pooling="1d", patch_size=4), "Arch(genotype='AS', pooling='1d', patch_size=4)"),
         (Arch("AS", windows=(4,)), "Arch(genotype='AS', windows=(4,))"),
-        (Arch("A-A", patch_size=4, stride=2, pool_op="avg", qkv_bias=False),
-         "Arch(genotype='A-A', patch_size=4, stride=2, qkv_bias=False, pool_op='avg')"),
-    ],
-)  # fmt: skip
-def test_an_arch_in_python_is_short_and_the_same(arch: Arch, text: str) -> None:
-    assert arch_in_python(arch) == text
-    assert eval(text, {"Arch": Arch}) == arch
+        (
+            Arch("A-A", patch_size=4, stride=2, pool_op="avg", qkv_bias=False),
+            "Arch(genotype='A-A', patch_size=4, stride=2, qkv_bias=False, pool_op='avg')",
+        ),
+    ):
+        assert arch_in_python(arch) == text
+        assert eval(text, {"Arch": Arch}) == arch
 
 
-def test_a_name_is_shown_and_never_run(best: Path, tmp_path: Path) -> None:
-    report, _ = analyzed(ModelSettings(str(best)), tmp_path / "out")
+def test_a_name_is_shown_and_never_run(analysis: Analysis) -> None:
+    report = analysis.report
     name = "</code><script>boom()</script>"
     report |= {"model": name, "arch": None, "use": {"python": name, "commands": [name]}}
     tags = [tag for tag, _ in Tags(page(report, {}, None).html()).found]

@@ -7,19 +7,17 @@ from typing import Any
 import pytest
 import torch
 from small_detectors import VIT, backbone, detector
-from tiny import settings as tiny_training
 from tiny import weights
-from torch import Tensor
+from torch import Tensor, nn
 
 from psvit import cost
 from psvit.dense.detection.detect import detector_facts, seen_size
-from psvit.dense.detection.pyramid import Backbone, pyramid_strides
+from psvit.dense.detection.pyramid import Backbone, check_read, pyramid_strides
 from psvit.dense.detection.settings import DetectorSettings
 from psvit.dense.features import DENSE, open_features
 from psvit.errors import UserError
 from psvit.measure.macs import count_macs
 from psvit.training.learning import make_optimizer
-from psvit.training.loop import train
 from psvit.training.recipes import ModelSettings, light
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -36,22 +34,20 @@ pytestmark = pytest.mark.usefixtures("one_thread")
         ("swin_tiny_patch4_window7_224", {"depths": (1, 1, 1, 1), "embed_dim": 24}, [4, 8, 16, 32], False),
     ],
 )
-@pytest.mark.parametrize("size", [(64, 64), (37, 53), (96, 160)])
-def test_strides_are_true(
-    name: str, more: dict[str, Any], strides: list[int], simple: bool, size: tuple[int, int]
-) -> None:
+def test_strides_are_true(name: str, more: dict[str, Any], strides: list[int], simple: bool) -> None:
     """Of a backbone made for 64 x 64 pixels, at other sizes too, padded as the detector pads them."""
     built = backbone(name, **more)
     assert (built.strides[: len(strides)], built.simple) == (strides, simple)
     step = built.strides[-2]
-    height, width = (-(-side // step) * step for side in size)
-    with torch.no_grad():
-        maps = built(torch.rand(1, 1, height, width))
-    assert list(maps) == [*map(str, range(len(built.strides) - 1)), "pool"]
-    for stride, one in zip(built.strides, maps.values(), strict=True):
-        # only the last, which is every second of the one before, may be cut in its midst
-        assert one.shape == (1, 16, -(-height // stride), -(-width // stride))
-    assert all(height % stride == width % stride == 0 for stride in built.strides[:-1])
+    for size in ((64, 64), (37, 53)):
+        height, width = (-(-side // step) * step for side in size)
+        with torch.no_grad():
+            maps = built(torch.rand(1, 1, height, width))
+        assert list(maps) == [*map(str, range(len(built.strides) - 1)), "pool"]
+        for stride, one in zip(built.strides, maps.values(), strict=True):
+            # only the last, which is every second of the one before, may be cut in its midst
+            assert one.shape == (1, 16, -(-height // stride), -(-width // stride))
+        assert all(height % stride == width % stride == 0 for stride in built.strides[:-1])
 
 
 def test_a_simple_pyramid_has_whole_strides() -> None:
@@ -70,31 +66,37 @@ def test_backbones_that_cannot_are_refused() -> None:
         fixed(torch.rand(1, 1, 96, 128))
 
 
-@pytest.mark.parametrize(
-    "error",
-    [torch.cuda.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
-)
-def test_full_memory_is_not_taken_for_a_wrong_network(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_memory_is_not_taken_for_a_wrong_network(monkeypatch: pytest.MonkeyPatch) -> None:
     built = backbone("test_resnet")
+    for error in (
+        torch.cuda.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ):
 
-    def full(x: Tensor) -> list[Tensor]:
-        raise error
+        def full(x: Tensor, error: Exception = error) -> list[Tensor]:
+            raise error
 
-    monkeypatch.setattr(built.body, "forward", full)
-    with pytest.raises(type(error), match="memory"):
-        built(torch.rand(1, 1, 64, 64))
+        monkeypatch.setattr(built.body, "forward", full)
+        with pytest.raises(type(error), match="memory"):
+            built(torch.rand(1, 1, 64, 64))
 
 
-def test_weights_that_a_simple_pyramid_does_not_read_are_refused() -> None:
-    for name, more in (("test_resnet", {}), ("vit_tiny_patch16_224", VIT), ("hrnet_w18_small", {})):
-        body, described = open_features(ModelSettings(name, model_args=more), (64, 64), 1)
-        for neck in ("simple", "fpn") if name != "vit_tiny_patch16_224" else ("simple",):
-            model = detector(Backbone(body, neck, 16), "faster_rcnn")
-            if (name, neck) != ("hrnet_w18_small", "simple"):
-                assert detector_facts(model, described, (64, 64))["macs"] > 0
-                continue
-            with pytest.raises(UserError, match=r"--neck simple reads .* last map alone, and 66 of .*: take fpn"):
-                detector_facts(model, described, (64, 64))
+def test_weights_that_a_simple_pyramid_does_not_read_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    body, described = open_features(ModelSettings("test_resnet"), (64, 64), 1)
+    built = Backbone(body, "simple", 16)
+    checked: list[Any] = []
+    monkeypatch.setattr("psvit.dense.detection.detect.check_read", lambda *given: checked.append(given))
+    for neck in ("simple", "fpn"):
+        model = detector(Backbone(body, neck, 16), "faster_rcnn")
+        assert detector_facts(model, described, (64, 64))["macs"] > 0
+    assert len(checked) == 1, "of the simple pyramid alone"
+    check_read(built.to("meta"), (1, 64, 64))
+    maps, body.side = body.forward, nn.Parameter(torch.ones(1, device="meta"))  # of the first map, as HRNet's branches
+    monkeypatch.setattr(
+        body, "forward", lambda x: [one * (body.side if i == 0 else 1) for i, one in enumerate(maps(x))]
+    )
+    with pytest.raises(UserError, match=r"--neck simple reads .* last map alone, and 1 of .*: take fpn"):
+        check_read(built, (1, 64, 64))
 
 
 def test_a_one_dimensional_network_without_pooling_has_maps() -> None:
@@ -104,10 +106,9 @@ def test_a_one_dimensional_network_without_pooling_has_maps() -> None:
     assert [one.shape[-1] for one in built(torch.rand(1, 1, 64, 64)).values()] == [16, 8, 4, 2, 1]
 
 
-def test_features_have_the_weights_of_a_checkpoint(tmp_path: Path) -> None:
-    train(tiny_training(tmp_path, epochs=1))
-    saved = weights(tmp_path / "best")
-    body, described = open_features(ModelSettings(str(tmp_path / "best")), (64, 64), 1)
+def test_features_have_the_weights_of_a_checkpoint(trained: Path) -> None:
+    saved = weights(trained)
+    body, described = open_features(ModelSettings(str(trained)), (64, 64), 1)
     own = body.state_dict()
     assert described["model_args"]["genotype"] == "AS-A"
     assert {name.removeprefix("model.") for name in own} == set(saved) - {f"{part}.{kind}" for part in ("norm", "head")
@@ -116,7 +117,7 @@ def test_features_have_the_weights_of_a_checkpoint(tmp_path: Path) -> None:
         if "pos_embed" not in name:  # resampled to the larger grid
             assert torch.equal(value, saved[name.removeprefix("model.")])
     with pytest.raises(UserError, match="takes 1 image channels, the data have 3"):
-        open_features(ModelSettings(str(tmp_path / "best")), (64, 64), 3)
+        open_features(ModelSettings(str(trained)), (64, 64), 3)
 
 
 @pytest.mark.parametrize(

@@ -2,35 +2,62 @@
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from tiny import MACHINE, NETWORK, TRAIN, Cli, image_folder
 
+from psvit.errors import UserError
 from psvit.files import check_writable
 
 pytestmark = pytest.mark.usefixtures("threads_kept")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+Refused = Callable[..., None]
+
+
+@pytest.fixture
+def refused(cli: Cli, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Refused:
+    """Checks that each of some commands is refused by a line that holds a message, and leaves no file."""
+    monkeypatch.chdir(tmp_path)
+
+    def check(*rows: tuple[list[str], str]) -> None:
+        before = sorted(Path().rglob("*"))
+        for arguments, message in rows:
+            assert message in cli.refused(*[str(trained) if word == "CHECKPOINT" else word for word in arguments])
+            assert sorted(Path().rglob("*")) == before, arguments
+
+    return check
+
+
+def test_words_that_the_command_line_does_not_know(refused: Refused) -> None:
+    refused(
         (["trian"], "there is no command 'trian'; did you mean train?"),
         (["frobnicate"], "there is no command 'frobnicate': see --help"),
         (["show"], "the following arguments are required: network (see psvit show --help)"),
-        (["show", "ASXA"], "genotype 'ASXA', position 3: 'X' is not A (attend), S (share) or - (pool)"),
-        (["show", "S-A"], "position 1: a stage starts with A, because there is no map to share yet"),
-        (["show", "A-S"], "position 3: a stage starts with A, because a map cannot cross a pooling"),
-        (["show", "AS-"], "'-' stands between two layers"),
-        (["show", "psvit_2d_tinny"], "'psvit_2d_tinny' is no variant (psvit_1d_tiny, "),
-        (["show", "no/where"], "no/where is no checkpoint folder"),
-        (["show", "AS-A", "--widths", "16"], "give one width per stage"),
-        (["show", "AS-A", "--widths", "16", "30", "--head-dim", "8"], "width 30 of stage 2 is not a multiple of"),
-        (["show", "AS-A", "--widths", "x"], "--widths 'x' is not a whole number (see psvit show --help)"),
-        (["show", "AS-A", "--img-size", "0"], "is not a positive side"),
-        (["show", "AS-A", "--pooling", "3d"], "invalid choice: '3d'"),
         (["show", "AS-A", "AS"], "'AS' is too many"),
+        (["show", "AS-A", "--pooling", "3d"], "invalid choice: '3d'"),
+        (["train", "--epoochs", "3"], "there is no flag --epoochs; did you mean --epochs?"),
+        (["train", "--epochs"], "--epochs: expected one argument"),
+        (["run", "--models"], "--models: expected at least one argument"),
+        (["train", "--epochs", "x"], "--epochs 'x' is not a whole number (see psvit train --help)"),
+        (["show", "AS-A", "--widths", "x"], "--widths 'x' is not a whole number (see psvit show --help)"),
+        (["train", "--class-token", "maybe"], "--class-token 'maybe' is not true or false"),
+        (["train", "--precision", "fp16"], "--precision 'fp16' is not one of auto, float32, bfloat16, float16"),
+        (["train", "--model-args", "3"], "--model-args '3' is not a JSON object"),
+        (["train", "--config", "none.yaml"], "none.yaml"),
+        (["detect", "predict", "x", __file__, "--threshold", "x"], "(see psvit detect predict --help)"),
+        (["segment", "train", "--epochs", "x"], "(see psvit segment train --help)"),
+    )
+
+
+def test_networks_that_cannot_be_built(refused: Refused) -> None:
+    refused(
+        (["show", "ASXA"], "genotype 'ASXA', position 3: 'X' is not A (attend), S (share) or - (pool)"),
+        (["show", "psvit_2d_tinny"], "'psvit_2d_tinny' is no variant (psvit_1d_tiny, "),
+        (["show", "AS-A", "--img-size", "0"], "is not a positive side"),
         (["train", "--model", "ASXA"], "no model is called 'ASXA'"),
         (["train", "--model", "AA-SA"], "position 4: a stage starts with A"),
         (["train", "--model", "AS-A", "--widths", "16"], "give one width per stage"),
@@ -40,121 +67,94 @@ pytestmark = pytest.mark.usefixtures("threads_kept")
         (["train", "--model", "psvit_2d_tny"], "did you mean psvit_2d_tiny"),
         (["train", "--model", "vit_tiny_patch16_224.nothing"], "Invalid pretrained tag"),
         (["train", "--model", "vit_tiny_patch16_224"], "cannot take images of 8 x 8 pixels"),
-        (["train", "--model", "test_resnet", "--genotype", "AS"],
-         ": --genotype belongs to psvit networks, but 'test_resnet' is not one: use --model-args for timm's"),
-        (["train", "--model", "test_resnet", "--macs", "2M"], ": --macs belongs to psvit networks"),
-        (["train", "--model", "test_resnet", "--widths", "8"], ": --widths belongs to psvit networks"),
         (["train", "--model", "test_resnet", "--macs", "2M", "--stem", "conv"], ": --macs, --stem belong to psvit"),
+        (["train", "--model", "test_resnet", "--model-args", '{"x": 1}'], "test_resnet takes no argument 'x'"),
         (["train", "--model", "psvit_2d", "--genotype", "AS", "--pooling", "1d"],
          "psvit_2d pools in 2d: leave out --pooling 1d, or name the other"),
         (["train", "--model", "psvit_1d", "--pretrained"], "there are no pretrained weights of psvit_1d"),
-        (["train", "--model", "psvit_2d"], "too small for 3 stages: give --patch-size 3 or less"),
-        (["train", "--model", "test_resnet", "--model-args", '{"x": 1}'], "test_resnet takes no argument 'x'"),
-        (["train", "--model-args", "3"], "--model-args '3' is not a JSON object"),
-        (["train", "--model", "psvit_2d_tiny", "--pretrained"], "there are no pretrained weights of psvit_2d_tiny"),
         (["train", "--model", "psvit_2d_tiny"],
          "8 x 8 pixels with patch size 16 leave a 1 x 1 grid, too small for 3 stages: give --patch-size 3 or less"),
         (["train", "--model", "A-A-A-A-A", "--widths", *["64"] * 5, "--patch-size", "1"],
          "leave a 8 x 8 grid, too small for 5 stages: give fewer stages or larger images"),
-        (["train", "--model", "AAAA"], "leave a 1 x 1 grid, too small for 1 stages: give --patch-size 7 or less"),
         (["train", *NETWORK, "--macs", "25"], "MACs"),
         (["train", *NETWORK, "--macs", "lots"], "--macs 'lots' is not a positive number such as 25M"),
+    )  # fmt: skip
+
+
+def test_images_that_cannot_be_trained_on(refused: Refused) -> None:
+    Path("EMPTY").mkdir()
+    image_folder(Path("ONE"), ("ant",))
+    refused(
         (["train", "--data", "nowhere"], "--data 'nowhere' is neither a folder nor a known set"),
-        (["train", "--data", "EMPTY"], "no class folder of EMPTY holds an image"),
+        (["train", "--data", "EMPTY"], "no class folder of it holds an image"),
         (["train", "--data", "ONE"], "--data 'ONE' has one class only, 'ant'"),
-        (["train", "--data", "FEW"], "class 'ant' has too few images"),
         (["train", "--data", __file__], "is a file, not a folder"),
         (["train", "--limit", "3"], "--limit 3 is below the 10 classes"),
         (["train", "--holdout", "1.5"], "--holdout 1.5 is not a fraction"),
+    )
+
+
+def test_recipes_and_machines_that_cannot_be(refused: Refused) -> None:
+    refused(
         (["train", "--batch-size", "0"], "--batch-size 0 is not a whole number of at least 1"),
         (["train", "--batch-size", "7", "--mixup", "0.8"], "--batch-size 7 is odd: mixup and cutmix pair images"),
-        (["train", "--epochs", "x"], "--epochs 'x' is not a whole number (see psvit train --help)"),
-        (["train", "--epochs"], "--epochs: expected one argument"),
         (["train", "--lr", "0"], "--lr 0.0 is not above 0"),
         (["train", "--label-smoothing", "1"], "--label-smoothing 1.0 is not a fraction"),
-        (["train", "--class-token", "maybe"], "--class-token 'maybe' is not true or false"),
-        (["train", "--epoochs", "3"], "there is no flag --epoochs; did you mean --epochs?"),
         (["train", "--recipe", "heavy"], "there is no recipe 'heavy': the recipes are light, deit"),
-        (["train", "--device", "cuda"], "--device cuda is not on this machine"),
+        (["train", "--device", "cuda:99"], "--device cuda:99 is not on this machine"),
         (["train", "--device", "abacus"], "--device abacus is not on this machine"),
-        (["train", "--precision", "float16"], "--precision float16 works on CUDA only"),
-        (["train", "--precision", "fp16"], "--precision 'fp16' is not one of auto, float32, bfloat16, float16"),
+        (["train", "--device", "cpu", "--precision", "float16"], "--precision float16 works on CUDA only"),
         (["train", "--threads", "0"], "--threads 0 is not a whole number of at least 1"),
         (["train", *NETWORK, "--opt", "adam2"], "--opt 'adam2' is not to be had"),
         (["train", *NETWORK, "--auto-augment", "magic"], "--auto-augment 'magic' is not a policy of timm's"),
         (["train", *NETWORK, "--teacher", "psvit_2d_tiny"], "there are no pretrained weights of psvit_2d_tiny"),
         (["train", *NETWORK, "--teacher", "runs/none"], "there is no checkpoint folder runs/none"),
-        (["train", "--distill", "medium"], "--distill 'medium' is not one of soft, hard"),
-        (["train", *NETWORK, "--resume"], "holds no run to resume: leave out --resume, or check --output"),
-        (["train", "--resume", "--overwrite"], "--resume and --overwrite contradict each other"),
-        (["train", "--save-every", "0"], "--save-every 0 is not a whole number of at least 1"),
         (["train", *NETWORK, "--output", __file__], "is a file: give a folder as --output"),
-        (["train", "--config", "none.yaml"], "none.yaml"),
-        (["run", "--patch-size", "2", "--macs", "1k"], "MACs"),
-        (["run", "--models"], "--models: expected at least one argument"),
-        (["evaluate"], "the following arguments are required: checkpoint (see psvit evaluate --help)"),
+        (["train", "--resume", "--overwrite"], "--resume and --overwrite contradict each other"),
+    )
+
+
+def test_checkpoints_that_cannot_be_used_so(refused: Refused) -> None:
+    image_folder(Path("TWO"))
+    refused(
         (["evaluate", "nowhere"], "there is no checkpoint folder nowhere: check the path"),
-        (["evaluate", "CHECKPOINT", "--split", "rest"], "invalid choice: 'rest'"),
+        (["show", "no/where"], "no/where is no checkpoint folder"),
         (["evaluate", "CHECKPOINT", "--split", "holdout", "--holdout", "0"], "leave these flags and --seed out"),
-        (["evaluate", "CHECKPOINT", "--batch-size", "0"], "--batch-size 0 is not a whole number"),
         (["evaluate", "CHECKPOINT", "--data", "TWO"], "knows 10 classes, TWO has 2: it is another set's"),
         (["evaluate", "CHECKPOINT", "--img-size", "2"], "for 2 stages: the least side for this network is 3 pixels\n"),
-        (["evaluate", "CHECKPOINT", "--batch-size", "x"], "is not a whole number (see psvit evaluate --help)"),
         (["export", "CHECKPOINT", "--img-size", "2"], "for 2 stages: the least side for this network is 3 pixels\n"),
         (["train", "--model", "CHECKPOINT", "--img-size", "1"], "the least side for this network is 3 pixels\n"),
-        (["detect", "predict", "CHECKPOINT", __file__, "--threshold", "x"], "(see psvit detect predict --help)"),
-        (["segment", "train", "--epochs", "x"], "(see psvit segment train --help)"),
-        (["evaluate", "CHECKPOINT", "--device", "cuda:7"], "--device cuda:7 is not on this machine"),
-        (["predict", "nowhere", __file__], "there is no checkpoint folder nowhere"),
         (["show", "CHECKPOINT", "--widths", "8", "8"], "is a checkpoint, whose network is fixed"),
-        (["benchmark"], "the following arguments are required: models"),
-    ],
-)  # fmt: skip
-def test_a_mistake_is_one_line(
-    arguments: list[str], message: str, cli: Cli, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("EMPTY").mkdir()
-    image_folder(Path("ONE"), ("ant",))
-    image_folder(Path("TWO"))
-    image_folder(Path("FEW"), each=1)
-    before = sorted(Path().rglob("*"))
-    said = cli.refused(*[str(trained) if word == "CHECKPOINT" else word for word in arguments])
-    assert message in said
-    assert sorted(Path().rglob("*")) == before
+    )
 
 
-@pytest.mark.parametrize("place", [f"{__file__}/x", "/proc/x/y"])
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["train", "--data", "nowhere", "--output", "PLACE"],
-        ["run", "--data", "nowhere", "--output", "PLACE"],
-        ["search", "--data", "nowhere", "--output", "PLACE"],
-        ["export", "nowhere", "--output", "PLACE.onnx"],
-        ["export", "nowhere", "--format", "timm", "--output", "PLACE"],
-        ["predict", "CHECKPOINT", "IMAGE", "--explain", "PLACE"],
-        ["detect", "train", "--data", "nowhere", "--output", "PLACE"],
-        ["detect", "predict", "nowhere", "IMAGE", "--output", "PLACE"],
-        ["segment", "train", "--data", "nowhere", "--output", "PLACE"],
-        ["segment", "predict", "nowhere", "IMAGE", "--output", "PLACE"],
-        ["analyze", "nowhere", "--output", "PLACE"],
-        ["benchmark", "AS-A", "--output", "PLACE"],
-        ["study", "claims", "--output", "PLACE"],
-    ],
-    ids=lambda command: " ".join(command[:2]),
-)
-def test_a_place_that_cannot_be_written_is_refused_before_the_work(
-    command: list[str], place: str, cli: Cli, trained: Path, tmp_path: Path
-) -> None:
-    if place.startswith("/proc") and not Path("/proc/self").exists():
-        pytest.skip("this system has no folder that nobody can write in")
-    Image.new("L", (8, 8)).save(tmp_path / "image.png")
-    words = {"CHECKPOINT": str(trained), "IMAGE": str(tmp_path / "image.png")}
-    said = cli.refused(*[words.get(word, word.replace("PLACE", place)) for word in command])
-    flag, given = command[-2], command[-1].replace("PLACE", place)
-    reason = "no file can be made in /proc: " if place.startswith("/proc") else f"{__file__} is a file)"
-    assert f"psvit: {flag} {given} cannot be written ({reason}" in said
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(cli: Cli, trained: Path, tmp_path: Path) -> None:
+    """Of all commands that write: each is given an input that it would refuse later."""
+    image, place = tmp_path / "image.png", f"{__file__}/x"
+    Image.new("L", (8, 8)).save(image)
+    for command in (
+        ["train", "--data", "nowhere", "--output", place],
+        ["run", "--data", "nowhere", "--output", place],
+        ["search", "--data", "nowhere", "--output", place],
+        ["export", "nowhere", "--output", f"{place}.onnx"],
+        ["export", "nowhere", "--format", "timm", "--output", place],
+        ["predict", trained, image, "--explain", place],
+        ["detect", "train", "--data", "nowhere", "--output", place],
+        ["detect", "predict", "nowhere", image, "--output", place],
+        ["segment", "train", "--data", "nowhere", "--output", place],
+        ["segment", "predict", "nowhere", image, "--output", place],
+        ["analyze", "nowhere", "--output", place],
+        ["benchmark", "AS-A", "--output", place],
+        ["study", "claims", "--output", place],
+    ):
+        flag, given = command[-2:]
+        assert f"psvit: {flag} {given} cannot be written ({__file__} is a file)" in cli.refused(*command)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="this system has no folder that nobody can write in")
+def test_a_folder_that_nobody_can_write_in() -> None:
+    with pytest.raises(UserError, match=r"^--output /proc/x cannot be written \(no file can be made in /proc: "):
+        check_writable(Path("/proc/x"), "--output /proc/x")
 
 
 def test_a_look_whether_a_place_can_be_written_leaves_nothing(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_run_is_not_lost(cli: Cli, tmp_path: Path) -> None:
         (["--resume", "--epochs", "3"], "was trained with --epochs 2, not 3: resume with the same settings"),
         (["--resume", "--widths", "16", "40"], "was trained with --widths 16 32, not 16 40"),
         (["--resume", "--seed", "1"], "was trained with --seed 0, not 1"),
-        (["--resume", "--device", "cuda"], "--device cuda is not on this machine"),
+        (["--resume", "--device", "cuda:99"], "--device cuda:99 is not on this machine"),
         (["--overwrite", "--data", "nowhere"], "is neither a folder nor a known set"),
         (["--overwrite", "--patch-size", "8"], "give --patch-size"),
         (["--overwrite", "--opt", "adam2"], "--opt 'adam2' is not to be had"),

@@ -34,7 +34,7 @@ def scene(size: tuple[int, int] = (60, 80)) -> tuple[Image.Image, Objects]:
 
 
 @given(seed=st.integers(0, 2**31), low=st.floats(0.3, 1), high=st.floats(1, 2.5), has_masks=st.booleans())
-@examples(max_examples=60)
+@examples(max_examples=30)
 def test_boxes_and_masks_move_with_the_image(seed: int, low: float, high: float, has_masks: bool) -> None:
     image, there = scene()
     if not has_masks:
@@ -70,7 +70,7 @@ def eroded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def test_masks_and_class_maps_stay_on_their_image_when_resized() -> None:
     vary = Vary(DenseAugment(hflip=0.0, jitter=(0.5, 1.5)), mirror=False, mean=(0.0,))
     shifts = []
-    for number in range(200):
+    for number in range(120):
         left, top, width, height = 25 + number % 7, 26 + number % 5, 12 + number % 11, 13 + number % 9
         mask = np.zeros((96, 96), bool)
         mask[top : top + height, left : left + width] = True
@@ -83,21 +83,21 @@ def test_masks_and_class_maps_stay_on_their_image_when_resized() -> None:
         x, y = ((seen.sum(axis) * place).sum() / seen.sum() for axis in (0, 1))
         x0, y0, x1, y1 = target["boxes"][0]
         shifts.append(((x0 + x1) / 2 - x, (y0 + y1) / 2 - y))
-    assert len(shifts) > 50
+    assert len(shifts) > 30
     assert (
         np.abs(np.mean(shifts, axis=0)).max() < 0.1
     )  # pixels; half a one, where masks are resized as torchvision does
 
 
-@pytest.mark.parametrize("size", [(1, 300), (300, 1)])
-def test_a_thin_image_is_varied(size: tuple[int, int]) -> None:
-    there = objects([np.ones(size, dtype=bool)], [0], size)
-    for crop in (None, (16, 16)):
-        vary = Vary(DenseAugment(hflip=0, jitter=(0.3, 0.4)), mirror=True, mean=(0.0,), crop=crop)
-        pixels, target = vary_objects(vary, Image.new("L", size[::-1], 255), there)
-        assert pixels.shape == (1, *(crop or size))
-        assert pixels.max() == 1
-        assert len(target["boxes"]) == 1
+def test_a_thin_image_is_varied() -> None:
+    for size in ((1, 300), (300, 1)):
+        there = objects([np.ones(size, dtype=bool)], [0], size)
+        for crop in (None, (16, 16)):
+            vary = Vary(DenseAugment(hflip=0, jitter=(0.3, 0.4)), mirror=True, mean=(0.0,), crop=crop)
+            pixels, target = vary_objects(vary, Image.new("L", size[::-1], 255), there)
+            assert pixels.shape == (1, *(crop or size))
+            assert pixels.max() == 1
+            assert len(target["boxes"]) == 1
 
 
 def test_what_is_cut_away_is_left_out() -> None:

@@ -44,10 +44,14 @@ def targets(masks: bool = True) -> list[dict[str, Tensor]]:
     return found
 
 
-@pytest.mark.parametrize("name", ["mask_rcnn", "faster_rcnn", "retinanet"])
 @pytest.mark.parametrize(
-    ("network", "more"),
-    [("auto", {}), ("AS-A", {"patch_size": 8}), ("test_resnet", {}), ("vit_tiny_patch16_224", VIT)],
+    ("name", "network", "more"),
+    [
+        ("mask_rcnn", "auto", {}),
+        ("mask_rcnn", "vit_tiny_patch16_224", VIT),
+        ("faster_rcnn", "test_resnet", {}),
+        ("retinanet", "AS-A", {"patch_size": 8}),
+    ],
 )
 def test_every_parameter_gets_a_gradient(name: str, network: str, more: dict[str, Any]) -> None:
     with attention_for_training(torch.device("cpu")):
@@ -64,36 +68,36 @@ def test_every_parameter_gets_a_gradient(name: str, network: str, more: dict[str
     assert idle == [] or all("qkv.bias" in n or "attn.q" in n for n in idle), idle
 
 
-@pytest.mark.parametrize("name", ["mask_rcnn", "faster_rcnn", "retinanet"])
-def test_an_image_without_objects_trains(name: str) -> None:
-    model = detector(backbone("auto"), name).train()
-    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64),
-               "masks": torch.zeros(0, 64, 64, dtype=torch.uint8)}  # fmt: skip
-    losses = model([torch.rand(1, 64, 64)] * 2, [dict(nothing), dict(nothing)])
-    total = sum(losses.values())
-    assert total.isfinite()
-    total.backward()
-    assert all(p.grad is not None for p in model.parameters())  # DDP would wait for one that has none
+def test_an_image_without_objects_trains() -> None:
+    for name in ("mask_rcnn", "faster_rcnn", "retinanet"):
+        model = detector(backbone("auto"), name).train()
+        nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64),
+                   "masks": torch.zeros(0, 64, 64, dtype=torch.uint8)}  # fmt: skip
+        losses = model([torch.rand(1, 64, 64)] * 2, [dict(nothing), dict(nothing)])
+        total = sum(losses.values())
+        assert total.isfinite(), name
+        total.backward()
+        assert all(p.grad is not None for p in model.parameters()), name  # DDP would wait for one that has none
 
 
-@pytest.mark.parametrize("size", [(1, 300), (300, 1)])
-def test_a_thin_image_is_seen_one_pixel_thin(size: tuple[int, int]) -> None:
-    model = detector(backbone("auto"), "mask_rcnn", score_threshold=0.0).train()
-    box = torch.tensor([[0.0, 0.0, size[1], size[0]]])
-    target = {"boxes": box, "labels": torch.ones(1, dtype=torch.int64), "masks": torch.ones(1, *size)}
-    seen, targets = model.transform([torch.rand(1, *size)], [target])
-    expected = tuple(max(1, side * 64 // 300) for side in size)
-    assert seen.image_sizes == [expected]
-    assert targets[0]["boxes"].tolist() == [[0, 0, expected[1], expected[0]]]
-    assert targets[0]["masks"].shape == (1, *expected)
-    assert sum(model([torch.rand(1, *size)], [target]).values()).isfinite()
-    [found] = model.eval()([torch.rand(1, *size)])
-    assert found["masks"].shape[2:] == size
-    assert (found["boxes"] <= box[0, [2, 3, 2, 3]]).all()
-    assert min(seen_size(DetectorSettings(short_side=64, long_side=64), [size])) == 1
+def test_a_thin_image_is_seen_one_pixel_thin() -> None:
+    for size in ((1, 300), (300, 1)):
+        model = detector(backbone("auto"), "mask_rcnn", score_threshold=0.0).train()
+        box = torch.tensor([[0.0, 0.0, size[1], size[0]]])
+        target = {"boxes": box, "labels": torch.ones(1, dtype=torch.int64), "masks": torch.ones(1, *size)}
+        seen, targets = model.transform([torch.rand(1, *size)], [target])
+        expected = tuple(max(1, side * 64 // 300) for side in size)
+        assert seen.image_sizes == [expected], size
+        assert targets[0]["boxes"].tolist() == [[0, 0, expected[1], expected[0]]], size
+        assert targets[0]["masks"].shape == (1, *expected), size
+        assert sum(model([torch.rand(1, *size)], [target]).values()).isfinite(), size
+        [found] = model.eval()([torch.rand(1, *size)])
+        assert found["masks"].shape[2:] == size, size
+        assert (found["boxes"] <= box[0, [2, 3, 2, 3]]).all(), size
+        assert min(seen_size(DetectorSettings(short_side=64, long_side=64), [size])) == 1, size
 
 
-@pytest.mark.parametrize("network", ["auto", "test_resnet", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize("network", ["auto", "vit_tiny_patch16_224"])
 def test_what_is_found_does_not_depend_on_the_images_before(network: str) -> None:
     """torchvision's RoIAlign guesses strides from the first image that it meets."""
     more = VIT if network.startswith("vit") else {}
@@ -111,18 +115,18 @@ def test_what_is_found_does_not_depend_on_the_images_before(network: str) -> Non
                 assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("name", ["mask_rcnn", "faster_rcnn", "retinanet"])
-def test_boxes_are_float32_under_bfloat16(name: str) -> None:
-    model = detector(backbone("auto"), name, score_threshold=0.0).eval()
-    image = torch.rand(1, 64, 64)
-    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
-        found = model([image])[0]
-        maps = model.backbone(image[None])
-    assert {one.dtype for one in maps.values()} == {torch.float32}  # anchors are made in the maps' type
-    assert {found[part].dtype for part in found if part not in ("labels", "masks")} == {torch.float32}
-    assert len(found["boxes"]) > 5
-    rounded = found["boxes"].bfloat16().float() == found["boxes"]
-    assert rounded.float().mean() < 0.5  # those at the image's edge alone
+def test_boxes_are_float32_under_bfloat16() -> None:
+    for name in ("mask_rcnn", "faster_rcnn", "retinanet"):
+        model = detector(backbone("auto"), name, score_threshold=0.0).eval()
+        image = torch.rand(1, 64, 64)
+        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+            found = model([image])[0]
+            maps = model.backbone(image[None])
+        assert {one.dtype for one in maps.values()} == {torch.float32}, name  # anchors are made in the maps' type
+        assert {found[part].dtype for part in found if part not in ("labels", "masks")} == {torch.float32}, name
+        assert len(found["boxes"]) > 5, name
+        rounded = found["boxes"].bfloat16().float() == found["boxes"]
+        assert rounded.float().mean() < 0.5, name  # those at the image's edge alone
 
 
 def test_retinanet_finds_objects_of_classes_alone() -> None:
@@ -157,7 +161,7 @@ def test_masks_are_pasted_where_their_boxes_are() -> None:
 def test_what_masks_are_learned_from_is_pasted_where_it_came_from() -> None:
     found, true = 0, 0
     scenes = open_objects(DenseDataSettings(scenes=40)).test
-    for number in range(len(scenes)):
+    for number in range(60):
         objects = scenes.objects(number)
         masks, boxes = torch.from_numpy(objects.masks).bool(), torch.from_numpy(objects.boxes)
         again = paste(cut(masks, boxes, 28)[:, None], boxes, (96, 96))[:, 0]
@@ -219,21 +223,17 @@ def test_an_evaluation_of_what_is_known() -> None:
         assert 10 < kind["per_class"]["8"] < 90
 
 
-@pytest.mark.parametrize(
-    ("name", "more"),
-    [("AAAA", {"pooling": "2d"}), ("AAAA", {"pooling": "1d"}), ("vit_tiny_patch16_224", VIT)],
-)
-def test_a_plain_transformer_gets_the_simple_pyramid_however_it_is_written(name: str, more: dict[str, Any]) -> None:
+def test_a_plain_transformer_gets_the_simple_pyramid_however_it_is_written() -> None:
     """A 2D network's features begin with patches of the image, which are of other strides and no stages."""
-    more = {"patch_size": 16, "widths": (32,), "head_dim": 16, **more} if name == "AAAA" else more
-    built = backbone(name, **more)
-    assert (built.simple, built.strides) == (True, [4, 8, 16, 32, 64])
-    assert not backbone("A-A", patch_size=16, widths=(32, 32), head_dim=16).simple
+    for name, more in (("AAAA", {"pooling": "2d"}), ("AAAA", {"pooling": "1d"}), ("vit_tiny_patch16_224", VIT)):
+        more = {"patch_size": 16, "widths": (32,), "head_dim": 16, **more} if name == "AAAA" else more
+        built = backbone(name, **more)
+        assert (built.simple, built.strides) == (True, [4, 8, 16, 32, 64]), name
+        assert not backbone("A-A", patch_size=16, widths=(32, 32), head_dim=16).simple, name
 
 
-@pytest.mark.parametrize(
-    ("name", "more", "side", "tokens", "note"),
-    [
+def test_much_attention_is_told() -> None:
+    for name, more, side, tokens, note in (
         ("A-A", {}, 512, 4096, ""),
         ("A-A", {}, 520, 4225, "give --windows 14 0, or lower --short-side"),
         ("A-A", {"windows": (14, 0)}, 1024, 16384, ""),
@@ -242,21 +242,20 @@ def test_a_plain_transformer_gets_the_simple_pyramid_however_it_is_written(name:
         ("AA", {"pooling": "1d"}, 520, 4225, "lower --short-side, or take a 2D variant with --windows 14"),
         ("runs/best", {}, 520, 4225, "lower --short-side, or train the classifier with --windows 14 0"),
         ("test_resnet", {}, 2000, None, ""),
-    ],
-)
-def test_much_attention_is_told(name: str, more: dict[str, Any], side: int, tokens: int | None, note: str) -> None:
-    network = {"patch_size": 8, "head_dim": 8, "widths": (16,) * (2 - (name == "AA")), **more}
-    model = ModelSettings(name) if name == "test_resnet" else ModelSettings("A-A" if "/" in name else name, **network)
-    body, _ = open_features(model, (64, 64), 1)
-    first, *notes = seen_lines((side, side), 8, body, (2e6, 3e6), "pyramid", name, "--short-side")
-    said = f"seen at {side} x {side} pixels: 2 M MACs are the backbone's, 3 M with its pyramid"
-    assert first == said + (f"; {tokens} tokens in its first stage" if tokens else "")
-    assert len(notes) == bool(note)
-    for line in notes:
-        assert line.startswith("note: ")
-        assert line.endswith(f": {note}")
-        assert " tokens see each other in stage " in line
-        assert "memory grows with their square for layers that share maps and in float32" in line
+    ):
+        network = {"patch_size": 8, "head_dim": 8, "widths": (16,) * (2 - (name == "AA")), **more}
+        own = ModelSettings("A-A" if "/" in name else name, **network)
+        model = ModelSettings(name) if name == "test_resnet" else own
+        body, _ = open_features(model, (64, 64), 1)
+        first, *notes = seen_lines((side, side), 8, body, (2e6, 3e6), "pyramid", name, "--short-side")
+        said = f"seen at {side} x {side} pixels: 2 M MACs are the backbone's, 3 M with its pyramid"
+        assert first == said + (f"; {tokens} tokens in its first stage" if tokens else ""), note
+        assert len(notes) == bool(note), note
+        for line in notes:
+            assert line.startswith("note: "), note
+            assert line.endswith(f": {note}"), note
+            assert " tokens see each other in stage " in line, note
+            assert "memory grows with their square for layers that share maps and in float32" in line, note
 
 
 def test_a_detector_is_torchvisions() -> None:
@@ -269,9 +268,8 @@ def test_a_detector_is_torchvisions() -> None:
     assert model.roi_heads.box_predictor.cls_score.out_features == 81
 
 
-@pytest.mark.parametrize(
-    ("changes", "size", "expected"),
-    [
+def test_sides() -> None:
+    for changes, size, expected in (
         ({}, (96, 96), (96, 96)),
         ({}, (64, 128), (64, 128)),
         ({}, (64, 129), (800, 1333)),
@@ -288,16 +286,14 @@ def test_a_detector_is_torchvisions() -> None:
         ({"long_side": 128}, (64, 48), (96, 128)),
         ({"long_side": 32}, (64, 48), (32, 32)),
         ({"short_side": 400, "long_side": 700}, (96, 96), (400, 700)),
-    ],
-)
-def test_sides(changes: dict[str, int], size: tuple[int, int] | None, expected: tuple[int, int]) -> None:
-    filled = DetectorSettings(**changes).filled(size, True)  # type: ignore[arg-type]
-    assert (filled.short_side, filled.long_side) == expected
+    ):
+        filled = DetectorSettings(**changes).filled(size, True)  # type: ignore[arg-type]
+        assert (filled.short_side, filled.long_side) == expected, changes
 
 
-@pytest.mark.parametrize(
-    ("changes", "sizes", "expected"),
-    [
+def test_the_size_that_macs_are_told_for() -> None:
+    """The largest to which torchvision really resizes an image of the set."""
+    for changes, sizes, expected in (
         ({}, [], (800, 1333)),
         ({}, [(480, 640)], (800, 1066)),
         ({}, [(480, 640), (300, 900), (640, 480), (100, 1000)], (1066, 800)),
@@ -305,46 +301,35 @@ def test_sides(changes: dict[str, int], size: tuple[int, int] | None, expected: 
         ({"short_side": 96}, [(64, 48)], (128, 96)),
         ({"long_side": 32}, [(64, 48)], (32, 24)),
         ({"short_side": 30}, [(64, 48), (60, 60), (40, 80)], (30, 60)),
-    ],
-)
-def test_the_size_that_macs_are_told_for(
-    changes: dict[str, int], sizes: list[tuple[int, int]], expected: tuple[int, int]
-) -> None:
-    """The largest to which torchvision really resizes an image of the set."""
-    settings = DetectorSettings(**changes).filled(sizes[0] if len(sizes) == 1 else None, True)  # type: ignore[arg-type]
-    assert seen_size(settings, sizes) == expected
-    resize = GeneralizedRCNNTransform(int(settings.short_side or 0), int(settings.long_side or 0), [0.5], [0.2])
-    seen = [tuple(resize([torch.rand(1, *size)])[0].image_sizes[0]) for size in sizes]
-    assert not seen or max(seen, key=lambda size: (size[0] * size[1], size)) == expected
+    ):
+        settings = DetectorSettings(**changes).filled(sizes[0] if len(sizes) == 1 else None, True)  # type: ignore[arg-type]
+        assert seen_size(settings, sizes) == expected, changes
+        resize = GeneralizedRCNNTransform(int(settings.short_side or 0), int(settings.long_side or 0), [0.5], [0.2])
+        seen = [tuple(resize([torch.rand(1, *size)])[0].image_sizes[0]) for size in sizes]
+        assert not seen or max(seen, key=lambda size: (size[0] * size[1], size)) == expected, changes
 
 
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
+def test_wrong_settings() -> None:
+    for setting, message in (
         ({"rois": 0}, "--rois 0 is not a whole number of at least 1"),
         ({"detector": "yolo"}, "--detector 'yolo' is not mask_rcnn, faster_rcnn or retinanet"),
         ({"neck": "long"}, "--neck 'long' is not auto, fpn or simple"),
         ({"score_threshold": 1.0}, "--score-threshold 1.0 is not a fraction"),
         ({"anchor_scale": 0.0}, "--anchor-scale 0.0 is not above 0"),
         ({"short_side": 900, "long_side": 800}, "--short-side 900 is more than --long-side 800"),
-    ],
-)
-def test_wrong_settings(setting: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        DetectorSettings(**setting)
+    ):
+        with pytest.raises(UserError, match=message):
+            DetectorSettings(**setting)
 
 
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
+def test_wrong_augmentation() -> None:
+    for setting, message in (
         ({"hflip": 1.5}, "--hflip 1.5 is not between 0 and 1"),
         ({"jitter": (1.2, 0.8)}, r"--jitter \(1.2, 0.8\) is not a range"),
         ({"color_jitter": float("nan")}, "--color-jitter nan is negative"),
-    ],
-)
-def test_wrong_augmentation(setting: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        DenseAugment(**setting)
+    ):
+        with pytest.raises(UserError, match=message):
+            DenseAugment(**setting)  # type: ignore[arg-type]
 
 
 def test_no_image_is_replaced_by_its_drawing(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from dense_folders import save, write
 from PIL import Image
-from small_detect_runs import CPU, HEADS, LONG, MACHINE, SCENES, TRAIN, VIT, settings
+from small_detect_runs import CPU, FEW, HEADS, MACHINE, TRAIN, VIT, settings
 from tiny import Cli, read, start, torchrun
 
 from psvit.dense.data.coco_writer import write_coco
@@ -22,22 +22,13 @@ from psvit.dense.detection.detect import (
     evaluate_checkpoint,
     train_detector,
 )
+from psvit.dense.detection.settings import DetectorSettings
 from psvit.dense.recipes import DenseAugment
 from psvit.dense.splits import ObjectSplit, check_holdout
 from psvit.training.machine import open_machine
 from psvit.training.recipes import ModelSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A training that was not interrupted."""
-    from psvit.cli import main
-
-    folder = tmp_path_factory.mktemp("whole")
-    assert main([*LONG, "--output", str(folder)]) == 0
-    return folder
 
 
 class Photos(DenseSource):
@@ -84,28 +75,30 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
-def test_photos_of_different_sizes(cli: Cli, folders: dict[str, Path], tmp_path: Path) -> None:
-    photos = ["--data", folders["masks"], "--workers", "0", "--short-side", "48", "--long-side", "64"]
-    words = ["--epochs", "1", "--lr", "0.003", "--batch-size", "2", "--channels", "8", "--rois", "8", "--proposals",
-             "20", "--head-width", "8", "--mask-layers", "1", "--holdout", "0.4", "--model", "vit_tiny_patch16_224",
-             "--model-args", json.dumps(VIT), "--output", tmp_path / "run"]  # fmt: skip
-    said = cli.ok("detect", "train", *MACHINE, *photos, *words)
+@pytest.fixture(scope="module")
+def best(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A detector of the photos, and what its training said."""
+    heads = DetectorSettings(short_side=48, long_side=64, channels=8, rois=8, proposals=20, head_width=8, mask_layers=1)
+    data = DenseDataSettings(str(folders["masks"]), holdout=0.4, workers=0)
+    folder, lines = tmp_path_factory.mktemp("best"), list[str]()
+    model = ModelSettings("vit_tiny_patch16_224", model_args=VIT)
+    train_detector(settings(folder, model=model, data=data, detector=heads, batch_size=2), lines.append)
+    return folder / "best", "\n".join(lines)
+
+
+EVALUATE = ["detect", "evaluate", *MACHINE, "--workers", "0"]
+
+
+def test_photos_of_different_sizes(cli: Cli, folders: dict[str, Path], best: tuple[Path, str]) -> None:
+    checkpoint, said = best
     assert "seen at up to 64 x 48 pixels" in said
-    evaluate = ["detect", "evaluate", tmp_path / "run" / "best", *MACHINE, "--workers", "0", "--data"]
+    evaluate = [*EVALUATE, checkpoint, "--data"]
     found = cli(*evaluate, folders["masks"])
     assert found.code == 0, found.err
     assert "test split, 5 images" in found.out
     assert "skipped 1 unreadable images" in found.err
     assert "000003.png" in found.err
     assert "000003.png" in cli.refused(*evaluate, folders["masks"], "--strict")
-    # two processes, of which one has no image left, say once what one process says
-    for split, numbers in (("train", range(6)), ("val", range(2))):
-        write_coco(DenseSubset(Photos(True), numbers), ("cat", "dog"), tmp_path / "two", split)
-    (tmp_path / "two" / "val" / "000001.png").write_bytes(b"\x89PNG broken")
-    process = start("-m", "psvit", *evaluate, tmp_path / "two", "--json", launcher=torchrun())
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    assert json.loads(out) == json.loads(cli.ok(*evaluate, tmp_path / "two", "--json"))
     # of a set with boxes alone, boxes alone are evaluated
     found = cli(*evaluate, folders["boxes"], "--json")
     assert found.code == 0, found.err
@@ -113,6 +106,20 @@ def test_photos_of_different_sizes(cli: Cli, folders: dict[str, Path], tmp_path:
     assert figures["mask_per_class"] is None
     assert "box_ap" in figures
     assert "mask_ap" not in figures
+
+
+@pytest.mark.slow
+def test_two_processes_of_which_one_has_no_image_left_say_once_what_one_says(
+    cli: Cli, best: tuple[Path, str], tmp_path: Path
+) -> None:
+    for split, numbers in (("train", range(6)), ("val", range(2))):
+        write_coco(DenseSubset(Photos(True), numbers), ("cat", "dog"), tmp_path, split)
+    (tmp_path / "val" / "000001.png").write_bytes(b"\x89PNG broken")
+    words = [*EVALUATE, best[0], "--data", tmp_path, "--json"]
+    process = start("-m", "psvit", *words, launcher=torchrun())
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert json.loads(out) == json.loads(cli.ok(*words))
 
 
 @pytest.mark.parametrize("size", [(40, 52), (140, 132)])
@@ -203,30 +210,25 @@ class Crowds(DenseSubset):
 
 
 def test_a_hold_out_without_objects_has_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = open_objects(SCENES)
+    data = open_objects(FEW)
     monkeypatch.setattr(
-        "psvit.dense.detection.detect.open_objects", lambda given: replace(data, holdout=Crowds(data.holdout, range(4)))
+        "psvit.dense.detection.detect.open_objects", lambda given: replace(data, holdout=Crowds(data.holdout, range(2)))
     )
     told: list[str] = []
-    best = train_detector(settings(tmp_path, epochs=2), told.append)
+    best = train_detector(settings(tmp_path, data=FEW, epochs=2), told.append)
     assert (best["epoch"], best["mask_ap"]) == (2, None)
     assert not any("mask AP" in line for line in told)
 
 
-def test_wrong_commands_are_refused(cli: Cli, whole: Path, folders: dict[str, Path], tmp_path: Path) -> None:
+def test_wrong_commands_are_refused(cli: Cli, tmp_path: Path) -> None:
     run = ["--output", tmp_path / "run"]
     for words, message in (
         (["detect", "learn"], "psvit detect does not know 'learn': give train, evaluate or predict"),
-        ([*TRAIN, *run, "--rois", "0"], "--rois 0 is not a whole number of at least 1"),
         ([*TRAIN, *run, "--pooling", "1d"], "pools the sequence (1D), so its later stages have no maps"),
         ([*TRAIN, *run, "--model", "psvit_1d_tiny"], "take a 2D variant"),
         ([*TRAIN, *run, "--model", "resnet19"], "no model is called 'resnet19'"),
-        ([*TRAIN, *run, "--model", "hiera_tiny_224", "--img-size", "50"], "the backbone cannot take images of"),
         ([*TRAIN, *run, "--resume"], "holds no run to resume"),
         ([*TRAIN, *run, "--data", tmp_path / "nowhere"], "layout of COCO or Pascal VOC\n"),
-        (["detect", "evaluate", whole / "best", "--data", folders["masks"], *MACHINE], "it is another set's"),
-        (["detect", "evaluate", whole / "best", "--batch-size", "0", *MACHINE], "--batch-size 0 is not a whole number"),
-        (["detect", "evaluate", whole / "best", "--holdout", "0", "--split", "holdout", *MACHINE], "was trained on"),
     ):
         assert message in cli.refused(*words), words
     assert not (tmp_path / "run").exists()

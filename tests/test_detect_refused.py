@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from small_detect_runs import CPU, LONG, MACHINE, SCENES
-from tiny import TRAIN as CLASSIFY
+from small_detect_runs import CPU, FEW, MACHINE, SCENES, settings
 from tiny import Cli, read
 
+from psvit.dense.data.coco_writer import write_coco
+from psvit.dense.data.objects import DenseSubset
 from psvit.dense.data.sets import open_objects
 from psvit.dense.detection.detect import (
     detect,
+    load_detector,
+    train_detector,
 )
 from psvit.errors import UserError
 
@@ -21,11 +24,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A training that was not interrupted."""
-    from psvit.cli import main
-
+    """A short training."""
     folder = tmp_path_factory.mktemp("whole")
-    assert main([*LONG, "--output", str(folder)]) == 0
+    train_detector(settings(folder, data=FEW), lambda line: None)
     return folder
 
 
@@ -88,12 +89,10 @@ def test_predict_refuses(cli: Cli, whole: Path, tmp_path: Path) -> None:
 # ---- refused
 
 
-def test_checkpoints_of_another_task_are_refused(cli: Cli, whole: Path, tmp_path: Path) -> None:
+def test_checkpoints_of_another_task_are_refused(cli: Cli, whole: Path, trained: Path, tmp_path: Path) -> None:
     image = tmp_path / "a.png"
     Image.new("L", (8, 8)).save(image)
-    cli.ok(*CLASSIFY, "--epochs", "1", "--output", tmp_path / "classes")
-    classes = tmp_path / "classes" / "best"
-    for words in (["evaluate", classes], ["predict", classes, image]):
+    for words in (["evaluate", trained], ["predict", trained, image]):
         said = cli.refused("detect", *words, *MACHINE)
         assert "is a checkpoint for classes, not for detection: take psvit evaluate or psvit predict" in said
     used = "take psvit detect evaluate or psvit detect predict\n"
@@ -117,21 +116,29 @@ def test_checkpoints_of_another_task_are_refused(cli: Cli, whole: Path, tmp_path
     )
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"detector": {"detector": "yolo"}}, "--detector 'yolo' is not mask_rcnn"),
-        ({"detector": {"boxes": 3}}, "config.json describes no detector"),
-        ({"backbone": {}}, "config.json describes no detector"),
-        ({"backbone": None}, "config.json describes no detector"),
-        ({"label_names": ["a", "b"]}, "another class count"),
-    ],
-)
-def test_broken_configs_are_refused(change: Any, message: str, cli: Cli, whole: Path, tmp_path: Path) -> None:
-    config = read(whole / "best" / "config.json") | change
-    (tmp_path / "config.json").write_text(json.dumps(config))
+def test_broken_configs_are_refused(whole: Path, tmp_path: Path) -> None:
+    config = read(whole / "best" / "config.json")
     (tmp_path / "model.safetensors").write_bytes((whole / "best" / "model.safetensors").read_bytes())
-    assert message in cli.refused("detect", "evaluate", tmp_path, *MACHINE)
+    changes: tuple[tuple[Any, str], ...] = (
+        ({"detector": {"detector": "yolo"}}, "--detector 'yolo' is not mask_rcnn"),
+        ({"detector": {"boxes": 3}}, r"config\.json describes no detector"),
+        ({"backbone": {}}, r"config\.json describes no detector"),
+        ({"backbone": None}, r"config\.json describes no detector"),
+        ({"label_names": ["a", "b"]}, "another class count"),
+    )
+    for change, message in changes:
+        (tmp_path / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(UserError, match=message):
+            load_detector(tmp_path)
+
+
+def test_an_evaluation_that_would_mislead_is_refused(cli: Cli, whole: Path, tmp_path: Path) -> None:
+    write_coco(DenseSubset(open_objects(FEW).test, range(2)), tuple("abcdefghij"), tmp_path, "val")
+    write_coco(DenseSubset(open_objects(FEW).train, range(2)), tuple("abcdefghij"), tmp_path, "train")
+    evaluate = ["detect", "evaluate", whole / "best", *MACHINE]
+    assert "it is another set's" in cli.refused(*evaluate, "--data", tmp_path)
+    assert "--batch-size 0 is not a whole number" in cli.refused(*evaluate, "--batch-size", "0")
+    assert "was trained on" in cli.refused(*evaluate, "--holdout", "0", "--split", "holdout")
 
 
 def test_help_is_of_the_task(capsys: pytest.CaptureFixture[str]) -> None:

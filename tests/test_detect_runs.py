@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from small_detect_runs import CPU, HEADS, LONG, MACHINE, SCENES, TRAIN, VIT, settings
-from tiny import TRAIN as CLASSIFY
-from tiny import Cli, log, read, same_weights, saved_behind, start, start_slowed, torchrun, weights
+from small_detect_runs import CPU, FEW, HEADS, LONG, MACHINE, SHORT, TRAIN, VIT, settings
+from tiny import Cli, log, read, same_weights, saved_behind, start, start_slowed, stop_at, torchrun, weights
 
+from psvit.cli import main
 from psvit.dense.detection.detect import (
     evaluate_checkpoint,
     load_detector,
@@ -28,10 +28,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A training that was not interrupted."""
-    from psvit.cli import main
-
     folder = tmp_path_factory.mktemp("whole")
-    assert main([*LONG, "--output", str(folder)]) == 0
+    assert main([*SHORT, "--output", str(folder)]) == 0
     return folder
 
 
@@ -50,36 +48,47 @@ def test_the_hold_out_is_the_trainings(cli: Cli, whole: Path) -> None:
         assert "was trained on digits-scenes with --holdout 0.25 --split-seed 0, so it knows images" in said
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_stopped_and_resumed_is_uninterrupted(how: signal.Signals, cli: Cli, tmp_path: Path, whole: Path) -> None:
-    process = start_slowed(8, *LONG, "--output", tmp_path)
-    step = saved_behind(8, tmp_path, process)
-    process.send_signal(how)
-    _, said = process.communicate(timeout=600)
-    if how == signal.SIGINT:
-        assert process.returncode == 2
-        assert said.startswith("psvit: stopped at step ")
-        assert said.endswith(f" of 16, saved in {tmp_path}: go on with --resume\n")
-    else:
-        assert process.returncode == -signal.SIGKILL
-    assert len(log(tmp_path)) == 1
-    said = cli.ok(*LONG, "--output", tmp_path, "--resume")
-    assert step <= int(said.partition("resumed at step ")[2].split()[0]) < 16
+def check_equal(run: Path, whole: Path) -> None:
     for name in ("best", "last"):
-        assert same_weights(tmp_path / name, whole / name)
-    assert log(tmp_path) == log(whole)
-    a, b = (torch.load(folder / "state.pt", weights_only=True) for folder in (tmp_path, whole))
+        assert same_weights(run / name, whole / name)
+    assert log(run) == log(whole)
+    a, b = (torch.load(folder / "state.pt", weights_only=True) for folder in (run, whole))
     assert all(torch.equal(a[part][name], b[part][name]) for part in ("model", "ema") for name in a[part])
     assert a["train"]["metric"] == "mask_ap"
-    again = cli.ok(*LONG, "--output", tmp_path, "--resume")  # nothing is left to do
-    assert "resumed at step 16" in again
+
+
+def test_stopped_and_resumed_is_uninterrupted(
+    cli: Cli, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_at(patch, 6)
+        said = cli.refused(*SHORT, "--output", tmp_path)
+    assert said == f"psvit: stopped at step 6 of 8, saved in {tmp_path}: go on with --resume\n"
+    assert "resumed at step 6" in cli.ok(*SHORT, "--output", tmp_path, "--resume")
+    check_equal(tmp_path, whole)
+    assert "resumed at step 8" in cli.ok(*SHORT, "--output", tmp_path, "--resume")  # nothing is left to do
     # a finished run whose state is gone knows its best epoch from its log
     (tmp_path / "state.pt").unlink()
-    assert "best      epoch" in cli.ok(*LONG, "--output", tmp_path, "--resume")
+    assert "best      epoch" in cli.ok(*SHORT, "--output", tmp_path, "--resume")
     assert same_weights(tmp_path / "best", whole / "best")
-    said = cli.refused(*LONG, "--output", tmp_path, "--resume", "--rois", "9")
+    said = cli.refused(*SHORT, "--output", tmp_path, "--resume", "--rois", "9")
     assert "was trained with --rois 8, not 9: resume with the same settings" in said
-    assert "already holds a run" in cli.refused(*LONG, "--output", tmp_path)
+    assert "already holds a run" in cli.refused(*SHORT, "--output", tmp_path)
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_is_uninterrupted(cli: Cli, tmp_path: Path) -> None:
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    process = start_slowed(8, *LONG, "--output", run)
+    cli.ok(*LONG, "--output", whole)
+    step = saved_behind(8, run, process)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert len(log(run)) == 1
+    said = cli.ok(*LONG, "--output", run, "--resume")
+    assert step <= int(said.partition("resumed at step ")[2].split()[0]) < 16
+    check_equal(run, whole)
 
 
 def test_it_learns_and_says_what(cli: Cli, tmp_path: Path) -> None:
@@ -117,6 +126,7 @@ sys.exit(main(sys.argv[2:]))
 """psvit, which leaves what the batch norms of each process remember when it evaluates."""
 
 
+@pytest.mark.slow
 def test_two_processes_agree(cli: Cli, tmp_path: Path) -> None:
     """Before any step they are one process; later each samples boxes of its own, so only their figures agree.
 
@@ -148,6 +158,7 @@ def test_two_processes_agree(cli: Cli, tmp_path: Path) -> None:
     assert "has a global batch of 4, not 2" in cli.refused(*words, tmp_path / "two", "--batch-size", "2", "--resume")
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_where_nothing_is_sampled(cli: Cli, tmp_path: Path) -> None:
     """RetinaNet learns from all anchors; a loss is a mean over images, so two halves of a batch are the whole."""
     words = [*TRAIN, "--detector", "retinanet", "--drop-path", "0", "--opt", "sgd", "--lr", "0.001", "--output"]
@@ -169,13 +180,13 @@ def test_two_processes_are_one_where_nothing_is_sampled(cli: Cli, tmp_path: Path
     ("detector", "model"),
     [
         ("mask_rcnn", ModelSettings("AS-A", widths=(16, 32), head_dim=8, patch_size=4)),
-        ("faster_rcnn", ModelSettings("resnet18")),
+        ("faster_rcnn", ModelSettings("test_resnet")),
         ("retinanet", ModelSettings("vit_tiny_patch16_224", model_args=VIT)),
     ],
 )
 def test_a_checkpoint_gives_what_the_training_saw(detector: Any, model: ModelSettings, tmp_path: Path) -> None:
     heads = replace(HEADS, detector=detector, score_threshold=0.0, frozen_norm=detector == "faster_rcnn")
-    data = replace(SCENES, img_size=(48, 64))
+    data = replace(FEW, img_size=(48, 64))
     best = train_detector(settings(tmp_path, model=model, data=data, detector=heads), lambda line: None)
     figures, opened = evaluate_checkpoint(str(tmp_path / "best"), replace(data, img_size=None), CPU, "holdout", 4)
     assert opened.img_size == (48, 64)
@@ -196,11 +207,12 @@ def test_a_checkpoint_gives_what_the_training_saw(detector: Any, model: ModelSet
             assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_a_detector_starts_from_a_classifier(cli: Cli, tmp_path: Path) -> None:
-    cli.ok(*CLASSIFY, "--epochs", "1", "--output", tmp_path / "classes")
-    still = ["--lr", "1e-30", "--weight-decay", "0", "--epochs", "1", "--drop-path", "0"]
-    cli.ok(*TRAIN, *still, "--model", tmp_path / "classes" / "best", "--neck", "simple", "--output", tmp_path / "boxes")
-    before, after = weights(tmp_path / "classes" / "best"), weights(tmp_path / "boxes" / "last")
+def test_a_detector_starts_from_a_classifier(trained: Path, tmp_path: Path) -> None:
+    still = {"lr": 1e-30, "weight_decay": 0.0, "drop_path": 0.0}
+    heads = replace(HEADS, neck="simple")
+    given = settings(tmp_path, model=ModelSettings(str(trained)), data=FEW, detector=heads, **still)
+    train_detector(given, lambda line: None)
+    before, after = weights(trained), weights(tmp_path / "last")
     body = {name.removeprefix("backbone.body.model."): value for name, value in after.items() if ".body." in name}
     assert set(before) - set(body) == {"norm.weight", "norm.bias", "head.weight", "head.bias"}
     for name, value in body.items():

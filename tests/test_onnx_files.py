@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,14 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 from PIL import Image
-from small_exports import checkpoint, graph
+from small_exports import checkpoint, graph, remembered
 from tiny import DIGITS, MACHINE, Cli
 from torch import nn
 
 import psvit
 from psvit import UserError
 from psvit.export.export import export
-from psvit.export.graph import example_images
+from psvit.export.graph import example_images, to_onnx
 from psvit.export.int8 import quantize
 from psvit.export.onnx_files import calibration_images
 from psvit.export.operators import onnx_operators
@@ -27,6 +28,13 @@ from psvit.export.runtime import InBatches, OnnxModel, open_classifier, provider
 from psvit.export.settings import ExportSettings
 from psvit.training.data import open_data
 from psvit.training.evaluate import open_checkpoint
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _graphs_are_written_once() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("psvit.export.onnx_files.to_onnx", remembered)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +130,7 @@ def test_another_image_size_is_refused(cli: Cli, exported: Path) -> None:
         cli.ok("evaluate", exported / file, "--img-size", 12, *MACHINE)
 
 
+@pytest.mark.slow
 def test_another_size_is_exported_with_its_positions(best: Path, tmp_path: Path) -> None:
     output = tmp_path / "large.onnx"
     export(str(best), ExportSettings(output=str(output), img_size=(20, 16), rounds=0))
@@ -151,7 +160,9 @@ def test_int8_is_small_near_and_measured(exported: Path) -> None:
 ROWS = ["--data", "digits", "--split", "holdout", "--json"]
 
 
-@pytest.mark.parametrize("flags", [[], ["--reduce-range"], ["--batch-size", 40]])
+@pytest.mark.parametrize(
+    "flags", [[], ["--reduce-range"], pytest.param(["--batch-size", 40], marks=pytest.mark.slow)], ids=str
+)
 def test_int8_is_as_right_as_float32(cli: Cli, able: Path, tmp_path: Path, flags: list[Any]) -> None:
     output = tmp_path / "m.onnx"
     told = json.loads(cli.ok("export", able, "--int8", *ROWS[:2], *flags, "--output", output, "--rounds", 0, "--json"))
@@ -223,23 +234,21 @@ def test_calibration_sees_training_images_alone(best: Path) -> None:
     assert len(np.unique(np.concatenate(whole), axis=0)) > 1280, "they are different images"
 
 
-@pytest.mark.parametrize(("calibration", "batch_size", "batches"), [(50, 20, 3), (8, 20, 1), (40, 20, 2)])
-def test_a_fixed_batch_of_calibration_is_filled_with_its_last_image(
-    best: Path, calibration: int, batch_size: int, batches: int
-) -> None:
+def test_a_fixed_batch_of_calibration_is_filled_with_its_last_image(best: Path) -> None:
     classifier, data = open_checkpoint(str(best)), replace(DIGITS, limit=None)
-    free = np.concatenate(list(calibration_images(classifier, data, ExportSettings(calibration=calibration))))
-    assert len(free) == calibration
-    settings = ExportSettings(calibration=calibration, batch_size=batch_size)
-    fixed = list(calibration_images(classifier, data, settings))
-    assert [len(batch) for batch in fixed] == [batch_size] * batches
-    filled = np.concatenate(fixed)
-    assert (filled[:calibration] == free).all()
-    assert (filled[calibration:] == free[-1]).all()
+    for calibration, batch_size, batches in ((50, 20, 3), (8, 20, 1), (40, 20, 2)):
+        free = np.concatenate(list(calibration_images(classifier, data, ExportSettings(calibration=calibration))))
+        assert len(free) == calibration
+        settings = ExportSettings(calibration=calibration, batch_size=batch_size)
+        fixed = list(calibration_images(classifier, data, settings))
+        assert [len(batch) for batch in fixed] == [batch_size] * batches
+        filled = np.concatenate(fixed)
+        assert (filled[:calibration] == free).all()
+        assert (filled[calibration:] == free[-1]).all()
 
 
 def test_int8_with_a_batch_above_the_calibration(cli: Cli, best: Path) -> None:
-    flags = ["--int8", "--data", "digits", "--batch-size", 24, "--calibration", 8, "--rounds", 0]
+    flags = ["--int8", "--data", "digits", "--batch-size", 4, "--calibration", 2, "--rounds", 0]
     assert "accuracy  float32" in cli.ok("export", best, *flags)
 
 
@@ -279,15 +288,15 @@ def test_files_that_are_not_ours_are_refused(cli: Cli, exported: Path, images: P
             assert message in cli.refused(*arguments), name
 
 
-@pytest.mark.parametrize("value", ["{}", "[]", '["a", 1]', "no json", '"ab"'])
-def test_broken_metadata_are_refused(exported: Path, tmp_path: Path, value: str) -> None:
-    broken = onnx.load(exported / "best.onnx")
-    for entry in broken.metadata_props:
-        if entry.key == "psvit.label_names":
-            entry.value = value
-    onnx.save(broken, tmp_path / "broken.onnx")
-    with pytest.raises(UserError, match="holds no class names and preprocessing of psvit"):
-        open_classifier(str(tmp_path / "broken.onnx"))
+def test_broken_metadata_are_refused(exported: Path, tmp_path: Path) -> None:
+    for value in ("{}", "[]", '["a", 1]', "no json", '"ab"'):
+        broken = onnx.load(exported / "best.onnx")
+        for entry in broken.metadata_props:
+            if entry.key == "psvit.label_names":
+                entry.value = value
+        onnx.save(broken, tmp_path / "broken.onnx")
+        with pytest.raises(UserError, match="holds no class names and preprocessing of psvit"):
+            open_classifier(str(tmp_path / "broken.onnx"))
 
 
 def test_what_is_no_checkpoint_says_what_opens_it(cli: Cli, images: Path, tmp_path: Path) -> None:
@@ -327,12 +336,15 @@ def test_an_explanation_needs_a_checkpoint(cli: Cli, exported: Path, images: Pat
     assert "give --explain with the checkpoint folder" in said
 
 
-@pytest.mark.parametrize("package", ["onnxruntime", "onnx", "onnxscript"])
 def test_a_missing_package_is_named(
-    cli: Cli, exported: Path, images: Path, package: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    cli: Cli, exported: Path, images: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setitem(sys.modules, package, None)
-    said = cli.refused("export", exported / "best", "--output", tmp_path / "m.onnx")
-    assert 'pip install "psvit[export]"' in said
-    if package == "onnxruntime":
-        assert 'pip install "psvit[export]"' in cli.refused("predict", exported / "best.onnx", images)
+    for package in ("onnx", "onnxscript"):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, package, None)
+            with pytest.raises(UserError, match=r'pip install "psvit\[export\]"'):
+                to_onnx(nn.Linear(1, 1), (1, 1, 1))
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    for words in (["export", exported / "best", "--output", tmp_path / "m.onnx"],
+                  ["predict", exported / "best.onnx", images]):  # fmt: skip
+        assert 'pip install "psvit[export]"' in cli.refused(*words)

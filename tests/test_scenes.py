@@ -35,18 +35,18 @@ def digest(data: DenseData, split: str, i: int) -> str:
     return hashlib.sha256(scene.pixels.tobytes() + scene.masks.tobytes() + scene.labels.tobytes()).hexdigest()
 
 
-def test_a_scene_is_the_same_in_every_order_and_process() -> None:
+def test_a_scene_is_the_same_in_every_order_and_process_and_needs_no_torch() -> None:
     forwards = [digest(opened(), "train", i) for i in range(4)]
     data = opened(limit=10, workers=2)
     assert [digest(data, "train", i) for i in reversed(range(4))] == forwards[::-1]
     code = (
-        "from test_scenes import digest, opened\n"
-        "print(' '.join(digest(opened(), 'train', i) for i in (2, 3)))"
+        "import sys\nfrom test_scenes import digest, opened\n"
+        "print(*(digest(opened(), 'train', i) for i in (2, 3)), 'torch' in sys.modules)"
     )  # fmt: skip
     printed = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
     )
-    assert printed.stdout.split() == forwards[2:]
+    assert printed.stdout.split() == [*forwards[2:], "False"]
 
 
 def test_what_a_seed_changes() -> None:
@@ -207,26 +207,15 @@ def test_scenes_written_as_coco_are_read_back(tmp_path: Path) -> None:
     assert len(read_coco(tmp_path / "annotations" / "instances_train.json", tmp_path, "train").images) == 1
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
+def test_mistakes_are_named() -> None:
+    for settings, message in (
         ({"scenes": 0}, "--scenes 0 is not a whole number of at least 1"),
         ({"data": " "}, "--data ' ' is not a name or a folder: give digits-scenes"),
         ({"data_dir": "x"}, "--data-dir 'x' is not used"),
         ({"data": "no-such-folder"}, "--data 'no-such-folder' is neither a folder nor a known set: give digits-scenes"),
         ({"data": __file__}, "is a file, not a folder"),
-    ],
-)
-def test_mistakes_are_named(settings: dict[str, object], message: str) -> None:
-    with pytest.raises(UserError) as error:
-        opened(**settings)
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_reading_scenes_needs_no_torch() -> None:
-    code = (
-        "import sys, psvit.dense.data.sets as d, psvit.dense.data.settings as s\n"
-        "d.open_objects(s.DenseDataSettings()).train.image(0); print('torch' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+    ):
+        with pytest.raises(UserError) as error:
+            opened(**settings)
+        assert message in str(error.value)
+        assert "\n" not in str(error.value)

@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from small_segmenters import ARCH, segmenter
-from tiny import MACHINE, Cli, log, read, same_weights, saved_behind, start, start_slowed, torchrun, weights
+from tiny import MACHINE, Cli, log, read, same_weights, saved_behind, start, start_slowed, stop_at, torchrun, weights
 from torch import Tensor
 
+from psvit.cli import main
 from psvit.dense.data.sets import open_class_maps
 from psvit.dense.data.settings import DenseDataSettings
 from psvit.dense.drawing import class_colour
 from psvit.dense.segmentation.segment import ClassMap, load_segmenter
 from psvit.dense.segmentation.settings import SegmenterSettings
-from psvit.errors import UserError
 from psvit.training.checkpoints import open_model, save_checkpoint
 from psvit.training.recipes import ModelSettings
 
@@ -33,8 +34,6 @@ TRAIN = ["segment", "train", *NETWORK, *SCENES, *MACHINE, "--epochs", "2", "--ch
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from psvit.cli import main
-
     folder = tmp_path_factory.mktemp("segment") / "run"
     assert main([*KEPT, "--output", str(folder)]) == 0
     return folder
@@ -44,6 +43,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 KEPT = [*TRAIN, "--decoder", "unet", "--save-every", "1", "--keep-state", "--drop-path", "0.2", "--ema-decay", "0.9"]
 
 
+def test_stopped_and_resumed_is_uninterrupted(
+    cli: Cli, tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_at(patch, 4)  # of 6; the second epoch is under way
+        assert "stopped at step 4 of 6" in cli.refused(*KEPT, "--output", tmp_path)
+    assert "resumed at step 4" in cli.ok(*KEPT, "--output", tmp_path, "--resume")
+    for name in ("best", "last"):
+        assert same_weights(tmp_path / name, trained / name)
+    assert log(tmp_path) == log(trained)
+
+
+@pytest.mark.slow
 def test_killed_and_resumed_is_uninterrupted(cli: Cli, tmp_path: Path, trained: Path) -> None:
     process = start_slowed(3, *KEPT, "--output", tmp_path)
     step = saved_behind(3, tmp_path, process)  # of 6; the second epoch is under way
@@ -57,6 +69,7 @@ def test_killed_and_resumed_is_uninterrupted(cli: Cli, tmp_path: Path, trained: 
     assert log(tmp_path) == log(trained)
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_at_the_same_global_batch(cli: Cli, tmp_path: Path) -> None:
     # fpn norms by groups: a batch norm, and Dice's loss, sees the images of its own process
     shared = [*TRAIN, "--decoder", "fpn", "--dropout", "0", "--drop-path", "0", "--lr", "0.001",
@@ -152,43 +165,35 @@ def test_colours_of_classes_differ() -> None:
         assert len({class_colour(number, background) for number in range(200)}) == 200
 
 
-def test_the_encoder_starts_from_a_classifier(cli: Cli, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier's checkpoint."""
     torch.manual_seed(5)
     model = open_model(ARCH, img_size=48, in_chans=1, num_classes=10)
-    preprocessing = {
-        "input_size": (1, 48, 48),
-        "mean": (0.3,),
-        "std": (0.4,),
-        "interpolation": "bicubic",
-        "crop_pct": 1,
-    }
-    save_checkpoint(tmp_path / "classes", model, model.state_dict(), preprocessing, list("0123456789"), {})
-    own = dict(model.named_parameters())
+    preprocessing = {"input_size": (1, 48, 48), "mean": (0.3,), "std": (0.4,), "interpolation": "bicubic",
+                     "crop_pct": 1}  # fmt: skip
+    folder = tmp_path_factory.mktemp("classes") / "best"
+    save_checkpoint(folder, model, model.state_dict(), preprocessing, list("0123456789"), {})
+    return folder
+
+
+def test_the_encoder_starts_from_a_classifier(classes: Path) -> None:
+    own = load_file(classes / "model.safetensors")
     for decoder in ("unet", "dpt"):
-        network: Any = segmenter(decoder, ModelSettings(str(tmp_path / "classes")), (48, 48))
+        network: Any = segmenter(decoder, ModelSettings(str(classes)), (48, 48))
         body = network.encoder.state_dict()
         assert len(body) > 20
         for name, weight in body.items():
             if ".stages." in name or "patch_embed" in name:
                 assert torch.equal(weight, own[name.replace("model.", "")])
-    words = [
-        "segment",
-        "train",
-        "--model",
-        tmp_path / "classes",
-        *SCENES,
-        *MACHINE,
-        "--epochs",
-        "1",
-        "--channels",
-        "32",
-    ]
-    assert "fpn on AS-A" in cli.ok(*words, "--output", tmp_path / "run")
-    said = cli.refused("evaluate", tmp_path / "run" / "last", "--data", "digits")
+
+
+def test_checkpoints_of_another_task_are_refused(cli: Cli, classes: Path, trained: Path, tmp_path: Path) -> None:
+    said = cli.refused("evaluate", trained / "last", "--data", "digits")
     assert "not for classes: take psvit segment evaluate or psvit segment predict\n" in said
-    said = cli.refused("segment", "train", *SCENES, "--model", tmp_path / "run" / "last", "--output", tmp_path / "x")
+    said = cli.refused("segment", "train", *SCENES, "--model", trained / "last", "--output", tmp_path / "x")
     assert "is a checkpoint for segmentation, not for classes: take a classifier's checkpoint" in said
-    said = cli.refused("segment", "evaluate", tmp_path / "classes", *SCENES)
+    said = cli.refused("segment", "evaluate", classes, *SCENES)
     assert "is a checkpoint for classes, not for segmentation" in said
 
 
@@ -209,27 +214,40 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_a_folder_of_images_of_different_sizes(cli: Cli, photos: Path, tmp_path: Path) -> None:
-    words = ["segment", "train", *NETWORK, "--data", photos, *MACHINE, "--epochs", "1", "--batch-size", "2",
+@pytest.fixture(scope="module")
+def of_photos(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that learned from the photos."""
+    words = ["segment", "train", *NETWORK, "--data", str(photos), *MACHINE, "--epochs", "1", "--batch-size", "2",
              "--channels", "32", "--crop-size", "32", "--workers", "0", "--holdout", "0.3"]  # fmt: skip
-    said = cli.ok(*words, "--output", tmp_path / "run")
-    assert "images of different sizes, 3 classes" in said
-    figures = json.loads(cli.ok("segment", "evaluate", tmp_path / "run" / "last", "--data", photos, *MACHINE,
-                                "--workers", "0", "--split", "train", "--json", "--batch-size", "3"))  # fmt: skip
-    single = json.loads(cli.ok("segment", "evaluate", tmp_path / "run" / "last", "--data", photos, *MACHINE,
-                               "--workers", "0", "--split", "train", "--json", "--batch-size", "1"))  # fmt: skip
+    folder = tmp_path_factory.mktemp("photos") / "run"
+    assert main([*words, "--output", str(folder)]) == 0
+    return folder
+
+
+EVALUATE = ["segment", "evaluate", *MACHINE, "--workers", "0", "--json"]
+
+
+def test_a_folder_of_images_of_different_sizes(cli: Cli, photos: Path, of_photos: Path) -> None:
+    words = [*EVALUATE, of_photos / "last", "--data", photos, "--split", "train"]
+    figures, single = (json.loads(cli.ok(*words, "--batch-size", size)) for size in (3, 1))
     assert figures.pop("per_class") == pytest.approx(single.pop("per_class"))
     assert figures.pop("unreadable") == single.pop("unreadable") == []
     assert figures == pytest.approx(single)
-    # two processes, of which one has no image left, say once what one process says
+    said = cli.refused("segment", "evaluate", of_photos / "last", *SCENES, *MACHINE)
+    assert "knows 3 classes, digits-scenes has 11, and class 0 is class 0 in the checkpoint, background in" in said
+
+
+@pytest.mark.slow
+def test_two_processes_of_which_one_has_no_image_left_say_once_what_one_says(
+    cli: Cli, photos: Path, of_photos: Path, tmp_path: Path
+) -> None:
     for part in ("images", "masks"):
         for split, numbers in (("train", range(2)), ("val", range(2, 4))):
-            (tmp_path / "two" / part / split).mkdir(parents=True)
+            (tmp_path / part / split).mkdir(parents=True)
             for i in numbers:
-                (tmp_path / "two" / part / split / f"{i}.png").write_bytes((photos / part / f"{i}.png").read_bytes())
-    (tmp_path / "two" / "images" / "val" / "3.png").write_bytes(b"no image")
-    words = ["segment", "evaluate", tmp_path / "run" / "last", "--data", tmp_path / "two", *MACHINE, "--workers", "0",
-             "--json"]  # fmt: skip
+                (tmp_path / part / split / f"{i}.png").write_bytes((photos / part / f"{i}.png").read_bytes())
+    (tmp_path / "images" / "val" / "3.png").write_bytes(b"no image")
+    words = [*EVALUATE, of_photos / "last", "--data", tmp_path]
     process = start("-m", "psvit", *words, launcher=torchrun())
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
@@ -237,8 +255,6 @@ def test_a_folder_of_images_of_different_sizes(cli: Cli, photos: Path, tmp_path:
     assert one["images"] == len(one["unreadable"]) == 1
     assert two.pop("per_class") == pytest.approx(one.pop("per_class"))
     assert (two.pop("unreadable"), two) == (one.pop("unreadable"), pytest.approx(one))
-    said = cli.refused("segment", "evaluate", tmp_path / "run" / "last", *SCENES, *MACHINE)
-    assert "knows 3 classes, digits-scenes has 11, and class 0 is class 0 in the checkpoint, background in" in said
 
 
 @pytest.mark.parametrize("what", ["image", "mask"])
@@ -263,36 +279,32 @@ def test_a_hold_out_without_figures_is_refused_before_training(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
+def test_what_is_refused(cli: Cli, tmp_path: Path) -> None:
+    for words, message in (
         (["--model", "psvit_1d_tiny"], "pools the sequence (1D), so its later stages have no maps: take a 2D variant"),
         (["--decoder", "unets"], "--decoder"),
         (["--channels", "40"], "--channels 40 is not a multiple of 32"),
         (["--crop-size", "8", "9", "10"], "--crop-size 8 9 10 is not a height and a width"),
         (["--crop-size", "0"], "--crop-size 0 is not a whole number of at least 1"),
         (["--dropout", "1"], "--dropout 1.0 is not a fraction"),
-        (
-            ["--data", "nowhere"],
-            "--data 'nowhere' is neither a folder nor a known set: give digits-scenes, or a folder in the "
-            "layout of ADE20K, COCO-stuff, COCO or Pascal VOC, or of images/ and masks/",
-        ),
+        (["--data", "nowhere"], "--data 'nowhere' is neither a folder nor a known set: give digits-scenes, or a folder "
+                                "in the layout of ADE20K, COCO-stuff, COCO or Pascal VOC, or of images/ and masks/"),
         (["--decoder", "upernet", "--batch-size", "1"], "--batch-size 1 is too small for upernet"),
-    ],
-)
-def test_what_is_refused(words: list[str], message: str, cli: Cli, tmp_path: Path) -> None:
-    said = cli.refused("segment", "train", *SCENES, *MACHINE, *words, "--output", tmp_path / "run")
-    assert message in said
-    assert not (tmp_path / "run").exists()
+    ):  # fmt: skip
+        said = cli.refused("segment", "train", *SCENES, *MACHINE, *words, "--output", tmp_path / "run")
+        assert message in said
+        assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("size", "crop", "channels"),
-    [((48, 64), (48, 64), 128), ((100, 129), (100, 129), 256), ((480, 640), (480, 512), 256), (None, (512, 512), 256)],
-)
-def test_what_is_cut_by_default(size: tuple[int, int] | None, crop: tuple[int, int], channels: int) -> None:
-    filled = SegmenterSettings().filled(size)
-    assert (filled.crop_size, filled.channels) == (crop, channels)
+def test_what_is_cut_by_default() -> None:
+    for size, crop, channels in (
+        ((48, 64), (48, 64), 128),
+        ((100, 129), (100, 129), 256),
+        ((480, 640), (480, 512), 256),
+        (None, (512, 512), 256),
+    ):
+        filled = SegmenterSettings().filled(size)
+        assert (filled.crop_size, filled.channels) == (crop, channels), size
 
 
 def test_a_set_without_class_maps_is_refused(cli: Cli, tmp_path: Path) -> None:
@@ -302,9 +314,6 @@ def test_a_set_without_class_maps_is_refused(cli: Cli, tmp_path: Path) -> None:
     assert "holds no class maps: give a folder with images/ and masks/" in said
 
 
-def test_actions() -> None:
-    from psvit.cli.segment import main
-
-    assert main([]) == 0
-    with pytest.raises(UserError, match="does not know 'draw': give train, evaluate or predict"):
-        main(["draw"])
+def test_actions(cli: Cli) -> None:
+    assert "usage: psvit segment train | evaluate | predict" in cli.ok("segment")
+    assert "does not know 'draw': give train, evaluate or predict" in cli.refused("segment", "draw")

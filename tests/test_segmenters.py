@@ -22,39 +22,32 @@ VIT = ModelSettings("vit_tiny_patch16_224", model_args={"embed_dim": 24, "num_he
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-@pytest.mark.parametrize(
-    "model",
-    [
-        ARCH,
-        ModelSettings("A-A-A", widths=(16, 16, 16), head_dim=8, patch_size=16),
-        ModelSettings("vit_tiny_patch16_224", model_args={"embed_dim": 24, "num_heads": 3}),
-    ],
-    ids=["strides-4-8", "strides-16-32-64", "plain-16"],
-)
-def test_every_decoder_learns_with_every_weight(decoder: Any, model: ModelSettings) -> None:
-    network: Any = segmenter(decoder, model)
-    multiple = multiple_of(network)
-    size = (64, 64) if model.model.startswith("vit") else (multiple, 2 * multiple)
-    output = network(torch.randn(2, 1, *size))
-    assert output.shape == (2, 4, *size)
-    output.square().sum().backward()
-    without = [name for name, weight in network.named_parameters() if weight.numel() and weight.grad is None]
-    assert not without
-    if decoder != "dpt":
-        assert isinstance(network.encoder, FeaturesEncoder)
+def test_every_decoder_learns_with_every_weight(decoder: Any) -> None:
+    """On strides 4 and 8; 16, 32 and 64; a plain 16."""
+    for model in (ARCH, ModelSettings("A-A-A", widths=(16, 16, 16), head_dim=8, patch_size=16), VIT):
+        network: Any = segmenter(decoder, model)
+        multiple = multiple_of(network)
+        size = (64, 64) if model.model.startswith("vit") else (multiple, 2 * multiple)
+        output = network(torch.randn(2, 1, *size))
+        assert output.shape == (2, 4, *size), model
+        output.square().sum().backward()
+        without = [name for name, weight in network.named_parameters() if weight.numel() and weight.grad is None]
+        assert not without, model
+        if decoder != "dpt":
+            assert isinstance(network.encoder, FeaturesEncoder)
     # the library is as it was
     assert "psvit" not in smp.encoders.encoders
 
 
-@pytest.mark.parametrize("decoder", ["unet", "fpn", "upernet", "segformer"])
-def test_on_a_backbone_that_smp_knows_the_network_is_smps_own(decoder: Any) -> None:
-    body, described = features(ModelSettings("resnet18"), in_chans=3)
-    ours = build_segmenter(body, described, SegmenterSettings(decoder, channels=256, dropout=0.2), 4).eval()
-    theirs = smp.create_model(decoder, "tu-resnet18", encoder_weights=None, classes=4).eval()
-    theirs.load_state_dict(ours.state_dict())
-    images = torch.randn(1, 3, 64, 96)
-    with torch.no_grad():
-        torch.testing.assert_close(ours(images), theirs(images), rtol=0, atol=0)
+def test_on_a_backbone_that_smp_knows_the_network_is_smps_own() -> None:
+    for decoder in ("unet", "fpn", "upernet", "segformer"):
+        body, described = features(ModelSettings("resnet18"), in_chans=3)
+        ours = build_segmenter(body, described, SegmenterSettings(decoder, channels=256, dropout=0.2), 4).eval()
+        theirs = smp.create_model(decoder, "tu-resnet18", encoder_weights=None, classes=4).eval()
+        theirs.load_state_dict(ours.state_dict())
+        images = torch.randn(1, 3, 64, 96)
+        with torch.no_grad():
+            torch.testing.assert_close(ours(images), theirs(images), rtol=0, atol=0)
 
 
 def test_a_psvit_is_built_by_smp_alone_too() -> None:
@@ -85,24 +78,24 @@ def test_maps_stand_at_their_strides() -> None:
     assert torch.equal(coarse[3], F.interpolate(maps[1], size=(8, 8), mode="bilinear"))
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
-def test_any_image_size_is_padded_and_cut_back(decoder: Any) -> None:
-    network = segmenter(decoder).eval()
-    canvas = Canvas((0.5,), (0.25,), multiple_of(network))
-    image = torch.rand(1, 1, 37, 53)
-    sides = [side + -side % multiple_of(network) for side in (37, 53)]
-    padded = torch.zeros(1, 1, *sides)
-    padded[:, :, :37, :53] = (image - 0.5) / 0.25
-    with torch.no_grad():
-        logits = canvas(network, image)
-        assert logits.shape == (1, 4, 37, 53)
-        torch.testing.assert_close(logits, network(padded)[:, :, :37, :53], rtol=0, atol=1e-6)
+def test_any_image_size_is_padded_and_cut_back() -> None:
+    for decoder in DECODERS:
+        network = segmenter(decoder).eval()
+        canvas = Canvas((0.5,), (0.25,), multiple_of(network))
+        image = torch.rand(1, 1, 37, 53)
+        sides = [side + -side % multiple_of(network) for side in (37, 53)]
+        padded = torch.zeros(1, 1, *sides)
+        padded[:, :, :37, :53] = (image - 0.5) / 0.25
+        with torch.no_grad():
+            logits = canvas(network, image)
+            assert logits.shape == (1, 4, 37, 53), decoder
+            torch.testing.assert_close(logits, network(padded)[:, :, :37, :53], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("decoder", ["unet", "dpt"])
-def test_a_transformer_of_timm_takes_other_sizes(decoder: Any) -> None:
-    network = segmenter(decoder, VIT).eval()
-    assert Canvas((0.5,), (0.25,), multiple_of(network))(network, torch.rand(1, 1, 37, 53)).shape == (1, 4, 37, 53)
+def test_a_transformer_of_timm_takes_other_sizes() -> None:
+    for decoder in ("unet", "dpt"):
+        network = segmenter(decoder, VIT).eval()
+        assert Canvas((0.5,), (0.25,), multiple_of(network))(network, torch.rand(1, 1, 37, 53)).shape == (1, 4, 37, 53)
 
 
 def test_a_network_of_one_size_says_so() -> None:
@@ -114,17 +107,17 @@ def test_a_network_of_one_size_says_so() -> None:
         Canvas((0.5,), (0.25,), 16)(OneSize(), torch.rand(1, 1, 37, 53))
 
 
-@pytest.mark.parametrize(
-    ("decoder", "name"), [("unet", "encoder.model.model.pos_embed"), ("dpt", "encoder.model.pos_embed")]
-)
-def test_position_embeddings_are_not_decayed(decoder: Any, name: str) -> None:
-    network = segmenter(decoder)
-    optimizer = make_optimizer(network, DenseRecipe(), 1)
-    still = [id(weight) for group in optimizer.param_groups if not group["weight_decay"] for weight in group["params"]]
-    assert id(dict(network.named_parameters())[name]) in still
-    moved = [id(weight) for group in optimizer.param_groups if group["weight_decay"] for weight in group["params"]]
-    assert id(dict(network.named_parameters())["segmentation_head.0.weight" if decoder == "unet" else
-                                               "segmentation_head.head.0.weight"]) in moved  # fmt: skip
+def test_position_embeddings_are_not_decayed() -> None:
+    for decoder, name in (("unet", "encoder.model.model.pos_embed"), ("dpt", "encoder.model.pos_embed")):
+        network = segmenter(decoder)
+        optimizer = make_optimizer(network, DenseRecipe(), 1)
+        still = [
+            id(weight) for group in optimizer.param_groups if not group["weight_decay"] for weight in group["params"]
+        ]
+        assert id(dict(network.named_parameters())[name]) in still, decoder
+        moved = [id(weight) for group in optimizer.param_groups if group["weight_decay"] for weight in group["params"]]
+        assert id(dict(network.named_parameters())["segmentation_head.0.weight" if decoder == "unet" else
+                                                   "segmentation_head.head.0.weight"]) in moved  # fmt: skip
 
 
 def test_a_backbone_with_channels_last() -> None:

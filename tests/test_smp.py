@@ -32,27 +32,18 @@ DECODERS = {"Unet": smp.Unet, "FPN": smp.FPN, "UPerNet": smp.UPerNet, "DeepLabV3
 DPT: dict[str, Any] = {"encoder_depth": 3, "decoder_readout": "ignore"}
 
 
-@pytest.mark.parametrize("name", [name for name in VARIANTS if "_2d_" in name])
-@pytest.mark.parametrize("decoder", DECODERS)
-def test_smp_builds_segmenters(decoder: str, name: str) -> None:
-    with torch.device("meta"):
-        segmenter = DECODERS[decoder](f"tu-{name}", encoder_weights=None, classes=5)
-        y = segmenter(torch.empty(2, 3, 128, 192))
-    assert y.shape == (2, 5, 128, 192)
+@pytest.mark.parametrize("name", ["psvit_2d_tiny", "psvit_2d_small"])
+def test_smp_builds_segmenters(name: str) -> None:
     widths = [288, 384] if name.endswith("tiny") else list(VARIANTS[name].widths)
     fine = [0, 48, 192] if name.endswith("tiny") else [0, 48]
-    assert segmenter.encoder.out_channels == [3, *fine, *widths]
-
-
-@pytest.mark.parametrize("name", [name for name in VARIANTS if "_2d_" in name])
-def test_smp_builds_dpt(name: str) -> None:
     with torch.device("meta"):
-        segmenter = smp.DPT(
-            f"tu-{name}", encoder_weights=None, classes=5, decoder_intermediate_channels=(64, 96, 128), **DPT
-        )
-        y = segmenter(torch.empty(2, 3, 128, 192))
-    assert y.shape == (2, 5, 128, 192)
-    assert segmenter.encoder.output_strides == list(VARIANTS[name].strides)
+        for build in DECODERS.values():
+            segmenter = build(f"tu-{name}", encoder_weights=None, classes=5)
+            assert segmenter(torch.empty(2, 3, 128, 192)).shape == (2, 5, 128, 192)
+            assert segmenter.encoder.out_channels == [3, *fine, *widths]
+        dpt = smp.DPT(f"tu-{name}", encoder_weights=None, classes=5, decoder_intermediate_channels=(64, 96, 128), **DPT)
+        assert dpt(torch.empty(2, 3, 128, 192)).shape == (2, 5, 128, 192)
+    assert dpt.encoder.output_strides == list(VARIANTS[name].strides)
 
 
 def trains(segmenter: nn.Module, unused: set[str]) -> None:
@@ -66,7 +57,7 @@ def trains(segmenter: nn.Module, unused: set[str]) -> None:
     assert {name.split(".")[-2] for name in without} == unused
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("decoder", ["Unet", "DeepLabV3Plus"])
 def test_a_segmenter_trains_its_encoder(decoder: str) -> None:
     narrow = {key: value for key, value in NARROW.items() if key != "img_size"}
     trains(DECODERS[decoder]("tu-psvit_2d_tiny", encoder_weights=None, **narrow), set())
@@ -104,11 +95,9 @@ def test_a_checkpoint_takes_a_finer_grid(folder: Path, model: Any) -> None:
     assert torch.equal(other.pos_embed, expected)
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
-def test_smp_says_why_1d_is_no_encoder(decoder: str) -> None:
-    with pytest.raises(ValueError, match=r"pools the sequence \(1D\).*take a 2D variant") as error:
-        DECODERS[decoder]("tu-psvit_1d_tiny", encoder_weights=None)
-    assert isinstance(error.value, UserError)
+def test_smp_says_why_1d_is_no_encoder() -> None:
+    with pytest.raises(UserError, match=r"pools the sequence \(1D\).*take a 2D variant") as error:
+        smp.Unet("tu-psvit_1d_tiny", encoder_weights=None)
     assert "\n" not in str(error.value)
 
 

@@ -82,7 +82,7 @@ def test_images_may_be_loaded_by_processes(cli: Cli, tmp_path: Path) -> None:
     assert read(tmp_path / "study" / RESULTS)["groups"][0]["rows"][0]["failed"] == {}
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("briefly")
 @pytest.mark.parametrize("reads", ["holdout", "test"])
 def test_the_test_split_is_read_only_where_it_counts(
     reads: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -94,8 +94,8 @@ def test_the_test_split_is_read_only_where_it_counts(
         def labels(self) -> Any:
             raise AssertionError("the labels of the test split are read")
 
-    def opened(settings: DataSettings) -> Any:
-        data = open_data(settings)
+    def opened(settings: DataSettings, *more: Any) -> Any:
+        data = open_data(settings, *more)
         test: Any = data.test
         test.__class__ = Forbidden
         return data
@@ -114,7 +114,7 @@ def test_the_test_split_is_read_only_where_it_counts(
     assert f'"top1": {row["top1"][0]}' in log[-1], "the last epoch, not the best"
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("briefly")
 def test_a_training_that_diverges_is_a_row_and_the_rest_goes_on(cli: Cli, tmp_path: Path) -> None:
     asked = copy.deepcopy(STUDY)
     asked["groups"]["found"] = {"recipe": {"lr": 1e20, "clip_grad": None}, "networks": {"wild": NETWORK}}
@@ -131,7 +131,7 @@ def test_a_training_that_diverges_is_a_row_and_the_rest_goes_on(cli: Cli, tmp_pa
     assert "4 of 5 are finished already" in again, "but once more if asked to go on"
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("briefly")
 @pytest.mark.parametrize(("given", "used"), [("auto", "bfloat16"), ("float32", "float32")])
 def test_a_study_says_its_precision_unless_the_user_does(
     given: str, used: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -151,7 +151,7 @@ def test_a_precision_that_is_given_is_what_is_computed_in(finished: Path) -> Non
     assert {read(finished / trial / "trial.json")["computed_in"] for trial in TRIALS} == {"float32"}
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("briefly")
 def test_other_macs_are_named_as_such(cli: Cli, tmp_path: Path) -> None:
     def asked(macs: str) -> dict[str, Any]:
         group = {"macs": macs, "networks": {"n": {**NETWORK, "macs": None}}}
@@ -179,7 +179,7 @@ def test_a_study_of_which_every_training_fails_is_refused_at_the_end(
     assert not list(recwarn)
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("briefly")
 def test_what_is_finished_is_told_once(cli: Cli, tmp_path: Path) -> None:
     asked = {**STUDY, "groups": {"a": {"networks": {"n": NETWORK}}}, "claims": []}
     cli.ok(*words(tmp_path / "study", asked))

@@ -29,7 +29,7 @@ def changed(group: str, **entries: Any) -> dict[str, Any]:
     return asked
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("briefly")
 def test_a_finished_study_trains_nothing(cli: Cli, copied: Path) -> None:
     before, data = stamps(copied), read(copied / RESULTS)
     (copied / RESULTS).unlink()
@@ -39,7 +39,7 @@ def test_a_finished_study_trains_nothing(cli: Cli, copied: Path) -> None:
     assert without_time(read(copied / RESULTS)) == without_time(data)
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("briefly")
 def test_the_seconds_of_all_runs_are_added_up(cli: Cli, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = copied / "study.json"
     record.write_text(json.dumps({**read(record), "wall_seconds": 1e6}))
@@ -61,14 +61,14 @@ def test_the_seconds_of_all_runs_are_added_up(cli: Cli, copied: Path, monkeypatc
     assert read(record)["wall_seconds"] < 1e6
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("briefly")
 def test_an_interrupted_search_has_no_seconds(cli: Cli, copied: Path) -> None:
     (copied / "found" / "search" / "seconds.json").unlink()  # as a search that was resumed leaves it
     cli.ok(*words(copied), "--resume")
     assert read(copied / RESULTS)["groups"][1]["search_seconds"] is None
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("briefly")
 def test_a_further_seed_and_a_further_network_are_all_that_is_trained(cli: Cli, copied: Path) -> None:
     before = stamps(copied)
     asked = copy.deepcopy(STUDY)
@@ -85,56 +85,53 @@ def test_a_further_seed_and_a_further_network_are_all_that_is_trained(cli: Cli, 
     assert read(copied / RESULTS)["groups"][0]["rows"][0]["seeds"] == [0, 1, 2]
 
 
-@pytest.mark.parametrize("half", [False, True])
-def test_other_settings_are_refused_before_anything_is_trained(half: bool, cli: Cli, copied: Path) -> None:
-    for path in copied.rglob("trial.json") if half else ():
-        path.unlink()  # as a kill in the midst of all trainings leaves them
-    before, mine = stamps(copied), copied.parent / "mine.yaml"
+def test_other_settings_are_refused_before_anything_is_trained(cli: Cli, copied: Path) -> None:
+    mine = copied.parent / "mine.yaml"
     other = {**STUDY["groups"]["small"]["networks"], "shares": {**NETWORK, "widths": [16, 48]}}
-    for changes, reason in (
-        ({"recipe": {"epochs": 3, "batch_size": 16}}, f"was trained with epochs 2, not 3 as {mine} says"),
-        ({"data": {**STUDY["data"], "limit": 50}}, f"was trained with limit 48, not 50 as {mine} says"),
-        (
-            changed("small", networks=other),
-            f"was trained with another network, widths [16, 32], than {mine} asks for, widths [16, 48]",
-        ),
-    ):
-        said = cli.refused(*words(copied, {**STUDY, **changes}), "--resume")
-        assert reason in said
-        assert "start anew with --overwrite" in said
-        assert str(copied) in said
-    assert stamps(copied) == before
+    for half in (False, True):
+        for path in copied.rglob("trial.json") if half else ():
+            path.unlink()  # as a kill in the midst of all trainings leaves them
+        before = stamps(copied)
+        for changes, reason in (
+            ({"recipe": {"epochs": 3, "batch_size": 16}}, f"was trained with epochs 2, not 3 as {mine} says"),
+            ({"data": {**STUDY["data"], "limit": 50}}, f"was trained with limit 48, not 50 as {mine} says"),
+            (
+                changed("small", networks=other),
+                f"was trained with another network, widths [16, 32], than {mine} asks for, widths [16, 48]",
+            ),
+        ):
+            said = cli.refused(*words(copied, {**STUDY, **changes}), "--resume")
+            assert reason in said
+            assert "start anew with --overwrite" in said
+            assert str(copied) in said
+        assert stamps(copied) == before
 
 
 RENAMED = {**STUDY, "groups": {"tiny": STUDY["groups"]["small"], "found": STUDY["groups"]["found"]}, "claims": []}
 
 
-@pytest.mark.parametrize(
-    ("name", "asked", "given", "reason"),
-    [
+def test_another_study_is_not_resumed(cli: Cli, copied: Path) -> None:
+    def everything() -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in copied.rglob("*") if path.is_file()}
+
+    before = everything()
+    rows: tuple[tuple[str, Any, list[str], str], ...] = (
         ("other", STUDY, [], "holds the study 'mine', not 'other': "),
         ("mine", {**STUDY, "reads": "holdout"}, [], "holds a study that reads test, not holdout: "),
         ("mine", {**STUDY, "quick": {"seeds": [0]}}, ["--quick"], "holds a study without --quick: "),
         ("mine", {**RENAMED, "recipe": {"epochs": 1}}, [], "holds a study with the group 'small', which "),
         ("mine", {**changed("small", networks={"shares": NETWORK}), "claims": []}, [],
          "holds a study with the network 'attends' of group 'small', which "),
-    ],
-)  # fmt: skip
-def test_another_study_is_not_resumed(
-    name: str, asked: Any, given: list[str], reason: str, cli: Cli, copied: Path
-) -> None:
-    def everything() -> dict[str, bytes]:
-        return {str(path): path.read_bytes() for path in copied.rglob("*") if path.is_file()}
-
-    before = everything()
-    path = write(copied.parent / f"{name}.yaml", asked)
-    said = cli.refused("study", path, "--output", copied, *MACHINE, "--resume", *given)
-    assert f"{copied} {reason}" in said
-    assert "give another --output, or start anew with --overwrite" in said
+    )  # fmt: skip
+    for name, asked, given, reason in rows:
+        path = write(copied.parent / f"{name}.yaml", asked)
+        said = cli.refused("study", path, "--output", copied, *MACHINE, "--resume", *given)
+        assert f"{copied} {reason}" in said
+        assert "give another --output, or start anew with --overwrite" in said
     assert everything() == before
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("briefly")
 def test_a_refused_addition_leaves_the_study_as_it_was(cli: Cli, copied: Path) -> None:
     more = changed("small", networks={**STUDY["groups"]["small"]["networks"], "more": NETWORK})
     assert "epochs 2, not 3" in cli.refused(
@@ -152,7 +149,7 @@ def test_a_folder_of_an_older_psvit_is_resumed(cli: Cli, copied: Path) -> None:
     assert "by the clock" not in (copied / "tables.md").read_text()
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("briefly")
 def test_what_auto_came_to_is_kept_and_not_mixed(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "study"
     auto = [
@@ -181,7 +178,7 @@ def test_what_auto_came_to_is_kept_and_not_mixed(cli: Cli, tmp_path: Path, monke
     assert f"{folder} {reason}" in cli.refused(*auto, "--resume")
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("briefly")
 def test_an_older_trial_is_taken_as_now(cli: Cli, copied: Path) -> None:
     for path in copied.rglob("trial.json"):
         kept = read(path)
@@ -190,21 +187,21 @@ def test_an_older_trial_is_taken_as_now(cli: Cli, copied: Path) -> None:
     assert "5 of 5 are finished already" in cli.ok(*words(copied), "--resume")
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '{"name": "mine"}', '{"groups": [1]}', "\udcff"])
-def test_a_broken_study_is_named(text: str, cli: Cli, copied: Path) -> None:
-    (copied / "study.json").write_bytes(text.encode(errors="surrogateescape"))
-    said = cli.refused(*words(copied), "--resume")
-    assert f"{copied / 'study.json'} is broken" in said
-    assert "remove it, or start anew with --overwrite" in said
+def test_a_broken_study_is_named(cli: Cli, copied: Path) -> None:
+    for text in ("{", "[1]", '{"name": "mine"}', '{"groups": [1]}', "\udcff"):
+        (copied / "study.json").write_bytes(text.encode(errors="surrogateescape"))
+        said = cli.refused(*words(copied), "--resume")
+        assert f"{copied / 'study.json'} is broken" in said, text
+        assert "remove it, or start anew with --overwrite" in said, text
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"made_with": [], "result": {}}', "\udcff"])
-def test_a_broken_trial_is_named(text: str, cli: Cli, copied: Path) -> None:
+def test_a_broken_trial_is_named(cli: Cli, copied: Path) -> None:
     path = copied / TRIALS[0] / "trial.json"
-    path.write_bytes(text.encode(errors="surrogateescape"))
-    said = cli.refused(*words(copied), "--resume")
-    assert f"{path} is broken" in said
-    assert "remove its folder, or start anew with --overwrite" in said
+    for text in ("{", "[]", "{}", '{"made_with": [], "result": {}}', "\udcff"):
+        path.write_bytes(text.encode(errors="surrogateescape"))
+        said = cli.refused(*words(copied), "--resume")
+        assert f"{path} is broken" in said
+        assert "remove its folder, or start anew with --overwrite" in said
 
 
 def test_a_folder_in_use_is_refused(cli: Cli, copied: Path) -> None:
