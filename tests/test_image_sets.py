@@ -100,7 +100,7 @@ def test_images_of_equal_bytes_are_named_and_put_together_on_request(tmp_path: P
     apart = opened(tmp_path, holdout=0)
     assert apart.images.repeated() == [
         "2 images are in several splits, with equal bytes: test/cat/copy.png = train/cat/003.png; "
-        "test/dog/001.png = train/cat/wrong.png",
+        "test/dog/001.png = train/cat/wrong.png (--join-duplicates puts them into one)",
         "1 images are in several classes, with equal bytes: test/dog/001.png = train/cat/wrong.png",
     ]
     together = opened(tmp_path, holdout=0, join_duplicates=True)
