@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import io
 import json
 import os
 import re
@@ -33,10 +34,10 @@ class FullDiskError(UserError):
     """A disk is full: nothing that was written before is lost, and a run can be resumed."""
 
     @classmethod
-    def of(cls, path: str | Path, reason: str) -> FullDiskError:
-        """The disk of `path` is."""
+    def of(cls, place: str | Path, reason: str) -> FullDiskError:
+        """The disk of a place is."""
         return cls(
-            f"the disk of {path} is full ({reason}): make room and give the command again, for a run with --resume"
+            f"the disk of {place} is full ({reason}): make room and give the command again, for a run with --resume"
         )
 
 
@@ -67,7 +68,7 @@ def writing(path: str | Path) -> Iterator[None]:
         raise
     except Exception as error:  # each library has its own
         if reason := full_disk(error):
-            raise FullDiskError.of(path, reason) from error
+            raise FullDiskError.of(Path(path).parent, reason) from error
         raise
 
 
@@ -192,12 +193,15 @@ def _replace_folder(new: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-class _Patient:
+class _Patient(io.RawIOBase):
     """A file that keeps its first error to itself, and swallows what comes behind it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
         self.error: OSError | None = None
+
+    def writable(self) -> bool:
+        return True
 
     def write(self, data: Any) -> int:
         if self.error is None:
@@ -206,9 +210,6 @@ class _Patient:
             except OSError as error:
                 self.error = error
         return len(data)
-
-    def flush(self) -> None:
-        """Nothing: the file is flushed when it is closed."""
 
 
 @contextmanager

@@ -56,7 +56,7 @@ class _ConfigFile(ActionConfigFile):
             given = get_loader("yaml")(Path(values).read_text(encoding="utf-8"))
             if isinstance(given, dict):
                 values = json.dumps(given | _lists(parser, given), default=str)
-        super().__call__(parser, cfg, values, option_string)
+        super().__call__(parser, cfg, values, option_string)  # type: ignore[no-untyped-call]
 
 
 def _lists(parser: ArgumentParser, given: dict[str, Any]) -> dict[str, list[Any]]:
