@@ -423,6 +423,8 @@ def _deaths_told() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if isinstance(error.__cause__, UserError):  # the handler below was faster, and DataLoader hides what it says
+            raise error.__cause__ from None
         how = re.search(r"killed by signal: [^.]+|exited unexpectedly", str(error))
         if how is None or not str(error).startswith("DataLoader worker"):
             raise
