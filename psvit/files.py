@@ -44,7 +44,9 @@ class FullDiskError(UserError):
 def full_disk(error: BaseException) -> str | None:
     """Of which kind of full disk an error tells, itself or by what it came from; None if of another thing."""
     found: BaseException | None = error
-    while found is not None:
+    seen: list[BaseException] = []  # libraries may raise an error from itself
+    while found is not None and found not in seen:
+        seen.append(found)
         number = re.search(r"\(os error (\d+)\)", str(found))  # as libraries in Rust say it
         code = found.errno if isinstance(found, OSError) else int(number[1]) if number else None
         if code in FULL:

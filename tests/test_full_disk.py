@@ -5,6 +5,8 @@ import os
 import resource
 import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -176,3 +178,14 @@ def test_a_full_disk_is_told_before_the_work(tmp_path: Path) -> None:
     with largest_file(0), pytest.raises(UserError, match=rf"the disk of {tmp_path / 'run'} is full"):
         train(settings(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no full device")
+def test_what_is_said_goes_to_a_full_disk() -> None:
+    words = [sys.executable, "-m", "psvit", "show", "AS-A"]
+    with open("/dev/full", "w") as full:
+        said = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
+        assert said.returncode == 2
+        assert said.stderr.startswith("psvit: the disk of the output is full (No space left on device): make room")
+        assert said.stderr.count("\n") == 1
+        assert subprocess.run(words, stdout=full, stderr=full).returncode == 2

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import re
 import signal
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -264,7 +265,7 @@ def eval_batches(
         UserError: the split is empty; of a single rank, none of its images can be read.
     """
     if len(split) == 0:
-        raise UserError("the split to evaluate on holds no images: raise --holdout, or choose another split")
+        raise UserError("the split to evaluate on holds no images: choose another --split")
     if isinstance(split, ImageSplit) and isinstance(split.source, Stream):
         batches = _load(_StreamBatches(split, batch_size, (0, 0), rank, world_size), None, workers, 0)
     else:
@@ -436,10 +437,11 @@ def _deaths_told() -> Iterator[None]:
 
 def _tell_of_deaths() -> None:
     """torch's handler for the end of a child raises wherever this process is: what it raises is to be one line."""
-    handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
-    if not callable(handler) or not handler.__module__.startswith("torch."):
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
         return
-    of_torch = handler
+    of_torch = signal.getsignal(signal.SIGCHLD)
+    if not callable(of_torch) or not str(getattr(of_torch, "__module__", "")).startswith("torch."):
+        return
 
     def told(number: int, frame: FrameType | None) -> None:
         with _deaths_told():
