@@ -1,15 +1,20 @@
-"""Is a search or run that is killed again and again the same as one that never was?
+"""Is a search or run that is killed again and again the same as one that never was? Or whose disk is full?
 
     python benchmarks/kills.py --kills 20 --output docs/results/search-kills.json -- search --data digits --epochs 2 ...
+    mount -t tmpfs -o size=160m tmpfs /mnt/small
+    python benchmarks/kills.py --disk /mnt/small --output docs/results/full-disk.json -- train --data digits ...
 
 Runs `psvit` with the words behind ``--`` once to its end, then kills it with SIGKILL at random moments and resumes it,
-anew whenever it has come to its end, until it was killed as often as asked. Compares what the runs left: the front,
-the chosen network, the results, the weights. Exits with 1 if anything differs.
+anew whenever it has come to its end, until it was killed as often as asked. With ``--disk`` the disk of its folder is
+filled at those moments instead: it has to end by itself, in one line and with exit code 2, and has room again when it
+is resumed. Compares what the runs left: the front, the chosen network, the results, the weights. Exits with 1 if
+anything differs.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import json
 import os
@@ -49,17 +54,17 @@ def left(folder: Path) -> dict[str, Any]:
     return found
 
 
-def start(words: list[str], folder: Path) -> int:
-    """A child that runs the command; its process number."""
-    resume = ["--resume"] if any(folder.rglob("settings.json")) else []
+def start(words: list[str], folder: Path, said: Path = Path(os.devnull)) -> int:
+    """A child that runs the command, or goes on with it; its process number. `said` takes what it refuses."""
     child = os.fork()
     if child:
         return child
     code = 1
     try:
-        with open(os.devnull, "w") as nowhere:
+        with open(os.devnull, "w") as nowhere, said.open("w") as errors:
             os.dup2(nowhere.fileno(), 1)
-            code = command([*words, "--output", str(folder), *resume])
+            os.dup2(errors.fileno(), 2)
+            code = command([*words, "--output", str(folder), "--resume"])
     finally:
         os._exit(code)
 
@@ -73,11 +78,39 @@ def whole(words: list[str], folder: Path) -> float:
     return time.monotonic() - began
 
 
+def kill(child: int) -> bool:
+    """End the child at once."""
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return True
+
+
+def fill(child: int, disk: Path, spare: int, said: Path) -> bool:
+    """Leave `spare` bytes of the disk until the child has ended; whether it ended for that reason."""
+    status = (0, 0)
+    with (disk / "filler").open("wb", buffering=0) as file:
+        while not status[0]:
+            try:
+                while os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize > spare:
+                    file.write(bytes(4096))
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+            time.sleep(0.005)
+            status = os.waitpid(child, os.WNOHANG)
+    (disk / "filler").unlink()
+    code, line = os.waitstatus_to_exitcode(status[1]), said.read_text()
+    if code and (code != 2 or "is full" not in line or line.count("\n") != 1):
+        sys.exit(f"it ended with {code} and said: {line}")
+    return code == 2
+
+
 def main() -> None:
     """Parse the command line, kill, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--disk", type=Path, help="a small file system to fill, instead of killing")
     parser.add_argument("--output", type=Path)
     parser.add_argument("words", nargs="+", help="the command, behind --")
     arguments = parser.parse_args()
@@ -89,19 +122,20 @@ def main() -> None:
         seconds = whole(arguments.words, Path(place) / "whole")
         expected = left(Path(place) / "whole")
         while len(moments) < arguments.kills:
-            folder = Path(place) / "killed"
+            folder, said = (arguments.disk or Path(place)) / "killed", Path(place) / "said"
             while True:
-                child, wait = start(arguments.words, folder), rng.uniform(0.02, 0.6) * seconds
+                child, wait = start(arguments.words, folder, said), rng.uniform(0.02, 0.6) * seconds
                 deadline, status = time.monotonic() + wait, (0, 0)
                 while not status[0] and (time.monotonic() < deadline or len(moments) == arguments.kills):
                     time.sleep(0.005)
                     status = os.waitpid(child, os.WNOHANG)
                 if status[0]:
                     if os.waitstatus_to_exitcode(status[1]):
-                        sys.exit("a resumed run failed")
+                        sys.exit(f"a resumed run failed: {said.read_text()}")
                     break
-                os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
+                spare = rng.randrange(2**17)
+                if not (fill(child, arguments.disk, spare, said) if arguments.disk else kill(child)):
+                    break  # it had nothing more to write
                 moments.append(round(wait, 2))
             ends += 1
             found = left(folder)
@@ -113,9 +147,10 @@ def main() -> None:
     }  # fmt: skip
     print(json.dumps(result))
     if arguments.output:  # beside what other commands came to
-        known = json.loads(arguments.output.read_text())["killed"] if arguments.output.exists() else []
+        kind = "full" if arguments.disk else "killed"
+        known = json.loads(arguments.output.read_text())[kind] if arguments.output.exists() else []
         others = [row for row in known if row["command"] != result["command"]]
-        write_json(arguments.output, {"killed": [*others, result]})
+        write_json(arguments.output, {kind: [*others, result]})
     sys.exit(1 if differing else 0)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import glob
+import io
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -13,9 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import Any, BinaryIO
 
-from psvit.errors import UserError
+from psvit.errors import UserError, one_line
 
 if sys.platform != "win32":
     import fcntl
@@ -23,6 +25,53 @@ if sys.platform != "win32":
 LOCK = ".psvit.lock"
 PATIENCE = 2.0
 """Seconds in which a process that is ending may let go of its folder."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of the errors of a full disk: no space, no quota, a file as large as files may be."""
+
+
+class FullDiskError(UserError):
+    """A disk is full: nothing that was written before is lost, and a run can be resumed."""
+
+    @classmethod
+    def of(cls, place: str | Path, reason: str) -> FullDiskError:
+        """The disk of a place is."""
+        return cls(
+            f"the disk of {place} is full ({reason}): make room and give the command again, for a run with --resume"
+        )
+
+
+def full_disk(error: BaseException) -> str | None:
+    """Of which kind of full disk an error tells, itself or by what it came from; None if of another thing."""
+    found: BaseException | None = error
+    seen: list[BaseException] = []  # libraries may raise an error from itself
+    while found is not None and found not in seen:
+        seen.append(found)
+        number = re.search(r"\(os error (\d+)\)", str(found))  # as libraries in Rust say it
+        code = found.errno if isinstance(found, OSError) else int(number[1]) if number else None
+        if code in FULL:
+            return os.strerror(code)
+        if "database or disk is full" in str(found):  # SQLite
+            return one_line(found)
+        found = found.__cause__ or found.__context__
+    return None
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Whatever the writing of `path` raises when its disk is full becomes one line.
+
+    Raises:
+        FullDiskError: it is.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # each library has its own
+        if reason := full_disk(error):
+            raise FullDiskError.of(Path(path).parent, reason) from error
+        raise
 
 
 def check_writable(folder: Path, given: str) -> None:
@@ -39,10 +88,13 @@ def check_writable(folder: Path, given: str) -> None:
     try:
         there = next(place for place in (folder, *folder.parents) if place.exists())
         if there.is_dir():
-            TemporaryFile(dir=there).close()
+            with TemporaryFile(dir=there) as file:
+                file.write(bytes(2**16))  # a full disk still takes names
             return
         reason = f"{there} is a file"
-    except OSError as error:  # no right, a full disk, a name that is too long, or a file system of the kernel's
+    except OSError as error:  # no right, a name that is too long, or a file system of the kernel's
+        if full := full_disk(error):
+            raise FullDiskError.of(folder, full) from error
         reason = f"no file can be made in {there}: {error.strerror or error}"
     raise UserError(f"{given} cannot be written ({reason}): name another place")
 
@@ -99,8 +151,9 @@ def _held(path: Path, given: str) -> int | None:
                 time.sleep(0.05)
                 continue
             if _is(lock, path):
-                os.truncate(lock, 0)
-                os.write(lock, str(os.getpid()).encode())
+                with suppress(OSError):  # a full disk: what is written next tells it
+                    os.truncate(lock, 0)
+                    os.write(lock, str(os.getpid()).encode())
                 return lock
             os.close(lock)  # its last holder has removed the file meanwhile
 
@@ -115,15 +168,20 @@ def _is(file: int, path: Path) -> bool:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Hand out a temporary path beside `path`; what was written there takes its place at the end, or nothing does."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Hand out a temporary path beside `path`; what was written there takes its place at the end, or nothing does.
+
+    Raises:
+        FullDiskError: the disk is full; `path` is as it was.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        if temporary.is_dir():
-            _replace_folder(temporary, path)
-        else:
-            temporary.replace(path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            if temporary.is_dir():
+                _replace_folder(temporary, path)
+            else:
+                temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True) if temporary.is_dir() else temporary.unlink(missing_ok=True)
 
@@ -135,6 +193,41 @@ def _replace_folder(new: Path, path: Path) -> None:
         path.rename(old)
     new.rename(path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+class _Patient(io.RawIOBase):
+    """A file that keeps its first error to itself, and swallows what comes behind it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        if self.error is None:
+            try:
+                return self.file.write(data)
+            except OSError as error:
+                self.error = error
+        return len(data)
+
+
+@contextmanager
+def opened_for_torch(path: Path) -> Iterator[Any]:
+    """Open a file for ``torch.save`` and the like; errors in writing it are raised once they have ended.
+
+    torch's writer, in C++, meets an error with another that hides it, and at some moments ends the process.
+
+    Raises:
+        OSError: the first error in writing.
+    """
+    with path.open("wb") as file:
+        patient = _Patient(file)
+        yield patient
+        if patient.error is not None:
+            raise patient.error
 
 
 def recover(path: Path) -> None:

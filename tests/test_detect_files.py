@@ -227,7 +227,6 @@ def test_wrong_commands_are_refused(cli: Cli, tmp_path: Path) -> None:
         ([*TRAIN, *run, "--pooling", "1d"], "pools the sequence (1D), so its later stages have no maps"),
         ([*TRAIN, *run, "--model", "psvit_1d_tiny"], "take a 2D variant"),
         ([*TRAIN, *run, "--model", "resnet19"], "no model is called 'resnet19'"),
-        ([*TRAIN, *run, "--resume"], "holds no run to resume"),
         ([*TRAIN, *run, "--data", tmp_path / "nowhere"], "layout of COCO or Pascal VOC\n"),
     ):
         assert message in cli.refused(*words), words

@@ -283,7 +283,6 @@ def test_flags_that_do_not_fit(cli: Cli, write: Write, tmp_path: Path) -> None:
     assert "--jobs 0 is not a whole number of at least 1" in cli.refused("study", path, "--jobs", "0")
     assert "mine.yaml: it has no section quick: leave out --quick" in cli.refused("study", path, "--quick")
     assert "is a folder: give a file" in cli.refused("study", path, "--results", tmp_path, "--output", tmp_path / "out")
-    assert "holds no study to resume" in cli.refused("study", path, "--resume", "--output", tmp_path / "none")
     assert "is a file: give a folder as --output" in cli.refused("study", path, "--output", path)
 
 

@@ -181,7 +181,6 @@ def test_a_comparison_is_at_equal_macs_and_by_hand(cli: Cli, tmp_path: Path) -> 
 
 def test_a_comparison_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     for changes, message in (
-        ({"resume": True}, "holds no run to resume"),
         ({"models": ("deit", "A-A-A-A")}, "too small for 4 stages: give --patch-size 1 or less"),
         ({"models": ("deit", "resnext999")}, "no model is called 'resnext999'"),
         ({"models": ("deit", "ASS-")}, "stands between two layers"),

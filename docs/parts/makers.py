@@ -22,6 +22,7 @@ MADE_BY = {
     "detection-choice": f"{BENCHMARKS}dense.py detect --split holdout --seeds 0",
     "segmentation": f"{BENCHMARKS}dense.py segment",
     "export": f"{BENCHMARKS}export.py runs/fashion/best runs/fashion-wide/best",
+    "full-disk": f"{BENCHMARKS}kills.py --disk FOLDER",
     "memory": f"{BENCHMARKS}memory.py",
     "search-kills": f"{BENCHMARKS}kills.py --kills 20",
     "search-latency": f"{BENCHMARKS}latency.py",

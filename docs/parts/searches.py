@@ -88,12 +88,13 @@ def latency_table(data: Mapping[str, Any]) -> str:
 
 
 def kills_table(data: Mapping[str, Any]) -> str:
-    """What ``benchmarks/kills.py`` wrote: a command killed again and again."""
+    """What ``benchmarks/kills.py`` wrote: a command killed again and again, or its disk filled."""
+    kind, rows = ("kills", data["killed"]) if "killed" in data else ("times full", data["full"])
     lines = [
         (f"`{row['command']}`", f"{row['seconds']:.0f}", str(row["kills"]), ", ".join(row["differing"]) or "nothing")
-        for row in data["killed"]
+        for row in rows
     ]
-    return markdown_table(("command", "s", "kills", "differs from the uninterrupted"), lines, left=1)
+    return markdown_table(("command", "s", kind, "differs from the uninterrupted"), lines, left=1)
 
 
 FROM_BENCHMARKS: dict[str, Callable[[Mapping[str, Any]], str]] = {
@@ -102,5 +103,6 @@ FROM_BENCHMARKS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "tree_layers": scoring_table,
     "searches": latency_table,
     "killed": kills_table,
+    "full": kills_table,
 }
 """A key that tells which script under benchmarks/ wrote a file, and the table of such a file."""

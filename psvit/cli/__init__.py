@@ -11,6 +11,7 @@ from io import TextIOWrapper
 
 from psvit import __version__
 from psvit.errors import UserError, one_line
+from psvit.files import FullDiskError, full_disk
 
 COMMANDS = {
     "run": "your images and a budget -> a searched network, trained, evaluated and compared at equal MACs",
@@ -52,17 +53,31 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         return _dispatch(arguments[0], arguments[1:])
     except UserError as error:
-        print(f"psvit: {error}", file=sys.stderr)
-        return 2
+        return _refused(str(error))
     except KeyboardInterrupt:
-        print("psvit: interrupted", file=sys.stderr)
-        return 2
+        return _refused("interrupted")
     except BrokenPipeError:  # the reader, such as head, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _say_no_more()
         return 0
     except OSError as error:  # a folder that may not be written, a full disk
-        print(f"psvit: {one_line(error, kind=not error.strerror, limit=1000)}", file=sys.stderr)
-        return 2
+        if reason := full_disk(error):
+            return _refused(str(FullDiskError.of(error.filename or "the output", reason)))
+        return _refused(one_line(error, kind=not error.strerror, limit=1000))
+
+
+def _refused(reason: str) -> int:
+    """Say why on one line; the exit code."""
+    try:
+        print(f"psvit: {reason}", file=sys.stderr)
+        sys.stdout.flush()
+    except OSError:  # what is said goes to a disk, which is full
+        _say_no_more()
+    return 2
+
+
+def _say_no_more() -> None:
+    """What is still to be written to stdout, and could not be, is dropped."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(name: str, arguments: list[str]) -> int:

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
+import os
 import re
 import types
 from argparse import SUPPRESS, Action, ArgumentError
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import takewhile
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace  # type: ignore[attr-defined]
+import yaml
+from jsonargparse import (  # type: ignore[attr-defined]
+    ActionConfigFile,
+    ArgumentParser,
+    DefaultHelpFormatter,
+    Namespace,
+    get_loader,
+)
 
 from psvit.errors import UserError, flag
 from psvit.training.settings import DataSettings
@@ -34,6 +45,39 @@ class _Help(DefaultHelpFormatter):
             return text
         values = default if isinstance(default, list) else [default]
         return f"{text} (default {' '.join(f'{x:g}' if isinstance(x, float) else str(x) for x in values)})"
+
+
+class _ConfigFile(ActionConfigFile):
+    """A YAML file in which a list of one may be the value alone, and several values stand as behind the flag."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        values = _at_home(values)
+        with suppress(OSError, ValueError, yaml.YAMLError):  # what is wrong with the file is said below
+            given = get_loader("yaml")(Path(values).read_text(encoding="utf-8"))
+            if isinstance(given, dict):
+                values = json.dumps(given | _lists(parser, given), default=str)
+        super().__call__(parser, cfg, values, option_string)  # type: ignore[no-untyped-call]
+
+
+def _lists(parser: ArgumentParser, given: dict[str, Any]) -> dict[str, list[Any]]:
+    """The values of those names in a YAML file that are lists on the command line."""
+    found: dict[str, list[Any]] = {}
+    for action in parser._actions:
+        value = given.get(action.dest)
+        if action.nargs == "+" and value is not None:
+            parts = value.split() if isinstance(value, str) else value
+            found[action.dest] = parts if isinstance(parts, list) else [parts]
+    return found
+
+
+def _at_home(value: Any) -> Any:
+    """A path, or a file in a URL, that begins with ``~``, with the folder that this stands for; all else as it is."""
+    if isinstance(value, list):
+        return [_at_home(part) for part in value]
+    if not isinstance(value, str):
+        return value
+    url, path = re.fullmatch(r"(sqlite:///|journal://|)(.*)", value, re.DOTALL).groups()  # type: ignore[union-attr]
+    return url + os.path.expanduser(path) if path.startswith("~") else value
 
 
 class Flags:
@@ -62,7 +106,7 @@ class Flags:
         for instance in settings:
             self._add(instance)
         if settings:
-            self.parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these flags")
+            self.parser.add_argument("--config", action=_ConfigFile, help="YAML file with any of these flags")
 
     def _add(self, instance: Any) -> None:
         hints, texts = get_type_hints(type(instance)), field_texts(type(instance))
@@ -93,9 +137,12 @@ class Flags:
             UserError: an argument that does not fit.
         """
         try:
-            return self.parser.parse_args(list(arguments))
+            values = self.parser.parse_args(list(arguments))
         except (ArgumentError, TypeError, ValueError) as error:
             raise UserError(f"{self._plainly(error)} (see {self.help})") from error
+        for name, value in vars(values).items():
+            values[name] = _at_home(value)
+        return values
 
     def _plainly(self, error: Exception) -> str:
         """What jsonargparse and argparse say, in the words of the command line."""

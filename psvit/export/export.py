@@ -22,7 +22,7 @@ from psvit.export.hub import check_repository, push_to_hub, replacing_files, wri
 from psvit.export.onnx_files import INT8, export_onnx, metadata_of
 from psvit.export.runtime import training_of
 from psvit.export.settings import SUFFIXES, ExportSettings
-from psvit.files import check_writable, replacing
+from psvit.files import check_writable, opened_for_torch, replacing, writing
 from psvit.measure.machine import cpu_threads
 from psvit.training.checkpoints import CONFIG, WEIGHTS, check_cut, set_size
 from psvit.training.evaluate import Classifier, open_checkpoint
@@ -152,7 +152,7 @@ def output_paths(checkpoint: str, settings: ExportSettings) -> tuple[Path, ...]:
 def _onnx(
     classifier: Classifier, settings: ExportSettings, data: DataSettings | None, outputs: tuple[Path, ...]
 ) -> Exported:
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, writing(folder):
         found = export_onnx(classifier, settings, data, Path(folder))
     for path, proto in zip(outputs, found.models.values(), strict=True):
         with replacing(path) as temporary:
@@ -176,14 +176,15 @@ def _archive(classifier: Classifier, settings: ExportSettings, output: Path) -> 
         if settings.format == "torch-export":
             program = to_program(model, input_size, settings.batch_size)
             operators: Mapping[str, int] = program_operators(program)
-            with temporary.open("wb") as file:  # by its name alone torch would ask for .pt2
+            with opened_for_torch(temporary) as file:  # by its name alone torch would ask for .pt2
                 torch.export.save(program, file, extra_files=described)
             with temporary.open("rb") as file:
                 loaded: Any = torch.export.load(file).module()
         else:
             traced = to_torchscript(model, input_size, settings.batch_size)
             operators = torchscript_operators(traced)
-            torch.jit.save(traced, temporary, _extra_files=described)
+            with opened_for_torch(temporary) as file:
+                torch.jit.save(traced, file, _extra_files=described)
             loaded = torch.jit.load(temporary)
         difference = largest_difference(model, loaded, input_size, settings.checked_batches)
         check_difference(difference, settings.tolerance, f"the file of {settings.format}")

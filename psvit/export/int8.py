@@ -20,6 +20,7 @@ from psvit.errors import UserError, one_line
 from psvit.export.graph import INPUT
 from psvit.export.operators import check_onnx, nodes_of
 from psvit.export.runtime import INSTALL
+from psvit.files import writing
 
 if TYPE_CHECKING:
     import onnx
@@ -57,7 +58,7 @@ def quantize(
     onnx.save(model, float32)
     weights: dict[str, Any] = {"per_channel": True, "reduce_range": reduce_range, "weight_type": QuantType.QInt8}
     try:
-        with _quietly():
+        with _quietly(), writing(folder):
             # symbolic inference needs sympy and tells no more: every size is known but the batch's
             quant_pre_process(float32, plain, skip_symbolic_shape=True)
             stems, others = _convolutions(onnx.load(plain))

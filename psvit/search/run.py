@@ -28,7 +28,7 @@ from psvit.training.data import Data, open_data
 from psvit.training.image_list import IMAGES, check_unchanged, read_image_list
 from psvit.training.machine import open_machine
 from psvit.training.recipes import CompareSettings, ModelSettings, TrainSettings
-from psvit.training.run_folder import RESULTS, SETTINGS, clear_run, versions
+from psvit.training.run_folder import RESULTS, clear_run, flat, same_value, versions
 
 
 def run(settings: RunAllSettings, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -50,9 +50,12 @@ def run(settings: RunAllSettings, say: Callable[[str], None] = print) -> dict[st
     if main:
         check_writable(folder, f"--output {folder}")
     wanted = settings.search_settings()
-    places = [*folders_of(chosen).values(), *([folder / "search"] if settings.searches else [])]
-    if chosen.resume and not any((place / SETTINGS).exists() for place in places):
-        raise UserError(f"{folder} holds no run to resume: leave out --resume, or check --output")
+    folders_of(chosen)  # it refuses those of another run
+    if chosen.resume and (results := _finished(folder, settings)) is not None:
+        say(f"finished  {folder}: all networks are trained and compared, there is nothing to resume")
+        if main and chosen.results:
+            write_json(Path(chosen.results), results)
+        return results
     if (folder / REPORT).exists() and not (chosen.resume or chosen.overwrite):
         raise UserError(f"{folder / REPORT} is there already: give --overwrite to replace it, or another --output")
     kept = read_image_list(folder / IMAGES) if chosen.resume else None
@@ -86,9 +89,7 @@ def _run(
     given: dict[str, ModelSettings] = {}
     macs = None
     if settings.searches:
-        if chosen.resume and not (folder / "search" / SETTINGS).exists():
-            wanted = replace(wanted, search=replace(wanted.search, resume=False, overwrite=True))
-        found = search(wanted, say, clear)
+        found = search(wanted, say, clear if not chosen.resume else lambda: None)
         macs = cost.macs(found.arch, *shape)
         given = {
             "searched": inherit(found, settings, accelerator) if chosen.inherit else model_settings(found.arch),
@@ -106,20 +107,38 @@ def _run(
     like = TrainSettings(data=settings.data, recipe=settings.recipe, machine=settings.machine)
     rows = compare(replace(chosen, overwrite=True) if not chosen.resume else chosen,
                    contenders(chosen, data, given, macs), like, say)  # fmt: skip
-    record = json.loads(json.dumps(asdict(settings)))
-    for name in ("resume", "overwrite"):  # a run that was interrupted has the same results
-        del record["compare"][name], record["search"][name]
-    results = {"settings": record, "data": data.name, "rows": rows, "chosen": best_on_holdout(rows)}
+    results = {"settings": _record(settings), "data": data.name, "rows": rows, "chosen": best_on_holdout(rows)}
     if main:
         for name in (RESULTS, LATENCY, REPORT):
             recover(folder / name)
-        write_json(folder / RESULTS, results)
         timed = {**results, "rows": _timed(folder, rows, settings, accelerator)}
         run_page(folder, timed, settings, shape, versions()).write(folder / REPORT)
+        write_json(folder / RESULTS, results)  # the last: by it the run is known to be finished
         if chosen.results:
             write_json(Path(chosen.results), results)
     accelerator.wait_for_everyone()
     return results
+
+
+def _record(settings: RunAllSettings) -> dict[str, Any]:
+    """The settings as results.json holds them."""
+    record: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
+    for name in ("resume", "overwrite"):  # a run that was interrupted has the same results
+        del record["compare"][name], record["search"][name]
+    return record
+
+
+def _finished(folder: Path, settings: RunAllSettings) -> dict[str, Any] | None:
+    """The results of a run of these settings that has come to its end; None of any other."""
+    try:
+        results: dict[str, Any] = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+        before, now = flat(results["settings"]), flat(_record(settings))
+        _ = results["chosen"]  # older results do not tell it
+        same = before.keys() == now.keys() and all(same_value(name, before[name], now[name]) for name in now)
+        whole = (folder / REPORT).is_file() and all(Path(row["checkpoint"]).is_dir() for row in results["rows"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return results if same and whole else None
 
 
 def _timed(

@@ -11,6 +11,7 @@ from typing import Any
 
 from psvit.arch import Arch
 from psvit.errors import UserError
+from psvit.files import writing
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Journal:
         """Append scores, and see them on the disk."""
         scores = list(scores)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab") as file:
+        with writing(self.path), self.path.open("ab") as file:
             file.write("".join(json.dumps(asdict(score)) + "\n" for score in scores).encode())
             file.flush()
             os.fsync(file.fileno())

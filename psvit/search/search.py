@@ -53,7 +53,7 @@ from psvit.training.image_list import IMAGES, check_unchanged, read_image_list
 from psvit.training.learning import make_optimizer
 from psvit.training.machine import by_the_first, interrupts, open_machine
 from psvit.training.recipes import RunSettings, TrainSettings
-from psvit.training.run_folder import SETTINGS, record_of
+from psvit.training.run_folder import begun, record_of
 
 MEASURED = 4
 """Networks whose latency is measured at a time."""
@@ -105,6 +105,8 @@ def search(
     accelerator = open_machine(settings.machine)
     say = say if accelerator.is_main_process else _silent
     folder, record = Path(settings.search.output), record_of(settings, accelerator)
+    if settings.search.resume and not begun(folder, True, accelerator):
+        settings = replace(settings, search=replace(settings.search, resume=False))
     check_folder(folder, settings, record)
     kept = read_image_list(folder / IMAGES) if settings.search.resume else None
     data = open_data(settings.data, kept)
@@ -312,8 +314,7 @@ def _check(region: Region, settings: SearchSettings, accelerator: Accelerator) -
 def _train_settings(settings: SearchSettings) -> TrainSettings:
     own, folder = settings.search, Path(settings.search.output) / SUPERNET
     recipe = replace(settings.recipe, epochs=own.supernet_epochs or ceil(1.5 * settings.recipe.epochs), drop_path=0.0)
-    started = own.resume and (folder / SETTINGS).exists()
-    run = RunSettings(str(folder), resume=started, overwrite=not started, save_every=own.save_every)
+    run = RunSettings(str(folder), resume=own.resume, overwrite=not own.resume, save_every=own.save_every)
     return TrainSettings(data=settings.data, recipe=recipe, machine=settings.machine, run=run)
 
 

@@ -153,7 +153,7 @@ class SearchFolder:
             20,000 networks.
         supernet_epochs: epochs of the supernet; by default one and a half times --epochs.
         output: folder of the run.
-        resume: go on with the run that the folder holds.
+        resume: go on with the run that the folder holds; where it holds none yet, begin one.
         overwrite: throw away the run that the folder holds.
         save_every: optimizer steps between two savings of the state for --resume.
     """

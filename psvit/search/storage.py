@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from psvit.errors import UserError, one_line
+from psvit.files import FullDiskError, full_disk
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage, RDBStorage
@@ -94,7 +95,7 @@ def using(url: str, *also: type[Exception]) -> Iterator[None]:
         also: errors that are the storage's, besides those of databases and files.
 
     Raises:
-        UserError: the storage fails.
+        UserError: the storage fails, or its disk is full.
     """
     import optuna
     from sqlalchemy.exc import SQLAlchemyError
@@ -109,6 +110,8 @@ def using(url: str, *also: type[Exception]) -> Iterator[None]:
     except UserError:
         raise
     except kinds as error:
+        if reason := full_disk(error):
+            raise FullDiskError.of(hidden(url.removeprefix("sqlite:///")), reason) from error
         cause: BaseException = error
         while cause.__cause__ is not None:  # the driver's own words
             cause = cause.__cause__

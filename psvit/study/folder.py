@@ -33,7 +33,7 @@ def check_folder(folder: Path, study: Study, settings: StudySettings) -> None:
     """Refuse a folder that is not this study's.
 
     Raises:
-        UserError: a file, another study, one that is there already or that is not, or nothing can be written there.
+        UserError: a file, another study, one that is there already, or nothing can be written there.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: give a folder as --output")
@@ -42,8 +42,6 @@ def check_folder(folder: Path, study: Study, settings: StudySettings) -> None:
         raise UserError(f"--results {settings.results} is a folder: give a file")
     begun = any((folder / name).exists() for name in (STUDY, RESULTS))
     begun = begun or _outputs(folder)
-    if settings.resume and not begun:
-        raise UserError(f"{folder} holds no study to resume: leave out --resume, or check --output")
     if begun and not (settings.resume or settings.overwrite):
         raise UserError(
             f"{folder} already holds a study: give --resume to go on, --overwrite to replace it, or another --output"

@@ -17,7 +17,7 @@ class StudySettings:
         known: results.json of an earlier study: networks that it trained alike are taken from it, not trained again.
         quick: a small version of the study, for minutes instead of hours; its figures mean little.
         jobs: trainings at a time; by default one for each processor, or one on other devices than a CPU.
-        resume: go on with the study that the folder holds; trainings that are finished are kept.
+        resume: go on with the study that the folder holds, or begin it; trainings that are finished are kept.
         overwrite: throw away the study that the folder holds.
         dry_run: list the trainings, train nothing.
     """

@@ -101,7 +101,10 @@ def _run_study(
             write_json(Path(settings.results), data)
         page, *_ = write_report(folder, data, command)
         trained = {one["folder"] for one in kept.values()}
-        say(f"{len(trained)} trainings, {(time.perf_counter() - begun) / 60:.1f} minutes")
+        if all(folder / one in crew.before for one in trained):
+            say(f"finished  {folder}: all {len(trained)} trainings were done, its results are written again")
+        else:
+            say(f"{len(trained)} trainings, {(time.perf_counter() - begun) / 60:.1f} minutes")
     say(f"report    {page}")
     failed = [result["error"] for result in kept.values() if "error" in result]
     if failed and len(failed) == len(kept):

@@ -22,7 +22,7 @@ from psvit.training.evaluate import evaluate_checkpoint
 from psvit.training.loop import InterruptedTrainingError, train
 from psvit.training.machine import computed_in
 from psvit.training.recipes import Machine, TrainSettings
-from psvit.training.run_folder import LOG, SETTINGS, clear_run, versions
+from psvit.training.run_folder import LOG, SETTINGS, clear_run, same_value, versions
 
 TRIAL = "trial.json"
 OUTPUT = "output.txt"
@@ -150,7 +150,7 @@ class Trial:
 
     def _check_same(self, before: Mapping[str, Any], made_with: Mapping[str, Any], macs: str | None) -> None:
         now = json.loads(json.dumps(made_with))
-        other = [name for name in sorted(set(before) | set(now)) if before.get(name) != now.get(name)]
+        other = [name for name in sorted({*before, *now}) if not same_value(name, before.get(name), now.get(name))]
         if not other:
             return
         name = other[0]
@@ -196,8 +196,7 @@ class Trial:
         return result
 
     def _result(self) -> dict[str, Any]:
-        begun = (self.folder / SETTINGS).exists()
-        run = replace(self.settings.run, resume=begun, overwrite=not begun)
+        run = replace(self.settings.run, resume=True)
         best = train(replace(self.settings, run=run), lambda line: print(line, flush=True))
         log = [json.loads(line) for line in (self.folder / LOG).read_text(encoding="utf-8").splitlines()]
         if self.reads == "test":
@@ -269,8 +268,7 @@ class Search:
             UserError: the search failed.
             StoppedError: it was stopped.
         """
-        begun = (self.folder / SETTINGS).exists()
-        folder = replace(self.settings.search, resume=begun, overwrite=not begun)
+        folder = replace(self.settings.search, resume=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / OUTPUT).open("a", encoding="utf-8") as file, redirect_stdout(file), _stops():
             found = search(replace(self.settings, search=folder), lambda line: print(line, flush=True))

@@ -14,6 +14,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from psvit.errors import UserError, one_line
+from psvit.files import FullDiskError, full_disk
 
 Task = Callable[[], Any]
 """Something to do; it can be pickled, as can what it returns."""
@@ -76,7 +77,7 @@ def work_all(
     Raises:
         StoppedError: the user stopped, or somebody a task.
         DiedError: the process of a task died.
-        OSError: a task met one, such as a full disk.
+        OSError, FullDiskError: a task met one.
         RuntimeError: a task failed otherwise.
     """
     todo = list(enumerate(tasks))[::-1]
@@ -127,7 +128,7 @@ def _received(pipe: Connection, number: int) -> Any:
         raise DiedError(number) from error
     if kind == "failed":
         raise RuntimeError(f"task {number + 1} failed\n{value}")
-    if isinstance(value, OSError):
+    if isinstance(value, (OSError, FullDiskError)):  # no failure of this task alone
         raise value
     return value
 
@@ -153,8 +154,10 @@ def _outcome(task: Task) -> tuple[str, Any]:
     except KeyboardInterrupt:  # asked twice, by the group's signal and by the parent: a training then ends at once
         return "done", StoppedError("stopped")
     except UserError as error:
-        return "done", UserError(str(error))
+        return "done", (FullDiskError if isinstance(error, FullDiskError) else UserError)(str(error))
     except OSError as error:
+        if reason := full_disk(error):
+            return "done", FullDiskError.of(error.filename or "the study", reason)
         return "done", OSError(one_line(error, kind=True, limit=1000))
     except BaseException:
         return "failed", traceback.format_exc()

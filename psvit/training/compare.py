@@ -21,7 +21,7 @@ from psvit.training.data import Data
 from psvit.training.evaluate import evaluate_checkpoint
 from psvit.training.loop import train
 from psvit.training.recipes import CompareSettings, ModelSettings, RunSettings, TrainSettings
-from psvit.training.run_folder import SETTINGS, refuse_run, timm_macs
+from psvit.training.run_folder import refuse_run, timm_macs
 from psvit.variants import default_arch, with_changes
 
 
@@ -96,13 +96,7 @@ def _row(
     folder: Path,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    started = (folder / SETTINGS).exists()
-    run = RunSettings(
-        str(folder),
-        resume=started and settings.resume,
-        overwrite=settings.overwrite or (settings.resume and not started),
-        save_every=settings.save_every,
-    )
+    run = RunSettings(str(folder), settings.resume, settings.overwrite, settings.save_every)
     best = train(replace(like, model=model, run=run), say)
     metrics, opened = evaluate_checkpoint(str(folder / "best"), like.data, like.machine)
     kept = json.loads((folder / "best" / "metrics.json").read_text(encoding="utf-8"))

@@ -6,7 +6,7 @@ import difflib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -118,7 +118,8 @@ class Learning(ABC):
         """One optimizer step on the micro-batches of this process; the mean loss over all processes, in nats.
 
         Raises:
-            UserError: a loss or a gradient that is not finite; the weights are left as they were before the step.
+            UserError: a loss or a gradient that is not finite; the weights are left as they were before the step. Or
+                a batch is too small for a batch norm.
         """
         seed_step(self.seed, step, self.accelerator.process_index)
         self.model.train()
@@ -126,7 +127,8 @@ class Learning(ABC):
         for number, batch in enumerate(micro, start=1):
             last = number == len(micro)
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                loss = self.loss(batch, step) / len(micro)
+                with _enough_to_norm(self.recipe.batch_size):
+                    loss = self.loss(batch, step) / len(micro)
                 with norms_at_rest(self.plain) if self.recomputes else nullcontext():
                     self.accelerator.backward(loss)
             total += loss.detach()
@@ -196,6 +198,20 @@ class Learning(ABC):
             raise UserError(f"the saved state does not fit ({one_line(error)}): start anew with --overwrite") from error
         self.scheduler.step_update(state.step)
         return state
+
+
+@contextmanager
+def _enough_to_norm(batch_size: int) -> Iterator[None]:
+    """Refuse a batch in which a batch norm meets a single value of each channel, by the error of torch for it."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            f"--batch-size {batch_size} is too small for this network: one of its batch norms meets a single value of "
+            "each channel; give --batch-size 2 or more"
+        ) from error
 
 
 def make_optimizer(model: nn.Module, recipe: Schedule, processes: int) -> Optimizer:

@@ -7,11 +7,14 @@ equal weights. B, C, H, W: batch, channels, height, width.
 from __future__ import annotations
 
 import random
+import re
 import signal
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count, islice
+from types import FrameType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -262,7 +265,7 @@ def eval_batches(
         UserError: the split is empty; of a single rank, none of its images can be read.
     """
     if len(split) == 0:
-        raise UserError("the split to evaluate on holds no images: raise --holdout, or choose another split")
+        raise UserError("the split to evaluate on holds no images: choose another --split")
     if isinstance(split, ImageSplit) and isinstance(split.source, Stream):
         batches = _load(_StreamBatches(split, batch_size, (0, 0), rank, world_size), None, workers, 0)
     else:
@@ -363,12 +366,19 @@ def _load(
         batch_size=None,  # the data set makes whole batches itself
         sampler=keys,
         num_workers=workers,
-        collate_fn=_same,
+        collate_fn=_shared,
         worker_init_fn=_ignore_ctrl_c,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(seed),  # else DataLoader draws from the model's generator
     )
-    for batch in loader:
+    batches = iter(loader)
+    if workers:
+        _tell_of_deaths()
+    while True:
+        with _deaths_told():
+            batch = next(batches, None)
+        if batch is None:
+            return
         if isinstance(batch, UserError):
             raise batch
         yield Batch(batch.images, batch.labels, tuple(batch.unreadable))  # pinning turns the tuple into a list
@@ -379,5 +389,62 @@ def _ignore_ctrl_c(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _same(batch: Any) -> Any:
+def _shared(batch: Any) -> Any:
+    """In a loading process, put a batch into shared memory, as its queue would, where a failure is told to nobody."""
+    if get_worker_info() is None or isinstance(batch, UserError):
+        return batch
+    try:
+        for tensor in _tensors(batch):
+            tensor.share_memory_()
+    except RuntimeError as error:
+        reason = re.sub(r".*?>\W*", "", one_line(error), count=1)  # behind the name of torch's file
+        return UserError(
+            f"the shared memory is too small for the batches of the loading processes ({reason}): give --workers 0, or "
+            "enlarge it, as by docker run --shm-size 2g; a run goes on with --resume"
+        )
     return batch
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors in a batch."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple, Mapping)):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(part)
+
+
+@contextmanager
+def _deaths_told() -> Iterator[None]:
+    """Turn the RuntimeError by which DataLoader tells of a dead loading process into one line.
+
+    Raises:
+        UserError: one has died.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error.__cause__, UserError):  # the handler below was faster, and DataLoader hides what it says
+            raise error.__cause__ from None
+        how = re.search(r"killed by signal: [^.]+|exited unexpectedly", str(error))
+        if how is None or not str(error).startswith("DataLoader worker"):
+            raise
+        way_out = "enlarge the shared memory" if "Bus error" in how[0] else "see whether the memory is full"
+        raise UserError(
+            f"a loading process died ({how[0]}): {way_out}, or give fewer --workers, or 0; a run goes on with --resume"
+        ) from error
+
+
+def _tell_of_deaths() -> None:
+    """torch's handler for the end of a child raises wherever this process is: what it raises is to be one line."""
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        return
+    of_torch = signal.getsignal(signal.SIGCHLD)
+    if not callable(of_torch) or not str(getattr(of_torch, "__module__", "")).startswith("torch."):
+        return
+
+    def told(number: int, frame: FrameType | None) -> None:
+        with _deaths_told():
+            of_torch(number, frame)
+
+    signal.signal(signal.SIGCHLD, told)

@@ -13,7 +13,7 @@ from psvit.training.checkpoints import open_model
 from psvit.training.classify import ClassifierLearning
 from psvit.training.data import open_data
 from psvit.training.learning import INIT, Learning
-from psvit.training.machine import attention_for_training, interrupts, open_machine, seed_step
+from psvit.training.machine import AskedToStop, attention_for_training, interrupts, open_machine, seed_step
 from psvit.training.recipes import TrainSettings
 from psvit.training.run_folder import RunFolder, TrainState
 from psvit.training.show import Display, describe_data
@@ -44,6 +44,8 @@ def train(settings: TrainSettings, say: Callable[[str], None] = print) -> dict[s
     """
     accelerator = open_machine(settings.machine)
     run = RunFolder(settings, accelerator)
+    if (best := run.finished(say)) is not None:
+        return best
     kept = run.kept_images()
     data = open_data(settings.data, kept)
     seen = run.take_images(data.files, kept)
@@ -63,7 +65,7 @@ def train(settings: TrainSettings, say: Callable[[str], None] = print) -> dict[s
 def learn_epochs(
     learn: Learning, run: RunFolder, data: Sequence[str], say: Callable[[str], None] = print
 ) -> dict[str, Any]:
-    """The loop, alone in its folder: all epochs of `settings`, or, of a resumed run, those that are left.
+    """The loop, alone in its folder: all epochs of `settings`, or, of a run that was begun, those that are left.
 
     Args:
         learn: what learns.
@@ -87,7 +89,7 @@ def _learn_epochs(learn: Learning, run: RunFolder, data: Sequence[str], say: Cal
     settings, accelerator, steps_per_epoch = learn.settings, learn.accelerator, learn.steps_per_epoch
     recipe, world = settings.recipe, accelerator.num_processes
     total_steps = steps_per_epoch * recipe.epochs
-    state = learn.restore(run.load_state()) if settings.run.resume else TrainState(metric=learn.metric)
+    state = learn.restore(run.load_state()) if run.resumes else TrainState(metric=learn.metric)
     run.begin()
     display = Display(say if accelerator.is_main_process else None, total_steps, state.step, learn.metric)
     display.start(settings, data, run, world, accelerator, steps_per_epoch, state.step)
@@ -96,7 +98,12 @@ def _learn_epochs(learn: Learning, run: RunFolder, data: Sequence[str], say: Cal
             epoch, done = divmod(state.step, steps_per_epoch)
             batches = learn.epoch_batches(epoch, done)
             for _ in range(done, steps_per_epoch):
-                micro = [next(batches) for _ in range(recipe.accumulate)]
+                try:
+                    with interrupt.at_once(accelerator):
+                        micro = [next(batches) for _ in range(recipe.accumulate)]
+                except AskedToStop:
+                    run.save_state(learn, state)
+                    raise InterruptedTrainingError(run, state, total_steps) from None
                 loss = learn.step(micro, state.step)
                 state.add(loss, [name for batch in micro for name in batch.unreadable])
                 display.advance(epoch, loss)

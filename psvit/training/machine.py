@@ -180,18 +180,40 @@ def seed_step(seed: int, step: int, rank: int = 0) -> None:
     torch.manual_seed(state)
 
 
+class AskedToStop(KeyboardInterrupt):
+    """The user or the system asks to stop where nothing has to be ended first."""
+
+
 class Interrupt:
     """Whether the user (Ctrl-C) or the system (SIGTERM) has asked to stop; the loop looks after each step."""
 
     def __init__(self) -> None:
         self.asked: float | None = None
+        self.waits = False
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self.asked is None:
             self.asked = now
+            if self.waits:
+                raise AskedToStop
         elif now - self.asked > PATIENCE:  # the second time, at once
             raise KeyboardInterrupt
+
+    @contextmanager
+    def at_once(self, accelerator: Accelerator) -> Iterator[None]:
+        """Stop within, where a process alone waits for images, which may never come.
+
+        Raises:
+            AskedToStop: it was asked to, before or within.
+        """
+        self.waits = accelerator.num_processes == 1
+        try:
+            if self.waits and self.asked is not None:
+                raise AskedToStop
+            yield
+        finally:
+            self.waits = False
 
     def requested(self, accelerator: Accelerator) -> bool:
         """Whether any process was asked: all of them have to stop after the same step."""

@@ -245,7 +245,7 @@ class RunSettings:
 
     Args:
         output: folder of the run.
-        resume: go on with the run that the folder holds.
+        resume: go on with the run that the folder holds; where it holds none yet, begin one.
         overwrite: throw away the run that the folder holds.
         save_every: optimizer steps between two savings of the state for --resume, besides those after each epoch.
         keep_state: keep the state for --resume after the last epoch too.
@@ -301,7 +301,7 @@ class CompareSettings:
         inherit: start the searched network from its weights in the supernet, instead of from scratch.
         output: folder of the run; each network has a folder of its own in it.
         results: JSON file to write the results to as well.
-        resume: go on with the run that the folder holds.
+        resume: go on with the run that the folder holds; where it holds none yet, begin one.
         overwrite: throw away the run that the folder holds.
         save_every: optimizer steps between two savings of the state for --resume.
     """

@@ -7,7 +7,7 @@ import json
 import platform
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -21,12 +21,13 @@ from torch import nn
 import psvit
 from psvit import cost
 from psvit.errors import UserError, flag, one_line
-from psvit.files import check_writable, recover, replacing, write_json
+from psvit.files import check_writable, opened_for_torch, recover, replacing, write_json, writing
 from psvit.measure.macs import count_macs
 from psvit.model.psvit import PSViT
-from psvit.training.checkpoints import TRAINED_ON, config_of, cut_of, open_model, write_checkpoint
+from psvit.training.checkpoints import TRAINED_ON, config_of, cut_of, open_model, read_metrics, write_checkpoint
 from psvit.training.image_list import IMAGES, ImageList, check_unchanged, read_image_list
 from psvit.training.image_sets import ImageSet
+from psvit.training.machine import by_the_first
 from psvit.training.recipes import LearnSettings, ModelSettings
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ FREE_TO_CHANGE = (
     "data.accept_changes",
     "evolution.storage",
 )  # what may differ when a run is resumed
+PATHS = ("data", "data_dir", "model", "teacher")  # what may be spelled otherwise
 
 
 @dataclass
@@ -109,6 +111,25 @@ def refuse_run(path: Path) -> None:
         )
 
 
+def begun(path: Path, resume: bool, accelerator: Accelerator) -> bool:
+    """Whether there is a run to resume, as the first process sees it; ``--resume`` begins one where there is none yet.
+
+    Raises:
+        UserError: what is there tells no settings.
+    """
+    if not resume:
+        return False
+    if found := by_the_first(accelerator, (path / SETTINGS).is_file):
+        return found
+    other = next((name for name in (STATE, LOG, RESULTS, *SEARCHED) if (path / name).exists()), None)
+    if other is not None:
+        raise UserError(
+            f"{path} holds {other}, but no {SETTINGS} that would tell whose it is: give another --output, or start "
+            "anew with --overwrite"
+        )
+    return False
+
+
 def record_of(settings: Any, accelerator: Accelerator) -> dict[str, Any]:
     """What a run's settings.json holds: settings (a dataclass with a recipe), the global batch, versions."""
     return {
@@ -135,19 +156,17 @@ def check_same(path: Path, record: Mapping[str, Any]) -> None:
         path: the run's folder; record: see `record_of`.
 
     Raises:
-        UserError: there is no run, or its settings are broken, or one of them differs.
+        UserError: its settings are broken or cannot be read, or one of them differs.
     """
-    if not (path / SETTINGS).is_file():
-        raise UserError(f"{path} holds no run to resume: leave out --resume, or check --output")
     try:
         before = json.loads((path / SETTINGS).read_text(encoding="utf-8"))
-        old, batch = _flat(before["settings"]), before["global_batch"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        old, batch = flat(before["settings"]), before["global_batch"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path / SETTINGS} is broken ({error!r}): start anew with --overwrite") from error
     now = json.loads(json.dumps(record))
-    new = _flat(now["settings"])
+    new = flat(now["settings"])
     for name in sorted(set(old) | set(new)):
-        if old.get(name) != new.get(name) and not name.startswith(FREE_TO_CHANGE):
+        if not name.startswith(FREE_TO_CHANGE) and not same_value(name, old.get(name), new.get(name)):
             raise UserError(
                 f"{path} was trained with {flag(name.rpartition('.')[2])} {_plainly(old.get(name))}, not "
                 f"{_plainly(new.get(name))}: resume with the same settings, or start anew with --overwrite"
@@ -156,6 +175,16 @@ def check_same(path: Path, record: Mapping[str, Any]) -> None:
         raise UserError(
             f"{path} has a global batch of {batch}, not {now['global_batch']}: resume with as many processes"
         )
+
+
+def same_value(name: str, old: Any, new: Any) -> bool:
+    """Whether a setting is as it was; a folder may be spelled otherwise, as ``I/`` or ``./I`` for ``I``."""
+    if old == new:
+        return True
+    if name.rpartition(".")[2] not in PATHS or not (isinstance(old, str) and isinstance(new, str)):
+        return False
+    before, now = (Path(text).expanduser() for text in (old, new))
+    return before.exists() and now.exists() and before.samefile(now)
 
 
 def clear_run(path: Path) -> None:
@@ -191,14 +220,29 @@ class RunFolder:
             raise UserError(f"{self.path} is a file: give a folder as --output")
         if accelerator.is_main_process:
             check_writable(self.path, f"--output {self.path}")
-        if settings.run.resume:
+        self.resumes = begun(self.path, settings.run.resume, accelerator)
+        if self.resumes:
             check_same(self.path, self.record)
         elif not settings.run.overwrite:
             refuse_run(self.path)
 
+    def finished(self, say: Callable[[str], None]) -> dict[str, Any] | None:
+        """The figures of the best epoch, if the run to resume has come to its end, which is said; else None."""
+        if not self.resumes or not (train := self._finished_state().get("train")):
+            return None
+        if self.settings.run.keep_state and self.load_state()["train"]["step"] < train["step"]:
+            return None
+        best = read_metrics(self.path / "best").get("epoch")
+        if best is None or not (self.path / "last").is_dir():
+            return None
+        self.finish()
+        if self.accelerator.is_main_process:
+            say(f"finished  {self.path}: all {self.settings.recipe.epochs} epochs are done, there is nothing to resume")
+        return dict(next(line for line in train["history"] if line["epoch"] == best))
+
     def kept_images(self) -> ImageList | None:
         """The list of the images that a run to be resumed began with; None if it keeps none."""
-        return read_image_list(self.path / IMAGES) if self.settings.run.resume else None
+        return read_image_list(self.path / IMAGES) if self.resumes else None
 
     def take_images(self, files: ImageSet | None, kept: ImageList | None) -> tuple[str, ...]:
         """Take note of a folder's images, which `begin` writes down; lines that say what is to be known of them.
@@ -216,7 +260,7 @@ class RunFolder:
         """Make the folder, or take it up again: the first writing, once nothing of the user's can be wrong any more."""
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            if not self.settings.run.resume:
+            if not self.resumes:
                 clear_run(self.path)
                 write_json(self.path / SETTINGS, self.record)
             for name in (*CHECKPOINTS, *FILES):
@@ -274,8 +318,8 @@ class RunFolder:
         """Save all that --resume needs."""
         if self.accelerator.is_main_process:
             train = {item.name: getattr(state, item.name) for item in fields(state)}
-            with replacing(self.path / STATE) as temporary:
-                torch.save({**learn.state_dict(), "train": train}, temporary)
+            with replacing(self.path / STATE) as temporary, opened_for_torch(temporary) as file:
+                torch.save({**learn.state_dict(), "train": train}, file)
         self.accelerator.wait_for_everyone()  # were one to leave now, the launcher would end the one that writes
 
     def save_epoch(self, learn: Learning, state: TrainState) -> None:
@@ -300,13 +344,14 @@ class RunFolder:
         return config_of(self.model, self.preprocessing, self.classes)
 
     def _write_log(self, state: TrainState) -> None:
-        with replacing(self.path / LOG) as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in state.history), encoding="utf-8")
+        with writing(self.path / "tensorboard"):
+            self._tensorboard(state.history[-1])
         with replacing(self.path / TABLE) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, list(state.history[0]))
             table.writeheader()
             table.writerows(state.history)
-        self._tensorboard(state.history[-1])
+        with replacing(self.path / LOG) as temporary:  # the last: by it a run is known to be finished
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in state.history), encoding="utf-8")
 
     def _tensorboard(self, line: Mapping[str, Any]) -> None:
         if self._writer is None:
@@ -370,9 +415,10 @@ def _plainly(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    found: dict[str, Any] = {}
     for name, value in data.items():
         nested = isinstance(value, dict) and name != "model_args"
-        flat |= _flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
-    return flat
+        found |= flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return found

@@ -59,6 +59,8 @@ def train_detector(settings: DetectSettings, say: Callable[[str], None] = print)
     coco_classes()  # not to miss it after an epoch
     accelerator = open_machine(settings.machine)
     run = DenseFolder(settings, accelerator)
+    if (best := run.finished(say)) is not None:
+        return best
     data = open_objects(settings.data)
     check_holdout(ObjectSplit(data.holdout))
     detector = settings.detector.filled(data.img_size, data.has_masks)

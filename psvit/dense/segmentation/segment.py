@@ -56,6 +56,8 @@ def train_segmenter(settings: SegmentSettings, say: Callable[[str], None] = prin
     """
     accelerator = open_machine(settings.machine)
     run = DenseFolder(settings, accelerator)
+    if (best := run.finished(say)) is not None:
+        return best
     decoders()
     data = open_class_maps(settings.data)
     check_holdout(ClassMapSplit(data.holdout))

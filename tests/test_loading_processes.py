@@ -1,0 +1,109 @@
+"""Loading processes that die or find no memory, and a user who stops while images are waited for."""
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from image_sources import Numbered
+from PIL import Image
+from tiny import log, same_weights, settings
+from torch import Tensor, nn
+
+from psvit.errors import UserError
+from psvit.training.classify import ClassifierLearning
+from psvit.training.loading import Batch, ImageSplit, train_batches
+from psvit.training.loop import InterruptedTrainingError, train
+from psvit.training.machine import AskedToStop, interrupts, open_machine
+from psvit.training.recipes import ModelSettings
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Dying(ImageSplit):
+    """A split whose reading ends its process by a signal."""
+
+    def __init__(self, by: signal.Signals) -> None:
+        super().__init__(Numbered(20), lambda image: torch.zeros(1, 1, 1), training=True)
+        self.by = by
+
+    def read(self, i: int) -> tuple[Image.Image, int]:
+        os.kill(os.getpid(), self.by)
+        raise AssertionError("it lives")
+
+
+@pytest.mark.parametrize(
+    ("by", "says"),
+    [
+        (signal.SIGKILL, r"\(killed by signal: Killed\): see whether the memory is full, "),
+        (signal.SIGBUS, r"\(killed by signal: Bus error\): enlarge the shared memory, "),
+    ],
+    ids=["killed", "bus error"],
+)
+def test_a_dead_loading_process_is_told_in_one_line(by: signal.Signals, says: str) -> None:
+    with pytest.raises(UserError, match=rf"^a loading process died {says}or give fewer --workers, or 0; a run"):
+        list(train_batches(Dying(by), batch_size=2, batches=4, epoch=0, seed=0, workers=2))
+    alive = ImageSplit(Numbered(20), lambda image: torch.zeros(1, 1, 1), training=True)
+    assert len(list(train_batches(alive, batch_size=2, batches=4, epoch=0, seed=0, workers=2))) == 4
+
+
+def test_a_full_shared_memory_is_told_and_waited_for_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Tensor) -> Tensor:
+        raise RuntimeError(
+            "unable to allocate shared memory(shm) for file </torch_7_8_9>: No space left on device (28)"
+        )
+
+    split = ImageSplit(Numbered(20), lambda image: torch.zeros(1, 1, 1), training=True)
+    monkeypatch.setattr(Tensor, "share_memory_", full)  # the loading processes are forks
+    with pytest.raises(UserError, match=r"^the shared memory is too small .* \(No space left on device \(28\)\): give"):
+        list(train_batches(split, batch_size=2, batches=4, epoch=0, seed=0, workers=2))
+    assert len(list(train_batches(split, batch_size=2, batches=4, epoch=0, seed=0))) == 4  # --workers 0 helps
+
+
+def test_ctrl_c_does_not_wait_for_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = settings(tmp_path / "run")
+    whole = ClassifierLearning.epoch_batches
+
+    def stuck(self: ClassifierLearning, epoch: int, done: int) -> Iterator[Batch]:
+        for number, batch in enumerate(whole(self, epoch, done)):
+            if (epoch, number) == (1, 1):
+                signal.raise_signal(signal.SIGINT)
+                raise AssertionError("it waited on")
+            yield batch
+
+    train(replace(chosen, run=replace(chosen.run, output=str(tmp_path / "whole"))))
+    with monkeypatch.context() as patch:
+        patch.setattr(ClassifierLearning, "epoch_batches", stuck)
+        with pytest.raises(InterruptedTrainingError, match="stopped at step 4 of 6"):
+            train(chosen)
+    train(replace(chosen, run=replace(chosen.run, resume=True)))
+    assert same_weights(tmp_path / "run" / "last", tmp_path / "whole" / "last")
+    assert log(tmp_path / "run") == log(tmp_path / "whole")
+
+
+def test_among_several_processes_nobody_stops_alone() -> None:
+    class TwoProcesses:
+        """An Accelerator of two processes."""
+
+        num_processes = 2
+
+    with interrupts() as interrupt, interrupt.at_once(TwoProcesses()):  # type: ignore[arg-type]
+        signal.raise_signal(signal.SIGINT)
+    with interrupts() as interrupt:
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(AskedToStop), interrupt.at_once(open_machine(settings().machine)):
+            raise AssertionError("asked before")
+
+
+def test_a_batch_norm_with_one_value_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def small(*_: object, **__: object) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10))
+
+    monkeypatch.setattr("psvit.training.loop.open_model", small)
+    monkeypatch.setattr("psvit.training.run_folder.network_facts", lambda *_: {"macs": 1, "params": 1})
+    chosen = settings(tmp_path, model=ModelSettings("resnet18"), batch_size=1)
+    with pytest.raises(UserError, match=r"^--batch-size 1 is too small .* give --batch-size 2 or more$"):
+        train(chosen)
