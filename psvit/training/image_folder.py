@@ -47,6 +47,7 @@ class ImageFolder:
         folders: the name of each split's folder; empty without any.
         passed: what is left out, and why.
         notes: lines that the user should read.
+        whole: what all images are called where no split has a folder.
     """
 
     classes: tuple[str, ...]
@@ -54,6 +55,7 @@ class ImageFolder:
     folders: dict[str, str]
     passed: PassedOver
     notes: tuple[str, ...]
+    whole: str = "the class folders"
 
 
 def split_named(name: str) -> str | None:
