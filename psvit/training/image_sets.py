@@ -136,7 +136,8 @@ class _Cutting:
         self.rows = [row for row, _ in pairs]
         self.splits = np.asarray([split for _, split in pairs], dtype="U8")
         self.labels = np.asarray([row.label for row in self.rows], dtype=object)
-        self.origins = {split: f"{name}/" for split, name in folder.folders.items()} or {"train": folder.whole}
+        folders = {split: f"{name}/" for split, name in folder.folders.items()}
+        self.origins = dict(folder.origins) or folders or {"train": "the class folders"}
         self.notes: list[str] = []
         self.by_folder: set[str] = set()
         self.digests: tuple[str, ...] | None = None

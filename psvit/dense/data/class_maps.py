@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from psvit.dense.data.class_names import FILES, ClassNames, find_class_names, from_trained, read_text
+from psvit.dense.data.class_names import FILES, ClassNames, find_class_names, from_trained, packed, read_text
 from psvit.dense.data.findings import Findings
 from psvit.dense.data.headers import Header, made_as_stored, read_header, read_headers
-from psvit.dense.data.mask_numbers import Meaning, Numbers, Seen, as_colours, numbered, understand
+from psvit.dense.data.mask_numbers import Meaning, Numbers, Seen, numbered, understand
 from psvit.dense.data.names import files_by_stem, folders_in, one_for_each, split_of_folder, splits_in
 from psvit.dense.data.objects import IGNORED, DenseSource
 from psvit.dense.data.voc import CLASSES, find_splits, images_of
@@ -159,7 +159,8 @@ def _open_mask(path: Path, colours: bool) -> tuple[NDArray[np.int64], bool]:
     if values.ndim == 3:  # a grey image that was saved as RGB has its number in each channel
         parts = values[..., :3] if mode.startswith("RGB") else values[..., :1]
         if colours or (parts != parts[..., :1]).any():
-            return as_colours(values[..., :3].astype(np.int64)), False
+            red, green, blue = np.moveaxis(values[..., :3].astype(np.int64), -1, 0)
+            return packed(red, green, blue), False
         values = parts[..., 0]
     whole = values.astype(np.int64)
     if values.dtype.kind == "f" and (whole != values).any():
@@ -276,7 +277,7 @@ def open_maps(root: Path, strict: bool = False, evaluated: tuple[str, ...] | Non
         named = find_class_names(root, *(folder for both in folders.values() for folder in both))
         own = True
         meaning = _own_masks(root, found, learned, named or (from_trained(evaluated) if evaluated else None))
-    names = {split: os.path.relpath(both[0], root) for split, both in folders.items() if split}
+    names = {split: f"{os.path.relpath(both[0], root)}/" for split, both in folders.items() if split}
     return _summed_up(root, found, meaning, names, learned, own)
 
 

@@ -6,7 +6,12 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
+from psvit.dense.data.objects import IGNORED
 from psvit.errors import UserError, one_line
 from psvit.training.sources import quoted
 
@@ -30,7 +35,7 @@ class ClassNames:
         names: of the classes.
         keys: the number of each in masks, or its colour as `packed`; None: they are numbered from 0.
         colours: keys are colours.
-        source: the file, as a message calls it.
+        source: the file, as a message calls it; empty: they are a network's.
     """
 
     names: tuple[str, ...]
@@ -39,8 +44,11 @@ class ClassNames:
     source: str = ""
 
 
-def packed(red: int, green: int, blue: int) -> int:
-    """A colour as one number."""
+T = TypeVar("T", int, NDArray[np.int64])
+
+
+def packed(red: T, green: T, blue: T) -> T:
+    """A colour as one number; also of arrays."""
     return red << 16 | green << 8 | blue
 
 
@@ -64,7 +72,7 @@ def from_trained(names: tuple[str, ...]) -> ClassNames:
     """The classes of a network, for masks beside which no file names them."""
     numbered = [re.fullmatch(r"class (\d+)", name) for name in names]
     keys = tuple(int(found[1]) for found in numbered if found)
-    return ClassNames(names, keys if len(keys) == len(names) else None, source="the checkpoint")
+    return ClassNames(names, keys if len(keys) == len(names) else None)
 
 
 def _read(path: Path) -> ClassNames:
@@ -75,8 +83,10 @@ def _read(path: Path) -> ClassNames:
     lines = lines[1:] if lines and HEADS.fullmatch(lines[0]) else lines
     if lines and lines[0].startswith("__ignore__"):  # labelme's
         lines = lines[1:]
-    if not lines:
-        raise UserError(f"{path} names no class: give a name a line, the background's first")
+    if not 0 < len(lines) <= IGNORED:
+        raise UserError(
+            f"{path} names {len(lines)} classes: give a name a line, the background's first, up to {IGNORED}"
+        )
     for pattern, colours in ((COLOUR, True), (COLOUR_FIRST, True), (NUMBER, False)):
         found = [pattern.fullmatch(line) for line in lines]
         if all(found):

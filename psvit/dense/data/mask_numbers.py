@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from psvit.dense.data.class_names import ClassNames, packed, unpacked
+from psvit.dense.data.class_names import ClassNames, unpacked
 from psvit.dense.data.objects import IGNORED
 from psvit.errors import UserError
 
@@ -164,23 +164,27 @@ def understand(where: str, seen: Seen, named: ClassNames | None, colours: bool) 
         raise UserError(f"{seen.lossy} is of a format that changes numbers, and the masks are not of two numbers far "
                         "apart: save masks as PNG")  # fmt: skip
     if named is not None and named.keys is not None and not named.colours:
-        return _named_numbers(seen, named, areas)
-    names = named.names if named is not None else None
+        return _named_numbers(where, seen, named)
     classes = [value for value in values if value != IGNORED]
-    if values == [0, IGNORED] and (names is None or len(names) <= 2):
+    count = None if named is None else len(named.names)
+    if values == [0, IGNORED] and (count is None or count <= 2):
         note = f"{where}: the masks hold 0 and {IGNORED} only: {IGNORED} is taken as class 1, not as ignored"
-        return Meaning(each_a_class((0, IGNORED)), _names(names, (0, IGNORED), 2, named), (note,))
-    if names is not None and (not classes or classes[-1] < len(names)):
-        return Meaning(numbered(len(names)), names)
-    if areas is not None and (names is None or len(names) == len(areas)):
-        return _smoothed(where, seen, areas, names, named)
-    if names is not None:
-        for keys in (classes, values) if _have_gaps(classes) else ():
-            if len(names) == len(keys):
-                return Meaning(each_a_class(keys), names, (_in_order(where, keys),))
-        raise UserError(f"{named.source if named else where} names {len(names)} classes, but the masks hold the "
-                        f"numbers {_listed(values)}: give each number a line, as in '{classes[-1]}: name'")  # fmt: skip
-    return _unnamed(where, seen, classes)
+        return Meaning(each_a_class((0, IGNORED)), _names(where, (0, IGNORED), named), (note,))
+    if named is not None and (not classes or classes[-1] < len(named.names)):
+        return Meaning(numbered(len(named.names)), named.names)
+    if areas is not None and count in (None, len(areas)):
+        others = [key for key in seen.pixels if key not in areas]
+        rest = "nearest" if len(areas) == 2 else "ignored"
+        note = _edges(where, seen, areas, others, rest)
+        return Meaning(each_a_class(areas, rest), _names(where, areas, named), (note,))
+    if named is None:
+        return _unnamed(where, seen, classes)
+    for keys in (classes, values) if _have_gaps(classes) else ():
+        if count == len(keys):
+            return Meaning(each_a_class(keys), named.names, (_in_order(where, seen, keys),))
+    largest = max(key for key, _ in seen.pixels.most_common(count))
+    raise UserError(f"{where}: the masks hold the numbers {_listed(values)}, but {named.source or 'the network'} names "
+                    f"{count} classes: give each number a line, as in '{largest}: name'")  # fmt: skip
 
 
 def _have_gaps(classes: Sequence[int]) -> bool:
@@ -193,9 +197,9 @@ def _unnamed(where: str, seen: Seen, classes: list[int]) -> Meaning:
     if not _have_gaps(classes) and most < IGNORED:
         missing = sorted(set(range(most + 1)) - set(classes))
         lack = f"{where}: no training mask holds the numbers {_listed(missing)}: classes without a pixel to learn from"
-        return Meaning(numbered(most + 1), _names(None, range(most + 1), most + 1, None), (lack,) if missing else ())
+        return Meaning(numbered(most + 1), _names(where, range(most + 1), None), (lack,) if missing else ())
     if 1 < len(classes) <= MOST_APART:
-        return Meaning(each_a_class(classes), _names(None, classes, len(classes), None), (_in_order(where, classes),))
+        return Meaning(each_a_class(classes), _names(where, classes, None), (_in_order(where, seen, classes),))
     largest = sorted(key for key, _ in seen.pixels.most_common(4))
     raise UserError(
         f"{where}: the masks hold {len(classes)} numbers up to {most}, which are no class numbers; "
@@ -204,32 +208,24 @@ def _unnamed(where: str, seen: Seen, classes: list[int]) -> Meaning:
     )
 
 
-def _named_numbers(seen: Seen, named: ClassNames, areas: list[int] | None) -> Meaning:
+def _named_numbers(where: str, seen: Seen, named: ClassNames) -> Meaning:
     keys = named.keys or ()
     others = [value for value in seen.pixels if value not in keys and value != IGNORED]
     if not others:
         return Meaning(each_a_class(keys), named.names)
     if len(others) < 3 or len(keys) < 2 or set(others) & (seen.solid - _near(keys)) or seen.share(others) > EDGES:
         wrong = max(others, key=lambda value: seen.pixels[value])
-        raise UserError(
-            f"{named.source} has no class for {wrong}, which {100 * seen.share([wrong]):.2g} % of the pixels of the "
-            f"masks are: give it a line, as in '{wrong}: name', or mend the masks"
-        )
+        line = f"in {named.source} a line, as in '{wrong}: name'"
+        if not named.source:
+            line = f"in a classes.txt a line with a class of the network, as in '{wrong}: {named.names[-1]}'"
+        raise UserError(f"{where}: no class has the number {wrong}, which {100 * seen.share([wrong]):.2g} % of the "
+                        f"pixels of the masks are: give it {line}, or mend the masks")  # fmt: skip
     rest = "nearest" if len(keys) == 2 else "ignored"
-    return Meaning(each_a_class(keys, rest), named.names, (_edges(named.source, seen, sorted(keys), others, rest),))
+    return Meaning(each_a_class(keys, rest), named.names, (_edges(where, seen, sorted(keys), others, rest),))
 
 
 def _near(keys: Sequence[int]) -> set[int]:
     return {near for key in keys for near in range(key - FAR + 1, key + FAR)}
-
-
-def _smoothed(
-    where: str, seen: Seen, areas: list[int], names: tuple[str, ...] | None, named: ClassNames | None
-) -> Meaning:
-    others = [key for key in seen.pixels if key not in areas]
-    rest = "nearest" if len(areas) == 2 else "ignored"
-    note = _edges(where, seen, areas, others, rest)
-    return Meaning(each_a_class(areas, rest), _names(names, areas, len(areas), named), (note,))
 
 
 def _edges(where: str, seen: Seen, keys: Sequence[int], others: Sequence[int], rest: str) -> str:
@@ -238,22 +234,23 @@ def _edges(where: str, seen: Seen, keys: Sequence[int], others: Sequence[int], r
             f"{100 * seen.share(others):.2g} % of the pixels, as smoothed edges do: those are {done}")  # fmt: skip
 
 
-def _in_order(where: str, keys: Sequence[int]) -> str:
-    return (f"{where}: the masks hold the numbers {_listed(keys)}: each is taken for a class, in this order; a "
-            f"classes.txt with lines such as '{keys[-1]}: name' says otherwise")  # fmt: skip
+def _in_order(where: str, seen: Seen, keys: Sequence[int]) -> str:
+    ignored = f", {IGNORED} is ignored" if IGNORED in seen.pixels and IGNORED not in keys else ""
+    return (f"{where}: the masks hold the numbers {_listed(keys)}: each is taken for a class, in this order{ignored}; "
+            f"a classes.txt with lines such as '{keys[-1]}: name' says otherwise")  # fmt: skip
 
 
 def _listed(values: Sequence[int]) -> str:
     return ", ".join(map(str, values[:8])) + (f" and {len(values) - 8} more" if len(values) > 8 else "")
 
 
-def _names(names: tuple[str, ...] | None, keys: Sequence[int], count: int, named: ClassNames | None) -> tuple[str, ...]:
-    if names is None:
+def _names(where: str, keys: Sequence[int], named: ClassNames | None) -> tuple[str, ...]:
+    if named is None:
         return tuple(f"class {key}" for key in keys)
-    if len(names) < count:
-        raise UserError(f"{named.source if named else ''} names {len(names)} classes, but the masks have {count}: give "
-                        "a name a line, the background's first")  # fmt: skip
-    return names
+    if len(named.names) < len(keys):
+        raise UserError(f"{where}: the masks have {len(keys)} classes, but {named.source or 'the network'} names "
+                        f"{len(named.names)}: give a name a line, the background's first")  # fmt: skip
+    return named.names
 
 
 def _colours(where: str, seen: Seen, named: ClassNames | None) -> Meaning:
@@ -276,8 +273,3 @@ def _colours(where: str, seen: Seen, named: ClassNames | None) -> Meaning:
         notes = (f"{where}: {len(others)} colours that are no class's, in {100 * seen.share(others):.2g} % of the "
                  "pixels, as smoothed edges have, are ignored",)  # fmt: skip
     return Meaning(each_a_class(keys, "ignored" if others else "refused", colours=True), named.names, notes)
-
-
-def as_colours(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Colours (H, W, 3) -> one number each (H, W)."""
-    return packed(values[..., 0], values[..., 1], values[..., 2])  # type: ignore[arg-type, return-value]  # arrays too

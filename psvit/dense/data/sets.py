@@ -158,7 +158,7 @@ def _folder(settings: DenseDataSettings, known: str, instead: str) -> Path:
 class _Found:
     """What a folder holds: classes, all images, the split that it gives each (train where it gives none).
 
-    `folders` names what gives each split: a folder or a file.
+    `folders` names what gives each split: a folder (with / behind it) or a file.
     """
 
     root: Path
@@ -235,7 +235,8 @@ def _in_splits(settings: DenseDataSettings, found: _Found, kept: ImageList | Non
     for (split, _), path in paths.items():
         where = normalized(os.path.relpath(path, found.root).replace(os.sep, "/"))
         splits.setdefault(split, []).append(Labelled(path, "", where, where))
-    folder = ImageFolder((), splits, found.folders, PassedOver(), (), whole="the images")
+    origins = found.folders or {"train": "the images"}
+    folder = ImageFolder((), splits, found.folders, PassedOver(), (), origins)
     files = split_images(folder, settings, kept, evaluated)
     split_of = {row.path: split for row, split in zip(files.rows, files.splits, strict=True)}
     placed = np.asarray([split_of[paths[pair]] for pair in given])

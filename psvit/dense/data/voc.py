@@ -85,7 +85,8 @@ def find_splits(
             raise UserError(f"{folder}: {len(both)} images are in {names['train'][0]} and in {file}: "
                             f"{quoted(sorted(both))}; what is tested on must not be trained on")  # fmt: skip
     notes = (f"{folder}: {quoted(unlabelled)} not used: none of the first 20 images has labels",) if unlabelled else ()
-    lists = {split: file for split, (file, _) in names.items() if file}
+    lists = {split: file or "images in no list" for split, (file, _) in names.items()} if len(names) > 1 or names[
+        "train"][0] else {}  # fmt: skip
     return {split: listed for split, (_, listed) in names.items()}, lists, notes
 
 
