@@ -19,7 +19,7 @@ from PIL import Image
 from psvit.dense.data.class_names import FILES, ClassNames, find_class_names, from_trained, packed, read_text
 from psvit.dense.data.findings import Findings
 from psvit.dense.data.headers import Header, made_as_stored, read_header, read_headers
-from psvit.dense.data.mask_numbers import Meaning, Numbers, Seen, numbered, understand
+from psvit.dense.data.mask_numbers import FAR, Meaning, Numbers, Seen, numbered, understand
 from psvit.dense.data.names import files_by_stem, folders_in, one_for_each, split_of_folder, splits_in
 from psvit.dense.data.objects import IGNORED, DenseSource
 from psvit.dense.data.voc import CLASSES, find_splits, images_of
@@ -158,7 +158,8 @@ def _open_mask(path: Path, colours: bool) -> tuple[NDArray[np.int64], bool]:
         raise OSError(f"mask {printable(str(path))} is of the mode {mode}, which holds no class numbers")
     if values.ndim == 3:  # a grey image that was saved as RGB has its number in each channel
         parts = values[..., :3] if mode.startswith("RGB") else values[..., :1]
-        if colours or (parts != parts[..., :1]).any():
+        apart = FAR if _is_lossy(path) else 1  # lossy formats tint grey
+        if colours or np.ptp(parts, axis=-1).max(initial=0) >= apart:
             red, green, blue = np.moveaxis(values[..., :3].astype(np.int64), -1, 0)
             return packed(red, green, blue), False
         values = parts[..., 0]

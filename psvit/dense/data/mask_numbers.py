@@ -20,7 +20,7 @@ from psvit.errors import UserError
 FAR = 16
 """Two numbers this far apart are no noise of each other."""
 MOST_APART = 32
-"""So many numbers with gaps may be a class each; more are no masks of classes."""
+"""So many numbers with gaps may be a class each, and so many without gaps need fill no areas."""
 NOISE = 0.05
 """Of the pixels of a number: so many may have numbers less than `FAR` away, as JPEG leaves them."""
 EDGES = 0.5
@@ -194,7 +194,8 @@ def _have_gaps(classes: Sequence[int]) -> bool:
 
 def _unnamed(where: str, seen: Seen, classes: list[int]) -> Meaning:
     most = classes[-1] if classes else 0
-    if not _have_gaps(classes) and most < IGNORED:
+    of_areas = len(classes) <= MOST_APART or 2 * len(seen.solid & set(classes)) >= len(classes)
+    if not _have_gaps(classes) and most < IGNORED and of_areas:
         missing = sorted(set(range(most + 1)) - set(classes))
         lack = f"{where}: no training mask holds the numbers {_listed(missing)}: classes without a pixel to learn from"
         return Meaning(numbered(most + 1), _names(where, range(most + 1), None), (lack,) if missing else ())
