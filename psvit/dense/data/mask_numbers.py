@@ -22,7 +22,7 @@ FAR = 16
 MOST_APART = 32
 """So many numbers with gaps may be a class each, and so many without gaps need fill no areas."""
 NOISE = 0.05
-"""Of the pixels of a number: so many may have numbers less than `FAR` away, as JPEG leaves them."""
+"""Of the pixels of a number: so many may have numbers less than `FAR` away, in a format that keeps numbers."""
 EDGES = 0.5
 """Of all pixels: so many at most may be smoothed edges."""
 MOST_BLENDED = 0.02
@@ -126,7 +126,7 @@ class Seen:
                 groups.append([key])
         peaks = [max(group, key=lambda key: self.pixels[key]) for group in groups]
         for peak, group in zip(peaks, groups, strict=True):
-            if sum(self.pixels[key] for key in group if key != peak) > NOISE * self.pixels[peak]:
+            if not self.lossy and sum(self.pixels[key] for key in group if key != peak) > NOISE * self.pixels[peak]:
                 return None
         others = [key for key in self.pixels if key not in peaks]
         few = len(others) < 3 or len(others) <= len(peaks) or len(peaks) < 2
