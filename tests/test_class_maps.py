@@ -51,9 +51,7 @@ def test_masks_that_are_wrong(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"masks that cannot be read: .*b\.png.*--strict"):
         maps(tmp_path, strict=True)
     save(tmp_path / "masks" / "train" / "c.png", (4, 2))
-    with pytest.raises(
-        UserError, match=r"the masks hold 3 colours, such as .*: give classes\.txt a line for each class"
-    ):
+    with pytest.raises(UserError, match=r"the masks hold 3 colours, such as .*: give classes\.txt a line for each"):
         maps(tmp_path)
 
 

@@ -315,7 +315,7 @@ def test_a_split_with_images_and_no_masks_is_named(tmp_path: Path) -> None:
     for name in "abc":
         lay(tmp_path, "kind first", "train", name)
     save(tmp_path / "images" / "test" / "x.png", (24, 24))
-    assert "folders of images without masks, left out: 1 ('test')" in note(maps(tmp_path), "without masks")
+    assert "images that nothing of what is read tells about, not used: 1 in images/test/" in maps(tmp_path).notes
     (tmp_path / "images" / "train").rename(tmp_path / "images" / "val")
     (tmp_path / "masks" / "train").rename(tmp_path / "masks" / "val")
     assert "has masks in masks/val, but none to train on" in refused(tmp_path)
@@ -337,7 +337,7 @@ def test_voc_with_all_three_lists(tmp_path: Path) -> None:
     save(tmp_path / "JPEGImages" / "d.JPG")
     data = opened(tmp_path, holdout=0.1)
     assert parts(data) == {"train": {"a.jpg"}, "holdout": {"b.jpg"}, "test": {"c.jpg"}}
-    assert "images that no annotations are used of: 1 ('JPEGImages/d.JPG')" in data.notes
+    assert "images that nothing of what is read tells about, not used: 1 in JPEGImages/" in data.notes
 
 
 # ---- splits that never move

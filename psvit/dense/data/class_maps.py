@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -179,13 +179,17 @@ def _is_lossy(path: Path) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Maps:
-    """What was found: class names, images with their masks, the split that folders give each, those folders."""
+    """What was found: class names, images with their masks, the split that folders give each, those folders.
+
+    `named` holds what the notes count.
+    """
 
     classes: tuple[str, ...]
     source: MapSource
     splits: tuple[str, ...]
     folders: dict[str, str]
     notes: tuple[str, ...]
+    named: frozenset[str]
 
 
 @dataclass
@@ -266,7 +270,6 @@ def open_maps(root: Path, strict: bool = False, evaluated: tuple[str, ...] | Non
     if learned not in found.splits:
         raise UserError(f"{root}: no image of {images} has a mask of its name in {masks}: call a mask as its image, or "
                         "with _mask behind the name")  # fmt: skip
-    _say_unlabelled(images, folders, found)
     own = False
     if masks.parts[-2:] == ("annotations", "training"):
         classes = _names(root / "objectInfo150.txt", TAB, ADE_CLASSES)
@@ -295,7 +298,7 @@ def _summed_up(root: Path, found: _Pairs, meaning: Meaning, folders: dict[str, s
     if own:  # all masks to train on were looked into, so the others, which are fewer, can be too
         source.check_numbers([at for at, split in enumerate(found.splits) if split != learned])
     said = (*meaning.notes, *(f"{root.name}: {note}" for note in notes), *found.notes())
-    return Maps(meaning.classes, source, tuple(found.splits), folders, said)
+    return Maps(meaning.classes, source, tuple(found.splits), folders, said, found.findings.named())
 
 
 def _mask_size(mask: Path) -> tuple[int, int] | None:
@@ -338,16 +341,6 @@ def _look_into(found: _Pairs, learned: str, colours: bool) -> Seen | None:
     return seen
 
 
-def _say_unlabelled(images: Path, folders: dict[str, tuple[Path, Path]], found: _Pairs) -> None:
-    """Folders of splits beside that of the training images, which have no masks."""
-    if "" in folders:
-        return
-    used = {both[0] for both in folders.values()}
-    for path in folders_in(images.parent).values():
-        if split_of_folder(path.name) and path not in used and any(is_image(name) for name in os.listdir(path)):
-            found.findings.add("folders of images without masks, left out", path.name)
-
-
 def open_voc_maps(folder: Path, strict: bool = False) -> Maps | None:
     """SegmentationClass of Pascal VOC: the background, then its twenty classes, or those that a file names.
 
@@ -376,7 +369,7 @@ def open_voc_maps(folder: Path, strict: bool = False) -> Maps | None:
     if (named := find_class_names(folder)) is not None:
         meaning = _own_masks(folder, found, "train", named)
     maps = _summed_up(folder, found, meaning, lists, "train", own=False)
-    return Maps(maps.classes, maps.source, maps.splits, maps.folders, notes + maps.notes)
+    return replace(maps, notes=notes + maps.notes)
 
 
 def _find_folders(root: Path) -> dict[str, tuple[Path, Path]]:

@@ -33,12 +33,16 @@ FAR = 10
 
 @dataclass(frozen=True, eq=False)
 class CocoSplit:
-    """One annotation file, read: class names by class number, images, and whether any object has a mask."""
+    """One annotation file, read: class names by class number, images, and whether any object has a mask.
+
+    `named` holds what the notes count.
+    """
 
     classes: tuple[str, ...]
     images: tuple[Annotated, ...]
     has_masks: bool
     notes: tuple[str, ...]
+    named: frozenset[str]
 
 
 def find_coco(root: Path) -> dict[str, Path]:
@@ -53,6 +57,7 @@ def find_coco(root: Path) -> dict[str, Path]:
     files = [*root.glob("*.json"), *root.glob("*/*.json")]
     files = [path for path in files if not is_hidden(path.name) and not is_hidden(path.parent.name)
              and not path.name.startswith(OTHER_TASKS)]  # fmt: skip
+    files = list({path.resolve(): path for path in reversed(files)}.values())  # a link that leads back to the folder
     plain = [path for path in files if path.name.startswith("instances_")]
     splits: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(plain or files, key=lambda path: natural(str(path))):
@@ -147,7 +152,7 @@ def _summed_up(names: tuple[str, ...], images: list[Annotated], findings: Findin
         notes += (f"{findings.where}: objects without a mask, their box is taken: {shapes.count(False)}",)
     if empty := sum(not len(image.labels) for image in images):
         notes += (f"{findings.where}: images without objects, kept as background: {empty}",)
-    return CocoSplit(names, tuple(images), any(shapes), notes)
+    return CocoSplit(names, tuple(images), any(shapes), notes, findings.named())
 
 
 def _read_json(path: Path) -> dict[str, Any]:

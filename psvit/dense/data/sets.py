@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,11 +18,11 @@ from psvit.dense.data.scenes import LEAST_SIDE, SIDE, ScenesSource
 from psvit.dense.data.settings import WITH_CLASS_MAPS, WITH_OBJECTS, DenseDataSettings
 from psvit.dense.data.voc import find_voc, read_voc
 from psvit.errors import UserError
-from psvit.training.image_files import PassedOver, is_hidden, is_image, normalized
+from psvit.training.image_files import PassedOver, find_images, normalized
 from psvit.training.image_folder import ImageFolder, Labelled
 from psvit.training.image_list import ImageList
 from psvit.training.image_sets import ImageSet, split_images
-from psvit.training.sources import natural, printable, quoted
+from psvit.training.sources import printable, quoted
 from psvit.training.splits import DIGITS, cut, digits
 
 SCENES = "digits-scenes"
@@ -119,7 +120,7 @@ def open_class_maps(
     maps = open_voc_maps(folder, settings.strict) if (folder := find_voc(root)) else None
     maps = maps or open_maps(root, settings.strict, evaluated)
     if maps is not None:
-        found = _Found(root, maps.classes, maps.source, maps.splits, maps.folders, False, maps.notes)
+        found = _Found(root, maps.classes, maps.source, maps.splits, maps.folders, False, maps.notes, maps.named)
         return _in_splits(settings, found, kept, evaluated is not None)
     if files := find_coco(root):
         own = None if evaluated is None else evaluated[1:]  # without the background
@@ -158,7 +159,7 @@ def _folder(settings: DenseDataSettings, known: str, instead: str) -> Path:
 class _Found:
     """What a folder holds: classes, all images, the split that it gives each (train where it gives none).
 
-    `folders` names what gives each split: a folder (with / behind it) or a file.
+    `folders` names what gives each split: a folder (with / behind it) or a file. `named` holds what the notes count.
     """
 
     root: Path
@@ -168,6 +169,7 @@ class _Found:
     folders: dict[str, str]
     has_masks: bool
     notes: tuple[str, ...]
+    named: frozenset[str]
 
 
 def _open_coco(
@@ -185,17 +187,19 @@ def _open_coco(
     _check_objects(files[learned], first.images, crowds, first.notes)
     images, splits = list(first.images), [learned or "train"] * len(first.images)
     notes += first.notes
+    counted = first.named
     for split in ("holdout", "test"):
         if split in files and split != learned:
             read = read_coco(files[split], root, split, settings.strict, first.classes)
             notes += read.notes
             if first.has_masks and not read.has_masks:
                 notes += (f"{files[split]} has no masks: there boxes take their place",)
+            counted |= read.named
             images += read.images
             splits += [split] * len(read.images)
     named = {split: os.path.relpath(path, root) for split, path in files.items() if split} if learned else {}
     source = AnnotatedSource(images, first.has_masks)
-    return _Found(root, first.classes, source, tuple(splits), named, first.has_masks, notes)
+    return _Found(root, first.classes, source, tuple(splits), named, first.has_masks, notes, counted)
 
 
 def _open_voc(settings: DenseDataSettings, folder: Path, evaluated: tuple[str, ...] | None) -> _Found:
@@ -204,7 +208,8 @@ def _open_voc(settings: DenseDataSettings, folder: Path, evaluated: tuple[str, .
     _check_objects(folder, read.splits[learned], crowds=False, notes=read.notes)
     images = [image for part in read.splits.values() for image in part]
     splits = tuple(split for split, part in read.splits.items() for _ in part)
-    return _Found(folder, read.classes, AnnotatedSource(images, False), splits, read.lists, False, read.notes)
+    source = AnnotatedSource(images, False)
+    return _Found(folder, read.classes, source, splits, read.lists, False, read.notes, read.named)
 
 
 def _check_objects(where: Path, images: Sequence[Annotated], crowds: bool, notes: Sequence[str]) -> None:
@@ -254,7 +259,7 @@ def _in_splits(settings: DenseDataSettings, found: _Found, kept: ImageList | Non
         has_masks=found.has_masks,
         img_size=_one_size(source),
         workers=min(4, os.cpu_count() or 1) if settings.workers is None else settings.workers,
-        notes=(*found.notes, *_unlisted(found), *files.notes),
+        notes=(*found.notes, *_unlisted(found, real), *files.notes),
         files=files,
     )
 
@@ -287,18 +292,20 @@ def _check_apart(settings: DenseDataSettings, found: _Found, real: Sequence[str]
         )
 
 
-def _unlisted(found: _Found) -> tuple[str, ...]:
-    """Images beside those that annotations list."""
-    if not isinstance(found.source, AnnotatedSource):
-        return ()  # these were found by looking for images
-    used = {found.source.path(at) for at in range(len(found.source))}
-    folders = sorted({os.path.dirname(path) for path in used})
-    others = [
-        os.path.join(folder, name) for folder in folders for name in sorted(os.listdir(folder), key=natural)
-        if is_image(name) and not is_hidden(name) and os.path.join(folder, name) not in used
-    ]  # fmt: skip
-    names = [printable(os.path.relpath(path, found.root)) for path in others]
-    return (f"images that no annotations are used of: {len(names)} ({quoted(names)})",) if names else ()
+def _unlisted(found: _Found, real: Sequence[str]) -> tuple[str, ...]:
+    """How many images lie in the set's folders that are not used, and are not told of otherwise."""
+    masks = [str(mask) for _, mask in found.source.pairs] if isinstance(found.source, MapSource) else []
+    used = {*real, *_real_paths(masks)}
+    files, _ = find_images(found.root)
+    counts: Counter[str] = Counter()
+    for file, path in zip(files, _real_paths([file.path for file in files]), strict=True):
+        name = file.parts[-1]
+        if path not in used and not found.named & {file.path, "/".join(file.parts), name, os.path.splitext(name)[0]}:
+            counts["/".join(file.parts[:-1]) + "/"] += 1
+    if not counts:
+        return ()
+    some = ", ".join(f"{count} in {printable(folder)}" for folder, count in counts.most_common(4))
+    return (f"images that nothing of what is read tells about, not used: {some}" + ", ..." * (len(counts) > 4),)
 
 
 def _one_size(source: DenseSource) -> tuple[int, int] | None:

@@ -26,12 +26,16 @@ CLASSES = (
 
 @dataclass(frozen=True, eq=False)
 class Voc:
-    """A folder, read: class names, images by split (train, holdout, test), the list that names each split."""
+    """A folder, read: class names, images by split (train, holdout, test), the list that names each split.
+
+    `named` holds what the notes count.
+    """
 
     classes: tuple[str, ...]
     splits: dict[str, tuple[Annotated, ...]]
     lists: dict[str, str]
     notes: tuple[str, ...]
+    named: frozenset[str]
 
 
 def find_voc(root: Path) -> Path | None:
@@ -150,7 +154,7 @@ def read_voc(folder: Path, strict: bool = False, evaluated: tuple[str, ...] | No
             objects = [Annotation(box, number[name], hard, None, one.file.stem) for name, box, hard in one.objects]
             ready[split].append(annotate(str(one.file), size, objects, findings, as_stored))
     notes += tuple(f"{folder.name}: {note}" for note in turned) + findings.notes()
-    return Voc(classes, {split: tuple(read) for split, read in ready.items()}, lists, notes)
+    return Voc(classes, {split: tuple(read) for split, read in ready.items()}, lists, notes, findings.named())
 
 
 Box = tuple[float, float, float, float]
