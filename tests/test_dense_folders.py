@@ -1,5 +1,6 @@
 """Folders of boxes and masks as people have them: what counts, splits that never move, EXIF, numbers of masks."""
 
+import json
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ import pytest
 from dense_folders import SQUARE, an_object, coco, maps, mask_file, objects, opened, save, voc_folder, write, xml
 from numpy.typing import ArrayLike
 from PIL import Image
+from tiny import MACHINE, Cli
 
 from psvit.dense.data.objects import DenseSource
 from psvit.dense.data.sets import DenseData, open_class_maps, open_objects
 from psvit.dense.data.settings import DenseDataSettings
 from psvit.errors import UserError
+from psvit.training.image_list import read_image_list
 
 TURNED = 6
 """An EXIF orientation of a quarter turn."""
@@ -425,6 +428,42 @@ def test_too_few_images_for_a_cut_are_trained_on_and_it_is_said(tmp_path: Path) 
     data = maps(labelled(tmp_path, 1), holdout=0.1)
     assert parts(data)["train"] == {"0.png"}
     assert "too few images to be in the test split too; add some to have them there" in data.notes
+
+
+SEGMENT = ["segment", "train", "--model", "AS-A", "--widths", "16", "32", "--head-dim", "8", "--patch-size", "4",
+           "--channels", "32", "--workers", "0", *MACHINE]  # fmt: skip
+
+
+def test_a_run_keeps_its_images(cli: Cli, tmp_path: Path) -> None:
+    """On the folder that it was trained on an evaluation takes the splits as kept; elsewhere it counts by content."""
+    root, run = labelled(tmp_path / "set", 24), tmp_path / "run"
+    said = cli.ok(*SEGMENT, "--data", root, "--epochs", "1", "--keep-state", "--output", run)
+    assert "from\n" in said
+    assert "cut from the images by a hash of the path (20%)" in said
+    kept = read_image_list(run / "images.csv")
+    assert kept is not None
+    assert {row.label for row in kept.rows} == {""}
+    counts = kept.counts()
+    assert sum(counts.values()) == 24
+    labelled(root, 1, start=90)
+    evaluate = ["segment", "evaluate", run / "best", *MACHINE, "--workers", "0", "--data"]
+    figures = json.loads(cli.ok(*evaluate, root, "--json"))
+    assert figures["trained_on"] == 0
+    assert counts["test"] <= figures["images"] <= counts["test"] + 1
+    for split in ("train", "holdout"):
+        figures = json.loads(cli.ok(*evaluate, root, "--json", "--split", split))
+        assert figures["trained_on"] == (counts["train"] if split == "train" else 0)
+    labelled(tmp_path / "other", 4)
+    labelled(tmp_path / "other", 3, start=200)
+    trained = sum(row.split == "train" for row in kept.rows if row.path in {f"images/{at}.png" for at in range(4)})
+    text = cli.ok(*evaluate, tmp_path / "other")
+    assert "test split (all images), 7 images" in text
+    assert f"the network was TRAINED ON {trained} of them" in text
+    assert "--split train of" in cli.refused(*evaluate, tmp_path / "other", "--split", "train")
+    resume = [*SEGMENT, "--data", root, "--epochs", "1", "--keep-state", "--output", run, "--resume"]
+    assert "the images have changed since" in (refusal := cli.refused(*resume))
+    assert "1 added, such as images/90.png: bring them back, give --accept-changes" in refusal
+    assert "changed since the run began: 1 added" in cli.ok(*resume, "--accept-changes")
 
 
 # ---- EXIF

@@ -105,4 +105,6 @@ def evaluated(
         return Evaluated(figures)
     known = known_images(values.checkpoint)
     digests = [row.digest for row in opened.files.images.rows if row.split == values.split] if known else []
-    return Evaluated(figures, opened.files.origins[values.split], known.trained(digests) if known else None)
+    return Evaluated(
+        figures, opened.files.origins.get(values.split, "as kept"), known.trained(digests) if known else None
+    )
