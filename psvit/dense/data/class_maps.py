@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,10 +143,10 @@ def read_mask(path: Path, colours: bool = False) -> NDArray[np.int64]:
     values, grey = _open_mask(path, colours)
     if not grey and not colours:
         raise UserError(f"mask {path} holds colours, where others hold numbers: save class numbers in all")
-    return values
+    return values.astype(np.int64)
 
 
-def _open_mask(path: Path, colours: bool) -> tuple[NDArray[np.int64], bool]:
+def _open_mask(path: Path, colours: bool) -> tuple[NDArray[np.integer[Any]], bool]:
     """What is in a mask, colours as one number each, and whether it is grey or a palette's entries."""
     try:
         with Image.open(path) as image:
@@ -163,8 +164,10 @@ def _open_mask(path: Path, colours: bool) -> tuple[NDArray[np.int64], bool]:
             red, green, blue = np.moveaxis(values[..., :3].astype(np.int64), -1, 0)
             return packed(red, green, blue), False
         values = parts[..., 0]
+    if values.dtype.kind in "iu":
+        return values, True
     whole = values.astype(np.int64)
-    if values.dtype.kind == "f" and (whole != values).any():
+    if (whole != values).any():
         raise OSError(f"mask {printable(str(path))} holds fractions, which are no class numbers")
     return whole, True
 

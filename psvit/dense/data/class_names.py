@@ -80,7 +80,7 @@ def _read(path: Path) -> ClassNames:
     if path.suffix == ".json":
         return _checked(_from_json(text, path), True, path)
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    lines = lines[1:] if lines and HEADS.fullmatch(lines[0]) else lines
+    lines = lines[1:] if path.suffix == ".csv" and lines and HEADS.fullmatch(lines[0]) else lines
     if lines and lines[0].startswith("__ignore__"):  # labelme's
         lines = lines[1:]
     if not 0 < len(lines) <= IGNORED:
