@@ -117,19 +117,8 @@ def read_coco(
     if len(known) < len(entries):
         twice = [str(key) for key, times in Counter(entry["id"] for entry in entries).items() if times > 1]
         raise UserError(f"{path} gives several images one id: {quoted(twice)}; which one is meant cannot be known")
-    objects: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
-    ids: set[Any] = set()
-    for at, entry in enumerate(_entries(content, "annotations", path, ("image_id", "category_id"))):
-        name = str(entry.get("id", f"number {at}"))
-        if entry["image_id"] not in known:
-            findings.add("annotations of an image that is not listed, dropped", name)
-        elif entry["category_id"] not in numbers:
-            findings.add("annotations of a category that is not listed, dropped", name)
-        else:
-            if entry.get("id") in ids:
-                findings.add("annotation ids used twice, both kept", name)
-            ids |= {entry["id"]} if isinstance(entry.get("id"), (int, float, str)) else set()
-            objects[entry["image_id"]].append(entry)
+    annotations = _entries(content, "annotations", path, ("image_id", "category_id"))
+    objects = _by_image(annotations, known, numbers, findings)
     found = list(_on_disk(entries, path, root, split, findings))
     headers = read_headers([str(file) for _, file in found])
     stored, turned = made_as_stored(headers, [_size(entry) for entry, _ in found], "annotations")
@@ -143,6 +132,26 @@ def read_coco(
     if not images:
         raise UserError(f"{path}: none of its {len(entries)} images can be read; see that they are beside it")
     return _summed_up(names, images, findings, turned)
+
+
+def _by_image(
+    annotations: list[dict[str, Any]], known: set[Any], numbers: Mapping[Any, int], findings: Findings
+) -> dict[Any, list[Mapping[str, Any]]]:
+    """The annotations of each image that is listed, of categories that are."""
+    objects: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
+    ids: set[Any] = set()
+    for at, entry in enumerate(annotations):
+        name = str(entry.get("id", f"number {at}"))
+        if entry["image_id"] not in known:
+            findings.add("annotations of an image that is not listed, dropped", name)
+        elif entry["category_id"] not in numbers:
+            findings.add("annotations of a category that is not listed, dropped", name)
+        else:
+            if entry.get("id") in ids:
+                findings.add("annotation ids used twice, both kept", name)
+            ids |= {entry["id"]} if isinstance(entry.get("id"), (int, float, str)) else set()
+            objects[entry["image_id"]].append(entry)
+    return objects
 
 
 def _summed_up(names: tuple[str, ...], images: list[Annotated], findings: Findings, turned: Sequence[str]) -> CocoSplit:

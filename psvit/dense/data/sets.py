@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from psvit.dense.data.annotated import Annotated, AnnotatedSource
-from psvit.dense.data.class_maps import MapSource, find_other_masks, open_maps, open_voc_maps
+from psvit.dense.data.class_maps import MapSource, open_maps, open_voc_maps
 from psvit.dense.data.coco import find_coco, read_coco
+from psvit.dense.data.mask_folders import find_other_masks
 from psvit.dense.data.objects import IGNORED, DenseSource, DenseSubset
 from psvit.dense.data.scenes import LEAST_SIDE, SIDE, ScenesSource
 from psvit.dense.data.settings import WITH_CLASS_MAPS, WITH_OBJECTS, DenseDataSettings
