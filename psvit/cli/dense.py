@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from jsonargparse import Namespace
 
-from psvit.cli.evaluate import add_evaluation_flags, prints
+from psvit.cli.evaluate import add_evaluation_flags, prints, trained_on_line
 from psvit.cli.flags import CUT_FLAGS, Flags, add_cut_flags, cut_from, settings_from
 from psvit.cli.predict import add_prediction_flags
 from psvit.dense.data.settings import DenseDataSettings
@@ -42,7 +43,7 @@ def run_action(
 
 def evaluation_flags(command: str, description: str, data: DenseDataSettings) -> Flags:
     """The flags of the action evaluate; `data` holds the defaults of the data's."""
-    apart = ("data_dir", "limit", *CUT_FLAGS)
+    apart = ("data_dir", "limit", "class_folders", "accept_changes", *CUT_FLAGS)
     flags = Flags(f"{command} evaluate CHECKPOINT", description, data, Machine(), apart=apart)
     add_cut_flags(flags)
     return add_evaluation_flags(flags, f"checkpoint folder, for example runs/{command}/best", batch_size=8)
@@ -57,12 +58,40 @@ def prediction_flags(command: str, description: str, output: str) -> Flags:
     return flags
 
 
-def evaluated(evaluate_checkpoint: Callable[..., tuple[T, Any]], values: Namespace, data: DenseDataSettings) -> T:
+@dataclass(frozen=True)
+class Evaluated(Generic[T]):
+    """What an evaluation came to.
+
+    Args:
+        figures: of the checkpoint.
+        origin: of a folder, where the split comes from, in words.
+        trained_on: of a folder, how many of its images the network was trained on; None: not known.
+    """
+
+    figures: T
+    origin: str | None = None
+    trained_on: int | None = None
+
+    def told(self) -> dict[str, int | None]:
+        """What JSON says of the images."""
+        return {"trained_on": self.trained_on} if self.origin is not None else {}
+
+    def heading(self, values: Namespace, images: int) -> str:
+        """The first lines of the table."""
+        origin = f" ({self.origin})" if self.origin is not None else ""
+        known = f"\n{trained_on_line(self.trained_on, values.split)}" if self.origin is not None else ""
+        return f"{values.data}, {values.split} split{origin}, {images} images{known}"
+
+
+def evaluated(
+    evaluate_checkpoint: Callable[..., tuple[T, Any]], values: Namespace, data: DenseDataSettings
+) -> Evaluated[T]:
     """The figures of a checkpoint, by the flags of `evaluation_flags`; notes on the data go to stderr.
 
     Raises:
         UserError: as `evaluate_checkpoint`; or the hold-out is another than the training's, which may have learned it.
     """
+    from psvit.dense.checkpoints import known_images
     from psvit.training.checkpoints import check_cut, read_metrics, trained_on
 
     trained = trained_on(read_metrics(values.checkpoint))
@@ -72,4 +101,10 @@ def evaluated(evaluate_checkpoint: Callable[..., tuple[T, Any]], values: Namespa
     figures, opened = evaluate_checkpoint(values.checkpoint, given, machine, values.split, values.batch_size)
     for note in opened.notes if prints() else ():
         print(note, file=sys.stderr)
-    return figures
+    if opened.files is None:
+        return Evaluated(figures)
+    known = known_images(values.checkpoint)
+    digests = [row.digest for row in opened.files.images.rows if row.split == values.split] if known else []
+    return Evaluated(
+        figures, opened.files.origins.get(values.split, "as kept"), known.trained(digests) if known else None
+    )

@@ -47,7 +47,12 @@ def train(arguments: Sequence[str]) -> int:
     """Parse the flags and train."""
     run = RunSettings(output="runs/detect")
     settings = with_recipe(
-        "detect train", TRAIN, lambda recipe: DetectSettings(recipe=recipe, run=run), arguments, RECIPES, ("data_dir",)
+        "detect train",
+        TRAIN,
+        lambda recipe: DetectSettings(recipe=recipe, run=run),
+        arguments,
+        RECIPES,
+        ("data_dir", "class_folders"),
     )
 
     from psvit.measure.machine import keep_freed_memory
@@ -72,25 +77,26 @@ def evaluate(arguments: Sequence[str]) -> int:
 
     data = as_trained(values.checkpoint, data)
     values = evaluation_flags("detect", EVALUATE, data).parse(arguments)  # again: the default of --scenes is known now
-    figures = evaluated(evaluate_checkpoint, values, data)
+    found = evaluated(evaluate_checkpoint, values, data)
+    figures = found.figures
     if not prints():
         return 0
     if values.json:
         print(json.dumps({**figures.to_dict(), "box_per_class": figures.box["per_class"],
                           "mask_per_class": figures.mask["per_class"] if figures.mask else None,
-                          "unreadable": list(figures.unreadable)}, ensure_ascii=False))  # fmt: skip
+                          "unreadable": list(figures.unreadable), **found.told()}, ensure_ascii=False))  # fmt: skip
         return 0
-    print(f"{values.data}, {values.split} split, {figures.images} images; average precision in percent\n")
+    print(f"{found.heading(values, figures.images)}\naverage precision in percent\n")
     kinds = {"box": figures.box, "mask": figures.mask}
-    shown = {kind: found for kind, found in kinds.items() if found is not None}
+    shown = {kind: part for kind, part in kinds.items() if part is not None}
     print("        AP     AP50   AP75   small  medium large")
-    for kind, found in shown.items():
-        print(f"{kind:<6}" + "".join(f"{_percent(found[name]):>7}" for name in found if name != "per_class"))
+    for kind, part in shown.items():
+        print(f"{kind:<6}" + "".join(f"{_percent(part[name]):>7}" for name in part if name != "per_class"))
     names = list(figures.box["per_class"])
     width = max(map(len, names))
     print("\n" + " " * (width + 2) + "".join(f"{kind:>8}" for kind in shown))
     for name in names:
-        print(f"  {name:<{width}}" + "".join(f"{_percent(found['per_class'][name]):>8}" for found in shown.values()))
+        print(f"  {name:<{width}}" + "".join(f"{_percent(part['per_class'][name]):>8}" for part in shown.values()))
     report_unreadable(figures.unreadable)
     return 0
 

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     origin = f" ({opened.files.origins[values.split]})" if opened.files is not None else ""
     print(f"{data.data}, {values.split} split{origin}, {metrics.count} images")
     if opened.files is not None:
-        print(_trained_on(metrics.trained_on, values.split))
+        print(trained_on_line(metrics.trained_on, values.split))
     print(f"top-1 {metrics.top1:.2f} %   top-5 {metrics.top5:.2f} %   loss {metrics.loss:.4f}\n")
     width = max(map(len, classes))
     for (name, accuracy), images in zip(per_class.items(), metrics.images, strict=True):
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _trained_on(count: int | None, split: str) -> str:
+def trained_on_line(count: int | None, split: str) -> str:
     """What is told of images that the network knows from its training."""
     if count is None:
         return "whether the network was trained on some of them is not known: no list of its images lies beside it"

@@ -48,7 +48,7 @@ def train(arguments: Sequence[str]) -> int:
     run = RunSettings(output="runs/segment")
     settings = with_recipe(
         "segment train", TRAIN, lambda recipe: SegmentSettings(recipe=recipe, run=run), arguments, RECIPES,
-        ("data_dir",),
+        ("data_dir", "class_folders"),
     )  # fmt: skip
 
     from psvit.measure.machine import keep_freed_memory
@@ -73,15 +73,16 @@ def evaluate(arguments: Sequence[str]) -> int:
 
     data = as_trained(values.checkpoint, data)
     values = evaluation_flags("segment", EVALUATE, data).parse(arguments)  # again: the default of --scenes is known now
-    figures = evaluated(evaluate_checkpoint, values, data)
+    found = evaluated(evaluate_checkpoint, values, data)
+    figures = found.figures
     if not prints():
         return 0
     per_class = figures.per_class
     if values.json:
-        print(json.dumps({**figures.to_dict(), "per_class": per_class, "unreadable": list(figures.unreadable)},
-                         ensure_ascii=False))  # fmt: skip
+        print(json.dumps({**figures.to_dict(), "per_class": per_class, "unreadable": list(figures.unreadable),
+                          **found.told()}, ensure_ascii=False))  # fmt: skip
         return 0
-    print(f"{values.data}, {values.split} split, {figures.images} images; in percent\n")
+    print(f"{found.heading(values, figures.images)}\nin percent\n")
     counted = sum(value is not None for value in per_class.values())
     print(f"mean intersection over union   {figures.miou:6.2f}   (mean of {counted} of {len(per_class)} classes)")
     print(f"pixel accuracy                 {figures.pixel_accuracy:6.2f}\n")

@@ -10,22 +10,29 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor
 
+from psvit.dense.checkpoints import known_images
+from psvit.dense.data.objects import DenseSource
 from psvit.dense.data.sets import SCENES, DenseData
 from psvit.dense.data.settings import DenseDataSettings
 from psvit.dense.splits import DenseSplit
 from psvit.dense.transforms import to_tensor
 from psvit.errors import UserError, one_line
+from psvit.training.image_list import ImageList
 from psvit.training.loading import Batch, eval_batches
 from psvit.training.sources import load_image
 
+OpenSet = Callable[[DenseDataSettings, ImageList | None, tuple[str, ...] | None], DenseData]
+"""`open_objects` or `open_class_maps`."""
 
-def open_fitting(
-    open_set: Callable[[DenseDataSettings], DenseData], settings: DenseDataSettings, config: dict[str, Any], folder: str
-) -> DenseData:
+
+def open_fitting(open_set: OpenSet, settings: DenseDataSettings, config: dict[str, Any], folder: str) -> DenseData:
     """Open a set to evaluate a checkpoint on; scenes are of the size that it was trained on.
 
+    The folder that it was trained on has the splits that the training kept. Of another folder without splits all images
+    are the test split.
+
     Args:
-        open_set: `open_objects` or `open_class_maps`.
+        open_set: opens the set of the task.
         settings: of the data.
         config: the checkpoint's; folder: where it lies.
 
@@ -34,7 +41,7 @@ def open_fitting(
     """
     if settings.data == SCENES and settings.img_size is None and config["img_size"]:
         settings = replace(settings, img_size=tuple(config["img_size"]))
-    data = open_set(settings)
+    data = open_set(settings, known_images(folder), tuple(config["label_names"]))
     known, found, in_chans = config["label_names"], list(data.classes), config["preprocessing"]["in_chans"]
     if found != known:
         place = next((at for at, pair in enumerate(zip(known, found, strict=False)) if pair[0] != pair[1]), None)
@@ -47,6 +54,19 @@ def open_fitting(
     if data.in_chans != in_chans:
         raise UserError(f"{folder} takes {in_chans} image channels, {data.name} has {data.in_chans}")
     return data
+
+
+def source_of(data: DenseData, split: str) -> DenseSource:
+    """The images of a split.
+
+    Raises:
+        UserError: it holds none.
+    """
+    source = data.split(split)
+    if data.files is not None and not len(source):
+        there = ", ".join(sorted(set(data.files.splits) - {"unused"}))
+        raise UserError(f"--split {split} of {data.name!r} holds no image, but {there} does: give another --split")
+    return source
 
 
 def own_batches(split: DenseSplit, accelerator: Accelerator, batch_size: int, workers: int) -> Iterator[Batch]:

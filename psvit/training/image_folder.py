@@ -47,6 +47,7 @@ class ImageFolder:
         folders: the name of each split's folder; empty without any.
         passed: what is left out, and why.
         notes: lines that the user should read.
+        origins: where each split comes from, in words; empty where its folder tells it.
     """
 
     classes: tuple[str, ...]
@@ -54,6 +55,7 @@ class ImageFolder:
     folders: dict[str, str]
     passed: PassedOver
     notes: tuple[str, ...]
+    origins: dict[str, str] = field(default_factory=dict)
 
 
 def split_named(name: str) -> str | None:

@@ -6,7 +6,8 @@ where they are, on every machine. Images that a network has seen keep the split 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from psvit.training.settings import KNOWN, DataSettings
 from psvit.training.sources import FileSource, natural, quoted
 from psvit.training.splits import TEST_FRACTION, cut_by_hash, hashed_position
 
-BY_HASH = "cut from {from_} by a hash of class and path ({fraction:.0%})"
+BY_HASH = "cut from {from_} by a hash of {what} ({fraction:.0%})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,17 +78,34 @@ def open_image_set(
     if "train" not in folder.splits and evaluated is None:
         there = ", ".join(f"{name}/" for name in folder.folders.values())
         raise UserError(f"--data {settings.data!r} has {there}, but no train/: put the images to train on there")
+    if evaluated is not None and set(folder.classes) <= set(evaluated):
+        folder = replace(folder, classes=evaluated)
+    return split_images(folder, settings, kept, evaluated is not None)
+
+
+def split_images(
+    folder: ImageFolder, settings: DataSettings, kept: ImageList | None = None, evaluated: bool = False
+) -> ImageSet:
+    """Cut the splits that a folder, as it was read, has none of; for images of classes and for those without.
+
+    Args:
+        folder: the images, by the splits that they have folders for.
+        settings: how to cut.
+        kept: the list of a network's images: they keep their splits.
+        evaluated: a network is to be evaluated: of another folder than that of `kept`, one without splits is a test
+            split as a whole.
+
+    Raises:
+        UserError: --limit leaves a class without an image.
+    """
     cutting = _Cutting(folder, settings)
     notes: list[str] = [*folder.notes]
     if kept is not None or settings.join_duplicates:
         cutting.digests = tuple(digests([row.path for row in cutting.rows]))
-    if kept is not None and evaluated is not None and not kept.is_of(cutting.digests or ()):
+    if kept is not None and evaluated and not kept.is_of(cutting.digests or ()):
         notes.append("this is another folder than the network was trained on")
         kept = None
-    classes = folder.classes
-    if evaluated is not None and set(classes) <= set(evaluated):
-        classes = evaluated
-    if evaluated is not None and kept is None and not folder.folders:
+    if evaluated and kept is None and not folder.folders:
         cutting.splits[:] = "test"
         cutting.origins = {"test": "all images"}
     else:
@@ -97,9 +115,9 @@ def open_image_set(
         if settings.join_duplicates:
             cutting.join()
         if settings.limit is not None:
-            cutting.limit(settings.limit, len(classes))
+            cutting.limit(settings.limit, len(folder.classes))
     return ImageSet(
-        classes=classes,
+        classes=folder.classes,
         rows=tuple(cutting.rows),
         splits=tuple(cutting.splits.tolist()),
         origins=cutting.origins,
@@ -118,7 +136,8 @@ class _Cutting:
         self.rows = [row for row, _ in pairs]
         self.splits = np.asarray([split for _, split in pairs], dtype="U8")
         self.labels = np.asarray([row.label for row in self.rows], dtype=object)
-        self.origins = {split: f"{name}/" for split, name in folder.folders.items()} or {"train": "the class folders"}
+        folders = {split: f"{name}/" for split, name in folder.folders.items()}
+        self.origins = dict(folder.origins) or folders or {"train": "the class folders"}
         self.notes: list[str] = []
         self.by_folder: set[str] = set()
         self.digests: tuple[str, ...] | None = None
@@ -150,13 +169,14 @@ class _Cutting:
         labels = [self.rows[at].label for at in members]
         off, ranked = cut_by_hash([self.rows[at].key for at in members], labels, fraction, salt)
         self.splits[members[off]] = split
-        self.origins[split] = BY_HASH.format(from_=self.origins["train"], fraction=fraction)
+        what = "class and path" if any(labels) else "the path"
+        self.origins[split] = BY_HASH.format(from_=self.origins["train"], what=what, fraction=fraction)
         without = sorted(set(labels) - set(self.labels[members[off]]), key=natural)
         name = "hold-out" if split == "holdout" else f"{split} split"
         if without:
-            self.notes.append(f"too few images to be in the {name} too: {quoted(without)}; add some to have them there")
+            self.notes.append(f"too few images to be in the {name} too{_named(without)}; add some to have them there")
         if small := [label for label in ranked if label not in without]:
-            self.notes.append(f"too few images for a threshold: {quoted(small)}; those of the lowest hashes are in the "
+            self.notes.append(f"too few images for a threshold{_named(small)}; those of the lowest hashes are in the "
                               f"{name}, and images that are added may take their place")  # fmt: skip
 
     def keep(self, kept: ImageList) -> None:
@@ -197,3 +217,7 @@ class _Cutting:
             ranked.append((rank[label], label, at))
         for _, _, at in sorted(ranked)[most:]:
             self.splits[at] = "unused"
+
+
+def _named(labels: Sequence[str]) -> str:
+    return f": {quoted(labels)}" if any(labels) else ""  # images without classes have the empty one

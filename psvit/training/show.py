@@ -35,12 +35,14 @@ def describe_data(data: Any) -> list[str]:
 
 
 def _table(files: ImageSet) -> list[str]:
-    """The splits of a folder: images, classes, and where each comes from."""
-    lines = [f"{'split':<10}{'images':>8}{'classes':>9}  from"]
+    """The splits of a folder: images, classes where images have one, and where each comes from."""
+    of_classes = any(row.label for row in files.rows)
+    lines = [f"{'split':<10}{'images':>8}{'classes':>9}  from" if of_classes else f"{'split':<10}{'images':>8}  from"]
     for split, name in (("train", "train"), ("holdout", "hold-out"), ("test", "test")):
         labels = [row.label for row, own in zip(files.rows, files.splits, strict=True) if own == split]
         if split in files.origins:
-            lines.append(f"{name:<10}{len(labels):>8}{len(set(labels)):>9}  {files.origins[split]}")
+            classes = f"{len(set(labels)):>9}" if of_classes else ""
+            lines.append(f"{name:<10}{len(labels):>8}{classes}  {files.origins[split]}")
     if unused := files.splits.count("unused"):
         lines.append(f"{'not used':<10}{unused:>8}")
     return lines

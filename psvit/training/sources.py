@@ -39,8 +39,13 @@ def add_pillow_plugins() -> None:
         register_heif_opener()
 
 
-def load_image(file: str | Path | IO[bytes], in_chans: int = 3) -> Image.Image:
+def load_image(file: str | Path | IO[bytes], in_chans: int = 3, as_stored: bool = False) -> Image.Image:
     """Read and decode an image file, upright: mode L for 1 channel, RGB for 3. Of several frames the first counts.
+
+    Args:
+        file: its path, or what it holds.
+        in_chans: 1 or 3.
+        as_stored: leave the pixels as they are stored, whatever the EXIF orientation says.
 
     Raises:
         OSError: the file cannot be read as an image, is cut short, or is a decompression bomb.
@@ -49,7 +54,7 @@ def load_image(file: str | Path | IO[bytes], in_chans: int = 3) -> Image.Image:
     try:
         with Image.open(file) as image:
             image.load()
-            return convert_image(image, in_chans)
+            return convert_image(image, in_chans, as_stored)
     except Exception as error:  # on broken bytes Pillow's plugins raise anything: SyntaxError, struct.error, ...
         name = printable(str(getattr(file, "name", "from memory") if hasattr(file, "read") else file))
         unknown = isinstance(error, UnidentifiedImageError)  # its message, and strerror's, would repeat the name
@@ -57,12 +62,12 @@ def load_image(file: str | Path | IO[bytes], in_chans: int = 3) -> Image.Image:
         raise OSError(f"image {name} cannot be read: {reason}") from error
 
 
-def convert_image(image: Image.Image, in_chans: int = 3) -> Image.Image:
-    """Bring an image of any mode to 8 bit L or RGB, turned as its EXIF orientation says.
+def convert_image(image: Image.Image, in_chans: int = 3, as_stored: bool = False) -> Image.Image:
+    """Bring an image of any mode to 8 bit L or RGB, turned as its EXIF orientation says, or as it is stored.
 
     What is transparent becomes white: a plain conversion would bring back whatever colour is hidden beneath.
     """
-    image = upright(image)
+    image = image if as_stored else upright(image)
     if image.mode.startswith("I") or image.mode == "F":
         image = _scale_to_8_bit(image)
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
@@ -74,6 +79,9 @@ def convert_image(image: Image.Image, in_chans: int = 3) -> Image.Image:
 ORIENTATION = 0x0112
 """The EXIF entry that says how a camera was held."""
 
+QUARTER_TURNS = 5
+"""Its values from which on width and height change places."""
+
 
 def upright(image: Image.Image) -> Image.Image:
     """The image as its EXIF orientation says it is to be seen: a phone's pictures are stored as its sensor lies."""
@@ -83,11 +91,18 @@ def upright(image: Image.Image) -> Image.Image:
     return image
 
 
+def stored_orientation(image: Image.Image) -> int:
+    """The EXIF orientation of an opened image, from its header alone: 1 to 8, 1 where it is upright."""
+    with suppress(Exception):
+        # not image.getexif(), which decodes a whole PNG to see whether there is a block behind the pixels
+        found = Image.Image.getexif(image).get(ORIENTATION, 1)
+        return found if found in range(1, 9) else 1
+    return 1
+
+
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Height and width of `upright` of an opened image, from its header alone."""
-    turned = False
-    with suppress(Exception):
-        turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+    turned = stored_orientation(image) >= QUARTER_TURNS
     return (image.width, image.height) if turned else (image.height, image.width)
 
 

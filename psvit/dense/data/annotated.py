@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from psvit.dense.data.findings import Findings
 from psvit.dense.data.libraries import mask_tools
 from psvit.dense.data.objects import DenseSource, Objects
 from psvit.errors import UserError, one_line
-from psvit.training.sources import load_image
+from psvit.training.sources import load_image, printable
 
 Shape = tuple[NDArray[np.float64], ...] | dict[str, Any]
 """An object's outline: polygons (x0, y0, x1, y1, ...), or runs of pixels: size and compressed counts."""
@@ -37,7 +36,10 @@ class Annotation:
 
 @dataclass(frozen=True, eq=False)
 class Annotated:
-    """One image file: path, height and width, boxes (n, 4) within it, labels (n,), crowd (n,), n shapes."""
+    """One image file: path, height and width, boxes (n, 4) within it, labels (n,), crowd (n,), n shapes.
+
+    `as_stored`: they are for the pixels as stored, whatever the EXIF orientation.
+    """
 
     path: str
     size: tuple[int, int]
@@ -45,9 +47,12 @@ class Annotated:
     labels: NDArray[np.int64]
     crowd: NDArray[np.bool_]
     shapes: tuple[Shape | None, ...]
+    as_stored: bool = False
 
 
-def annotate(path: str, size: tuple[int, int], found: Sequence[Annotation], findings: Findings) -> Annotated:
+def annotate(
+    path: str, size: tuple[int, int], found: Sequence[Annotation], findings: Findings, as_stored: bool = False
+) -> Annotated:
     """Clip boxes to the image; drop those that have no area there."""
     height, width = size
     boxes = np.asarray([one.box for one in found], dtype=np.float32).reshape(-1, 4)
@@ -70,17 +75,8 @@ def annotate(path: str, size: tuple[int, int], found: Sequence[Annotation], find
         labels=np.asarray([one.label for one in kept], dtype=np.int64),
         crowd=np.asarray([one.crowd for one in kept], dtype=bool),
         shapes=tuple(one.shape for one in kept),
+        as_stored=as_stored,
     )
-
-
-def read_size(path: Path, findings: Findings) -> tuple[int, int] | None:
-    """Height and width of an image file, from its header; None, with a note, if it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except Exception:  # on broken bytes Pillow's plugins raise anything
-        findings.skip("images that cannot be read", str(path))
-        return None
 
 
 class AnnotatedSource(DenseSource):
@@ -100,15 +96,19 @@ class AnnotatedSource(DenseSource):
     def image(self, i: int) -> Image.Image:
         """Decode file i, mode RGB; OSError too if its size is not the annotated one: boxes would not fit."""
         one = self.images[i]
-        image = load_image(one.path)
+        image = load_image(one.path, as_stored=one.as_stored)
         if image.size[::-1] != one.size:
             raise OSError(
-                f"image {one.path} is {image.width} x {image.height} pixels, but its annotations are for "
-                f"{one.size[1]} x {one.size[0]}: it may have been turned or scaled since"
+                f"image {self.name(i)} is {image.width} x {image.height} pixels, but its annotations are for "
+                f"{one.size[1]} x {one.size[0]}: it may have been scaled or turned since"
             )
         return image
 
     def name(self, i: int) -> str:
+        """Path of file i, as it can be written down."""
+        return printable(self.images[i].path)
+
+    def path(self, i: int) -> str:
         """Path of file i."""
         return self.images[i].path
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,11 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from psvit.dense.data.annotated import Annotated, Annotation, Shape, annotate, is_empty, read_size
+from psvit.dense.data.annotated import Annotated, Annotation, Shape, annotate, is_empty
 from psvit.dense.data.findings import Findings
+from psvit.dense.data.headers import made_as_stored, read_headers
 from psvit.dense.data.libraries import mask_tools
+from psvit.dense.data.names import folders_in, split_in, splits_in
 from psvit.errors import UserError, one_line
-from psvit.training.sources import TEST_SPLITS, natural, quoted
+from psvit.training.image_files import is_hidden, normalized
+from psvit.training.sources import natural, quoted
 
 OTHER_TASKS = ("captions_", "person_keypoints_", "image_info_", "stuff_", "panoptic_")
 """How COCO's files begin that hold no boxes of objects."""
@@ -30,48 +33,43 @@ FAR = 10
 
 @dataclass(frozen=True, eq=False)
 class CocoSplit:
-    """One annotation file, read: class names by class number, images, and whether any object has a mask."""
+    """One annotation file, read: class names by class number, images, and whether any object has a mask.
+
+    `named` holds what the notes count.
+    """
 
     classes: tuple[str, ...]
     images: tuple[Annotated, ...]
     has_masks: bool
     notes: tuple[str, ...]
+    named: frozenset[str]
 
 
-def find_coco(root: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
-    """The annotation files of a folder, by ``train`` and ``test``, empty if it holds none; notes on others.
+def find_coco(root: Path) -> dict[str, Path]:
+    """The annotation files of a folder, by split (train, holdout, test), empty if it holds none.
 
-    They are looked for in the folder, in its annotations/ and in its other folders (train/_annotations.coco.json).
+    They are looked for in the folder, in its annotations/ and in its other folders (train/_annotations.coco.json). One
+    file alone, whose name tells no split, is by the empty name.
 
     Raises:
         UserError: several files would do for one split.
     """
     files = [*root.glob("*.json"), *root.glob("*/*.json")]
-    files = [path for path in files if not path.name.startswith((".", *OTHER_TASKS))]
+    files = [path for path in files if not is_hidden(path.name) and not is_hidden(path.parent.name)
+             and not path.name.startswith(OTHER_TASKS)]  # fmt: skip
+    files = list({path.resolve(): path for path in reversed(files)}.values())  # a link that leads back to the folder
     plain = [path for path in files if path.name.startswith("instances_")]
     splits: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(plain or files, key=lambda path: natural(str(path))):
         if plain or _looks_like_coco(path):
-            splits[_split_of(path, root)].append(path)
+            splits[split_in(path.stem) or (split_in(path.parent.name) if path.parent != root else None) or ""].append(
+                path
+            )
     for name, paths in splits.items():
         if len(paths) > 1:
             raise UserError(f"{root} has several annotation files for its {name or 'only'} split: "
                             f"{quoted([str(p.relative_to(root)) for p in paths])}; leave one in it")  # fmt: skip
-    train = splits.get("train") or splits.get("")
-    if splits and not train:
-        raise UserError(f"{root} has annotations for {quoted(sorted(splits))}, but none to train on: "
-                        "add a file with train in its name, as in annotations/instances_train.json")  # fmt: skip
-    tests = [splits[name][0] for name in TEST_SPLITS if name in splits]
-    notes = tuple(f"{p} is not used: {tests[0]} is the test split, the hold-out is cut from train" for p in tests[1:])
-    found = {"train": train[:1] if train else [], "test": tests[:1]}
-    return {name: paths[0] for name, paths in found.items() if paths}, notes
-
-
-def _split_of(path: Path, root: Path) -> str:
-    for text in (path.stem, "" if path.parent == root else path.parent.name):
-        if found := re.search(r"(?<![a-z])(train|test|valid|val)(?:ation|ing)?(?![a-z])", text.lower()):
-            return found[1]
-    return ""
+    return {split: paths[0] for split, paths in splits.items()}
 
 
 def _looks_like_coco(path: Path) -> bool:
@@ -83,16 +81,22 @@ def _looks_like_coco(path: Path) -> bool:
 
 
 def read_coco(
-    path: Path, root: Path, split: str, strict: bool = False, classes: Sequence[str] | None = None
+    path: Path,
+    root: Path,
+    split: str,
+    strict: bool = False,
+    classes: Sequence[str] | None = None,
+    evaluated: Sequence[str] | None = None,
 ) -> CocoSplit:
     """Read an annotation file and find its images.
 
     Args:
         path: the JSON file.
         root: the set's folder.
-        split: train or test: the name of a folder that may hold the images.
+        split: train, holdout or test: folders of such names may hold the images.
         strict: an image that is not on disk is an error.
         classes: of the training split; by default the file's own categories, by their ids.
+        evaluated: the classes of a network that is to be evaluated; they are the set's if it has no other.
 
     Raises:
         UserError: the file is broken or lacks what cannot be done without; none of its images is on disk.
@@ -100,6 +104,8 @@ def read_coco(
     content = _read_json(path)
     findings = Findings(path.name, strict)
     own = _categories(_entries(content, "categories", path, ("id", "name")), findings, path)
+    if classes is None and evaluated is not None and set(own.values()) <= set(evaluated):
+        classes = evaluated
     names = tuple(own.values()) if classes is None else tuple(classes)
     if missing := sorted(set(own.values()) - set(names)):
         raise UserError(f"{path} has categories that the training split lacks: {quoted(missing)}; give both the same")
@@ -111,9 +117,30 @@ def read_coco(
     if len(known) < len(entries):
         twice = [str(key) for key, times in Counter(entry["id"] for entry in entries).items() if times > 1]
         raise UserError(f"{path} gives several images one id: {quoted(twice)}; which one is meant cannot be known")
+    annotations = _entries(content, "annotations", path, ("image_id", "category_id"))
+    objects = _by_image(annotations, known, numbers, findings)
+    found = list(_on_disk(entries, path, root, split, findings))
+    headers = read_headers([str(file) for _, file in found])
+    stored, turned = made_as_stored(headers, [_size(entry) for entry, _ in found], "annotations")
+    images = []
+    for (entry, file), header, as_stored in zip(found, headers, stored, strict=True):
+        if (size := _size(entry) or (header and header.upright)) is None:
+            findings.skip("images that cannot be read", str(file))
+            continue
+        inside = [_annotation(o, numbers[o["category_id"]], size, findings) for o in objects.get(entry["id"], ())]
+        images.append(annotate(str(file), size, inside, findings, as_stored))
+    if not images:
+        raise UserError(f"{path}: none of its {len(entries)} images can be read; see that they are beside it")
+    return _summed_up(names, images, findings, turned)
+
+
+def _by_image(
+    annotations: list[dict[str, Any]], known: set[Any], numbers: Mapping[Any, int], findings: Findings
+) -> dict[Any, list[Mapping[str, Any]]]:
+    """The annotations of each image that is listed, of categories that are."""
     objects: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     ids: set[Any] = set()
-    for at, entry in enumerate(_entries(content, "annotations", path, ("image_id", "category_id"))):
+    for at, entry in enumerate(annotations):
         name = str(entry.get("id", f"number {at}"))
         if entry["image_id"] not in known:
             findings.add("annotations of an image that is not listed, dropped", name)
@@ -124,25 +151,17 @@ def read_coco(
                 findings.add("annotation ids used twice, both kept", name)
             ids |= {entry["id"]} if isinstance(entry.get("id"), (int, float, str)) else set()
             objects[entry["image_id"]].append(entry)
-    images = []
-    for entry, file in _on_disk(entries, path, root, split, findings):
-        size = _size(entry) or read_size(file, findings)
-        if size is not None:
-            found = [_annotation(o, numbers[o["category_id"]], size, findings) for o in objects.get(entry["id"], ())]
-            images.append(annotate(str(file), size, found, findings))
-    if not images:
-        raise UserError(f"{path}: none of its {len(entries)} images can be read; see that they are beside it")
-    return _summed_up(names, images, findings)
+    return objects
 
 
-def _summed_up(names: tuple[str, ...], images: list[Annotated], findings: Findings) -> CocoSplit:
+def _summed_up(names: tuple[str, ...], images: list[Annotated], findings: Findings, turned: Sequence[str]) -> CocoSplit:
     shapes = [shape is not None for image in images for shape in image.shapes]
-    notes = findings.notes()
+    notes = (*findings.notes(), *(f"{findings.where}: {note}" for note in turned))
     if any(shapes) and not all(shapes):
         notes += (f"{findings.where}: objects without a mask, their box is taken: {shapes.count(False)}",)
     if empty := sum(not len(image.labels) for image in images):
         notes += (f"{findings.where}: images without objects, kept as background: {empty}",)
-    return CocoSplit(names, tuple(images), any(shapes), notes)
+    return CocoSplit(names, tuple(images), any(shapes), notes, findings.named())
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -191,17 +210,34 @@ def _on_disk(
 ) -> Iterator[tuple[dict[str, Any], Path]]:
     """The listed images that are there, with their files."""
     tail = path.stem.removeprefix("instances_")
-    folders = [path.parent, *(base / name for base in (root, root / "images") for name in (tail, split)),
-               root / "images", root]  # fmt: skip
+    above = [root, *(folder for name, folder in folders_in(root).items() if name in ("images", "image", "imgs"))]
+    named = [folder for base in above for folder in splits_in(base).get(split, ())]
+    folders = [path.parent, *(base / tail for base in above), *named, *above[1:], root]
     folders = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+    composed: dict[Path, dict[str, Path]] = {}  # of each folder, filled where a name is written in another way there
     for entry in entries:
         name = str(entry["file_name"]).replace("\\", "/")
         at = next((at for at, folder in enumerate(folders) if (folder / name).is_file()), None)
-        if at is None:
+        if at is not None:
+            yield entry, folders[at] / name
+            folders.insert(0, folders.pop(at))  # the others will be there too
+        elif not name.isascii() and (file := _composed(name, folders, composed)) is not None:
+            yield entry, file
+        else:
             findings.skip("images not on disk", name)
-            continue
-        yield entry, folders[at] / name
-        folders.insert(0, folders.pop(at))  # the others will be there too
+
+
+def _composed(name: str, folders: Sequence[Path], known: dict[Path, dict[str, Path]]) -> Path | None:
+    """The file whose name is the same once both are composed (NFC)."""
+    inside, base = os.path.split(name)
+    for folder in folders:
+        place = folder / inside
+        if place not in known:
+            listed = os.listdir(place) if place.is_dir() else []
+            known[place] = {normalized(one): place / one for one in listed}
+        if (found := known[place].get(normalized(base))) is not None:
+            return found
+    return None
 
 
 def _size(entry: Mapping[str, Any]) -> tuple[int, int] | None:

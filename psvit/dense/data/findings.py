@@ -32,6 +32,10 @@ class Findings:
             raise UserError(f"{self.where}: {what}: {name!r}; mend it, or leave out --strict to go on without it")
         self.add(f"{what}, skipped", name)
 
+    def named(self) -> frozenset[str]:
+        """All that the notes count."""
+        return frozenset(name for names in self.names.values() for name in names)
+
     def notes(self) -> tuple[str, ...]:
         """A line for each kind of case: how many, and the first names."""
         return tuple(f"{self.where}: {what}: {len(names)} ({quoted(names)})" for what, names in self.names.items())

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from psvit.dense.data.annotated import Annotated, AnnotatedSource
-from psvit.dense.data.class_maps import MASK_SUFFIXES, find_other_masks, open_maps, open_voc_maps
+from psvit.dense.data.class_maps import MapSource, open_maps, open_voc_maps
 from psvit.dense.data.coco import find_coco, read_coco
+from psvit.dense.data.mask_folders import find_other_masks
 from psvit.dense.data.objects import IGNORED, DenseSource, DenseSubset
 from psvit.dense.data.scenes import LEAST_SIDE, SIDE, ScenesSource
 from psvit.dense.data.settings import WITH_CLASS_MAPS, WITH_OBJECTS, DenseDataSettings
 from psvit.dense.data.voc import find_voc, read_voc
 from psvit.errors import UserError
-from psvit.training.sources import quoted
-from psvit.training.splits import DIGITS, TEST_FRACTION, cut, digits
+from psvit.training.image_files import PassedOver, find_images, normalized
+from psvit.training.image_folder import ImageFolder, Labelled
+from psvit.training.image_list import ImageList
+from psvit.training.image_sets import ImageSet, split_images
+from psvit.training.sources import printable, quoted
+from psvit.training.splits import DIGITS, cut, digits
 
 SCENES = "digits-scenes"
 TEST_SCENES = 500
@@ -44,6 +49,7 @@ class DenseData:
         img_size: height and width of the images of all splits; None if they differ.
         workers: loading processes.
         notes: lines that the user should read.
+        files: of a folder, its image files, each in its split.
     """
 
     name: str
@@ -59,6 +65,7 @@ class DenseData:
     img_size: tuple[int, int] | None
     workers: int = 0
     notes: tuple[str, ...] = ()
+    files: ImageSet | None = None
 
     def split(self, name: str) -> DenseSource:
         """The split of this name: train, holdout or test."""
@@ -72,8 +79,16 @@ class DenseData:
         return {size for part in parts for at in range(len(part)) if (size := part.size_of(at)) is not None}
 
 
-def open_objects(settings: DenseDataSettings) -> DenseData:
+def open_objects(
+    settings: DenseDataSettings, kept: ImageList | None = None, evaluated: tuple[str, ...] | None = None
+) -> DenseData:
     """Open a set of images with boxes, and masks where it has them.
+
+    Args:
+        settings: which set, and how to cut it.
+        kept: the list of a network's images: they keep their splits.
+        evaluated: the classes of a network that is to be evaluated: of another folder than that of `kept`, one without
+            splits is a test split as a whole, and need not have all classes.
 
     Raises:
         UserError: the set is not known or not found, is broken, or has too few images.
@@ -82,17 +97,20 @@ def open_objects(settings: DenseDataSettings) -> DenseData:
         return _open_scenes(settings)
     root = _folder(settings, WITH_OBJECTS, "the detector scales them (--short-side and --long-side of train)")
     if folder := find_voc(root):
-        return _open_voc(settings, folder)
-    if find_coco(root)[0]:
-        return _open_coco(settings, root, crowds=False)
+        return _in_splits(settings, _open_voc(settings, folder, evaluated), kept, evaluated is not None)
+    if files := find_coco(root):
+        found = _open_coco(settings, root, files, crowds=False, evaluated=evaluated)
+        return _in_splits(settings, found, kept, evaluated is not None)
     raise UserError(
         f"--data {settings.data!r} holds no boxes: give a folder with annotations/instances_train.json, as in COCO, "
         "or with JPEGImages and Annotations, as in Pascal VOC"
     )
 
 
-def open_class_maps(settings: DenseDataSettings) -> DenseData:
-    """Open a set of images with a class for each pixel.
+def open_class_maps(
+    settings: DenseDataSettings, kept: ImageList | None = None, evaluated: tuple[str, ...] | None = None
+) -> DenseData:
+    """Open a set of images with a class for each pixel; arguments as of `open_objects`.
 
     Raises:
         UserError: the set is not known or not found, is broken, or has too few images.
@@ -100,20 +118,22 @@ def open_class_maps(settings: DenseDataSettings) -> DenseData:
     if settings.data == SCENES:
         return _with_background(_open_scenes(settings))
     root = _folder(settings, WITH_CLASS_MAPS, "training cuts pieces of one size from them (--crop-size)")
-    maps = open_voc_maps(folder, settings.strict) if (folder := find_voc(root)) else open_maps(root, settings.strict)
+    maps = open_voc_maps(folder, settings.strict) if (folder := find_voc(root)) else None
+    maps = maps or open_maps(root, settings.strict, evaluated)
     if maps is not None:
-        return _in_splits(settings, maps.classes, maps.train, maps.test, False, maps.notes)
-    if find_coco(root)[0]:
-        data = _with_background(_open_coco(settings, root, crowds=True))
+        found = _Found(root, maps.classes, maps.source, maps.splits, maps.folders, False, maps.notes, maps.named)
+        return _in_splits(settings, found, kept, evaluated is not None)
+    if files := find_coco(root):
+        own = None if evaluated is None else evaluated[1:]  # without the background
+        data = _in_splits(settings, _open_coco(settings, root, files, True, own), kept, evaluated is not None)
         if not data.has_masks:
             raise UserError(f"--data {settings.data!r} has boxes, but no masks: class maps cannot be drawn from them")
-        if len(data.classes) > IGNORED:
-            raise UserError(f"--data {settings.data!r} has {len(data.classes) - 1} classes: a class map holds "
+        if len(data.classes) >= IGNORED:
+            raise UserError(f"--data {settings.data!r} has {len(data.classes)} classes: a class map holds "
                             f"{IGNORED - 1} at most")  # fmt: skip
-        return data
+        return _with_background(data)
     if (masks := find_other_masks(root)) is not None:
-        raise UserError(f"{masks} holds no {', '.join(MASK_SUFFIXES)}: save masks as PNG, since JPEG changes class "
-                        "numbers")  # fmt: skip
+        raise UserError(f"{masks} holds no images: put the masks there, as PNG, called as their images")
     raise UserError(
         f"--data {settings.data!r} holds no class maps: give a folder with images/ and masks/, or one in the layout "
         "of ADE20K, COCO or Pascal VOC"
@@ -136,28 +156,61 @@ def _folder(settings: DenseDataSettings, known: str, instead: str) -> Path:
     return root
 
 
-def _open_coco(settings: DenseDataSettings, root: Path, crowds: bool) -> DenseData:
-    files, notes = find_coco(root)
-    train = read_coco(files["train"], root, "train", settings.strict)
-    _check_objects(files["train"], train.images, crowds, train.notes)
-    notes += train.notes
-    test: DenseSource | None = None
-    if "test" in files:
-        read = read_coco(files["test"], root, "test", settings.strict, train.classes)
-        notes += read.notes
-        if train.has_masks and not read.has_masks:
-            notes += (f"{files['test']} has no masks: there boxes take their place",)
-        test = AnnotatedSource(read.images, train.has_masks)
-    return _in_splits(
-        settings, train.classes, AnnotatedSource(train.images, train.has_masks), test, train.has_masks, notes
-    )
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What a folder holds: classes, all images, the split that it gives each (train where it gives none).
+
+    `folders` names what gives each split: a folder (with / behind it) or a file. `named` holds what the notes count.
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    source: AnnotatedSource | MapSource
+    splits: tuple[str, ...]
+    folders: dict[str, str]
+    has_masks: bool
+    notes: tuple[str, ...]
+    named: frozenset[str]
 
 
-def _open_voc(settings: DenseDataSettings, folder: Path) -> DenseData:
-    read = read_voc(folder, settings.strict)
-    _check_objects(folder, read.train, crowds=False, notes=read.notes)
-    test = None if read.test is None else AnnotatedSource(read.test, False)
-    return _in_splits(settings, read.classes, AnnotatedSource(read.train, False), test, False, read.notes)
+def _open_coco(
+    settings: DenseDataSettings, root: Path, files: dict[str, Path], crowds: bool, evaluated: tuple[str, ...] | None
+) -> _Found:
+    notes: tuple[str, ...] = ()
+    if "train" in files and "" in files:
+        notes = (f"{files['']} is not used: {files['train']} is trained on",)
+    elif not {"train", ""} & set(files) and evaluated is None:
+        there = quoted([path.name for path in files.values()])
+        raise UserError(f"{root} has annotations in {there}, but none to train on: add a file with train in its name, "
+                        "as in annotations/instances_train.json")  # fmt: skip
+    learned = next(split for split in ("train", "", *files) if split in files)
+    first = read_coco(files[learned], root, learned or "train", settings.strict, evaluated=evaluated)
+    _check_objects(files[learned], first.images, crowds, first.notes)
+    images, splits = list(first.images), [learned or "train"] * len(first.images)
+    notes += first.notes
+    counted = first.named
+    for split in ("holdout", "test"):
+        if split in files and split != learned:
+            read = read_coco(files[split], root, split, settings.strict, first.classes)
+            notes += read.notes
+            if first.has_masks and not read.has_masks:
+                notes += (f"{files[split]} has no masks: there boxes take their place",)
+            counted |= read.named
+            images += read.images
+            splits += [split] * len(read.images)
+    named = {split: os.path.relpath(path, root) for split, path in files.items() if split} if learned else {}
+    source = AnnotatedSource(images, first.has_masks)
+    return _Found(root, first.classes, source, tuple(splits), named, first.has_masks, notes, counted)
+
+
+def _open_voc(settings: DenseDataSettings, folder: Path, evaluated: tuple[str, ...] | None) -> _Found:
+    read = read_voc(folder, settings.strict, evaluated)
+    learned = next(split for split in ("train", *read.splits) if read.splits.get(split))
+    _check_objects(folder, read.splits[learned], crowds=False, notes=read.notes)
+    images = [image for part in read.splits.values() for image in part]
+    splits = tuple(split for split, part in read.splits.items() for _ in part)
+    source = AnnotatedSource(images, False)
+    return _Found(folder, read.classes, source, splits, read.lists, False, read.notes, read.named)
 
 
 def _check_objects(where: Path, images: Sequence[Annotated], crowds: bool, notes: Sequence[str]) -> None:
@@ -169,59 +222,55 @@ def _check_objects(where: Path, images: Sequence[Annotated], crowds: bool, notes
                         f"to learn; annotate some{found}")  # fmt: skip
 
 
-def _in_splits(
-    settings: DenseDataSettings,
-    classes: tuple[str, ...],
-    train: DenseSource,
-    test: DenseSource | None,
-    has_masks: bool,
-    notes: tuple[str, ...],
-) -> DenseData:
-    """Set a test split aside where there is none, cut the hold-out, and keep to --limit.
+def _in_splits(settings: DenseDataSettings, found: _Found, kept: ImageList | None, evaluated: bool) -> DenseData:
+    """Cut the splits that a folder has none of, by a hash of each image's path, and keep to --limit.
 
     Raises:
-        UserError: there are too few images, or one is in both splits.
+        UserError: an image is in two splits.
     """
     from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-    files = _files(train)
-    if test is None:
-        kept, off = _cut(files, TEST_FRACTION, np.random.default_rng(0))
-        train, test, files = DenseSubset(train, kept), DenseSubset(train, off), [files[at] for at in kept]
-        notes += (f"{settings.data} has no test split: {TEST_FRACTION:.0%} of its images are set aside as one, "
-                  "always the same",)  # fmt: skip
-    else:
-        trained = set(files)
-        if both := [test.name(at) for at, file in enumerate(_files(test)) if file in trained]:
-            raise UserError(f"{settings.data}: {len(both)} images of the test split are in the training split too: "
-                            f"{quoted(both)}; what is tested on must not be trained on")  # fmt: skip
-    rng = np.random.default_rng(settings.seed_of_split)
-    kept, off = _cut(files, settings.holdout, rng)
-    if settings.limit is not None:
-        kept = np.sort(rng.permutation(kept)[: settings.limit])
+    source = found.source
+    real = _real_paths([source.path(at) for at in range(len(source))])
+    _check_apart(settings, found, real)
+    given = list(zip(found.splits, real, strict=True))
+    paths: dict[tuple[str, str], str] = {}  # a file that is listed twice counts once
+    for at, pair in enumerate(given):
+        paths.setdefault(pair, source.path(at))
+    splits: dict[str, list[Labelled]] = {}
+    for (split, _), path in paths.items():
+        where = normalized(os.path.relpath(path, found.root).replace(os.sep, "/"))
+        splits.setdefault(split, []).append(Labelled(path, "", where, where))
+    origins = found.folders or {"train": "the images"}
+    folder = ImageFolder((), splits, found.folders, PassedOver(), (), origins)
+    files = split_images(folder, settings, kept, evaluated)
+    split_of = {row.path: split for row, split in zip(files.rows, files.splits, strict=True)}
+    placed = np.asarray([split_of[paths[pair]] for pair in given])
+    parts = {split: DenseSubset(source, np.flatnonzero(placed == split)) for split in ("train", "holdout", "test")}
     return DenseData(
         name=settings.data,
-        classes=classes,
+        classes=found.classes,
         in_chans=3,
         mean=IMAGENET_DEFAULT_MEAN,
         std=IMAGENET_DEFAULT_STD,
         mirror=True,
-        train=DenseSubset(train, kept),
-        holdout=DenseSubset(train, off),
-        test=test,
-        has_masks=has_masks,
-        img_size=_one_size(train, test),
+        train=parts["train"],
+        holdout=parts["holdout"],
+        test=parts["test"],
+        has_masks=found.has_masks,
+        img_size=_one_size(source),
         workers=min(4, os.cpu_count() or 1) if settings.workers is None else settings.workers,
-        notes=notes,
+        notes=(*found.notes, *_unlisted(found, real), *files.notes),
+        files=files,
     )
 
 
-def _files(source: DenseSource) -> list[str]:
+def _real_paths(paths: Sequence[str]) -> list[str]:
     """The real path of each image, whatever links and dots lead to it."""
     folders: dict[str, str] = {}
     found = []
-    for at in range(len(source)):
-        folder, name = os.path.split(source.name(at))
+    for given in paths:
+        folder, name = os.path.split(given)
         if folder not in folders:
             folders[folder] = os.path.realpath(folder)
         path = os.path.join(folders[folder], name)
@@ -229,31 +278,46 @@ def _files(source: DenseSource) -> list[str]:
     return found
 
 
-def _one_size(*sources: DenseSource) -> tuple[int, int] | None:
+def _check_apart(settings: DenseDataSettings, found: _Found, real: Sequence[str]) -> None:
+    """Refuse a file that is in two splits, by whatever path, unless it is to be put into one."""
+    places: dict[str, set[str]] = {}
+    for file, split in zip(real, found.splits, strict=True):
+        places.setdefault(file, set()).add(split)
+    both = [file for file, splits in places.items() if len(splits) > 1]
+    if both and not settings.join_duplicates:
+        first, second = sorted(places[both[0]], key=("train", "holdout", "test").index)[:2]
+        raise UserError(
+            f"{settings.data}: {len(both)} images of {found.folders.get(second, second)} are in "
+            f"{found.folders.get(first, first)} too: {quoted(list(map(printable, both)))}; what is tested on must "
+            "not be trained on: take them out of one, or give --join-duplicates to train on the others alone"
+        )
+
+
+def _unlisted(found: _Found, real: Sequence[str]) -> tuple[str, ...]:
+    """How many images lie in the set's folders that are not used, and are not told of otherwise."""
+    masks = [str(mask) for _, mask in found.source.pairs] if isinstance(found.source, MapSource) else []
+    used = {*real, *_real_paths(masks)}
+    files, _ = find_images(found.root)
+    counts: Counter[str] = Counter()
+    for file, path in zip(files, _real_paths([file.path for file in files]), strict=True):
+        name = file.parts[-1]
+        if path not in used and not found.named & {file.path, "/".join(file.parts), name, os.path.splitext(name)[0]}:
+            counts["/".join(file.parts[:-1]) + "/"] += 1
+    if not counts:
+        return ()
+    some = ", ".join(f"{count} in {printable(folder)}" for folder, count in counts.most_common(4))
+    return (f"images that nothing of what is read tells about, not used: {some}" + ", ..." * (len(counts) > 4),)
+
+
+def _one_size(source: DenseSource) -> tuple[int, int] | None:
     """Height and width of all images, if they have but one; looks no further than to a second."""
     found: set[tuple[int, int]] = set()
-    for source in sources:
-        for at in range(len(source)):
-            if (size := source.size_of(at)) is not None:
-                found.add(size)
-            if len(found) > 1:
-                return None
+    for at in range(len(source)):
+        if (size := source.size_of(at)) is not None:
+            found.add(size)
+        if len(found) > 1:
+            return None
     return found.pop() if found else None
-
-
-def _cut(
-    files: Sequence[str], fraction: float, rng: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Numbers of images that stay and of those cut off, at least one on both sides; a file stays on one of them."""
-    number = {file: at for at, file in enumerate(dict.fromkeys(files))}
-    count = len(number)
-    if fraction and count < 2:
-        raise UserError("there are too few images: training, the hold-out and a test split that is cut need one each; "
-                        "add images, or give --holdout 0")  # fmt: skip
-    order = rng.permutation(count)
-    off = min(max(round(fraction * count), 1), count - 1) if fraction else 0
-    is_off = np.isin([number[file] for file in files], order[:off])
-    return np.flatnonzero(~is_off), np.flatnonzero(is_off)
 
 
 def _open_scenes(settings: DenseDataSettings) -> DenseData:

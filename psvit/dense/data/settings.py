@@ -22,6 +22,7 @@ class DenseDataSettings(DataSettings):
     Args:
         data: digits-scenes, or a folder in a layout that holds what the task needs.
         data_dir: not used here: give the folder as --data.
+        class_folders: not used here: images have no class.
         img_size: side in pixels of the scenes of digits-scenes, or height and width; 96 by default.
         holdout: fraction cut from the training split, to choose by without touching the test split.
         limit: train on this many images only (for prototypes).
@@ -40,6 +41,8 @@ class DenseDataSettings(DataSettings):
             raise UserError(f"--data-dir {self.data_dir!r} is not used for boxes and masks: give the folder as --data")
         if isinstance(self.scenes, bool) or not isinstance(self.scenes, int) or self.scenes < 1:
             raise UserError(f"--scenes {self.scenes!r} is not a whole number of at least 1: correct it or leave it out")
+        if self.class_folders is not None:
+            raise UserError(f"--class-folders {self.class_folders!r} is not used for boxes and masks: leave it out")
         super().__post_init__()
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from psvit.dense.data.annotated import Annotated, Annotation, annotate, read_size
+from psvit.dense.data.annotated import Annotated, Annotation, annotate
 from psvit.dense.data.findings import Findings
+from psvit.dense.data.headers import made_as_stored, read_headers
+from psvit.dense.data.names import files_by_stem
 from psvit.errors import UserError, one_line
+from psvit.training.image_files import normalized
+from psvit.training.image_folder import split_named
 from psvit.training.sources import natural, quoted
 
 CLASSES = (
@@ -18,17 +23,19 @@ CLASSES = (
 )  # fmt: skip
 """Of Pascal VOC itself; another set in its layout has the classes that its annotations name."""
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".JPG", ".JPEG", ".PNG", ".BMP")
-
 
 @dataclass(frozen=True, eq=False)
-class VocSplits:
-    """Both splits, read; `test` is None in a set that has no test split."""
+class Voc:
+    """A folder, read: class names, images by split (train, holdout, test), the list that names each split.
+
+    `named` holds what the notes count.
+    """
 
     classes: tuple[str, ...]
-    train: tuple[Annotated, ...]
-    test: tuple[Annotated, ...] | None
+    splits: dict[str, tuple[Annotated, ...]]
+    lists: dict[str, str]
     notes: tuple[str, ...]
+    named: frozenset[str]
 
 
 def find_voc(root: Path) -> Path | None:
@@ -40,38 +47,51 @@ def find_voc(root: Path) -> Path | None:
     return None
 
 
-def find_splits(folder: Path, task: str, labels: str, suffix: str) -> tuple[dict[str, list[str]], tuple[str, ...]]:
-    """Names of the images to train on and, where there are such, to test on; notes on what is not used.
+def find_splits(
+    folder: Path, task: str, labelled: Mapping[str, Path]
+) -> tuple[dict[str, list[str]], dict[str, str], tuple[str, ...]]:
+    """Names of the images of each split (train, holdout, test), the lists that name them, notes on what is not used.
 
-    The test split is test.txt if it has labels, which VOC2012's has not, else val.txt. What is left is trained on.
+    A list whose images have no labels, as VOC2012's test.txt, is left alone. Of trainval.txt the hold-out is cut; it
+    is trained on where there is another test split. Without a list to train on, all that is in no other list is.
 
     Args:
         folder: with JPEGImages.
         task: Main or Segmentation: the folder of lists in ImageSets.
-        labels: Annotations or SegmentationClass: the folder of labels.
-        suffix: of its files.
+        labelled: the files of labels, by the names of images.
+
+    Raises:
+        UserError: an image is in two of the lists, or a list cannot be read.
     """
-    lists = {path.stem: path for path in (folder / "ImageSets" / task).glob("*.txt")}
-    names = {split: _read_list(lists[split]) for split in ("train", "val", "trainval", "test") if split in lists}
-    labelled = {split: list_ for split, list_ in names.items() if any(
-        (folder / labels / f"{name}{suffix}").is_file() for name in list_[:20])}  # fmt: skip
-    test = next((split for split in ("test", "val") if split in labelled), None)
-    train = next(
-        (split for split in (("trainval", "train") if test != "val" else ("train",)) if split in labelled), None
-    )
-    if train is None:
-        every = sorted((path.stem for path in (folder / labels).glob(f"*{suffix}")), key=natural)
-        taken = set(labelled[test]) if test else set()
-        found = {"train": [name for name in every if name not in taken]}
-    else:
-        found = {"train": labelled[train]}
-    if test:
-        found["test"] = labelled[test]
-        if both := set(found["train"]) & set(found["test"]):
-            raise UserError(f"{folder}: {len(both)} images are in {train}.txt and in {test}.txt: "
+    files = files_by_stem(folder / "ImageSets" / task, lambda name: name.lower().endswith(".txt"))
+    names: dict[str, tuple[str, list[str]]] = {}
+    unlabelled: list[str] = []
+    for stem, path in files.items():
+        split = "trainval" if stem.casefold() == "trainval" else split_named(stem)
+        if split is None:
+            continue
+        listed = _read_list(path)
+        if split in names:
+            raise UserError(f"{folder} has two lists for one split, {names[split][0]} and {path.name}: leave one")
+        if any(normalized(name) in labelled for name in listed[:20]):
+            names[split] = (path.name, listed)
+        else:
+            unlabelled.append(path.name)
+    if "test" in names and "trainval" in names:
+        names["train"] = names.pop("trainval")
+        names.pop("holdout", None)  # it is part of it
+    names.pop("trainval", None)
+    if "train" not in names:
+        taken = {name for _, listed in names.values() for name in listed}
+        names["train"] = ("", sorted((name for name in labelled if name not in taken), key=natural))
+    for split, (file, listed) in names.items():
+        if split != "train" and (both := set(listed) & set(names["train"][1])):
+            raise UserError(f"{folder}: {len(both)} images are in {names['train'][0]} and in {file}: "
                             f"{quoted(sorted(both))}; what is tested on must not be trained on")  # fmt: skip
-    unused = test == "test" and train == "train" and "val" in labelled
-    return found, (f"{folder}: val.txt is not used: test.txt is the test split",) if unused else ()
+    notes = (f"{folder}: {quoted(unlabelled)} not used: none of the first 20 images has labels",) if unlabelled else ()
+    lists = {split: file or "images in no list" for split, (file, _) in names.items()} if len(names) > 1 or names[
+        "train"][0] else {}  # fmt: skip
+    return {split: listed for split, (_, listed) in names.items()}, lists, notes
 
 
 def _read_list(path: Path) -> list[str]:
@@ -82,60 +102,86 @@ def _read_list(path: Path) -> list[str]:
     return list(dict.fromkeys(line.split()[0] for line in lines if line.split()))
 
 
-def image_file(folder: Path, name: str) -> Path | None:
-    """The file of an image's name, if it is there."""
-    return next((path for suffix in SUFFIXES if (path := folder / "JPEGImages" / f"{name}{suffix}").is_file()), None)
+def images_of(folder: Path) -> dict[str, Path]:
+    """The images of a folder, by their names."""
+    return files_by_stem(folder / "JPEGImages")
 
 
-def read_voc(folder: Path, strict: bool = False) -> VocSplits:
-    """Read the annotations of both splits. A difficult object counts as a crowd.
+def read_voc(folder: Path, strict: bool = False, evaluated: tuple[str, ...] | None = None) -> Voc:
+    """Read the annotations of all splits. A difficult object counts as a crowd.
 
     That is more lenient than VOC's metric: COCO's forgives any number of boxes within a crowd, VOC's those that overlap
     the object by half.
 
+    Args:
+        folder: with JPEGImages and Annotations.
+        strict: an image that cannot be used is an error.
+        evaluated: the classes of a network that is to be evaluated; they are the set's if it names no other.
+
     Raises:
-        UserError: there is nothing to train on; the test split has a class that the training split lacks.
+        UserError: there is nothing to train on; another split has a class that the training split lacks.
     """
-    names, notes = find_splits(folder, "Main", "Annotations", ".xml")
+    annotations = files_by_stem(folder / "Annotations", lambda name: name.lower().endswith(".xml"))
+    names, lists, notes = find_splits(folder, "Main", annotations)
     findings = Findings(folder.name, strict)
-    parsed = {split: _read_all(folder, listed, findings) for split, listed in names.items()}
-    if not parsed["train"]:
+    images = images_of(folder)
+    parsed = {split: _read_all(images, annotations, listed, findings) for split, listed in names.items()}
+    learned = "train" if parsed["train"] or evaluated is None else next((s for s in parsed if parsed[s]), "train")
+    if not parsed[learned]:
         raise UserError(f"{folder}: no image of JPEGImages has a file in Annotations: there is nothing to train on")
-    named = {split: {name for *_, objects in images for name, *_ in objects} for split, images in parsed.items()}
-    classes = CLASSES if named["train"] <= set(CLASSES) else tuple(sorted(named["train"], key=natural))
-    if missing := sorted(named.get("test", set()) - set(classes)):
-        raise UserError(f"{folder}: the test split has classes that the training split lacks: {quoted(missing)}")
-    if not named["train"]:
+    named = {split: {name for one in read for name, *_ in one.objects} for split, read in parsed.items()}
+    classes = CLASSES if named[learned] <= set(CLASSES) else tuple(sorted(named[learned], key=natural))
+    if evaluated is not None and set.union(*named.values()) <= set(evaluated):
+        classes = evaluated
+    for split in ("holdout", "test"):
+        if missing := sorted(named.get(split, set()) - set(classes)):
+            raise UserError(f"{folder}: {lists[split]} has classes that the training split lacks: {quoted(missing)}")
+    if not named[learned]:
         raise UserError(f"{folder}: no annotation of the training split names an object: there is nothing to detect")
     number = {name: at for at, name in enumerate(classes)}
-    ready = {
-        split: tuple(
-            annotate(str(path), size, [Annotation(box, number[name], difficult, None, path.stem)
-                                       for name, box, difficult in objects], findings)
-            for path, size, objects in images
-        )
-        for split, images in parsed.items()
-    }  # fmt: skip
-    return VocSplits(classes, ready["train"], ready.get("test"), notes + findings.notes())
+    every = [one for read in parsed.values() for one in read]
+    headers = read_headers([str(one.file) for one in every])
+    stored, turned = made_as_stored(headers, [one.size for one in every], "annotations")
+    found = dict(zip(map(id, every), zip(headers, stored, strict=True), strict=True))
+    ready: dict[str, list[Annotated]] = {}
+    for split, read in parsed.items():
+        ready[split] = []
+        for one in read:
+            header, as_stored = found[id(one)]
+            if (size := one.size or (header and header.upright)) is None:
+                findings.skip("images that cannot be read", str(one.file))
+                continue
+            objects = [Annotation(box, number[name], hard, None, one.file.stem) for name, box, hard in one.objects]
+            ready[split].append(annotate(str(one.file), size, objects, findings, as_stored))
+    notes += tuple(f"{folder.name}: {note}" for note in turned) + findings.notes()
+    return Voc(classes, {split: tuple(read) for split, read in ready.items()}, lists, notes, findings.named())
 
 
 Box = tuple[float, float, float, float]
-Parsed = tuple[Path, tuple[int, int], list[tuple[str, Box, bool]]]
 
 
-def _read_all(folder: Path, names: Sequence[str], findings: Findings) -> list[Parsed]:
+class _Parsed(NamedTuple):
+    """An image, height and width where its annotations tell them, and names, boxes, and difficulty of objects."""
+
+    file: Path
+    size: tuple[int, int] | None
+    objects: list[tuple[str, Box, bool]]
+
+
+def _read_all(
+    images: Mapping[str, Path], annotations: Mapping[str, Path], names: Sequence[str], findings: Findings
+) -> list[_Parsed]:
     parsed = []
     for name in names:
-        file, path = image_file(folder, name), folder / "Annotations" / f"{name}.xml"
+        file, path = images.get(normalized(name)), annotations.get(normalized(name))
         if file is None:
             findings.skip("images not on disk", name)
-        elif not path.is_file():
+        elif path is None:
             findings.skip("images without an annotation file", name)
         elif (root := _read_xml(path, findings)) is not None:
             size = (int(_number(root, "size/height", 0)), int(_number(root, "size/width", 0)))
-            known = size if min(size) > 0 else read_size(file, findings)
-            if known is not None:
-                parsed.append((file, known, [_object(node) for node in root.iter("object")]))
+            found = [_object(node) for node in root.iter("object")]
+            parsed.append(_Parsed(file, size if min(size) > 0 else None, found))
     return parsed
 
 

@@ -23,7 +23,7 @@ from psvit.dense.detection.average_precision import Detected, Truth, average_pre
 from psvit.dense.detection.detectors import build_detector
 from psvit.dense.detection.pyramid import Backbone, check_read
 from psvit.dense.detection.settings import DetectorSettings, DetectSettings, Neck
-from psvit.dense.evaluation import open_fitting, own_batches, read_pixels
+from psvit.dense.evaluation import open_fitting, own_batches, read_pixels, source_of
 from psvit.dense.facts import network_facts, padded, seen_lines
 from psvit.dense.features import build_features, open_features
 from psvit.dense.learning import DenseLearning
@@ -61,7 +61,9 @@ def train_detector(settings: DetectSettings, say: Callable[[str], None] = print)
     run = DenseFolder(settings, accelerator)
     if (best := run.finished(say)) is not None:
         return best
-    data = open_objects(settings.data)
+    kept = run.kept_images()
+    data = open_objects(settings.data, kept)
+    known = run.take_images(data.files, kept)
     check_holdout(ObjectSplit(data.holdout))
     detector = settings.detector.filled(data.img_size, data.has_masks)
     seed_step(settings.data.seed, INIT)
@@ -78,7 +80,7 @@ def train_detector(settings: DetectSettings, say: Callable[[str], None] = print)
                       settings.model.model, "--short-side", largest=data.img_size is None)  # fmt: skip
     run.describe_task(str(detector.detector), config, facts, metric, model)
     learn = DetectorLearning(model, settings, accelerator, data, metric)
-    return learn_epochs(learn, run, [*describe_data(data), *seen], say)
+    return learn_epochs(learn, run, [*describe_data(data), *known, *seen], say)
 
 
 def assemble(body: nn.Module, detector: DetectorSettings, config: dict[str, Any]) -> nn.Module:
@@ -257,7 +259,7 @@ def evaluate_checkpoint(
     accelerator = open_machine(machine)
     model, config = load_detector(folder)
     opened = open_fitting(open_objects, data, config, folder)
-    images = ObjectSplit(opened.split(split), strict=data.strict)
+    images = ObjectSplit(source_of(opened, split), strict=data.strict)
     model.to(accelerator.device)
     return evaluate_detector(model, images, opened, accelerator, batch_size, opened.workers), opened
 

@@ -19,7 +19,7 @@ from psvit.dense.data.libraries import decoders
 from psvit.dense.data.objects import IGNORED
 from psvit.dense.data.sets import DenseData, open_class_maps
 from psvit.dense.data.settings import DenseDataSettings
-from psvit.dense.evaluation import open_fitting, own_batches, read_pixels
+from psvit.dense.evaluation import open_fitting, own_batches, read_pixels, source_of
 from psvit.dense.facts import network_facts, padded, seen_lines
 from psvit.dense.features import build_features, open_features
 from psvit.dense.learning import DenseLearning
@@ -59,7 +59,9 @@ def train_segmenter(settings: SegmentSettings, say: Callable[[str], None] = prin
     if (best := run.finished(say)) is not None:
         return best
     decoders()
-    data = open_class_maps(settings.data)
+    kept = run.kept_images()
+    data = open_class_maps(settings.data, kept)
+    known = run.take_images(data.files, kept)
     check_holdout(ClassMapSplit(data.holdout))
     segmenter = settings.segmenter.filled(data.img_size)
     if settings.recipe.batch_size == 1 and segmenter.decoder in ("upernet", "deeplabv3plus"):
@@ -77,7 +79,7 @@ def train_segmenter(settings: SegmentSettings, say: Callable[[str], None] = prin
                       settings.model.model, "--crop-size")  # fmt: skip
     run.describe_task(segmenter.decoder, config, facts, METRIC, model)
     learn = SegmenterLearning(model, settings, accelerator, data, segmenter)
-    return learn_epochs(learn, run, [*describe_data(data), *seen], say)
+    return learn_epochs(learn, run, [*describe_data(data), *known, *seen], say)
 
 
 def size_of(segmenter: SegmenterSettings) -> tuple[int, int]:
@@ -224,7 +226,7 @@ def evaluate_checkpoint(
     accelerator = open_machine(machine)
     model, canvas, config = load_segmenter(folder)
     opened = open_fitting(open_class_maps, data, config, folder)
-    images = ClassMapSplit(opened.split(split), strict=data.strict)
+    images = ClassMapSplit(source_of(opened, split), strict=data.strict)
     model.to(accelerator.device)
     return evaluate_segmenter(model, canvas, images, opened, accelerator, batch_size, opened.workers), opened
 
