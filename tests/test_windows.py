@@ -196,6 +196,7 @@ def test_torchscript_gives_the_same_numbers() -> None:
             torch.testing.assert_close(scripted(y := images(sides=sides)), model(y), **CLOSE)
 
 
+@pytest.mark.slow
 def test_compiles_as_one_graph() -> None:
     model, x = network(), images()
     torch.compiler.reset()
@@ -214,6 +215,7 @@ def test_exports_with_a_dynamic_batch_and_plain_operators() -> None:
     assert not [name for name in names if any(word in name for word in ("index", "gather", "scatter", "pad", "where"))]
 
 
+@pytest.mark.slow
 def test_onnx_runtime_gives_the_same_numbers(tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
