@@ -39,6 +39,8 @@ def model(folder: Path) -> Any:
         ("psvit_2d_tiny", {}, [4, 8, 16, 32, 64], [48, 192, 32, 48, 64]),
         ("psvit_2d_small", {}, [4, 8, 16, 32], [48, 32, 48, 64]),
         ("psvit_2d_base", {}, [4, 8, 16, 32], [48, 32, 48, 64]),
+        ("psvit_2d_small", {"windows": (3, 0, 0)}, [4, 8, 16, 32], [48, 32, 48, 64]),
+        ("psvit_2d_small", {"stem": "conv", "patch_size": 4, "widths": (64, 64, 128)}, [4, 8, 16], [64, 64, 128]),
         ("psvit_2d_tiny", {"in_chans": 1, "stride": 8}, [4, 8, 16, 32], [16, 32, 48, 64]),
         ("psvit_2d", {"patch_size": 2}, [2, 4, 8], [32, 48, 64]),
         ("psvit_2d", {"patch_size": 12}, [12, 24, 48], [32, 48, 64]),

@@ -70,6 +70,14 @@ def test_lists_of_facts_are_told_item_by_item() -> None:
     ]  # fmt: skip
 
 
+def test_sentences_have_room() -> None:
+    page = Page("title")
+    page.table(("claim", "verdict", "points"), [("A claim in a whole sentence", "holds", "+1.00 [0.50 to 1.50], open")],
+               left=2)  # fmt: skip
+    sides = [attributes.get("class") for tag, attributes in Tags(page.html()).found if tag == "td"]
+    assert sides == ["long", None, "figure"]
+
+
 def test_contents_stand_first_where_there_are_many_headings() -> None:
     page = Page("title")
     for number in range(CONTENTS - 1):
