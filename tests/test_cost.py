@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
+from math import inf
 
 import pytest
 import torch
@@ -11,9 +12,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from psvit import VARIANTS, Arch, PSViT, UserError
 from psvit.cost import layer_costs, macs, params, scale_to
-from psvit.variants import find_arch
-
-GROUPS, GROUP_SIZE = 24, 10
 
 DEIT = {
     "tiny": Arch("A" * 12, widths=(192,), pooling="1d"),
@@ -51,15 +49,12 @@ def random_network(rng: random.Random) -> tuple[Arch, tuple[int, int], int, int]
     return arch, sides, rng.choice([1, 3]), rng.choice([0, 10])
 
 
-def networks_of(group: int) -> list[tuple[Arch, tuple[int, int], int, int]]:
-    rng = random.Random(group)
-    return [random_network(rng) for _ in range(GROUP_SIZE)]
+NETWORKS = [random_network(random.Random(number)) for number in range(120)]
 
 
-@pytest.mark.parametrize("group", range(GROUPS))
 @pytest.mark.usefixtures("explicit_attention")
-def test_macs_and_params_are_torchs_own(group: int) -> None:
-    for arch, sides, in_chans, num_classes in networks_of(group):
+def test_macs_and_params_are_torchs_own() -> None:
+    for arch, sides, in_chans, num_classes in NETWORKS:
         model = PSViT(arch, img_size=sides, in_chans=in_chans, num_classes=num_classes).eval()
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             model(torch.zeros(1, in_chans, *sides))
@@ -68,11 +63,9 @@ def test_macs_and_params_are_torchs_own(group: int) -> None:
 
 
 def test_the_random_networks_cover_every_choice() -> None:
-    networks = [network for group in range(GROUPS) for network in networks_of(group)]
-    assert len({arch for arch, *_ in networks}) >= 200
-    seen = Counter(choice for arch, *rest in networks for choice in (*vars(arch).items(), *enumerate(rest)))
-    seen.update(("depth", arch.depth) for arch, *_ in networks)
-    seen.update(("overlap", arch.stride < arch.patch_size) for arch, *_ in networks)
+    seen = Counter(choice for arch, *rest in NETWORKS for choice in (*vars(arch).items(), *enumerate(rest)))
+    seen.update(("depth", arch.depth) for arch, *_ in NETWORKS)
+    seen.update(("overlap", arch.stride < arch.patch_size) for arch, *_ in NETWORKS)
     choices = {
         "pooling": ["1d", "2d"],
         "class_token": [False, True],
@@ -91,7 +84,7 @@ def test_the_random_networks_cover_every_choice() -> None:
     }
     for name, values in choices.items():
         for value in values:
-            assert seen[name, value] >= 10, (name, value)
+            assert seen[name, value] >= 5, (name, value)
 
 
 def test_a_network_counted_by_hand() -> None:
@@ -124,52 +117,47 @@ def test_layer_costs_describe_the_layers_that_run() -> None:
     assert [layer.grid for layer in costs if layer.kind in ("embed", "pool")] == [(5, 7), (1, 18), (1, 9)]
 
 
-@pytest.mark.parametrize(
-    ("size", "exact", "published"),
-    [("tiny", 1_253_683_200, 1.26), ("small", 4_598_882_304, 4.61), ("base", 17_563_828_224, 17.58)],
-)
-def test_deits_published_figures_are_ours_and_its_norms(size: str, exact: int, published: float) -> None:
-    arch = DEIT[size]
-    assert macs(arch) == exact
-    norms = 5 * 197 * arch.widths[0] * (2 * 12 + 1)  # fvcore counts 5 operations an element of a LayerNorm
-    assert round((exact + norms) / 1e9, 2) == published
+def test_deits_published_figures_are_ours_and_its_norms() -> None:
+    """In G MACs and M parameters."""
+    for size, exact, published, parameters in (
+        ("tiny", 1_253_683_200, 1.26, 5.7),
+        ("small", 4_598_882_304, 4.61, 22.1),
+        ("base", 17_563_828_224, 17.58, 86.6),
+    ):
+        arch = DEIT[size]
+        assert macs(arch) == exact
+        norms = 5 * 197 * arch.widths[0] * (2 * 12 + 1)  # fvcore counts 5 operations an element of a LayerNorm
+        assert round((exact + norms) / 1e9, 2) == published
+        assert round(params(arch) / 1e6, 1) == parameters
 
 
-@pytest.mark.parametrize(("size", "published"), [("tiny", 5.7), ("small", 22.1), ("base", 86.6)])
-def test_deits_published_parameters(size: str, published: float) -> None:
-    assert round(params(DEIT[size]) / 1e6, 1) == published
+def test_variants_cost_what_deit_costs() -> None:
+    for name, arch in VARIANTS.items():
+        size = name.rpartition("_")[2]
+        assert macs(arch) == pytest.approx(macs(DEIT[size]), rel=0.02), name
+        assert arch.pooling == name.split("_")[1]
+        assert params(arch) <= {"tiny": 11.7e6, "small": 25.6e6, "base": inf}[size], name  # ResNet-18, ResNet-50
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_variants_cost_what_deit_costs(name: str) -> None:
-    arch, deit = VARIANTS[name], DEIT[name.rpartition("_")[2]]
-    assert macs(arch) == pytest.approx(macs(deit), rel=0.02)
-    assert arch.pooling == name.split("_")[1]
-    if name.endswith("tiny"):
-        assert params(arch) <= 11.7e6  # ResNet-18
-    elif name.endswith("small"):
-        assert params(arch) <= 25.6e6  # ResNet-50
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_scale_to_keeps_the_genotype_and_its_ratios(seed: int) -> None:
-    rng = random.Random(seed)
-    genotype = random_genotype(rng)
-    head_dim = rng.choice([8, 16, 32])
-    stages = genotype.count("-") + 1
-    if stages > 4:
-        genotype, stages = genotype.replace("-", "", stages - 4), 4
-    heads = sorted(rng.randint(2, 12) for _ in range(stages))
-    arch = Arch(genotype, tuple(head_dim * h for h in heads), head_dim, pooling=rng.choice(["1d", "2d"]))
-    target = macs(arch) * rng.uniform(0.5, 4)
-    scaled = scale_to(arch, target)
-    assert macs(scaled) == pytest.approx(target, rel=0.02)
-    assert replace(scaled, widths=arch.widths, mlp_ratio=arch.mlp_ratio) == arch
-    assert all(narrow <= wide for narrow, wide in pairwise(scaled.widths))
-    # one factor for all widths, but for rounding to whole heads
-    lowest = max((new - 2 * head_dim) / old for new, old in zip(scaled.widths, arch.widths, strict=True))
-    highest = min((new + 2 * head_dim) / old for new, old in zip(scaled.widths, arch.widths, strict=True))
-    assert lowest <= highest
+def test_scale_to_keeps_the_genotype_and_its_ratios() -> None:
+    for seed in range(20):
+        rng = random.Random(seed)
+        genotype = random_genotype(rng)
+        head_dim = rng.choice([8, 16, 32])
+        stages = genotype.count("-") + 1
+        if stages > 4:
+            genotype, stages = genotype.replace("-", "", stages - 4), 4
+        heads = sorted(rng.randint(2, 12) for _ in range(stages))
+        arch = Arch(genotype, tuple(head_dim * h for h in heads), head_dim, pooling=rng.choice(["1d", "2d"]))
+        target = macs(arch) * rng.uniform(0.5, 4)
+        scaled = scale_to(arch, target)
+        assert macs(scaled) == pytest.approx(target, rel=0.02), arch
+        assert replace(scaled, widths=arch.widths, mlp_ratio=arch.mlp_ratio) == arch
+        assert all(narrow <= wide for narrow, wide in pairwise(scaled.widths)), scaled
+        # one factor for all widths, but for rounding to whole heads
+        lowest = max((new - 2 * head_dim) / old for new, old in zip(scaled.widths, arch.widths, strict=True))
+        highest = min((new + 2 * head_dim) / old for new, old in zip(scaled.widths, arch.widths, strict=True))
+        assert lowest <= highest, (arch, scaled)
 
 
 def test_scale_to_leaves_what_fits() -> None:
@@ -185,14 +173,10 @@ def test_scale_to_counts_what_it_is_told_to() -> None:
     assert macs(scaled, (28, 32), 1, 10) == pytest.approx(20e6, rel=0.02)
 
 
-def test_an_infeasible_target_says_so() -> None:
+def test_what_cannot_be_costed_says_so() -> None:
     with pytest.raises(UserError, match=r"no width of AA with head_dim 8 costs 0.001 M MACs: the nearest costs"):
         scale_to(Arch("AA"), 1e3)
     with pytest.raises(UserError, match="a target of 0 MACs is not positive"):
         scale_to(Arch("AA"), 0)
-
-
-@pytest.mark.parametrize("img_size", [0, (224, -1)])
-def test_a_wrong_image_size_is_refused(img_size: int | tuple[int, int]) -> None:
     with pytest.raises(UserError, match="img_size"):
-        macs(find_arch("AS"), img_size)
+        macs(Arch("AS"), (224, -1))

@@ -2,16 +2,16 @@
 
 import json
 import re
+from itertools import count
 from pathlib import Path
-from shutil import copy, copytree
 from typing import Any
 
 import pytest
+from refusals import refuses
 from small_pages import DOCS, ROOT, block, build, value
 
 from parts.across import values_of_all
 from parts.figures import Figure, figures_of
-from parts.makers import how_to_make
 from parts.pages import BLOCK, VALUE, Page, missing_results, render_results
 from parts.runs import comparison_table
 from parts.values import value_text
@@ -66,10 +66,7 @@ CLAIMS_MISSING = (
 )
 
 
-@pytest.mark.parametrize("arguments", [["--check"], []])
-def test_a_missing_result_is_told_once_and_its_parts_stay(
-    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_result_is_told_once_and_its_parts_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = PAGE + block("claims.figure") + block("claims.claims") + value("claims.x:.2f") + value("all.torch")
     root = site(tmp_path, text, digits=compared(), claims=study_results())
     (root / "README.md").write_text(text.replace("claims.x", "claims.hold"))
@@ -77,9 +74,10 @@ def test_a_missing_result_is_told_once_and_its_parts_stay(
     made = (root / "README.md").read_text()
     (root / "docs" / "results" / "claims.json").unlink()
     capsys.readouterr()
-    assert build.main(arguments, root) == 2
-    assert capsys.readouterr().out == CLAIMS_MISSING  # nothing is out of date by that
-    assert (root / "README.md").read_text() == made
+    for arguments in (["--check"], []):
+        assert build.main(arguments, root) == 2
+        assert capsys.readouterr().out == CLAIMS_MISSING  # nothing is out of date by that
+        assert (root / "README.md").read_text() == made
 
 
 def test_what_is_out_of_date_beside_a_missing_result_is_told_after_it(
@@ -93,20 +91,6 @@ def test_what_is_out_of_date_beside_a_missing_result_is_told_after_it(
     assert build.main([], root) == 2
     assert (root / "README.md").read_text().endswith(block("gone"))
     assert "stale" not in (root / "README.md").read_text().partition("results:gone")[0]
-
-
-def test_our_own_pages_without_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    copytree(ROOT / "docs", tmp_path / "docs")
-    copy(ROOT / "README.md", tmp_path)
-    (tmp_path / "docs" / "results" / "claims.json").unlink()
-    assert build.main(["--check"], tmp_path) == 2
-    assert capsys.readouterr().out == CLAIMS_MISSING
-
-
-def test_how_a_missing_result_is_made() -> None:
-    assert how_to_make("detection").endswith("dense.py detect --results docs/results/detection.json")
-    assert how_to_make("memory").endswith("python benchmarks/memory.py --output docs/results/memory.json")
-    assert how_to_make("redundancy-deit").endswith("and copy runs/redundancy-deit/redundancy.json there")
 
 
 def test_a_comparison() -> None:
@@ -152,25 +136,32 @@ def test_other_json_is_refused() -> None:
         render_results({"rows": []}, "x")
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
+def of_page(folder: Path) -> Any:
+    """Builds a page of the given text, beside results of digits and of a study, in a folder of its own each time."""
+    places = (folder / str(number) for number in count())
+    data = {"digits": compared(), "claims": study_results()}
+    return lambda text: build.main([], site(next(places), text, **data))
+
+
+def test_markers_that_lack_their_other_or_are_misspelt_are_refused(tmp_path: Path) -> None:
+    lacking = (
         "<!-- results:digits -->\n", "<!-- /results:digits -->\n", PAGE + PAGE[:40],
         *(PAGE.replace("results:", wrong) for wrong in ("results: ", "result:", "Results:")),
         PAGE.replace("<!-- results", "<!--results").replace("digits -->", "digits-->"),
         PAGE.replace("results:digits -->\nstale", "results:digits --> \nstale"),
-    ],
-)  # fmt: skip
-def test_a_marker_without_its_other_is_refused(text: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"README\.md: a results marker lacks its other"):
-        build.main([], site(tmp_path, text))
+    )  # fmt: skip
+    misspelt = [value("digits.rows.deit.top1:.2f").replace("value", name) for name in ("values", "Value", " value")]
+    refuses(of_page(tmp_path / "a"), [(text, r"README\.md: a results marker lacks") for text in lacking], ValueError)
+    refuses(of_page(tmp_path / "b"), [(text, r"README\.md: a value marker lacks") for text in misspelt], ValueError)
 
 
-@pytest.mark.parametrize("name", ["values", "Value", " value", "value "])
-def test_a_misspelt_value_is_refused(name: str, tmp_path: Path) -> None:
-    text = value("digits.rows.deit.top1:.2f").replace("value", name)
-    with pytest.raises(ValueError, match=r"README\.md: a value marker lacks its other or is misspelt"):
-        build.main([], site(tmp_path, text, digits=compared()))
+def test_a_file_that_is_no_result_is_named(tmp_path: Path) -> None:
+    for number, (text, says) in enumerate((("{broken", "is no JSON: Expecting"), ("[1]", "holds no JSON object"))):
+        for shown in (block("mine"), "nothing"):
+            root = site(tmp_path / f"{number} {len(shown)}", shown)
+            (root / "docs" / "results" / "mine.json").write_text(text)
+            with pytest.raises(ValueError, match=f"docs/results/mine.json {says}"):
+                build.main([], root)
 
 
 def test_a_result_on_no_page_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,13 +191,13 @@ def study_results(name: str = "claims", gap: float = 5.0) -> dict[str, Any]:
     return {**data, "machine": {"device_name": None, "cpu": "a CPU", "jobs": 2}}
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *DOCS], ids=lambda page: page.name)
-def test_pages_ask_for_what_the_studies_hold(page: Path, tmp_path: Path) -> None:
+def test_pages_ask_for_what_the_studies_hold(tmp_path: Path) -> None:
     root = site(tmp_path, "", **{name: study_results(name) for name in study_names()})
-    text = page.read_text(encoding="utf-8")
-    missing = missing_results([text], root / "docs")
-    assert not set(study_names()) & set(missing)
-    Page(root / "docs", page.relative_to(ROOT), missing).rebuilt(text)  # refuses what the studies do not hold
+    for page in (ROOT / "README.md", *DOCS):
+        text = page.read_text(encoding="utf-8")
+        missing = missing_results([text], root / "docs")
+        assert not set(study_names()) & set(missing)
+        Page(root / "docs", page.relative_to(ROOT), missing).rebuilt(text)  # refuses what the studies do not hold
 
 
 def test_the_tables_of_a_study(tmp_path: Path) -> None:
@@ -330,28 +321,21 @@ def test_values_of_backbones_that_no_table_compares() -> None:
     assert value_text(data, "comparisons.c-x-over-b.ap.found", "").startswith("**open**: +0.00")
 
 
-@pytest.mark.parametrize(
-    ("path", "message"),
-    [
+def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
+    values = (
         ("claims.7-m-macs.deit.mean:.2f", r"value:claims\.7-m-macs.*6-m-macs"),
         ("claims.6-m-macs.deit:.2f", "no single value"),
         ("claims.title:.2f", "Unknown format code"),
         ("claims.hold/0", r"README\.md: value:claims\.hold/0: hold cannot be divided by '0'"),
         ("claims.title/3", "title cannot be divided by '3'"),
-        ("claims.claims/3", "claims cannot be divided by '3'"),
         ("claims.hold/x", "hold cannot be divided by 'x'"),
-    ],
-)
-def test_a_value_that_is_not_there_is_refused(path: str, message: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=message):
-        build.main([], site(tmp_path, value(path), claims=study_results()))
-
-
-def test_a_group_or_figure_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"results:claims\.7-m-macs: the study has no such group: claims, 6-m-macs"):
-        build.main([], site(tmp_path / "a", block("claims.7-m-macs"), claims=study_results()))
-    with pytest.raises(ValueError, match=r"results:claims\.figure-9: there is no such figure: figure"):
-        build.main([], site(tmp_path / "b", block("claims.figure-9"), claims=study_results()))
+    )
+    blocks = (
+        ("claims.7-m-macs", r"results:claims\.7-m-macs: the study has no such group: claims, 6-m-macs"),
+        ("claims.figure-9", r"results:claims\.figure-9: there is no such figure: figure"),
+    )
+    refuses(of_page(tmp_path / "a"), [(value(path), says) for path, says in values], ValueError)
+    refuses(of_page(tmp_path / "b"), [(block(name), says) for name, says in blocks], ValueError)
 
 
 def test_a_figure_is_out_of_date_when_its_data_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

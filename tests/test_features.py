@@ -1,6 +1,6 @@
 """Feature maps of the backbone: true strides through timm at any size, output strides, torchvision's extractor."""
 
-from itertools import pairwise
+from itertools import pairwise, product
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -9,17 +9,15 @@ import pytest
 import timm
 import torch
 import torch.fx
+from refusals import refuses
 from safetensors.torch import load_file
 from small_features import CLASSES, NARROW, NETWORK, PREPROCESSING, checkpoint, equal_maps, images
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.ops import FeaturePyramidNetwork
 
-from psvit import UserError
 from psvit.model.features import fine_strides, image_patches
 from psvit.model.pooling import TokenPool
 from psvit.training.checkpoints import load_checkpoint, save_checkpoint
-
-SIZES = [(64, 64), (32, 96), (37, 53), (75, 33), (1, 9)]
 
 
 @pytest.fixture(scope="module")
@@ -41,29 +39,29 @@ def model(folder: Path) -> Any:
         ("psvit_2d_tiny", {}, [4, 8, 16, 32, 64], [48, 192, 32, 48, 64]),
         ("psvit_2d_small", {}, [4, 8, 16, 32], [48, 32, 48, 64]),
         ("psvit_2d_base", {}, [4, 8, 16, 32], [48, 32, 48, 64]),
+        ("psvit_2d_small", {"windows": (3, 0, 0)}, [4, 8, 16, 32], [48, 32, 48, 64]),
+        ("psvit_2d_small", {"stem": "conv", "patch_size": 4, "widths": (64, 64, 128)}, [4, 8, 16], [64, 64, 128]),
         ("psvit_2d_tiny", {"in_chans": 1, "stride": 8}, [4, 8, 16, 32], [16, 32, 48, 64]),
-        ("psvit_2d", {"patch_size": 4}, [4, 8, 16], [32, 48, 64]),
         ("psvit_2d", {"patch_size": 2}, [2, 4, 8], [32, 48, 64]),
         ("psvit_2d", {"patch_size": 12}, [12, 24, 48], [32, 48, 64]),
-        ("psvit_2d", {"patch_size": 14}, [14, 28, 56], [32, 48, 64]),
         ("psvit_2d", {"genotype": "A-A-A-AS", "widths": (16, 32, 48, 64), "patch_size": 4}, [4, 8, 16, 32],
          [16, 32, 48, 64]),
         ("psvit_2d", {"genotype": "AS", "widths": (16,), "patch_size": 16}, [4, 8, 16], [48, 192, 16]),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("sides", SIZES)
 def test_maps_have_their_true_strides(
-    sides: tuple[int, int], name: str, changes: dict[str, Any], strides: list[int], channels: list[int]
+    name: str, changes: dict[str, Any], strides: list[int], channels: list[int]
 ) -> None:
     backbone = timm.create_model(name, features_only=True, **{**NARROW, **changes}).eval()
     assert backbone.feature_info.reduction() == strides
     assert backbone.feature_info.channels() == channels
-    with torch.no_grad():
-        maps = backbone(torch.randn(2, changes.get("in_chans", 3), *sides))
-    assert [tuple(m.shape) for m in maps] == [
-        (2, c, ceil(sides[0] / s), ceil(sides[1] / s)) for c, s in zip(channels, strides, strict=True)
-    ]
-    assert all(m.is_contiguous() for m in maps)
+    for sides in ((64, 64), (37, 53), (75, 33), (1, 9)):
+        with torch.no_grad():
+            maps = backbone(torch.randn(2, changes.get("in_chans", 3), *sides))
+        assert [tuple(m.shape) for m in maps] == [
+            (2, c, ceil(sides[0] / s), ceil(sides[1] / s)) for c, s in zip(channels, strides, strict=True)
+        ]
+        assert all(m.is_contiguous() for m in maps)
 
 
 def test_maps_before_the_stages_are_the_image() -> None:
@@ -102,19 +100,18 @@ def test_finer_maps_lead_to_the_patches_by_doubling() -> None:
     assert fine(16, "1d") == []
 
 
-@pytest.mark.parametrize(
-    ("out_indices", "message"),
-    [
-        ((0, 1), r"\(0, 1\) are maps before the first stage: take 2 or a later one too; there are 5, 0 to 4, "
-                 "of strides 4, 8, 16, 32, 64"),
-        ((5,), "are not stages or maps before them: there are 5, 0 to 4"),
-        ((), "are not stages"),
-        (6, "are not stages"),
-    ],
-)  # fmt: skip
-def test_maps_that_are_not_there(out_indices: Any, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        timm.create_model("psvit_2d_tiny", features_only=True, out_indices=out_indices)
+def test_maps_that_are_not_there() -> None:
+    said = (r"\(0, 1\) are maps before the first stage: take 2 or a later one too; there are 5, 0 to 4, of strides 4, "
+            "8, 16, 32, 64")  # fmt: skip
+    refuses(
+        lambda taken: timm.create_model("psvit_2d_tiny", features_only=True, out_indices=taken, **NARROW),
+        (
+            ((0, 1), said),
+            ((5,), "are not stages or maps before them: there are 5, 0 to 4"),
+            ((), "are not stages"),
+            (6, "are not stages"),
+        ),
+    )
 
 
 def test_a_checkpoint_gives_its_own_maps(folder: Path, model: Any) -> None:
@@ -129,33 +126,24 @@ def test_a_checkpoint_gives_its_own_maps(folder: Path, model: Any) -> None:
         equal_maps(backbone(x), [image_patches(x, 4), *expected])
 
 
-def test_memory_can_be_traded_for_time() -> None:
-    backbone = timm.create_model("psvit_2d_small", features_only=True, **NARROW)
-    backbone.set_grad_checkpointing()
-    assert all(stage.grad_checkpointing for stage in backbone.model.stages)
-    backbone(images(32, 32))[-1].sum().backward()
-    assert backbone.model.patch_embed.proj.weight.grad.any()
-
-
 # output_stride
 @pytest.mark.parametrize("op", ["max", "avg", "stride"])
-@pytest.mark.parametrize("order", ["conv-pool", "pool-conv"])
-@pytest.mark.parametrize("conv", ["full", "depthwise"])
-@pytest.mark.parametrize("grid", [(8, 8), (7, 9), (1, 5)])
-def test_a_dilated_pooling_holds_what_halving_gives(op: Any, order: Any, conv: Any, grid: tuple[int, int]) -> None:
-    options: dict[str, Any] = {"order": order, "conv": conv, "op": op}
-    halve = [TokenPool(4, 6, **options), TokenPool(6, 5, **options)]
-    keep = [TokenPool(4, 6, dilation=1, **options), TokenPool(6, 5, dilation=2, **options)]
-    x = expected = found = torch.randn(2, grid[0] * grid[1], 4)
-    halved = grid
-    for number, (one, other) in enumerate(zip(halve, keep, strict=True), 1):
-        other.load_state_dict(one.state_dict())
-        expected, halved = one(expected, halved)
-        found, kept = other(found, grid)
-        assert tuple(kept) == grid
-        sparse = found.reshape(2, *grid, -1)[:, :: 2**number, :: 2**number]
-        torch.testing.assert_close(sparse, expected.reshape(2, *halved, -1))
-    assert x.shape[1] == found.shape[1]
+def test_a_dilated_pooling_holds_what_halving_gives(op: Any) -> None:
+    for order, conv, grid in product(("conv-pool", "pool-conv"), ("full", "depthwise"), ((8, 8), (7, 9), (1, 5))):
+        options: dict[str, Any] = {"order": order, "conv": conv, "op": op}
+        halve = [TokenPool(4, 6, **options), TokenPool(6, 5, **options)]
+        keep = [TokenPool(4, 6, dilation=1, **options), TokenPool(6, 5, dilation=2, **options)]
+        expected = found = torch.randn(2, grid[0] * grid[1], 4)
+        halved = grid
+        for number, (one, other) in enumerate(zip(halve, keep, strict=True), 1):
+            other.load_state_dict(one.state_dict())
+            expected, halved = one(expected, halved)
+            found, kept = other(found, grid)
+            assert tuple(kept) == grid
+            assert found.shape[1] == grid[0] * grid[1]
+            sparse = found.reshape(2, *grid, -1)[:, :: 2**number, :: 2**number]
+            close = torch.allclose(sparse, expected.reshape(2, *halved, -1), atol=1e-5)
+            assert close, f"{order}, {conv}, {grid}, pooling {number}"
 
 
 @pytest.mark.parametrize(
@@ -163,10 +151,8 @@ def test_a_dilated_pooling_holds_what_halving_gives(op: Any, order: Any, conv: A
     [
         ("psvit_2d_tiny", 16, [4, 8, 16, 16, 16]),
         ("psvit_2d_tiny", 32, [4, 8, 16, 32, 32]),
-        ("psvit_2d_tiny", 64, [4, 8, 16, 32, 64]),
         ("psvit_2d_small", 8, [4, 8, 8, 8]),
         ("psvit_2d_small", 16, [4, 8, 16, 16]),
-        ("psvit_2d_small", 32, [4, 8, 16, 32]),
     ],
 )
 def test_output_stride_keeps_tokens(name: str, output_stride: int, strides: list[int]) -> None:
@@ -194,28 +180,23 @@ def test_output_stride_stays_with_the_network(tmp_path: Path) -> None:
     assert [tuple(m.shape[2:]) for m in maps] == [(2, 3), (1, 2), (1, 2)]
 
 
-@pytest.mark.parametrize(
-    ("name", "output_stride", "message"),
-    [
-        ("psvit_2d_tiny", 8, r"output_stride 8 is none of this network's strides \(16, 32, 64\): .*stride="),
-        ("psvit_2d_small", 12, r"output_stride 12 is none of this network's strides \(8, 16, 32\)"),
-        ("psvit_1d_tiny", 16, "output_stride 16 needs a grid in every stage.*take a 2D variant"),
-    ],
-)
-def test_an_output_stride_that_cannot_be(name: str, output_stride: int, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        timm.create_model(name, output_stride=output_stride)
+def test_an_output_stride_that_cannot_be() -> None:
+    refuses(
+        lambda asked: timm.create_model(asked[0], output_stride=asked[1], **NARROW),
+        (
+            (("psvit_2d_tiny", 8), r"output_stride 8 is none of this network's strides \(16, 32, 64\): .*stride="),
+            (("psvit_2d_small", 12), r"output_stride 12 is none of this network's strides \(8, 16, 32\)"),
+            (("psvit_1d_tiny", 16), "output_stride 16 needs a grid in every stage.*take a 2D variant"),
+        ),
+    )
 
 
 # torchvision
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
-        ("psvit_2d", {}),
         ("psvit_2d", {"windows": (2, 0, 0)}),
         ("psvit_2d", {"output_stride": 16, "pool_op": "avg"}),
-        ("psvit_2d", {"sharing": "projections", "pool_op": "stride"}),
-        ("psvit_1d", {}),
         ("psvit_1d", {"sharing": "projections", "pool_op": "stride"}),
     ],
 )

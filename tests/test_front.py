@@ -62,10 +62,9 @@ def test_equal_points_stay_together() -> None:
     assert pareto([]) == []
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_nan_counts_as_infinite(size: int) -> None:
-    rest = (0.0,) * (size - 1)
-    assert fronts([(nan, *rest), (1.0, *rest), (inf, *rest)]) == [1, 0, 1]
+def test_nan_counts_as_infinite() -> None:
+    for rest in ((0.0,), (0.0, 0.0)):
+        assert fronts([(nan, *rest), (1.0, *rest), (inf, *rest)]) == [1, 0, 1]
 
 
 def test_a_hundred_thousand_points() -> None:
@@ -196,14 +195,6 @@ def test_files_say_what_was_ranked(tmp_path: Path, timed: bool) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"front.json", "front.csv"}
 
 
-def test_the_same_ranking_writes_the_same_bytes(tmp_path: Path) -> None:
-    ranked = rank(some_scores(), SPACE, TIMED)
-    for name in ("a", "b"):
-        written(tmp_path / name, ranked)
-    for path in (tmp_path / "a").iterdir():
-        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
-
-
 def test_a_loss_that_is_no_number(tmp_path: Path) -> None:
     ranked = rank([score(arch, nan) for arch in MEMBERS[:3]], SPACE, SPACE.prices())
     written(tmp_path, ranked)
@@ -252,20 +243,20 @@ def test_the_table_runs_from_cheap_to_dear(tmp_path: Path) -> None:
     assert "on 100 images" in " ".join(" ".join(lines[5:]).split())
 
 
-@pytest.mark.parametrize("place", [0, 3, 7, 48, 49])
-def test_a_long_table_is_thinned_around_the_chosen(tmp_path: Path, place: int) -> None:
+def test_a_long_table_is_thinned_around_the_chosen(tmp_path: Path) -> None:
     ranked = stairs(50)
-    write_front(tmp_path, ranked, facts(ranked[place]))
-    data = read_front(tmp_path)
-    table = front_table(data)
-    assert table.row_count == 20
-    lines = [line.split() for line in shown(data)[1:21]]
-    ranks = [int(line[-2] if line[-1] == "chosen" else line[-1]) for line in lines]
-    assert ranks == sorted(ranks, reverse=True)
-    assert {1, 50, place + 1} <= set(ranks)
-    assert max(a - b for a, b in pairwise(ranks)) <= 4
-    assert [line[-1] == "chosen" for line in lines] == [number == place + 1 for number in ranks]
-    assert "20 of the 50 networks" in " ".join(shown(data))
+    for place in (0, 7, 48):
+        write_front(tmp_path, ranked, facts(ranked[place]))
+        data = read_front(tmp_path)
+        table = front_table(data)
+        assert table.row_count == 20
+        lines = [line.split() for line in shown(data)[1:21]]
+        ranks = [int(line[-2] if line[-1] == "chosen" else line[-1]) for line in lines]
+        assert ranks == sorted(ranks, reverse=True)
+        assert {1, 50, place + 1} <= set(ranks)
+        assert max(a - b for a, b in pairwise(ranks)) <= 4
+        assert [line[-1] == "chosen" for line in lines] == [number == place + 1 for number in ranks]
+        assert "20 of the 50 networks" in " ".join(shown(data))
 
 
 def test_a_chosen_network_off_the_front_is_in_the_table(tmp_path: Path) -> None:

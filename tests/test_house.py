@@ -5,11 +5,10 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-
-import pytest
 
 from psvit.cli import COMMANDS
 
@@ -47,6 +46,11 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imports(path: Path, whole: bool = True) -> Iterator[str]:
     """Modules of the package that a module imports; with `whole` those in functions and for types too."""
 
@@ -57,7 +61,7 @@ def imports(path: Path, whole: bool = True) -> Iterator[str]:
                 yield child
                 yield from walk(child)
 
-    for node in walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in walk(tree(path)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -146,46 +150,30 @@ def test_the_pages_picture_is_the_house() -> None:
     assert shown | empty | {PACKAGE / "cli" / "__init__.py"} == set(MODULES.values())
 
 
-def test_no_drawer_for_everything() -> None:
-    names = {path.stem for path in PACKAGE.rglob("*")}
-    assert not names & {"utils", "util", "helpers", "common", "core", "misc"}
-
-
-def without(banned: str, code: str) -> None:
-    """Run `code` in a fresh interpreter and assert that it does not import `banned`."""
-    code += f"\nimport sys\nassert {banned!r} not in sys.modules"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+def test_what_says_no_torch_imports_none_and_show_and_help_neither() -> None:
+    """In a fresh interpreter."""
+    says = {
+        name for name, path in MODULES.items() if re.search(r"\bno torch\b", ast.get_docstring(tree(path)) or "", re.I)
+    }
+    assert {"psvit.arch", "psvit.cost", "psvit.variants"} <= says
+    light = says | {name for name in MODULES if name.startswith("psvit.cli")}
+    lines = [*(f"import {name}" for name in sorted(light)), "from psvit.cli import main", "main(['show', 'AS-A'])"]
+    for command in ([], *([command, "--help"] for command in COMMANDS)):
+        lines += ["try:", f"    main({command!r})", "except SystemExit:", "    pass"]
+    lines += ["import sys", "assert not {'torch', 'timm'} & set(sys.modules)"]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
-def test_what_says_no_torch_imports_none() -> None:
-    says = {
-        name
-        for name, path in MODULES.items()
-        if re.search(r"\bno torch\b", ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "", re.I)
-    }
-    assert {"psvit.arch", "psvit.cost", "psvit.variants"} <= says
-    commands = {name for name in MODULES if name.startswith("psvit.cli")}
-    without("torch", "\n".join(f"import {name}" for name in sorted(says | commands)))
-
-
-@pytest.mark.parametrize("banned", ["torch", "timm"])
-def test_show_and_help_are_light(banned: str) -> None:
-    lines = ["from psvit.cli import main", "main(['show', 'AS-A'])", "main([])"]
-    for command in COMMANDS:
-        lines += ["try:", f"    main([{command!r}, '--help'])", "except SystemExit:", "    pass"]
-    without(banned, "\n".join(lines))
-
-
-@pytest.mark.parametrize("path", sorted(PACKAGE.parent.glob("benchmarks/*.py")), ids=lambda path: path.stem)
-def test_benchmarks_find_what_they_import(path: Path) -> None:
-    spec = spec_from_file_location(f"benchmark_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    try:
-        spec.loader.exec_module(module)
-        assert callable(module.main)
-    finally:
-        del sys.modules[spec.name]
+def test_benchmarks_find_what_they_import() -> None:
+    for path in sorted(ROOT.glob("benchmarks/*.py")):
+        spec = spec_from_file_location(f"benchmark_{path.stem}", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = module_from_spec(spec)
+        sys.modules[spec.name] = module  # dataclasses look their module up
+        try:
+            spec.loader.exec_module(module)
+            assert callable(module.main)
+        finally:
+            del sys.modules[spec.name]

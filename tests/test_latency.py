@@ -2,8 +2,10 @@
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -151,21 +153,18 @@ def test_medians_of_turns_by_a_made_up_clock(monkeypatch: pytest.MonkeyPatch) ->
     assert medians == {"a": pytest.approx(4), "b": pytest.approx(30)}
 
 
-@pytest.mark.parametrize("fails_at", [1, 6])  # while it warms up, in a round
-def test_what_cannot_run_is_refused_in_a_line(monkeypatch: pytest.MonkeyPatch, fails_at: int) -> None:
-    count = 0
-
-    def call() -> None:
-        nonlocal count
-        count += 1
-        torch.ones(100_000).sum()
-        if count >= fails_at:
-            raise RuntimeError("out of memory\nsecond line")
-
+def test_what_cannot_run_is_refused_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency, "MIN_SECONDS", 0.0)
     message = r"latency of pool 1 8 16 cannot be measured on cpu in float32, eager: RuntimeError: out of memory second"
-    with pytest.raises(UserError, match=message):
-        latency._race([("pool 1 8 16", call)], LatencySettings(latency_rounds=9), CPU)
+    for fails_at in (1, 6):  # while it warms up, in a round
+        calls = count(1)
+
+        def call(fails_at: int = fails_at, calls: Iterator[int] = calls) -> None:
+            if next(calls) >= fails_at:
+                raise RuntimeError("out of memory\nsecond line")
+
+        with pytest.raises(UserError, match=message):
+            latency._race([("pool 1 8 16", call)], LatencySettings(latency_rounds=9), CPU)
 
 
 # Sums
@@ -235,12 +234,9 @@ def test_the_fit_counts_relative_errors() -> None:
     assert (scale + offset, 2 * scale + offset) == pytest.approx((at_1, 4.0))
 
 
-@pytest.mark.parametrize(
-    ("sums", "measured", "scale"),
-    [([2.0], [3.0], 1.5), ([2.0, 2.0], [3.0, 3.0], 1.5), ([1.0, 1.1], [1.1, 1.0], 0.9866)],
-)
-def test_without_a_slope_there_is_only_a_scale(sums: list[float], measured: list[float], scale: float) -> None:
-    assert fit(sums, measured) == pytest.approx((scale, 0.0), rel=1e-3)
+def test_without_a_slope_there_is_only_a_scale() -> None:
+    for sums, measured, scale in (([2.0], [3.0], 1.5), ([2.0, 2.0], [3.0, 3.0], 1.5), ([1.0, 1.1], [1.1, 1.0], 0.9866)):
+        assert fit(sums, measured) == pytest.approx((scale, 0.0), rel=1e-3)
 
 
 def test_validation_is_exact(table: LatencyTable) -> None:
@@ -309,32 +305,30 @@ def test_a_table_is_measured_once(tmp_path: Path, races: list[list[Any]]) -> Non
     assert [path.suffix for path in tmp_path.iterdir()] == [".json"]
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "other", "not numbers", "no validation", "list", "folder"])
-def test_a_broken_table_is_measured_anew(tmp_path: Path, races: list[list[Any]], damage: str) -> None:
+def test_a_broken_table_is_measured_anew(tmp_path: Path, races: list[list[Any]]) -> None:
     first = open_table(SPACE, QUICK, "cpu", 1, print, tmp_path)
     (path,) = tmp_path.iterdir()
     data = json.loads(path.read_text())
-    broken = {
-        "cut": path.read_text()[:-20],
-        "empty": "",
-        "other": json.dumps({**data, "about": {**data["about"], "threads": 7}}),
-        "not numbers": json.dumps({**data, "seconds": dict.fromkeys(data["seconds"], "1")}),
-        "no validation": json.dumps({name: value for name, value in data.items() if name != "validation"}),
-        "list": "[]",
-    }
-    if damage == "folder":
-        path.unlink()
-        path.mkdir()
-        (path / "file").touch()
-    else:
-        path.write_text(broken[damage])
-    said: list[str] = []
-    assert open_table(SPACE, QUICK, "cpu", 1, said.append, tmp_path) == first
-    assert len(races) == 2
-    assert said[0].startswith(f"the latency table {path} is broken (")
-    if damage != "folder":
-        assert open_table(SPACE, QUICK, "cpu", 1, print, tmp_path) == first
-        assert len(races) == 2
+    broken = (
+        path.read_text()[:-20],
+        "",
+        json.dumps({**data, "about": {**data["about"], "threads": 7}}),
+        json.dumps({**data, "seconds": dict.fromkeys(data["seconds"], "1")}),
+        json.dumps({name: value for name, value in data.items() if name != "validation"}),
+        "[]",
+    )
+    for measured, text in enumerate(broken, start=2):
+        path.write_text(text)
+        said: list[str] = []
+        assert open_table(SPACE, QUICK, "cpu", 1, said.append, tmp_path) == first
+        assert len(races) == measured, f"taken for a table: {text}"
+        assert said[0].startswith(f"the latency table {path} is broken (")
+    assert open_table(SPACE, QUICK, "cpu", 1, print, tmp_path) == first
+    assert len(races) == measured
+    path.unlink()
+    path.mkdir()
+    (path / "file").touch()
+    assert open_table(SPACE, QUICK, "cpu", 1, print, tmp_path) == first
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path, races: list[list[Any]]) -> None:

@@ -3,7 +3,6 @@
 import json
 import re
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from pages import ARCH, HOSTILE, Tags, everything
@@ -142,13 +141,6 @@ def test_a_chart_leaves_out_what_is_not_finite() -> None:
     data = json.loads(written[1])
     assert data["columns"] == {"a": [1.0, None, None], "b": [None, 2.0, 3]}
     assert data["errors"] == {"b": [0.5, None, None]}
-
-
-def test_the_same_page_has_the_same_bytes(tmp_path: Path) -> None:
-    for name in ("a.html", "b.html"):
-        everything("text").write(tmp_path / "new" / name)
-    assert (tmp_path / "new" / "a.html").read_bytes() == (tmp_path / "new" / "b.html").read_bytes()
-    assert {path.name for path in (tmp_path / "new").iterdir()} == {"a.html", "b.html"}
 
 
 def test_a_network_and_its_cost() -> None:

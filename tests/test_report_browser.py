@@ -14,7 +14,7 @@ from psvit.study.analysis_page import page as analysis_page
 
 
 @needs_browser
-@pytest.mark.parametrize(("width", "dark"), [(1200, False), (1200, True), (360, False), (360, True)])
+@pytest.mark.parametrize(("width", "dark"), [(1200, False), (360, True)])
 def test_a_browser_shows_them(run_folder: Path, tmp_path: Path, width: int, dark: bool) -> None:
     """Light, dark, on a phone: whole, and without a complaint or a request."""
     of_search(tmp_path).write(tmp_path / "search.html")

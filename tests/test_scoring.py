@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from refusals import refuses
 from small_supernets import shaken, space
 
 from psvit import UserError
@@ -69,11 +70,6 @@ def test_the_layers_computed_are_the_nodes_of_the_tree(data: Data) -> None:
     assert whole.layers() == sum(arch.depth for arch in members) > whole.nodes()
 
 
-def test_the_tree_of_the_twelve_layer_set() -> None:
-    members = list(Space(12, 3, 2).enumerate())
-    assert (prefix_tree(members).layers(), sum(arch.depth for arch in members)) == (38_246, 216_804)
-
-
 def test_slices_are_balanced_and_nested() -> None:
     labels = np.repeat([0, 1, 2, 3], [40, 30, 20, 10])
     order = balanced_order(labels, np.random.default_rng(0))
@@ -114,14 +110,10 @@ def test_survivors_are_the_first_fronts(region: Region) -> None:
     assert kept == [arch for arch in members if arch in kept], "in the order of the tree"
     best = members[losses.index(0)]
     assert best in kept
-    dominating = {
-        arch: sum(
-            losses[i] < losses[members.index(arch)] and region.costs(other)[0] <= region.costs(arch)[0]
-            for i, other in enumerate(members)
-        )
-        for arch in members
-    }
-    assert all(arch in kept for arch in members if dominating[arch] == 0)
+    costs = [region.costs(arch)[0] for arch in members]
+    for i, arch in enumerate(members):
+        dominated = any(loss < losses[i] and cost <= costs[i] for loss, cost in zip(losses, costs, strict=True))
+        assert dominated or arch in kept
     assert set(survivors(scores, region, len(members))) == set(members)
 
 
@@ -162,7 +154,7 @@ def test_a_ranking_that_was_stopped_goes_on_to_the_same(
     class StopError(Exception):
         pass
 
-    for wait in (1, 2, 5, 11):
+    for wait in (2, 11):
         left = [wait]
 
         def stop(left: list[int] = left) -> None:
@@ -221,9 +213,13 @@ def test_the_bound_of_the_memory_holds(data: Data) -> None:
     assert batch_bytes(supernet.space, 64) == 2 * batch_bytes(supernet.space, 32)
 
 
-@pytest.mark.parametrize(
-    "options", [{"first_slice": 0}, {"reduction_factor": 1}, {"finalists": 0}, {"score_memory": 0.0}]
-)
-def test_settings_that_are_none(options: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="--"):
-        ScoringSettings(**options)
+def test_settings_that_are_none() -> None:
+    refuses(
+        lambda options: ScoringSettings(**options),
+        (
+            ({"first_slice": 0}, "--first-slice"),
+            ({"reduction_factor": 1}, "--reduction-factor"),
+            ({"finalists": 0}, "--finalists"),
+            ({"score_memory": 0.0}, "--score-memory"),
+        ),
+    )

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import timm
 import torch
-from tiny import Cli
 from torch import Tensor, nn
 
 from psvit import Arch, UserError, cost
@@ -131,8 +130,6 @@ def test_it_cannot_be_searched() -> None:
         Supernet(space)
 
 
-def test_another_value_is_named(cli: Cli) -> None:
+def test_another_value_is_named() -> None:
     with pytest.raises(UserError, match="sharing 'both' is not one of map, projections"):
         Arch("AS", sharing="both")  # type: ignore[arg-type]
-    said = cli.refused("train", "--data", "digits", "--model", "AS", "--sharing", "both", "--output", "unused")
-    assert "sharing 'both' is not one of map, projections" in said

@@ -6,38 +6,39 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 from small_pages import DOCS, ROOT, block, value
 
+import hooks
 
-def hook(text: str, tmp_path: Path, source: str = "page.md") -> str:
-    from types import SimpleNamespace
 
-    import hooks
-
+def test_the_site_shows_what_makes_sense_there(tmp_path: Path) -> None:
     included = SimpleNamespace(is_included=lambda: True)
-    files = [SimpleNamespace(src_uri=uri, inclusion=included) for uri in ("page.md", "howto/run.md")]
-    page = SimpleNamespace(file=SimpleNamespace(src_path=source))
-    made: str = hooks.on_page_markdown(text, page, {"docs_dir": str(tmp_path / "docs")}, files)
-    return made
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
+    files = [SimpleNamespace(src_uri=uri, inclusion=included) for uri in ("page.md", "search.md", "howto/run.md")]
+    page = SimpleNamespace(file=SimpleNamespace(src_path="page.md"))
+    for text, shown in (
         ("[run](howto/run.md#a)", "[run](howto/run.md#a)"),
+        ("[search.md](search.md#a), [how](search.md)", "[search](search.md#a), [how](search.md)"),
         ("[arXiv](https://arxiv.org)", "[arXiv](https://arxiv.org)"),
         ("[arch.py](../psvit/arch.py)", "`psvit/arch.py`"),
         ("[the rules](../CONTRIBUTING.md)", "the rules (`CONTRIBUTING.md`)"),
         (f"a {value('x.y:.2f', '0.57')} b", "a 0.57 b"),
         (f"a\n{block('x', '| t |')}b", "a\n\n| t |\n\nb"),
-    ],
-)
-def test_the_site_shows_what_makes_sense_there(text: str, shown: str, tmp_path: Path) -> None:
-    assert hook(text, tmp_path) == shown
+    ):
+        assert hooks.on_page_markdown(text, page, {"docs_dir": str(tmp_path / "docs")}, files) == shown
+
+
+def test_cells_with_sentences_are_marked() -> None:
+    table = (
+        "<thead><tr><th>claim</th></tr></thead><tr><td>Sharing in a whole <b>sentence</b></td><td>yes</td>"
+        '<td style="text-align: right;">1.00 and very many digits</td></tr>'
+    )
+    made = hooks.on_page_content(table, None, None, None)
+    assert made == table.replace("<td>Sharing", '<td class="long">Sharing')
 
 
 def test_the_api_is_there() -> None:

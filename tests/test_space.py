@@ -1,18 +1,16 @@
 """The compact set: counted, listed, drawn and priced exactly; budgets that cannot be met say what could."""
 
 import random
-import subprocess
-import sys
 from collections import Counter
 from itertools import product
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import refuses
 
 from psvit import Arch, UserError, cost
 from psvit.search.budget import Budget
-from psvit.search.region import Region
 from psvit.search.space import Space, bounds, steps_of
 
 SMALL = Arch("A", widths=(8,), head_dim=8, patch_size=4)
@@ -55,8 +53,8 @@ def test_the_twelve_layer_set() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"max_share": 0}, {"max_share": 1, "earliest_pool": 2}, {"stages": 2, "depth": 4}, {"stages": (2, 3)},
-     {"widths": ((16,), (16,), (16,))}, {"widths": ((24,), (8, 24), (24,))}],
+    [{"max_share": 0}, {"max_share": 1, "earliest_pool": 2}, {"stages": 2, "depth": 4}, {"stages": (2, 3)},
+     {"widths": ((24,), (8, 24), (24,))}],
 )  # fmt: skip
 def test_members_are_those_of_the_grammar(changes: dict[str, object]) -> None:
     space = small(**changes)
@@ -119,7 +117,7 @@ def test_a_region_holds_what_is_within_the_budget(macs: float | None, params: fl
     assert region.count() == len(expected)
     assert region.count(at_most=2) == 2
     assert all((arch in region) == fits(arch) for arch in space.enumerate())
-    assert {region.sample(random.Random(seed)) for seed in range(30 * len(expected))} == set(expected)
+    assert {region.sample(random.Random(seed)) for seed in range(20 * len(expected))} == set(expected)
 
 
 def test_a_region_too_large_to_list_is_drawn_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,37 +164,38 @@ def test_budgets_are_read() -> None:
     assert not parse()
 
 
-@pytest.mark.parametrize(
-    ("texts", "reason"),
-    [(["fast"], "is not a positive limit"), (["-3M"], "is not a positive limit"), (["0"], "is not a positive limit"),
-     (["latency=5"], "is not a positive limit such as latency=5ms"), (["latency=0.5x"], "such as latency"),
-     (["size=3M"], "limits 'size'"), (["600M", "0.5x"], "limits macs twice"), (["5ms"], "is not a positive limit")],
-)  # fmt: skip
-def test_budgets_that_are_none(texts: list[str], reason: str) -> None:
-    with pytest.raises(UserError, match=reason):
-        Budget.parse(texts, 4e8, 2e6)
+def test_budgets_that_are_none() -> None:
+    refuses(
+        lambda texts: Budget.parse(texts, 4e8, 2e6),
+        (
+            (["fast"], "is not a positive limit"),
+            (["-3M"], "is not a positive limit"),
+            (["0"], "is not a positive limit"),
+            (["5ms"], "is not a positive limit"),
+            (["latency=5"], "is not a positive limit such as latency=5ms"),
+            (["latency=0.5x"], "such as latency"),
+            (["size=3M"], "limits 'size'"),
+            (["600M", "0.5x"], "limits macs twice"),
+        ),
+    )
 
 
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [({"depth": 0}, "--depth 0 0"), ({"depth": (5, 3)}, "--depth 5 3"), ({"max_share": -1}, "--max-share"),
-     ({"earliest_pool": 0}, "--earliest-pool"), ({"depth": 2, "stages": 3}, "no network of 2 layers has 3 stages"),
-     ({"stages": 3, "depth": 4, "earliest_pool": 3}, "give more layers"), ({"widths": ((8,),)}, "1 choices of widths"),
-     ({"widths": ((8,), (9,), (16,))}, "multiple of head_dim"), ({"stages": 6, "widths": ()}, "6 stages need widths")],
-)  # fmt: skip
-def test_spaces_that_are_none(changes: dict[str, object], reason: str) -> None:
-    with pytest.raises(UserError, match=reason):
-        small(**changes)
+def test_spaces_that_are_none() -> None:
+    refuses(
+        lambda changes: small(**changes),
+        (
+            ({"depth": 0}, "--depth 0 0"),
+            ({"depth": (5, 3)}, "--depth 5 3"),
+            ({"max_share": -1}, "--max-share"),
+            ({"earliest_pool": 0}, "--earliest-pool"),
+            ({"depth": 2, "stages": 3}, "no network of 2 layers has 3 stages"),
+            ({"stages": 3, "depth": 4, "earliest_pool": 3}, "give more layers"),
+            ({"widths": ((8,),)}, "1 choices of widths"),
+            ({"widths": ((8,), (9,), (16,))}, "multiple of head_dim"),
+            ({"stages": 6, "widths": ()}, "6 stages need widths"),
+        ),
+    )
 
 
 def test_the_plain_twin() -> None:
     assert small().plain() == Arch("AAAAA", widths=(8,), head_dim=8, patch_size=4)
-
-
-def test_no_torch() -> None:
-    code = "import sys, psvit.search.region, psvit.search.scores, psvit.search.settings; print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
-
-
-def test_a_region_is_made_by_its_space() -> None:
-    assert isinstance(Space(12, 3, 2).feasible(Budget(macs=2e9)), Region)
