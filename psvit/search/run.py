@@ -19,7 +19,7 @@ from psvit.search.latency import measure_checkpoints
 from psvit.search.learning import load_supernet
 from psvit.search.report import REPORT, run_page
 from psvit.search.search import Found, random_member, search
-from psvit.search.settings import RunAllSettings, SearchSettings
+from psvit.search.settings import RunAllSettings, SearchSettings, shown
 from psvit.search.supernet import Supernet
 from psvit.training.augment import preprocessing
 from psvit.training.checkpoints import save_checkpoint
@@ -106,7 +106,7 @@ def _run(
     like = TrainSettings(data=settings.data, recipe=settings.recipe, machine=settings.machine)
     rows = compare(replace(chosen, overwrite=True) if not chosen.resume else chosen,
                    contenders(chosen, data, given, macs), like, say)  # fmt: skip
-    record = json.loads(json.dumps(asdict(settings)))
+    record = json.loads(json.dumps(asdict(shown(settings))))
     for name in ("resume", "overwrite"):  # a run that was interrupted has the same results
         del record["compare"][name], record["search"][name]
     results = {"settings": record, "data": data.name, "rows": rows, "chosen": best_on_holdout(rows)}
@@ -115,7 +115,7 @@ def _run(
             recover(folder / name)
         write_json(folder / RESULTS, results)
         timed = {**results, "rows": _timed(folder, rows, settings, accelerator)}
-        run_page(folder, timed, settings, shape, versions()).write(folder / REPORT)
+        run_page(folder, timed, shown(settings), shape, versions()).write(folder / REPORT)
         if chosen.results:
             write_json(Path(chosen.results), results)
     accelerator.wait_for_everyone()
