@@ -17,7 +17,7 @@ JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 BEGUN := $(shell date +%s)
 
-.PHONY: help quickstart test test-all lint docs clean
+.PHONY: help quickstart test test-all test-lowest lint docs clean
 
 help:
 	@echo "make quickstart   search, train and compare networks on bundled images (minutes, no download of data)"

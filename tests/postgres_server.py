@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from pwd import getpwnam
 from typing import Any
 
 import pytest
@@ -25,7 +26,8 @@ def server() -> Iterator[str]:
         pytest.skip("PostgreSQL is not installed")
     other: dict[str, Any] = {}
     if os.geteuid() == 0:  # which the server refuses to run as
-        other = {"user": "nobody", "group": "nogroup", "extra_groups": ()}
+        nobody = getpwnam("nobody")
+        other = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": ()}
     folder = Path(tempfile.mkdtemp(prefix="psvit-", dir="/tmp"))  # root's own temporary folder is closed to others
     try:
         (folder / "password").write_text(PASSWORD)
@@ -52,10 +54,11 @@ def server() -> Iterator[str]:
 
 
 def _programs() -> Path | None:
-    """The folder of initdb and postgres; Debian keeps it out of PATH."""
-    found = shutil.which("initdb")
-    folders = [Path(found).resolve().parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    return next((folder for folder in reversed(folders) if (folder / "postgres").is_file()), None)
+    """The folder of initdb and postgres; Debian keeps it out of PATH, but psql in."""
+    if found := shutil.which("initdb"):
+        return Path(found).resolve().parent
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin")) if shutil.which("psql") else []
+    return next((folder for folder in reversed(folders) if (folder / "initdb").is_file()), None)
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

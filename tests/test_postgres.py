@@ -50,6 +50,8 @@ def ended(url: str, study: str, number: int) -> list[FrozenTrial]:
     return left
 
 
+@pytest.mark.optional
+@pytest.mark.slow
 def test_a_worker_is_killed_and_started_again(tmp_path: Path, url: str) -> None:
     number = 16
     a, b = start_workers(*((tmp_path / name, number, url, 0, 0.1) for name in "ab"))
@@ -71,6 +73,7 @@ def test_a_worker_is_killed_and_started_again(tmp_path: Path, url: str) -> None:
     assert len(evaluated) <= number + 1, "only the member that the killed worker was at is evaluated twice"
 
 
+@pytest.mark.optional
 @pytest.mark.slow
 def test_psvit_search_on_two_machines(tmp_path: Path, url: str, cli: Cli) -> None:
     """One worker is killed amid the evolution; it goes on beside a second one."""
@@ -106,11 +109,13 @@ def table(folder: Path) -> dict[tuple[str, str], tuple[str, ...]]:
         return {(row["genotype"], row["widths"]): (row["loss"], row["top1"]) for row in csv.DictReader(file)}
 
 
+@pytest.mark.optional
 def test_every_spelling_of_the_url(url: str) -> None:
     for scheme in ("postgres", "postgresql", "postgresql+psycopg"):
         check_storage(url.replace("postgresql", scheme))
 
 
+@pytest.mark.optional
 @pytest.mark.parametrize(
     ("right", "wrong", "says"),
     [
@@ -130,6 +135,7 @@ def test_what_a_server_refuses(url: str, right: str, wrong: str, says: str) -> N
     assert "wr0ng" not in message
 
 
+@pytest.mark.slow
 def test_a_server_that_never_answers() -> None:
     pytest.importorskip("psycopg", exc_type=ImportError)
     with socket.create_server(("127.0.0.1", 0)) as mute, pytest.raises(UserError, match="timeout"):
