@@ -5,6 +5,7 @@
 
 PYTHON ?= python3
 VENV := .venv
+LOWEST := $(VENV)/lowest
 BIN := $(VENV)/bin
 SHELL := bash
 
@@ -16,12 +17,13 @@ JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 BEGUN := $(shell date +%s)
 
-.PHONY: help quickstart test test-all lint docs clean
+.PHONY: help quickstart test test-all test-lowest lint docs clean
 
 help:
 	@echo "make quickstart   search, train and compare networks on bundled images (minutes, no download of data)"
 	@echo "make test         the tests that are not slow (under 6 minutes on two cores)"
 	@echo "make test-all     those, then the slow ones (under 20 minutes on two cores)"
+	@echo "make test-lowest  all tests, with the oldest versions that pyproject.toml allows"
 	@echo "make lint         ruff and mypy"
 	@echo "make docs         write the generated parts of README.md and docs/ anew, and build the site into site/"
 	@echo "make clean        remove caches and builds; $(VENV) and runs stay"
@@ -38,6 +40,14 @@ test: $(VENV)/.installed-dev
 test-all: test
 	$(PYTEST) -m slow
 	@echo "make test-all took $$(($$(date +%s) - $(BEGUN))) seconds"
+
+# In a venv of its own, filled from pyproject.toml with == for >=
+test-lowest:
+	$(PYTHON) -m venv $(LOWEST)
+	grep -oE '"[A-Za-z0-9-]+(\[[a-z]+\])?>=[0-9.]+"' pyproject.toml \
+		| sed -E 's/"|\[[a-z]+\]//g; s/>=/==/' | sort -u > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install -q -c $(LOWEST)/constraints.txt -e '.[data,dense,docs,export,postgres,dev]'
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n $(JOBS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -126,7 +126,7 @@ def test_a_clone_keeps_what_is_not_ours(cli: Cli, best: Path) -> None:
 def test_another_size_goes_along(cli: Cli, best: Path) -> None:
     cli.ok("export", best, "--format", "timm", "--img-size", 20)
     model = from_pretrained(best.with_name("best-timm"))
-    assert model.pretrained_cfg["input_size"] == (1, 20, 20)
+    assert tuple(model.pretrained_cfg["input_size"]) == (1, 20, 20)  # a list in some versions of timm
     expected = open_checkpoint(str(best)).model
     expected.set_input_size(20)
     images = example_images((1, 20, 20), 2)

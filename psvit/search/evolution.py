@@ -49,8 +49,9 @@ class EvolutionSettings:
     Args:
         population: members of a generation.
         evaluations: members scored in all, over all workers.
-        storage: where the search is kept if several workers share it: a URL such as postgresql://user@host/name or
-            sqlite:///file.db, or the path of a journal file; by default a SQLite file in the run folder.
+        storage: where the search is kept if several workers share it: a URL such as postgresql://user@host/name (pip
+            install "psvit[postgres]") or sqlite:///file.db, or the path of a journal file; by default a SQLite file in
+            the run folder.
         study_name: name of the search in its storage, the same for all its workers; by default psvit.
     """
 
@@ -172,8 +173,9 @@ class _Search:
             "seed": self.seed,
         }
         own = json.loads(json.dumps(own))
+        new = not study.trials  # asked first: another worker signs it before it enters a trial
         found = study.user_attrs.get("psvit")
-        if found is None and not study.trials and len(study.directions) == 2:
+        if found is None and new and len(study.directions) == 2:
             study.set_user_attr("psvit", own)
         elif found != own:
             other = next(

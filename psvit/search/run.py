@@ -19,7 +19,7 @@ from psvit.search.latency import measure_checkpoints
 from psvit.search.learning import load_supernet
 from psvit.search.report import REPORT, run_page
 from psvit.search.search import Found, random_member, search
-from psvit.search.settings import RunAllSettings, SearchSettings
+from psvit.search.settings import RunAllSettings, SearchSettings, shown
 from psvit.search.supernet import Supernet
 from psvit.training.augment import preprocessing
 from psvit.training.checkpoints import save_checkpoint
@@ -112,7 +112,7 @@ def _run(
         for name in (RESULTS, LATENCY, REPORT):
             recover(folder / name)
         timed = {**results, "rows": _timed(folder, rows, settings, accelerator)}
-        run_page(folder, timed, settings, shape, versions()).write(folder / REPORT)
+        run_page(folder, timed, shown(settings), shape, versions()).write(folder / REPORT)
         write_json(folder / RESULTS, results)  # the last: by it the run is known to be finished
         if chosen.results:
             write_json(Path(chosen.results), results)
@@ -122,7 +122,7 @@ def _run(
 
 def _record(settings: RunAllSettings) -> dict[str, Any]:
     """The settings as results.json holds them."""
-    record: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
+    record: dict[str, Any] = json.loads(json.dumps(asdict(shown(settings))))
     for name in ("resume", "overwrite"):  # a run that was interrupted has the same results
         del record["compare"][name], record["search"][name]
     return record

@@ -44,7 +44,7 @@ from psvit.search.region import Region
 from psvit.search.report import REPORT, read_log, search_page
 from psvit.search.scores import Score
 from psvit.search.scoring import Scorer, Slices, batch_bytes, rank_all
-from psvit.search.settings import SearchSettings
+from psvit.search.settings import SearchSettings, shown
 from psvit.search.space import Space, bounds
 from psvit.search.storage import check_storage
 from psvit.search.supernet import Supernet
@@ -104,7 +104,7 @@ def search(
     """
     accelerator = open_machine(settings.machine)
     say = say if accelerator.is_main_process else _silent
-    folder, record = Path(settings.search.output), record_of(settings, accelerator)
+    folder, record = Path(settings.search.output), record_of(shown(settings), accelerator)
     if settings.search.resume and not begun(folder, True, accelerator):
         settings = replace(settings, search=replace(settings.search, resume=False))
     check_folder(folder, settings, record)
@@ -171,7 +171,7 @@ def _search(
         if not settings.search.resume:  # of a whole search; apart, since all else is equal when it is done again
             write_json(folder / SECONDS, seconds)
         write_json(folder / ARCH, chosen.arch.to_dict())
-        search_page(folder, ranked, facts, settings, read_log(folder / SUPERNET)).write(folder / REPORT)
+        search_page(folder, ranked, facts, shown(settings), read_log(folder / SUPERNET)).write(folder / REPORT)
         write_front(folder, ranked, facts)  # its front.json, written last, says that the search is finished
     costs = [readable("macs", chosen.macs), readable("params", chosen.params)]
     costs += [f"{1000 * measured:.3g} ms measured"] if measured else []

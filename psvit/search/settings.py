@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from psvit.errors import UserError, flag
 from psvit.measure.settings import Dtype, Mode
 from psvit.search.evolution import EvolutionSettings
+from psvit.search.storage import hidden
 from psvit.training.recipes import CompareSettings, Machine, Recipe, RunSettings, light
 from psvit.training.settings import DataSettings, as_tuple
 
@@ -222,3 +223,12 @@ class RunAllSettings(SearchSettings):
             save_every=own.save_every,
         )
         return SearchSettings(**{**kept, "search": folder})
+
+
+Shown = TypeVar("Shown", bound=SearchSettings)
+
+
+def shown(settings: Shown) -> Shown:
+    """The settings as files and pages tell them: without the password of a storage."""
+    storage = settings.evolution.storage
+    return replace(settings, evolution=replace(settings.evolution, storage=storage and hidden(storage)))

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from psvit.errors import UserError, one_line
 from psvit.files import FullDiskError, full_disk
@@ -46,8 +46,7 @@ def open_storage(url: str) -> BaseStorage:
         finally:
             lock.release()
         return JournalStorage(JournalFileBackend(str(path), lock))
-    # SQLite writes for one at a time: wait. Servers drop idle connections: look before use.
-    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    url, options = _driven(url)
     for _ in range(20):
         try:
             return _with_indexes(RDBStorage(url, options))
@@ -56,6 +55,17 @@ def open_storage(url: str) -> BaseStorage:
                 raise
             time.sleep(0.2)
     return _with_indexes(RDBStorage(url, options))
+
+
+def _driven(url: str) -> tuple[str, dict[str, Any]]:
+    """The URL with the driver of our extra where it is PostgreSQL's and names none, and the options of its engine."""
+    url = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
+    if url.startswith("sqlite"):
+        return url, {"connect_args": {"timeout": 60}}  # it writes for one at a time: wait
+    options: dict[str, Any] = {"pool_pre_ping": True}  # servers drop idle connections: look before use
+    if url.startswith("postgresql+psycopg") and "connect_timeout" not in url:
+        options["connect_args"] = {"connect_timeout": 20}  # psycopg waits for two minutes
+    return url, options
 
 
 def _with_indexes(storage: RDBStorage) -> RDBStorage:
@@ -115,7 +125,10 @@ def using(url: str, *also: type[Exception]) -> Iterator[None]:
         cause: BaseException = error
         while cause.__cause__ is not None:  # the driver's own words
             cause = cause.__cause__
-        way_out = "install its driver" if isinstance(cause, ImportError) else "check it"
+        way_out = "check it"
+        if isinstance(cause, ImportError):
+            ours = _driven(url)[0].startswith("postgresql+psycopg:")
+            way_out = 'pip install "psvit[postgres]"' if ours else "install its driver"
         message = f"--storage {url} fails ({one_line(cause, kind=True)}): {way_out}, or give another one"
         raise UserError(hidden(message)) from error
     finally:
