@@ -69,8 +69,8 @@ def test_stopped_and_resumed_is_uninterrupted(
             said = cli.refused(*LONG, "--output", tmp_path, *more)
         at = 9 if step == 9 else 17
         assert said == f"psvit: stopped at step {at} of 30, saved in {tmp_path}: go on with --resume\n"
-    for step in (17, 30):
-        assert f"resumed at step {step}" in cli.ok(*LONG, "--output", tmp_path, "--resume")
+    for says in ("resumed at step 17", "there is nothing to resume"):
+        assert says in cli.ok(*LONG, "--output", tmp_path, "--resume")
         check_equal(tmp_path, uninterrupted)
 
 
