@@ -126,9 +126,18 @@ def test_a_list_is_found_beside_a_checkpoint_if_it_is_its_own(tmp_path: Path) ->
     found.write(tmp_path / IMAGES)
     best = tmp_path / "searched" / "best"
     best.mkdir(parents=True)
-    assert find_image_list(best, found.fingerprint()) == found
+    told = find_image_list(best, found.fingerprint())
+    assert told is not None
+    assert told.rows == found.rows
     assert find_image_list(best, "another") is None
     assert find_image_list(best, None) is None
+    ImageList((Listed("train", "a", "a/c.png", "1"),)).write(
+        tmp_path / IMAGES
+    )  # accepted: what was learned before stays
+    again = find_image_list(best, found.fingerprint())
+    assert again is not None
+    assert again.rows == found.rows
+    assert again.trained(["0", "1", "2"]) == 2
 
 
 def test_changes_are_named(tmp_path: Path) -> None:

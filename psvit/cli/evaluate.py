@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     for note in opened.notes:
         print(f"note      {note}", file=sys.stderr)
-    origin = f" ({opened.files.origins[values.split]})" if opened.files is not None else ""
+    origin = f" ({opened.files.origins.get(values.split, 'as kept')})" if opened.files is not None else ""
     print(f"{data.data}, {values.split} split{origin}, {metrics.count} images")
     if opened.files is not None:
         print(trained_on_line(metrics.trained_on, values.split))

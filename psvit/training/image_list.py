@@ -11,7 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from psvit.errors import UserError, one_line
 from psvit.files import replacing
 from psvit.training.sources import printable
 
-IMAGES = "images.csv"
+IMAGES, ALL_IMAGES = "images.csv", "images*.csv"
 MANY = 5000
 """So many images take seconds to read, which a progress bar shows."""
 
@@ -40,9 +40,10 @@ class Listed(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageList:
-    """The images of a set, each in its split."""
+    """The images of a set, each in its split; `before` are the digests of what earlier lists of a run trained on."""
 
     rows: tuple[Listed, ...]
+    before: frozenset[str] = frozenset()
 
     @cached_property
     def by_path(self) -> dict[str, Listed]:
@@ -72,8 +73,12 @@ class ImageList:
 
     def trained(self, digests: Iterable[str]) -> int:
         """How many images of these contents were trained on."""
-        known = {row.digest for row in self.rows if row.split == "train" and row.digest}
+        known = self.before | self.learned()
         return sum(digest in known for digest in digests)
+
+    def learned(self) -> frozenset[str]:
+        """The digests of the training split."""
+        return frozenset(row.digest for row in self.rows if row.split == "train" and row.digest)
 
     def changes(self, now: ImageList) -> list[str]:
         """What has changed since: lines such as ``2 added, such as cat/9.jpg``."""
@@ -108,7 +113,10 @@ class ImageList:
         return Counter(row.split for row in self.rows)
 
     def write(self, path: Path) -> None:
-        """Write it as CSV, whole or not at all."""
+        """Write it as CSV, whole or not at all; another list that is there, which checkpoints know, is kept beside."""
+        earlier = read_image_list(path)
+        if earlier is not None and earlier.fingerprint() != self.fingerprint():
+            path.replace(path.with_name(f"{path.stem}-{earlier.fingerprint()[:8]}{path.suffix}"))
         with (
             replacing(path) as temporary,
             temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
@@ -143,9 +151,10 @@ def find_image_list(near: Path, fingerprint: object) -> ImageList | None:
         UserError: it is broken.
     """
     for folder in (near, *near.resolve().parents[:2]) if fingerprint else ():
-        found = read_image_list(folder / IMAGES)
-        if found is not None and found.fingerprint() == fingerprint:
-            return found
+        lists = [found for path in folder.glob(ALL_IMAGES) if (found := read_image_list(path)) is not None]
+        for found in lists:
+            if found.fingerprint() == fingerprint:
+                return replace(found, before=frozenset().union(*(one.learned() for one in lists)))
     return None
 
 

@@ -25,7 +25,7 @@ from psvit.files import check_writable, opened_for_torch, recover, replacing, wr
 from psvit.measure.macs import count_macs
 from psvit.model.psvit import PSViT
 from psvit.training.checkpoints import TRAINED_ON, config_of, cut_of, open_model, read_metrics, write_checkpoint
-from psvit.training.image_list import IMAGES, ImageList, check_unchanged, read_image_list
+from psvit.training.image_list import ALL_IMAGES, IMAGES, ImageList, check_unchanged, read_image_list
 from psvit.training.image_sets import ImageSet
 from psvit.training.machine import by_the_first
 from psvit.training.recipes import LearnSettings, ModelSettings
@@ -191,6 +191,8 @@ def clear_run(path: Path) -> None:
     """Remove what a training writes, and nothing else that the user may keep in the folder."""
     for name in (*CHECKPOINTS, "tensorboard"):
         shutil.rmtree(path / name, ignore_errors=True)
+    for earlier in path.glob(ALL_IMAGES):
+        earlier.unlink()
     for name in reversed(FILES):  # the settings last: without them the rest would be nobody's
         (path / name).unlink(missing_ok=True)
 
