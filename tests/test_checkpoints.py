@@ -220,6 +220,7 @@ def test_a_pickle_in_place_of_the_weights_is_not_opened(cli: Cli, best: Path, tm
 def test_a_pickle_in_place_of_the_state_is_not_opened(cli: Cli, tmp_path: Path) -> None:
     run = tmp_path / "run"
     cli.ok(*TRAIN, "--output", run, "--keep-state")
+    (run / "log.jsonl").unlink()  # by which a run is known to be finished
     state = (run / "state.pt").read_bytes()
     torch.save({"model": Bomb(tmp_path / "boom")}, run / "bomb")
     for content in (pickle.dumps(Bomb(tmp_path / "boom")), (run / "bomb").read_bytes(), state[: len(state) // 2]):

@@ -461,6 +461,7 @@ def test_a_run_keeps_its_images(cli: Cli, tmp_path: Path) -> None:
     assert f"the network was TRAINED ON {trained} of them" in text
     assert "--split train of" in cli.refused(*evaluate, tmp_path / "other", "--split", "train")
     resume = [*SEGMENT, "--data", root, "--epochs", "1", "--keep-state", "--output", run, "--resume"]
+    (run / "log.jsonl").unlink()  # by which a run is known to be finished
     assert "the images have changed since" in (refusal := cli.refused(*resume))
     assert "1 added, such as images/90.png: bring them back, give --accept-changes" in refusal
     assert "changed since the run began: 1 added" in cli.ok(*resume, "--accept-changes")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from psvit.errors import UserError
 from psvit.training.augment import eval_transform, train_transform
-from psvit.training.checkpoints import open_model
+from psvit.training.checkpoints import is_folder, open_model
 from psvit.training.data import Data
 from psvit.training.evaluate import evaluate
 from psvit.training.learning import Learning
@@ -103,7 +103,8 @@ class Teacher:
 def _open_teacher(settings: Distillation, data: Data, accelerator: Accelerator) -> Teacher | None:
     if settings.teacher is None:
         return None
-    model = open_model(ModelSettings(settings.teacher, pretrained=True), img_size=data.img_size, in_chans=data.in_chans)
+    named = ModelSettings(settings.teacher, pretrained=not is_folder(settings.teacher))
+    model = open_model(named, img_size=data.img_size, in_chans=data.in_chans)
     if model.num_classes != len(data.classes):
         raise UserError(
             f"the teacher {settings.teacher} knows {model.num_classes} classes, the data have {len(data.classes)}"
