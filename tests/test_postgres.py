@@ -122,7 +122,7 @@ def test_every_spelling_of_the_url(url: str) -> None:
         (PASSWORD, "wr0ng", "password authentication failed"),
         ("psvit:", "nobody:", 'user "nobody"'),
         ("/postgres", "/nowhere", 'database "nowhere" does not exist'),
-        ("127.0.0.1", "nowhere.invalid", "resolve host 'nowhere.invalid'"),
+        ("127.0.0.1", "nowhere.invalid", "OperationalError"),
     ],
 )
 def test_what_a_server_refuses(url: str, right: str, wrong: str, says: str) -> None:
