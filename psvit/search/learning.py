@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -25,7 +25,7 @@ from psvit.search.settings import SupernetSettings
 from psvit.search.space import Space
 from psvit.search.supernet import Supernet
 from psvit.training.augment import eval_transform
-from psvit.training.checkpoints import load_weights
+from psvit.training.checkpoints import load_weights, save_weights
 from psvit.training.classify import ClassifierLearning
 from psvit.training.data import Data
 from psvit.training.evaluate import evaluate
@@ -270,12 +270,8 @@ class SupernetFolder(RunFolder):
         return []
 
     def _save_checkpoints(self, learn: Learning, state: TrainState) -> None:
-        weights = {
-            name: tensor.detach().to("cpu", copy=True).contiguous()
-            for name, tensor in learn.evaluated.state_dict().items()
-        }
         with replacing(self.path / WEIGHTS) as temporary:
-            save_file(weights, temporary, metadata={"format": "pt"})
+            save_weights(temporary, learn.evaluated.state_dict())
 
 
 def supernet_training(

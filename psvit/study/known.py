@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -132,7 +133,7 @@ def of_now(group: Mapping[str, Any]) -> dict[str, Any]:
 
     A folder's images were split in another way then, so of a folder such a setting stays unknown.
     """
-    if Path(group["data"]["data"]).expanduser().is_dir():
+    if Path(os.path.expanduser(group["data"]["data"])).is_dir():
         return dict(group)
     data, recipe = (json.loads(json.dumps(default)) for default in (asdict(DataSettings()), asdict(Recipe())))
     return {**group, "data": data | group["data"], "recipe": recipe | group["recipe"]}

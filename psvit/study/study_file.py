@@ -22,6 +22,7 @@ quick: {data: {limit: 500}, recipe: {epochs: 1}, seeds: [0]}  # what --quick cha
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import fields, replace
@@ -59,7 +60,7 @@ def study_file(name: str) -> Path:
     own = STUDIES / f"{name}.yaml"
     if own.is_file():
         return own
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.suffix in (".yaml", ".yml") and path.is_file():
         return path
     close = difflib.get_close_matches(name, names(), n=1)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,10 +59,18 @@ def write_checkpoint(
     with replacing(folder) as temporary:
         temporary.mkdir()
         _write(temporary / CONFIG, config)
-        # copies, since safetensors refuses tensors that share their memory, as tied weights do
-        weights = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state_dict.items()}
-        save_file(weights, temporary / WEIGHTS, metadata={"format": "pt"})
+        save_weights(temporary / WEIGHTS, state_dict)
         _write(temporary / METRICS, metrics)
+
+
+def save_weights(path: Path, state_dict: Mapping[str, Tensor]) -> None:
+    """Write weights as safetensors, for all to read who can read a new file."""
+    # copies, since safetensors refuses tensors that share their memory, as tied weights do
+    weights = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state_dict.items()}
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(weights, path, metadata={"format": "pt"})  # it puts a file of the user's alone in its place
+    path.chmod(mode)
 
 
 def _write(path: Path, data: Mapping[str, Any]) -> None:
@@ -113,7 +122,7 @@ CUT = ("holdout", "seed", "split_seed")
 
 def set_name(data: str) -> str:
     """What a file tells of --data: of a folder its name alone, for others may read it."""
-    folder = Path(data).expanduser()
+    folder = Path(os.path.expanduser(data))
     return folder.resolve().name if folder.is_dir() else data
 
 

@@ -194,7 +194,7 @@ def _open_fashion_mnist(settings: DataSettings) -> Data:
 
 
 def _find_fashion_mnist(data_dir: str | None) -> Path:
-    own = Path(data_dir).expanduser() if data_dir else CACHE
+    own = Path(os.path.expanduser(data_dir)) if data_dir else CACHE
     downloaded = own / "FashionMNIST" / "raw"
     places = [own, downloaded, DEBIAN_FASHION_MNIST]
     for folder in places:

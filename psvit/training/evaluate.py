@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,7 +34,7 @@ from psvit.training.loading import Batch, ImageSplit, check_readable, eval_batch
 from psvit.training.machine import open_machine
 from psvit.training.recipes import Machine
 from psvit.training.settings import DataSettings
-from psvit.training.sources import convert_image, load_image
+from psvit.training.sources import convert_image, load_image, printable
 
 
 @dataclass
@@ -46,7 +47,7 @@ class Metrics:
         hits5: the same for the first five choices.
         images: images of each class.
         unreadable: names of images that could not be read.
-        trained_on: how many of the split's images the network was trained on, by what they hold; None: not known.
+        trained_on: how many of the evaluated images the network was trained on, by what they hold; None: not known.
     """
 
     loss_sum: float
@@ -220,8 +221,10 @@ def evaluate_classifier(
     )
     metrics = evaluate(model, batches, model.num_classes, accelerator)
     if opened.files is not None and classifier.images is not None:
-        digests = [row.digest for row in opened.files.images.rows if row.split == split]
-        metrics.trained_on = classifier.images.trained(digests)
+        rows = zip(opened.files.rows, opened.files.images.rows, strict=True)
+        unread = {text[: at.start()] for text in metrics.unreadable for at in re.finditer(r" \(", text)}
+        read = [listed.digest for row, listed in rows if listed.split == split and printable(row.path) not in unread]
+        metrics.trained_on = classifier.images.trained(read)
     return metrics, opened
 
 

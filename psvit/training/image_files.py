@@ -117,7 +117,7 @@ class _Walk:
             about = os.stat(folder)
             entries = sorted(os.scandir(folder), key=lambda entry: natural(entry.name))
         except OSError:
-            self.passed.add("folders that cannot be opened", "/".join(above))
+            self.passed.add("folders that cannot be opened", "/".join(above) or ".")
             return []
         if not self.first(about.st_dev, about.st_ino):
             self.passed.add(READ_FOLDERS, "/".join(above))
@@ -223,7 +223,7 @@ def images_in(names: Sequence[str]) -> tuple[list[Path], PassedOver]:
     found: dict[str, Path] = {}
     passed = PassedOver()
     for name in names:
-        path = Path(name).expanduser()
+        path = Path(os.path.expanduser(name))
         if path.is_dir():
             files, left = find_images(path)
             if not files:

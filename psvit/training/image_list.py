@@ -8,9 +8,11 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -24,6 +26,8 @@ from psvit.files import replacing
 from psvit.training.sources import printable
 
 IMAGES, ALL_IMAGES = "images.csv", "images*.csv"
+ORDER = ("unused", "train", "holdout", "test")
+"""Of images of equal content, the split that counts comes last."""
 MANY = 5000
 """So many images take seconds to read, which a progress bar shows."""
 
@@ -51,10 +55,14 @@ class ImageList:
         return {row.path: row for row in self.rows}
 
     @cached_property
+    def by_both(self) -> dict[tuple[str, str], Listed]:
+        """Rows by path and digest: two files may have one path, as it is compared."""
+        return {(row.path, row.digest): row for row in self.rows}
+
+    @cached_property
     def by_digest(self) -> dict[str, Listed]:
         """Rows by what they hold; of images of equal content, one that is tested before one that is trained on."""
-        order = {"unused": 0, "train": 1, "holdout": 2, "test": 3}
-        return {row.digest: row for row in sorted(self.rows, key=lambda row: order[row.split]) if row.digest}
+        return {row.digest: row for row in sorted(self.rows, key=lambda row: ORDER.index(row.split)) if row.digest}
 
     def fingerprint(self) -> str:
         """What tells this list from others."""
@@ -62,8 +70,8 @@ class ImageList:
         return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
     def split_of(self, path: str, digest: str) -> str | None:
-        """The split that keeps an image: by what it holds, wherever it lies now, else by its path; None: a new one."""
-        row = self.by_digest.get(digest) or self.by_path.get(path)
+        """The split that keeps an image: one that is as it was, one that has moved, one that has changed; None: new."""
+        row = self.by_both.get((path, digest)) or self.by_digest.get(digest) or self.by_path.get(path)
         return None if row is None else row.split
 
     def is_of(self, digests: Iterable[str]) -> bool:
@@ -82,16 +90,19 @@ class ImageList:
 
     def changes(self, now: ImageList) -> list[str]:
         """What has changed since: lines such as ``2 added, such as cat/9.jpg``."""
-        kinds = {
-            "added": [row.path for row in now.rows if row.path not in self.by_path],
-            "gone": [row.path for row in self.rows if row.path not in now.by_path],
-            "with other bytes": [
-                row.path for row in now.rows if (was := self.by_path.get(row.path)) and was.digest != row.digest
-            ],
-            "in another split or class": [
-                row.path for row in now.rows if (was := self.by_path.get(row.path)) and was[:2] != row[:2]
-            ],
-        }
+        left: dict[str, list[Listed]] = {}
+        for row in (Counter(self.rows) - Counter(now.rows)).elements():
+            left.setdefault(row.path, []).append(row)
+        kinds: dict[str, list[str]] = {"added": [], "gone": [], "with other bytes": [], "in another split or class": []}
+        for row in (Counter(now.rows) - Counter(self.rows)).elements():
+            was = left[row.path].pop() if left.get(row.path) else None
+            if was is None:
+                kinds["added"].append(row.path)
+            elif was.digest != row.digest:
+                kinds["with other bytes"].append(row.path)
+            else:
+                kinds["in another split or class"].append(row.path)
+        kinds["gone"] = [row.path for rows in left.values() for row in rows]
         return [f"{len(paths)} {kind}, such as {printable(paths[0])}" for kind, paths in kinds.items() if paths]
 
     def repeated(self) -> list[str]:
@@ -116,7 +127,8 @@ class ImageList:
         """Write it as CSV, whole or not at all; another list that is there, which checkpoints know, is kept beside."""
         earlier = read_image_list(path)
         if earlier is not None and earlier.fingerprint() != self.fingerprint():
-            path.replace(path.with_name(f"{path.stem}-{earlier.fingerprint()[:8]}{path.suffix}"))
+            with replacing(path.with_name(f"{path.stem}-{earlier.fingerprint()[:8]}{path.suffix}")) as beside:
+                shutil.copyfile(path, beside)  # not moved: a kill before the new one is there would leave none
         with (
             replacing(path) as temporary,
             temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
@@ -139,19 +151,24 @@ def read_image_list(path: Path) -> ImageList | None:
             head, *rows = csv.reader(file)
             if tuple(head) != Listed._fields:
                 raise ValueError(f"its head is {head}")
-            return ImageList(tuple(Listed(*row) for row in rows))
-    except (OSError, ValueError, TypeError) as error:
+            found = ImageList(tuple(Listed(*row) for row in rows))
+            if unknown := {row.split for row in found.rows}.difference(ORDER):
+                raise ValueError(f"{unknown.pop()!r} is no split")
+            return found
+    except (OSError, ValueError, TypeError, csv.Error) as error:
         raise UserError(f"{path} is not a list of images ({one_line(error)}): start anew with --overwrite") from error
 
 
 def find_image_list(near: Path, fingerprint: object) -> ImageList | None:
     """The list of this fingerprint in a checkpoint's folder, or in one of the two above it; None if it is not there.
 
-    Raises:
-        UserError: it is broken.
+    Files that only have such a name, and broken lists, are passed by.
     """
     for folder in (near, *near.resolve().parents[:2]) if fingerprint else ():
-        lists = [found for path in folder.glob(ALL_IMAGES) if (found := read_image_list(path)) is not None]
+        lists: list[ImageList] = []
+        for path in sorted(folder.glob(ALL_IMAGES)):
+            with suppress(UserError):
+                lists += filter(None, [read_image_list(path)])
         for found in lists:
             if found.fingerprint() == fingerprint:
                 return replace(found, before=frozenset().union(*(one.learned() for one in lists)))

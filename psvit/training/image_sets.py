@@ -6,6 +6,7 @@ where they are, on every machine. Images that a network has seen keep the split 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +16,7 @@ import numpy as np
 
 from psvit.errors import UserError
 from psvit.training.image_folder import ImageFolder, Labelled, read_image_folder
-from psvit.training.image_list import ImageList, Listed, digests
+from psvit.training.image_list import ORDER, ImageList, Listed, digests
 from psvit.training.settings import KNOWN, DataSettings
 from psvit.training.sources import FileSource, natural, quoted
 from psvit.training.splits import TEST_FRACTION, cut_by_hash, hashed_position
@@ -70,14 +71,15 @@ def open_image_set(
     Raises:
         UserError: see `read_image_folder`; or no image can be trained on.
     """
-    root = Path(settings.data).expanduser()
+    root = Path(os.path.expanduser(settings.data))
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "is neither a folder nor a known set"
         raise UserError(f"--data {settings.data!r} {what}: give {KNOWN}")
     folder = read_image_folder(root, settings.data, settings.class_folders)
     if "train" not in folder.splits and evaluated is None:
         there = ", ".join(f"{name}/" for name in folder.folders.values())
-        raise UserError(f"--data {settings.data!r} has {there}, but no train/: put the images to train on there")
+        found = f" ({'; '.join(lines)})" if (lines := folder.passed.lines()) else ""
+        raise UserError(f"--data {settings.data!r} has {there}, but no train/{found}: put the images to train on there")
     if evaluated is not None and set(folder.classes) <= set(evaluated):
         folder = replace(folder, classes=evaluated)
     return split_images(folder, settings, kept, evaluated is not None)
@@ -191,12 +193,11 @@ class _Cutting:
 
     def join(self) -> None:
         """Put images of equal content into one split: test before the hold-out, before training."""
-        order = ["unused", "train", "holdout", "test"]
         last: dict[str, int] = {}
         digest_of = self.digests or ()
         for digest, split in zip(digest_of, self.splits.tolist(), strict=True):
-            last[digest] = max(last.get(digest, 0), order.index(split))
-        joined = [order[last[digest]] if digest else split
+            last[digest] = max(last.get(digest, 0), ORDER.index(split))
+        joined = [ORDER[last[digest]] if digest else split
                   for digest, split in zip(digest_of, self.splits.tolist(), strict=True)]  # fmt: skip
         if moved := sum(a != b for a, b in zip(joined, self.splits.tolist(), strict=True)):
             self.notes.append(f"{moved} images are put where others of equal bytes are (--join-duplicates)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import platform
 import shutil
 import warnings
@@ -183,7 +184,7 @@ def same_value(name: str, old: Any, new: Any) -> bool:
         return True
     if name.rpartition(".")[2] not in PATHS or not (isinstance(old, str) and isinstance(new, str)):
         return False
-    before, now = (Path(text).expanduser() for text in (old, new))
+    before, now = (Path(os.path.expanduser(text)) for text in (old, new))
     return before.exists() and now.exists() and before.samefile(now)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import tarfile
 from collections.abc import Mapping, Sequence
@@ -167,7 +168,7 @@ def _open_shards(settings: DataSettings) -> tuple[Stream, Stream | Source, Strea
 
 
 def _find_shards(settings: DataSettings, splits: Sequence[str]) -> list[Path]:
-    root = Path(settings.data_dir or "").expanduser()
+    root = Path(os.path.expanduser(settings.data_dir or ""))
     if not settings.data_dir or not root.is_dir():
         raise UserError(
             f"--data-dir {settings.data_dir!r} is not a folder: {settings.data} needs the one of its tar files"

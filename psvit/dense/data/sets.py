@@ -146,7 +146,7 @@ def _with_background(data: DenseData) -> DenseData:
 
 def _folder(settings: DenseDataSettings, known: str, instead: str) -> Path:
     """The folder that is named as the data, of those `known`; `instead` says how its images come to one size."""
-    root = Path(settings.data).expanduser()
+    root = Path(os.path.expanduser(settings.data))
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "is neither a folder nor a known set"
         raise UserError(f"--data {settings.data!r} {what}: give {known}")

@@ -1,0 +1,111 @@
+"""The list of a run's images where names and contents are repeated, and files that only look like one."""
+
+import os
+import shutil
+import unicodedata
+from pathlib import Path
+
+import pytest
+from image_folders import by_split, classes, fill, opened
+
+from psvit.errors import UserError
+from psvit.training.checkpoints import save_weights
+from psvit.training.image_files import images_in
+from psvit.training.image_list import IMAGES, ImageList, Listed, find_image_list, read_image_list
+from psvit.training.image_sets import open_image_set
+from psvit.training.settings import DataSettings
+
+
+def resumed(root: Path, kept: ImageList) -> ImageList:
+    """The list that a resumed run makes of a folder."""
+    return open_image_set(DataSettings(str(root)), kept).images
+
+
+def test_images_of_equal_bytes_stay_in_their_splits(tmp_path: Path) -> None:
+    classes(tmp_path, 20)
+    for at in range(10):
+        shutil.copy(tmp_path / "cat" / f"{at:03d}.png", tmp_path / "cat" / f"copy {at}.png")
+    kept = opened(tmp_path).images
+    assert kept.repeated()
+    now = resumed(tmp_path, kept)
+    assert now.fingerprint() == kept.fingerprint()
+    assert not kept.changes(now)
+
+
+def test_two_files_of_one_composed_name_are_two(tmp_path: Path) -> None:
+    forms = [unicodedata.normalize(form, "café") for form in ("NFC", "NFD")]
+    classes(tmp_path, 10, ("dog", *forms))
+    if len(list(tmp_path.iterdir())) < 3:
+        pytest.skip("this file system composes names itself")
+    kept = opened(tmp_path).images
+    now = resumed(tmp_path, kept)
+    assert not kept.changes(now)
+    (tmp_path / forms[0] / "003.png").unlink()
+    assert kept.changes(resumed(tmp_path, kept)) == ["1 gone, such as café/003.png"]
+    fill(tmp_path / forms[0], 1, start=3)
+    (tmp_path / forms[1] / "004.png").rename(tmp_path / forms[1] / "400.png")
+    assert kept.changes(resumed(tmp_path, kept)) == [
+        "1 added, such as café/400.png",
+        "1 gone, such as café/004.png",
+        "1 with other bytes, such as café/003.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"id,label\n1,cat\n", b"", b"split;label;path;digest\n", b"split,label,path,digest\ntrian,a,a/b.png,0\n",
+     b"split,label,path,digest\ntrain,a\n", b'split,label,path,digest\n"' + b"x" * 140_000, "größe".encode("utf-16")],
+)  # fmt: skip
+def test_a_file_that_only_looks_like_a_list_is_passed_by(content: bytes, tmp_path: Path) -> None:
+    own = ImageList((Listed("train", "a", "a/b.png", "0"),))
+    (best := tmp_path / "run" / "best").mkdir(parents=True)
+    (tmp_path / "run" / IMAGES).write_bytes(content)
+    with pytest.raises(UserError, match="is not a list of images"):
+        read_image_list(tmp_path / "run" / IMAGES)
+    assert find_image_list(best, own.fingerprint()) is None
+    own.write(tmp_path / IMAGES)
+    assert find_image_list(best, own.fingerprint()) is not None
+
+
+def test_a_list_is_there_at_any_moment_of_its_replacement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, after = (ImageList((Listed("train", "a", path, "0"),)) for path in ("a/b.png", "a/c.png"))
+    before.write(tmp_path / IMAGES)
+    seen = []
+    replace = Path.replace
+
+    def watched(self: Path, target: Path) -> Path:
+        seen.append(read_image_list(tmp_path / IMAGES))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", watched)
+    after.write(tmp_path / IMAGES)
+    assert seen == [before, before]
+    assert read_image_list(tmp_path / IMAGES) == after
+
+
+def test_a_home_that_is_nobodys_is_a_name_like_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="'~no-such-user/x' is neither"):
+        open_image_set(DataSettings("~no-such-user/x"))
+    with pytest.raises(UserError, match="no file or folder ~no-such-user/x"):
+        images_in(["~no-such-user/x"])
+    classes(tmp_path / "~no-such-user", 3)
+    assert len(by_split(opened(Path("~no-such-user")))) == 6
+
+
+def test_two_splits_that_are_one_folder_are_told(tmp_path: Path) -> None:
+    classes(tmp_path / "real", 3)
+    (tmp_path / "set").mkdir()
+    for split in ("test", "train"):
+        os.symlink(tmp_path / "real", tmp_path / "set" / split)
+    with pytest.raises(UserError, match=r"no train/ \(1 folders that are read already, by another name: train\)"):
+        opened(tmp_path / "set")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such modes")
+def test_weights_are_for_all_who_can_read_a_new_file(tmp_path: Path) -> None:
+    import torch
+
+    (plain := tmp_path / "plain").touch()
+    save_weights(tmp_path / "model.safetensors", {"a": torch.zeros(2)})
+    assert (tmp_path / "model.safetensors").stat().st_mode == plain.stat().st_mode
