@@ -196,6 +196,7 @@ def test_classes_that_a_split_lacks_are_named(tmp_path: Path) -> None:
         (("train/cat", "train/dog", "Training/cat"), "two folders for one split, "),
         (("train/cat", "train/dog", "val/cat", "valid/cat"), "two folders for one split, val/ and valid/"),
         (("train/2021", "car/2021"), "is train/ a split or a class?"),
+        (("test/cat", "trainval/cat"), "rename the folder to train on to train/"),
         (("cat", "dog", "test"), "is test/ a class, or a split without classes?"),
         (("test/cat", "test/dog"), "has test/, but no train/"),
         (("cat/train", "cat/test", "dog/train"), "the class folders hold splits, as cat/test: put the splits first"),
@@ -238,6 +239,32 @@ def test_years_below_classes_are_no_classes(tmp_path: Path) -> None:
     assert files.classes == ("cat", "dog")
     assert labels(files) == {f"{n}/{y}/{i:03d}.png": n for n in ("cat", "dog") for y in (2021, 2022) for i in range(4)}
     assert "would be one class, 2021" in refused(tmp_path, class_folders="inner")
+
+
+def test_dates_and_one_name_below_classes_are_no_classes(tmp_path: Path) -> None:
+    for number, below in enumerate(
+        (("images",), ("2021/05", "2021/11"), ("2021-05-03", "20220102"), ("raw/1999", "raw"))
+    ):
+        for name in ("cat", "dog"):
+            for folder in below:
+                fill(tmp_path / str(number) / name / folder, 2)
+        assert opened(tmp_path / str(number)).classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize("splits", [("training_set", "test_set"), ("train_images", "val_images"), ("fold1", "fold2")])
+@pytest.mark.parametrize("names", [("cat", "dog"), ("0", "1"), ("0001", "0002")])
+def test_splits_by_other_names_become_no_classes(
+    splits: tuple[str, ...], names: tuple[str, ...], tmp_path: Path
+) -> None:
+    for split in splits:
+        classes(tmp_path / split, 2, names)
+    said = refused(tmp_path)
+    assert f"the classes, or splits of the classes '{names[0]}', '{names[1]}'?" in said
+    assert "rename them train, val and test" in said
+    assert opened(tmp_path, class_folders="outer").classes == tuple(sorted(splits))
+    for split, name in zip(splits, ("train", "test"), strict=True):
+        (tmp_path / split).rename(tmp_path / name)
+    assert opened(tmp_path).classes == names
 
 
 def test_folders_within_folders_ask_which_are_the_classes(tmp_path: Path) -> None:

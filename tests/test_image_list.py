@@ -1,17 +1,20 @@
 """The list of a run's images where names and contents are repeated, and files that only look like one."""
 
+import json
 import os
 import shutil
 import unicodedata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from image_folders import by_split, classes, fill, opened
 
 from psvit.errors import UserError
 from psvit.training.checkpoints import save_weights
+from psvit.training.evaluate import Classifier
 from psvit.training.image_files import images_in
-from psvit.training.image_list import IMAGES, ImageList, Listed, find_image_list, read_image_list
+from psvit.training.image_list import IMAGES, ImageList, Listed, check_unchanged, find_image_list, read_image_list
 from psvit.training.image_sets import open_image_set
 from psvit.training.settings import DataSettings
 
@@ -30,6 +33,15 @@ def test_images_of_equal_bytes_stay_in_their_splits(tmp_path: Path) -> None:
     now = resumed(tmp_path, kept)
     assert now.fingerprint() == kept.fingerprint()
     assert not kept.changes(now)
+
+
+def test_other_classes_are_never_gone_on_with(tmp_path: Path) -> None:
+    classes(tmp_path, 12)
+    kept = opened(tmp_path).images
+    (tmp_path / "dog").rename(tmp_path / "ant")  # as many as before: the network would take cats for ants
+    for accept in (False, True):
+        with pytest.raises(UserError, match=r"gone, 'ant', 'dog': bring them back or start anew with --overwrite$"):
+            check_unchanged(kept, resumed(tmp_path, kept), accept, tmp_path)
 
 
 def test_two_files_of_one_composed_name_are_two(tmp_path: Path) -> None:
@@ -109,3 +121,17 @@ def test_weights_are_for_all_who_can_read_a_new_file(tmp_path: Path) -> None:
     (plain := tmp_path / "plain").touch()
     save_weights(tmp_path / "model.safetensors", {"a": torch.zeros(2)})
     assert (tmp_path / "model.safetensors").stat().st_mode == plain.stat().st_mode
+
+
+def test_an_exported_file_names_the_list_too(tmp_path: Path) -> None:
+    onnx_files = pytest.importorskip("psvit.export.onnx_files")
+    images = ImageList((Listed("train", "a", "a/b.png", "0"),))
+    cfg = {"input_size": (3, 8, 8), "mean": 0, "std": 1, "interpolation": "bicubic", "crop_pct": 1}
+    told = {"trained_on": {"data": "photos", "holdout": 0.1, "seed": 0, "split_seed": None, "images": "another"}}
+    (tmp_path / "metrics.json").write_text(json.dumps(told))
+    classifier = Classifier(str(tmp_path), SimpleNamespace(pretrained_cfg=cfg), ("a", "b"), images)
+    found = onnx_files.metadata_of(classifier, "float32")["trained_on"]
+    images.write(tmp_path / IMAGES)
+    listed = find_image_list(tmp_path, found["images"])
+    assert listed is not None
+    assert listed.rows == images.rows

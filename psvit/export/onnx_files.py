@@ -117,7 +117,8 @@ def metadata_of(classifier: Classifier, precision: str) -> dict[str, Any]:
         "architecture": cfg.get("architecture"),
     }
     if (trained := training_of(classifier)) is not None:
-        known[TRAINED_ON] = cut_of(trained)
+        images = {} if classifier.images is None else {"images": classifier.images.fingerprint()}
+        known[TRAINED_ON] = cut_of(trained) | images
     if isinstance(model, PSViT):
         known |= {"genotype": model.arch.genotype, "arch": model.arch.to_dict()}
     return known

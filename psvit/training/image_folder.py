@@ -5,6 +5,7 @@ The rule is docs/howto/own-data.md.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,9 @@ SPLITS = {
     "test": ("test", "testing", "eval"),
 }
 """Names of the folders of splits, in any case."""
+
+DATES = re.compile(r"(?<![^/])(19|20)\d\d([-_./]?\d\d){0,2}(?![^/])")
+"""Years, months and days in a path, which tell no classes apart."""
 
 
 class Labelled(NamedTuple):
@@ -148,9 +152,10 @@ class _Reading:
                 self.notes.append(f"{name}/ is taken for a class, since it stands beside {_folders(beside)}")
             return {}
         if beside and len(labelled) == 1 and len(named) == 1:
+            others = "" if named[labelled[0]] == "train" else ", rename the folder to train on to train/"
             raise UserError(
                 f"{self.given}: is {labelled[0]}/ a split or a class? It holds folders, and stands beside "
-                f"{_folders(beside)}: give --data {self.root / labelled[0]}, or move what is not meant elsewhere"
+                f"{_folders(beside)}: give --data {self.root / labelled[0]}{others}, or move what is not meant away"
             )
         found: dict[str, str] = {}
         for name in labelled:
@@ -201,8 +206,14 @@ class _Reading:
             raise UserError(f"{self.given} holds one folder, {tops.pop()}/: give --data {inside_it}, or say which "
                             "folders are the classes by --class-folders outer or inner")  # fmt: skip
         times = Counter(parts for folders in outer.values() for parts in folders)
-        if min(times.values()) > 1:  # years, or images/, within each class
-            return False
+        if min(times.values()) > 1:
+            if len({DATES.sub("", "/".join(parts)).strip("/") for parts in times}) == 1:  # years, or images/, in each
+                return False
+            names = sorted({"/".join(parts) for parts in times}, key=natural)
+            raise UserError(
+                f"{self.given}: are {_folders(list(outer))} the classes, or splits of the classes {quoted(names)}? "
+                "Give --class-folders outer, or rename them train, val and test"
+            )
         top, folders = next(iter(outer.items()))
         raise UserError(
             f"{self.given}: are the classes the outer folders, as {top}, or the inner ones, as "

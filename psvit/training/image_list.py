@@ -23,7 +23,7 @@ from rich.progress import track
 
 from psvit.errors import UserError, one_line
 from psvit.files import replacing
-from psvit.training.sources import printable
+from psvit.training.sources import natural, printable, quoted
 
 IMAGES, ALL_IMAGES = "images.csv", "images*.csv"
 ORDER = ("unused", "train", "holdout", "test")
@@ -119,6 +119,10 @@ class ImageList:
                 lines.append(f"{len(found)} images are in several {kind}, with equal bytes: {some}{way_out}")
         return lines
 
+    def classes(self) -> set[str]:
+        """The classes of all images."""
+        return {row.label for row in self.rows}
+
     def counts(self) -> Counter[str]:
         """Images of each split."""
         return Counter(row.split for row in self.rows)
@@ -190,11 +194,17 @@ def check_unchanged(kept: ImageList | None, now: ImageList | None, accept: bool,
     Raises:
         UserError: something has.
     """
-    changes = kept.changes(now) if kept is not None and now is not None else []
-    if changes and not accept:
+    if kept is None or now is None:
+        return ()
+    changes = kept.changes(now)
+    if fixed := kept.classes() != now.classes():  # the network has an output for each
+        names = quoted(sorted(kept.classes() ^ now.classes(), key=natural))
+        changes.append(f"classes are added or gone, {names}")
+    if changes and not (accept and not fixed):
+        accepting = "" if fixed else ", give --accept-changes to go on with them as they are,"
         raise UserError(
-            f"the images have changed since {where} began: {'; '.join(changes)}: bring them back, give "
-            "--accept-changes to go on with them as they are, or start anew with --overwrite"
+            f"the images have changed since {where} began: {'; '.join(changes)}: bring them back{accepting} or start "
+            "anew with --overwrite"
         )
     return tuple(f"changed since the run began: {change}" for change in changes)
 
