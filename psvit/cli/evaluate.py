@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
 def trained_on_line(count: int | None, split: str) -> str:
     """What is told of images that the network knows from its training."""
     if count is None:
-        return "whether the network was trained on some of them is not known: no list of its images, images.csv, lies beside it"
+        return "whether the network was trained on some of them is not known: no images.csv of its run lies beside it"
     if split == "train" or not count:
         return f"the network was trained on {count} of them"
     return f"the network was TRAINED ON {count} of them, told by their bytes: the figures are too good"
