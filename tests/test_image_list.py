@@ -6,11 +6,15 @@ import shutil
 import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
+import torch
 from image_folders import by_split, classes, fill, opened
+from torch import nn
 
 from psvit.errors import UserError
+from psvit.export.settings import ExportSettings
 from psvit.training.checkpoints import save_weights
 from psvit.training.evaluate import Classifier
 from psvit.training.image_files import images_in
@@ -116,8 +120,6 @@ def test_two_splits_that_are_one_folder_are_told(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="no such modes")
 def test_weights_are_for_all_who_can_read_a_new_file(tmp_path: Path) -> None:
-    import torch
-
     (plain := tmp_path / "plain").touch()
     save_weights(tmp_path / "model.safetensors", {"a": torch.zeros(2)})
     assert (tmp_path / "model.safetensors").stat().st_mode == plain.stat().st_mode
@@ -135,3 +137,27 @@ def test_an_exported_file_names_the_list_too(tmp_path: Path) -> None:
     listed = find_image_list(tmp_path, found["images"])
     assert listed is not None
     assert listed.rows == images.rows
+
+
+class Blind(nn.Module):
+    """A classifier of 8 x 8 pixels that always says the first of two classes."""
+
+    batch_size, num_classes = None, 2
+    pretrained_cfg: ClassVar = {"input_size": (3, 8, 8), "mean": (0, 0, 0), "std": (1, 1, 1), "crop_pct": 1}
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.eye(2)[:1].repeat(len(images), 1)
+
+
+def test_exported_files_are_measured_on_the_splits_of_the_training(tmp_path: Path) -> None:
+    onnx_files = pytest.importorskip("psvit.export.onnx_files")
+    kept = opened(classes(tmp_path / "set", 30)).images
+    for path in (tmp_path / "set" / "cat").iterdir():
+        path.rename(path.with_suffix(".PNG"))  # so that hashes would cut anew
+    classifier, data = Classifier("best", Blind(), ("cat", "dog"), kept), DataSettings(str(tmp_path / "set"), workers=0)
+    for split in ("holdout", "test"):
+        settings = ExportSettings(output=str(tmp_path / "best.onnx"), split=split)
+        accuracy, told = onnx_files._measured(classifier, {"float32": classifier.model}, settings, data)
+        assert told == {"data": "set", "split": split, "images": kept.counts()[split]}
+        cats = sum((row.split, row.label) == (split, "cat") for row in kept.rows)
+        assert accuracy == {"float32": pytest.approx(100 * cats / kept.counts()[split])}

@@ -91,8 +91,7 @@ def evaluated(
     Raises:
         UserError: as `evaluate_checkpoint`; or the hold-out is another than the training's, which may have learned it.
     """
-    from psvit.dense.checkpoints import known_images
-    from psvit.training.checkpoints import check_cut, read_metrics, trained_on
+    from psvit.training.checkpoints import check_cut, known_images, read_metrics, trained_on
 
     trained = trained_on(read_metrics(values.checkpoint))
     given, machine = settings_from(values, data, **cut_from(values, trained)), settings_from(values, Machine())

@@ -10,13 +10,13 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor
 
-from psvit.dense.checkpoints import known_images
 from psvit.dense.data.objects import DenseSource
 from psvit.dense.data.sets import SCENES, DenseData
 from psvit.dense.data.settings import DenseDataSettings
 from psvit.dense.splits import DenseSplit
 from psvit.dense.transforms import to_tensor
 from psvit.errors import UserError, one_line
+from psvit.training.checkpoints import known_images
 from psvit.training.image_list import ImageList
 from psvit.training.loading import Batch, eval_batches
 from psvit.training.sources import load_image

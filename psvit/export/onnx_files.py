@@ -138,7 +138,8 @@ def _opened(proto: onnx.ModelProto, path: Path) -> OnnxModel:
 
 
 def _opened_data(classifier: Classifier, data: DataSettings) -> Data:
-    opened = open_data(replace(data, img_size=tuple(classifier.model.pretrained_cfg["input_size"][1:])))
+    sized = replace(data, img_size=tuple(classifier.model.pretrained_cfg["input_size"][1:]))
+    opened = open_data(sized, classifier.images)
     check_classes(classifier.source, classifier.classes, classifier.model.num_classes, opened)
     return opened
 
@@ -174,11 +175,10 @@ def _measured(
     if data is None:
         return {}, {}
     machine = Machine("cpu", "float32", torch.get_num_threads())
-    accuracy, images = {}, 0
+    accuracy, images, opened = {}, 0, _opened_data(classifier, data)
     for name, file in files.items():
         model: Any = file if file.batch_size is None else InBatches(file, file.batch_size)
-        metrics, _ = evaluate_classifier(Classifier(classifier.source, model, classifier.classes), data, machine,
-                                         settings.split)  # fmt: skip
+        metrics, _ = evaluate_classifier(replace(classifier, model=model), data, machine, settings.split, opened=opened)
         if not metrics.count:
             raise UserError(f"the {settings.split} split of {data.data} holds no images: choose another --split")
         accuracy[name], images = metrics.top1, metrics.count

@@ -22,6 +22,7 @@ from psvit.errors import UserError, flag, one_line
 from psvit.files import replacing
 from psvit.model.build import build, build_arch, check_tokens, is_psvit
 from psvit.model.psvit import PSViT
+from psvit.training.image_list import ImageList, find_image_list
 from psvit.training.recipes import ModelSettings
 from psvit.training.settings import DataSettings
 
@@ -177,6 +178,12 @@ def read_metrics(folder: str | Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return dict(metrics) if isinstance(metrics, dict) else {}
+
+
+def known_images(folder: str | Path) -> ImageList | None:
+    """The images that a checkpoint's network was trained on, held out or tested, where their list lies beside it."""
+    told = read_metrics(folder).get(TRAINED_ON)
+    return find_image_list(Path(folder), told.get("images")) if isinstance(told, dict) else None
 
 
 def read_config(folder: str | Path, instead: str | None = None) -> dict[str, Any]:

@@ -21,15 +21,14 @@ from torch import Tensor, nn
 from psvit.errors import UserError, flag, one_line
 from psvit.training.checkpoints import (
     CONFIG,
-    TRAINED_ON,
     class_names,
+    known_images,
     load_checkpoint,
     read_config,
-    read_metrics,
     set_size,
 )
 from psvit.training.data import Data, open_data
-from psvit.training.image_list import ImageList, find_image_list
+from psvit.training.image_list import ImageList
 from psvit.training.loading import Batch, ImageSplit, check_readable, eval_batches
 from psvit.training.machine import open_machine
 from psvit.training.recipes import Machine
@@ -173,8 +172,7 @@ def open_checkpoint(folder: str, instead: str | None = None, say: Callable[[str]
             f"note      {Path(folder) / CONFIG} does not hold a name for each of the network's {len(names)} classes: "
             "they are called by their numbers; write the names into its label_names"
         )
-    told_images = read_metrics(folder).get(TRAINED_ON) or {}
-    return Classifier(folder, model, names, find_image_list(Path(folder), told_images.get("images")))
+    return Classifier(folder, model, names, known_images(folder))
 
 
 def evaluate_checkpoint(
@@ -185,12 +183,17 @@ def evaluate_checkpoint(
 
 
 def evaluate_classifier(
-    classifier: Classifier, data: DataSettings, machine: Machine, split: str = "test", batch_size: int = 128
+    classifier: Classifier,
+    data: DataSettings,
+    machine: Machine,
+    split: str = "test",
+    batch_size: int = 128,
+    opened: Data | None = None,
 ) -> tuple[Metrics, Data]:
     """Evaluate a classifier on a split of a data set, with its own preprocessing.
 
     The folder that it was trained on has the splits that the training kept. Of another folder without splits all images
-    are the test split.
+    are the test split. A set that is `opened` already has its own splits.
 
     Returns:
         The metrics, and the opened set.
@@ -203,7 +206,7 @@ def evaluate_classifier(
     accelerator = open_machine(machine)
     model = classifier.model.to(accelerator.device)
     sized = replace(data, img_size=data.img_size or tuple(model.pretrained_cfg["input_size"][1:]))
-    opened = open_data(sized, classifier.images, classifier.classes)
+    opened = open_data(sized, classifier.images, classifier.classes) if opened is None else opened
     check_classes(classifier.source, classifier.classes, model.num_classes, opened)
     if data.img_size is not None:
         set_size(model, opened.img_size)
