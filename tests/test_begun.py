@@ -103,3 +103,18 @@ def test_a_run_goes_on_with_a_folder_spelled_otherwise(cli: Cli, tmp_path: Path)
     cli.ok(*words, "--data", f"{folder}/")
     assert "finished" in cli.ok(*words, "--data", folder, "--resume")
     assert "was trained with --data" in cli.refused(*words, "--data", image_folder(tmp_path / "J"), "--resume")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["search", "run"])
+def test_what_is_finished_needs_its_images_no_more(command: str, cli: Cli, tmp_path: Path) -> None:
+    photos = image_folder(tmp_path / "photos", each=12)
+    flags = RUN[RUN.index("--limit") + 2 : RUN.index("--models")]
+    models = ["--models", "deit"] if command == "run" else []
+    words = [command, "--data", photos, "--img-size", "8", "--workers", "0", *flags, *FAST, *models]
+    words += ["--output", tmp_path / "run", "--resume"]
+    cli.ok(*words)
+    (photos / "ant" / "new.png").write_bytes(next((photos / "bee").iterdir()).read_bytes())
+    said = SAYS[command].format(tmp_path / "run")
+    assert said in cli.ok(*words)
+    assert said in cli.ok(*words, "--accept-changes")

@@ -134,7 +134,8 @@ def _finished(folder: Path, settings: RunAllSettings) -> dict[str, Any] | None:
         results: dict[str, Any] = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
         before, now = flat(results["settings"]), flat(_record(settings))
         _ = results["chosen"]  # older results do not tell it
-        same = before.keys() == now.keys() and all(same_value(name, before[name], now[name]) for name in now)
+        asked = [name for name in now if name != "data.accept_changes"]
+        same = before.keys() == now.keys() and all(same_value(name, before[name], now[name]) for name in asked)
         whole = (folder / REPORT).is_file() and all(Path(row["checkpoint"]).is_dir() for row in results["rows"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -111,7 +111,8 @@ def search(
     kept = read_image_list(folder / IMAGES) if settings.search.resume else None
     data = open_data(settings.data, kept)
     images = data.files.images if data.files is not None else None
-    for line in check_unchanged(kept, images, settings.data.accept_changes, folder):
+    accept = settings.data.accept_changes or (folder / FRONT).is_file()  # a finished search reads no more of them
+    for line in check_unchanged(kept, images, accept, folder):
         say(f"note      {line}")
     with sole_writer(folder, f"--output {folder}") if accelerator.is_main_process else nullcontext():
         return _search(settings, record, data, accelerator, say, on_begin)
