@@ -110,7 +110,7 @@ def test_a_run_goes_on_with_a_folder_spelled_otherwise(cli: Cli, tmp_path: Path)
 def test_what_is_finished_needs_its_images_no_more(command: str, cli: Cli, tmp_path: Path) -> None:
     photos = image_folder(tmp_path / "photos", each=12)
     flags = RUN[RUN.index("--limit") + 2 : RUN.index("--models")]
-    models = ["--models", "deit"] if command == "run" else []
+    models = ["--models", "searched"] if command == "run" else []
     words = [command, "--data", photos, "--img-size", "8", "--workers", "0", *flags, *FAST, *models]
     words += ["--output", tmp_path / "run", "--resume"]
     cli.ok(*words)
