@@ -9,8 +9,17 @@ from image_folders import by_split, classes, fill, opened, picture
 from tiny import MACHINE, Cli, read
 
 from psvit.errors import UserError
-from psvit.training.image_list import IMAGES, ImageList, Listed, check_unchanged, find_image_list, read_image_list
+from psvit.training.image_list import (
+    IMAGES,
+    ImageList,
+    Listed,
+    check_unchanged,
+    find_image_list,
+    list_files,
+    read_image_list,
+)
 from psvit.training.image_sets import open_image_set
+from psvit.training.run_folder import clear_run
 from psvit.training.settings import DataSettings
 from psvit.training.splits import cut_by_hash, hashed_position
 
@@ -116,9 +125,10 @@ def test_a_list_is_read_as_it_was_written(tmp_path: Path) -> None:
     ImageList(rows).write(tmp_path / IMAGES)
     assert read_image_list(tmp_path / IMAGES) == ImageList(rows)
     assert read_image_list(tmp_path / "gone.csv") is None
-    (tmp_path / IMAGES).write_text("x\n")
-    with pytest.raises(UserError, match="is not a list of images"):
-        read_image_list(tmp_path / IMAGES)
+    for broken in ("x\n", "", "split,label,path,digest\ntrain,a\n", "split,label,path,digest\ndev,a,b,0\n", "\0"):
+        (tmp_path / IMAGES).write_text(broken)
+        with pytest.raises(UserError, match="is not a list of images"):
+            read_image_list(tmp_path / IMAGES)
 
 
 def test_a_list_is_found_beside_a_checkpoint_if_it_is_its_own(tmp_path: Path) -> None:
@@ -126,7 +136,7 @@ def test_a_list_is_found_beside_a_checkpoint_if_it_is_its_own(tmp_path: Path) ->
     found.write(tmp_path / IMAGES)
     best = tmp_path / "searched" / "best"
     best.mkdir(parents=True)
-    told = find_image_list(best, found.fingerprint())
+    told = find_image_list(best, found.fingerprint)
     assert told is not None
     assert told.rows == found.rows
     assert find_image_list(best, "another") is None
@@ -134,10 +144,24 @@ def test_a_list_is_found_beside_a_checkpoint_if_it_is_its_own(tmp_path: Path) ->
     ImageList((Listed("train", "a", "a/c.png", "1"),)).write(
         tmp_path / IMAGES
     )  # accepted: what was learned before stays
-    again = find_image_list(best, found.fingerprint())
+    again = find_image_list(best, found.fingerprint)
     assert again is not None
     assert again.rows == found.rows
     assert again.trained(["0", "1", "2"]) == 2
+    assert len(list_files(tmp_path)) == 2
+
+
+def test_files_that_are_no_lists_are_left_alone(tmp_path: Path) -> None:
+    found = ImageList((Listed("train", "a", "a/b.png", "0"),))
+    own = tmp_path / "images_of_mine.csv"
+    for path in (own, tmp_path / IMAGES):
+        path.write_text("name,price\n")
+    found.write(tmp_path / "run" / IMAGES)
+    (tmp_path / "run" / "best").mkdir()
+    assert find_image_list(tmp_path / "run" / "best", found.fingerprint) == ImageList(found.rows, found.learned())
+    assert find_image_list(tmp_path / "run" / "best", "another") is None
+    clear_run(tmp_path)
+    assert list(tmp_path.glob("*.csv")) == [own]
 
 
 def test_changes_are_named(tmp_path: Path) -> None:
@@ -165,6 +189,17 @@ def test_known_images_keep_their_split_wherever_they_lie(tmp_path: Path) -> None
     assert {row.digest: split for row, split in zip(now.images.rows, now.splits, strict=True)} == was
     anew = opened(tmp_path)
     assert {row.digest: split for row, split in zip(anew.images.rows, anew.splits, strict=True)} != was
+
+
+def test_of_equal_images_each_keeps_its_split(tmp_path: Path) -> None:
+    classes(tmp_path, 60)
+    splits = by_split(opened(tmp_path))
+    learned, tested = (next(path for path in splits if splits[path] == split) for split in ("train", "test"))
+    shutil.copy(tmp_path / tested, tmp_path / learned)
+    kept = opened(tmp_path).images
+    now = open_image_set(DataSettings(str(tmp_path)), kept)
+    assert kept.changes(now.images) == []
+    assert by_split(now) == splits
 
 
 def test_another_folder_without_splits_is_evaluated_whole(tmp_path: Path) -> None:
@@ -208,7 +243,7 @@ def test_a_training_says_what_it_reads(trained: Path, cli: Cli, tmp_path: Path) 
     for name, split in (("train", "train"), ("hold-out", "holdout"), ("test", "test")):
         assert f"{name:<10}{rows.counts()[split]:>8}{2:>9}  " in said
     assert "passed over: 1 hidden or system files: cat/._1.png" in said
-    assert read(tmp_path / "run" / "best" / "metrics.json")["trained_on"]["images"] == rows.fingerprint()
+    assert read(tmp_path / "run" / "best" / "metrics.json")["trained_on"]["images"] == rows.fingerprint
 
 
 def test_none_that_was_trained_on_is_tested(trained: Path, cli: Cli, tmp_path: Path) -> None:

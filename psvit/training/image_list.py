@@ -11,6 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -23,9 +24,17 @@ from psvit.errors import UserError, one_line
 from psvit.files import replacing
 from psvit.training.sources import printable
 
-IMAGES, ALL_IMAGES = "images.csv", "images*.csv"
+IMAGES, EARLIER = "images.csv", "images-" + "[0-9a-f]" * 8 + ".csv"
+"""The list's file, and the pattern of those that it took the place of."""
+
+SPLITS = ("unused", "train", "holdout", "test")
+"""The splits of a list, the later the less an image of it may be trained on."""
+
 MANY = 5000
 """So many images take seconds to read, which a progress bar shows."""
+
+CHUNK = 256
+"""Images that a thread reads at a time: a task for each of a million would take a gigabyte."""
 
 
 class Listed(NamedTuple):
@@ -53,17 +62,22 @@ class ImageList:
     @cached_property
     def by_digest(self) -> dict[str, Listed]:
         """Rows by what they hold; of images of equal content, one that is tested before one that is trained on."""
-        order = {"unused": 0, "train": 1, "holdout": 2, "test": 3}
-        return {row.digest: row for row in sorted(self.rows, key=lambda row: order[row.split]) if row.digest}
+        ordered = sorted(self.rows, key=lambda row: SPLITS.index(row.split))
+        return {row.digest: row for row in ordered if row.digest}
 
+    @cached_property
     def fingerprint(self) -> str:
         """What tells this list from others."""
         text = "\n".join("\t".join(row) for row in sorted(self.rows))
         return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
     def split_of(self, path: str, digest: str) -> str | None:
-        """The split that keeps an image: by what it holds, wherever it lies now, else by its path; None: a new one."""
-        row = self.by_digest.get(digest) or self.by_path.get(path)
+        """The split that keeps an image: where it lies as before its own, else by what it holds, else by its path.
+
+        Of images of equal bytes in several splits each stays where it was. None: the image is new.
+        """
+        there = self.by_path.get(path)
+        row = there if there is not None and there.digest == digest else self.by_digest.get(digest, there)
         return None if row is None else row.split
 
     def is_of(self, digests: Iterable[str]) -> bool:
@@ -115,8 +129,8 @@ class ImageList:
     def write(self, path: Path) -> None:
         """Write it as CSV, whole or not at all; another list that is there, which checkpoints know, is kept beside."""
         earlier = read_image_list(path)
-        if earlier is not None and earlier.fingerprint() != self.fingerprint():
-            path.replace(path.with_name(f"{path.stem}-{earlier.fingerprint()[:8]}{path.suffix}"))
+        if earlier is not None and earlier.fingerprint != self.fingerprint:
+            earlier.write(path.with_name(f"{path.stem}-{earlier.fingerprint[:8]}{path.suffix}"))
         with (
             replacing(path) as temporary,
             temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
@@ -139,23 +153,33 @@ def read_image_list(path: Path) -> ImageList | None:
             head, *rows = csv.reader(file)
             if tuple(head) != Listed._fields:
                 raise ValueError(f"its head is {head}")
-            return ImageList(tuple(Listed(*row) for row in rows))
-    except (OSError, ValueError, TypeError) as error:
+            listed = tuple(Listed(*row) for row in rows)
+        if strange := {row.split for row in listed} - set(SPLITS):
+            raise ValueError(f"it has a split {min(strange)!r}")
+        return ImageList(listed)
+    except (OSError, ValueError, TypeError, csv.Error) as error:
         raise UserError(f"{path} is not a list of images ({one_line(error)}): start anew with --overwrite") from error
 
 
 def find_image_list(near: Path, fingerprint: object) -> ImageList | None:
     """The list of this fingerprint in a checkpoint's folder, or in one of the two above it; None if it is not there.
 
-    Raises:
-        UserError: it is broken.
+    A file of that name that is no such list may be anybody's, and is left alone.
     """
     for folder in (near, *near.resolve().parents[:2]) if fingerprint else ():
-        lists = [found for path in folder.glob(ALL_IMAGES) if (found := read_image_list(path)) is not None]
+        lists = []
+        for path in list_files(folder):
+            with suppress(UserError):
+                lists += [found] if (found := read_image_list(path)) is not None else []
         for found in lists:
-            if found.fingerprint() == fingerprint:
+            if found.fingerprint == fingerprint:
                 return replace(found, before=frozenset().union(*(one.learned() for one in lists)))
     return None
+
+
+def list_files(folder: Path) -> list[Path]:
+    """The lists in a folder, the earlier ones too."""
+    return [path for name in (IMAGES, EARLIER) for path in folder.glob(name)]
 
 
 def check_unchanged(kept: ImageList | None, now: ImageList | None, accept: bool, where: Path) -> tuple[str, ...]:
@@ -185,10 +209,11 @@ def check_unchanged(kept: ImageList | None, now: ImageList | None, accept: bool,
 def digests(paths: Sequence[str]) -> list[str]:
     """The digest of each file's bytes; empty where it cannot be read."""
     quiet = len(paths) < MANY or not Console(stderr=True).is_terminal
+    chunks = [paths[at : at + CHUNK] for at in range(0, len(paths), CHUNK)]
     with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
-        found = pool.map(_digest, paths)
-        shown = track(found, "reading images", len(paths), console=Console(stderr=True), transient=True, disable=quiet)
-        return list(shown)
+        found = pool.map(lambda chunk: [_digest(path) for path in chunk], chunks)
+        shown = track(found, "reading images", len(chunks), console=Console(stderr=True), transient=True, disable=quiet)
+        return [digest for chunk in shown for digest in chunk]
 
 
 def _digest(path: str) -> str:

@@ -25,7 +25,7 @@ from psvit.files import check_writable, opened_for_torch, recover, replacing, wr
 from psvit.measure.macs import count_macs
 from psvit.model.psvit import PSViT
 from psvit.training.checkpoints import TRAINED_ON, config_of, cut_of, open_model, read_metrics, write_checkpoint
-from psvit.training.image_list import ALL_IMAGES, IMAGES, ImageList, check_unchanged, read_image_list
+from psvit.training.image_list import IMAGES, ImageList, check_unchanged, list_files, read_image_list
 from psvit.training.image_sets import ImageSet
 from psvit.training.machine import by_the_first
 from psvit.training.recipes import LearnSettings, ModelSettings
@@ -191,8 +191,8 @@ def clear_run(path: Path) -> None:
     """Remove what a training writes, and nothing else that the user may keep in the folder."""
     for name in (*CHECKPOINTS, "tensorboard"):
         shutil.rmtree(path / name, ignore_errors=True)
-    for earlier in path.glob(ALL_IMAGES):
-        earlier.unlink()
+    for listed in list_files(path):
+        listed.unlink()
     for name in reversed(FILES):  # the settings last: without them the rest would be nobody's
         (path / name).unlink(missing_ok=True)
 
@@ -339,7 +339,7 @@ class RunFolder:
 
     def trained_on(self) -> dict[str, Any]:
         """What tells the checkpoints' images from others; see `psvit.training.checkpoints.cut_of`."""
-        return cut_of(self.settings.data) | ({"images": self.images.fingerprint()} if self.images is not None else {})
+        return cut_of(self.settings.data) | ({"images": self.images.fingerprint} if self.images is not None else {})
 
     def checkpoint_config(self) -> dict[str, Any]:
         """What the config.json of the checkpoints holds."""
