@@ -269,6 +269,18 @@ def test_none_that_was_trained_on_is_tested(trained: Path, cli: Cli, tmp_path: P
     assert "--split holdout" in cli.refused("evaluate", best, "--data", photos, "--split", "holdout", *MACHINE)
 
 
+def test_an_exported_file_is_measured_on_images_not_trained_on(trained: Path, cli: Cli, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    root = copied(trained, tmp_path / "it")
+    best, photos = root / "run" / "best", root / "photos"
+    kept = read_image_list(root / "run" / IMAGES)
+    assert kept is not None
+    told = cli.ok("export", best, "--data", photos, "--rounds", 0, "--workers", 0)
+    assert f"(top-1 on {kept.counts()['holdout']} images, " in told
+    figures = json.loads(cli.ok("evaluate", f"{best}.onnx", "--data", photos, "--json"))
+    assert (figures["trained_on"], figures["images"]) == (0, kept.counts()["test"])
+
+
 def test_a_changed_folder_is_not_resumed_unless_accepted(trained: Path, cli: Cli, tmp_path: Path) -> None:
     root = copied(trained, tmp_path / "it")
     words = [*TRAIN, "--data", root / "photos", "--output", tmp_path / "run"]

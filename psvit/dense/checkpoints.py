@@ -14,7 +14,6 @@ from psvit.dense.data.sets import SCENES, DenseData
 from psvit.dense.data.settings import DenseDataSettings
 from psvit.errors import UserError, one_line
 from psvit.training.checkpoints import COMMANDS, TRAINED_ON, read_json, read_metrics
-from psvit.training.image_list import ImageList, find_image_list
 from psvit.training.run_folder import RunFolder
 
 Data = TypeVar("Data", bound=DenseDataSettings)
@@ -69,12 +68,6 @@ def as_trained(folder: str, data: Data) -> Data:
         return data if scenes is None else replace(data, scenes=scenes)
     except UserError:  # somebody wrote something else there
         return data
-
-
-def known_images(folder: str | Path) -> ImageList | None:
-    """The images that a checkpoint's network was trained on, held out or tested, where their list lies beside it."""
-    told = read_metrics(folder).get(TRAINED_ON)
-    return find_image_list(Path(folder), told.get("images")) if isinstance(told, dict) else None
 
 
 def task_config(task: str, data: DenseData, described: dict[str, Any], **head: dict[str, Any]) -> dict[str, Any]:

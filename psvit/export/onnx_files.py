@@ -18,10 +18,10 @@ from psvit.export.check import Timing, check_difference, largest_difference, tim
 from psvit.export.graph import frozen_copy, to_onnx
 from psvit.export.int8 import quantize
 from psvit.export.operators import onnx_operators
-from psvit.export.runtime import PREPROCESSING, InBatches, OnnxModel, training_of, write_metadata
+from psvit.export.runtime import PREPROCESSING, InBatches, OnnxModel, write_metadata
 from psvit.export.settings import ExportSettings
 from psvit.model.psvit import PSViT
-from psvit.training.checkpoints import TRAINED_ON, cut_of, set_name
+from psvit.training.checkpoints import TRAINED_ON, set_name, trained_on
 from psvit.training.data import Data, balanced_order, open_data
 from psvit.training.evaluate import Classifier, check_classes, evaluate_classifier, preprocess
 from psvit.training.loading import ImageSplit, eval_batches
@@ -116,8 +116,8 @@ def metadata_of(classifier: Classifier, precision: str) -> dict[str, Any]:
         "preprocessing": {name: cfg[name] for name in PREPROCESSING},
         "architecture": cfg.get("architecture"),
     }
-    if (trained := training_of(classifier)) is not None:
-        known[TRAINED_ON] = cut_of(trained)
+    if trained_on(classifier.told) is not None:
+        known[TRAINED_ON] = classifier.told[TRAINED_ON]
     if isinstance(model, PSViT):
         known |= {"genotype": model.arch.genotype, "arch": model.arch.to_dict()}
     return known
@@ -137,7 +137,8 @@ def _opened(proto: onnx.ModelProto, path: Path) -> OnnxModel:
 
 
 def _opened_data(classifier: Classifier, data: DataSettings) -> Data:
-    opened = open_data(replace(data, img_size=tuple(classifier.model.pretrained_cfg["input_size"][1:])))
+    sized = replace(data, img_size=tuple(classifier.model.pretrained_cfg["input_size"][1:]))
+    opened = open_data(sized, classifier.images)
     check_classes(classifier.source, classifier.classes, classifier.model.num_classes, opened)
     return opened
 
@@ -176,8 +177,7 @@ def _measured(
     accuracy, images = {}, 0
     for name, file in files.items():
         model: Any = file if file.batch_size is None else InBatches(file, file.batch_size)
-        metrics, _ = evaluate_classifier(Classifier(classifier.source, model, classifier.classes), data, machine,
-                                         settings.split)  # fmt: skip
+        metrics, _ = evaluate_classifier(replace(classifier, model=model), data, machine, settings.split)
         if not metrics.count:
             raise UserError(f"the {settings.split} split of {data.data} holds no images: choose another --split")
         accuracy[name], images = metrics.top1, metrics.count

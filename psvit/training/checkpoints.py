@@ -21,6 +21,7 @@ from psvit.errors import UserError, flag, one_line
 from psvit.files import replacing
 from psvit.model.build import build, build_arch, check_tokens, is_psvit
 from psvit.model.psvit import PSViT
+from psvit.training.image_list import ImageList, find_image_list
 from psvit.training.recipes import ModelSettings
 from psvit.training.settings import DataSettings
 
@@ -136,6 +137,17 @@ def trained_on(metrics: Mapping[str, Any]) -> DataSettings | None:
         return DataSettings(told["data"], **{name: told[name] for name in CUT})
     except (KeyError, TypeError, UserError):
         return None
+
+
+def known_images(source: str | Path, metrics: Mapping[str, Any]) -> ImageList | None:
+    """The images that a network was trained on, held out or tested; None where their list lies not beside it.
+
+    Args:
+        source: the checkpoint, or an ONNX file.
+        metrics: see `trained_on`.
+    """
+    told = metrics.get(TRAINED_ON)
+    return find_image_list(Path(source), told.get("images")) if isinstance(told, dict) else None
 
 
 def check_cut(source: str, trained: DataSettings, data: DataSettings) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,15 @@ from torch import Tensor, nn
 from psvit.errors import UserError, flag, one_line
 from psvit.training.checkpoints import (
     CONFIG,
-    TRAINED_ON,
     class_names,
+    known_images,
     load_checkpoint,
     read_config,
     read_metrics,
     set_size,
 )
 from psvit.training.data import Data, open_data
-from psvit.training.image_list import ImageList, find_image_list
+from psvit.training.image_list import ImageList
 from psvit.training.loading import Batch, ImageSplit, check_readable, eval_batches
 from psvit.training.machine import open_machine
 from psvit.training.recipes import Machine
@@ -140,13 +140,18 @@ class Classifier:
         model: images (B, C, H, W) -> logits (B, num_classes), in evaluation mode; with `num_classes`, timm's
             `pretrained_cfg`, which tells the preprocessing, and `set_input_size` unless every size will do.
         classes: class names, by class number.
-        images: the images that it was trained on, held out or tested, where a list of them lies beside it.
+        told: what is known of its training: metrics.json of the checkpoint, or the metadata of the file.
     """
 
     source: str
     model: Any
     classes: tuple[str, ...]
-    images: ImageList | None = None
+    told: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def images(self) -> ImageList | None:
+        """The images that it was trained on, held out or tested, where a list of them lies beside it."""
+        return known_images(self.source, self.told)
 
 
 def _on_stderr(line: str) -> None:
@@ -172,8 +177,7 @@ def open_checkpoint(folder: str, instead: str | None = None, say: Callable[[str]
             f"note      {Path(folder) / CONFIG} does not hold a name for each of the network's {len(names)} classes: "
             "they are called by their numbers; write the names into its label_names"
         )
-    told_images = read_metrics(folder).get(TRAINED_ON) or {}
-    return Classifier(folder, model, names, find_image_list(Path(folder), told_images.get("images")))
+    return Classifier(folder, model, names, read_metrics(folder))
 
 
 def evaluate_checkpoint(
@@ -207,9 +211,8 @@ def evaluate_classifier(
     if data.img_size is not None:
         set_size(model, opened.img_size)
     source = {"test": opened.test, "holdout": opened.holdout, "train": opened.train}[split]
-    if opened.files is not None and not len(source):
-        there = ", ".join(sorted(set(opened.files.splits) - {"unused"}))
-        raise UserError(f"--split {split} of {data.data!r} holds no image, but {there} does: give another --split")
+    if opened.files is not None:
+        opened.files.check_split(split, data.data)
     images = ImageSplit(source, preprocess(model, opened.img_size), strict=data.strict)
     batches = eval_batches(
         images,
@@ -219,9 +222,8 @@ def evaluate_classifier(
         workers=opened.workers,
     )
     metrics = evaluate(model, batches, model.num_classes, accelerator)
-    if opened.files is not None and classifier.images is not None:
-        digests = [row.digest for row in opened.files.images.rows if row.split == split]
-        metrics.trained_on = classifier.images.trained(digests)
+    if opened.files is not None:
+        metrics.trained_on = opened.files.trained_on(split, classifier.images)
     return metrics, opened
 
 

@@ -20,7 +20,7 @@ from psvit.training.settings import KNOWN, DataSettings
 from psvit.training.sources import FileSource, natural, quoted
 from psvit.training.splits import TEST_FRACTION, cut_by_hash, hashed_position
 
-BY_HASH = "cut from {from_} by a hash of {what} ({fraction:.0%})"
+KEPT, BY_HASH = "as the training kept it", "cut from {from_} by a hash of {what} ({fraction:.0%})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +47,24 @@ class ImageSet:
         number = {name: at for at, name in enumerate(self.classes)}
         chosen = [row for row, own in zip(self.rows, self.splits, strict=True) if own == split]
         return FileSource([row.path for row in chosen], [number[row.label] for row in chosen])
+
+    def origin(self, split: str) -> str:
+        """Where a split comes from, in words."""
+        return self.origins.get(split, KEPT)
+
+    def check_split(self, split: str, name: str) -> None:
+        """Refuse to evaluate on a split without an image; `name` is what the user called the set.
+
+        Raises:
+            UserError: it has none.
+        """
+        if split not in self.splits:
+            there = ", ".join(sorted(set(self.splits) - {"unused"}))
+            raise UserError(f"--split {split} of {name!r} holds no image, but {there} does: give another --split")
+
+    def trained_on(self, split: str, known: ImageList | None) -> int | None:
+        """How many images of a split are among those that the network of a list was trained on; None without one."""
+        return None if known is None else known.trained(row.digest for row in self.images.rows if row.split == split)
 
     @cached_property
     def images(self) -> ImageList:
@@ -183,7 +201,7 @@ class _Cutting:
         """Give images that a network has seen the split that they had, as far as folders do not say another."""
         for split in self.origins:
             if split not in self.by_folder:
-                self.origins[split] = "as the training kept it"
+                self.origins[split] = KEPT
         for at, (where, digest) in enumerate(self.contents()):
             before = kept.split_of(where, digest)
             if before is not None and self.by_folder.isdisjoint((before, str(self.splits[at]))):
