@@ -104,4 +104,4 @@ def evaluated(
     if opened.files is None:
         return Evaluated(figures)
     known = known_images(values.checkpoint, metrics)
-    return Evaluated(figures, opened.files.origin(values.split), opened.files.trained_on(values.split, known))
+    return Evaluated(figures, opened.files.origins[values.split], opened.files.trained_on(values.split, known))

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     for note in opened.notes:
         print(f"note      {note}", file=sys.stderr)
-    origin = f" ({opened.files.origin(values.split)})" if opened.files is not None else ""
+    origin = f" ({opened.files.origins[values.split]})" if opened.files is not None else ""
     print(f"{data.data}, {values.split} split{origin}, {metrics.count} images")
     if opened.files is not None:
         print(trained_on_line(metrics.trained_on, values.split))
@@ -65,10 +65,10 @@ def main(arguments: Sequence[str]) -> int:
 def trained_on_line(count: int | None, split: str) -> str:
     """What is told of images that the network knows from its training."""
     if count is None:
-        return "whether the network was trained on some of them is not known: no list of its images lies beside it"
+        return "whether the network was trained on any of them is not known: there is no list of its images beside it"
     if split == "train" or not count:
         return f"the network was trained on {count} of them"
-    return f"the network was TRAINED ON {count} of them, told by their bytes: the figures are too good"
+    return f"the network was TRAINED ON {count} of them (equal bytes): these figures are too high"
 
 
 def prints() -> bool:

@@ -28,7 +28,7 @@ from psvit.training.data import Data, open_data
 from psvit.training.image_list import IMAGES, check_unchanged, read_image_list
 from psvit.training.machine import open_machine
 from psvit.training.recipes import CompareSettings, ModelSettings, TrainSettings
-from psvit.training.run_folder import RESULTS, clear_run, flat, same_value, versions
+from psvit.training.run_folder import RESULTS, clear_run, differing, flat, versions
 
 
 def run(settings: RunAllSettings, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def run(settings: RunAllSettings, say: Callable[[str], None] = print) -> dict[st
         raise UserError(f"{folder / REPORT} is there already: give --overwrite to replace it, or another --output")
     kept = read_image_list(folder / IMAGES) if chosen.resume else None
     data = open_data(settings.data, kept)
-    images = data.files.images if data.files is not None else None
+    images = data.files.images if data.files is not None and kept is not None else None
     for line in check_unchanged(kept, images, settings.data.accept_changes, folder):
         say(f"note      {line}")
     with sole_writer(folder, f"--output {folder}") if main else nullcontext():
@@ -134,7 +134,7 @@ def _finished(folder: Path, settings: RunAllSettings) -> dict[str, Any] | None:
         results: dict[str, Any] = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
         before, now = flat(results["settings"]), flat(_record(settings))
         _ = results["chosen"]  # older results do not tell it
-        same = before.keys() == now.keys() and all(same_value(name, before[name], now[name]) for name in now)
+        same = not differing(before, now)
         whole = (folder / REPORT).is_file() and all(Path(row["checkpoint"]).is_dir() for row in results["rows"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -48,10 +48,6 @@ class ImageSet:
         chosen = [row for row, own in zip(self.rows, self.splits, strict=True) if own == split]
         return FileSource([row.path for row in chosen], [number[row.label] for row in chosen])
 
-    def origin(self, split: str) -> str:
-        """Where a split comes from, in words."""
-        return self.origins.get(split, KEPT)
-
     def check_split(self, split: str, name: str) -> None:
         """Refuse to evaluate on a split without an image; `name` is what the user called the set.
 
@@ -149,10 +145,8 @@ class _Cutting:
 
     def __init__(self, folder: ImageFolder, settings: DataSettings) -> None:
         self.folder, self.settings = folder, settings
-        pairs = [(row, split) for split, rows in folder.splits.items() for row in rows]
-        pairs.sort(key=lambda pair: natural(pair[0].where))
-        self.rows = [row for row, _ in pairs]
-        self.splits = np.asarray([split for _, split in pairs], dtype="U8")
+        self.rows = [row for rows in folder.splits.values() for row in rows]
+        self.splits = np.asarray([split for split, rows in folder.splits.items() for _ in rows], dtype="U8")
         self.labels = np.asarray([row.label for row in self.rows], dtype=object)
         folders = {split: f"{name}/" for split, name in folder.folders.items()}
         self.origins = dict(folder.origins) or folders or {"train": "the class folders"}
@@ -192,20 +186,18 @@ class _Cutting:
         without = sorted(set(labels) - set(self.labels[members[off]]), key=natural)
         name = "hold-out" if split == "holdout" else f"{split} split"
         if without:
-            self.notes.append(f"too few images to be in the {name} too{_named(without)}; add some to have them there")
+            self.notes.append(f"too few images for a part of the {name}{_named(without)}; add some")
         if small := [label for label in ranked if label not in without]:
-            self.notes.append(f"too few images for a threshold{_named(small)}; those of the lowest hashes are in the "
-                              f"{name}, and images that are added may take their place")  # fmt: skip
+            self.notes.append(f"too few images to cut the {name} by a threshold{_named(small)}; it takes those of the "
+                              "lowest hashes, so added images may move others")  # fmt: skip
 
     def keep(self, kept: ImageList) -> None:
         """Give images that a network has seen the split that they had, as far as folders do not say another."""
-        for split in self.origins:
-            if split not in self.by_folder:
-                self.origins[split] = KEPT
         for at, (where, digest) in enumerate(self.contents()):
             before = kept.split_of(where, digest)
             if before is not None and self.by_folder.isdisjoint((before, str(self.splits[at]))):
                 self.splits[at] = before
+        self.origins |= dict.fromkeys({*self.origins, *self.splits.tolist()} - self.by_folder - {"unused"}, KEPT)
 
     def join(self) -> None:
         """Put images of equal content into one split: test before the hold-out, before training."""

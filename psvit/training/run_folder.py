@@ -165,8 +165,8 @@ def check_same(path: Path, record: Mapping[str, Any]) -> None:
         raise UserError(f"{path / SETTINGS} is broken ({error!r}): start anew with --overwrite") from error
     now = json.loads(json.dumps(record))
     new = flat(now["settings"])
-    for name in sorted(set(old) | set(new)):
-        if not name.startswith(FREE_TO_CHANGE) and not same_value(name, old.get(name), new.get(name)):
+    for name in differing(old, new):
+        if not name.startswith(FREE_TO_CHANGE):
             raise UserError(
                 f"{path} was trained with {flag(name.rpartition('.')[2])} {_plainly(old.get(name))}, not "
                 f"{_plainly(new.get(name))}: resume with the same settings, or start anew with --overwrite"
@@ -175,6 +175,12 @@ def check_same(path: Path, record: Mapping[str, Any]) -> None:
         raise UserError(
             f"{path} has a global batch of {batch}, not {now['global_batch']}: resume with as many processes"
         )
+
+
+def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Names of the settings that differ; one that an older version did not know is the same while it is off."""
+    unknown = {name for name in new if name not in old and not new[name]}
+    return [name for name in sorted({*old, *new} - unknown) if not same_value(name, old.get(name), new.get(name))]
 
 
 def same_value(name: str, old: Any, new: Any) -> bool:
@@ -250,8 +256,18 @@ class RunFolder:
         """Take note of a folder's images, which `begin` writes down; lines that say what is to be known of them.
 
         Raises:
-            UserError: they are not those that a run to be resumed began with.
+            UserError: they are not those that a run to be resumed began with, or it does not tell which those were.
         """
+        if (
+            files is not None
+            and kept is None
+            and self.resumes
+            and any((self.path / name).exists() for name in (STATE, LOG))
+        ):
+            raise UserError(
+                f"{self.path} has no list of its images ({IMAGES}), as those of older versions, which cut the splits of "
+                "a folder in another way: start anew with --overwrite"
+            )
         if files is None or not (self.accelerator.is_main_process or kept is not None):
             return ()
         self.images = files.images
