@@ -19,7 +19,7 @@ from psvit.training.image_list import (
     read_image_list,
 )
 from psvit.training.image_sets import open_image_set
-from psvit.training.run_folder import clear_run
+from psvit.training.run_folder import clear_run, differing
 from psvit.training.settings import DataSettings
 from psvit.training.splits import cut_by_hash, hashed_position
 
@@ -108,9 +108,9 @@ def test_images_of_equal_bytes_are_named_and_put_together_on_request(tmp_path: P
     shutil.copy(tmp_path / "test" / "dog" / "001.png", tmp_path / "train" / "cat" / "wrong.png")
     apart = opened(tmp_path, holdout=0)
     assert apart.images.repeated() == [
-        "2 images are in several splits, with equal bytes: test/cat/copy.png = train/cat/003.png; "
-        "test/dog/001.png = train/cat/wrong.png (--join-duplicates puts them into one)",
-        "1 images are in several classes, with equal bytes: test/dog/001.png = train/cat/wrong.png",
+        "2 images are in several splits, with equal bytes: train/cat/003.png = test/cat/copy.png; "
+        "train/cat/wrong.png = test/dog/001.png (--join-duplicates puts them into one)",
+        "1 images are in several classes, with equal bytes: train/cat/wrong.png = test/dog/001.png",
     ]
     together = opened(tmp_path, holdout=0, join_duplicates=True)
     assert by_split(together)["train/cat/003.png"] == by_split(together)["train/cat/wrong.png"] == "test"
@@ -297,6 +297,27 @@ def test_a_changed_folder_is_not_resumed_unless_accepted(trained: Path, cli: Cli
     saved["train"]["step"], saved["train"]["history"] = 1, []
     torch.save(saved, state)
     assert "3 added, such as cat/700.png" in cli.refused(*words, "--resume")
+    listed = (tmp_path / "run" / IMAGES).rename(tmp_path / IMAGES)
+    assert f"has no {IMAGES}, the list of the images" in cli.refused(*words, "--resume")
+    listed.rename(tmp_path / "run" / IMAGES)
+    before_it = read(path := tmp_path / "run" / "settings.json")
+    path.write_text(
+        json.dumps(
+            {
+                **before_it,
+                "settings": {
+                    **before_it["settings"],
+                    "data": {
+                        name: value
+                        for name, value in before_it["settings"]["data"].items()
+                        if name != "join_duplicates"
+                    },
+                },
+            }
+        )
+    )
+    assert "was begun by an older version" in cli.refused(*words, "--resume")
+    path.write_text(json.dumps(before_it))
     said = cli.ok(*words, "--resume", "--accept-changes")
     assert "changed since the run began: 3 added" in said
     after = read_image_list(tmp_path / "run" / IMAGES)
@@ -304,3 +325,15 @@ def test_a_changed_folder_is_not_resumed_unless_accepted(trained: Path, cli: Cli
     assert after is not None
     assert len(after.rows) == len(before.rows) + 3
     assert {row.path: row.split for row in before.rows}.items() <= {row.path: row.split for row in after.rows}.items()
+
+
+def test_a_setting_that_an_older_version_did_not_know_is_the_same_while_it_is_off() -> None:
+    old = {"data.seed": 0, "data.limit": None}
+    assert differing(old, {**old, "data.join_duplicates": False, "data.class_folders": None}) == []
+    assert differing(old, {**old, "data.join_duplicates": True, "data.seed": 1}) == [
+        "data.join_duplicates",
+        "data.seed",
+    ]
+    assert differing(old, {"data.limit": None}) == ["data.seed"]
+    old = {"data": str(Path(__file__).parent)}  # a folder
+    assert differing(old, {**old, "join_duplicates": False}) == ["join_duplicates"]

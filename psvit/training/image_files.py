@@ -61,10 +61,8 @@ def normalized(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-READ_FOLDERS, READ_FILES = (
-    "folders that are read already, by another name",
-    "files that are read already, by another name",
-)
+READ_FOLDERS = "folders that are read already, by another name"
+READ_FILES = "files that are read already, by another name"
 
 
 class ImageFile(NamedTuple):

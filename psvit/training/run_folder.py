@@ -166,11 +166,15 @@ def check_same(path: Path, record: Mapping[str, Any]) -> None:
     now = json.loads(json.dumps(record))
     new = flat(now["settings"])
     for name in differing(old, new):
-        if not name.startswith(FREE_TO_CHANGE):
-            raise UserError(
-                f"{path} was trained with {flag(name.rpartition('.')[2])} {_plainly(old.get(name))}, not "
-                f"{_plainly(new.get(name))}: resume with the same settings, or start anew with --overwrite"
-            )
+        if name.startswith(FREE_TO_CHANGE):
+            continue
+        if name not in old and not new[name]:
+            raise UserError(f"{path} was begun by an older version, which cut the splits of a folder in another way: "
+                            "start anew with --overwrite")  # fmt: skip
+        raise UserError(
+            f"{path} was trained with {flag(name.rpartition('.')[2])} {_plainly(old.get(name))}, not "
+            f"{_plainly(new.get(name))}: resume with the same settings, or start anew with --overwrite"
+        )
     if batch != now["global_batch"]:
         raise UserError(
             f"{path} has a global batch of {batch}, not {now['global_batch']}: resume with as many processes"
@@ -178,8 +182,13 @@ def check_same(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Names of the settings that differ; one that an older version did not know is the same while it is off."""
-    unknown = {name for name in new if name not in old and not new[name]}
+    """Names of the settings that differ, of both by their dotted names or by their own.
+
+    One that an older version did not know is the same while it is off; but not of a folder, whose splits were cut in
+    another way then.
+    """
+    named = str(new.get("data.data", new.get("data")))
+    unknown = set() if Path(named).is_dir() else {name for name in new if name not in old and not new[name]}
     return [name for name in sorted({*old, *new} - unknown) if not same_value(name, old.get(name), new.get(name))]
 
 
@@ -258,15 +267,11 @@ class RunFolder:
         Raises:
             UserError: they are not those that a run to be resumed began with, or it does not tell which those were.
         """
-        if (
-            files is not None
-            and kept is None
-            and self.resumes
-            and any((self.path / name).exists() for name in (STATE, LOG))
-        ):
+        saved = self.resumes and any((self.path / name).exists() for name in (STATE, LOG))
+        if files is not None and kept is None and saved:
             raise UserError(
-                f"{self.path} has no list of its images ({IMAGES}), as those of older versions, which cut the splits of "
-                "a folder in another way: start anew with --overwrite"
+                f"{self.path} has no {IMAGES}, the list of the images that it began with: bring it back, or start anew "
+                "with --overwrite"
             )
         if files is None or not (self.accelerator.is_main_process or kept is not None):
             return ()
