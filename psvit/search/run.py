@@ -25,7 +25,7 @@ from psvit.training.augment import preprocessing
 from psvit.training.checkpoints import save_checkpoint
 from psvit.training.compare import best_on_holdout, compare, contenders, folders_of, model_settings
 from psvit.training.data import Data, open_data
-from psvit.training.image_list import IMAGES, check_unchanged, read_image_list
+from psvit.training.image_list import IMAGES, check_unchanged, list_files, read_image_list
 from psvit.training.machine import open_machine
 from psvit.training.recipes import CompareSettings, ModelSettings, TrainSettings
 from psvit.training.run_folder import RESULTS, clear_run, differing, flat, versions
@@ -83,8 +83,8 @@ def _run(
         """Remove all that an earlier run left, before anything of this one is written."""
         for place in folders.values():
             clear_run(place)
-        for name in (RESULTS, LATENCY, REPORT, IMAGES):
-            (folder / name).unlink(missing_ok=True)
+        for path in (*(folder / name for name in (RESULTS, LATENCY, REPORT)), *list_files(folder)):
+            path.unlink(missing_ok=True)
 
     given: dict[str, ModelSettings] = {}
     macs = None

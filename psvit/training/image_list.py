@@ -49,7 +49,7 @@ class Listed(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageList:
-    """The images of a set, each in its split; `before` are the digests of what earlier lists of a run trained on."""
+    """The images of a set, each in its split; `before`: digests of the training images of a run's earlier lists."""
 
     rows: tuple[Listed, ...]
     before: frozenset[str] = frozenset()
