@@ -37,7 +37,8 @@ class FullDiskError(UserError):
     def of(cls, place: str | Path, reason: str) -> FullDiskError:
         """The disk of a place is."""
         return cls(
-            f"the disk of {place} is full ({reason}): make room and give the command again, for a run with --resume"
+            f"the disk of {place} is full ({reason}): make room and give the command again, with --resume if it "
+            "began a run"
         )
 
 

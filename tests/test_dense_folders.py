@@ -318,7 +318,7 @@ def test_a_split_with_images_and_no_masks_is_named(tmp_path: Path) -> None:
     for name in "abc":
         lay(tmp_path, "kind first", "train", name)
     save(tmp_path / "images" / "test" / "x.png", (24, 24))
-    assert "images that nothing of what is read tells about, not used: 1 in images/test/" in maps(tmp_path).notes
+    assert "images that no annotation or mask is for, not used: 1 in images/test/" in maps(tmp_path).notes
     (tmp_path / "images" / "train").rename(tmp_path / "images" / "val")
     (tmp_path / "masks" / "train").rename(tmp_path / "masks" / "val")
     assert "has masks in masks/val, but none to train on" in refused(tmp_path)
@@ -340,7 +340,7 @@ def test_voc_with_all_three_lists(tmp_path: Path) -> None:
     save(tmp_path / "JPEGImages" / "d.JPG")
     data = opened(tmp_path, holdout=0.1)
     assert parts(data) == {"train": {"a.jpg"}, "holdout": {"b.jpg"}, "test": {"c.jpg"}}
-    assert "images that nothing of what is read tells about, not used: 1 in JPEGImages/" in data.notes
+    assert "images that no annotation or mask is for, not used: 1 in JPEGImages/" in data.notes
 
 
 # ---- splits that never move
@@ -427,7 +427,7 @@ def test_a_folder_is_evaluated_by_the_classes_of_the_network(tmp_path: Path) -> 
 def test_too_few_images_for_a_cut_are_trained_on_and_it_is_said(tmp_path: Path) -> None:
     data = maps(labelled(tmp_path, 1), holdout=0.1)
     assert parts(data)["train"] == {"0.png"}
-    assert "too few images to be in the test split too; add some to have them there" in data.notes
+    assert "too few images for a part of the test split; add some" in data.notes
 
 
 SEGMENT = ["segment", "train", "--model", "AS-A", "--widths", "16", "32", "--head-dim", "8", "--patch-size", "4",

@@ -67,7 +67,7 @@ DEFAULT = "a default or constant of the code"
 SETTING = "a setting of the script that measured it"
 NAME = "a name, a year or a version"
 READING = "how a figure is to be read"
-ARXIV, PYTHON, ONE_EACH = "arXiv 2108.03428", "Python 3.10 or later", "how psvit run works: one training a network"
+ARXIV, PYTHON, ONE_EACH = "arXiv 2108.03428", "Python 3.11 or later", "how psvit run works: one training a network"
 SPACES = "layers 3^11 = 177,147 genotypes instead of 4^11 = 4,194,304, and 18,067 with"
 INTERVAL = "its 95 % interval"
 ALLOWED: dict[str, dict[str, str]] = {

@@ -16,7 +16,8 @@ from psvit.errors import UserError
 from psvit.export.export import METADATA
 from psvit.export.graph import example_images, frozen_copy, to_onnx
 from psvit.export.operators import onnx_operators
-from psvit.export.runtime import open_classifier, training_of
+from psvit.export.runtime import open_classifier
+from psvit.training.checkpoints import trained_on
 from psvit.training.data import open_data
 from psvit.training.evaluate import open_checkpoint
 from psvit.training.settings import DataSettings
@@ -60,7 +61,7 @@ def test_the_hold_out_is_the_trainings(cli: Cli, tmp_path: Path, cuts: set[Any])
         assert cuts == {cut}
         assert "does not tell its hold-out" not in text
         for file in (best, tmp_path / "best.onnx"):
-            assert training_of(open_classifier(str(file))) == trained
+            assert trained_on(open_classifier(str(file)).told) == trained
 
 
 def test_a_hold_out_that_was_learned_is_refused(cli: Cli, tmp_path: Path) -> None:
@@ -89,7 +90,7 @@ def test_a_checkpoint_that_tells_no_hold_out_goes_on_with_a_note(cli: Cli, best:
     text = cli.ok("export", best, "--data", "digits", "--rounds", 0, "--seed", 3)
     assert f"note      {best} does not tell its hold-out: unless --holdout and --seed are its training's" in text
     assert cuts == {(0.1, 3, None)}
-    assert training_of(open_classifier(f"{best}.onnx")) is None
+    assert trained_on(open_classifier(f"{best}.onnx").told) is None
 
 
 # ---- the other formats

@@ -46,7 +46,7 @@ def largest_file(size: int) -> Iterator[None]:
 
 
 def broken_off(moment: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The disk is full from the so manieth file on; what was to be written by then."""
+    """The disk is full from the file of this number on; the names of the files up to it."""
     told: list[str] = []
     whole = run_folder.replacing
 

@@ -1,6 +1,5 @@
 """The list of a run's images where names and contents are repeated, and files that only look like one."""
 
-import json
 import os
 import shutil
 import unicodedata
@@ -35,7 +34,7 @@ def test_images_of_equal_bytes_stay_in_their_splits(tmp_path: Path) -> None:
     kept = opened(tmp_path).images
     assert kept.repeated()
     now = resumed(tmp_path, kept)
-    assert now.fingerprint() == kept.fingerprint()
+    assert now.fingerprint == kept.fingerprint
     assert not kept.changes(now)
 
 
@@ -78,9 +77,9 @@ def test_a_file_that_only_looks_like_a_list_is_passed_by(content: bytes, tmp_pat
     (tmp_path / "run" / IMAGES).write_bytes(content)
     with pytest.raises(UserError, match="is not a list of images"):
         read_image_list(tmp_path / "run" / IMAGES)
-    assert find_image_list(best, own.fingerprint()) is None
+    assert find_image_list(best, own.fingerprint) is None
     own.write(tmp_path / IMAGES)
-    assert find_image_list(best, own.fingerprint()) is not None
+    assert find_image_list(best, own.fingerprint) is not None
 
 
 def test_a_list_is_there_at_any_moment_of_its_replacement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,9 +128,9 @@ def test_an_exported_file_names_the_list_too(tmp_path: Path) -> None:
     onnx_files = pytest.importorskip("psvit.export.onnx_files")
     images = ImageList((Listed("train", "a", "a/b.png", "0"),))
     cfg = {"input_size": (3, 8, 8), "mean": 0, "std": 1, "interpolation": "bicubic", "crop_pct": 1}
-    told = {"trained_on": {"data": "photos", "holdout": 0.1, "seed": 0, "split_seed": None, "images": "another"}}
-    (tmp_path / "metrics.json").write_text(json.dumps(told))
-    classifier = Classifier(str(tmp_path), SimpleNamespace(pretrained_cfg=cfg), ("a", "b"), images)
+    told = {"trained_on": {"data": "photos", "holdout": 0.1, "seed": 0, "split_seed": None}}
+    told["trained_on"]["images"] = images.fingerprint
+    classifier = Classifier(str(tmp_path), SimpleNamespace(pretrained_cfg=cfg), ("a", "b"), told)
     found = onnx_files.metadata_of(classifier, "float32")["trained_on"]
     images.write(tmp_path / IMAGES)
     listed = find_image_list(tmp_path, found["images"])
@@ -154,10 +153,13 @@ def test_exported_files_are_measured_on_the_splits_of_the_training(tmp_path: Pat
     kept = opened(classes(tmp_path / "set", 30)).images
     for path in (tmp_path / "set" / "cat").iterdir():
         path.rename(path.with_suffix(".PNG"))  # so that hashes would cut anew
-    classifier, data = Classifier("best", Blind(), ("cat", "dog"), kept), DataSettings(str(tmp_path / "set"), workers=0)
+    kept.write(tmp_path / IMAGES)
+    told = {"trained_on": {"images": kept.fingerprint}}
+    classifier = Classifier(str(tmp_path / "best.onnx"), Blind(), ("cat", "dog"), told)
+    data = DataSettings(str(tmp_path / "set"), workers=0)
     for split in ("holdout", "test"):
         settings = ExportSettings(output=str(tmp_path / "best.onnx"), split=split)
-        accuracy, told = onnx_files._measured(classifier, {"float32": classifier.model}, settings, data)
-        assert told == {"data": "set", "split": split, "images": kept.counts()[split]}
+        accuracy, measured = onnx_files._measured(classifier, {"float32": classifier.model}, settings, data)
+        assert measured == {"data": "set", "split": split, "images": kept.counts()[split]}
         cats = sum((row.split, row.label) == (split, "cat") for row in kept.rows)
         assert accuracy == {"float32": pytest.approx(100 * cats / kept.counts()[split])}

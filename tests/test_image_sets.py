@@ -9,8 +9,17 @@ from image_folders import by_split, classes, fill, opened, picture
 from tiny import MACHINE, Cli, read
 
 from psvit.errors import UserError
-from psvit.training.image_list import IMAGES, ImageList, Listed, check_unchanged, find_image_list, read_image_list
+from psvit.training.image_list import (
+    IMAGES,
+    ImageList,
+    Listed,
+    check_unchanged,
+    find_image_list,
+    list_files,
+    read_image_list,
+)
 from psvit.training.image_sets import open_image_set
+from psvit.training.run_folder import clear_run, differing
 from psvit.training.settings import DataSettings
 from psvit.training.splits import cut_by_hash, hashed_position
 
@@ -99,9 +108,9 @@ def test_images_of_equal_bytes_are_named_and_put_together_on_request(tmp_path: P
     shutil.copy(tmp_path / "test" / "dog" / "001.png", tmp_path / "train" / "cat" / "wrong.png")
     apart = opened(tmp_path, holdout=0)
     assert apart.images.repeated() == [
-        "2 images are in several splits, with equal bytes: test/cat/copy.png = train/cat/003.png; "
-        "test/dog/001.png = train/cat/wrong.png (--join-duplicates puts them into one)",
-        "1 images are in several classes, with equal bytes: test/dog/001.png = train/cat/wrong.png",
+        "2 images are in several splits, with equal bytes: train/cat/003.png = test/cat/copy.png; "
+        "train/cat/wrong.png = test/dog/001.png (--join-duplicates puts them into one)",
+        "1 images are in several classes, with equal bytes: train/cat/wrong.png = test/dog/001.png",
     ]
     together = opened(tmp_path, holdout=0, join_duplicates=True)
     assert by_split(together)["train/cat/003.png"] == by_split(together)["train/cat/wrong.png"] == "test"
@@ -116,9 +125,10 @@ def test_a_list_is_read_as_it_was_written(tmp_path: Path) -> None:
     ImageList(rows).write(tmp_path / IMAGES)
     assert read_image_list(tmp_path / IMAGES) == ImageList(rows)
     assert read_image_list(tmp_path / "gone.csv") is None
-    (tmp_path / IMAGES).write_text("x\n")
-    with pytest.raises(UserError, match="is not a list of images"):
-        read_image_list(tmp_path / IMAGES)
+    for broken in ("x\n", "", "split,label,path,digest\ntrain,a\n", "split,label,path,digest\ndev,a,b,0\n", "\0"):
+        (tmp_path / IMAGES).write_text(broken)
+        with pytest.raises(UserError, match="is not a list of images"):
+            read_image_list(tmp_path / IMAGES)
 
 
 def test_a_list_is_found_beside_a_checkpoint_if_it_is_its_own(tmp_path: Path) -> None:
@@ -126,7 +136,7 @@ def test_a_list_is_found_beside_a_checkpoint_if_it_is_its_own(tmp_path: Path) ->
     found.write(tmp_path / IMAGES)
     best = tmp_path / "searched" / "best"
     best.mkdir(parents=True)
-    told = find_image_list(best, found.fingerprint())
+    told = find_image_list(best, found.fingerprint)
     assert told is not None
     assert told.rows == found.rows
     assert find_image_list(best, "another") is None
@@ -134,10 +144,24 @@ def test_a_list_is_found_beside_a_checkpoint_if_it_is_its_own(tmp_path: Path) ->
     ImageList((Listed("train", "a", "a/c.png", "1"),)).write(
         tmp_path / IMAGES
     )  # accepted: what was learned before stays
-    again = find_image_list(best, found.fingerprint())
+    again = find_image_list(best, found.fingerprint)
     assert again is not None
     assert again.rows == found.rows
     assert again.trained(["0", "1", "2"]) == 2
+    assert len(list_files(tmp_path)) == 2
+
+
+def test_files_that_are_no_lists_are_left_alone(tmp_path: Path) -> None:
+    found = ImageList((Listed("train", "a", "a/b.png", "0"),))
+    own = tmp_path / "images_of_mine.csv"
+    for path in (own, tmp_path / IMAGES):
+        path.write_text("name,price\n")
+    found.write(tmp_path / "run" / IMAGES)
+    (tmp_path / "run" / "best").mkdir()
+    assert find_image_list(tmp_path / "run" / "best", found.fingerprint) == ImageList(found.rows, found.learned())
+    assert find_image_list(tmp_path / "run" / "best", "another") is None
+    clear_run(tmp_path)
+    assert list(tmp_path.glob("*.csv")) == [own]
 
 
 def test_changes_are_named(tmp_path: Path) -> None:
@@ -165,6 +189,17 @@ def test_known_images_keep_their_split_wherever_they_lie(tmp_path: Path) -> None
     assert {row.digest: split for row, split in zip(now.images.rows, now.splits, strict=True)} == was
     anew = opened(tmp_path)
     assert {row.digest: split for row, split in zip(anew.images.rows, anew.splits, strict=True)} != was
+
+
+def test_of_equal_images_each_keeps_its_split(tmp_path: Path) -> None:
+    classes(tmp_path, 60)
+    splits = by_split(opened(tmp_path))
+    learned, tested = (next(path for path in splits if splits[path] == split) for split in ("train", "test"))
+    shutil.copy(tmp_path / tested, tmp_path / learned)
+    kept = opened(tmp_path).images
+    now = open_image_set(DataSettings(str(tmp_path)), kept)
+    assert kept.changes(now.images) == []
+    assert by_split(now) == splits
 
 
 def test_another_folder_without_splits_is_evaluated_whole(tmp_path: Path) -> None:
@@ -208,7 +243,7 @@ def test_a_training_says_what_it_reads(trained: Path, cli: Cli, tmp_path: Path) 
     for name, split in (("train", "train"), ("hold-out", "holdout"), ("test", "test")):
         assert f"{name:<10}{rows.counts()[split]:>8}{2:>9}  " in said
     assert "passed over: 1 hidden or system files: cat/._1.png" in said
-    assert read(tmp_path / "run" / "best" / "metrics.json")["trained_on"]["images"] == rows.fingerprint()
+    assert read(tmp_path / "run" / "best" / "metrics.json")["trained_on"]["images"] == rows.fingerprint
 
 
 def test_none_that_was_trained_on_is_tested(trained: Path, cli: Cli, tmp_path: Path) -> None:
@@ -231,7 +266,21 @@ def test_none_that_was_trained_on_is_tested(trained: Path, cli: Cli, tmp_path: P
     assert f"TRAINED ON {cats} of them" in cli.ok("evaluate", best, "--data", elsewhere.parent, *MACHINE)
     (root / "run" / IMAGES).unlink()
     assert "is not known" in cli.ok("evaluate", best, "--data", photos, *MACHINE)
-    assert "--split holdout" in cli.refused("evaluate", best, "--data", photos, "--split", "holdout", *MACHINE)
+    figures = json.loads(cli.ok("evaluate", best, "--data", photos, "--json", *MACHINE))
+    assert figures["images"] < 40  # its test split, cut again, not all 87
+    assert figures["trained_on"] is None
+
+
+def test_an_exported_file_is_measured_on_images_not_trained_on(trained: Path, cli: Cli, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    root = copied(trained, tmp_path / "it")
+    best, photos = root / "run" / "best", root / "photos"
+    kept = read_image_list(root / "run" / IMAGES)
+    assert kept is not None
+    told = cli.ok("export", best, "--data", photos, "--rounds", 0, "--workers", 0)
+    assert f"(top-1 on {kept.counts()['holdout']} images, " in told
+    figures = json.loads(cli.ok("evaluate", f"{best}.onnx", "--data", photos, "--json"))
+    assert (figures["trained_on"], figures["images"]) == (0, kept.counts()["test"])
 
 
 def test_a_changed_folder_is_not_resumed_unless_accepted(trained: Path, cli: Cli, tmp_path: Path) -> None:
@@ -250,6 +299,27 @@ def test_a_changed_folder_is_not_resumed_unless_accepted(trained: Path, cli: Cli
     saved["train"]["step"], saved["train"]["history"] = 1, []
     torch.save(saved, state)
     assert "3 added, such as cat/700.png" in cli.refused(*words, "--resume")
+    listed = (tmp_path / "run" / IMAGES).rename(tmp_path / IMAGES)
+    assert f"has no {IMAGES}, the list of the images" in cli.refused(*words, "--resume")
+    listed.rename(tmp_path / "run" / IMAGES)
+    before_it = read(path := tmp_path / "run" / "settings.json")
+    path.write_text(
+        json.dumps(
+            {
+                **before_it,
+                "settings": {
+                    **before_it["settings"],
+                    "data": {
+                        name: value
+                        for name, value in before_it["settings"]["data"].items()
+                        if name != "join_duplicates"
+                    },
+                },
+            }
+        )
+    )
+    assert "was begun by an older version" in cli.refused(*words, "--resume")
+    path.write_text(json.dumps(before_it))
     said = cli.ok(*words, "--resume", "--accept-changes")
     assert "changed since the run began: 3 added" in said
     after = read_image_list(tmp_path / "run" / IMAGES)
@@ -257,3 +327,15 @@ def test_a_changed_folder_is_not_resumed_unless_accepted(trained: Path, cli: Cli
     assert after is not None
     assert len(after.rows) == len(before.rows) + 3
     assert {row.path: row.split for row in before.rows}.items() <= {row.path: row.split for row in after.rows}.items()
+
+
+def test_a_setting_that_an_older_version_did_not_know_is_the_same_while_it_is_off() -> None:
+    old = {"data.seed": 0, "data.limit": None}
+    assert differing(old, {**old, "data.join_duplicates": False, "data.class_folders": None}) == []
+    assert differing(old, {**old, "data.join_duplicates": True, "data.seed": 1}) == [
+        "data.join_duplicates",
+        "data.seed",
+    ]
+    assert differing(old, {"data.limit": None}) == ["data.seed"]
+    old = {"data": str(Path(__file__).parent)}  # a folder
+    assert differing(old, {**old, "join_duplicates": False}) == ["join_duplicates"]

@@ -93,7 +93,8 @@ def evaluated(
     """
     from psvit.training.checkpoints import check_cut, known_images, read_metrics, trained_on
 
-    trained = trained_on(read_metrics(values.checkpoint))
+    metrics = read_metrics(values.checkpoint)
+    trained = trained_on(metrics)
     given, machine = settings_from(values, data, **cut_from(values, trained)), settings_from(values, Machine())
     if values.split == "holdout" and trained is not None:
         check_cut(values.checkpoint, trained, given)
@@ -102,8 +103,5 @@ def evaluated(
         print(note, file=sys.stderr)
     if opened.files is None:
         return Evaluated(figures)
-    known = known_images(values.checkpoint)
-    digests = [row.digest for row in opened.files.images.rows if row.split == values.split] if known else []
-    return Evaluated(
-        figures, opened.files.origins.get(values.split, "as kept"), known.trained(digests) if known else None
-    )
+    known = known_images(values.checkpoint, metrics)
+    return Evaluated(figures, opened.files.origins[values.split], opened.files.trained_on(values.split, known))

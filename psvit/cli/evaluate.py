@@ -27,13 +27,13 @@ def main(arguments: Sequence[str]) -> int:
     from psvit.measure.machine import keep_freed_memory
 
     keep_freed_memory()
-    from psvit.export.runtime import batch_size_for, open_classifier, training_of
-    from psvit.training.checkpoints import check_cut
+    from psvit.export.runtime import batch_size_for, open_classifier
+    from psvit.training.checkpoints import check_cut, trained_on
     from psvit.training.evaluate import evaluate_classifier
 
     machine = settings_from(values, Machine())
     classifier = open_classifier(values.checkpoint, machine.threads, machine.precision, machine.device)
-    trained = training_of(classifier)
+    trained = trained_on(classifier.told)
     data = settings_from(values, DataSettings(), **cut_from(values, trained))
     if values.split == "holdout" and trained is not None:
         check_cut(classifier.source, trained, data)
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     for note in opened.notes:
         print(f"note      {note}", file=sys.stderr)
-    origin = f" ({opened.files.origins.get(values.split, 'as kept')})" if opened.files is not None else ""
+    origin = f" ({opened.files.origins[values.split]})" if opened.files is not None else ""
     print(f"{data.data}, {values.split} split{origin}, {metrics.count} images")
     if opened.files is not None:
         print(trained_on_line(metrics.trained_on, values.split))
@@ -68,7 +68,7 @@ def trained_on_line(count: int | None, split: str) -> str:
         return "whether the network was trained on some of them is not known: no images.csv of its run lies beside it"
     if split == "train" or not count:
         return f"the network was trained on {count} of them"
-    return f"the network was TRAINED ON {count} of them, told by their bytes: the figures are too good"
+    return f"the network was TRAINED ON {count} of them (equal bytes): these figures are too high"
 
 
 def prints() -> bool:

@@ -16,7 +16,7 @@ from psvit.dense.data.settings import DenseDataSettings
 from psvit.dense.splits import DenseSplit
 from psvit.dense.transforms import to_tensor
 from psvit.errors import UserError, one_line
-from psvit.training.checkpoints import known_images
+from psvit.training.checkpoints import known_images, read_metrics
 from psvit.training.image_list import ImageList
 from psvit.training.loading import Batch, eval_batches
 from psvit.training.sources import load_image
@@ -41,7 +41,7 @@ def open_fitting(open_set: OpenSet, settings: DenseDataSettings, config: dict[st
     """
     if settings.data == SCENES and settings.img_size is None and config["img_size"]:
         settings = replace(settings, img_size=tuple(config["img_size"]))
-    data = open_set(settings, known_images(folder), tuple(config["label_names"]))
+    data = open_set(settings, known_images(folder, read_metrics(folder)), tuple(config["label_names"]))
     known, found, in_chans = config["label_names"], list(data.classes), config["preprocessing"]["in_chans"]
     if found != known:
         place = next((at for at, pair in enumerate(zip(known, found, strict=False)) if pair[0] != pair[1]), None)
@@ -62,11 +62,9 @@ def source_of(data: DenseData, split: str) -> DenseSource:
     Raises:
         UserError: it holds none.
     """
-    source = data.split(split)
-    if data.files is not None and not len(source):
-        there = ", ".join(sorted(set(data.files.splits) - {"unused"}))
-        raise UserError(f"--split {split} of {data.name!r} holds no image, but {there} does: give another --split")
-    return source
+    if data.files is not None:
+        data.files.check_split(split, data.name)
+    return data.split(split)
 
 
 def own_batches(split: DenseSplit, accelerator: Accelerator, batch_size: int, workers: int) -> Iterator[Batch]:

@@ -20,11 +20,10 @@ from psvit.export.check import Timing, check_difference, largest_difference, row
 from psvit.export.graph import frozen_copy, to_program, to_torchscript
 from psvit.export.hub import check_repository, push_to_hub, replacing_files, write_folder
 from psvit.export.onnx_files import INT8, export_onnx, metadata_of
-from psvit.export.runtime import training_of
 from psvit.export.settings import SUFFIXES, ExportSettings
 from psvit.files import check_writable, opened_for_torch, replacing, writing
 from psvit.measure.machine import cpu_threads
-from psvit.training.checkpoints import CONFIG, WEIGHTS, check_cut, set_size
+from psvit.training.checkpoints import CONFIG, WEIGHTS, check_cut, set_size, trained_on
 from psvit.training.evaluate import Classifier, open_checkpoint
 from psvit.training.settings import DataSettings
 
@@ -100,7 +99,7 @@ def export(
         channels = classifier.model.pretrained_cfg["input_size"][0]
         classifier.model.pretrained_cfg["input_size"] = (channels, *sides)
     if data is not None and (settings.split == "holdout" or settings.int8):
-        trained = training_of(classifier)
+        trained = trained_on(classifier.told)
         if trained is None:
             say(
                 f"note      {checkpoint} does not tell its hold-out: unless --holdout and --seed are its training's, "

@@ -18,10 +18,10 @@ from psvit.export.check import Timing, check_difference, largest_difference, tim
 from psvit.export.graph import frozen_copy, to_onnx
 from psvit.export.int8 import quantize
 from psvit.export.operators import onnx_operators
-from psvit.export.runtime import PREPROCESSING, InBatches, OnnxModel, training_of, write_metadata
+from psvit.export.runtime import PREPROCESSING, InBatches, OnnxModel, write_metadata
 from psvit.export.settings import ExportSettings
 from psvit.model.psvit import PSViT
-from psvit.training.checkpoints import TRAINED_ON, cut_of, set_name
+from psvit.training.checkpoints import TRAINED_ON, set_name, trained_on
 from psvit.training.data import Data, balanced_order, open_data
 from psvit.training.evaluate import Classifier, check_classes, evaluate_classifier, preprocess
 from psvit.training.loading import ImageSplit, eval_batches
@@ -116,9 +116,8 @@ def metadata_of(classifier: Classifier, precision: str) -> dict[str, Any]:
         "preprocessing": {name: cfg[name] for name in PREPROCESSING},
         "architecture": cfg.get("architecture"),
     }
-    if (trained := training_of(classifier)) is not None:
-        images = {} if classifier.images is None else {"images": classifier.images.fingerprint()}
-        known[TRAINED_ON] = cut_of(trained) | images
+    if trained_on(classifier.told) is not None:
+        known[TRAINED_ON] = classifier.told[TRAINED_ON]
     if isinstance(model, PSViT):
         known |= {"genotype": model.arch.genotype, "arch": model.arch.to_dict()}
     return known

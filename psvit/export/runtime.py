@@ -15,10 +15,7 @@ from torch import Tensor, nn
 
 from psvit.errors import UserError, one_line
 from psvit.measure.machine import resolve_device
-from psvit.training.checkpoints import TRAINED_ON, read_metrics, trained_on
 from psvit.training.evaluate import Classifier, open_checkpoint
-from psvit.training.image_list import find_image_list
-from psvit.training.settings import DataSettings
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -51,14 +48,7 @@ def open_classifier(name: str, threads: int | None = None, precision: str = "aut
     if precision not in ("auto", own):
         raise UserError(f"--precision {precision} is not {name}'s: a file keeps its own, {own}; leave it out")
     runs = model if model.batch_size is None else InBatches(model, model.batch_size)
-    images = find_image_list(Path(name).parent, (model.metadata.get(TRAINED_ON) or {}).get("images"))
-    return Classifier(name, runs, model.classes, images)
-
-
-def training_of(classifier: Classifier) -> DataSettings | None:
-    """What a classifier was trained on, see `psvit.training.checkpoints.trained_on`; None if nothing tells it."""
-    model = classifier.model.model if isinstance(classifier.model, InBatches) else classifier.model
-    return trained_on(model.metadata if isinstance(model, OnnxModel) else read_metrics(classifier.source))
+    return Classifier(name, runs, model.classes, model.metadata)
 
 
 def batch_size_for(classifier: Classifier, asked: int | None, default: int) -> int:

@@ -16,7 +16,7 @@ from psvit.files import check_writable, recover, write_json
 from psvit.search.evolution import DATABASE, WORKER
 from psvit.search.report import REPORT
 from psvit.search.settings import SearchSettings
-from psvit.training.image_list import IMAGES
+from psvit.training.image_list import IMAGES, list_files
 from psvit.training.run_folder import LOG, SETTINGS, STATE, check_same
 
 ARCH, JOURNAL, SUPERNET, FRONT = "arch.json", "journal.jsonl", "supernet", "front.json"
@@ -77,7 +77,7 @@ def begin(
             on_begin()
             for place in (SUPERNET, INHERITED):
                 shutil.rmtree(folder / place, ignore_errors=True)
-            for path in [*journals_of(folder), *(folder / name for name in reversed(OWN))]:
+            for path in [*journals_of(folder), *list_files(folder), *(folder / name for name in reversed(OWN))]:
                 path.unlink(missing_ok=True)
             write_json(folder / SETTINGS, record)
         for name in (*OWN, WORKER):

@@ -25,10 +25,10 @@ from psvit.training.augment import preprocessing
 from psvit.training.checkpoints import save_checkpoint
 from psvit.training.compare import best_on_holdout, compare, contenders, folders_of, model_settings
 from psvit.training.data import Data, open_data
-from psvit.training.image_list import IMAGES, check_unchanged, read_image_list
+from psvit.training.image_list import IMAGES, check_unchanged, list_files, read_image_list
 from psvit.training.machine import open_machine
 from psvit.training.recipes import CompareSettings, ModelSettings, TrainSettings
-from psvit.training.run_folder import RESULTS, clear_run, flat, same_value, versions
+from psvit.training.run_folder import RESULTS, clear_run, differing, flat, versions
 
 
 def run(settings: RunAllSettings, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def run(settings: RunAllSettings, say: Callable[[str], None] = print) -> dict[st
         raise UserError(f"{folder / REPORT} is there already: give --overwrite to replace it, or another --output")
     kept = read_image_list(folder / IMAGES) if chosen.resume else None
     data = open_data(settings.data, kept)
-    images = data.files.images if data.files is not None else None
+    images = data.files.images if data.files is not None and kept is not None else None
     for line in check_unchanged(kept, images, settings.data.accept_changes, folder):
         say(f"note      {line}")
     with sole_writer(folder, f"--output {folder}") if main else nullcontext():
@@ -83,8 +83,8 @@ def _run(
         """Remove all that an earlier run left, before anything of this one is written."""
         for place in folders.values():
             clear_run(place)
-        for name in (RESULTS, LATENCY, REPORT, IMAGES):
-            (folder / name).unlink(missing_ok=True)
+        for path in (*(folder / name for name in (RESULTS, LATENCY, REPORT)), *list_files(folder)):
+            path.unlink(missing_ok=True)
 
     given: dict[str, ModelSettings] = {}
     macs = None
@@ -134,8 +134,7 @@ def _finished(folder: Path, settings: RunAllSettings) -> dict[str, Any] | None:
         results: dict[str, Any] = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
         before, now = flat(results["settings"]), flat(_record(settings))
         _ = results["chosen"]  # older results do not tell it
-        asked = [name for name in now if name != "data.accept_changes"]
-        same = before.keys() == now.keys() and all(same_value(name, before[name], now[name]) for name in asked)
+        same = set(differing(before, now)) <= {"data.accept_changes"}
         whole = (folder / REPORT).is_file() and all(Path(row["checkpoint"]).is_dir() for row in results["rows"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -110,7 +110,7 @@ def search(
     check_folder(folder, settings, record)
     kept = read_image_list(folder / IMAGES) if settings.search.resume else None
     data = open_data(settings.data, kept)
-    images = data.files.images if data.files is not None else None
+    images = data.files.images if data.files is not None and kept is not None else None
     accept = settings.data.accept_changes or (folder / FRONT).is_file()  # a finished search reads no more of them
     for line in check_unchanged(kept, images, accept, folder):
         say(f"note      {line}")

@@ -39,7 +39,7 @@ from psvit.study.measures import (
 from psvit.study.subject import Subject, draw_images, open_subject
 from psvit.study.using import commands, in_python
 from psvit.study.verdict import search_command, train_command, words
-from psvit.training.checkpoints import known_images
+from psvit.training.checkpoints import known_images, read_metrics
 from psvit.training.data import open_data
 from psvit.training.loading import Batch, ImageSplit, eval_batches
 from psvit.training.machine import open_machine
@@ -79,7 +79,7 @@ def analyze(
     folder = Path(settings.output)
     _check_folder(folder, settings.overwrite)
     device = open_machine(replace(machine, precision="float32")).device
-    opened = open_data(data, known_images(model.model))
+    opened = open_data(data, known_images(model.model, read_metrics(model.model)))
     subject = open_subject(model, data, opened)
     subject.model.to(device)
     probe = torch.randn(2, subject.in_chans, *subject.img_size, generator=torch.Generator().manual_seed(0))

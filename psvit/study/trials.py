@@ -22,7 +22,7 @@ from psvit.training.evaluate import evaluate_checkpoint
 from psvit.training.loop import InterruptedTrainingError, train
 from psvit.training.machine import computed_in
 from psvit.training.recipes import Machine, TrainSettings
-from psvit.training.run_folder import LOG, SETTINGS, clear_run, same_value, versions
+from psvit.training.run_folder import LOG, SETTINGS, clear_run, differing, versions
 
 TRIAL = "trial.json"
 OUTPUT = "output.txt"
@@ -150,7 +150,7 @@ class Trial:
 
     def _check_same(self, before: Mapping[str, Any], made_with: Mapping[str, Any], macs: str | None) -> None:
         now = json.loads(json.dumps(made_with))
-        other = [name for name in sorted({*before, *now}) if not same_value(name, before.get(name), now.get(name))]
+        other = differing(before, now)
         if not other:
             return
         name = other[0]

@@ -148,6 +148,17 @@ def trained_on(metrics: Mapping[str, Any]) -> DataSettings | None:
         return None
 
 
+def known_images(source: str | Path, metrics: Mapping[str, Any]) -> ImageList | None:
+    """The images that a network was trained on, held out or tested; None where their list lies not beside it.
+
+    Args:
+        source: the checkpoint, or an ONNX file.
+        metrics: see `trained_on`.
+    """
+    told = metrics.get(TRAINED_ON)
+    return find_image_list(Path(source), told.get("images")) if isinstance(told, dict) else None
+
+
 def check_cut(source: str, trained: DataSettings, data: DataSettings) -> None:
     """Refuse a hold-out of the set that a network was trained on, if it is another than the training's.
 
@@ -178,12 +189,6 @@ def read_metrics(folder: str | Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return dict(metrics) if isinstance(metrics, dict) else {}
-
-
-def known_images(folder: str | Path) -> ImageList | None:
-    """The images that a checkpoint's network was trained on, held out or tested, where their list lies beside it."""
-    told = read_metrics(folder).get(TRAINED_ON)
-    return find_image_list(Path(folder), told.get("images")) if isinstance(told, dict) else None
 
 
 def read_config(folder: str | Path, instead: str | None = None) -> dict[str, Any]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,13 @@ from torch import Tensor, nn
 from psvit.errors import UserError, flag, one_line
 from psvit.training.checkpoints import (
     CONFIG,
+    TRAINED_ON,
     class_names,
     known_images,
     load_checkpoint,
     read_config,
+    read_metrics,
+    set_name,
     set_size,
 )
 from psvit.training.data import Data, open_data
@@ -33,7 +35,7 @@ from psvit.training.loading import Batch, ImageSplit, check_readable, eval_batch
 from psvit.training.machine import open_machine
 from psvit.training.recipes import Machine
 from psvit.training.settings import DataSettings
-from psvit.training.sources import convert_image, load_image, printable
+from psvit.training.sources import convert_image, load_image
 
 
 @dataclass
@@ -140,13 +142,23 @@ class Classifier:
         model: images (B, C, H, W) -> logits (B, num_classes), in evaluation mode; with `num_classes`, timm's
             `pretrained_cfg`, which tells the preprocessing, and `set_input_size` unless every size will do.
         classes: class names, by class number.
-        images: the images that it was trained on, held out or tested, where a list of them lies beside it.
+        told: what is known of its training: metrics.json of the checkpoint, or the metadata of the file.
     """
 
     source: str
     model: Any
     classes: tuple[str, ...]
-    images: ImageList | None = None
+    told: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def images(self) -> ImageList | None:
+        """The images that it was trained on, held out or tested, where a list of them lies beside it."""
+        return known_images(self.source, self.told)
+
+    def lost(self, data: DataSettings) -> bool:
+        """Whether a folder is, by its name, the one that it was trained on, and the list of its images is not there."""
+        told = self.told.get(TRAINED_ON) or {}
+        return "images" in told and self.images is None and told.get("data") == set_name(data.data)
 
 
 def _on_stderr(line: str) -> None:
@@ -172,7 +184,7 @@ def open_checkpoint(folder: str, instead: str | None = None, say: Callable[[str]
             f"note      {Path(folder) / CONFIG} does not hold a name for each of the network's {len(names)} classes: "
             "they are called by their numbers; write the names into its label_names"
         )
-    return Classifier(folder, model, names, known_images(folder))
+    return Classifier(folder, model, names, read_metrics(folder))
 
 
 def evaluate_checkpoint(
@@ -192,8 +204,8 @@ def evaluate_classifier(
 ) -> tuple[Metrics, Data]:
     """Evaluate a classifier on a split of a data set, with its own preprocessing.
 
-    The folder that it was trained on has the splits that the training kept. Of another folder without splits all images
-    are the test split. A set that is `opened` already has its own splits.
+    The folder that it was trained on has the splits that the training kept, or, where their list was lost, those of the
+    same cut. Of another folder without splits all images are the test split. An `opened` set has its own splits.
 
     Returns:
         The metrics, and the opened set.
@@ -206,14 +218,14 @@ def evaluate_classifier(
     accelerator = open_machine(machine)
     model = classifier.model.to(accelerator.device)
     sized = replace(data, img_size=data.img_size or tuple(model.pretrained_cfg["input_size"][1:]))
-    opened = open_data(sized, classifier.images, classifier.classes) if opened is None else opened
+    if opened is None:
+        opened = open_data(sized, classifier.images, None if classifier.lost(data) else classifier.classes)
     check_classes(classifier.source, classifier.classes, model.num_classes, opened)
     if data.img_size is not None:
         set_size(model, opened.img_size)
     source = {"test": opened.test, "holdout": opened.holdout, "train": opened.train}[split]
-    if opened.files is not None and not len(source):
-        there = ", ".join(sorted(set(opened.files.splits) - {"unused"}))
-        raise UserError(f"--split {split} of {data.data!r} holds no image, but {there} does: give another --split")
+    if opened.files is not None:
+        opened.files.check_split(split, data.data)
     images = ImageSplit(source, preprocess(model, opened.img_size), strict=data.strict)
     batches = eval_batches(
         images,
@@ -223,11 +235,8 @@ def evaluate_classifier(
         workers=opened.workers,
     )
     metrics = evaluate(model, batches, model.num_classes, accelerator)
-    if opened.files is not None and classifier.images is not None:
-        rows = zip(opened.files.rows, opened.files.images.rows, strict=True)
-        unread = {text[: at.start()] for text in metrics.unreadable for at in re.finditer(r" \(", text)}
-        read = [listed.digest for row, listed in rows if listed.split == split and printable(row.path) not in unread]
-        metrics.trained_on = classifier.images.trained(read)
+    if opened.files is not None:
+        metrics.trained_on = opened.files.trained_on(split, classifier.images, metrics.unreadable)
     return metrics, opened
 
 

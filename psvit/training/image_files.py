@@ -61,7 +61,8 @@ def normalized(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-READ_FOLDERS, READ_FILES = (f"{what} that are read already, by another name" for what in ("folders", "files"))
+READ_FOLDERS = "folders that are read already, by another name"
+READ_FILES = "files that are read already, by another name"
 
 
 class ImageFile(NamedTuple):
@@ -115,7 +116,7 @@ class _Walk:
         """The folders directly in one; its files are noted."""
         try:
             about = os.stat(folder)
-            entries = sorted(os.scandir(folder), key=lambda entry: natural(entry.name))
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError:
             self.passed.add("folders that cannot be opened", "/".join(above) or ".")
             return []

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,11 +24,17 @@ from psvit.errors import UserError, one_line
 from psvit.files import replacing
 from psvit.training.sources import natural, printable, quoted
 
-IMAGES, ALL_IMAGES = "images.csv", "images*.csv"
-ORDER = ("unused", "train", "holdout", "test")
-"""Of images of equal content, the split that counts comes last."""
+IMAGES, EARLIER = "images.csv", "images-" + "[0-9a-f]" * 8 + ".csv"
+"""The list's file, and the pattern of those that it took the place of."""
+
+SPLITS = ("unused", "train", "holdout", "test")
+"""The splits of a list, the later the less an image of it may be trained on."""
+
 MANY = 5000
 """So many images take seconds to read, which a progress bar shows."""
+
+CHUNK = 256
+"""Images that a thread reads at a time: a task for each of a million would take a gigabyte."""
 
 
 class Listed(NamedTuple):
@@ -44,7 +49,7 @@ class Listed(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageList:
-    """The images of a set, each in its split; `before` are the digests of what earlier lists of a run trained on."""
+    """The images of a set, each in its split; `before`: digests of the training images of a run's earlier lists."""
 
     rows: tuple[Listed, ...]
     before: frozenset[str] = frozenset()
@@ -62,8 +67,10 @@ class ImageList:
     @cached_property
     def by_digest(self) -> dict[str, Listed]:
         """Rows by what they hold; of images of equal content, one that is tested before one that is trained on."""
-        return {row.digest: row for row in sorted(self.rows, key=lambda row: ORDER.index(row.split)) if row.digest}
+        ordered = sorted(self.rows, key=lambda row: SPLITS.index(row.split))
+        return {row.digest: row for row in ordered if row.digest}
 
+    @cached_property
     def fingerprint(self) -> str:
         """What tells this list from others."""
         text = "\n".join("\t".join(row) for row in sorted(self.rows))
@@ -130,9 +137,8 @@ class ImageList:
     def write(self, path: Path) -> None:
         """Write it as CSV, whole or not at all; another list that is there, which checkpoints know, is kept beside."""
         earlier = read_image_list(path)
-        if earlier is not None and earlier.fingerprint() != self.fingerprint():
-            with replacing(path.with_name(f"{path.stem}-{earlier.fingerprint()[:8]}{path.suffix}")) as beside:
-                shutil.copyfile(path, beside)  # not moved: a kill before the new one is there would leave none
+        if earlier is not None and earlier.fingerprint != self.fingerprint:
+            earlier.write(path.with_name(f"{path.stem}-{earlier.fingerprint[:8]}{path.suffix}"))
         with (
             replacing(path) as temporary,
             temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
@@ -155,10 +161,10 @@ def read_image_list(path: Path) -> ImageList | None:
             head, *rows = csv.reader(file)
             if tuple(head) != Listed._fields:
                 raise ValueError(f"its head is {head}")
-            found = ImageList(tuple(Listed(*row) for row in rows))
-            if unknown := {row.split for row in found.rows}.difference(ORDER):
-                raise ValueError(f"{unknown.pop()!r} is no split")
-            return found
+            listed = tuple(Listed(*row) for row in rows)
+        if strange := {row.split for row in listed} - set(SPLITS):
+            raise ValueError(f"it has a split {min(strange)!r}")
+        return ImageList(listed)
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise UserError(f"{path} is not a list of images ({one_line(error)}): start anew with --overwrite") from error
 
@@ -166,17 +172,22 @@ def read_image_list(path: Path) -> ImageList | None:
 def find_image_list(near: Path, fingerprint: object) -> ImageList | None:
     """The list of this fingerprint in a checkpoint's folder, or in one of the two above it; None if it is not there.
 
-    Files that only have such a name, and broken lists, are passed by.
+    A file of that name that is no such list may be anybody's, and is left alone.
     """
     for folder in (near, *near.resolve().parents[:2]) if fingerprint else ():
-        lists: list[ImageList] = []
-        for path in sorted(folder.glob(ALL_IMAGES)):
+        lists = []
+        for path in list_files(folder):
             with suppress(UserError):
-                lists += filter(None, [read_image_list(path)])
+                lists += [found] if (found := read_image_list(path)) is not None else []
         for found in lists:
-            if found.fingerprint() == fingerprint:
+            if found.fingerprint == fingerprint:
                 return replace(found, before=frozenset().union(*(one.learned() for one in lists)))
     return None
+
+
+def list_files(folder: Path) -> list[Path]:
+    """The lists in a folder, the earlier ones too."""
+    return [path for name in (IMAGES, EARLIER) for path in folder.glob(name)]
 
 
 def check_unchanged(kept: ImageList | None, now: ImageList | None, accept: bool, where: Path) -> tuple[str, ...]:
@@ -212,10 +223,11 @@ def check_unchanged(kept: ImageList | None, now: ImageList | None, accept: bool,
 def digests(paths: Sequence[str]) -> list[str]:
     """The digest of each file's bytes; empty where it cannot be read."""
     quiet = len(paths) < MANY or not Console(stderr=True).is_terminal
+    chunks = [paths[at : at + CHUNK] for at in range(0, len(paths), CHUNK)]
     with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
-        found = pool.map(_digest, paths)
-        shown = track(found, "reading images", len(paths), console=Console(stderr=True), transient=True, disable=quiet)
-        return list(shown)
+        found = pool.map(lambda chunk: [_digest(path) for path in chunk], chunks)
+        shown = track(found, "reading images", len(chunks), console=Console(stderr=True), transient=True, disable=quiet)
+        return [digest for chunk in shown for digest in chunk]
 
 
 def _digest(path: str) -> str:

@@ -7,6 +7,7 @@ where they are, on every machine. Images that a network has seen keep the split 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,12 +17,12 @@ import numpy as np
 
 from psvit.errors import UserError
 from psvit.training.image_folder import ImageFolder, Labelled, read_image_folder
-from psvit.training.image_list import ORDER, ImageList, Listed, digests
+from psvit.training.image_list import SPLITS, ImageList, Listed, digests
 from psvit.training.settings import KNOWN, DataSettings
-from psvit.training.sources import FileSource, natural, quoted
+from psvit.training.sources import FileSource, natural, printable, quoted
 from psvit.training.splits import TEST_FRACTION, cut_by_hash, hashed_position
 
-BY_HASH = "cut from {from_} by a hash of {what} ({fraction:.0%})"
+KEPT, BY_HASH = "as the training kept it", "cut from {from_} by a hash of {what} ({fraction:.0%})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +49,32 @@ class ImageSet:
         number = {name: at for at, name in enumerate(self.classes)}
         chosen = [row for row, own in zip(self.rows, self.splits, strict=True) if own == split]
         return FileSource([row.path for row in chosen], [number[row.label] for row in chosen])
+
+    def check_split(self, split: str, name: str) -> None:
+        """Refuse to evaluate on a split without an image; `name` is what the user called the set.
+
+        Raises:
+            UserError: it has none.
+        """
+        if split not in self.splits:
+            there = ", ".join(sorted(set(self.splits) - {"unused"}))
+            raise UserError(f"--split {split} of {name!r} holds no image, but {there} does: give another --split")
+
+    def trained_on(self, split: str, known: ImageList | None, unreadable: Sequence[str] = ()) -> int | None:
+        """How many images of a split are among those that the network of a list was trained on; None without one.
+
+        Args:
+            split: train, holdout or test.
+            known: the list.
+            unreadable: images that do not count, as NAME (REASON).
+        """
+        if known is None:
+            return None
+        left_out = {text[: at.start()] for text in unreadable for at in re.finditer(r" \(", text)}
+        listed = zip(self.rows, self.images.rows, strict=True)
+        return known.trained(
+            one.digest for row, one in listed if one.split == split and printable(row.path) not in left_out
+        )
 
     @cached_property
     def images(self) -> ImageList:
@@ -133,10 +160,8 @@ class _Cutting:
 
     def __init__(self, folder: ImageFolder, settings: DataSettings) -> None:
         self.folder, self.settings = folder, settings
-        pairs = [(row, split) for split, rows in folder.splits.items() for row in rows]
-        pairs.sort(key=lambda pair: natural(pair[0].where))
-        self.rows = [row for row, _ in pairs]
-        self.splits = np.asarray([split for _, split in pairs], dtype="U8")
+        self.rows = [row for rows in folder.splits.values() for row in rows]
+        self.splits = np.asarray([split for split, rows in folder.splits.items() for _ in rows], dtype="U8")
         self.labels = np.asarray([row.label for row in self.rows], dtype=object)
         folders = {split: f"{name}/" for split, name in folder.folders.items()}
         self.origins = dict(folder.origins) or folders or {"train": "the class folders"}
@@ -176,28 +201,26 @@ class _Cutting:
         without = sorted(set(labels) - set(self.labels[members[off]]), key=natural)
         name = "hold-out" if split == "holdout" else f"{split} split"
         if without:
-            self.notes.append(f"too few images to be in the {name} too{_named(without)}; add some to have them there")
+            self.notes.append(f"too few images for a part of the {name}{_named(without)}; add some")
         if small := [label for label in ranked if label not in without]:
-            self.notes.append(f"too few images for a threshold{_named(small)}; those of the lowest hashes are in the "
-                              f"{name}, and images that are added may take their place")  # fmt: skip
+            self.notes.append(f"too few images to cut the {name} by a threshold{_named(small)}; it takes those of the "
+                              "lowest hashes, so added images may move others")  # fmt: skip
 
     def keep(self, kept: ImageList) -> None:
         """Give images that a network has seen the split that they had, as far as folders do not say another."""
-        for split in self.origins:
-            if split not in self.by_folder:
-                self.origins[split] = "as the training kept it"
         for at, (where, digest) in enumerate(self.contents()):
             before = kept.split_of(where, digest)
             if before is not None and self.by_folder.isdisjoint((before, str(self.splits[at]))):
                 self.splits[at] = before
+        self.origins |= dict.fromkeys({*self.origins, *self.splits.tolist()} - self.by_folder - {"unused"}, KEPT)
 
     def join(self) -> None:
         """Put images of equal content into one split: test before the hold-out, before training."""
         last: dict[str, int] = {}
         digest_of = self.digests or ()
         for digest, split in zip(digest_of, self.splits.tolist(), strict=True):
-            last[digest] = max(last.get(digest, 0), ORDER.index(split))
-        joined = [ORDER[last[digest]] if digest else split
+            last[digest] = max(last.get(digest, 0), SPLITS.index(split))
+        joined = [SPLITS[last[digest]] if digest else split
                   for digest, split in zip(digest_of, self.splits.tolist(), strict=True)]  # fmt: skip
         if moved := sum(a != b for a, b in zip(joined, self.splits.tolist(), strict=True)):
             self.notes.append(f"{moved} images are put where others of equal bytes are (--join-duplicates)")

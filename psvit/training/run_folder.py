@@ -26,7 +26,7 @@ from psvit.files import check_writable, opened_for_torch, recover, replacing, wr
 from psvit.measure.macs import count_macs
 from psvit.model.psvit import PSViT
 from psvit.training.checkpoints import TRAINED_ON, config_of, cut_of, open_model, read_metrics, write_checkpoint
-from psvit.training.image_list import ALL_IMAGES, IMAGES, ImageList, check_unchanged, read_image_list
+from psvit.training.image_list import IMAGES, ImageList, check_unchanged, list_files, read_image_list
 from psvit.training.image_sets import ImageSet
 from psvit.training.machine import by_the_first
 from psvit.training.recipes import LearnSettings, ModelSettings
@@ -166,16 +166,31 @@ def check_same(path: Path, record: Mapping[str, Any]) -> None:
         raise UserError(f"{path / SETTINGS} is broken ({error!r}): start anew with --overwrite") from error
     now = json.loads(json.dumps(record))
     new = flat(now["settings"])
-    for name in sorted(set(old) | set(new)):
-        if not name.startswith(FREE_TO_CHANGE) and not same_value(name, old.get(name), new.get(name)):
-            raise UserError(
-                f"{path} was trained with {flag(name.rpartition('.')[2])} {_plainly(old.get(name))}, not "
-                f"{_plainly(new.get(name))}: resume with the same settings, or start anew with --overwrite"
-            )
+    for name in differing(old, new):
+        if name.startswith(FREE_TO_CHANGE):
+            continue
+        if name not in old and not new[name]:
+            raise UserError(f"{path} was begun by an older version, which cut the splits of a folder in another way: "
+                            "start anew with --overwrite")  # fmt: skip
+        raise UserError(
+            f"{path} was trained with {flag(name.rpartition('.')[2])} {_plainly(old.get(name))}, not "
+            f"{_plainly(new.get(name))}: resume with the same settings, or start anew with --overwrite"
+        )
     if batch != now["global_batch"]:
         raise UserError(
             f"{path} has a global batch of {batch}, not {now['global_batch']}: resume with as many processes"
         )
+
+
+def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Names of the settings that differ, of both by their dotted names or by their own.
+
+    One that an older version did not know is the same while it is off; but not of a folder, whose splits were cut in
+    another way then.
+    """
+    named = str(new.get("data.data", new.get("data")))
+    unknown = set() if Path(named).is_dir() else {name for name in new if name not in old and not new[name]}
+    return [name for name in sorted({*old, *new} - unknown) if not same_value(name, old.get(name), new.get(name))]
 
 
 def same_value(name: str, old: Any, new: Any) -> bool:
@@ -192,8 +207,8 @@ def clear_run(path: Path) -> None:
     """Remove what a training writes, and nothing else that the user may keep in the folder."""
     for name in (*CHECKPOINTS, "tensorboard"):
         shutil.rmtree(path / name, ignore_errors=True)
-    for earlier in path.glob(ALL_IMAGES):
-        earlier.unlink()
+    for listed in list_files(path):
+        listed.unlink()
     for name in reversed(FILES):  # the settings last: without them the rest would be nobody's
         (path / name).unlink(missing_ok=True)
 
@@ -251,8 +266,14 @@ class RunFolder:
         """Take note of a folder's images, which `begin` writes down; lines that say what is to be known of them.
 
         Raises:
-            UserError: they are not those that a run to be resumed began with.
+            UserError: they are not those that a run to be resumed began with, or it does not tell which those were.
         """
+        saved = self.resumes and any((self.path / name).exists() for name in (STATE, LOG))
+        if files is not None and kept is None and saved:
+            raise UserError(
+                f"{self.path} has no {IMAGES}, the list of the images that it began with: bring it back, or start anew "
+                "with --overwrite"
+            )
         if files is None or not (self.accelerator.is_main_process or kept is not None):
             return ()
         self.images = files.images
@@ -340,7 +361,7 @@ class RunFolder:
 
     def trained_on(self) -> dict[str, Any]:
         """What tells the checkpoints' images from others; see `psvit.training.checkpoints.cut_of`."""
-        return cut_of(self.settings.data) | ({"images": self.images.fingerprint()} if self.images is not None else {})
+        return cut_of(self.settings.data) | ({"images": self.images.fingerprint} if self.images is not None else {})
 
     def checkpoint_config(self) -> dict[str, Any]:
         """What the config.json of the checkpoints holds."""

@@ -13,7 +13,7 @@ from psvit.training.sources import add_pillow_plugins, stored_orientation, uprig
 
 
 class Header(NamedTuple):
-    """Height and width as stored, and as the EXIF orientation says it is to be seen; whether there is one."""
+    """Height and width as stored, and upright by the EXIF orientation; whether it has an orientation."""
 
     stored: tuple[int, int]
     upright: tuple[int, int]

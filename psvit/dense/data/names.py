@@ -19,7 +19,7 @@ def split_of_folder(name: str) -> str | None:
 
 
 def split_in(name: str) -> str | None:
-    """The split that the first word of a file's or folder's name tells that tells one; None for none."""
+    """The split that a word in the name of a file or folder names, as in instances_val2017; the first that does."""
     return next((split for word in re.split(r"[\W\d_]+", name) if (split := split_named(word))), None)
 
 

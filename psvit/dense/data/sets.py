@@ -306,7 +306,7 @@ def _unlisted(found: _Found, real: Sequence[str]) -> tuple[str, ...]:
     if not counts:
         return ()
     some = ", ".join(f"{count} in {printable(folder)}" for folder, count in counts.most_common(4))
-    return (f"images that nothing of what is read tells about, not used: {some}" + ", ..." * (len(counts) > 4),)
+    return (f"images that no annotation or mask is for, not used: {some}" + ", ..." * (len(counts) > 4),)
 
 
 def _one_size(source: DenseSource) -> tuple[int, int] | None:
