@@ -1,6 +1,7 @@
 """A scheduler repeats one command until it is done: --resume begins what is not begun, and says what is finished."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from tiny import MACHINE, RUN, TRAIN, Cli, image_folder, log, read, same_weights
 
 from psvit.errors import UserError
 from psvit.training.loop import train
-from psvit.training.run_folder import same_value
+from psvit.training.recipes import Machine
+from psvit.training.run_folder import check_same, same_value
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -74,6 +76,15 @@ def test_a_run_that_was_killed_at_its_end_is_finished(tmp_path: Path) -> None:
     told.clear()
     train(settings(tmp_path, run={"resume": True}), told.append)  # killed before the last epoch's log
     assert not told[0].startswith("finished")
+
+
+def test_a_run_is_not_resumed_in_another_precision(tmp_path: Path) -> None:
+    now = {"settings": asdict(settings(machine=Machine())), "global_batch": 16, "computed_in": "float32"}
+    (tmp_path / "settings.json").write_text(json.dumps({**now, "computed_in": "bfloat16"}))
+    with pytest.raises(UserError, match="was computed in bfloat16, and --precision auto comes to float32 here"):
+        check_same(tmp_path, now)
+    (tmp_path / "settings.json").write_text(json.dumps(now))
+    check_same(tmp_path, now)
 
 
 def test_what_has_no_settings_is_not_taken_for_an_empty_folder(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from psvit.model.psvit import PSViT
 from psvit.training.checkpoints import TRAINED_ON, config_of, cut_of, open_model, read_metrics, write_checkpoint
 from psvit.training.image_list import IMAGES, ImageList, check_unchanged, list_files, read_image_list
 from psvit.training.image_sets import ImageSet
-from psvit.training.machine import by_the_first
+from psvit.training.machine import by_the_first, computed_in
 from psvit.training.recipes import LearnSettings, ModelSettings
 
 if TYPE_CHECKING:
@@ -132,10 +132,11 @@ def begun(path: Path, resume: bool, accelerator: Accelerator) -> bool:
 
 
 def record_of(settings: Any, accelerator: Accelerator) -> dict[str, Any]:
-    """What a run's settings.json holds: settings (a dataclass with a recipe), the global batch, versions."""
+    """What a run's settings.json holds: settings (a dataclass with a recipe), what they come to here, versions."""
     return {
         "settings": asdict(settings),
         "global_batch": settings.recipe.global_batch(accelerator.num_processes),
+        "computed_in": computed_in(settings.machine),
         "versions": versions(),
     }
 
@@ -175,6 +176,12 @@ def check_same(path: Path, record: Mapping[str, Any]) -> None:
         raise UserError(
             f"{path} was trained with {flag(name.rpartition('.')[2])} {_plainly(old.get(name))}, not "
             f"{_plainly(new.get(name))}: resume with the same settings, or start anew with --overwrite"
+        )
+    if before.get("computed_in", now.get("computed_in")) != now.get("computed_in"):  # --precision auto, elsewhere
+        raise UserError(
+            f"{path} was computed in {before['computed_in']}, and --precision {new['machine.precision']} comes to "
+            f"{now['computed_in']} here: resume it on a machine like the one it was begun on, or start anew "
+            "with --overwrite"
         )
     if batch != now["global_batch"]:
         raise UserError(
