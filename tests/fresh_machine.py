@@ -18,7 +18,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_threa
 
 # how wide, how coloured, how many processes: rich, argparse, warnings, torchrun and accelerate look there
 for name in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "PYTHONWARNINGS",
-             "MPLBACKEND", "RANK", "LOCAL_RANK", "WORLD_SIZE", "HF_TOKEN", "HF_HOME"):  # fmt: skip
+             "MPLBACKEND", "PYTHONUNBUFFERED", "RANK", "LOCAL_RANK", "WORLD_SIZE", "HF_TOKEN", "HF_HOME"):  # fmt: skip
     os.environ.pop(name, None)
 
 if "PYTEST_XDIST_WORKER" not in os.environ:  # its workers inherit it

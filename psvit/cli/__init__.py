@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from io import TextIOWrapper
+from typing import TextIO
 
 from psvit import __version__
 from psvit.errors import UserError, one_line
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _refused("interrupted")
     except BrokenPipeError:  # the reader, such as head, has had enough
-        _say_no_more()
+        _say_no_more(sys.stdout)
         return 0
     except OSError as error:  # a folder that may not be written, a full disk
         if reason := full_disk(error):
@@ -67,17 +68,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _refused(reason: str) -> int:
     """Say why on one line; the exit code."""
-    try:
-        print(f"psvit: {reason}", file=sys.stderr)
-        sys.stdout.flush()
-    except OSError:  # what is said goes to a disk, which is full
-        _say_no_more()
+    for stream, text in ((sys.stderr, f"psvit: {reason}\n"), (sys.stdout, "")):
+        try:
+            stream.write(text)
+            stream.flush()
+        except OSError:  # what is said goes to a disk, which is full
+            _say_no_more(stream)
     return 2
 
 
-def _say_no_more() -> None:
-    """What is still to be written to stdout, and could not be, is dropped."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _say_no_more(stream: TextIO) -> None:
+    """What is still to be written to a stream, and could not be, is dropped: Python would try again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _dispatch(name: str, arguments: list[str]) -> int:
