@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 from small_studies import NETWORK, STUDY, TRIALS, on_a_machine, without_time, words, write
-from tiny import MACHINE, Cli, read
+from tiny import CPU, MACHINE, Cli, read
 
-from psvit.study.folder import RESULTS
+from psvit.errors import UserError
+from psvit.study.folder import RESULTS, recorded
+from psvit.study.study_file import read_study
 from psvit.study.workers import StoppedError
 
 pytestmark = pytest.mark.usefixtures("threads_kept")
@@ -59,6 +61,18 @@ def test_the_seconds_of_all_runs_are_added_up(cli: Cli, copied: Path, monkeypatc
     assert read(record)["wall_seconds"] > spent + 0.1, "of a run that was stopped too"
     cli.ok(*words(copied), "--overwrite")
     assert read(record)["wall_seconds"] < 1e6
+
+
+def test_a_study_of_a_folder_that_has_changed_is_not_gone_on_with(tmp_path: Path) -> None:
+    study = read_study("claims")
+    for images in ({"one": "a"}, {"one": "a", "two": "b"}, {"two": "b"}):  # a study may get more groups
+        with recorded(tmp_path, study, CPU, images):
+            pass
+    with (
+        pytest.raises(UserError, match="the images of group 'two' have changed since"),
+        recorded(tmp_path, study, CPU, {"two": "c"}),
+    ):
+        raise AssertionError("it went on")
 
 
 @pytest.mark.usefixtures("briefly")

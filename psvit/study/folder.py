@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from psvit.errors import UserError
@@ -94,21 +95,34 @@ def _check_same(folder: Path, study: Study) -> None:
 
 
 @contextmanager
-def recorded(folder: Path, study: Study, machine: Machine) -> Iterator[Callable[[], float | None]]:
-    """Keep in the folder what is asked of it, in which precision, and the seconds of all its runs.
+def recorded(
+    folder: Path, study: Study, machine: Machine, images: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Callable[[], float | None]]:
+    """Keep in the folder what is asked of it, in which precision, of which images, and the seconds of all its runs.
 
     A run that was stopped or failed is counted, one that was killed (SIGKILL) is not: nothing is left to write.
+
+    Args:
+        folder: of the study.
+        study: what is asked.
+        machine: of the trainings.
+        images: fingerprints of the images of groups that learn from a folder, by group.
 
     Yields:
         The seconds so far, those of earlier runs included; None where an older psvit began, which kept none.
 
     Raises:
-        UserError: the folder's study was computed in another precision.
+        UserError: the folder's study was computed in another precision, or images of its groups have changed.
     """
     before, start = _begun(folder), time.perf_counter()
     if before or _outputs(folder):
         check_precision(folder, before.get("computed_in"), machine)
-    kept = {**study.to_dict(), "computed_in": computed_in(machine)}
+    listed: dict[str, str] = before.get("images") or {}
+    if changed := [group for group, fingerprint in listed.items() if images.get(group, fingerprint) != fingerprint]:
+        raise UserError(f"the images of group {changed[0]!r} have changed since {folder} began, whose trainings are "
+                        "to be compared: bring them back, or start anew with --overwrite")  # fmt: skip
+    listed = {**listed, **images}
+    kept = {**study.to_dict(), "computed_in": computed_in(machine), **({"images": listed} if listed else {})}
     earlier = before.get("wall_seconds", None if _outputs(folder) else 0)
 
     def seconds() -> float | None:

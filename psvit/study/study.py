@@ -77,7 +77,8 @@ def _run_study(
         clear_study(folder, study.name)
     begun = time.perf_counter()
     others = [first(group) for group in alike(planned.trials({}))]  # they need not wait for the searches
-    with recorded(folder, study, machine) as seconds:  # not before: a study of other settings has been refused
+    images = planned.image_lists()
+    with recorded(folder, study, machine, images) as seconds:  # not before: a study of other settings has been refused
         with interrupts() as interrupt:
             crew = Crew(jobs, lambda: interrupt.asked is not None, say, folder)
             found = crew.work([*planned.searches, *others])[: len(planned.searches)]

@@ -192,6 +192,11 @@ class Plan:
         """On how many images each group is trained."""
         return {group.name: len(self._data(group).train) for group in self.study.groups}
 
+    def image_lists(self) -> dict[str, str]:
+        """Fingerprints of the images of each group that learns from a folder of them."""
+        files = {group.name: self._data(group).files for group in self.study.groups}
+        return {name: found.images.fingerprint for name, found in files.items() if found is not None}
+
     def _data(self, group: Group) -> Data:
         if group.data not in self.opened:
             self.opened[group.data] = open_data(group.data)
