@@ -1,6 +1,7 @@
 """The wheel, installed where no checkout is: whole, and it runs."""
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -20,9 +21,11 @@ pytestmark = pytest.mark.slow
 def copied(folder: Path) -> Path:
     """What the wheel is built from; building writes beside it."""
     folder.mkdir()
-    names = ("pyproject.toml", "README.md", "LICENSE", "psvit")
-    subprocess.run(["cp", "-R", *(ROOT / name for name in names), folder], check=True)
-    subprocess.run(["chmod", "-R", "u+w", folder], check=True)  # the checkout may be read-only
+    for path in (path for path in (ROOT / "psvit").rglob("*") if path.is_file() and path.suffix != ".pyc"):
+        (folder / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, folder / path.relative_to(ROOT))  # not its mode: the checkout may be read-only
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copyfile(ROOT / name, folder / name)
     return folder
 
 
