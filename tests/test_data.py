@@ -17,6 +17,7 @@ from psvit.training.data import Data, open_data
 from psvit.training.loading import ImageSplit, eval_batches, train_batches
 from psvit.training.settings import Augment, DataSettings
 from psvit.training.sources import Source, Stream, Subset, load_image
+from psvit.training.splits import cut
 
 
 def indices(source: Source | Stream) -> set[int]:
@@ -50,6 +51,14 @@ def test_the_holdout_is_stratified_seeded_and_apart_from_train_and_test(digits: 
         assert source_of(other.test).image(i) == source_of(digits.test).image(i)
     everything = source_of(open_data(DataSettings(holdout=0)).train)
     assert len(everything) == 1438
+
+
+def test_a_class_of_one_image_cannot_be_cut_and_what_is_advised_helps() -> None:
+    labels, rng = np.asarray([0, 0, 0, 1]), np.random.default_rng(0)
+    with pytest.raises(UserError, match="class 'bee' has one image, .* or give --holdout 0"):
+        cut(labels, 0.1, rng, ("ant", "bee"))
+    kept, off = cut(labels, 0.0, rng, ("ant", "bee"))
+    assert (kept.tolist(), off.tolist()) == ([0, 1, 2, 3], [])
 
 
 def test_limit_is_balanced_and_seeded() -> None:
