@@ -55,7 +55,7 @@ def test_the_holdout_is_stratified_seeded_and_apart_from_train_and_test(digits: 
 
 def test_a_class_of_one_image_cannot_be_cut_and_what_is_advised_helps() -> None:
     labels, rng = np.asarray([0, 0, 0, 1]), np.random.default_rng(0)
-    with pytest.raises(UserError, match="class 'bee' has one image, .* or give --holdout 0"):
+    with pytest.raises(UserError, match=r"class 'bee' has one image, .* or give --holdout 0"):
         cut(labels, 0.1, rng, ("ant", "bee"))
     kept, off = cut(labels, 0.0, rng, ("ant", "bee"))
     assert (kept.tolist(), off.tolist()) == ([0, 1, 2, 3], [])
