@@ -39,7 +39,7 @@ RESULTS = "results.json"  # of a comparison, in the folder above its runs
 SEARCHED = ("front.json", "arch.json", "journal.jsonl", "supernet")  # of a search
 FILES, CHECKPOINTS = (SETTINGS, IMAGES, STATE, LOG, TABLE), ("best", "last")
 FREE_TO_CHANGE = (
-    "run",
+    "run.",
     "search.output",
     "search.resume",
     "search.overwrite",
