@@ -24,18 +24,18 @@ from typing import Any
 
 import torch
 
-from psvit.arch import Arch
-from psvit.dense.data.sets import open_objects
-from psvit.dense.data.settings import DenseDataSettings
-from psvit.dense.features import DENSE
+from psvit.arch.arch import Arch
+from psvit.data.objects.object_sets import open_objects
+from psvit.data.objects.objects_config import DenseDataSettings
+from psvit.engine.checkpoints import parse_macs
+from psvit.engine.machine import machine_info
+from psvit.engine.run_folder import versions
+from psvit.engine.train_config import ModelSettings
 from psvit.errors import UserError
 from psvit.files import write_json
-from psvit.measure.machine import machine_info
-from psvit.study.statistics import difference, interval, widest
-from psvit.training.checkpoints import parse_macs
-from psvit.training.compare import contender
-from psvit.training.recipes import ModelSettings
-from psvit.training.run_folder import versions
+from psvit.pipeline.compare import contender
+from psvit.studies.statistics import difference, interval, widest
+from psvit.tasks.dense.backbone import DENSE
 
 TITLES = {
     "psvit_2d": "PSViT-2D",

@@ -20,13 +20,13 @@ import onnxruntime
 import torch
 
 from psvit import Arch
+from psvit.data.data_config import DataSettings
+from psvit.engine.checkpoints import read_config, save_checkpoint
+from psvit.engine.machine import keep_freed_memory, machine_info
 from psvit.export.export import Exported, export
-from psvit.export.settings import ExportSettings
+from psvit.export.export_config import ExportSettings
 from psvit.files import write_json
-from psvit.measure.machine import keep_freed_memory, machine_info
-from psvit.model.build import build
-from psvit.training.checkpoints import read_config, save_checkpoint
-from psvit.training.settings import DataSettings
+from psvit.models.build import build
 
 
 def random_checkpoint(folder: Path, name: str, classes: tuple[str, ...] = ("a", "b")) -> Path:

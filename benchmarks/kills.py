@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from psvit.cli import main as command
+from psvit.engine.machine import keep_freed_memory
 from psvit.files import write_json
-from psvit.measure.machine import keep_freed_memory
 
 FREE = {"output", "resume", "overwrite", "results", "checkpoint", "images_per_second", "threads"}
 """What may differ: where it is kept, how it was started, how fast it was."""

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import torch
 
+from psvit.engine.machine import keep_freed_memory, machine_info
+from psvit.engine.train_config import light
 from psvit.files import write_json
-from psvit.measure.machine import keep_freed_memory, machine_info
-from psvit.search.latency import measure_networks
+from psvit.latency.benchmark_config import LatencySettings
+from psvit.latency.parts import measure_networks
 from psvit.search.search import search
-from psvit.search.settings import LatencySettings, SearchFolder, SearchSettings, SpaceSettings
-from psvit.training.recipes import light
+from psvit.search.search_config import SearchFolder, SearchSettings, SpaceSettings
 
 
 def main() -> None:

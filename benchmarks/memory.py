@@ -23,10 +23,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from psvit.arch import SHARE, Arch
-from psvit.cost import Parts, macs
+from psvit.arch.arch import SHARE, Arch
+from psvit.arch.cost import Parts, macs
+from psvit.arch.variants import VARIANTS, with_changes
 from psvit.files import write_json
-from psvit.variants import VARIANTS, with_changes
 
 SIDES = (800, 1216)
 WINDOW = 14
@@ -129,13 +129,13 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     """Forward and backward of a detector for one image, in this process."""
     import torch
 
-    from psvit.dense.detection.detectors import build_detector
-    from psvit.dense.detection.pyramid import Backbone
-    from psvit.dense.detection.settings import DetectorSettings
-    from psvit.dense.features import open_features
-    from psvit.measure.machine import keep_freed_memory
-    from psvit.training.machine import attention_for_training
-    from psvit.training.recipes import ModelSettings
+    from psvit.engine.devices import attention_for_training
+    from psvit.engine.machine import keep_freed_memory
+    from psvit.engine.train_config import ModelSettings
+    from psvit.tasks.dense.backbone import open_features
+    from psvit.tasks.detection.detector_config import DetectorSettings
+    from psvit.tasks.detection.detectors import build_detector
+    from psvit.tasks.detection.pyramid import Backbone
 
     keep_freed_memory()
     torch.manual_seed(0)
@@ -189,7 +189,7 @@ def kilobytes(path: str, name: str) -> int:
 def _machine(threads: int) -> dict[str, Any]:
     import torch
 
-    from psvit.measure.machine import machine_info
+    from psvit.engine.machine import machine_info
 
     return {"machine": {**machine_info(torch.device("cpu")), "threads": threads}}
 

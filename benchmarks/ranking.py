@@ -22,20 +22,20 @@ from typing import Any
 from scipy.stats import kendalltau
 
 from psvit import cost
-from psvit.arch import Arch
+from psvit.arch.arch import Arch
+from psvit.arch.variants import default_arch
+from psvit.data.data_config import DataSettings
+from psvit.data.datasets import open_data
+from psvit.engine.machine import keep_freed_memory
+from psvit.engine.train_config import Machine, Recipe, RunSettings, TrainSettings, light
 from psvit.files import write_json
-from psvit.measure.machine import keep_freed_memory
 from psvit.search.budget import Budget
+from psvit.search.feasible_set import FeasibleSet
 from psvit.search.front import rank
-from psvit.search.learning import supernet_training, train_supernet
-from psvit.search.region import Region
 from psvit.search.scoring import Scorer, Slices, rank_all
-from psvit.search.settings import ScoringSettings, SupernetSettings
+from psvit.search.search_config import ScoringSettings, SupernetSettings
 from psvit.search.space import Space
-from psvit.training.data import open_data
-from psvit.training.recipes import Machine, Recipe, RunSettings, TrainSettings, light
-from psvit.training.settings import DataSettings
-from psvit.variants import default_arch
+from psvit.search.supernet_training import supernet_training, train_supernet
 
 RUNS = Path("runs/ranking")
 MACS = 5e6
@@ -46,9 +46,9 @@ SPACE = Space(
 )  # fmt: skip
 
 
-def region() -> Region:
+def region() -> FeasibleSet:
     """Members of 4.75 to 5 M MACs: what is saved by pooling and sharing has bought width."""
-    return SPACE.feasible(Budget(macs=MACS), least=0.95)
+    return FeasibleSet(SPACE, Budget(macs=MACS), least=0.95)
 
 
 def members() -> list[Arch]:
@@ -73,8 +73,8 @@ def recipe() -> Recipe:
 
 def train_alone(arch: Arch, seed: int, folder: Path) -> dict[str, Any]:
     """Train one network; the metrics of its last epoch on the hold-out."""
-    from psvit.training.compare import model_settings
-    from psvit.training.loop import train
+    from psvit.pipeline.compare import model_settings
+    from psvit.tasks.classification.classify import train
 
     log = folder / "log.jsonl"
     if not log.exists() or len(log.read_text().splitlines()) < recipe().epochs:

@@ -16,15 +16,15 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from psvit.arch import Arch
+from psvit.arch.arch import Arch
+from psvit.data.data_config import DataSettings
+from psvit.data.datasets import open_data
+from psvit.engine.machine import keep_freed_memory, machine_info
 from psvit.files import write_json
-from psvit.measure.machine import keep_freed_memory, machine_info
 from psvit.search.scores import Score
 from psvit.search.scoring import Scorer, Slices, batch_bytes, prefix_tree
 from psvit.search.space import Space
 from psvit.search.supernet import Supernet
-from psvit.training.data import open_data
-from psvit.training.settings import DataSettings
 
 
 def main() -> None:

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from psvit import Arch, cost
+from psvit.engine.machine import keep_freed_memory
 from psvit.files import write_json
-from psvit.measure.benchmark import benchmark
-from psvit.measure.machine import keep_freed_memory
-from psvit.measure.settings import BenchmarkSettings
-from psvit.model.build import build_arch
+from psvit.latency.benchmark import benchmark
+from psvit.latency.benchmark_config import BenchmarkSettings
+from psvit.models.build import build_arch
 
 
 def random_genotype(rng: random.Random, depth: int = 12) -> str:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import wrapt
 
-from psvit import cost
-from psvit.arch import Arch
+from psvit.arch import cost
+from psvit.arch.arch import Arch
+from psvit.arch.variants import VARIANTS
 from psvit.errors import UserError
-from psvit.variants import VARIANTS
 
 if TYPE_CHECKING:
     from psvit.export.hub import from_pretrained
-    from psvit.model.psvit import PSViT
+    from psvit.models.psvit import PSViT
 
 __version__ = "0.1.0.dev0"
 __all__ = ["VARIANTS", "Arch", "PSViT", "UserError", "cost", "from_pretrained"]
@@ -23,12 +23,12 @@ __all__ = ["VARIANTS", "Arch", "PSViT", "UserError", "cost", "from_pretrained"]
 
 @wrapt.when_imported("timm")
 def _register_variants(timm: Any) -> None:
-    import psvit.model.zoo  # noqa: F401
+    import psvit.models.zoo  # noqa: F401
 
 
 def __getattr__(name: str) -> Any:
     if name == "PSViT":
-        from psvit.model.psvit import PSViT
+        from psvit.models.psvit import PSViT
 
         return PSViT
     if name == "from_pretrained":

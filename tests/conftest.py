@@ -13,17 +13,17 @@ import pytest
 import torch
 from hypothesis import settings as hypothesis_settings
 from image_sources import write_idx
+from psvit.data import datasets as data
 from small_exports import checkpoint
 from small_studies import STUDY, in_turn, made
 from timm.layers import set_fused_attn
 from tiny import RUN, Cli, settings
 
 from psvit.cli import main
+from psvit.data.data_config import DataSettings
+from psvit.data.datasets import Data, open_data
 from psvit.errors import one_line
-from psvit.training import data
-from psvit.training.data import Data, open_data
-from psvit.training.loop import train
-from psvit.training.settings import DataSettings
+from psvit.tasks.classification.classify import train
 
 hypothesis_settings.register_profile("psvit", deadline=None, derandomize=True)
 hypothesis_settings.load_profile("psvit")
@@ -124,14 +124,14 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings of a study run in this process, one after the other: it saves the start of others."""
-    monkeypatch.setattr("psvit.study.crew.work_all", in_turn)
+    monkeypatch.setattr("psvit.studies.crew.work_all", in_turn)
 
 
 @pytest.fixture
 def briefly(here: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """As `here`, without what takes most of a small study's time: its latencies and its page."""
-    monkeypatch.setattr("psvit.study.tasks.measure_models", lambda models, *_: dict.fromkeys(models, 0.001))
-    monkeypatch.setattr("psvit.study.study.write_report", lambda folder, *_: [folder / "report.html"])
+    monkeypatch.setattr("psvit.studies.jobs.measure_models", lambda models, *_: dict.fromkeys(models, 0.001))
+    monkeypatch.setattr("psvit.studies.study.write_report", lambda folder, *_: [folder / "report.html"])
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from psvit.dense.data.objects import Objects
-from psvit.dense.data.sets import DenseData, open_class_maps, open_objects
-from psvit.dense.data.settings import DenseDataSettings
+from psvit.data.objects.object_sets import DenseData, open_class_maps, open_objects
+from psvit.data.objects.objects import Objects
+from psvit.data.objects.objects_config import DenseDataSettings
 from psvit.errors import UserError
 
 WIDTH, HEIGHT = 20, 16

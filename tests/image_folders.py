@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from psvit.training.data import open_data
-from psvit.training.image_sets import ImageSet
-from psvit.training.settings import DataSettings
+from psvit.data.data_config import DataSettings
+from psvit.data.datasets import open_data
+from psvit.data.image_sets import ImageSet
 
 _NUMBERS = count()
 

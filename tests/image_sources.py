@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from psvit.training.loading import Batch
-from psvit.training.sources import Source, Stream
+from psvit.data.loading import Batch
+from psvit.data.sources import Source, Stream
 
 
 def save(path: Path, seed: int = 0, size: tuple[int, int] = (12, 10)) -> Path:

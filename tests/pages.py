@@ -10,8 +10,8 @@ from psvit.report import figures
 from psvit.report.chart import Chart
 from psvit.report.page import Page
 from psvit.search.front import rank
-from psvit.search.report import search_page
-from psvit.search.settings import SearchSettings
+from psvit.search.search_config import SearchSettings
+from psvit.search.search_page import search_page
 
 HOSTILE = "</script><script>boom()</script><img src=x onerror=boom()>\"'&`]]>$plotly"
 ARCH = Arch("ASS-AS-A", widths=(16, 32, 64), head_dim=16, patch_size=4)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from psvit.study.advice import AnalyzeSettings
+from psvit.analysis.advice import AnalyzeSettings
 
 THRESHOLDS = AnalyzeSettings()
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from psvit.dense.data.settings import DenseDataSettings
-from psvit.dense.detection.settings import DetectorSettings, DetectSettings
-from psvit.dense.recipes import DenseRecipe
-from psvit.training.recipes import Machine, ModelSettings, RunSettings
+from psvit.data.objects.objects_config import DenseDataSettings
+from psvit.engine.train_config import Machine, ModelSettings, RunSettings
+from psvit.tasks.dense.dense_config import DenseRecipe
+from psvit.tasks.detection.detector_config import DetectorSettings, DetectSettings
 
 CPU = Machine("cpu", "float32", 1)
 SCENES = DenseDataSettings(scenes=16, img_size=48, holdout=0.25)  # 16 to train on, 4 of the hold-out

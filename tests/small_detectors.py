@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from psvit.dense.detection.detectors import build_detector
-from psvit.dense.detection.pyramid import Backbone
-from psvit.dense.detection.settings import DetectorSettings
-from psvit.dense.features import open_features
-from psvit.training.recipes import ModelSettings
+from psvit.engine.train_config import ModelSettings
+from psvit.tasks.dense.backbone import open_features
+from psvit.tasks.detection.detector_config import DetectorSettings
+from psvit.tasks.detection.detectors import build_detector
+from psvit.tasks.detection.pyramid import Backbone
 
 VIT: dict[str, Any] = {"depth": 3, "embed_dim": 32, "num_heads": 2}
 SMALL: dict[str, Any] = {"channels": 16, "rois": 8, "proposals": 20, "head_width": 16, "mask_layers": 1}

@@ -10,12 +10,12 @@ from onnx import TensorProto, helper
 from tiny import DIGITS
 
 from psvit import Arch
+from psvit.data.data_config import DataSettings
+from psvit.data.datasets import open_data
+from psvit.engine.checkpoints import cut_of, save_checkpoint
+from psvit.export.export_config import ExportSettings
 from psvit.export.graph import to_onnx
-from psvit.export.settings import ExportSettings
-from psvit.model.build import build_arch
-from psvit.training.checkpoints import cut_of, save_checkpoint
-from psvit.training.data import open_data
-from psvit.training.settings import DataSettings
+from psvit.models.build import build_arch
 
 SMALL: dict[str, Any] = {"widths": (16, 24), "head_dim": 8, "patch_size": 4}
 ARCHS = {

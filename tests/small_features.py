@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import Tensor
 
-from psvit.training.checkpoints import save_checkpoint
+from psvit.engine.checkpoints import save_checkpoint
 
 NARROW: dict[str, Any] = {"widths": (32, 48, 64), "head_dim": 16, "img_size": 64}
 NETWORK: dict[str, Any] = {"genotype": "AS-A-A", "widths": (32, 48, 64), "head_dim": 16, "patch_size": 8}

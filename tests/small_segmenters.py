@@ -4,10 +4,10 @@ from typing import Any
 
 from torch import nn
 
-from psvit.dense.features import open_features
-from psvit.dense.segmentation.segmenters import build_segmenter
-from psvit.dense.segmentation.settings import SegmenterSettings
-from psvit.training.recipes import ModelSettings
+from psvit.engine.train_config import ModelSettings
+from psvit.tasks.dense.backbone import open_features
+from psvit.tasks.segmentation.segmenter_config import SegmenterSettings
+from psvit.tasks.segmentation.segmenters import build_segmenter
 
 ARCH = ModelSettings("AS-A", widths=(16, 32), head_dim=8, patch_size=4)
 

@@ -10,7 +10,7 @@ from tiny import MACHINE, read, same_weights
 
 from psvit.cli import main
 from psvit.errors import UserError
-from psvit.study.folder import RESULTS
+from psvit.studies.study_folder import RESULTS
 
 NETWORK = {"network": "AS-A", "widths": [16, 32], "head_dim": 8, "patch_size": 2, "macs": "keep"}
 SEARCH = {"depth": [2], "stages": [1, 2], "stage_widths": ["16", "16,32"], "head_dim": 8, "patch_size": 2, "least": 0}
@@ -74,11 +74,11 @@ def check_equal(a: Path, b: Path) -> None:
 
 def made(folder: Path, data: Any) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("psvit.study.crew.work_all", in_turn)
+        patch.setattr("psvit.studies.crew.work_all", in_turn)
         assert main(words(folder, data)) == 0
     return folder
 
 
 def on_a_machine(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let auto come to `precision`."""
-    monkeypatch.setattr("psvit.training.machine.best_precision", lambda device: precision)
+    monkeypatch.setattr("psvit.engine.devices.best_precision", lambda device: precision)

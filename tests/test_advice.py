@@ -13,10 +13,8 @@ from small_analyses import THRESHOLDS, row
 from tiny import read
 
 from psvit import Arch
-from psvit.cli import main
-from psvit.errors import UserError
-from psvit.study.advice import Advice, AnalyzeSettings, advise, may_pool, may_share, rule, suggested
-from psvit.study.analysis_page import (
+from psvit.analysis.advice import Advice, AnalyzeSettings, advise, may_pool, may_share, rule, suggested
+from psvit.analysis.analysis_page import (
     OF_MAPS,
     OF_TOKENS,
     SHORT,
@@ -24,12 +22,14 @@ from psvit.study.analysis_page import (
     layer_table,
     page,
 )
-from psvit.study.maps import find_layers
-from psvit.study.subject import open_subject
-from psvit.study.verdict import CAVEAT, search_command, train_command, words
-from psvit.training.data import open_data
-from psvit.training.recipes import ModelSettings
-from psvit.training.settings import DataSettings
+from psvit.analysis.maps import find_layers
+from psvit.analysis.subject import open_subject
+from psvit.analysis.verdict import CAVEAT, search_command, train_command, words
+from psvit.cli import main
+from psvit.data.data_config import DataSettings
+from psvit.data.datasets import open_data
+from psvit.engine.train_config import ModelSettings
+from psvit.errors import UserError
 
 
 def test_what_a_plain_vit_of_timm_is_in_our_words() -> None:
@@ -120,13 +120,13 @@ def test_the_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     import shlex
 
     caught: list[Any] = []
-    monkeypatch.setattr("psvit.training.loop.train", caught.append)
-    monkeypatch.setattr("psvit.measure.machine.keep_freed_memory", lambda: None)
+    monkeypatch.setattr("psvit.tasks.classification.classify.train", caught.append)
+    monkeypatch.setattr("psvit.engine.machine.keep_freed_memory", lambda: None)
     arch = Arch("AS-A", (48, 96), 16, 3.0, "2d", 4, 2, True, pool_op="avg")
     command = train_command(arch, {"data": "my photos", "data_dir": None, "img_size": [32, 48]})
     assert main(shlex.split(command)[1:]) == 0
     settings = caught[0]
-    from psvit.variants import find_arch
+    from psvit.arch.variants import find_arch
 
     assert find_arch(settings.model.model, **settings.model.arch_changes) == arch
     assert (settings.data.data, settings.data.img_size) == ("my photos", (32, 48))

@@ -16,15 +16,15 @@ from small_exports import checkpoint
 from tiny import CPU, DIGITS, Cli, read
 
 from psvit import Arch, PSViT, cost
+from psvit.analysis.advice import AnalyzeSettings
+from psvit.analysis.analysis_page import CAPTIONS, SECTIONS, drawings, page
+from psvit.analysis.analyze import analyze
+from psvit.analysis.subject import Subject
+from psvit.analysis.using import commands, in_python
 from psvit.cli import main
+from psvit.data.data_config import DataSettings
+from psvit.engine.train_config import ModelSettings
 from psvit.report.in_python import arch_in_python, use_timm_in_python
-from psvit.study.advice import AnalyzeSettings
-from psvit.study.analysis_page import CAPTIONS, SECTIONS, drawings, page
-from psvit.study.analyze import analyze
-from psvit.study.subject import Subject
-from psvit.study.using import commands, in_python
-from psvit.training.recipes import ModelSettings
-from psvit.training.settings import DataSettings
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 BEIT = ModelSettings("beit_base_patch16_224", model_args={"depth": 2, "embed_dim": 24, "num_heads": 2})
@@ -42,7 +42,7 @@ def analyzed(model: ModelSettings, folder: Path, data: DataSettings = DIGITS) ->
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Analyses without their figures, which take most of the time."""
-    monkeypatch.setattr("psvit.study.analyze.drawings", lambda report: {})
+    monkeypatch.setattr("psvit.analysis.analyze.drawings", lambda report: {})
 
 
 class Analysis(NamedTuple):
@@ -212,8 +212,8 @@ def test_a_folder_with_blanks_is_quoted_and_other_classes_are_not_evaluated() ->
 @pytest.mark.usefixtures("undrawn")
 def test_five_lines_build_what_has_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr("psvit.training.loop.train", asked.append)
-    monkeypatch.setattr("psvit.measure.machine.keep_freed_memory", lambda: None)
+    monkeypatch.setattr("psvit.tasks.classification.classify.train", asked.append)
+    monkeypatch.setattr("psvit.engine.machine.keep_freed_memory", lambda: None)
     ours = ModelSettings("AS-A", widths=(16, 32), head_dim=8, patch_size=2)
     report, html = analyzed(ours, tmp_path / "ours")
     lines, shell = codes(section(html, "How to use it"))

@@ -12,21 +12,21 @@ from small_analyses import THRESHOLDS
 from tiny import CPU, DATA, DIGITS, MACHINE, TRAIN, Cli, image_folder, read
 
 from psvit import Arch, PSViT, cost
-from psvit.cli import main
-from psvit.measure.macs import explicit_attention
-from psvit.study.analysis_page import (
+from psvit.analysis.analysis_page import (
     CAPTIONS,
     FILES,
 )
-from psvit.study.analyze import analyze, measure
-from psvit.study.maps import find_layers
-from psvit.study.measures import guesses
-from psvit.study.subject import Subject, open_subject
-from psvit.study.verdict import CAVEAT, GUESSING, NO_PLACE, RANDOM
-from psvit.training.data import open_data
-from psvit.training.loading import Batch, ImageSplit, eval_batches
-from psvit.training.recipes import ModelSettings
-from psvit.training.settings import DataSettings
+from psvit.analysis.analyze import analyze, measure
+from psvit.analysis.maps import find_layers
+from psvit.analysis.measures import guesses
+from psvit.analysis.subject import Subject, open_subject
+from psvit.analysis.verdict import CAVEAT, GUESSING, NO_PLACE, RANDOM
+from psvit.cli import main
+from psvit.data.data_config import DataSettings
+from psvit.data.datasets import open_data
+from psvit.data.loading import Batch, ImageSplit, eval_batches
+from psvit.engine.train_config import ModelSettings
+from psvit.models.macs import explicit_attention
 
 HOLDOUT = [*DATA[:2], "--holdout", "0.02", "--device", "cpu", "--threads", "1", "--images", "20"]
 
@@ -68,7 +68,7 @@ def fit_head(folder: Path) -> None:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Analyses without their figures, which take most of the time."""
-    monkeypatch.setattr("psvit.study.analyze.drawings", lambda report: {})
+    monkeypatch.setattr("psvit.analysis.analyze.drawings", lambda report: {})
 
 
 # the command
@@ -166,7 +166,7 @@ def test_the_same_seed_gives_the_same_numbers(trained: Path, tmp_path: Path, cli
 
 @pytest.mark.usefixtures("undrawn")
 def test_the_test_split_is_not_read(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from psvit.training import sources
+    from psvit.data import sources
 
     read_from: set[str] = set()
     image = sources.ArraySource.image

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from refusals import refuses
 
 from psvit import Arch, UserError
-from psvit.arch import DEFAULT_WIDTHS, image_sides, parse_genotype
-from psvit.variants import VARIANTS, find_arch, with_changes
+from psvit.arch.arch import DEFAULT_WIDTHS, image_sides, parse_genotype
+from psvit.arch.variants import VARIANTS, find_arch, with_changes
 
 GRAMMAR = re.compile(r"A[AS]*(-A[AS]*)*")
 PREFIX_OF_A_GENOTYPE = re.compile(r"(A[AS]*-)*(A[AS]*)?")

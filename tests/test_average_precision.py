@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from psvit.dense.data.objects import Objects, boxes_of
-from psvit.dense.detection.average_precision import FIGURES, Detected, Truth, average_precision, encode_rle
-from psvit.dense.detection.detect import evaluate_checkpoint, train_detector
-from psvit.dense.detection.settings import DetectSettings
+from psvit.data.objects.objects import Objects, boxes_of
 from psvit.errors import UserError
+from psvit.tasks.detection.average_precision import FIGURES, Detected, Truth, average_precision, encode_rle
+from psvit.tasks.detection.detect import evaluate_checkpoint, train_detector
+from psvit.tasks.detection.detector_config import DetectSettings
 
 CLASSES = ("ant", "bee", "cat", "dog", "eel")  # there is never a dog
 

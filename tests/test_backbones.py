@@ -11,14 +11,14 @@ from tiny import weights
 from torch import Tensor, nn
 
 from psvit import cost
-from psvit.dense.detection.detect import detector_facts, seen_size
-from psvit.dense.detection.pyramid import Backbone, check_read, pyramid_strides
-from psvit.dense.detection.settings import DetectorSettings
-from psvit.dense.features import DENSE, open_features
+from psvit.engine.train_config import ModelSettings, light
+from psvit.engine.trainer import make_optimizer
 from psvit.errors import UserError
-from psvit.measure.macs import count_macs
-from psvit.training.learning import make_optimizer
-from psvit.training.recipes import ModelSettings, light
+from psvit.models.macs import count_macs
+from psvit.tasks.dense.backbone import DENSE, open_features
+from psvit.tasks.detection.detect import detector_facts, seen_size
+from psvit.tasks.detection.detector_config import DetectorSettings
+from psvit.tasks.detection.pyramid import Backbone, check_read, pyramid_strides
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -85,7 +85,7 @@ def test_weights_that_a_simple_pyramid_does_not_read_are_refused(monkeypatch: py
     body, described = open_features(ModelSettings("test_resnet"), (64, 64), 1)
     built = Backbone(body, "simple", 16)
     checked: list[Any] = []
-    monkeypatch.setattr("psvit.dense.detection.detect.check_read", lambda *given: checked.append(given))
+    monkeypatch.setattr("psvit.tasks.detection.detect.check_read", lambda *given: checked.append(given))
     for neck in ("simple", "fpn"):
         model = detector(Backbone(body, neck, 16), "faster_rcnn")
         assert detector_facts(model, described, (64, 64))["macs"] > 0

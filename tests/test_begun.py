@@ -8,10 +8,10 @@ import pytest
 from small_studies import STUDY, words
 from tiny import MACHINE, RUN, TRAIN, Cli, image_folder, log, read, same_weights, settings
 
+from psvit.engine.run_folder import check_same, same_value
+from psvit.engine.train_config import Machine
 from psvit.errors import UserError
-from psvit.training.loop import train
-from psvit.training.recipes import Machine
-from psvit.training.run_folder import check_same, same_value
+from psvit.tasks.classification.classify import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -6,18 +6,18 @@ import json
 import pytest
 import timm
 import torch
+from psvit.latency import benchmark as bench
+from psvit.engine import machine
 from refusals import refuses
 from rich.console import Console
 from small_networks import CPU, Tiny
 
 from psvit import UserError
+from psvit.engine.machine import page_faults
 from psvit.errors import one_line
-from psvit.measure import benchmark as bench
-from psvit.measure import machine
-from psvit.measure.benchmark import Report, Row, benchmark, finish, table, write_report
-from psvit.measure.machine import page_faults
-from psvit.measure.settings import BenchmarkSettings
-from psvit.measure.timing import Spread, Stopwatch, summarise
+from psvit.latency.benchmark import Report, Row, benchmark, finish, table, write_report
+from psvit.latency.benchmark_config import BenchmarkSettings
+from psvit.latency.timing import Spread, Stopwatch, summarise
 
 
 class NoBfloat16(Tiny):

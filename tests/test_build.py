@@ -9,12 +9,12 @@ import torch
 from refusals import refuses
 from timm.layers import DropPath
 
-from psvit.arch import Arch
-from psvit.dense.features import open_features
+from psvit.arch.arch import Arch
+from psvit.engine.checkpoints import load_checkpoint, open_model, save_checkpoint
+from psvit.engine.train_config import ModelSettings
 from psvit.errors import UserError
-from psvit.model.build import build
-from psvit.training.checkpoints import load_checkpoint, open_model, save_checkpoint
-from psvit.training.recipes import ModelSettings
+from psvit.models.build import build
+from psvit.tasks.dense.backbone import open_features
 
 HRNET = "hrnet_w18_small"
 

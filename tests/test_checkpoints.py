@@ -10,15 +10,14 @@ from typing import Any
 import pytest
 import timm
 import torch
+from psvit.engine import checkpoints
 from safetensors.torch import load_file, save_file
 from tiny import ARCH, DATA, MACHINE, NETWORK, TRAIN, Cli, read, same_weights, settings, weights
 from torch import Tensor, nn
 
-from psvit.arch import Arch
-from psvit.errors import UserError
-from psvit.files import write_json
-from psvit.training import checkpoints
-from psvit.training.checkpoints import (
+from psvit.arch.arch import Arch
+from psvit.data.data_config import DataSettings
+from psvit.engine.checkpoints import (
     check_cut,
     cut_of,
     load_checkpoint,
@@ -28,9 +27,10 @@ from psvit.training.checkpoints import (
     save_checkpoint,
     trained_on,
 )
-from psvit.training.loop import train
-from psvit.training.recipes import ModelSettings
-from psvit.training.settings import DataSettings
+from psvit.engine.train_config import ModelSettings
+from psvit.errors import UserError
+from psvit.files import write_json
+from psvit.tasks.classification.classify import train
 
 PREPROCESSING = {"input_size": (1, 8, 8), "mean": (0.3,), "std": (0.4,), "interpolation": "bicubic", "crop_pct": 1.0}
 SHAPE: dict[str, Any] = {"img_size": 8, "in_chans": 1, "num_classes": 10}

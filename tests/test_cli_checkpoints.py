@@ -15,8 +15,8 @@ from tiny import MACHINE, NETWORK, Cli, image_folder, read, settings
 
 from psvit import VARIANTS
 from psvit.cli import main
-from psvit.training.loop import train
-from psvit.training.settings import DataSettings
+from psvit.data.data_config import DataSettings
+from psvit.tasks.classification.classify import train
 
 TINY = ["AS-A", *NETWORK[2:]]
 
@@ -87,7 +87,7 @@ def test_show_of_a_checkpoint_is_the_network_it_holds(cli: Cli, trained: Path) -
 
 
 def pixels_of_the_test_split() -> tuple[torch.Tensor, torch.Tensor]:
-    from psvit.training.data import open_data
+    from psvit.data.datasets import open_data
 
     test = open_data(DataSettings("digits")).test
     images = np.stack([np.asarray(test.image(i)) for i in range(len(test))])  # type: ignore[union-attr]
@@ -236,7 +236,7 @@ def test_labels_that_a_terminal_cannot_show(colour: Path, tmp_path: Path, monkey
 
 
 def test_benchmark_takes_a_checkpoint(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("psvit.measure.benchmark.matmul_peak", lambda *_: 1.0)  # it takes seconds
+    monkeypatch.setattr("psvit.latency.benchmark.matmul_peak", lambda *_: 1.0)  # it takes seconds
     report = json.loads(cli.ok("benchmark", trained, "--rounds", 1, "--batch-size", 2, "--json", "--threads", 1))
     assert report["rows"][0]["macs"] == 227648
     assert report["rows"][0]["input_size"] == [1, 8, 8]

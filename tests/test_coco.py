@@ -6,19 +6,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from coco_writer import write_coco
 from dense_folders import HEIGHT, SQUARE, WIDTH, coco, coco_folder, filled, maps, objects, opened, refusal, save, write
 from PIL import Image, ImageFile
 from tiny import read
 
-from psvit.dense.data.annotated import AnnotatedSource
-from psvit.dense.data.coco_writer import write_coco
-from psvit.dense.data.libraries import mask_tools
-from psvit.dense.data.objects import DenseSource, DenseSubset, Objects
-from psvit.dense.data.sets import open_class_maps
-from psvit.dense.data.settings import DenseDataSettings
-from psvit.dense.splits import ClassMapSplit, ObjectSplit
+from psvit.data.loading import eval_batches
+from psvit.data.objects.annotated import AnnotatedSource
+from psvit.data.objects.batches import ClassMapSplit, ObjectSplit
+from psvit.data.objects.libraries import mask_tools
+from psvit.data.objects.object_sets import open_class_maps
+from psvit.data.objects.objects import DenseSource, DenseSubset, Objects
+from psvit.data.objects.objects_config import DenseDataSettings
 from psvit.errors import UserError
-from psvit.training.loading import eval_batches
 
 
 def test_coco_ids_with_gaps_become_class_numbers(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from timm.optim import param_groups_weight_decay
 from torch import nn
 
 from psvit import VARIANTS, Arch, PSViT, UserError
-from psvit.model.zoo import block_names
-from psvit.variants import with_changes
+from psvit.arch.variants import with_changes
+from psvit.models.zoo import block_names
 
 variants = pytest.mark.parametrize("name", VARIANTS)
 kinds = pytest.mark.parametrize("name", ["psvit_1d_tiny", "psvit_2d_tiny"])

@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from psvit import VARIANTS, Arch, PSViT, UserError
-from psvit.cost import layer_costs, macs, params, scale_to
+from psvit.arch.cost import layer_costs, macs, params, scale_to
 
 DEIT = {
     "tiny": Arch("A" * 12, widths=(192,), pooling="1d"),

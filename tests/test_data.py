@@ -11,13 +11,13 @@ import torch
 from image_sources import save, source_of
 from tiny import image_folder
 
+from psvit.data.augment import eval_transform, preprocessing, train_transform
+from psvit.data.data_config import Augment, DataSettings
+from psvit.data.datasets import Data, open_data
+from psvit.data.loading import ImageSplit, eval_batches, train_batches
+from psvit.data.sources import Source, Stream, Subset, load_image
+from psvit.data.splits import cut
 from psvit.errors import UserError
-from psvit.training.augment import eval_transform, preprocessing, train_transform
-from psvit.training.data import Data, open_data
-from psvit.training.loading import ImageSplit, eval_batches, train_batches
-from psvit.training.settings import Augment, DataSettings
-from psvit.training.sources import Source, Stream, Subset, load_image
-from psvit.training.splits import cut
 
 
 def indices(source: Source | Stream) -> set[int]:
@@ -96,7 +96,7 @@ def test_the_test_images_are_never_opened_by_training(tmp_path: Path, monkeypatc
 
 
 def test_the_settings_need_no_torch() -> None:
-    code = "import psvit.training.settings, sys; assert not {'torch', 'timm'} & set(sys.modules)"
+    code = "import psvit.data.data_config, sys; assert not {'torch', 'timm'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

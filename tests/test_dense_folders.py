@@ -12,11 +12,11 @@ from numpy.typing import ArrayLike
 from PIL import Image
 from tiny import MACHINE, Cli
 
-from psvit.dense.data.objects import DenseSource
-from psvit.dense.data.sets import DenseData, open_class_maps, open_objects
-from psvit.dense.data.settings import DenseDataSettings
+from psvit.data.image_list import read_image_list
+from psvit.data.objects.object_sets import DenseData, open_class_maps, open_objects
+from psvit.data.objects.objects import DenseSource
+from psvit.data.objects.objects_config import DenseDataSettings
 from psvit.errors import UserError
-from psvit.training.image_list import read_image_list
 
 TURNED = 6
 """An EXIF orientation of a quarter turn."""

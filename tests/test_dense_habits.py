@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from psvit.dense.data.sets import DenseData, open_class_maps, open_objects
-from psvit.dense.data.settings import DenseDataSettings
+from psvit.data.objects.object_sets import DenseData, open_class_maps, open_objects
+from psvit.data.objects.objects_config import DenseDataSettings
 from psvit.errors import UserError
 
 SPLITS = [

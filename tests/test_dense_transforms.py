@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from psvit.dense.data.objects import Objects, boxes_of
-from psvit.dense.recipes import DenseAugment
-from psvit.dense.transforms import Vary, to_tensor, vary_objects
+from psvit.data.objects.objects import Objects, boxes_of
+from psvit.data.objects.objects_config import DenseAugment
+from psvit.data.objects.transforms import Vary, to_tensor, vary_objects
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,22 +13,21 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from psvit.dense.data.objects import DenseSource
-from psvit.dense.data.sets import open_objects
-from psvit.dense.data.settings import DenseDataSettings
-from psvit.dense.detection.detect import evaluate_detector, seen_size
-from psvit.dense.detection.detectors import Anchors, build_detector
-from psvit.dense.detection.pasting import cut, mask_loss, paste
-from psvit.dense.detection.settings import DetectorSettings
-from psvit.dense.drawing import files_for
-from psvit.dense.facts import seen_lines
-from psvit.dense.features import open_features
-from psvit.dense.recipes import DenseAugment
-from psvit.dense.splits import ObjectSplit
-from psvit.dense.transforms import to_tensor
+from psvit.data.objects.batches import ObjectSplit
+from psvit.data.objects.object_sets import open_objects
+from psvit.data.objects.objects import DenseSource
+from psvit.data.objects.objects_config import DenseAugment, DenseDataSettings
+from psvit.data.objects.transforms import to_tensor
+from psvit.engine.devices import attention_for_training, open_machine
+from psvit.engine.train_config import Machine, ModelSettings
 from psvit.errors import UserError
-from psvit.training.machine import attention_for_training, open_machine
-from psvit.training.recipes import Machine, ModelSettings
+from psvit.tasks.dense.backbone import open_features
+from psvit.tasks.dense.drawing import files_for
+from psvit.tasks.dense.facts import seen_lines
+from psvit.tasks.detection.detect import evaluate_detector, seen_size
+from psvit.tasks.detection.detector_config import DetectorSettings
+from psvit.tasks.detection.detectors import Anchors, build_detector
+from psvit.tasks.detection.pasting import cut, mask_loss, paste
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,25 +8,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from coco_writer import write_coco
 from dense_folders import save, write
 from PIL import Image
 from small_detect_runs import CPU, FEW, HEADS, MACHINE, TRAIN, VIT, settings
 from tiny import Cli, read, start, torchrun
 
-from psvit.dense.data.coco_writer import write_coco
-from psvit.dense.data.objects import DenseSource, DenseSubset, Objects
-from psvit.dense.data.sets import open_objects
-from psvit.dense.data.settings import DenseDataSettings
-from psvit.dense.detection.detect import (
+from psvit.data.objects.batches import ObjectSplit, check_holdout
+from psvit.data.objects.object_sets import open_objects
+from psvit.data.objects.objects import DenseSource, DenseSubset, Objects
+from psvit.data.objects.objects_config import DenseAugment, DenseDataSettings
+from psvit.engine.devices import open_machine
+from psvit.engine.train_config import ModelSettings
+from psvit.tasks.detection.detect import (
     DetectorLearning,
     evaluate_checkpoint,
     train_detector,
 )
-from psvit.dense.detection.settings import DetectorSettings
-from psvit.dense.recipes import DenseAugment
-from psvit.dense.splits import ObjectSplit, check_holdout
-from psvit.training.machine import open_machine
-from psvit.training.recipes import ModelSettings
+from psvit.tasks.detection.detector_config import DetectorSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -212,7 +211,7 @@ class Crowds(DenseSubset):
 def test_a_hold_out_without_objects_has_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = open_objects(FEW)
     monkeypatch.setattr(
-        "psvit.dense.detection.detect.open_objects", lambda *_: replace(data, holdout=Crowds(data.holdout, range(2)))
+        "psvit.tasks.detection.detect.open_objects", lambda *_: replace(data, holdout=Crowds(data.holdout, range(2)))
     )
     told: list[str] = []
     best = train_detector(settings(tmp_path, data=FEW, epochs=2), told.append)

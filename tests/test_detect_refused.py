@@ -5,19 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from coco_writer import write_coco
 from PIL import Image
 from small_detect_runs import CPU, FEW, MACHINE, SCENES, settings
 from tiny import Cli, read
 
-from psvit.dense.data.coco_writer import write_coco
-from psvit.dense.data.objects import DenseSubset
-from psvit.dense.data.sets import open_objects
-from psvit.dense.detection.detect import (
+from psvit.data.objects.object_sets import open_objects
+from psvit.data.objects.objects import DenseSubset
+from psvit.errors import UserError
+from psvit.tasks.detection.detect import (
     detect,
     load_detector,
     train_detector,
 )
-from psvit.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,12 +12,12 @@ from small_detect_runs import CPU, FEW, HEADS, LONG, MACHINE, SHORT, TRAIN, VIT,
 from tiny import Cli, log, read, same_weights, saved_behind, start, start_slowed, stop_at, torchrun, weights
 
 from psvit.cli import main
-from psvit.dense.detection.detect import (
+from psvit.engine.train_config import ModelSettings
+from psvit.tasks.detection.detect import (
     evaluate_checkpoint,
     load_detector,
     train_detector,
 )
-from psvit.training.recipes import ModelSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -107,7 +107,7 @@ NORMS = """
 import sys
 import torch
 from psvit.cli import main
-from psvit.dense.detection.detect import DetectorLearning
+from psvit.tasks.detection.detect import DetectorLearning
 
 evaluate = DetectorLearning.evaluate
 

@@ -15,7 +15,7 @@ from parts.makers import MADE_BY, how_to_make
 from parts.pages import BLOCK, VALUE
 from psvit.cli import COMMANDS
 from psvit.cli import main as psvit_main
-from psvit.study.study_file import study_file
+from psvit.studies.study_file import study_file
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
 RESULTS = sorted((ROOT / "docs" / "results").glob("*.json"))
@@ -197,14 +197,14 @@ class Reached(Exception):  # noqa: N818  not an error: the command has understoo
 
 DENSE = "psvit.dense"
 WORK = {
-    "run": ["psvit.search.run.run"],
+    "run": ["psvit.pipeline.run.run"],
     "search": ["psvit.search.search.search"],
-    "train": ["psvit.training.loop.train"],
+    "train": ["psvit.tasks.classification.classify.train"],
     "evaluate": ["psvit.export.runtime.open_classifier"],
     "predict": ["psvit.export.runtime.open_classifier"],
-    "analyze": ["psvit.study.analyze.analyze"],
-    "study": ["psvit.study.study.run_study"],
-    "benchmark": ["psvit.measure.benchmark.benchmark"],
+    "analyze": ["psvit.analysis.analyze.analyze"],
+    "study": ["psvit.studies.study.run_study"],
+    "benchmark": ["psvit.latency.benchmark.benchmark"],
     "detect": [f"{DENSE}.detection.detect.{name}" for name in ("train_detector", "evaluate_checkpoint", "detect")],
     "segment": [
         f"{DENSE}.segmentation.segment.{name}" for name in ("train_segmenter", "evaluate_checkpoint", "segment")
@@ -226,7 +226,7 @@ def _no_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setattr(name, reached)
     for command in ("segment", "detect", "predict"):  # predict's last: the others take it from there when imported
         monkeypatch.setattr(f"psvit.cli.{command}.find_images", lambda names: [Path(name) for name in names])
-    monkeypatch.setattr("psvit.measure.machine.keep_freed_memory", lambda: None)
+    monkeypatch.setattr("psvit.engine.machine.keep_freed_memory", lambda: None)
 
 
 @pytest.mark.usefixtures("_no_work")

@@ -15,11 +15,11 @@ from parts.figures import Figure, figures_of
 from parts.pages import BLOCK, VALUE, Page, missing_results, render_results
 from parts.runs import comparison_table
 from parts.values import value_text
-from psvit.measure.benchmark import Report, Row, finish
-from psvit.measure.settings import BenchmarkSettings
-from psvit.study.results import results
-from psvit.study.study_file import names as study_names
-from psvit.study.study_file import read_study
+from psvit.latency.benchmark import Report, Row, finish
+from psvit.latency.benchmark_config import BenchmarkSettings
+from psvit.studies.results import results
+from psvit.studies.study_file import names as study_names
+from psvit.studies.study_file import read_study
 
 # docs/build.py
 

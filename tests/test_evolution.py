@@ -23,14 +23,14 @@ from refusals import refuses
 from psvit import Arch, UserError
 from psvit.search.budget import Budget
 from psvit.search.evolution import DATABASE, WORKER, EvolutionSettings, cost_used, evolve, narrowed
+from psvit.search.feasible_set import FeasibleSet
 from psvit.search.genome import Genome
-from psvit.search.region import Region
 from psvit.search.scores import Score, name_of
 from psvit.search.space import Space
 
 LIKE = Arch("A", widths=(8,), head_dim=8, patch_size=4)
 SPACE = Space((5, 6), (1, 3), widths=((16, 24, 32), (32, 48), (48, 64)), like=LIKE, img_size=32, num_classes=10)
-REGION = SPACE.feasible(Budget(macs=2.5e6), least=0.5)
+REGION = FeasibleSet(SPACE, Budget(macs=2.5e6), least=0.5)
 TARGET = "ASAA-AS"
 
 
@@ -48,7 +48,7 @@ def run(
     folder: Path,
     evaluations: int = 24,
     seed: int = 0,
-    region: Region = REGION,
+    region: FeasibleSet = REGION,
     evaluate: Callable[[Arch], Score] = score,
     storage: str | None = "",
     **options: Any,
@@ -156,7 +156,7 @@ def test_members_are_narrowed_until_they_fit() -> None:
 
 
 def test_each_member_once_and_none_beyond_the_budget(tmp_path: Path) -> None:
-    region = SPACE.feasible(Budget(macs=1.8e6), least=0.7)  # a quarter of the children cannot be made to fit
+    region = FeasibleSet(SPACE, Budget(macs=1.8e6), least=0.7)  # a quarter of the children cannot be made to fit
     seen: list[Arch] = []
 
     def evaluate(arch: Arch) -> Score:
@@ -171,7 +171,7 @@ def test_each_member_once_and_none_beyond_the_budget(tmp_path: Path) -> None:
 
 def test_few_members_are_found_all(tmp_path: Path) -> None:
     space = replace(SPACE, depth=(3, 4), widths=((16, 24), (32,), (48,)))
-    region = space.feasible(Budget(macs=1.5e6))
+    region = FeasibleSet(space, Budget(macs=1.5e6))
     assert 20 < region.count() < space.count()
     said: list[str] = []
     scores = run(tmp_path, 1000, region=region, say=said.append)
@@ -184,7 +184,7 @@ def test_the_storage_holds_loss_and_cost(tmp_path: Path) -> None:
         return replace(score(arch), loss=math.nan) if arch.depth == 5 else score(arch)
 
     for budget in (Budget(macs=3e6, params=2e5), Budget()):
-        region = SPACE.feasible(budget)
+        region = FeasibleSet(SPACE, budget)
         folder = tmp_path / str(bool(budget))
         scores = run(folder, 8, region=region, evaluate=broken, storage=None, study_name="mine")
         study = optuna.load_study(study_name="mine", storage=f"sqlite:///{folder / DATABASE}")
@@ -427,9 +427,9 @@ def test_another_search_in_the_storage(tmp_path: Path) -> None:
     for change, says in (
         ({"seed": 1}, "another seed"),
         ({"population": 5}, "another population"),
-        ({"region": SPACE.feasible(Budget(macs=2.4e6), least=0.5)}, "another budget"),
-        ({"region": SPACE.feasible(Budget(macs=2.5e6))}, "another least"),
-        ({"region": replace(SPACE, max_share=1).feasible(Budget(macs=2.5e6), least=0.5)}, "another space"),
+        ({"region": FeasibleSet(SPACE, Budget(macs=2.4e6), least=0.5)}, "another budget"),
+        ({"region": FeasibleSet(SPACE, Budget(macs=2.5e6))}, "another least"),
+        ({"region": FeasibleSet(replace(SPACE, max_share=1), Budget(macs=2.5e6), least=0.5)}, "another space"),
     ):
         with pytest.raises(UserError, match=f"study 'psvit' in .* is a search with {says}.*--study-name"):
             run(tmp_path, 3, evaluate=never, **change)

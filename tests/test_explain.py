@@ -9,18 +9,14 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from psvit.analysis import explain
 from timm.layers import use_fused_attn
 from tiny import CPU, MACHINE, Cli, image_folder
 from torch import Tensor
 from torch.testing import assert_close
 
 from psvit import Arch, PSViT
-from psvit.errors import UserError
-from psvit.measure.macs import explicit_attention
-from psvit.model.build import build_arch
-from psvit.model.pooling import TokenPool
-from psvit.study import explain
-from psvit.study.explain import (
+from psvit.analysis.explain import (
     GREY,
     LESS,
     MORE,
@@ -33,9 +29,13 @@ from psvit.study.explain import (
     rollout,
     token_of_pixels,
 )
-from psvit.study.maps import Layer, find_layers, look
-from psvit.training.checkpoints import save_checkpoint
-from psvit.training.evaluate import Prediction
+from psvit.analysis.maps import Layer, find_layers, look
+from psvit.engine.checkpoints import save_checkpoint
+from psvit.errors import UserError
+from psvit.models.build import build_arch
+from psvit.models.macs import explicit_attention
+from psvit.models.pooling import TokenPool
+from psvit.tasks.classification.evaluate import Prediction
 
 
 def layers_of(arch: Arch, size: tuple[int, int]) -> tuple[Layer, ...]:

@@ -12,15 +12,15 @@ import torch
 from small_exports import checkpoint, remembered
 from tiny import Cli
 
+from psvit.data.data_config import DataSettings
+from psvit.data.datasets import open_data
+from psvit.engine.checkpoints import trained_on
 from psvit.errors import UserError
 from psvit.export.export import METADATA
 from psvit.export.graph import example_images, frozen_copy, to_onnx
 from psvit.export.operators import onnx_operators
 from psvit.export.runtime import open_classifier
-from psvit.training.checkpoints import trained_on
-from psvit.training.data import open_data
-from psvit.training.evaluate import open_checkpoint
-from psvit.training.settings import DataSettings
+from psvit.tasks.classification.evaluate import open_checkpoint
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,7 +43,7 @@ def cuts(monkeypatch: pytest.MonkeyPatch) -> set[tuple[float, int, int | None]]:
         return open_data(settings, *more)
 
     monkeypatch.setattr("psvit.export.onnx_files.open_data", recorded)
-    monkeypatch.setattr("psvit.training.evaluate.open_data", recorded)
+    monkeypatch.setattr("psvit.tasks.classification.evaluate.open_data", recorded)
     return opened
 
 

@@ -22,7 +22,7 @@ from psvit.export.operators import (
     program_operators,
     torchscript_operators,
 )
-from psvit.model.build import build_arch
+from psvit.models.build import build_arch
 
 NETWORKS = [*ARCHS, "deit"]
 FAST = NETWORKS[1]  # with a class token, shared projections and a depthwise convolution

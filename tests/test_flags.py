@@ -6,7 +6,7 @@ import pytest
 
 from psvit.cli.flags import Flags, settings_from
 from psvit.errors import UserError
-from psvit.search.settings import SearchSettings
+from psvit.search.search_config import SearchSettings
 
 
 def parsed(*words: str) -> SearchSettings:

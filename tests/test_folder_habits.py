@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_folders import APPLE_DOUBLE, COMPOSED, DECOMPOSED, by_split, opened
 
+from psvit.data.image_files import is_hidden, is_image, normalized
+from psvit.data.image_folder import read_image_folder
 from psvit.errors import UserError
-from psvit.training.image_files import is_hidden, is_image, normalized
-from psvit.training.image_folder import read_image_folder
 
 CLASSES = ["cat", "dog", "Dog", COMPOSED, DECOMPOSED, "train", "x y", "2021", "10", "9", "größe m²", "蜂"]
 LAYOUTS = [

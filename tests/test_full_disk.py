@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from psvit.engine import run_folder
 from safetensors import SafetensorError
 from tiny import RUN, Cli, log, same_weights, settings
 
 from psvit.errors import UserError
 from psvit.files import FullDiskError, full_disk, opened_for_torch, replacing, write_json
 from psvit.search.storage import using
-from psvit.study.workers import _outcome, _received
-from psvit.training import run_folder
-from psvit.training.loop import train
+from psvit.studies.worker_pool import _outcome, _received
+from psvit.tasks.classification.classify import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -58,7 +58,7 @@ def broken_off(moment: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
                 no_space()
             yield temporary
 
-    for module in ("psvit.training.run_folder", "psvit.training.checkpoints", "psvit.search.learning"):
+    for module in ("psvit.engine.run_folder", "psvit.engine.checkpoints", "psvit.search.supernet_training"):
         monkeypatch.setattr(f"{module}.replacing", full)
     return told
 

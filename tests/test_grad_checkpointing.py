@@ -12,17 +12,18 @@ import torch
 from tiny import DATA, EVERYTHING, MACHINE, TRAIN, Cli, read, same_weights, settings
 from torch import Tensor, nn
 
-from psvit.dense.detection.detectors import build_detector
-from psvit.dense.detection.pyramid import Backbone
-from psvit.dense.detection.settings import DetectorSettings
-from psvit.dense.features import open_features
-from psvit.dense.segmentation.segmenters import build_segmenter
-from psvit.dense.segmentation.settings import SegmenterSettings
+from psvit.engine.checkpoints import open_model
+from psvit.engine.devices import Interrupt, norms_at_rest, recompute_activations
+from psvit.engine.loop import InterruptedTrainingError
+from psvit.engine.train_config import ModelSettings, RunSettings
 from psvit.errors import UserError
-from psvit.training.checkpoints import open_model
-from psvit.training.loop import InterruptedTrainingError, train
-from psvit.training.machine import Interrupt, norms_at_rest, recompute_activations
-from psvit.training.recipes import ModelSettings, RunSettings
+from psvit.tasks.classification.classify import train
+from psvit.tasks.dense.backbone import open_features
+from psvit.tasks.detection.detector_config import DetectorSettings
+from psvit.tasks.detection.detectors import build_detector
+from psvit.tasks.detection.pyramid import Backbone
+from psvit.tasks.segmentation.segmenter_config import SegmenterSettings
+from psvit.tasks.segmentation.segmenters import build_segmenter
 
 VIT = ModelSettings("vit_tiny_patch16_224", model_args={"depth": 3, "embed_dim": 32, "num_heads": 2, "patch_size": 8})
 PSVIT = ModelSettings("AS-ASA", widths=(16, 32), head_dim=8, patch_size=4)

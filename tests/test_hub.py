@@ -16,11 +16,11 @@ from tiny import Cli
 
 import psvit
 from psvit import UserError
+from psvit.data.data_config import DataSettings
 from psvit.export.card import public_name
 from psvit.export.graph import example_images
 from psvit.export.hub import from_pretrained, push_to_hub
-from psvit.training.evaluate import open_checkpoint
-from psvit.training.settings import DataSettings
+from psvit.tasks.classification.evaluate import open_checkpoint
 
 IMAGES = example_images((1, 12, 12), 3)
 
@@ -143,7 +143,7 @@ def test_the_card_tells_figures_and_use(cli: Cli, best: Path) -> None:
     model = open_checkpoint(str(best)).model
     params = sum(parameter.numel() for parameter in model.parameters())
     for line in ("| genotype | `AS-AA` |", f"| parameters | {params / 1e6:.4g} M |", "| classes | 10 |",
-                 f"| MACs an image | {psvit.cost.macs(model.arch, 12, 1, 10) / 1e6:.4g} M |",
+                 f"| MACs an image | {psvit.arch.cost.macs(model.arch, 12, 1, 10) / 1e6:.4g} M |",
                  "| hold-out top-1 | 12.50 % of 30 images |", 'psvit.from_pretrained("best-timm")',
                  'timm.create_model("local-dir:best-timm"', "psvit predict best-timm image.png",
                  "Licence of the weights: mit."):  # fmt: skip

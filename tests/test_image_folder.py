@@ -9,8 +9,8 @@ import pytest
 from image_folders import APPLE_DOUBLE, COMPOSED, DECOMPOSED, by_split, classes, fill, labels, opened, picture
 from PIL import Image, features
 
+from psvit.data.image_files import find_images, images_in
 from psvit.errors import UserError
-from psvit.training.image_files import find_images, images_in
 
 
 def refused(root: Path, **settings: object) -> str:
@@ -83,7 +83,7 @@ def test_of_an_animation_the_first_frame_is_read(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "cat" / "moving.gif", save_all=True, append_images=frames[1:])
     (path,) = images_in([str(tmp_path / "cat" / "moving.gif")])[0]
-    from psvit.training.sources import load_image
+    from psvit.data.sources import load_image
 
     assert load_image(path).getpixel((0, 0)) == (255, 0, 0)
 

@@ -12,14 +12,14 @@ import torch
 from image_folders import by_split, classes, fill, opened
 from torch import nn
 
+from psvit.data.data_config import DataSettings
+from psvit.data.image_files import images_in
+from psvit.data.image_list import IMAGES, ImageList, Listed, check_unchanged, find_image_list, read_image_list
+from psvit.data.image_sets import open_image_set
+from psvit.engine.checkpoints import save_weights
 from psvit.errors import UserError
-from psvit.export.settings import ExportSettings
-from psvit.training.checkpoints import save_weights
-from psvit.training.evaluate import Classifier
-from psvit.training.image_files import images_in
-from psvit.training.image_list import IMAGES, ImageList, Listed, check_unchanged, find_image_list, read_image_list
-from psvit.training.image_sets import open_image_set
-from psvit.training.settings import DataSettings
+from psvit.export.export_config import ExportSettings
+from psvit.tasks.classification.evaluate import Classifier
 
 
 def resumed(root: Path, kept: ImageList) -> ImageList:

@@ -8,8 +8,8 @@ import pytest
 from image_folders import by_split, classes, fill, opened, picture
 from tiny import MACHINE, Cli, read
 
-from psvit.errors import UserError
-from psvit.training.image_list import (
+from psvit.data.data_config import DataSettings
+from psvit.data.image_list import (
     IMAGES,
     ImageList,
     Listed,
@@ -18,10 +18,10 @@ from psvit.training.image_list import (
     list_files,
     read_image_list,
 )
-from psvit.training.image_sets import open_image_set
-from psvit.training.run_folder import clear_run, differing
-from psvit.training.settings import DataSettings
-from psvit.training.splits import cut_by_hash, hashed_position
+from psvit.data.image_sets import open_image_set
+from psvit.data.splits import cut_by_hash, hashed_position
+from psvit.engine.run_folder import clear_run, differing
+from psvit.errors import UserError
 
 NETWORK = ["--model", "AS-A", "--widths", "8", "16", "--head-dim", "8", "--patch-size", "4", "--img-size", "16"]
 TRAIN = ["train", *NETWORK, *MACHINE, "--batch-size", "8", "--epochs", "2", "--workers", "0"]

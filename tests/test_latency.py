@@ -14,16 +14,18 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from psvit import Arch, UserError
-from psvit.cost import Parts
-from psvit.cost import macs as macs_of
-from psvit.measure.macs import explicit_attention
-from psvit.measure.timing import Stopwatch
-from psvit.search import latency
+from psvit.arch.cost import Parts
+from psvit.arch.cost import macs as macs_of
+from psvit.arch.steps import steps_of
+from psvit.latency.benchmark_config import LatencySettings
+from psvit.latency.parts import measure_networks, open_table
+from psvit.latency.table import LatencyTable, Validation, fit, validate
+from psvit.latency.timing import Stopwatch
+from psvit.models.macs import explicit_attention
+from psvit.latency import parts as latency
 from psvit.search.budget import Budget, Prices
-from psvit.search.latency import measure_networks, open_table
-from psvit.search.latency_table import LatencyTable, Validation, fit, validate
-from psvit.search.settings import LatencySettings
-from psvit.search.space import Space, steps_of
+from psvit.search.feasible_set import FeasibleSet
+from psvit.search.space import Space
 
 LIKE = Arch("A", (16,), head_dim=8, patch_size=4)
 SPACE = Space(depth=(3, 4), stages=(1, 3), widths=((8, 16), (16, 24), (24,)), like=LIKE, img_size=16, num_classes=5)
@@ -210,12 +212,12 @@ def test_a_part_of_another_space(table: LatencyTable) -> None:
 def test_a_budget_of_latency_holds(table: LatencyTable) -> None:
     costs = sorted(table.of(arch) for arch in SPACE.enumerate())
     limit = (costs[len(costs) // 3] + costs[len(costs) // 3 + 1]) / 2
-    region = SPACE.feasible(Budget(latency=limit), prices_of(table))
+    region = FeasibleSet(SPACE, Budget(latency=limit), prices_of(table))
     assert sorted(table.of(arch) for arch in region) == pytest.approx([cost for cost in costs if cost <= limit])
     assert 0 < region.count() < SPACE.count()
     assert all(table.of(arch) <= limit for arch in region)
     with pytest.raises(UserError, match=r"within 1 ms: the cheapest, .*raise --budget"):
-        SPACE.feasible(Budget(latency=0.001), prices_of(table))
+        FeasibleSet(SPACE, Budget(latency=0.001), prices_of(table))
 
 
 # Calibration and validation

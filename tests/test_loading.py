@@ -13,12 +13,12 @@ from PIL import Image
 from tiny import MACHINE, NETWORK, Cli, image_folder, start, torchrun
 from torch import Tensor
 
+from psvit.data.augment import eval_transform, train_transform
+from psvit.data.data_config import Augment, DataSettings
+from psvit.data.datasets import Data, open_data
+from psvit.data.loading import Batch, ImageSplit, eval_batches, train_batches
+from psvit.data.sources import FileSource, Subset
 from psvit.errors import UserError
-from psvit.training.augment import eval_transform, train_transform
-from psvit.training.data import Data, open_data
-from psvit.training.loading import Batch, ImageSplit, eval_batches, train_batches
-from psvit.training.settings import Augment, DataSettings
-from psvit.training.sources import FileSource, Subset
 
 
 def value_and_noise(image: Image.Image) -> Tensor:

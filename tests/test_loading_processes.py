@@ -13,12 +13,12 @@ from PIL import Image
 from tiny import log, same_weights, settings
 from torch import Tensor, nn
 
+from psvit.data.loading import Batch, ImageSplit, train_batches
+from psvit.engine.devices import AskedToStop, interrupts, open_machine
+from psvit.engine.loop import InterruptedTrainingError
+from psvit.engine.train_config import ModelSettings
 from psvit.errors import UserError
-from psvit.training.classify import ClassifierLearning
-from psvit.training.loading import Batch, ImageSplit, train_batches
-from psvit.training.loop import InterruptedTrainingError, train
-from psvit.training.machine import AskedToStop, interrupts, open_machine
-from psvit.training.recipes import ModelSettings
+from psvit.tasks.classification.classify import ClassifierLearning, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -102,8 +102,8 @@ def test_a_batch_norm_with_one_value_is_refused(tmp_path: Path, monkeypatch: pyt
     def small(*_: object, **__: object) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10))
 
-    monkeypatch.setattr("psvit.training.loop.open_model", small)
-    monkeypatch.setattr("psvit.training.run_folder.network_facts", lambda *_: {"macs": 1, "params": 1})
+    monkeypatch.setattr("psvit.engine.loop.open_model", small)
+    monkeypatch.setattr("psvit.engine.run_folder.network_facts", lambda *_: {"macs": 1, "params": 1})
     chosen = settings(tmp_path, model=ModelSettings("resnet18"), batch_size=1)
     with pytest.raises(UserError, match=r"^--batch-size 1 is too small .* give --batch-size 2 or more$"):
         train(chosen)

@@ -4,11 +4,11 @@ import platform
 
 import pytest
 import torch
+from psvit.engine import machine
 from small_networks import CPU
 
 from psvit import UserError
-from psvit.measure import machine
-from psvit.measure.machine import keep_freed_memory, page_faults, resolve_device
+from psvit.engine.machine import keep_freed_memory, page_faults, resolve_device
 
 
 def test_resolve_device(monkeypatch):

@@ -7,7 +7,7 @@ from small_networks import Tiny
 from timm.layers import set_fused_attn, use_fused_attn
 from torch import nn
 
-from psvit.measure.macs import count_macs, explicit_attention
+from psvit.models.macs import count_macs, explicit_attention
 
 
 def test_macs_of_deit_tiny():

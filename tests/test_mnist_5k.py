@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from tiny import Cli
 
-from psvit.training.data import Data, open_data
-from psvit.training.settings import DataSettings
-from psvit.training.sources import Source
+from psvit.data.data_config import DataSettings
+from psvit.data.datasets import Data, open_data
+from psvit.data.sources import Source
 
 
 def images(source: Any) -> list[bytes]:

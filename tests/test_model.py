@@ -17,10 +17,10 @@ from timm.models import FeatureGraphNet
 from torch import Tensor, nn
 
 from psvit import Arch, PSViT, UserError
-from psvit.model.attention import Attend, Block, Share, attention_map, merge_heads, split_heads
-from psvit.model.pooling import TokenPool, map_to_tokens, tokens_to_map
-from psvit.model.psvit import positions_for, stages_to_take
-from psvit.model.zoo import checkpoint_filter_fn
+from psvit.models.attention import Attend, Block, Share, attention_map, merge_heads, split_heads
+from psvit.models.pooling import TokenPool, map_to_tokens, tokens_to_map
+from psvit.models.psvit import positions_for, stages_to_take
+from psvit.models.zoo import checkpoint_filter_fn
 
 CLOSE = {"rtol": 0.0, "atol": 1e-5}
 

@@ -19,15 +19,15 @@ from torch import nn
 
 import psvit
 from psvit import UserError
+from psvit.data.datasets import open_data
 from psvit.export.export import export
+from psvit.export.export_config import ExportSettings
 from psvit.export.graph import example_images, to_onnx
 from psvit.export.int8 import quantize
 from psvit.export.onnx_files import calibration_images
 from psvit.export.operators import onnx_operators
 from psvit.export.runtime import InBatches, OnnxModel, open_classifier, providers_for
-from psvit.export.settings import ExportSettings
-from psvit.training.data import open_data
-from psvit.training.evaluate import open_checkpoint
+from psvit.tasks.classification.evaluate import open_checkpoint
 
 
 @pytest.fixture(scope="module", autouse=True)

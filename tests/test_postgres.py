@@ -17,8 +17,9 @@ from test_evolution import start as start_workers
 from tiny import DATA, MACHINE, Cli, read, start
 
 from psvit import UserError
+from psvit.pipeline.run_config import RunAllSettings
 from psvit.search.evolution import EvolutionSettings
-from psvit.search.settings import RunAllSettings, SearchSettings, shown
+from psvit.search.search_config import SearchSettings, shown
 from psvit.search.storage import check_storage, open_storage
 
 SEARCH = ["search", *DATA, *MACHINE, "--depth", "2", "3", "--stages", "1", "2", "--stage-widths", "16", "24,32",

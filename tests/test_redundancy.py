@@ -12,11 +12,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from psvit import Arch, PSViT
-from psvit.errors import UserError
-from psvit.measure.macs import explicit_attention
-from psvit.study.explain import token_of_pixels
-from psvit.study.maps import Change, Layer, find_layers, look, run_changed
-from psvit.study.measures import (
+from psvit.analysis.explain import token_of_pixels
+from psvit.analysis.maps import Change, Layer, find_layers, look, run_changed
+from psvit.analysis.measures import (
     comparable,
     first_pass,
     matched,
@@ -26,7 +24,7 @@ from psvit.study.measures import (
     source_of,
     token_measures,
 )
-from psvit.study.redundancy import (
+from psvit.analysis.redundancy import (
     attention_distance,
     centred,
     cka,
@@ -41,7 +39,9 @@ from psvit.study.redundancy import (
     pooled,
     row_entropy,
 )
-from psvit.training.loading import Batch
+from psvit.data.loading import Batch
+from psvit.errors import UserError
+from psvit.models.macs import explicit_attention
 
 CPU = torch.device("cpu")
 

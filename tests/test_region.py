@@ -8,7 +8,7 @@ from members import SPACE
 
 from psvit.errors import UserError
 from psvit.search.budget import Budget
-from psvit.search.region import Region
+from psvit.search.feasible_set import FeasibleSet
 
 
 @pytest.fixture
@@ -17,13 +17,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     taken: list[str] = []
 
     def counted(name: str) -> None:
-        whole = getattr(Region, name)
+        whole = getattr(FeasibleSet, name)
 
-        def walk(region: Region, *given: Any) -> Any:
+        def walk(region: FeasibleSet, *given: Any) -> Any:
             taken.append(name)
             return whole(region, *given)
 
-        monkeypatch.setattr(Region, name, walk)
+        monkeypatch.setattr(FeasibleSet, name, walk)
 
     for name in ("_walk", "_nearest_infeasible"):
         counted(name)
@@ -32,12 +32,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_refusal_looks_for_the_nearest_member_once(calls: list[str]) -> None:
     with pytest.raises(UserError, match=r"the nearest, .*, costs .* and "):
-        SPACE.feasible(Budget(macs=1000, params=1000))
+        FeasibleSet(SPACE, Budget(macs=1000, params=1000))
     assert calls == ["_nearest_infeasible"]
 
 
 def test_members_are_counted_and_listed_once(calls: list[str]) -> None:
-    region = SPACE.feasible(Budget(macs=1e9))
+    region = FeasibleSet(SPACE, Budget(macs=1e9))
     for _ in range(3):
         assert region.count() == region.count(at_most=10**6) == len(region.members or []) > 5
         assert region.count(at_most=5) == 5
@@ -45,7 +45,7 @@ def test_members_are_counted_and_listed_once(calls: list[str]) -> None:
 
 
 def test_counting_stops_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    region = SPACE.feasible(Budget())
+    region = FeasibleSet(SPACE, Budget())
     walk, seen = region._walk, []
 
     def watched() -> Iterator[Any]:

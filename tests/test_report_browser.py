@@ -9,8 +9,8 @@ from browser import Browser, needs_browser
 from members import MEMBERS
 from pages import HOSTILE, everything, of_search
 
+from psvit.analysis.analysis_page import page as analysis_page
 from psvit.report.page import Page
-from psvit.study.analysis_page import page as analysis_page
 
 
 @needs_browser

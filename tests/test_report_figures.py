@@ -10,10 +10,10 @@ import pytest
 from pages import ARCH
 
 from psvit import Arch
+from psvit.arch.variants import VARIANTS
 from psvit.report import figures
 from psvit.report.chart import SCRIPT
 from psvit.report.diagram import diagram_svg
-from psvit.variants import VARIANTS
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
 

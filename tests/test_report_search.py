@@ -12,20 +12,16 @@ from PIL import Image
 from tiny import RUN, Cli, read
 
 from psvit.cli.train import with_recipe
+from psvit.engine.train_config import RECIPES, ModelSettings, TrainSettings
+from psvit.pipeline.run_config import RunAllSettings
+from psvit.pipeline.run_page import comparison_chart, run_page
 from psvit.report.command import command_line
 from psvit.report.in_python import use_in_python
 from psvit.report.page import Page
-from psvit.search import report
+from psvit.search import search_page as report
 from psvit.search.front import rank
-from psvit.search.report import (
-    comparison_chart,
-    front_chart,
-    front_note,
-    run_page,
-    search_page,
-)
-from psvit.search.settings import RunAllSettings, SearchSettings
-from psvit.training.recipes import RECIPES, ModelSettings, TrainSettings
+from psvit.search.search_config import SearchSettings
+from psvit.search.search_page import front_chart, front_note, search_page
 
 # The command ---------------------------------------------------------------------------------------------------------
 

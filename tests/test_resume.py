@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from psvit.engine import devices as machine
 from tiny import (
     CPU,
     DATA,
@@ -26,11 +27,11 @@ from tiny import (
 )
 from torch import Tensor
 
+from psvit.engine.devices import Interrupt, interrupts, open_machine
+from psvit.engine.loop import InterruptedTrainingError
+from psvit.engine.train_config import Machine
 from psvit.errors import UserError
-from psvit.training import machine
-from psvit.training.loop import InterruptedTrainingError, train
-from psvit.training.machine import Interrupt, interrupts, open_machine
-from psvit.training.recipes import Machine
+from psvit.tasks.classification.classify import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

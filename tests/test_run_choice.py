@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from tiny import Cli
 
-from psvit.search.report import run_page
-from psvit.search.settings import RunAllSettings
-from psvit.training.compare import best_on_holdout, table
+from psvit.pipeline.compare import best_on_holdout, table
+from psvit.pipeline.run_config import RunAllSettings
+from psvit.pipeline.run_page import run_page
 
 
 def row(name: str, holdout: float | None, loss: float | None, test: float, folder: Path = Path()) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def test_terminal_page_and_next_command_name_the_same(
     results = {"settings": {}, "data": "digits", "rows": rows, "chosen": best_on_holdout(rows)}
     name, _, why = told.partition(": ")
 
-    monkeypatch.setattr("psvit.search.run.run", lambda settings: json.loads(json.dumps(results)))
+    monkeypatch.setattr("psvit.pipeline.run.run", lambda settings: json.loads(json.dumps(results)))
     said = cli.ok("run", "--output", tmp_path).splitlines()
     assert f"use       {told}" in said
     assert said[-1] == f"next      psvit predict {tmp_path / name / 'best'} IMAGE ..."

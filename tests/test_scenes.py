@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from coco_writer import write_coco
+from psvit.data.objects import scenes as scenes_module
 
-from psvit.dense.data import scenes as scenes_module
-from psvit.dense.data.coco import read_coco
-from psvit.dense.data.coco_writer import write_coco
-from psvit.dense.data.objects import DenseSubset, boxes_of
-from psvit.dense.data.scenes import INK, VISIBLE, ScenesSource, compose
-from psvit.dense.data.sets import TEST_SCENES, DenseData, open_class_maps, open_objects
-from psvit.dense.data.settings import DenseDataSettings
+from psvit.data.objects.coco import read_coco
+from psvit.data.objects.object_sets import TEST_SCENES, DenseData, open_class_maps, open_objects
+from psvit.data.objects.objects import DenseSubset, boxes_of
+from psvit.data.objects.objects_config import DenseDataSettings
+from psvit.data.objects.scenes import INK, VISIBLE, ScenesSource, compose
+from psvit.data.splits import digits
 from psvit.errors import UserError
-from psvit.training.splits import digits
 
 
 def opened(**settings: object) -> DenseData:

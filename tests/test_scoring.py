@@ -12,15 +12,15 @@ from refusals import refuses
 from small_supernets import shaken, space
 
 from psvit import UserError
+from psvit.data.data_config import DataSettings
+from psvit.data.datasets import Data, balanced_order, open_data
 from psvit.search.budget import Budget
-from psvit.search.region import Region
+from psvit.search.feasible_set import FeasibleSet
 from psvit.search.scores import Journal, Score
 from psvit.search.scoring import Scorer, Slices, batch_bytes, prefix_tree, rank_all, rungs, survivors
-from psvit.search.settings import ScoringSettings
+from psvit.search.search_config import ScoringSettings
 from psvit.search.space import Space
 from psvit.search.supernet import Supernet
-from psvit.training.data import Data, balanced_order, open_data
-from psvit.training.settings import DataSettings
 
 ACCELERATOR = Accelerator(cpu=True)
 HALVING = ScoringSettings(first_slice=20, reduction_factor=3, finalists=5, score_batch=32)
@@ -32,12 +32,12 @@ def data() -> Data:
 
 
 @pytest.fixture(scope="module")
-def region() -> Region:
-    return space().feasible(Budget(macs=2e5), least=0.5)
+def region() -> FeasibleSet:
+    return FeasibleSet(space(), Budget(macs=2e5), least=0.5)
 
 
 @pytest.fixture(scope="module")
-def supernet(region: Region) -> Supernet:
+def supernet(region: FeasibleSet) -> Supernet:
     torch.manual_seed(0)
     return shaken(Supernet(region.space))
 
@@ -101,7 +101,7 @@ def test_the_rounds_of_successive_halving() -> None:
     assert rungs(1000, 3000, 10, faster) == [(1000, 100), (125, 400), (16, 1600), (10, 3000)]
 
 
-def test_survivors_are_the_first_fronts(region: Region) -> None:
+def test_survivors_are_the_first_fronts(region: FeasibleSet) -> None:
     members = region.members or []
     losses = np.random.default_rng(0).permutation(len(members)).tolist()
     scores = [Score(arch.genotype, arch.widths, loss, 0.0, 20) for arch, loss in zip(members, losses, strict=True)]
@@ -117,14 +117,14 @@ def test_survivors_are_the_first_fronts(region: Region) -> None:
     assert set(survivors(scores, region, len(members))) == set(members)
 
 
-def ranked(supernet: Supernet, region: Region, data: Data, folder: Path, **options: Any) -> list[Score]:
+def ranked(supernet: Supernet, region: FeasibleSet, data: Data, folder: Path, **options: Any) -> list[Score]:
     slices = Slices(data, 0, HALVING.score_batch)
     return rank_all(
         region, supernet, slices, ACCELERATOR, folder / "journal.jsonl", HALVING, lambda line: None, **options
     )
 
 
-def test_ranking_all_is_successive_halving(supernet: Supernet, region: Region, data: Data, tmp_path: Path) -> None:
+def test_ranking_all_is_successive_halving(supernet: Supernet, region: FeasibleSet, data: Data, tmp_path: Path) -> None:
     members = region.members or []
     scores = ranked(supernet, region, data, tmp_path)
     plan = rungs(len(members), len(data.holdout), 10, HALVING)
@@ -141,12 +141,12 @@ def test_ranking_all_is_successive_halving(supernet: Supernet, region: Region, d
     assert scores[-1] == Scorer(supernet, ACCELERATOR).score([_arch(region, scores[-1])], batches)[0]
 
 
-def _arch(region: Region, score: Score) -> Any:
+def _arch(region: FeasibleSet, score: Score) -> Any:
     return next(arch for arch in region if (arch.genotype, arch.widths) == (score.genotype, score.widths))
 
 
 def test_a_ranking_that_was_stopped_goes_on_to_the_same(
-    supernet: Supernet, region: Region, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    supernet: Supernet, region: FeasibleSet, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("psvit.search.scoring.CHUNK", 3)
     whole = ranked(supernet, region, data, tmp_path / "whole")

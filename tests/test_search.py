@@ -13,20 +13,22 @@ import torch
 from tiny import MACHINE, TRAIN, Cli, image_folder, read, start, torchrun
 
 from psvit import Arch, UserError, cost
+from psvit.arch.variants import default_arch
 from psvit.cli import main
+from psvit.data.data_config import DataSettings
+from psvit.data.datasets import open_data
+from psvit.data.sources import ArraySource
+from psvit.latency.benchmark_config import LatencySettings
+from psvit.latency.parts import part_calls
+from psvit.latency.table import LatencyTable
 from psvit.report.page import Page
 from psvit.search.around import space_for, width_choices
-from psvit.search.folder import read_arch
-from psvit.search.latency import part_calls
-from psvit.search.latency_table import LatencyTable
-from psvit.search.report import _comparison
+from psvit.search.feasible_set import FeasibleSet
 from psvit.search.scores import Journal
 from psvit.search.search import Found, random_member
-from psvit.search.settings import LatencySettings, SearchFolder, SearchSettings, SpaceSettings
-from psvit.training.data import open_data
-from psvit.training.settings import DataSettings
-from psvit.training.sources import ArraySource
-from psvit.variants import default_arch
+from psvit.search.search_config import SearchFolder, SearchSettings, SpaceSettings
+from psvit.search.search_folder import read_arch
+from psvit.search.search_page import _comparison
 
 ROOT = Path(__file__).parent.parent
 
@@ -136,11 +138,11 @@ def test_the_test_split_is_not_read_by_the_search(
         over.append(True)
         return compare(*args, **kwargs)
 
-    from psvit.training.compare import compare
+    from psvit.pipeline.compare import compare
 
     for module in ("search.search", "search.run", "training.loop", "training.evaluate"):
         monkeypatch.setattr(f"psvit.{module}.open_data", opened)
-    monkeypatch.setattr("psvit.search.run.compare", training)
+    monkeypatch.setattr("psvit.pipeline.run.compare", training)
     cli.ok(*command, "--output", tmp_path)
     assert bool(over) == (command[0] == "run")
 
@@ -185,7 +187,7 @@ def test_the_searched_network_inherits(cli: Cli, tmp_path: Path) -> None:
 def test_ctrl_c_while_scoring(uninterrupted: Path, copied: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     (copied / "journal.jsonl").unlink()
     (copied / "front.json").unlink()
-    monkeypatch.setattr("psvit.training.machine.Interrupt.requested", lambda self, accelerator: True)
+    monkeypatch.setattr("psvit.engine.devices.Interrupt.requested", lambda self, accelerator: True)
     assert "go on with --resume" in cli.refused(*SEARCH, "--output", copied, "--resume")
     monkeypatch.undo()
     cli.ok(*SEARCH, "--output", copied, "--resume")
@@ -355,7 +357,7 @@ def test_the_default_space_lies_around_the_default_network() -> None:
     space, budget = space_for(settings(), data)
     default = default_arch(data.img_size)
     assert budget.macs == cost.macs(default, data.img_size, 1, 10)
-    assert default.genotype in {arch.genotype for arch in space.feasible(budget, least=0.5)}
+    assert default.genotype in {arch.genotype for arch in FeasibleSet(space, budget, least=0.5)}
     half, _ = space_for(settings("0.5x"), data)
     assert max(half.widths[0]) < max(space.widths[0]) or half.widths[0] == space.widths[0]
     assert space_for(settings("0.5x"), data)[1].macs == 0.5 * cost.macs(default.plain(), data.img_size, 1, 10)
@@ -373,13 +375,13 @@ def test_width_choices() -> None:
 def test_the_default_widths_suit_the_budget() -> None:
     for budget in ("params=100k", "params=1M", "1M", "30M"):
         space, limits = space_for(settings(budget), open_data(DataSettings("digits")))
-        assert space.feasible(limits, least=0.8).count(at_most=100) == 100, budget
+        assert FeasibleSet(space, limits, least=0.8).count(at_most=100) == 100, budget
 
 
 def test_a_random_member_is_as_dear_as_the_searched_one() -> None:
     data = open_data(DataSettings("digits"))
     space, budget = space_for(settings(depth=(4, 5)), data)
-    region = space.feasible(budget, least=0.5)
+    region = FeasibleSet(space, budget, least=0.5)
     found = Found(region.nearest(), region, data, Path())
     drawn = {random_member(found, 9e6, seed) for seed in range(20)}
     assert len(drawn) > 10

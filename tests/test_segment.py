@@ -11,18 +11,18 @@ from PIL import Image
 from small_segmenters import ARCH, features
 from torch import Tensor
 
-from psvit.dense.data.sets import open_class_maps
-from psvit.dense.data.settings import DenseDataSettings
-from psvit.dense.recipes import DenseAugment, DenseRecipe
-from psvit.dense.segmentation.mean_iou import SegmentationFigures, confusion_matrix
-from psvit.dense.segmentation.segment import SegmenterLearning, evaluate_segmenter
-from psvit.dense.segmentation.segmenters import Canvas, build_segmenter, multiple_of
-from psvit.dense.segmentation.settings import SegmenterSettings, SegmentSettings
-from psvit.dense.splits import ClassMapSplit
-from psvit.dense.transforms import Vary, vary_class_map
-from psvit.training.loading import Batch
-from psvit.training.machine import open_machine
-from psvit.training.recipes import Machine
+from psvit.data.loading import Batch
+from psvit.data.objects.batches import ClassMapSplit
+from psvit.data.objects.object_sets import open_class_maps
+from psvit.data.objects.objects_config import DenseAugment, DenseDataSettings
+from psvit.data.objects.transforms import Vary, vary_class_map
+from psvit.engine.devices import open_machine
+from psvit.engine.train_config import Machine
+from psvit.tasks.dense.dense_config import DenseRecipe
+from psvit.tasks.segmentation.mean_iou import SegmentationFigures, confusion_matrix
+from psvit.tasks.segmentation.segment import SegmenterLearning, evaluate_segmenter
+from psvit.tasks.segmentation.segmenter_config import SegmenterSettings, SegmentSettings
+from psvit.tasks.segmentation.segmenters import Canvas, build_segmenter, multiple_of
 
 # ---- figures
 

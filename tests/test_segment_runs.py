@@ -16,13 +16,13 @@ from tiny import MACHINE, Cli, log, read, same_weights, saved_behind, start, sta
 from torch import Tensor
 
 from psvit.cli import main
-from psvit.dense.data.sets import open_class_maps
-from psvit.dense.data.settings import DenseDataSettings
-from psvit.dense.drawing import class_colour
-from psvit.dense.segmentation.segment import ClassMap, load_segmenter
-from psvit.dense.segmentation.settings import SegmenterSettings
-from psvit.training.checkpoints import open_model, save_checkpoint
-from psvit.training.recipes import ModelSettings
+from psvit.data.objects.object_sets import open_class_maps
+from psvit.data.objects.objects_config import DenseDataSettings
+from psvit.engine.checkpoints import open_model, save_checkpoint
+from psvit.engine.train_config import ModelSettings
+from psvit.tasks.dense.drawing import class_colour
+from psvit.tasks.segmentation.segment import ClassMap, load_segmenter
+from psvit.tasks.segmentation.segmenter_config import SegmenterSettings
 
 NETWORK = ["--model", "AS-A", "--widths", "16", "32", "--head-dim", "8", "--patch-size", "4"]
 SCENES = ["--data", "digits-scenes", "--scenes", "24", "--img-size", "48", "--holdout", "0.2"]  # 5 of the hold-out
@@ -153,7 +153,7 @@ def test_predict_leaves_out_what_rounds_to_nothing(cli: Cli, tmp_path: Path, mon
     classes = torch.zeros(100, 100, dtype=torch.long)
     classes[0, :5], classes[1, :4] = 1, 2  # 0.05 % and 0.04 %
     found = ClassMap("a.png", classes, ("sky", "sea", "sand", "sun"), torch.zeros(1, 100, 100))
-    monkeypatch.setattr("psvit.dense.segmentation.segment.segment", lambda *words: iter([found]))
+    monkeypatch.setattr("psvit.tasks.segmentation.segment.segment", lambda *words: iter([found]))
     Image.new("L", (2, 2)).save(tmp_path / "a.png")
     assert cli.ok("segment", "predict", "nowhere", tmp_path / "a.png") == "a.png  sky 99.9 %  sea 0.1 %\n"
     said = json.loads(cli.ok("segment", "predict", "nowhere", tmp_path / "a.png", "--json"))

@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from small_segmenters import ARCH, features, segmenter
 from torch import Tensor, nn
 
-from psvit.dense.recipes import DenseRecipe
-from psvit.dense.segmentation.segmenters import Canvas, FeaturesEncoder, build_segmenter, multiple_of
-from psvit.dense.segmentation.settings import DECODERS, SegmenterSettings
+from psvit.engine.checkpoints import open_model
+from psvit.engine.train_config import ModelSettings
+from psvit.engine.trainer import make_optimizer
 from psvit.errors import UserError
-from psvit.model.features import Features
-from psvit.training.checkpoints import open_model
-from psvit.training.learning import make_optimizer
-from psvit.training.recipes import ModelSettings
+from psvit.models.features import Features
+from psvit.tasks.dense.dense_config import DenseRecipe
+from psvit.tasks.segmentation.segmenter_config import DECODERS, SegmenterSettings
+from psvit.tasks.segmentation.segmenters import Canvas, FeaturesEncoder, build_segmenter, multiple_of
 
 VIT = ModelSettings("vit_tiny_patch16_224", model_args={"embed_dim": 24, "num_heads": 3})
 

@@ -8,16 +8,17 @@ import pytest
 import yaml
 from tiny import Cli
 
-from psvit.arch import ARCH_FIELDS, Arch
+from psvit.arch.arch import ARCH_FIELDS, Arch
+from psvit.data.data_config import DataSettings
+from psvit.data.datasets import Data, open_data
+from psvit.engine.checkpoints import ARCH as ARCH_FILE
+from psvit.engine.checkpoints import open_model, save_checkpoint
+from psvit.engine.train_config import ModelSettings
 from psvit.errors import UserError, flag
-from psvit.study.plan import Study
-from psvit.study.study_file import read_study
-from psvit.training.checkpoints import ARCH as ARCH_FILE
-from psvit.training.checkpoints import open_model, save_checkpoint
-from psvit.training.compare import contender, contenders, model_settings
-from psvit.training.data import Data, open_data
-from psvit.training.recipes import CompareSettings, ModelSettings
-from psvit.training.settings import DataSettings
+from psvit.pipeline.compare import contender, contenders, model_settings
+from psvit.pipeline.run_config import CompareSettings
+from psvit.studies.plan import Study
+from psvit.studies.study_file import read_study
 
 BASE = Arch("AS-A", widths=(16, 32), head_dim=8, patch_size=2)
 OTHERS: dict[str, Any] = {

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from psvit import Arch, UserError, cost
-from psvit.measure.macs import count_macs
-from psvit.model.attention import Attend, ShareProjections
-from psvit.model.build import build_arch
+from psvit.engine.checkpoints import save_checkpoint
+from psvit.models.attention import Attend, ShareProjections
+from psvit.models.build import build_arch
+from psvit.models.macs import count_macs
 from psvit.search.space import Space
 from psvit.search.supernet import Supernet
-from psvit.training.checkpoints import save_checkpoint
 
 ARCH = Arch("ASS-AS", widths=(16, 32), head_dim=8, patch_size=2, sharing="projections")
 SHAPE: dict[str, Any] = {"in_chans": 1, "num_classes": 10}

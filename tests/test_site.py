@@ -24,7 +24,7 @@ def test_the_site_shows_what_makes_sense_there(tmp_path: Path) -> None:
         ("[run](howto/run.md#a)", "[run](howto/run.md#a)"),
         ("[search.md](search.md#a), [how](search.md)", "[search](search.md#a), [how](search.md)"),
         ("[arXiv](https://arxiv.org)", "[arXiv](https://arxiv.org)"),
-        ("[arch.py](../psvit/arch.py)", "`psvit/arch.py`"),
+        ("[arch.py](../psvit/arch/arch.py)", "`psvit/arch/arch.py`"),
         ("[the rules](../CONTRIBUTING.md)", "the rules (`CONTRIBUTING.md`)"),
         (f"a {value('x.y:.2f', '0.57')} b", "a 0.57 b"),
         (f"a\n{block('x', '| t |')}b", "a\n\n| t |\n\nb"),

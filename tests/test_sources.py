@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from image_sources import Numbered, save, source_of, truncated_jpeg, write_idx
 from PIL import Image
+from psvit.data import datasets as data_module
 from tiny import image_folder
 
+from psvit.data.data_config import DataSettings
+from psvit.data.datasets import open_data, read_idx
+from psvit.data.sources import FileSource, LazySource, Source, Subset, convert_image, load_image, upright_size
 from psvit.errors import UserError
-from psvit.training import data as data_module
-from psvit.training.data import open_data, read_idx
-from psvit.training.settings import DataSettings
-from psvit.training.sources import FileSource, LazySource, Source, Subset, convert_image, load_image, upright_size
 
 
 def test_a_lazy_source_opens_once_and_when_asked() -> None:

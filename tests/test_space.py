@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from refusals import refuses
 
 from psvit import Arch, UserError, cost
+from psvit.arch.steps import steps_of
 from psvit.search.budget import Budget
-from psvit.search.space import Space, bounds, steps_of
+from psvit.search.feasible_set import FeasibleSet
+from psvit.search.space import Space, bounds
 
 SMALL = Arch("A", widths=(8,), head_dim=8, patch_size=4)
 
@@ -105,7 +107,7 @@ def test_prices_are_the_costs_of_the_whole_network(seed: int) -> None:
 )
 def test_a_region_holds_what_is_within_the_budget(macs: float | None, params: float | None, least: float) -> None:
     space = small()
-    region = space.feasible(Budget(macs, params), least=least)
+    region = FeasibleSet(space, Budget(macs, params), least=least)
 
     def fits(arch: Arch) -> bool:
         used = [own / limit for own, limit in
@@ -121,8 +123,8 @@ def test_a_region_holds_what_is_within_the_budget(macs: float | None, params: fl
 
 
 def test_a_region_too_large_to_list_is_drawn_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("psvit.search.region.LISTED", 10)
-    region = small().feasible(Budget(macs=6e5))
+    monkeypatch.setattr("psvit.search.feasible_set.LISTED", 10)
+    region = FeasibleSet(small(), Budget(macs=6e5))
     assert region.members is None
     drawn = {region.sample(random.Random(seed)) for seed in range(3000)}
     assert drawn <= set(region)
@@ -130,7 +132,7 @@ def test_a_region_too_large_to_list_is_drawn_within_the_budget(monkeypatch: pyte
 
 
 def test_the_nearest_member_uses_most_of_the_budget() -> None:
-    region = small().feasible(Budget(macs=9e5))
+    region = FeasibleSet(small(), Budget(macs=9e5))
     most = max(cost.macs(arch, 28, 1, 10) for arch in region)
     assert cost.macs(region.nearest(), 28, 1, 10) == most
 
@@ -140,10 +142,10 @@ def test_an_infeasible_budget_names_the_cheapest_member() -> None:
     cheapest = min(space.enumerate(), key=lambda arch: cost.macs(arch, 28, 1, 10))
     macs = cost.macs(cheapest, 28, 1, 10)
     with pytest.raises(UserError) as error:
-        space.feasible(Budget(macs=macs - 1))
+        FeasibleSet(space, Budget(macs=macs - 1))
     assert f"the cheapest, {cheapest.genotype} with widths 8" in str(error.value)
     assert f"{macs / 1e3:.4g} k MACs" in str(error.value)
-    assert space.feasible(Budget(macs=macs)).members == [cheapest]
+    assert FeasibleSet(space, Budget(macs=macs)).members == [cheapest]
 
 
 def test_contradictory_budgets_name_the_nearest_member() -> None:
@@ -153,7 +155,7 @@ def test_contradictory_budgets_name_the_nearest_member() -> None:
     assert not any(own[0] <= macs and own[1] <= params for own in costs.values())  # each alone is possible
     nearest = min(costs, key=lambda arch: max(costs[arch][0] / macs, costs[arch][1] / params))
     with pytest.raises(UserError, match=f"the nearest, {nearest.genotype} with widths"):
-        space.feasible(Budget(macs=macs, params=params))
+        FeasibleSet(space, Budget(macs=macs, params=params))
 
 
 def test_budgets_are_read() -> None:

@@ -22,20 +22,20 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from psvit import VARIANTS, Arch, PSViT, UserError
-from psvit.arch import stem_channels
-from psvit.cost import layer_costs, macs, params, scale_to
+from psvit.arch.arch import stem_channels
+from psvit.arch.cost import layer_costs, macs, params, scale_to
+from psvit.arch.variants import find_arch
+from psvit.engine.checkpoints import open_model, save_checkpoint
+from psvit.engine.run_folder import check_same
+from psvit.engine.train_config import ModelSettings
 from psvit.export.graph import example_images, frozen_copy, to_onnx, to_program
 from psvit.export.operators import onnx_operators
-from psvit.model.build import build_arch
-from psvit.model.stem import ConvStem, PatchEmbed
-from psvit.search.learning import supernet_training
-from psvit.search.settings import SupernetSettings
+from psvit.models.build import build_arch
+from psvit.models.stem import ConvStem, PatchEmbed
+from psvit.pipeline.compare import model_settings
+from psvit.search.search_config import SupernetSettings
 from psvit.search.space import Space
-from psvit.training.checkpoints import open_model, save_checkpoint
-from psvit.training.compare import model_settings
-from psvit.training.recipes import ModelSettings
-from psvit.training.run_folder import check_same
-from psvit.variants import find_arch
+from psvit.search.supernet_training import supernet_training
 
 CLOSE: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-5}
 SIDES = [(20, 28), (16, 16), (37, 53), (1, 9)]

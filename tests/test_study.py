@@ -12,11 +12,11 @@ import pytest
 from small_studies import NETWORK, STUDY, TRIALS, check_equal, on_a_machine, words
 from tiny import Cli, image_folder, read
 
-from psvit.study.folder import RESULTS
-from psvit.study.workers import DiedError
-from psvit.training.data import open_data
-from psvit.training.settings import DataSettings
-from psvit.training.sources import ArraySource
+from psvit.data.data_config import DataSettings
+from psvit.data.datasets import open_data
+from psvit.data.sources import ArraySource
+from psvit.studies.study_folder import RESULTS
+from psvit.studies.worker_pool import DiedError
 
 pytestmark = pytest.mark.usefixtures("threads_kept")
 
@@ -197,7 +197,7 @@ def test_a_study_says_whose_process_died(cli: Cli, tmp_path: Path, monkeypatch: 
     def died(*_: object) -> None:
         raise DiedError(2)
 
-    monkeypatch.setattr("psvit.study.crew.work_all", died)
+    monkeypatch.setattr("psvit.studies.crew.work_all", died)
     said = cli.refused(*words(tmp_path / "study"), "--jobs", "2")
     assert "the process of small, attends, seed 0 died (out of memory?)" in said
     assert "go on with --resume, perhaps with fewer --jobs" in said

@@ -12,10 +12,10 @@ from small_studies import NETWORK, STUDY, made, without_time, words, write
 from tiny import Cli, read
 
 from psvit.errors import UserError
-from psvit.study.folder import RESULTS
-from psvit.study.known import known_of
-from psvit.study.study_file import read_study
-from psvit.study.tables import made_on
+from psvit.studies.known import known_of
+from psvit.studies.study_file import read_study
+from psvit.studies.study_folder import RESULTS
+from psvit.studies.tables import made_on
 
 pytestmark = pytest.mark.usefixtures("threads_kept", "briefly")
 

@@ -12,12 +12,12 @@ from small_studies import NETWORK, STUDY, words
 from tiny import Cli, read
 from torch import nn
 
-from psvit.search import latency
-from psvit.search.latency import measure_models
-from psvit.search.settings import LatencySettings
-from psvit.study.folder import RESULTS
-from psvit.training.checkpoints import open_model
-from psvit.training.recipes import ModelSettings
+from psvit.engine.checkpoints import open_model
+from psvit.engine.train_config import ModelSettings
+from psvit.latency.benchmark_config import LatencySettings
+from psvit.latency.parts import measure_models
+from psvit.latency import parts as latency
+from psvit.studies.study_folder import RESULTS
 
 OWN: dict[str, Any] = {"widths": (16, 32), "head_dim": 8, "patch_size": 2}
 
@@ -41,8 +41,8 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         asked.append([model.model for model, _ in models.values()])
         return {name: float(place) for place, name in enumerate(models, start=1)}
 
-    monkeypatch.setattr("psvit.study.tasks.measure_models", measure)
-    monkeypatch.setattr("psvit.study.study.write_report", lambda folder, *_: [folder / "report.html"])
+    monkeypatch.setattr("psvit.studies.jobs.measure_models", measure)
+    monkeypatch.setattr("psvit.studies.study.write_report", lambda folder, *_: [folder / "report.html"])
     return asked
 
 

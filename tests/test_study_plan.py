@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import yaml
+from psvit.pipeline import compare
 from tiny import CPU, Cli
 
+from psvit.engine.train_config import ModelSettings, light
 from psvit.errors import UserError
-from psvit.study.plan import Figure, Study, slug
-from psvit.study.study_file import STUDIES, names, read_study
-from psvit.study.tasks import Plan
-from psvit.training import compare
-from psvit.training.recipes import ModelSettings, light
+from psvit.studies.jobs import Plan
+from psvit.studies.plan import Figure, Study, slug
+from psvit.studies.study_file import STUDIES, names, read_study
 
 SMALL: dict[str, Any] = {
     "data": {"data": "digits", "limit": 48},
@@ -299,7 +299,7 @@ def test_a_dry_run_lists_everything_and_writes_nothing(
     def never(*_: object) -> None:
         raise AssertionError("it works")
 
-    monkeypatch.setattr("psvit.study.crew.work_all", never)
+    monkeypatch.setattr("psvit.studies.crew.work_all", never)
     networks = {"ours": "psvit_2d", "found": "searched", "res": "resnet18"}
     path = write({**SMALL, "groups": {"one": {"macs": "1M", "seeds": [0, 2], "networks": networks}}})
     said = cli.ok("study", path, "--dry-run", "--output", tmp_path / "out", "--results", tmp_path / "results.json")

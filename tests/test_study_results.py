@@ -17,15 +17,15 @@ from PIL import Image
 from scipy import stats
 
 from psvit.cli.study import _print
-from psvit.study.known import of_now
-from psvit.study.plan import Claim, Figure, Group, Network, Study
-from psvit.study.report import by_data, chart, study_page, write_report
-from psvit.study.results import judged, results
-from psvit.study.statistics import Spread, difference, interval, ratio, verdict, widest
-from psvit.study.study_file import names, read_study
-from psvit.study.tables import claims_table, figure, group_note, group_table, made_on, markdown, to_markdown
-from psvit.training.recipes import light
-from psvit.training.settings import DataSettings
+from psvit.data.data_config import DataSettings
+from psvit.engine.train_config import light
+from psvit.studies.known import of_now
+from psvit.studies.plan import Claim, Figure, Group, Network, Study
+from psvit.studies.results import judged, results
+from psvit.studies.statistics import Spread, difference, interval, ratio, verdict, widest
+from psvit.studies.study_file import names, read_study
+from psvit.studies.study_page import by_data, chart, study_page, write_report
+from psvit.studies.tables import claims_table, figure, group_note, group_table, made_on, markdown, to_markdown
 
 NONE = Spread(math.inf, 0)
 
@@ -240,7 +240,9 @@ def test_the_claims_of_the_committed_results_are_judged_as_they_would_be_now(nam
     path = Path(__file__).parent.parent / "docs" / "results" / f"{name}.json"
     data, asked = json.loads(path.read_text(encoding="utf-8")), read_study(name)
     anew = json.loads(json.dumps({"claims": judged(asked.claims, data["groups"]), "settings": asked.to_dict()}))
-    assert rounded(data["claims"]) == rounded(anew["claims"]), f"write psvit.study.results.judged of its rows to {path}"
+    assert rounded(data["claims"]) == rounded(anew["claims"]), (
+        f"write psvit.studies.results.judged of its rows to {path}"
+    )
     data["settings"]["groups"] = list(map(of_now, data["settings"]["groups"]))
     for kind in ("groups", "claims", "figures"):
         assert data["settings"][kind] == anew["settings"][kind], f"{path} answers another {name}.yaml"
@@ -447,7 +449,7 @@ def test_a_figure_over_images_counts_them_where_there_is_no_limit() -> None:
     assert [group["train_images"] for group in data["groups"]] == [48, 1295]
     with pytest.MonkeyPatch.context() as patch:
         drawn: list[Any] = []
-        patch.setattr("psvit.study.tables.curves", lambda lines, *_, **__: drawn.append(lines))
+        patch.setattr("psvit.studies.tables.curves", lambda lines, *_, **__: drawn.append(lines))
         figure(data["settings"]["figures"][0], data)
     assert drawn[0]["first"][0] == [48, 1295]
     text = to_markdown(data)

@@ -13,15 +13,15 @@ from tiny import settings as tiny_settings
 from torch import nn
 
 from psvit import UserError
+from psvit.data.datasets import Data, open_data
+from psvit.data.loading import Batch
+from psvit.engine.devices import open_machine
+from psvit.engine.train_config import TrainSettings
 from psvit.search.budget import Budget
-from psvit.search.learning import SupernetLearning, load_supernet, supernet_training, train_supernet
-from psvit.search.region import Region
-from psvit.search.settings import SupernetSettings
+from psvit.search.feasible_set import FeasibleSet
+from psvit.search.search_config import SupernetSettings
 from psvit.search.supernet import Entangle, Supernet
-from psvit.training.data import Data, open_data
-from psvit.training.loading import Batch
-from psvit.training.machine import open_machine
-from psvit.training.recipes import TrainSettings
+from psvit.search.supernet_training import SupernetLearning, load_supernet, supernet_training, train_supernet
 
 
 @pytest.mark.parametrize("entangle", ["stage", "place"])
@@ -84,17 +84,17 @@ def data() -> Data:
     return open_data(DIGITS)
 
 
-def learning(data: Data, region: Region, **options: Any) -> SupernetLearning:
+def learning(data: Data, region: FeasibleSet, **options: Any) -> SupernetLearning:
     settings = supernet_training(tiny_settings(epochs=1), SupernetSettings(**options), region.space, {})
     return SupernetLearning(Supernet(region.space), region, settings, open_machine(CPU), data)
 
 
 @pytest.fixture
-def region() -> Region:
-    return space().feasible(Budget(macs=3e5))
+def region() -> FeasibleSet:
+    return FeasibleSet(space(), Budget(macs=3e5))
 
 
-def test_members_of_a_step_are_seeded_and_feasible(data: Data, region: Region) -> None:
+def test_members_of_a_step_are_seeded_and_feasible(data: Data, region: FeasibleSet) -> None:
     learn = learning(data, region, draws=3)
     drawn = [learn.members(step) for step in range(50)]
     again = learning(data, region, draws=3)
@@ -103,7 +103,7 @@ def test_members_of_a_step_are_seeded_and_feasible(data: Data, region: Region) -
     assert len({arch for members in drawn for arch in members}) > 30
 
 
-def test_balanced_sampling_draws_all_numbers_of_stages_alike(data: Data, region: Region) -> None:
+def test_balanced_sampling_draws_all_numbers_of_stages_alike(data: Data, region: FeasibleSet) -> None:
     learn = learning(data, region, sampling="balanced")
     drawn = [learn.members(step)[0] for step in range(300)]
     counts = [sum(len(arch.widths) == stages for arch in drawn) for stages in (1, 2, 3)]
@@ -114,7 +114,7 @@ def batch() -> Batch:
     return Batch(torch.randn(6, 1, 8, 8), torch.tensor([0, 1, 2, 3, 4, 5]), ())
 
 
-def test_the_loss_is_the_mean_over_the_batch_each_part_by_its_member(data: Data, region: Region) -> None:
+def test_the_loss_is_the_mean_over_the_batch_each_part_by_its_member(data: Data, region: FeasibleSet) -> None:
     learn, images = learning(data, region, draws=2), batch()
     first, second = learn.members(5)
     supernet: Any = learn.plain
@@ -125,7 +125,7 @@ def test_the_loss_is_the_mean_over_the_batch_each_part_by_its_member(data: Data,
     assert torch.allclose(learn.loss(images, 5), sum(parts) / 2, atol=1e-6)
 
 
-def test_the_sandwich_rule_and_distillation(data: Data, region: Region) -> None:
+def test_the_sandwich_rule_and_distillation(data: Data, region: FeasibleSet) -> None:
     learn, images = learning(data, region, draws=2, sandwich=True, distill=True), batch()
     costs = {arch: region.costs(arch)[0] for arch in region}
     assert len(learn.members(0)) == 3
@@ -157,7 +157,9 @@ def training(folder: Path, resume: bool = False) -> TrainSettings:
     return tiny_settings(folder, epochs=2, run={"resume": resume, "overwrite": not resume, "save_every": 1})
 
 
-def test_a_trained_supernet_is_loaded_again_and_into_no_other_space(tmp_path: Path, data: Data, region: Region) -> None:
+def test_a_trained_supernet_is_loaded_again_and_into_no_other_space(
+    tmp_path: Path, data: Data, region: FeasibleSet
+) -> None:
     settings = supernet_training(training(tmp_path), SupernetSettings(), region.space, region.budget.given)
     trained, _ = train_supernet(region, settings, data, lambda line: None)
     lines: list[str] = []

@@ -1,11 +1,11 @@
 """Spreads and ratios of times, turns, the stopwatch, the matrix-product peak; never how fast anything is."""
 
 import torch
+from psvit.engine import machine
 from small_networks import CPU
 
-from psvit.measure import machine
-from psvit.measure.machine import matmul_peak
-from psvit.measure.timing import Spread, Stopwatch, interleave, summarise
+from psvit.latency.peak import matmul_peak
+from psvit.latency.timing import Spread, Stopwatch, interleave, summarise
 
 
 def test_spread():

@@ -11,15 +11,15 @@ import pytest
 import torch
 from image_sources import same, source_of, write_idx
 from PIL import Image
+from psvit.data import timm_sets
 from tiny import image_folder
 from torch import Tensor
 
+from psvit.data.augment import train_transform
+from psvit.data.data_config import Augment, DataSettings
+from psvit.data.datasets import open_data
+from psvit.data.loading import Batch, ImageSplit, eval_batches, train_batches
 from psvit.errors import UserError
-from psvit.training import timm_sets
-from psvit.training.augment import train_transform
-from psvit.training.data import open_data
-from psvit.training.loading import Batch, ImageSplit, eval_batches, train_batches
-from psvit.training.settings import Augment, DataSettings
 
 
 def write_shard(path: Path, first: int, size: int) -> None:

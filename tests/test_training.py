@@ -13,16 +13,15 @@ from numpy.typing import NDArray
 from tiny import CPU, DIGITS, log, read, settings, weights
 from torch import Tensor, nn
 
+from psvit.data.datasets import open_data
+from psvit.data.loading import Batch
+from psvit.engine.checkpoints import open_model, save_checkpoint
+from psvit.engine.devices import open_machine, seed_step
+from psvit.engine.train_config import Distillation, Machine, ModelSettings, Recipe, TrainSettings, deit
+from psvit.engine.trainer import INIT
 from psvit.errors import UserError
-from psvit.training.checkpoints import open_model, save_checkpoint
-from psvit.training.classify import ClassifierLearning
-from psvit.training.data import open_data
-from psvit.training.evaluate import evaluate_checkpoint
-from psvit.training.learning import INIT
-from psvit.training.loading import Batch
-from psvit.training.loop import train
-from psvit.training.machine import open_machine, seed_step
-from psvit.training.recipes import Distillation, Machine, ModelSettings, Recipe, TrainSettings, deit
+from psvit.tasks.classification.classify import ClassifierLearning, train
+from psvit.tasks.classification.evaluate import evaluate_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

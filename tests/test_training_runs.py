@@ -9,13 +9,13 @@ import pytest
 import timm
 from tiny import CPU, DATA, DIGITS, MACHINE, TRAIN, Cli, log, read, same_weights, settings, stop_at, weights
 
+from psvit.engine.train_config import Machine, ModelSettings
 from psvit.errors import UserError
-from psvit.search.run import run
-from psvit.search.settings import RunAllSettings
-from psvit.training.compare import error_ratio, table
-from psvit.training.evaluate import evaluate_checkpoint
-from psvit.training.loop import train
-from psvit.training.recipes import CompareSettings, Machine, ModelSettings
+from psvit.pipeline.compare import error_ratio, table
+from psvit.pipeline.run import run
+from psvit.pipeline.run_config import CompareSettings, RunAllSettings
+from psvit.tasks.classification.classify import train
+from psvit.tasks.classification.evaluate import evaluate_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

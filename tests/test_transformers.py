@@ -15,9 +15,9 @@ from PIL import Image
 from small_features import CLASSES, checkpoint, equal_maps, images
 from tiny import Cli, image_folder
 
-from psvit.model.features import image_patches
-from psvit.training.checkpoints import load_checkpoint
-from psvit.training.evaluate import open_checkpoint, preprocess
+from psvit.engine.checkpoints import load_checkpoint
+from psvit.models.features import image_patches
+from psvit.tasks.classification.evaluate import open_checkpoint, preprocess
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import numpy as np
 from dense_folders import HEIGHT, WIDTH, an_object, objects, opened, refusal, save, voc_folder, write, xml
 from PIL import Image
 
-from psvit.dense.data.sets import open_class_maps
-from psvit.dense.data.settings import DenseDataSettings
+from psvit.data.objects.object_sets import open_class_maps
+from psvit.data.objects.objects_config import DenseDataSettings
 
 
 def test_voc_is_read_in_its_own_pixels(tmp_path: Path) -> None:

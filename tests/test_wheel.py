@@ -13,7 +13,7 @@ from small_pages import ROOT
 from tiny import MACHINE, SPACE_FLAGS
 
 import psvit
-from psvit.study.study_file import STUDIES
+from psvit.studies.study_file import STUDIES
 
 pytestmark = pytest.mark.slow
 

@@ -16,19 +16,19 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from psvit import Arch
-from psvit.arch import even_parts
-from psvit.measure.macs import explicit_attention
-from psvit.model.attention import merge_heads, split_heads
-from psvit.model.build import build_arch
-from psvit.model.windows import join_maps, join_windows, split_windows, window_keys
-from psvit.study.advice import suggested
-from psvit.study.explain import Explainer, attended, rollout
-from psvit.study.maps import Change, Layer, find_layers, look, run_changed
-from psvit.study.measures import comparable, first_pass, matched, partners, second_pass, sharing
-from psvit.study.redundancy import pooled
-from psvit.study.verdict import train_command
-from psvit.training.checkpoints import save_checkpoint
-from psvit.training.loading import Batch
+from psvit.analysis.advice import suggested
+from psvit.analysis.explain import Explainer, attended, rollout
+from psvit.analysis.maps import Change, Layer, find_layers, look, run_changed
+from psvit.analysis.measures import comparable, first_pass, matched, partners, second_pass, sharing
+from psvit.analysis.redundancy import pooled
+from psvit.analysis.verdict import train_command
+from psvit.arch.arch import even_parts
+from psvit.data.loading import Batch
+from psvit.engine.checkpoints import save_checkpoint
+from psvit.models.attention import merge_heads, split_heads
+from psvit.models.build import build_arch
+from psvit.models.macs import explicit_attention
+from psvit.models.windows import join_maps, join_windows, split_windows, window_keys
 
 ODD = (37, 53)  # 10 x 14 patches of 4 pixels: 3 x 4 windows of 4 x 4, which overlap
 SQUARE = (32, 32)  # 8 x 8 patches: windows of 4 x 4 tile
@@ -312,7 +312,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_analyze_a_windowed_network(kept: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("psvit.study.analyze.guesses", lambda *_: False)  # its weights are random
+    monkeypatch.setattr("psvit.analysis.analyze.guesses", lambda *_: False)  # its weights are random
     out = tmp_path / "out"
     said = cli.ok("analyze", kept, "--data", "digits", "--holdout", "0.02", "--device", "cpu", "--threads", "1",
                   "--images", "20", "--output", out, "--share-above", "-1", "--pool-above", "-1",

@@ -16,16 +16,16 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from psvit import Arch, PSViT, UserError
-from psvit.arch import even_parts
-from psvit.cost import layer_costs, macs, params, scale_to
-from psvit.model.windows import join_windows, split_windows
-from psvit.search.learning import supernet_training
-from psvit.search.settings import SupernetSettings
+from psvit.arch.arch import even_parts
+from psvit.arch.cost import layer_costs, macs, params, scale_to
+from psvit.arch.variants import VARIANTS, with_changes
+from psvit.engine.checkpoints import open_model, save_checkpoint
+from psvit.engine.train_config import ModelSettings
+from psvit.models.windows import join_windows, split_windows
+from psvit.pipeline.compare import model_settings
+from psvit.search.search_config import SupernetSettings
 from psvit.search.space import Space
-from psvit.training.checkpoints import open_model, save_checkpoint
-from psvit.training.compare import model_settings
-from psvit.training.recipes import ModelSettings
-from psvit.variants import VARIANTS, with_changes
+from psvit.search.supernet_training import supernet_training
 
 CLOSE: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-5}
 

@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any
 
 import pytest
+from psvit.studies import worker_pool as workers
 
-from psvit.study import workers
-from psvit.study.workers import DiedError, StoppedError, work_all
+from psvit.studies.worker_pool import DiedError, StoppedError, work_all
 
 
 def test_every_task_is_done_by_other_processes() -> None:
@@ -24,7 +24,7 @@ def test_every_task_is_done_by_other_processes() -> None:
 
 BEYOND_REACH = """
 import signal, time
-from psvit.study.workers import StoppedError
+from psvit.studies.worker_pool import StoppedError
 time.sleep(0.5)  # as while torch is imported
 heard = []
 signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
@@ -50,7 +50,7 @@ def test_a_request_to_stop_reaches_a_task_that_is_not_ready_yet() -> None:
 def test_a_task_that_was_stopped_stops_the_work_and_has_not_failed(error: str) -> None:
     """A signal to the whole group may reach a task before the process that asks whether it was stopped."""
     found: dict[int, Any] = {}
-    halted = partial(exec, f"from psvit.study.workers import StoppedError\nraise {error}", {})
+    halted = partial(exec, f"from psvit.studies.worker_pool import StoppedError\nraise {error}", {})
     with pytest.raises(StoppedError):
         work_all([partial(math.sqrt, 4), halted, partial(math.sqrt, 9)], 1, found.__setitem__)
     assert found == {0: 2}

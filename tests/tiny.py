@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from psvit.cli import main
-from psvit.training.machine import Interrupt
-from psvit.training.recipes import Machine, ModelSettings, Recipe, RunSettings, TrainSettings, light
-from psvit.training.settings import Augment, DataSettings
+from psvit.data.data_config import Augment, DataSettings
+from psvit.engine.devices import Interrupt
+from psvit.engine.train_config import Machine, ModelSettings, Recipe, RunSettings, TrainSettings, light
 
 NETWORK = ["--model", "AS-A", "--widths", "16", "32", "--head-dim", "8", "--patch-size", "2"]
 DATA = ["--data", "digits", "--limit", "48", "--holdout", "0.02"]  # 48 training images, 30 of the hold-out

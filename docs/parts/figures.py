@@ -17,12 +17,12 @@ from typing import Any
 
 from parts.from_code import NETWORK, PLAIN
 from psvit import cost
-from psvit.arch import Arch
+from psvit.analysis.analysis_page import CAPTIONS, drawings
+from psvit.arch.arch import Arch
 from psvit.report import figures as drawing
 from psvit.report.diagram import diagram_svg
 from psvit.report.figures import Drawing, bars, curves
-from psvit.study.analysis_page import CAPTIONS, drawings
-from psvit.study.tables import caption, figure
+from psvit.studies.tables import caption, figure
 
 Data = Mapping[str, Any]
 DRAWING = Path(drawing.__file__)

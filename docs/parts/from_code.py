@@ -9,9 +9,9 @@ from rich.text import Text
 
 from parts.markdown import markdown_table
 from psvit import cost
-from psvit.arch import Arch
+from psvit.arch.arch import Arch
+from psvit.arch.variants import VARIANTS
 from psvit.cli.show import diagram
-from psvit.variants import VARIANTS
 
 
 def variants_table() -> str:

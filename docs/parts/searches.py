@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from parts.markdown import markdown_table
-from psvit.arch import Arch
+from psvit.arch.arch import Arch
 
 
 def ranking_table(data: Mapping[str, Any]) -> str:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from parts.markdown import markdown_table
-from psvit.study.analysis_page import layer_legend, layer_table
-from psvit.study.plan import slug
-from psvit.study.tables import claims_table, group_note, group_table, markdown, notes, to_markdown
+from psvit.analysis.analysis_page import layer_legend, layer_table
+from psvit.studies.plan import slug
+from psvit.studies.tables import claims_table, group_note, group_table, markdown, notes, to_markdown
 
 Data = Mapping[str, Any]
 

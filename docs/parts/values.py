@@ -1,7 +1,7 @@
 """Single values of results, for prose: ``<!-- value:claims.6-m-macs.searched.error_ratio:.2f -->0.57<!-- /value -->``.
 
 A path leads from the name of a JSON file through its data: keys of mappings, numbers of places in lists from 0, or an
-entry's ``name``, ``label`` or ``claim`` as `psvit.study.plan.slug` writes it; ``count`` is a list's length. The groups
+entry's ``name``, ``label`` or ``claim`` as `psvit.studies.plan.slug` writes it; ``count`` is a list's length. The groups
 of a study stand at its root, and the networks of a group at the group's. Behind the colon stands a format of Python's;
 ``/1e6`` before it divides, and so does ``/`` with another path of the file.
 """
@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import permutations
 from typing import Any
 
-from psvit.study.plan import slug
-from psvit.study.statistics import difference, widest
-from psvit.study.tables import claims_table
+from psvit.studies.plan import slug
+from psvit.studies.statistics import difference, widest
+from psvit.studies.tables import claims_table
 
 NAMES = ("name", "label", "claim")
 """Keys by which the entries of a list are known."""

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from psvit.analysis.advice import AnalyzeSettings
 from psvit.cli.flags import Flags, settings_from
-from psvit.study.advice import AnalyzeSettings
-from psvit.training.recipes import Machine, ModelSettings
-from psvit.training.settings import DataSettings
+from psvit.data.data_config import DataSettings
+from psvit.engine.train_config import Machine, ModelSettings
 
 DESCRIPTION = """How alike the attention maps of different layers, and neighbouring tokens, are in a vision transformer:
 where it could share maps and pool tokens. Leaves figures, numbers, and a page that says it in words.
@@ -32,15 +32,15 @@ def main(arguments: Sequence[str]) -> int:
     settings = settings_from(values, AnalyzeSettings())
     model = settings_from(values, ModelSettings(), model=values.model)
 
-    from psvit.measure.machine import keep_freed_memory
+    from psvit.engine.machine import keep_freed_memory
 
     keep_freed_memory()
     import json
 
     from rich.console import Console
 
-    from psvit.study.analysis_page import PAGE, table
-    from psvit.study.analyze import analyze
+    from psvit.analysis.analysis_page import PAGE, table
+    from psvit.analysis.analyze import analyze
 
     progress = Console(stderr=True)
     report = analyze(

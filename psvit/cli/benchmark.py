@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from psvit.cli.flags import Flags, settings_from
-from psvit.measure.settings import BenchmarkSettings
+from psvit.latency.benchmark_config import BenchmarkSettings
 
 DESCRIPTION = """Images per second of networks side by side, in turns, on this machine: psvit variants, genotypes,
 checkpoint folders and models of timm. Ratios are to the first.
@@ -23,14 +23,14 @@ def main(arguments: Sequence[str]) -> int:
     values = flags.parse(arguments)
     settings = settings_from(values, defaults, models=tuple(values.models))
 
-    from psvit.measure.machine import keep_freed_memory
+    from psvit.engine.machine import keep_freed_memory
 
     keep_freed_memory()
     from rich.console import Console
 
-    from psvit.measure.benchmark import benchmark, table
-    from psvit.training.checkpoints import open_model
-    from psvit.training.recipes import ModelSettings
+    from psvit.engine.checkpoints import open_model
+    from psvit.engine.train_config import ModelSettings
+    from psvit.latency.benchmark import benchmark, table
 
     console = Console(stderr=True)
     report = benchmark(

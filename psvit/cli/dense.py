@@ -12,9 +12,9 @@ from jsonargparse import Namespace
 from psvit.cli.evaluate import add_evaluation_flags, prints, trained_on_line
 from psvit.cli.flags import CUT_FLAGS, Flags, add_cut_flags, cut_from, settings_from
 from psvit.cli.predict import add_prediction_flags
-from psvit.dense.data.settings import DenseDataSettings
+from psvit.data.objects.objects_config import DenseDataSettings
+from psvit.engine.train_config import Machine
 from psvit.errors import UserError
-from psvit.training.recipes import Machine
 
 T = TypeVar("T")
 
@@ -91,7 +91,7 @@ def evaluated(
     Raises:
         UserError: as `evaluate_checkpoint`; or the hold-out is another than the training's, which may have learned it.
     """
-    from psvit.training.checkpoints import check_cut, known_images, read_metrics, trained_on
+    from psvit.engine.checkpoints import check_cut, known_images, read_metrics, trained_on
 
     metrics = read_metrics(values.checkpoint)
     trained = trained_on(metrics)

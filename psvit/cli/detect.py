@@ -13,11 +13,11 @@ from psvit.cli.evaluate import prints, report_unreadable
 from psvit.cli.flags import settings_from
 from psvit.cli.predict import find_images, readable
 from psvit.cli.train import with_recipe
-from psvit.dense.data.settings import ObjectDataSettings
-from psvit.dense.detection.settings import DetectSettings
-from psvit.dense.recipes import RECIPES
+from psvit.data.objects.objects_config import ObjectDataSettings
+from psvit.engine.train_config import Machine, RunSettings
 from psvit.errors import UserError
-from psvit.training.recipes import Machine, RunSettings
+from psvit.tasks.dense.dense_config import RECIPES
+from psvit.tasks.detection.detector_config import DetectSettings
 
 HELP = """usage: psvit detect train | evaluate | predict [flags]        psvit detect train --help tells the flags
 
@@ -55,10 +55,10 @@ def train(arguments: Sequence[str]) -> int:
         ("data_dir", "class_folders"),
     )
 
-    from psvit.measure.machine import keep_freed_memory
+    from psvit.engine.machine import keep_freed_memory
 
     keep_freed_memory()
-    from psvit.dense.detection.detect import train_detector
+    from psvit.tasks.detection.detect import train_detector
 
     train_detector(settings)
     return 0
@@ -69,11 +69,11 @@ def evaluate(arguments: Sequence[str]) -> int:
     data = ObjectDataSettings()
     values = evaluation_flags("detect", EVALUATE, data).parse(arguments)
 
-    from psvit.measure.machine import keep_freed_memory
+    from psvit.engine.machine import keep_freed_memory
 
     keep_freed_memory()
-    from psvit.dense.checkpoints import as_trained
-    from psvit.dense.detection.detect import evaluate_checkpoint
+    from psvit.tasks.dense.dense_checkpoints import as_trained
+    from psvit.tasks.detection.detect import evaluate_checkpoint
 
     data = as_trained(values.checkpoint, data)
     values = evaluation_flags("detect", EVALUATE, data).parse(arguments)  # again: the default of --scenes is known now
@@ -114,11 +114,11 @@ def predict(arguments: Sequence[str]) -> int:
         raise UserError(f"--threshold {values.threshold!r} is not a fraction: give 0 or more, less than 1")
     paths = find_images(values.images)
 
-    from psvit.measure.machine import keep_freed_memory
+    from psvit.engine.machine import keep_freed_memory
 
     keep_freed_memory()
-    from psvit.dense.detection.detect import detect
-    from psvit.dense.drawing import draw_objects, files_for
+    from psvit.tasks.dense.drawing import draw_objects, files_for
+    from psvit.tasks.detection.detect import detect
 
     drawn = files_for(paths, values.output, values.overwrite) if values.output else {}
     predictions = detect(values.checkpoint, paths, settings_from(values, Machine()), values.threshold)

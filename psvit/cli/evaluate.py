@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from psvit.cli.flags import CUT_FLAGS, Flags, add_cut_flags, cut_from, settings_from
 from psvit.cli.predict import batch_text
-from psvit.training.recipes import Machine
-from psvit.training.settings import DataSettings
+from psvit.data.data_config import DataSettings
+from psvit.engine.train_config import Machine
 
 DESCRIPTION = """Top-1, top-5, loss and accuracy per class of a checkpoint on the test split (or another).
 Example: psvit evaluate runs/train/best --data digits"""
@@ -24,12 +24,12 @@ def main(arguments: Sequence[str]) -> int:
     checkpoint = "checkpoint folder, for example runs/train/best, or an ONNX file of psvit export"
     values = add_evaluation_flags(flags, checkpoint, None, batch_text(128)).parse(arguments)
 
-    from psvit.measure.machine import keep_freed_memory
+    from psvit.engine.machine import keep_freed_memory
 
     keep_freed_memory()
+    from psvit.engine.checkpoints import check_cut, trained_on
     from psvit.export.runtime import batch_size_for, open_classifier
-    from psvit.training.checkpoints import check_cut, trained_on
-    from psvit.training.evaluate import evaluate_classifier
+    from psvit.tasks.classification.evaluate import evaluate_classifier
 
     machine = settings_from(values, Machine())
     classifier = open_classifier(values.checkpoint, machine.threads, machine.precision, machine.device)

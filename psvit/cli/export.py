@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from functools import partial
 
 from psvit.cli.flags import CUT_FLAGS, Flags, add_cut_flags, cut_from, settings_from
+from psvit.data.data_config import DataSettings
 from psvit.errors import UserError
-from psvit.export.settings import ExportSettings
-from psvit.training.settings import DataSettings
+from psvit.export.export_config import ExportSettings
 
 DESCRIPTION = """A checkpoint as an ONNX file (float32 and int8), a program of torch.export, TorchScript, or a folder
 for timm and the Hugging Face Hub. What is written is loaded again and compared with the network; ONNX files are timed
@@ -30,14 +30,14 @@ def main(arguments: Sequence[str]) -> int:
     if settings.data is None and settings.split != "holdout":
         raise UserError(f"--split {settings.split} needs images: give --data")
 
-    from psvit.measure.machine import keep_freed_memory
+    from psvit.engine.machine import keep_freed_memory
 
     keep_freed_memory()
     from rich.console import Console
 
+    from psvit.engine.checkpoints import read_metrics, trained_on
     from psvit.export.check import timing_table
     from psvit.export.export import export, summary
-    from psvit.training.checkpoints import read_metrics, trained_on
 
     data = None
     if settings.data is not None:

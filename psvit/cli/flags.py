@@ -24,8 +24,8 @@ from jsonargparse import (  # type: ignore[attr-defined]
     get_loader,
 )
 
+from psvit.data.data_config import DataSettings
 from psvit.errors import UserError, flag
-from psvit.training.settings import DataSettings
 
 T = TypeVar("T")
 

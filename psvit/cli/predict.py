@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from psvit.cli.flags import Flags, settings_from
+from psvit.engine.train_config import Machine
 from psvit.errors import UserError
-from psvit.training.recipes import Machine
 
 T = TypeVar("T")
 
@@ -29,11 +29,11 @@ def main(arguments: Sequence[str]) -> int:
     values = flags.parse(arguments)
     paths = find_images(values.images)
 
-    from psvit.measure.machine import keep_freed_memory
+    from psvit.engine.machine import keep_freed_memory
 
     keep_freed_memory()
     from psvit.export.runtime import batch_size_for, open_classifier
-    from psvit.training.evaluate import predict
+    from psvit.tasks.classification.evaluate import predict
 
     width = max(len(str(path)) for path in paths)
     machine = settings_from(values, Machine())
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     predictions = predict(classifier, paths, machine, values.top, batch_size)
     explainer = None
     if values.explain is not None:
-        from psvit.study.explain import Explainer
+        from psvit.analysis.explain import Explainer
 
         explainer = Explainer(values.checkpoint, paths, values.explain, machine, values.overwrite)
     for _, found in readable(paths, predictions):
@@ -93,7 +93,7 @@ def find_images(names: Sequence[str]) -> list[Path]:
     Raises:
         UserError: a path that does not exist, or a folder without images.
     """
-    from psvit.training.image_files import images_in
+    from psvit.data.image_files import images_in
 
     found, passed = images_in(names)
     for line in passed.lines():

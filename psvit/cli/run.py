@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from psvit.cli.train import with_recipe
-from psvit.search.settings import RunAllSettings
+from psvit.pipeline.run_config import RunAllSettings
 
 DESCRIPTION = """Search the network for your images and your budget, train it, and compare it at equal MACs with its
 plain twin, a random member of the space and a hand-made design; each is evaluated once on the test split.
@@ -20,14 +20,14 @@ def main(arguments: Sequence[str]) -> int:
     """Parse the flags, search, train, and print the comparison."""
     settings = with_recipe("run", DESCRIPTION, lambda recipe: RunAllSettings(recipe=recipe), arguments)
 
-    from psvit.measure.machine import keep_freed_memory
+    from psvit.engine.machine import keep_freed_memory
 
     keep_freed_memory()
     from rich.console import Console
 
-    from psvit.search.report import to_use
-    from psvit.search.run import run
-    from psvit.training.compare import table
+    from psvit.pipeline.compare import table
+    from psvit.pipeline.run import run
+    from psvit.pipeline.run_page import to_use
 
     results = run(settings)
     if os.environ.get("RANK", "0") != "0":  # one of several processes: the first tells

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from psvit.cli.train import with_recipe
-from psvit.search.settings import SearchSettings
+from psvit.search.search_config import SearchSettings
 
 DESCRIPTION = """Find where to pool, what to share and how wide to be, from your images and under your budget.
 Example: psvit search --data fashion-mnist --budget 12M --epochs 8"""
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str]) -> int:
     """Parse the flags, search, and print the front."""
     settings = with_recipe("search", DESCRIPTION, lambda recipe: SearchSettings(recipe=recipe), arguments)
 
-    from psvit.measure.machine import keep_freed_memory
+    from psvit.engine.machine import keep_freed_memory
 
     keep_freed_memory()
     from rich.console import Console

@@ -12,12 +12,12 @@ from psvit.cli.evaluate import prints, report_unreadable
 from psvit.cli.flags import settings_from
 from psvit.cli.predict import find_images, readable
 from psvit.cli.train import with_recipe
-from psvit.dense.data.settings import ClassMapDataSettings
-from psvit.dense.recipes import RECIPES
-from psvit.dense.segmentation.settings import SegmentSettings
+from psvit.data.objects.objects_config import ClassMapDataSettings
+from psvit.engine.train_config import Machine, RunSettings
 from psvit.errors import UserError
 from psvit.files import check_writable
-from psvit.training.recipes import Machine, RunSettings
+from psvit.tasks.dense.dense_config import RECIPES
+from psvit.tasks.segmentation.segmenter_config import SegmentSettings
 
 HELP = """usage: psvit segment train | evaluate | predict [flags]        psvit segment train --help tells the flags
 
@@ -51,10 +51,10 @@ def train(arguments: Sequence[str]) -> int:
         ("data_dir", "class_folders"),
     )  # fmt: skip
 
-    from psvit.measure.machine import keep_freed_memory
+    from psvit.engine.machine import keep_freed_memory
 
     keep_freed_memory()
-    from psvit.dense.segmentation.segment import train_segmenter
+    from psvit.tasks.segmentation.segment import train_segmenter
 
     train_segmenter(settings)
     return 0
@@ -65,11 +65,11 @@ def evaluate(arguments: Sequence[str]) -> int:
     data = ClassMapDataSettings()
     values = evaluation_flags("segment", EVALUATE, data).parse(arguments)
 
-    from psvit.measure.machine import keep_freed_memory
+    from psvit.engine.machine import keep_freed_memory
 
     keep_freed_memory()
-    from psvit.dense.checkpoints import as_trained
-    from psvit.dense.segmentation.segment import evaluate_checkpoint
+    from psvit.tasks.dense.dense_checkpoints import as_trained
+    from psvit.tasks.segmentation.segment import evaluate_checkpoint
 
     data = as_trained(values.checkpoint, data)
     values = evaluation_flags("segment", EVALUATE, data).parse(arguments)  # again: the default of --scenes is known now
@@ -99,11 +99,11 @@ def predict(arguments: Sequence[str]) -> int:
     values = prediction_flags("segment", PREDICT, output).parse(arguments)
     paths = find_images(values.images)
 
-    from psvit.measure.machine import keep_freed_memory
+    from psvit.engine.machine import keep_freed_memory
 
     keep_freed_memory()
-    from psvit.dense.drawing import draw_class_map, files_for, write_class_map
-    from psvit.dense.segmentation.segment import segment
+    from psvit.tasks.dense.drawing import draw_class_map, files_for, write_class_map
+    from psvit.tasks.segmentation.segment import segment
 
     folder = Path(values.output) if values.output else None
     if folder is not None and folder.exists() and not folder.is_dir():

@@ -9,11 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from psvit import cost
-from psvit.arch import ARCH_FIELDS, Arch
+from psvit.arch import cost
+from psvit.arch.arch import ARCH_FIELDS, Arch
+from psvit.arch.variants import FAMILIES, VARIANTS, find_arch
 from psvit.cli.flags import Flags
 from psvit.errors import UserError, flag, one_line
-from psvit.variants import FAMILIES, VARIANTS, find_arch
 
 DESCRIPTION = """Layers, tokens, widths, MACs and parameters of a variant, a genotype or a checkpoint, and a diagram.
 Example: psvit show ASAS-ASSA-AS --widths 192 256 384"""

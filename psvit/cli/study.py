@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from psvit.cli.flags import Flags, settings_from
-from psvit.study.settings import StudySettings
-from psvit.study.study_file import names, read_study, study_file
-from psvit.training.recipes import Machine
+from psvit.engine.train_config import Machine
+from psvit.studies.study_config import StudySettings
+from psvit.studies.study_file import names, read_study, study_file
 
 DESCRIPTION = f"""Train networks side by side with several seeds, and test claims about them with confidence intervals.
 The studies: {", ".join(names())}, or a YAML file like theirs.
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     settings, machine = settings_from(values, StudySettings()), settings_from(values, Machine())
     study = read_study(values.name, settings.quick)
 
-    from psvit.study.study import run_study
+    from psvit.studies.study import run_study
 
     data = run_study(study, settings, machine, lambda line: print(line, flush=True))
     if data:
@@ -43,7 +43,7 @@ def _print(data: Mapping[str, Any]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from psvit.study.tables import claims_table, group_table
+    from psvit.studies.tables import claims_table, group_table
 
     console = Console(width=None if sys.stdout.isatty() else 160)
     tables = [(group["name"], group_table(group, data["reads"])) for group in data["groups"]]

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from jsonargparse import Namespace
 
 from psvit.cli.flags import Flags, settings_from
+from psvit.engine.train_config import RECIPES, Schedule, TrainSettings
 from psvit.errors import UserError
-from psvit.training.recipes import RECIPES, Schedule, TrainSettings
 
 T = TypeVar("T")
 
@@ -23,10 +23,10 @@ def main(arguments: Sequence[str]) -> int:
     """Parse the flags and train."""
     settings = with_recipe("train", DESCRIPTION, lambda recipe: TrainSettings(recipe=recipe), arguments)
 
-    from psvit.measure.machine import keep_freed_memory
+    from psvit.engine.machine import keep_freed_memory
 
     keep_freed_memory()
-    from psvit.training.loop import train
+    from psvit.tasks.classification.classify import train
 
     train(settings)
     return 0

@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 import psvit
-from psvit.training.timm_sets import PREFIXES
+from psvit.data.timm_sets import PREFIXES
 
 PUBLIC = {"digits": "digits", "fashion-mnist": "zalando-datasets/fashion_mnist", "mnist-5k": "mnist-5k"}
 """What the sets that psvit knows by name are called: as on the Hub, owner/name, where the same images are there."""
@@ -76,7 +76,7 @@ def public_name(data: str) -> str | None:
     """The public name of a set, by which others find it; None of a folder, or of files of the user's.
 
     Args:
-        data: the set as `psvit.training.checkpoints.set_name` tells it.
+        data: the set as `psvit.engine.checkpoints.set_name` tells it.
     """
     prefix, _, name = data.partition("/")
     if prefix.lower() in PREFIXES and prefix.lower() != "wds":  # wds are files, wherever they lie

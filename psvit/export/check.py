@@ -14,7 +14,7 @@ from torch import Tensor
 
 from psvit.errors import UserError
 from psvit.export.graph import example_images
-from psvit.measure.timing import MIN_SECONDS, Spread, Stopwatch, interleave
+from psvit.latency.timing import MIN_SECONDS, Spread, Stopwatch, interleave
 
 Classify = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) -> logits (B, classes)."""

@@ -14,18 +14,18 @@ from typing import Any
 import timm
 import torch
 
-from psvit.arch import image_sides
+from psvit.arch.arch import image_sides
+from psvit.data.data_config import DataSettings
+from psvit.engine.checkpoints import CONFIG, WEIGHTS, check_cut, set_size, trained_on
+from psvit.engine.machine import cpu_threads
 from psvit.errors import UserError
 from psvit.export.check import Timing, check_difference, largest_difference, rows_of
+from psvit.export.export_config import SUFFIXES, ExportSettings
 from psvit.export.graph import frozen_copy, to_program, to_torchscript
 from psvit.export.hub import check_repository, push_to_hub, replacing_files, write_folder
 from psvit.export.onnx_files import INT8, export_onnx, metadata_of
-from psvit.export.settings import SUFFIXES, ExportSettings
 from psvit.files import check_writable, opened_for_torch, replacing, writing
-from psvit.measure.machine import cpu_threads
-from psvit.training.checkpoints import CONFIG, WEIGHTS, check_cut, set_size, trained_on
-from psvit.training.evaluate import Classifier, open_checkpoint
-from psvit.training.settings import DataSettings
+from psvit.tasks.classification.evaluate import Classifier, open_checkpoint
 
 METADATA = "psvit.json"
 """The file inside a .pt2 or TorchScript archive that tells what the metadata of an ONNX file tell."""

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from psvit.errors import UserError, one_line
+from psvit.export.export_config import ExportSettings
 from psvit.export.operators import check_onnx, check_program, check_torchscript
 from psvit.export.runtime import INSTALL
-from psvit.export.settings import ExportSettings
 
 if TYPE_CHECKING:
     import onnx

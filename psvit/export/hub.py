@@ -11,14 +11,8 @@ from typing import Any
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, by its documentation
 
-from psvit import cost
-from psvit.errors import UserError, one_line
-from psvit.export.card import CardFacts, model_card, public_name
-from psvit.export.runtime import PREPROCESSING
-from psvit.files import replacing
-from psvit.measure.macs import count_macs
-from psvit.model.psvit import PSViT
-from psvit.training.checkpoints import (
+from psvit.arch import cost
+from psvit.engine.checkpoints import (
     CONFIG,
     METRICS,
     WEIGHTS,
@@ -27,7 +21,13 @@ from psvit.training.checkpoints import (
     save_checkpoint,
     trained_on,
 )
-from psvit.training.evaluate import Classifier
+from psvit.errors import UserError, one_line
+from psvit.export.card import CardFacts, model_card, public_name
+from psvit.export.runtime import PREPROCESSING
+from psvit.files import replacing
+from psvit.models.macs import count_macs
+from psvit.models.psvit import PSViT
+from psvit.tasks.classification.evaluate import Classifier
 
 CARD = "README.md"
 
@@ -43,7 +43,7 @@ def write_folder(
 
     Args:
         folder: where; see `replacing_files` for one that is there.
-        classifier: see `psvit.training.evaluate.open_checkpoint`; its metrics.json is taken along.
+        classifier: see `psvit.tasks.classification.evaluate.open_checkpoint`; its metrics.json is taken along.
         name: of the repository that it will be on the Hub, as user/name, for the card; by default none.
         license: of the weights, for the card.
         place: where the folder will stand, for the card of one that is not on the Hub; by default where it is written.
@@ -78,7 +78,7 @@ def card_facts(classifier: Classifier, name: str | None, license: str | None, pl
     """What the model card of a classifier tells; its MACs are those at the size that it is made for.
 
     Args:
-        classifier: see `psvit.training.evaluate.open_checkpoint`.
+        classifier: see `psvit.tasks.classification.evaluate.open_checkpoint`.
         name: of the repository on the Hub; None if there is none.
         license: of the weights.
         place: the folder; of an absolute path the card tells the name alone, since others may read it.
@@ -163,7 +163,7 @@ def from_pretrained(
 
     Raises:
         UserError: neither; a revision of a folder; or a checkpoint that is broken, see
-            `psvit.training.checkpoints.load_checkpoint`.
+            `psvit.engine.checkpoints.load_checkpoint`.
     """
     if Path(name).exists():
         if revision is not None:

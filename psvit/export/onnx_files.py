@@ -13,21 +13,21 @@ import torch
 from numpy.typing import NDArray
 
 import psvit
+from psvit.data.data_config import DataSettings
+from psvit.data.datasets import Data, balanced_order, open_data
+from psvit.data.loading import ImageSplit, eval_batches
+from psvit.data.sources import Source, Stream, Subset
+from psvit.engine.checkpoints import TRAINED_ON, set_name, trained_on
+from psvit.engine.train_config import Machine
 from psvit.errors import UserError
 from psvit.export.check import Timing, check_difference, largest_difference, time_in_turns
+from psvit.export.export_config import ExportSettings
 from psvit.export.graph import frozen_copy, to_onnx
 from psvit.export.int8 import quantize
 from psvit.export.operators import onnx_operators
 from psvit.export.runtime import PREPROCESSING, InBatches, OnnxModel, write_metadata
-from psvit.export.settings import ExportSettings
-from psvit.model.psvit import PSViT
-from psvit.training.checkpoints import TRAINED_ON, set_name, trained_on
-from psvit.training.data import Data, balanced_order, open_data
-from psvit.training.evaluate import Classifier, check_classes, evaluate_classifier, preprocess
-from psvit.training.loading import ImageSplit, eval_batches
-from psvit.training.recipes import Machine
-from psvit.training.settings import DataSettings
-from psvit.training.sources import Source, Stream, Subset
+from psvit.models.psvit import PSViT
+from psvit.tasks.classification.evaluate import Classifier, check_classes, evaluate_classifier, preprocess
 
 if TYPE_CHECKING:
     import onnx
@@ -64,7 +64,7 @@ def export_onnx(
     """Export a checkpoint's network to ONNX.
 
     Args:
-        classifier: see `psvit.training.evaluate.open_checkpoint`, at its size.
+        classifier: see `psvit.tasks.classification.evaluate.open_checkpoint`, at its size.
         settings: what to export.
         data: images to calibrate and to measure on.
         folder: where intermediate files may stand.

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from psvit.engine.machine import resolve_device
 from psvit.errors import UserError, one_line
-from psvit.measure.machine import resolve_device
-from psvit.training.evaluate import Classifier, open_checkpoint
+from psvit.tasks.classification.evaluate import Classifier, open_checkpoint
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -39,7 +39,7 @@ def open_classifier(name: str, threads: int | None = None, precision: str = "aut
 
     Raises:
         UserError: neither, a file of another precision, or a device that ONNX Runtime has not; see `OnnxModel` and
-            `psvit.training.evaluate.open_checkpoint`.
+            `psvit.tasks.classification.evaluate.open_checkpoint`.
     """
     if Path(name).suffix.lower() != SUFFIX or Path(name).is_dir():
         return open_checkpoint(name)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import html
 from math import prod, sqrt
 
-from psvit import cost
-from psvit.arch import ATTEND, SHARE, Arch, image_sides
+from psvit.arch import cost
+from psvit.arch.arch import ATTEND, SHARE, Arch, image_sides
 from psvit.report.figures import THEMES, colour
 
 WIDTH, LEFT, RIGHT, COLUMN = 400, 72, 14, 28

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from psvit.arch import Arch
+from psvit.arch.arch import Arch
 from psvit.errors import UserError
 
 Shape = tuple[tuple[int, int], int, int]

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from psvit import cost
-from psvit.arch import Arch
+from psvit.arch import cost
+from psvit.arch.arch import Arch
 from psvit.files import replacing
 from psvit.report.chart import SCRIPT, Chart
 from psvit.report.diagram import diagram_svg

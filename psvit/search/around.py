@@ -9,16 +9,16 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from psvit import cost
-from psvit.arch import ATTEND, Arch
+from psvit.arch import cost
+from psvit.arch.arch import ATTEND, Arch
+from psvit.arch.variants import SMALL, default_arch
+from psvit.data.datasets import Data
+from psvit.engine.devices import by_the_first
 from psvit.errors import UserError
+from psvit.latency.parts import measure_networks
 from psvit.search.budget import Budget
-from psvit.search.latency import measure_networks
-from psvit.search.settings import SearchSettings
+from psvit.search.search_config import SearchSettings
 from psvit.search.space import Space
-from psvit.training.data import Data
-from psvit.training.machine import by_the_first
-from psvit.variants import SMALL, default_arch
 
 Widths = tuple[tuple[int, ...], ...]
 

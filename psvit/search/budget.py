@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from psvit.arch import Arch
-from psvit.cost import Parts
+from psvit.arch.arch import Arch
+from psvit.arch.cost import Parts
+from psvit.arch.steps import Step
 from psvit.errors import UserError
-
-if TYPE_CHECKING:
-    from psvit.search.space import Step
 
 Cost = tuple[float, ...]
 """MACs, parameters and, where a latency is asked for, seconds of a batch."""
@@ -23,7 +21,7 @@ TIMES = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 
 class Seconds(Protocol):
-    """The predicted seconds of a batch, part by part; see `psvit.search.latency_table`."""
+    """The predicted seconds of a batch, part by part; see `psvit.latency.table`."""
 
     def embed(self, width: int) -> float:
         """From the images to tokens of that width."""

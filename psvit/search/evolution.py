@@ -22,11 +22,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from psvit.arch import ATTEND, Arch
+from psvit.arch.arch import ATTEND, Arch
 from psvit.errors import UserError, flag, one_line
 from psvit.files import replacing
+from psvit.search.feasible_set import FeasibleSet
 from psvit.search.genome import Genes, Genome
-from psvit.search.region import Region
 from psvit.search.scores import Score, name_of
 from psvit.search.space import Space
 from psvit.search.storage import hidden, open_storage, using
@@ -71,7 +71,7 @@ class EvolutionSettings:
 
 
 def evolve(
-    region: Region,
+    region: FeasibleSet,
     evaluate: Callable[[Arch], Score],
     settings: EvolutionSettings,
     folder: Path,
@@ -106,19 +106,19 @@ def evolve(
     return search.scores()
 
 
-def cost_used(region: Region, arch: Arch) -> float:
+def cost_used(region: FeasibleSet, arch: Arch) -> float:
     """The greatest part of a limit that a member uses; its MACs if there is no budget."""
     return _part(region, arch) if region.budget else region.costs(arch)[0]
 
 
-def narrowed(region: Region, arch: Arch) -> Arch:
+def narrowed(region: FeasibleSet, arch: Arch) -> Arch:
     """A member, made narrower choice by choice, where it saves most, until it is within the limits or cannot be."""
     while _part(region, arch) > 1 and (others := list(_narrower(region.space, arch))):
         arch = min(others, key=lambda other: _part(region, other))
     return arch
 
 
-def _part(region: Region, arch: Arch) -> float:
+def _part(region: FeasibleSet, arch: Arch) -> float:
     return max(own / limit for own, limit in zip(region.costs(arch), region.limits, strict=True))
 
 
@@ -135,7 +135,7 @@ class _Search:
     """The study, as one worker sees it."""
 
     def __init__(
-        self, region: Region, settings: EvolutionSettings, folder: Path, seed: int, say: Callable[[str], None]
+        self, region: FeasibleSet, settings: EvolutionSettings, folder: Path, seed: int, say: Callable[[str], None]
     ) -> None:
         from optuna import create_study
         from optuna.distributions import CategoricalDistribution, IntDistribution

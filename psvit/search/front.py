@@ -11,12 +11,13 @@ from math import inf, isfinite, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from psvit.arch import Arch
+from psvit.arch.arch import Arch
+from psvit.arch.steps import steps_of
 from psvit.errors import UserError, one_line
 from psvit.files import replacing, write_json
 from psvit.search.budget import Prices
 from psvit.search.scores import Score, name_of
-from psvit.search.space import Space, steps_of
+from psvit.search.space import Space
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -7,9 +7,10 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from psvit.arch import ATTEND, POOL, SHARE, Arch
+from psvit.arch.arch import ATTEND, POOL, SHARE, Arch
+from psvit.arch.steps import Step, steps_of
 from psvit.errors import UserError
-from psvit.search.space import Space, State, Step, bounds, steps_of
+from psvit.search.space import Space, State, bounds
 
 Genes = dict[str, Any]
 

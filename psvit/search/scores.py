@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from psvit.arch import Arch
+from psvit.arch.arch import Arch
 from psvit.errors import UserError
 from psvit.files import writing
 

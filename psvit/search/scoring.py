@@ -19,18 +19,19 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 
-from psvit.arch import Arch
+from psvit.arch.arch import Arch
+from psvit.arch.steps import Step, steps_of
+from psvit.data.augment import eval_transform
+from psvit.data.datasets import Data, balanced_order
+from psvit.data.loading import Batch, ImageSplit, eval_batches
+from psvit.data.sources import Source, Subset
 from psvit.errors import UserError
+from psvit.search.feasible_set import FeasibleSet
 from psvit.search.front import fronts
-from psvit.search.region import Region
 from psvit.search.scores import Journal, Key, Score, name_of
-from psvit.search.settings import ScoringSettings
-from psvit.search.space import Space, Step, bounds, steps_of
+from psvit.search.search_config import ScoringSettings
+from psvit.search.space import Space, bounds
 from psvit.search.supernet import Supernet
-from psvit.training.augment import eval_transform
-from psvit.training.data import Data, balanced_order
-from psvit.training.loading import Batch, ImageSplit, eval_batches
-from psvit.training.sources import Source, Subset
 
 CHUNK = 1024
 """Members times batches that are scored before the journal is written."""
@@ -201,7 +202,7 @@ def rungs(members: int, images: int, classes: int, settings: ScoringSettings) ->
 
 
 def rank_all(
-    region: Region,
+    region: FeasibleSet,
     supernet: Supernet,
     slices: Slices,
     accelerator: Accelerator,
@@ -260,7 +261,7 @@ def rank_all(
     return everything
 
 
-def survivors(scores: Sequence[Score], region: Region, count: int) -> list[Arch]:
+def survivors(scores: Sequence[Score], region: FeasibleSet, count: int) -> list[Arch]:
     """The `count` members of the first Pareto fronts, in the order of the tree.
 
     Of loss and latency where latency is limited, else of loss and MACs.

@@ -16,14 +16,27 @@ from typing import Any
 from accelerate import Accelerator
 from torch import nn
 
-from psvit.arch import ATTEND, POOL, Arch
+from psvit.arch.arch import ATTEND, POOL, Arch
+from psvit.data.datasets import Data, open_data
+from psvit.data.image_list import IMAGES, check_unchanged, read_image_list
+from psvit.engine.devices import by_the_first, interrupts, open_machine
+from psvit.engine.run_folder import begun, read_log, record_of
+from psvit.engine.train_config import RunSettings, TrainSettings
+from psvit.engine.trainer import make_optimizer
 from psvit.errors import UserError, one_line
 from psvit.files import sole_writer, write_json
-from psvit.model.build import check_tokens
+from psvit.latency.parts import measure_networks, open_table
+from psvit.latency.table import LatencyTable
+from psvit.models.build import check_tokens
 from psvit.search.around import space_for
 from psvit.search.budget import Budget, Prices, readable
 from psvit.search.evolution import EvolutionSettings, evolve
-from psvit.search.folder import (
+from psvit.search.feasible_set import FeasibleSet
+from psvit.search.front import Ranked, rank, write_front
+from psvit.search.scores import Score
+from psvit.search.scoring import Scorer, Slices, batch_bytes, rank_all
+from psvit.search.search_config import SearchSettings, shown
+from psvit.search.search_folder import (
     ARCH,
     FRONT,
     JOURNAL,
@@ -36,24 +49,11 @@ from psvit.search.folder import (
     kept_widths,
     read_arch,
 )
-from psvit.search.front import Ranked, rank, write_front
-from psvit.search.latency import measure_networks, open_table
-from psvit.search.latency_table import LatencyTable
-from psvit.search.learning import strata, supernet_training, train_supernet
-from psvit.search.region import Region
-from psvit.search.report import REPORT, read_log, search_page
-from psvit.search.scores import Score
-from psvit.search.scoring import Scorer, Slices, batch_bytes, rank_all
-from psvit.search.settings import SearchSettings, shown
+from psvit.search.search_page import REPORT, search_page
 from psvit.search.space import Space, bounds
 from psvit.search.storage import check_storage
 from psvit.search.supernet import Supernet
-from psvit.training.data import Data, open_data
-from psvit.training.image_list import IMAGES, check_unchanged, read_image_list
-from psvit.training.learning import make_optimizer
-from psvit.training.machine import by_the_first, interrupts, open_machine
-from psvit.training.recipes import RunSettings, TrainSettings
-from psvit.training.run_folder import begun, record_of
+from psvit.search.supernet_training import strata, supernet_training, train_supernet
 
 MEASURED = 4
 """Networks whose latency is measured at a time."""
@@ -80,7 +80,7 @@ class Found:
     """
 
     arch: Arch
-    region: Region
+    region: FeasibleSet
     data: Data
     folder: Path
 
@@ -190,7 +190,7 @@ class InterruptedSearchError(UserError):
 
 def choose(
     ranked: Sequence[Ranked],
-    region: Region,
+    region: FeasibleSet,
     settings: SearchSettings,
     accelerator: Accelerator,
     say: Callable[[str], None],
@@ -223,7 +223,7 @@ def choose(
 
 
 def _score(
-    region: Region,
+    region: FeasibleSet,
     supernet: Supernet,
     slices: Slices,
     accelerator: Accelerator,
@@ -261,7 +261,7 @@ def _evolution(settings: SearchSettings) -> EvolutionSettings:
     return replace(settings.evolution, study_name=name)
 
 
-def use_tree(region: Region, settings: SearchSettings) -> bool:
+def use_tree(region: FeasibleSet, settings: SearchSettings) -> bool:
     """Whether all members are scored on the prefix tree.
 
     Raises:
@@ -276,11 +276,11 @@ def use_tree(region: Region, settings: SearchSettings) -> bool:
     return region.count(at_most=LISTED + 1) <= LISTED
 
 
-def _region(space: Space, budget: Budget, prices: Prices, least: float, say: Callable[[str], None]) -> Region:
+def _region(space: Space, budget: Budget, prices: Prices, least: float, say: Callable[[str], None]) -> FeasibleSet:
     """The members within the budget that use it as far as asked; where none does, all that are within it."""
-    region = space.feasible(budget, prices, least)
+    region = FeasibleSet(space, budget, prices, least)
     if not region.count(at_most=1):
-        region = space.feasible(budget, prices)
+        region = FeasibleSet(space, budget, prices)
         dearest = region.costs(region.nearest())
         say(
             f"note      no network of the space uses {least:.0%} of {budget.text(prices)}, the dearest "
@@ -289,7 +289,7 @@ def _region(space: Space, budget: Budget, prices: Prices, least: float, say: Cal
     return region
 
 
-def _check(region: Region, settings: SearchSettings, accelerator: Accelerator) -> None:
+def _check(region: FeasibleSet, settings: SearchSettings, accelerator: Accelerator) -> None:
     """What could only fail later is tried now, before anything is written or trained.
 
     Raises:
@@ -345,7 +345,7 @@ def _batch_that_fits(space: Space, settings: SearchSettings, say: Callable[[str]
     return images
 
 
-def _tell(region: Region, settings: SearchSettings, say: Callable[[str], None]) -> None:
+def _tell(region: FeasibleSet, settings: SearchSettings, say: Callable[[str], None]) -> None:
     space = region.space
     low, high = bounds(space.depth)
     widths = "; ".join(",".join(map(str, choice)) for choice in space.widths)
@@ -364,7 +364,7 @@ def random_member(found: Found, macs: float, seed: int) -> Arch:
     """One member drawn by `seed` among those with about as many MACs; where there is none, among all."""
     region, rng = found.region, random.Random(f"random member {seed}")
     try:
-        alike = Region(region.space, Budget(macs=1.02 * macs), region.space.prices(), least=0.96)
+        alike = FeasibleSet(region.space, Budget(macs=1.02 * macs), region.space.prices(), least=0.96)
     except UserError:
         return region.sample(rng)
     drawn = (alike.sample(rng) for _ in range(1000) if alike.count(at_most=1))

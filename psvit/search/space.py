@@ -11,33 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING, NamedTuple
 
-from psvit.arch import ATTEND, DEFAULT_WIDTHS, POOL, SHARE, Arch
+from psvit.arch.arch import ATTEND, DEFAULT_WIDTHS, POOL, SHARE, Arch
+from psvit.arch.steps import Step, steps_of
 from psvit.errors import UserError
-from psvit.search.budget import Budget, Prices
-
-if TYPE_CHECKING:
-    from psvit.search.region import Region
-
-
-class Step(NamedTuple):
-    """One layer of a member, with the pooling that may stand before it: a node of the tree.
-
-    Attributes:
-        kind: ``A`` or ``S``.
-        run: how many S in a row this one is, 0 for an A.
-        stage: number of its stage, from 0.
-        width: channels.
-        pooled_from: channels of the stage before, if a pooling stands before this layer, else 0.
-    """
-
-    kind: str
-    run: int
-    stage: int
-    width: int
-    pooled_from: int
-
+from psvit.search.budget import Prices
 
 State = tuple[int, int, int, int]
 """What may follow a layer depends on this alone: layers so far, run of S, stage, width."""
@@ -134,16 +112,6 @@ class Space:
             steps.append(moves[chosen])
             state = self.state(len(steps) - 1, steps[-1])
 
-    def feasible(self, budget: Budget, prices: Prices | None = None, least: float = 0.0) -> Region:
-        """The members within `budget`; see `psvit.search.region.Region`.
-
-        Raises:
-            UserError: there is none; the message names the cheapest member, or the nearest, and its cost.
-        """
-        from psvit.search.region import Region  # it walks spaces, so it stands behind this module
-
-        return Region(self, budget, prices or self.prices(), least)
-
     def prices(self) -> Prices:
         """MACs and parameters of every part of a member."""
         return Prices(self.like, len(self.widths), self.img_size, self.in_chans, self.num_classes)
@@ -234,15 +202,3 @@ class Space:
 def bounds(value: int | tuple[int, int]) -> tuple[int, int]:
     """Least and greatest of a number or a range."""
     return (value, value) if isinstance(value, int) else (value[0], value[-1])
-
-
-def steps_of(arch: Arch) -> tuple[Step, ...]:
-    """The layers of a network, as nodes of the tree."""
-    steps: list[Step] = []
-    for stage, layers in enumerate(arch.stages):
-        run = 0
-        for place, kind in enumerate(layers):
-            run = run + 1 if kind == SHARE else 0
-            pooled_from = arch.widths[stage - 1] if stage and place == 0 else 0
-            steps.append(Step(kind, run, stage, arch.widths[stage], pooled_from))
-    return tuple(steps)

@@ -18,14 +18,15 @@ from timm.layers import trunc_normal_, use_fused_attn
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from psvit.arch import ATTEND, SHARE, Arch
+from psvit.arch.arch import ATTEND, SHARE, Arch
+from psvit.arch.steps import Step, steps_of
 from psvit.errors import UserError
-from psvit.model.attention import Attend, Block, Share
-from psvit.model.build import build_arch
-from psvit.model.pooling import Grid, TokenPool
-from psvit.model.psvit import PSViT, init_layers, positions_for
-from psvit.model.stem import PatchEmbed
-from psvit.search.space import Space, Step, bounds, steps_of
+from psvit.models.attention import Attend, Block, Share
+from psvit.models.build import build_arch
+from psvit.models.pooling import Grid, TokenPool
+from psvit.models.psvit import PSViT, init_layers, positions_for
+from psvit.models.stem import PatchEmbed
+from psvit.search.space import Space, bounds
 
 Entangle = Literal["stage", "place"]
 Slices = Mapping[str, Tensor]

@@ -1,0 +1,1 @@
+"""What one network does: where it repeats itself, what it looks at."""

@@ -1,0 +1,183 @@
+"""Measures of layers -> where the network could share and pool. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import inf
+from typing import Any
+
+from psvit.arch.arch import ATTEND, POOL, SHARE, Arch
+from psvit.errors import UserError, flag
+
+Row = Mapping[str, Any]
+"""What was measured of a layer, as `psvit.analysis.analyze` writes it."""
+
+MOST_POOLINGS, LEAST_TOKENS = 2, 4
+"""Of a suggested network: its poolings at the most, as in the paper's, and the tokens that are left at the least."""
+
+
+@dataclass(frozen=True)
+class AnalyzeSettings:
+    """What to measure, and from where on a layer counts as redundant.
+
+    Args:
+        images: images of the hold-out to measure on, drawn evenly over the classes.
+        batch_size: images at a time.
+        share_above: a layer may share if its map correlates so much with the map of the layer before it.
+        pool_above: tokens may be pooled behind a layer if neighbours have a mean cosine of so much.
+        loss_below: both only if the change raises the hold-out loss by at most so much without training, in nats.
+        drop_below: and only if it lowers the hold-out top-1 by at most so many points.
+        output: folder of the figures, the numbers and the page.
+        overwrite: replace the analysis that the folder holds.
+    """
+
+    images: int = 256
+    batch_size: int = 16
+    share_above: float = 0.7
+    pool_above: float = 0.7
+    loss_below: float = 0.1
+    drop_below: float = 2.0
+    output: str = "runs/analyze"
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("images", 4), ("batch_size", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise UserError(f"{flag(name)} {value!r} is not a whole number of at least {least}")
+        for name in ("share_above", "pool_above"):
+            if not -1 <= getattr(self, name) <= 1:
+                raise UserError(f"{flag(name)} {getattr(self, name)!r} is not between -1 and 1")
+        if not 0 <= self.loss_below < inf:
+            raise UserError(f"--loss-below {self.loss_below!r} is not a number of nats: give 0 or more, as in 0.1")
+        if not 0 <= self.drop_below <= 100:
+            raise UserError(f"--drop-below {self.drop_below!r} is not a number of points from 0 to 100")
+
+    def bears(self, cost: Mapping[str, float] | None) -> bool:
+        """Whether a change costs little enough, or what it costs was not measured."""
+        return cost is None or (cost["loss"] <= self.loss_below and -cost["top1"] <= self.drop_below)
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Where a network could share and pool. Layers are counted from 0.
+
+    Args:
+        share: layers whose map is near that of the layer before and may be replaced by it, each by itself.
+        pool: layers behind which tokens are alike and may be averaged, each by itself.
+        free: layers whose map differs from the one before, but may be replaced by it all the same.
+        sources: of the suggested network, for a layer that begins to share, the layer whose map it takes.
+        poolings: of the suggested network, the layers behind which it begins to pool.
+        genotype: of the suggested network; None if nothing is to be changed.
+    """
+
+    share: tuple[int, ...] = ()
+    pool: tuple[int, ...] = ()
+    free: tuple[int, ...] = ()
+    sources: Mapping[int, int] = field(default_factory=dict)
+    poolings: tuple[int, ...] = ()
+    genotype: str | None = None
+
+
+def rule(settings: AnalyzeSettings, changed: bool) -> str:
+    """The rule by which `advise` judges, in words; `changed`: the network was run with changes too."""
+    most = f"raises the loss by at most {settings.loss_below:g} nats and lowers top-1 by at most "
+    most += f"{settings.drop_below:g} points"
+    cheap, mild = (f", and {what} {most}" if changed else "" for what in ("taking it", "averaging them"))
+    return (
+        f"A layer could share if its map correlates at least {settings.share_above:g} with that of the layer before it"
+        f"{cheap}. The tokens behind a layer could be pooled if neighbours have a mean cosine of at least "
+        f"{settings.pool_above:g}{mild}. The suggestion pools behind the first such layer, then again a third of the "
+        f"depth or more behind it, {MOST_POOLINGS} times in all at the most and while {LEAST_TOKENS} tokens are left; "
+        "a layer shares in it if its map is near the one that it would really get."
+    )
+
+
+def advise(rows: Sequence[Row], correlation: Sequence[Sequence[float | None]], settings: AnalyzeSettings) -> Advice:
+    """Judge every layer by itself, and put together a network.
+
+    Args:
+        rows: of every layer, in order.
+        correlation: of the maps of every two layers, heads matched.
+        settings: the thresholds.
+    """
+
+    def near(i: int, j: int) -> bool:
+        value = correlation[i][j]
+        return value is not None and value >= settings.share_above
+
+    mayshare = [i for i, row in enumerate(rows) if may_share(rows, i) and settings.bears(row["sharing"])]
+    share = tuple(i for i in mayshare if near(i - 1, i))
+    free = tuple(i for i in mayshare if i not in share and rows[i]["sharing"] is not None)
+    pool = tuple(
+        i for i, row in enumerate(rows)
+        if may_pool(rows, i) and row["tokens_are"]["neighbour_cosine"] >= settings.pool_above
+        and settings.bears(row["pooling"])
+    )  # fmt: skip
+    poolings = _poolings(rows, pool)
+    sources: dict[int, int] = {}
+    run = 0  # the layer whose map holds
+    for i, row in enumerate(rows):
+        starts = i == 0 or row["stage"] != rows[i - 1]["stage"] or i - 1 in poolings
+        if not starts and i in share and near(run, i):
+            sources[i] = run
+        elif row["kind"] == ATTEND or starts:
+            run = i
+    return Advice(share, pool, free, sources, poolings, _genotype(rows, sources, poolings))
+
+
+def may_share(rows: Sequence[Row], i: int) -> bool:
+    """Whether layer i computes a map where it could have one: from a layer of its stage, with as many heads."""
+    if i == 0 or rows[i]["kind"] == SHARE:
+        return False
+    return all(rows[i][name] == rows[i - 1][name] for name in ("stage", "heads"))
+
+
+def may_pool(rows: Sequence[Row], i: int) -> bool:
+    """Whether tokens could be pooled behind layer i: there is a grid, a layer follows, and it computes its own map."""
+    follows = i + 1 < len(rows) and rows[i + 1]["stage"] == rows[i]["stage"] and rows[i + 1]["kind"] == ATTEND
+    return follows and "neighbour_cosine" in rows[i]["tokens_are"]
+
+
+def _poolings(rows: Sequence[Row], pool: Sequence[int]) -> tuple[int, ...]:
+    chosen: list[int] = []
+    allowed = MOST_POOLINGS - rows[-1]["stage"] + rows[0]["stage"]
+    for i in pool:
+        apart = not chosen or i - chosen[-1] >= len(rows) / 3
+        before = [j for j in chosen if rows[j]["stage"] == rows[i]["stage"]]
+        if len(chosen) < allowed and apart and _left(rows[i], len(before) + 1) >= LEAST_TOKENS:
+            chosen.append(i)
+    return tuple(chosen)
+
+
+def _left(row: Row, poolings: int) -> int:
+    """Tokens of the grid that so many poolings leave."""
+    (height, width), halves = row["grid"], 2**poolings
+    return -(-height * width // halves) if row["one_row"] else -(-height // halves) * -(-width // halves)
+
+
+def _genotype(rows: Sequence[Row], sources: Mapping[int, int], poolings: Sequence[int]) -> str | None:
+    if not sources and not poolings:
+        return None
+    letters = ""
+    for i, row in enumerate(rows):
+        if i and (row["stage"] != rows[i - 1]["stage"] or i - 1 in poolings):
+            letters += POOL
+        letters += SHARE if i in sources else row["kind"]
+    return letters
+
+
+def suggested(arch: Arch, genotype: str) -> Arch:
+    """`arch` with another genotype of as many layers, whose S share maps.
+
+    A stage that is split keeps its width, and the size of its windows in tokens, which then reach twice as far.
+    """
+    stage_of = [stage for stage, layers in enumerate(arch.stages) for _ in layers]
+    starts = [0]
+    for layers in genotype.split(POOL)[:-1]:
+        starts.append(starts[-1] + len(layers))
+    stages = [stage_of[start] for start in starts]
+    windows = tuple(arch.window(stage) for stage in stages)
+    widths = tuple(arch.widths[stage] for stage in stages)
+    return replace(arch, genotype=genotype, widths=widths, windows=windows, sharing="map")

@@ -1,0 +1,266 @@
+"""An analysis, as plain data -> its figures, its page, and its table for the terminal. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from psvit.arch.arch import Arch
+from psvit.report.figures import Drawing, curves, heatmap, intervals, scatter
+from psvit.report.page import Page
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+PAGE, FIGURES = "report.html", "figures"
+
+OF_MAPS = ("layer", "tokens", "windows", "map corr", "JS bits", "other image", "entropy", "distance", "to share")
+OF_TOKENS = ("layer", "tokens", "neighbours", "all pairs", "kept", "rank", "to pool")
+SHORT = ("layer", "tokens", "windows", "map corr", "to share", "neighbours", "to pool", "rank", "distance")
+"""Columns of `layer_table`: of maps, of tokens, and those that fit a terminal."""
+
+CAPTIONS = {
+    "map_correlation": "Pearson's correlation of the attention maps of every two layers, head by head with the heads "
+    "matched, mean over heads and images. 1: the same map. Blank: maps of different sizes, which cannot be shared.",
+    "map_cosine": "Cosine similarity of the same maps. 1: the same map. It is near 1 as soon as both are nearly "
+    "uniform, so the correlation is the main figure of two maps.",
+    "map_divergence": "Jensen-Shannon divergence of the same maps in bits, row by row. 0: the same map; 1: no token is "
+    "attended to by both.",
+    "map_correlation_averaged": "Correlation of the maps averaged over their heads: layers may attend alike on the "
+    "whole although no two heads do.",
+    "sharing": "What it costs each layer to take the map of the layer before it, heads matched, nothing being trained: "
+    "change of the hold-out loss, ± its standard error over the images. One layer at a time.",
+    "tokens": "How alike the tokens of an image are behind each layer: mean cosine of neighbours and of all pairs, the "
+    "part of their variance that averaging over pooling windows keeps, and the effective rank of the centred tokens as "
+    "a part of the greatest possible.",
+    "pooling": "What it costs to replace the tokens behind a layer by the means of their windows, nothing being "
+    "trained: change of the hold-out loss, ± its standard error over the images. One layer at a time.",
+    "attention_distance": "Mean distance from a patch to the patches that it attends to, of every head; and that of a "
+    "map that attends alike to all patches that it sees.",
+    "cka": "Linear CKA (unbiased) of the tokens of every two layers, averaged over each image: whether layers tell the "
+    "same images apart. Near 1 throughout: each layer adds little to what it is given.",
+}
+"""Of each figure, by its name."""
+
+SECTIONS = (
+    ("Attention maps", ("map_correlation", "map_cosine", "map_divergence", "map_correlation_averaged"), ("sharing",)),
+    ("Tokens", ("tokens", "pooling")),
+    ("Distances, and layers beside layers", ("attention_distance", "cka")),
+)
+"""Headings of a page, and the figures below them that stand side by side."""
+
+FILES = tuple(f"{FIGURES}/{name}.{kind}" for name in CAPTIONS for kind in ("svg", "png"))
+
+
+def drawings(report: Mapping[str, Any]) -> dict[str, Drawing]:
+    """The figures by their names; those for which nothing was measured are left out."""
+    rows = report["layers"]
+    labels = [str(row["layer"]) for row in rows]
+    borders = [i for i, (a, b) in enumerate(pairwise(rows), start=1) if a["stage"] != b["stage"]]
+    maps = report["maps"]
+    correlations = (maps["matched"]["correlation"], maps["averaged"]["correlation"])
+    apart = [value for row in maps["matched"]["divergence"] for value in row if value is not None]
+    low = min([0.0, *(value for matrix in correlations for row in matrix for value in row if value is not None)])
+    drawn = {
+        "map_correlation": heatmap(correlations[0], labels, "correlation", low, 1, borders),
+        "map_cosine": heatmap(maps["matched"]["cosine"], labels, "cosine", 0, 1, borders),  # no map is below 0
+        "map_divergence": heatmap(
+            maps["matched"]["divergence"], labels, "divergence in bits", 0, max([0.1, *apart]), borders
+        ),
+        "map_correlation_averaged": heatmap(correlations[1], labels, "correlation", low, 1, borders),
+        "tokens": curves(_token_curves(rows), "layer", "cosine, or part of the whole"),
+        "cka": heatmap(report["cka"], labels, "CKA", 0, 1, borders),
+    }
+    for name, label in (("sharing", "layer {} takes the map of {}"), ("pooling", "pooled behind layer {}")):
+        costs = [(label.format(row["layer"], row["layer"] - 1), row[name]) for row in rows if row[name] is not None]
+        if costs:
+            drawn[name] = intervals([_interval(*cost) for cost in costs], "change of the hold-out loss in nats")
+    placed = [row for row in rows if row["distance"] is not None]
+    if placed:
+        heads = [(row["layer"], pixels) for row in placed for pixels in row["distance"]["heads"]]
+        drawn["attention_distance"] = scatter(
+            {"heads": [(layer, pixels, pixels, pixels) for layer, pixels in heads],
+             "attending alike to all it sees": [(row["layer"], *[row["distance"]["uniform"]] * 3) for row in placed]},
+            "layer", "mean distance in pixels",
+        )  # fmt: skip
+    return {name: drawn[name] for name in CAPTIONS if name in drawn}
+
+
+def _token_curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list[float], list[float]]]:
+    names = {"neighbour_cosine": "cosine of neighbours", "pair_cosine": "cosine of all pairs",
+             "kept_by_pooling": "variance kept by pooling", "rank_centred_fraction": "effective rank"}  # fmt: skip
+    found = {}
+    for name, title in names.items():
+        known = [(row["layer"], row["tokens_are"][name]) for row in rows if row["tokens_are"].get(name) is not None]
+        if known:
+            found[title] = ([layer for layer, _ in known], [value for _, value in known])
+    return found
+
+
+def _interval(label: str, cost: Mapping[str, float]) -> tuple[str, float, float, float]:
+    return label, cost["loss"], cost["loss"] - cost["error"], cost["loss"] + cost["error"]
+
+
+def page(report: Mapping[str, Any], pictures: Mapping[str, Drawing], arch: Arch | None) -> Page:
+    """The page of an analysis.
+
+    Args:
+        report: what ``redundancy.json`` holds.
+        pictures: see `drawings`.
+        arch: the suggested network, where there is one.
+    """
+    data = report["data"]
+    size = " × ".join(map(str, data["img_size"]))
+    made = Page(
+        f"Where {report['model']} could pool and share",
+        f"{len(report['layers'])} layers with {report['weights']} weights, on {data['images']} images of the hold-out "
+        f"of {data['name']} at {size} pixels"
+        + (f"; top-1 {report['top1']:.1f} %, loss {report['loss']:.3f}." if report["loss"] is not None else "."),
+    )
+    made.heading("Verdict")
+    made.points(report["verdict"])
+    if report["rule"] is not None:
+        made.note(report["rule"])
+    if report["no_changes_because"]:
+        made.note(f"What sharing and pooling would cost is not told: {report['no_changes_because']}.")
+    if report["left_out"]:
+        made.note(f"Left out, since their maps are not between all tokens: {', '.join(report['left_out'])}.")
+    _network(made, report, arch)
+    made.heading("Layer by layer")
+    for title, columns in (("Maps", OF_MAPS), ("Tokens", OF_TOKENS)):
+        made.text(f"{title}:")
+        made.table(*layer_table(report, columns), caption=layer_legend(report, columns))
+    for title, *rows in SECTIONS:
+        made.heading(title)
+        for names in rows:
+            drawn = [name for name in names if name in pictures]
+            with made.beside() if len(drawn) > 1 else nullcontext():
+                for name in drawn:
+                    made.figure(pictures[name], CAPTIONS[name])
+    made.note(
+        "Averaging tokens is a stand-in for a trained token pooling: the tokens of a window stay equal in all later "
+        "layers, and count as many times as there are in attention."
+    )
+    if any(row.get("window") for row in report["layers"]):
+        made.note(
+            "Maps of layers that attend within windows are compared within them: between windows all are 0, which "
+            "would make any two alike. Their entropy is a part of that of a map uniform within its windows. A layer "
+            "with windows and one without, or with others, cannot share a map."
+        )
+    _use(made, report)
+    made.folded("Settings and versions", {**report["settings"], "versions": report["versions"]})
+    return made
+
+
+def _network(made: Page, report: Mapping[str, Any], suggested: Arch | None) -> None:
+    """What was analyzed, and what is suggested: as diagrams where they are of ours, and what they cost."""
+    data, own, commands = report["data"], report.get("arch"), report["suggestion"]["commands"]
+    shape = tuple(data["img_size"]), data["in_chans"], report.get("num_classes", data["classes"])
+    made.heading("The network")
+    if own is None:  # of timm, or in a file of an earlier version
+        params = f" and {report['params'] / 1e6:,.3f} M parameters" if "params" in report else ""
+        made.text(f"{report['model']}: {report['macs'] / 1e6:,.2f} M MACs for one image{params}.")
+    if own is not None and suggested is not None:
+        made.text("As it is, and as suggested:")
+    with made.beside() if own is not None and suggested is not None else nullcontext():
+        if own is not None:
+            made.network(Arch.from_dict(own), *shape)
+        if suggested is not None:
+            made.network(suggested, *shape)
+    if commands:
+        made.text("To find out what the suggestion reaches:")
+        made.code("\n".join(commands))
+
+
+def _use(made: Page, report: Mapping[str, Any]) -> None:
+    """How to open in Python what was analyzed, and what to do with it on the command line."""
+    use = report.get("use")
+    if use is None:  # a file of an earlier version
+        return
+    made.heading("How to use it")
+    made.text(f"In Python, with {'new weights' if report['weights'] == 'random' else 'its own preprocessing'}:")
+    made.code(use["python"])
+    if use["commands"]:
+        made.text("On the command line:")
+        made.code("\n".join(use["commands"]))
+    if report["weights"] == "trained":
+        made.note("Paths are as seen from the folder in which the analysis was started.")
+    if report["weights"] != "random" and report["settings"]["data"]["img_size"] is not None:
+        made.note("These lines take images of the model's own size; it was analyzed at that of `--img-size`.")
+
+
+def table(report: Mapping[str, Any]) -> Table:
+    """The layers, for a terminal."""
+    from rich.table import Table
+
+    headings, cells = layer_table(report, SHORT)
+    made = Table(
+        box=None, header_style="bold", pad_edge=False, caption_justify="left", caption=layer_legend(report, SHORT)
+    )
+    for place, heading in enumerate(headings):
+        made.add_column(heading, justify="left" if place == 0 else "right", no_wrap=True)
+    for row in cells:
+        made.add_row(*row)
+    return made
+
+
+def layer_table(report: Mapping[str, Any], columns: Sequence[str] | None = None) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of the layers; columns of which nothing is known are left out.
+
+    Args:
+        report: what ``redundancy.json`` holds.
+        columns: headings of those to show, in order; by default all.
+    """
+
+    def number(value: float | None, places: int = 2) -> str:
+        return "" if value is None else f"{value:.{places}f}".replace("-", "−")
+
+    def change(cost: Mapping[str, float] | None) -> str:
+        return "" if cost is None else f"{cost['loss']:+.3f}±{cost['error']:.3f}".replace("-", "−")
+
+    found: dict[str, list[str]] = {}
+    for row in report["layers"]:
+        before, tokens, distance = row["before"] or {}, row["tokens_are"], row["distance"] or {}
+        near = number(before.get("correlation")) + (" shared" if before.get("by_construction") else "")
+        cells = {
+            "layer": f"{row['layer']} {row['kind']}", "tokens": str(row["tokens"]),
+            "windows": "×".join(map(str, row.get("window") or ())), "map corr": near,
+            "to share": change(row["sharing"]), "neighbours": number(tokens.get("neighbour_cosine")),
+            "to pool": change(row["pooling"]), "rank": number(tokens["rank_centred"], 1),
+            "distance": number(distance.get("mean"), 1), "JS bits": number(before.get("divergence"), 3),
+            "other image": number(row["other_image"]["correlation"]), "entropy": number(row["map_entropy"]),
+            "all pairs": number(tokens["pair_cosine"]), "kept": number(tokens.get("kept_by_pooling")),
+        }  # fmt: skip
+        for name, text in cells.items():
+            found.setdefault(name, []).append(text)
+    headings = [name for name in columns or found if any(found[name])]
+    return headings, [list(row) for row in zip(*(found[name] for name in headings), strict=True)]
+
+
+def layer_legend(report: Mapping[str, Any], columns: Sequence[str] | None = None) -> str:
+    """What the columns of `layer_table` mean."""
+    shown = layer_table(report, columns)[0]
+    meanings = {
+        "layer": "A attends, S shares",
+        "windows": "windows: tokens within which a layer attends, where not to all",
+        "map corr": "map corr: correlation of the map with that of the layer before, heads matched",
+        "neighbours": "neighbours: mean cosine of tokens side by side",
+        "rank": "rank: effective rank of the centred tokens",
+        "distance": "distance: mean attention distance in pixels",
+    }
+    changes = {"to share": "the layer takes the map before", "to pool": "its tokens are averaged"}
+    if measured := [name for name in changes if name in shown]:
+        told = ", or ".join(changes[name] for name in measured)
+        meanings[measured[0]] = (
+            f"{', '.join(measured)}: change of the loss in nats ± standard error when {told}, without training"
+        )
+    meanings |= {
+        "JS bits": "JS: divergence from the map before",
+        "other image": "other image: correlation of the map with the same layer's for another image",
+        "entropy": "entropy: of the map's rows, as a part of a uniform map's",
+        "all pairs": "all pairs: mean cosine of all pairs of tokens",
+        "kept": "kept: part of the tokens' variance that averaging windows keeps",
+    }
+    return "; ".join(meaning for name, meaning in meanings.items() if name in shown)

@@ -1,0 +1,125 @@
+"""What is analyzed: a model with explicit attention and its weights, the images that it is shown, its Arch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from psvit.analysis.maps import Layer
+from psvit.analysis.redundancy import LEAST_IMAGES
+from psvit.arch import cost
+from psvit.arch.arch import ATTEND, Arch
+from psvit.data.augment import eval_transform
+from psvit.data.data_config import DataSettings
+from psvit.data.datasets import Data, balanced_order
+from psvit.data.loading import Transform
+from psvit.data.sources import Source, Stream, Subset
+from psvit.engine.checkpoints import arch_file, is_folder, open_model, read_config, set_size
+from psvit.engine.devices import seed_step
+from psvit.engine.train_config import ModelSettings
+from psvit.errors import UserError
+from psvit.models.build import is_psvit
+from psvit.models.macs import explicit_attention
+from psvit.models.psvit import PSViT
+from psvit.tasks.classification.evaluate import check_classes, preprocess
+
+INIT = 2**32 - 1  # the "step" that seeds the weights of a network that has none, as in training
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What is analyzed.
+
+    Args:
+        model: built with explicit attention, in evaluation mode.
+        weights: trained (a checkpoint), pretrained (timm's) or random.
+        transform: image -> what the model takes.
+        in_chans: image channels that it takes; img_size: height and width.
+        unlabelled: why its answers cannot be held against the images' classes; empty if they can.
+    """
+
+    model: Any
+    weights: str
+    transform: Transform
+    in_chans: int
+    img_size: tuple[int, int]
+    unlabelled: str
+
+    def arch(self, layers: Sequence[Layer]) -> Arch | None:
+        """What the model is in our words: any PSViT, and a plain ViT of timm; None for others.
+
+        A ViT is plain if it has exactly the parameters of the Arch that its sizes describe.
+        """
+        if isinstance(self.model, PSViT):
+            return self.model.arch
+        try:
+            first, patch = layers[0], self.model.patch_embed.patch_size[0]
+            ratio = self.model.blocks[0].mlp.fc1.out_features / first.width
+            arch = Arch(ATTEND * len(layers), (first.width,), first.width // first.heads, ratio, "2d", patch,
+                        class_token=first.prefix == 1)  # fmt: skip
+            params = cost.params(arch, self.img_size, self.in_chans, self.model.num_classes)
+        except (AttributeError, TypeError, IndexError, UserError):
+            return None
+        return arch if params == sum(p.numel() for p in self.model.parameters()) else None
+
+
+def open_subject(settings: ModelSettings, data: DataSettings, opened: Data) -> Subject:
+    """Open a model as `psvit.engine.checkpoints.open_model` understands its name, with explicit attention.
+
+    A checkpoint and pretrained weights take images of their own size and preprocessing, unless --img-size is given; a
+    network without weights takes those of the data, but for models of timm, which come in a size of their own.
+
+    Raises:
+        UserError: see `open_model`.
+    """
+    name = settings.model
+    trained = is_folder(name) and arch_file(name) is None
+    weights = "trained" if trained else "pretrained" if settings.pretrained else "random"
+    seed_step(data.seed, INIT)
+    with explicit_attention():
+        if trained:
+            model = open_model(settings)
+            if data.img_size is not None:
+                set_size(model, opened.img_size)
+        else:
+            own_size = not is_psvit(name) and not is_folder(name) and data.img_size is None
+            shape = {} if settings.pretrained else {"in_chans": opened.in_chans, "num_classes": len(opened.classes)}
+            model = open_model(settings, img_size=None if own_size else opened.img_size, **shape)
+    in_chans, *sides = model.pretrained_cfg["input_size"]
+    height, width = sides if data.img_size is None else opened.img_size
+    if weights == "random":
+        in_chans, transform = opened.in_chans, eval_transform(replace(opened, img_size=(height, width)))
+    else:
+        transform = preprocess(model, (height, width))
+    unlabelled = _unlabelled(name, weights, model, opened)
+    return Subject(model.eval(), weights, transform, in_chans, (height, width), unlabelled)
+
+
+def _unlabelled(name: str, weights: str, model: Any, opened: Data) -> str:
+    if weights == "random":
+        return "the weights are random"
+    if weights == "trained":
+        try:
+            check_classes(name, read_config(name).get("label_names"), model.num_classes, opened)
+        except UserError as error:
+            return str(error)
+    elif model.num_classes != len(opened.classes):
+        return f"{name} knows {model.num_classes} classes, {opened.name} has {len(opened.classes)}"
+    return ""
+
+
+def draw_images(source: Source | Stream, images: int, data: DataSettings) -> Source | Stream:
+    """The first images of a balanced order, drawn by the data's seed; a stream is left to be read from its start.
+
+    Raises:
+        UserError: too few images.
+    """
+    if not isinstance(source, Source):
+        return source
+    order = balanced_order(np.asarray(source.labels(), dtype=np.int64), np.random.default_rng(data.seed))[:images]
+    if len(order) < LEAST_IMAGES:
+        raise UserError(f"the hold-out has {len(order)} images, at least {LEAST_IMAGES} are needed: raise --holdout")
+    return Subset(source, order)

@@ -1,0 +1,1 @@
+"""Arch, its genotype, its exact cost, the named variants. No torch here."""

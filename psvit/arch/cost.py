@@ -1,0 +1,275 @@
+"""What an Arch costs: its MACs and parameters, exact to the integer. No torch here.
+
+A MAC is one multiplication with its addition. Counted: every matrix product and convolution, QK^T and AV included.
+Not counted: norms, softmax, biases, activations, maxima and means of poolings. We never call MACs FLOPs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise, product
+from math import gcd, prod
+
+from psvit.arch.arch import MIN_STEM_CHANNELS, SHARE, Arch, even_parts, image_sides, stem_channels
+from psvit.errors import UserError
+
+ImgSize = int | tuple[int, int]
+
+MLP_BOUNDS = (1.5, 2.0)
+"""How far `scale_to` changes an mlp_ratio, as a factor: the first, and the second where nothing else helps."""
+
+MIN_HEAD_DIM = 8
+"""`scale_to` makes heads no smaller."""
+
+
+class UnreachableError(UserError):
+    """No width of a network has the MACs asked for."""
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """The cost of one part of the network for one image.
+
+    Attributes:
+        name: where it is, for example ``stage 2 layer 3``.
+        kind: ``embed``, ``A``, ``S``, ``pool`` or ``head``.
+        stage: number of its stage, from 0.
+        grid: token rows and columns that it puts out.
+        tokens: tokens that it puts out, class token included.
+        width: channels that it puts out.
+        macs: multiply-accumulates.
+        params: parameters.
+    """
+
+    name: str
+    kind: str
+    stage: int
+    grid: tuple[int, int]
+    tokens: int
+    width: int
+    macs: int
+    params: int
+
+
+def layer_costs(arch: Arch, img_size: ImgSize = 224, in_chans: int = 3, num_classes: int = 1000) -> list[LayerCost]:
+    """The parts of the network from image to logits, with what each costs for one image.
+
+    `img_size` is a side or a (height, width) in pixels; position embeddings are those of this size.
+
+    Raises:
+        UserError: an image size that is not positive.
+    """
+    return list(_layer_costs(arch, img_size, in_chans, num_classes))
+
+
+def macs(arch: Arch, img_size: ImgSize = 224, in_chans: int = 3, num_classes: int = 1000) -> int:
+    """MACs of the network for one image of `img_size` pixels."""
+    return sum(layer.macs for layer in _layer_costs(arch, img_size, in_chans, num_classes))
+
+
+def params(arch: Arch, img_size: ImgSize = 224, in_chans: int = 3, num_classes: int = 1000) -> int:
+    """Parameters of the network, built for images of `img_size` pixels."""
+    return sum(layer.params for layer in _layer_costs(arch, img_size, in_chans, num_classes))
+
+
+def _layer_costs(arch: Arch, img_size: ImgSize, in_chans: int, num_classes: int) -> Iterator[LayerCost]:
+    parts = Parts(arch, len(arch.widths), img_size, in_chans, num_classes)
+    width = arch.widths[0]
+    stem = "patch embedding" if arch.stem == "patch" else "convolutional stem"
+    yield LayerCost(stem, "embed", 0, parts.grids[0], parts.tokens[0], width, *parts.embed(width))
+    for stage, (layers, grid, width) in enumerate(zip(arch.stages, parts.grids, arch.widths, strict=True)):
+        tokens = parts.tokens[stage]
+        if stage > 0:
+            pooled = parts.pool(stage, arch.widths[stage - 1], width)
+            yield LayerCost(f"pooling {stage}", "pool", stage, grid, tokens, width, *pooled)
+        for number, kind in enumerate(layers, start=1):
+            name = f"stage {stage + 1} layer {number}"
+            yield LayerCost(name, kind, stage, grid, tokens, width, *parts.layer(kind, stage, width))
+    yield LayerCost("head", "head", stage, grid, tokens, num_classes or width, *parts.head(width))
+
+
+class Parts:
+    """(MACs, parameters) of the parts that networks like `like` are made of, for one image.
+
+    A network's cost is the sum over its parts: this is what `layer_costs` adds up, and what a search adds up along its
+    tree without describing every member.
+
+    Args:
+        like: what the networks have in common: all but genotype and widths; its windows, if any, are of `stages`.
+        stages: the most stages that a network has.
+        img_size: side or (height, width) in pixels.
+        in_chans: image channels.
+        num_classes: classes.
+
+    Raises:
+        UserError: an image size that is not positive.
+    """
+
+    def __init__(
+        self, like: Arch, stages: int, img_size: ImgSize = 224, in_chans: int = 3, num_classes: int = 1000
+    ) -> None:
+        self.like, self.in_chans, self.num_classes = like, in_chans, num_classes
+        self.prefix = int(bool(like.class_token))
+        self.grids = like.grids(image_sides(img_size), stages)
+        self.tokens = tuple(prod(grid) + self.prefix for grid in self.grids)
+
+    def embed(self, width: int) -> tuple[int, int]:
+        """Stem (patches or convolutions), positions and class token of a network whose first stage is `width` wide."""
+        patches = prod(self.grids[0])
+        embeddings = (patches + self.prefix) * width + self.prefix * width  # positions, class token
+        macs, weights = self._convolutions(width) if self.like.stem == "conv" else (0, 0)
+        last = width**2 if self.like.stem == "conv" else self.in_chans * self.like.patch_size**2 * width
+        return macs + patches * last, weights + last + width + embeddings
+
+    def _convolutions(self, width: int) -> tuple[int, int]:
+        """The 3 x 3 convolutions of a stem, with their norms; not the linear map behind them."""
+        stride = self.like.stride
+        macs, weights, before, cells = 0, 0, self.in_chans, prod(self.grids[0]) * stride**2
+        for after in stem_channels(stride, width):
+            cells //= 4
+            macs += cells * 9 * before * after
+            weights += 9 * before * after + 2 * after
+            before = after
+        return macs, weights
+
+    def layer(self, kind: str, stage: int, width: int) -> tuple[int, int]:
+        """A layer that attends (A) or shares (S), in the stage of that number (from 0)."""
+        hidden, qkv_bias = int(width * self.like.mlp_ratio), self.like.qkv_bias
+        own = 1 if kind == SHARE else 3  # projections: v, or q, k and v
+        reuses_map = kind == SHARE and self.like.sharing == "map"
+        computed = 1 if reuses_map else 3
+        products = 1 if reuses_map else 2  # A V, or Q K^T and A V
+        rest = width**2 + 2 * width * hidden  # the output's projection, the MLP
+        biases = (own * qkv_bias + 1) * width + hidden + width
+        norms = 4 * width
+        windows, inside = self.windows(stage)
+        macs = windows * (inside * (computed * width**2 + rest) + products * inside**2 * width)
+        return macs, own * width**2 + rest + biases + norms
+
+    def windows(self, stage: int) -> tuple[int, int]:
+        """Windows in the stage of that number, and the tokens in each; one of all tokens where it has none.
+
+        Windows that overlap compute some tokens twice, and those count twice.
+        """
+        most = self.like.window(stage)
+        if not most:
+            return 1, self.tokens[stage]
+        (rows, height), (columns, wide) = (even_parts(side, most) for side in self.grids[stage])
+        return rows * columns, height * wide
+
+    def pool(self, stage: int, before: int, after: int) -> tuple[int, int]:
+        """The pooling that leads to the stage of that number, from `before` channels to `after`."""
+        like = self.like
+        convolved_first = like.pool_order == "conv-pool" and like.pool_op != "stride"
+        cells = prod(self.grids[stage - 1] if convolved_first else self.grids[stage])
+        taps = like.pool_kernel ** (1 if like.pooling == "1d" else 2)
+        if like.pool_conv == "full":
+            weights, biases = taps * before * after, after
+        else:
+            weights, biases = taps * before + before * after, before + after
+        prefix_weights = before * after if self.prefix and before != after else 0
+        prefix_biases = after if prefix_weights else 0
+        return cells * weights + prefix_weights, weights + biases + prefix_weights + prefix_biases
+
+    def head(self, width: int) -> tuple[int, int]:
+        """The last norm and the classifier of a network whose last stage is `width` wide."""
+        weights = width * self.num_classes
+        return weights, 2 * width + weights + self.num_classes
+
+
+def scale_to(
+    arch: Arch,
+    target: float,
+    img_size: ImgSize = 224,
+    in_chans: int = 3,
+    num_classes: int = 1000,
+    tolerance: float = 0.02,
+) -> Arch:
+    """Widen or narrow the same genotype until its MACs are within `tolerance` of `target`.
+
+    The ratios of the widths are kept as far as whole heads allow. Where no widths of whole heads come close enough,
+    `mlp_ratio` makes up the rest, by half at the most; where that is not enough, the heads' size is halved; and where
+    heads cannot be smaller, `mlp_ratio` goes up to its double or down to its half.
+    Every comparison at equal MACs goes through here.
+
+    Raises:
+        UnreachableError: no width of this genotype comes within the tolerance; the message names the nearest.
+        UserError: a target that is not positive.
+    """
+
+    def cost(candidate: Arch) -> int:
+        return macs(candidate, img_size, in_chans, num_classes)
+
+    if not target > 0:
+        raise UserError(f"a target of {target} MACs is not positive")
+    low, high = 0.0, 1.0
+    while cost(_widened(arch, high)) < target:
+        high *= 2
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if cost(_widened(arch, middle)) < target else (low, middle)
+    candidates = [replace(arch, widths=widths) for widths in _neighbours(arch, high)]
+    close = [c for c in candidates if abs(cost(c) / target - 1) <= tolerance]
+    if close:
+        return min(close, key=lambda c: (round(_distortion(arch, c), 2), abs(cost(c) - target)))
+    fitted = [_with_mlp_for(c, target, cost(c), cost(replace(c, mlp_ratio=c.mlp_ratio + 1))) for c in candidates]
+    fitted = [c for c in fitted if abs(cost(c) / target - 1) <= tolerance]
+    halves = arch.head_dim % 2 == 0 and arch.head_dim > MIN_HEAD_DIM
+    for bound in MLP_BOUNDS[: 1 if halves else 2]:
+        if near := [c for c in fitted if 1 / bound <= c.mlp_ratio / arch.mlp_ratio <= bound]:
+            return min(near, key=lambda c: (abs(c.mlp_ratio / arch.mlp_ratio - 1), abs(cost(c) - target)))
+    if halves:
+        return scale_to(replace(arch, head_dim=arch.head_dim // 2), target, img_size, in_chans, num_classes, tolerance)
+    nearest = min(candidates, key=lambda c: abs(cost(c) - target))
+    raise UnreachableError(
+        f"no width of {arch.genotype} with head_dim {arch.head_dim} costs {target / 1e6:.4g} M MACs: "
+        f"the nearest costs {cost(nearest) / 1e6:.4g} M; choose another target or a smaller head_dim"
+    )
+
+
+def _widened(arch: Arch, factor: float) -> Arch:
+    steps, least = _steps(arch)
+    units = [width * factor / arch.head_dim / step for width, step in zip(arch.widths, steps, strict=True)]
+    heads = [max(few, step * round(unit)) for unit, step, few in zip(units, steps, least, strict=True)]
+    return replace(arch, widths=tuple(arch.head_dim * h for h in heads))
+
+
+def _steps(arch: Arch) -> tuple[list[int], list[int]]:
+    """By how many heads each stage's width may change, and how many it has at least: a stem of convolutions asks more.
+
+    Stages as wide as the first keep at least as much.
+    """
+    steps, least = [1] * len(arch.widths), [1] * len(arch.widths)
+    if arch.stem == "conv":
+        multiple = arch.stride // 2
+        steps[0] = multiple // gcd(multiple, arch.head_dim)
+        least[0] = steps[0] * -(-MIN_STEM_CHANNELS * multiple // (steps[0] * arch.head_dim))
+        for stage, (before, width) in enumerate(pairwise(arch.widths), start=1):
+            least[stage] = least[stage - 1] if width >= before else 1
+    return steps, least
+
+
+def _neighbours(arch: Arch, factor: float) -> Iterator[tuple[int, ...]]:
+    steps, least = _steps(arch)
+    options = [
+        sorted({max(few, step * (int(width * factor / arch.head_dim / step) + more)) for more in (-1, 0, 1, 2)})
+        for width, step, few in zip(arch.widths, steps, least, strict=True)
+    ]
+    for heads in product(*options):
+        if all(a <= b or wa > wb for a, b, wa, wb in _pairs(heads, arch.widths)):
+            yield tuple(arch.head_dim * h for h in heads)
+
+
+def _pairs(heads: Sequence[int], widths: Sequence[int]) -> Iterator[tuple[int, int, int, int]]:
+    yield from zip(heads, heads[1:], widths, widths[1:], strict=False)
+
+
+def _distortion(arch: Arch, candidate: Arch) -> float:
+    factors = [new / old for new, old in zip(candidate.widths, arch.widths, strict=True)]
+    return max(factors) / min(factors)
+
+
+def _with_mlp_for(arch: Arch, target: float, cost: int, cost_of_one_more: int) -> Arch:
+    ratio = arch.mlp_ratio + (target - cost) / (cost_of_one_more - cost)
+    return replace(arch, mlp_ratio=max(0.25, round(ratio, 2)))

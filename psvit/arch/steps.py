@@ -1,0 +1,37 @@
+"""The layers of an Arch, one after the other, each with the pooling before it. No torch here."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from psvit.arch.arch import SHARE, Arch
+
+
+class Step(NamedTuple):
+    """One layer of a member, with the pooling that may stand before it: a node of the tree.
+
+    Attributes:
+        kind: ``A`` or ``S``.
+        run: how many S in a row this one is, 0 for an A.
+        stage: number of its stage, from 0.
+        width: channels.
+        pooled_from: channels of the stage before, if a pooling stands before this layer, else 0.
+    """
+
+    kind: str
+    run: int
+    stage: int
+    width: int
+    pooled_from: int
+
+
+def steps_of(arch: Arch) -> tuple[Step, ...]:
+    """The layers of a network, as nodes of the tree."""
+    steps: list[Step] = []
+    for stage, layers in enumerate(arch.stages):
+        run = 0
+        for place, kind in enumerate(layers):
+            run = run + 1 if kind == SHARE else 0
+            pooled_from = arch.widths[stage - 1] if stage and place == 0 else 0
+            steps.append(Step(kind, run, stage, arch.widths[stage], pooled_from))
+    return tuple(steps)

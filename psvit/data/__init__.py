@@ -1,0 +1,1 @@
+"""Names and folders -> images, what is in them, splits, batches."""

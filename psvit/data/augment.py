@@ -1,0 +1,85 @@
+"""PIL image -> tensor (C, H, W): timm's transforms for training and for evaluation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from PIL import Image, ImageOps
+from timm.data import auto_augment
+from timm.data.transforms_factory import create_transform
+
+from psvit.data.data_config import INTERPOLATION, Augment
+from psvit.data.datasets import SMALL, Data
+from psvit.data.loading import Transform
+from psvit.errors import UserError, one_line
+
+
+def train_transform(data: Data, augment: Augment) -> Transform:
+    """Build timm's training transform: image -> normalized tensor (C, H, W).
+
+    Raises:
+        UserError: timm does not know the auto_augment policy.
+    """
+    try:
+        transform = create_transform(
+            (data.in_chans, *data.img_size),
+            is_training=True,
+            scale=augment.scale,
+            ratio=augment.ratio,
+            hflip=augment.hflip if data.mirror else 0.0,
+            color_jitter=augment.color_jitter or None,  # type: ignore[arg-type]  # a jitter of 0 would take its time
+            auto_augment=augment.auto_augment,
+            re_prob=augment.random_erasing,
+            re_mode="pixel",  # DeiT's choice
+            interpolation=augment.interpolation,
+            mean=data.mean,
+            std=data.std,
+        )
+    except (AssertionError, ValueError, KeyError, TypeError, NotImplementedError) as error:
+        raise UserError(
+            f"--auto-augment {augment.auto_augment!r} is not a policy of timm's ({one_line(error)}): "
+            "give for example rand-m9-mstd0.5-inc1, augmix-m3-w3, original or 3a"
+        ) from error
+    _mend_posterize(transform)
+    built: Transform = transform
+    return built
+
+
+def _mend_posterize(transform: Any) -> None:
+    # timm's posterize asks for 0 bits at full strength; Pillow used to answer with black, and raises since 13
+    for step in transform.transforms:
+        policies = getattr(step, "policy", None) or [getattr(step, "ops", ())]
+        for op in (op for policy in policies for op in policy):
+            if op.aug_fn is auto_augment.posterize:
+                op.aug_fn = _posterize
+
+
+def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    if bits >= 8:
+        return image
+    return ImageOps.posterize(image, bits) if bits > 0 else Image.new(image.mode, image.size)
+
+
+def eval_transform(data: Data, crop_pct: float | None = None) -> Transform:
+    """Build timm's evaluation transform: resize, centre crop, normalize.
+
+    Args:
+        data: the set.
+        crop_pct: side of the crop over the resized image's; by default 1 for small images, else 0.9 (DeiT's).
+    """
+    if crop_pct is not None and not 0 < crop_pct <= 1:
+        raise UserError(f"--crop-pct {crop_pct!r} is not a fraction: give more than 0 and at most 1, as in 0.9")
+    config = preprocessing(data)
+    transform: Transform = create_transform(**(config if crop_pct is None else {**config, "crop_pct": crop_pct}))
+    return transform
+
+
+def preprocessing(data: Data) -> dict[str, Any]:
+    """What evaluation does to an image, in the words of timm's pretrained_cfg."""
+    return {
+        "input_size": (data.in_chans, *data.img_size),
+        "mean": data.mean,
+        "std": data.std,
+        "interpolation": INTERPOLATION,
+        "crop_pct": 1.0 if max(data.img_size) <= SMALL else 0.9,
+    }

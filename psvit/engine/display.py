@@ -1,0 +1,145 @@
+"""What a training tells the person who runs it."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from accelerate import Accelerator
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from psvit.engine.train_config import LearnSettings
+
+if TYPE_CHECKING:
+    from psvit.data.image_sets import ImageSet
+    from psvit.engine.run_folder import RunFolder
+    from psvit.engine.state import TrainState
+
+
+NAMES = {"top1": "top-1", "box_ap": "box AP", "mask_ap": "mask AP", "miou": "mIoU"}
+"""What figures in percent are called."""
+
+
+def describe_data(data: Any) -> list[str]:
+    """Lines on what is learned from: `data` is a `Data`, or has its name, splits, classes, img_size and notes."""
+    size = f"{data.img_size[0]}x{data.img_size[1]} pixels" if data.img_size else "different sizes"
+    return [
+        f"{data.name}: {len(data.train)} training and {len(data.holdout)} hold-out images of {size}, "
+        f"{len(data.classes)} classes",
+        *(_table(data.files) if getattr(data, "files", None) is not None else ()),
+        *data.notes,
+    ]
+
+
+def _table(files: ImageSet) -> list[str]:
+    """The splits of a folder: images, classes where images have one, and where each comes from."""
+    of_classes = any(row.label for row in files.rows)
+    lines = [f"{'split':<10}{'images':>8}{'classes':>9}  from" if of_classes else f"{'split':<10}{'images':>8}  from"]
+    for split, name in (("train", "train"), ("holdout", "hold-out"), ("test", "test")):
+        labels = [row.label for row, own in zip(files.rows, files.splits, strict=True) if own == split]
+        if split in files.origins:
+            classes = f"{len(set(labels)):>9}" if of_classes else ""
+            lines.append(f"{name:<10}{len(labels):>8}{classes}  {files.origins[split]}")
+    if unused := files.splits.count("unused"):
+        lines.append(f"{'not used':<10}{unused:>8}")
+    return lines
+
+
+class Display:
+    """Lines for `say`, and a progress bar where the terminal is one.
+
+    Args:
+        say: takes lines; None on all processes but the first, which stay silent.
+        total: optimizer steps of the training; done: those that a resumed run has behind it.
+        metric: the figure by which epochs are ranked.
+    """
+
+    def __init__(self, say: Callable[[str], None] | None, total: int, done: int = 0, metric: str = "top1") -> None:
+        self.metric = metric
+        self.say = say or (lambda line: None)
+        self.bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+            disable=say is None or not Console(stderr=True).is_terminal,
+        )
+        self.task = self.bar.add_task("train", total=total, completed=done, epoch="-", loss="-")
+        self.timed_steps, self.started = 0, time.perf_counter()
+
+    def __enter__(self) -> Display:
+        self.bar.start()
+        self.started = time.perf_counter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def start(
+        self,
+        settings: LearnSettings,
+        data: Sequence[str],
+        run: RunFolder,
+        world: int,
+        accelerator: Accelerator,
+        steps_per_epoch: int,
+        step: int,
+    ) -> None:
+        """Say what is about to be trained: the network, the data, the global batch and the scaled learning rate."""
+        recipe, facts = settings.recipe, run.facts
+        precision = {"no": "float32", "bf16": "bfloat16 autocast", "fp16": "float16 autocast"}
+        self.say(f"network   {run.title}: {facts['macs'] / 1e6:.4g} M MACs, {facts['params'] / 1e6:.4g} M parameters")
+        for heading, line in zip(("data", *[""] * len(data)), data, strict=False):
+            self.say(f"{heading:<9} {line}")
+        self.say(
+            f"batch     {recipe.global_batch(world)} images globally = {recipe.batch_size} a process "
+            f"x {recipe.accumulate} accumulated x {world} processes; {steps_per_epoch} steps an epoch"
+        )
+        source = "as given" if recipe.lr is not None else f"= {recipe.base_lr:g} x {recipe.global_batch(world)} / 512"
+        self.say(f"lr        {recipe.scaled_lr(world):.3g} {source}, {recipe.epochs} epochs")
+        memory = ", activations computed again in the backward pass" if settings.run.grad_checkpointing else ""
+        self.say(f"device    {accelerator.device}, {precision[accelerator.mixed_precision]}{memory}")
+        self.say(f"output    {run.path}" + (f", resumed at step {step}" if step else ""))
+
+    def advance(self, epoch: int, loss: float) -> None:
+        """Count one step."""
+        self.timed_steps += 1
+        self.bar.update(self.task, advance=1, epoch=epoch + 1, loss=f"{loss:.3f}")
+
+    def images_per_second(self, global_batch: int) -> float:
+        """Training speed since it was last asked for."""
+        now = time.perf_counter()
+        speed = self.timed_steps * global_batch / (now - self.started)
+        self.timed_steps, self.started = 0, now
+        return round(speed, 1)
+
+    def epoch(self, line: Mapping[str, Any]) -> None:
+        """Say what one epoch came to."""
+        figures = f"train loss {line['train_loss']:.3f}"
+        if line.get(self.metric) is not None:
+            loss = f"loss {line['loss']:.3f}, " if "loss" in line else ""
+            figures += f", hold-out {loss}{NAMES[self.metric]} {line[self.metric]:.2f} %"
+        self.say(f"epoch {line['epoch']:>3}: {figures}, {line['images_per_second']:.0f} images/s")
+        self.started = time.perf_counter()
+
+    def finish(self, state: TrainState, run: RunFolder) -> None:
+        """Say what was left out, what came out, and what to do next."""
+        if state.unreadable:
+            some = ", ".join(state.unreadable[:3])
+            self.say(
+                f"skipped {len(state.unreadable)} unreadable images: {some}{', ...' * (len(state.unreadable) > 3)}"
+            )
+        best = state.best
+        if best.get(self.metric) is not None:
+            self.say(f"best      epoch {best['epoch']}: hold-out {NAMES[self.metric]} {best[self.metric]:.2f} %")
+        if run.next_command:
+            self.say(f"next      {shlex.join(run.next_command)}")

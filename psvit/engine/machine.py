@@ -1,0 +1,136 @@
+"""The machine that is measured: its devices, its matrix-product peak, its memory."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+import psvit
+from psvit.engine.train_config import Dtype
+from psvit.errors import UserError, one_line
+
+M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
+"""Parameters of mallopt, from glibc's malloc.h."""
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of that name; ``"auto"`` is CUDA, else MPS, else the CPU.
+
+    Raises:
+        ValueError: this machine or this torch has no such device; the message says what there is.
+    """
+    there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        there.append("mps")
+    if name == "auto":
+        return torch.device(next((kind for kind in ("cuda:0", "mps") if kind in there), "cpu"))
+    if (name if name != "cuda" else "cuda:0") not in there:
+        raise UserError(f"--device {name} is not on this machine: torch {torch.__version__} finds {', '.join(there)}")
+    return torch.device(name)
+
+
+def check_dtype(device: torch.device, dtype: Dtype) -> None:
+    """Multiply two small matrices of that dtype.
+
+    Raises:
+        UserError: the device cannot.
+    """
+    try:
+        ones = torch.ones(8, 8, device=device, dtype=getattr(torch, dtype))
+        torch.mm(ones, ones)
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"--dtype {dtype} does not work on device {device}: {one_line(error, kind=True)}") from error
+
+
+def machine_info(device: torch.device) -> dict[str, Any]:
+    """What a reader of the numbers needs to know of the machine."""
+    return {
+        "psvit": psvit.__version__,
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep freed memory for the next layer, instead of giving it back to the kernel each time.
+
+    glibc returns a big block to the kernel once it is freed. A network frees one after every layer, and the next
+    layer's block must be mapped and cleared page by page again: here a batch of 16 images at 224 pixels, in float32 on
+    two cores, took 22,000 page faults and 430 ms instead of 270 ms. jemalloc and tcmalloc keep such blocks by
+    themselves; with them, and with other C libraries (musl, macOS, Windows), this does nothing.
+
+    Call it before the first large buffer is allocated, since what is mapped already still goes back. The command line
+    does so first thing in train, run, evaluate, predict and benchmark: for every model alike, ours or not.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # the highest that glibc takes: larger blocks are mapped one by one
+    mallopt(M_TRIM_THRESHOLD, 2**30)
+
+
+def page_faults() -> int | None:
+    """Pages the kernel has mapped for this process without reading them from disk; None where it does not say."""
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+@contextmanager
+def fresh_compiler() -> Iterator[None]:
+    """A cache of torch.compile that holds every model.
+
+    Models of one class share one cache of eight; the ninth would silently run eager.
+    """
+    import torch._dynamo as dynamo  # slow to import, and only torch.compile needs it
+
+    limits = ("recompile_limit", "cache_size_limit")  # the second is its name before torch 2.6
+    limit = next(name for name in limits if hasattr(dynamo.config, name))
+    dynamo.reset()
+    try:
+        with dynamo.config.patch({limit: 10_000}):
+            yield
+    finally:
+        dynamo.reset()
+
+
+@contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Compute with `count` threads (None: as many as now) while the block runs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

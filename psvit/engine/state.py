@@ -1,0 +1,56 @@
+"""How far a training is. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class TrainState:
+    """How far a training is.
+
+    Args:
+        step: optimizer steps done.
+        loss_sum: of the epoch under way, in nats; loss_count: its steps so far.
+        unreadable: names of images that could not be read so far.
+        history: one dict for each finished epoch.
+        best: the figures of the best epoch.
+        metric: the figure by which epochs are ranked; higher is better, and a lower hold-out loss among equals.
+    """
+
+    step: int = 0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    unreadable: list[str] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] = field(default_factory=dict)
+    metric: str = "top1"
+
+    def add(self, loss: float, unreadable: Sequence[str]) -> None:
+        """Count one step."""
+        self.step += 1
+        self.loss_sum += loss
+        self.loss_count += 1
+        self.unreadable += [name for name in dict.fromkeys(unreadable) if name not in self.unreadable]
+
+    def close_epoch(self, epoch: int, metrics: Mapping[str, Any], lr: float, images_per_second: float | None) -> None:
+        """Add the epoch's line to the history; `improved` says whether it is the best so far."""
+        line = {"epoch": epoch + 1, "step": self.step, "lr": lr, "train_loss": self.loss_sum / self.loss_count}
+        line |= metrics
+        self.history.append({**line, "images_per_second": images_per_second})
+        self.loss_sum, self.loss_count = 0.0, 0
+        # without a hold-out the last epoch is the best
+        if not self.best or rank(line, self.metric) >= rank(self.best, self.metric):
+            self.best = line
+
+    @property
+    def improved(self) -> bool:
+        """Whether the last finished epoch is the best."""
+        return bool(self.history) and self.best.get("epoch") == self.history[-1]["epoch"]
+
+
+def rank(line: Mapping[str, Any], metric: str) -> tuple[float, float]:
+    """By which epochs are ordered: the metric, then the loss on the hold-out."""
+    return line.get(metric) or 0, -line.get("loss", 0)  # None: there was nothing to find

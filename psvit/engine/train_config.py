@@ -1,0 +1,287 @@
+"""How to train: the settings of a training, and named recipes. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from psvit.data.data_config import Augment, DataSettings
+from psvit.errors import UserError, flag
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How weights are learned, whatever the task.
+
+    Args:
+        epochs: times that every training image is seen.
+        batch_size: images that one process takes at a time; the global batch is this x --accumulate x processes.
+        accumulate: batches whose gradients are summed before one optimizer step.
+        base_lr: learning rate for a global batch of 512 images; scaled in proportion to the global batch.
+        lr: learning rate as it is, instead of the scaled --base-lr.
+        min_lr: learning rate at the end of the cosine.
+        warmup_epochs: epochs of linear warm-up.
+        opt: any optimizer of timm, such as adamw, lion or muon.
+        weight_decay: decay of matrices (not of norms, biases and position embeddings).
+        clip_grad: largest norm of the gradient; null for no clipping.
+        drop_path: stochastic depth of the last layer.
+        ema_decay: decay of an exponential moving average of the weights, which is then evaluated and kept; 0 for none.
+    """
+
+    epochs: int = 300
+    batch_size: int = 128
+    accumulate: int = 1
+    base_lr: float = 5e-4
+    lr: float | None = None
+    min_lr: float = 1e-5
+    warmup_epochs: int = 5
+    opt: str = "adamw"
+    weight_decay: float = 0.05
+    clip_grad: float | None = None
+    drop_path: float = 0.1
+    ema_decay: float = 0.99996
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate"):
+            check_whole(name, getattr(self, name))
+        for name in ("base_lr", "lr", "clip_grad"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 1e30:
+                raise UserError(f"{flag(name)} {value!r} is not above 0 and at most 1e30")
+        for name in ("min_lr", "warmup_epochs", "weight_decay"):
+            check_not_negative(name, getattr(self, name))
+        for name in ("drop_path", "ema_decay"):
+            check_fraction(name, getattr(self, name))
+
+    def global_batch(self, processes: int) -> int:
+        """Images per optimizer step over all processes."""
+        return self.batch_size * self.accumulate * processes
+
+    def scaled_lr(self, processes: int) -> float:
+        """The learning rate after warm-up."""
+        return self.lr if self.lr is not None else self.base_lr * self.global_batch(processes) / 512
+
+
+def check_whole(name: str, value: object, least: int = 1) -> None:
+    """Refuse what is not a whole number of at least `least`; `name` is the setting's."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise UserError(f"{flag(name)} {value!r} is not a whole number of at least {least}")
+
+
+def check_not_negative(name: str, value: float) -> None:
+    """Refuse a number below 0, and NaN."""
+    if not value >= 0:
+        raise UserError(f"{flag(name)} {value!r} is negative")
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Refuse a number outside of 0 <= x < 1."""
+    if not 0 <= value < 1:
+        raise UserError(f"{flag(name)} {value!r} is not a fraction: give 0 or more, less than 1")
+
+
+@dataclass(frozen=True)
+class Recipe(Schedule):
+    """How the weights are learned.
+
+    Args:
+        label_smoothing: part of the target spread over all classes.
+        mixup: strength of mixup, 0 for none.
+        cutmix: strength of cutmix, 0 for none.
+        repeats: DeiT's repeated augmentation: times that an image stands in a batch, each time augmented anew.
+        augment: random crops, flips, colours.
+    """
+
+    label_smoothing: float = 0.1
+    mixup: float = 0.8
+    cutmix: float = 1.0
+    repeats: int = 3
+    augment: Augment = field(default_factory=lambda: Augment(auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.25))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole("repeats", self.repeats)
+        for name in ("mixup", "cutmix"):
+            check_not_negative(name, getattr(self, name))
+        check_fraction("label_smoothing", self.label_smoothing)
+        if self.mixes and self.batch_size % 2:
+            raise UserError(f"--batch-size {self.batch_size} is odd: mixup and cutmix pair images, so give an even one")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed in pairs."""
+        return self.mixup > 0 or self.cutmix > 0
+
+
+def deit() -> Recipe:
+    """The DeiT recipe for ImageNet-1k at 224 pixels: 300 epochs, global batch 1024 (our figures for it: none yet).
+
+    ``psvit train --recipe deit --data FOLDER --model psvit_2d_tiny``
+    """
+    return Recipe()
+
+
+def light() -> Recipe:
+    """For small images and tens of epochs at the most: mild crops, no mixing, no average of weights.
+
+    ``psvit train --recipe light --data fashion-mnist --macs 12M --epochs 8``: 12 minutes on one core, about 89 %.
+    """
+    return Recipe(
+        epochs=20, base_lr=4e-3, warmup_epochs=1, mixup=0.0, cutmix=0.0, drop_path=0.05, ema_decay=0.0, repeats=1,
+        clip_grad=1.0, augment=Augment(scale=(0.7, 1.0), color_jitter=0.0, interpolation="bilinear"),
+    )  # fmt: skip
+
+
+RECIPES = {"light": light, "deit": deit}
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which network to build.
+
+    Args:
+        model: a psvit variant, a genotype, any model of timm, the folder of a search (its network, from scratch), or a
+            checkpoint folder to start from; auto is psvit_2d_tiny, or a small PSViT-2D for images up to 96 px.
+        genotype: another genotype for the variant, or the one of psvit_1d or psvit_2d.
+        widths: another width for each stage.
+        head_dim: channels of one attention head.
+        mlp_ratio: hidden channels of the MLP over the width.
+        pooling: 1d or 2d.
+        patch_size: side of a patch in pixels.
+        stride: pixels from patch to patch; by default the patch size.
+        class_token: classify by a class token.
+        qkv_bias: biases in the query, key and value projections.
+        pool_order: conv-pool or pool-conv.
+        pool_conv: full or depthwise.
+        pool_kernel: side of the pooling's convolution.
+        pool_op: max, avg or stride.
+        sharing: what an S shares: map, or only the query and key projections.
+        windows: tokens on a side of each stage's attention windows, 0 for none, for example 14 0 0.
+        stem: patch, or conv: convolutions of stride 2 instead of patches.
+        macs: widen or narrow the network to this many MACs, for example 25M.
+        model_args: further keyword arguments of timm.create_model, as JSON.
+        pretrained: start from timm's pretrained weights.
+    """
+
+    model: str = "auto"
+    genotype: str | None = None
+    widths: tuple[int, ...] | None = None
+    head_dim: int | None = None
+    mlp_ratio: float | None = None
+    pooling: str | None = None
+    patch_size: int | None = None
+    stride: int | None = None
+    class_token: bool | None = None
+    qkv_bias: bool | None = None
+    pool_order: str | None = None
+    pool_conv: str | None = None
+    pool_kernel: int | None = None
+    pool_op: str | None = None
+    sharing: str | None = None
+    windows: tuple[int, ...] | None = None
+    stem: str | None = None
+    macs: str | None = None
+    model_args: dict[str, Any] = field(default_factory=dict)
+    pretrained: bool = False
+
+    @property
+    def arch_changes(self) -> dict[str, Any]:
+        """The fields of Arch that are given."""
+        apart = ("model", "macs", "model_args", "pretrained")
+        return {n: v for n, v in vars(self).items() if n not in apart and v is not None}
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """Learning from a teacher beside the labels.
+
+    Args:
+        teacher: any model of timm, or a checkpoint folder, that knows the same classes; none by default.
+        distill: soft (the teacher's probabilities) or hard (its first choice).
+        distill_weight: weight of the teacher's part of the loss.
+        distill_temperature: temperature of soft distillation.
+    """
+
+    teacher: str | None = None
+    distill: Literal["soft", "hard"] = "hard"
+    distill_weight: float = 0.5
+    distill_temperature: float = 3.0
+
+    def __post_init__(self) -> None:
+        if self.distill not in ("soft", "hard"):
+            raise UserError(f"--distill {self.distill!r} is not soft or hard")
+        if not 0 < self.distill_weight <= 1:
+            raise UserError(f"--distill-weight {self.distill_weight!r} is not above 0 and at most 1")
+        if not self.distill_temperature > 0:
+            raise UserError(f"--distill-temperature {self.distill_temperature!r} is not positive")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where to compute, and in which precision.
+
+    Args:
+        device: auto, cpu, cuda, cuda:N or mps.
+        precision: float32, bfloat16 or float16 (autocast), or auto: bfloat16 where the device has it.
+        threads: CPU threads of this process; by default torch's choice.
+    """
+
+    device: str = "auto"
+    precision: Precision = "auto"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("auto", "float32", "bfloat16", "float16"):
+            raise UserError(f"--precision {self.precision!r} is not auto, float32, bfloat16 or float16")
+        if self.threads is not None and self.threads < 1:
+            raise UserError(f"--threads {self.threads!r} is not a whole number of at least 1")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Where a training is kept, and what memory it takes: what leaves its results as they are.
+
+    Args:
+        output: folder of the run.
+        resume: go on with the run that the folder holds; where it holds none yet, begin one.
+        overwrite: throw away the run that the folder holds.
+        save_every: optimizer steps between two savings of the state for --resume, besides those after each epoch.
+        keep_state: keep the state for --resume after the last epoch too.
+        grad_checkpointing: compute a layer's activations again in the backward pass instead of keeping them: less
+            memory, slower steps, the same results.
+    """
+
+    output: str = "runs/train"
+    resume: bool = False
+    overwrite: bool = False
+    save_every: int = 200
+    keep_state: bool = False
+    grad_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        if self.resume and self.overwrite:
+            raise UserError("--resume and --overwrite contradict each other: give one of them")
+        if self.save_every < 1:
+            raise UserError(f"--save-every {self.save_every!r} is not a whole number of at least 1")
+
+
+@dataclass(frozen=True)
+class LearnSettings:
+    """What any training depends on, whatever the task."""
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    recipe: Schedule = field(default_factory=Schedule)
+    machine: Machine = field(default_factory=Machine)
+    run: RunSettings = field(default_factory=RunSettings)
+
+
+@dataclass(frozen=True)
+class TrainSettings(LearnSettings):
+    """Everything that the training of a classifier depends on."""
+
+    recipe: Recipe = field(default_factory=light)
+    distillation: Distillation = field(default_factory=Distillation)

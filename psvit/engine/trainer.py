@@ -1,0 +1,245 @@
+"""What changes while a network learns, whatever the task: weights, their average, the optimizer, the schedule."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from timm.optim import create_optimizer_v2, list_optimizers, param_groups_weight_decay
+from timm.scheduler import create_scheduler_v2
+from timm.utils import ModelEmaV3, distribute_bn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from psvit.data.loading import Batch, Split, train_batches
+from psvit.engine.devices import norms_at_rest, recompute_activations, seed_step
+from psvit.engine.state import TrainState
+from psvit.engine.train_config import LearnSettings, Schedule
+from psvit.errors import UserError, one_line
+
+WARMUP_LR = 1e-6  # of the first step
+
+INIT = 2**32 - 1  # the "step" that seeds the first weights
+
+
+class Learning(ABC):
+    """A network that learns; a task says what its loss is and how it is evaluated.
+
+    Args:
+        model: the network, as built.
+        settings: of the training.
+        accelerator: device, precision, processes.
+        split: what it learns from.
+        workers: loading processes.
+    """
+
+    metric = "top1"
+    """The figure of `evaluate` by which epochs are ranked, higher is better."""
+
+    def __init__(
+        self, model: nn.Module, settings: LearnSettings, accelerator: Accelerator, split: Split, workers: int
+    ) -> None:
+        recipe = settings.recipe
+        self.settings, self.recipe, self.accelerator = settings, recipe, accelerator
+        self.split, self.workers = split, workers
+        self.seed = settings.data.seed
+        self.steps_per_epoch = max(1, len(split) // recipe.global_batch(accelerator.num_processes))
+        self.recomputes = settings.run.grad_checkpointing
+        if self.recomputes:
+            recompute_activations(model, settings.model.model)
+        optimizer = make_optimizer(model, recipe, accelerator.num_processes)
+        self.scheduler, _ = create_scheduler_v2(
+            optimizer,
+            sched="cosine",
+            num_epochs=recipe.epochs,
+            warmup_epochs=min(recipe.warmup_epochs, recipe.epochs - 1),
+            min_lr=min(recipe.min_lr, recipe.scaled_lr(accelerator.num_processes)),
+            warmup_lr=min(WARMUP_LR, recipe.scaled_lr(accelerator.num_processes)),
+            step_on_epochs=False,
+            updates_per_epoch=self.steps_per_epoch,
+        )
+        self.scheduler.step_update(0)
+        self.model, self.optimizer = self.prepare(model, optimizer)
+        self.plain: nn.Module = accelerator.unwrap_model(self.model)
+        self.ema = ModelEmaV3(self.plain, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
+
+    @abstractmethod
+    def loss(self, batch: Batch, step: int) -> Tensor:
+        """What the step makes smaller: a scalar, in nats."""
+
+    @abstractmethod
+    def evaluate(self) -> dict[str, Any]:
+        """The figures on the hold-out, as plain data (empty if there is none)."""
+
+    def prepare(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
+        """Put the network on the device, and among several processes see that their gradients are averaged."""
+        prepared: tuple[nn.Module, Optimizer] = self.accelerator.prepare(model, optimizer)
+        return prepared
+
+    def gather_gradients(self) -> None:  # noqa: B027  # most have nothing to do
+        """What is left to do after the backward pass among several processes; here DDP has done it."""
+
+    def epoch_batches(self, epoch: int, done: int) -> Iterator[Batch]:
+        """The micro-batches of an epoch of which `done` steps are behind us."""
+        return train_batches(
+            self.split,
+            batch_size=self.recipe.batch_size,
+            batches=self.steps_per_epoch * self.recipe.accumulate,
+            start=done * self.recipe.accumulate,
+            epoch=epoch,
+            seed=self.seed,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+            workers=self.workers,
+            repeats=self.repeats,
+        )
+
+    repeats = 1
+    """Times that an image stands in a batch."""
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The weights that count: their moving average where there is one."""
+        return self.ema.module if self.ema is not None else self.plain
+
+    def step(self, micro: list[Batch], step: int) -> float:
+        """One optimizer step on the micro-batches of this process; the mean loss over all processes, in nats.
+
+        Raises:
+            UserError: a loss or a gradient that is not finite; the weights are left as they were before the step. Or
+                a batch is too small for a batch norm.
+        """
+        seed_step(self.seed, step, self.accelerator.process_index)
+        self.model.train()
+        total = torch.zeros((), device=self.accelerator.device)
+        for number, batch in enumerate(micro, start=1):
+            last = number == len(micro)
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                with _enough_to_norm(self.recipe.batch_size):
+                    loss = self.loss(batch, step) / len(micro)
+                with norms_at_rest(self.plain) if self.recomputes else nullcontext():
+                    self.accelerator.backward(loss)
+            total += loss.detach()
+        self.gather_gradients()
+        mean = float(self.accelerator.reduce(total, reduction="mean"))
+        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad or math.inf))
+        # a gradient scaler (float16) meets infinite gradients in its normal course and skips the step by itself
+        if not math.isfinite(mean) or not (math.isfinite(norm) or self.accelerator.scaler is not None):
+            raise self._diverged(f"the loss is {mean} and its gradient {norm}", step)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.scheduler.step_update(step + 1)
+        if self.ema is not None:
+            self.ema.update(self.plain, step=step + 1)
+        return mean
+
+    def agree(self) -> None:
+        """Among several processes, average what batch norms remember: each has seen batches of its own."""
+        if self.accelerator.num_processes > 1:
+            for model in [self.plain] + ([self.ema.module] if self.ema is not None else []):
+                distribute_bn(model, self.accelerator.num_processes, reduce=True)
+
+    def check(self, metrics: Mapping[str, Any], step: int) -> None:
+        """Refuse weights that are not worth a checkpoint.
+
+        Raises:
+            UserError: the loss on the hold-out, or a weight, is not finite.
+        """
+        if not math.isfinite(metrics.get("loss", 0.0)):
+            raise self._diverged(f"the hold-out loss is {metrics['loss']}", step)
+        broken = [name for name, weight in self.evaluated.state_dict().items() if not weight.isfinite().all()]
+        if broken:
+            raise self._diverged(f"the weight {broken[0]} is not finite", step)
+
+    def _diverged(self, what: str, step: int) -> UserError:
+        return UserError(
+            f"{what} at step {step} (learning rate {self.lr:.2g}): stopped, the checkpoints saved so far are kept; "
+            "lower --lr, set --clip-grad 1, or take --precision float32"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed training needs beside its step; tensors and plain data only."""
+        scaler = self.accelerator.scaler
+        return {
+            "model": self.plain.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.module.state_dict() if self.ema is not None else None,
+            "scaler": scaler.state_dict() if scaler is not None else None,
+        }
+
+    def restore(self, saved: dict[str, Any]) -> TrainState:
+        """Take up a saved state (see `RunFolder.load_state`).
+
+        Raises:
+            UserError: it is another network's, another optimizer's or another version's.
+        """
+        try:
+            if "model" in saved:
+                self.plain.load_state_dict(saved["model"])
+                self.optimizer.load_state_dict(saved["optimizer"])
+                if self.ema is not None:
+                    self.ema.module.load_state_dict(saved["ema"])
+                if self.accelerator.scaler is not None:
+                    self.accelerator.scaler.load_state_dict(saved["scaler"])
+            state = TrainState(**{"metric": self.metric, **saved.get("train", {})})
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"the saved state does not fit ({one_line(error)}): start anew with --overwrite") from error
+        self.scheduler.step_update(state.step)
+        return state
+
+
+@contextmanager
+def _enough_to_norm(batch_size: int) -> Iterator[None]:
+    """Refuse a batch in which a batch norm meets a single value of each channel, by the error of torch for it."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            f"--batch-size {batch_size} is too small for this network: one of its batch norms meets a single value of "
+            "each channel; give --batch-size 2 or more"
+        ) from error
+
+
+def make_optimizer(model: nn.Module, recipe: Schedule, processes: int) -> Optimizer:
+    """timm's optimizer of that name, with the learning rate for as many processes.
+
+    Raises:
+        UserError: timm has none of that name.
+    """
+    groups = partial(param_groups_weight_decay, weight_decay=recipe.weight_decay, no_weight_decay_list=undecayed(model))
+    try:
+        optimizer: Optimizer = create_optimizer_v2(
+            model, opt=recipe.opt, lr=recipe.scaled_lr(processes), param_group_fn=groups
+        )
+    except (ValueError, AssertionError, ImportError) as error:
+        close = difflib.get_close_matches(recipe.opt, map(str, list_optimizers()), n=3)
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        raise UserError(f"--opt {recipe.opt!r} is not to be had ({one_line(error)}){hint}") from error
+    return optimizer
+
+
+def undecayed(model: nn.Module, prefix: str = "") -> set[str]:
+    """Names of the parameters that timm's networks want no weight decay on: the model's, or those of its parts.
+
+    timm asks the outermost module alone, and a detector says nothing of its backbone's position embeddings.
+    """
+    if hasattr(model, "no_weight_decay"):
+        return {f"{prefix}{name}" for name in model.no_weight_decay()}  # type: ignore[operator]  # timm's, a method
+    found: set[str] = set()
+    for name, part in model.named_children():
+        found |= undecayed(part, f"{prefix}{name}.")
+    return found

@@ -1,0 +1,179 @@
+"""Measured seconds of parts -> predicted seconds of networks, and how good the prediction is. Nothing is measured here.
+
+Parts that run alone find their weights in the cache and pay no network's overhead, so a sum of them is near a
+network's seconds, not at it. Whole networks of the space tell a scale and an offset; others tell how good the
+prediction is then.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from scipy.stats import kendalltau, spearmanr
+
+from psvit.arch.arch import ATTEND, Arch
+from psvit.arch.steps import steps_of
+from psvit.errors import UserError
+
+
+@dataclass(frozen=True)
+class Point:
+    """A network's predicted and measured seconds of a batch."""
+
+    genotype: str
+    widths: tuple[int, ...]
+    predicted: float
+    measured: float
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How good predictions are, on networks that the table was not fitted to.
+
+    Attributes:
+        networks: how many.
+        kendall: Kendall's tau of predicted and measured seconds, spearman: Spearman's rank correlation; None where
+            fewer than two differ.
+        median_error: median of the relative errors without their sign, worst_error: the greatest.
+        r2: the part of the measured variance that the predictions explain; None where there is none.
+        points: the networks.
+    """
+
+    networks: int
+    kendall: float | None
+    spearman: float | None
+    median_error: float
+    worst_error: float
+    r2: float | None
+    points: tuple[Point, ...] = ()
+
+    def __str__(self) -> str:
+        ranks = [
+            f"{name} {value:.3f}, "
+            for name, value in (("Kendall's tau", self.kendall), ("Spearman", self.spearman), ("R2", self.r2))
+            if value is not None
+        ]
+        errors = f"median error {self.median_error:.1%}, worst {self.worst_error:.1%}"
+        return f"{''.join(ranks)}{errors} on {self.networks} other networks"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Validation:
+        """Rebuild a Validation from `to_dict`."""
+        points = tuple(Point(**{**point, "widths": tuple(point["widths"])}) for point in data["points"])
+        return cls(**{**data, "points": points})
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Predicted seconds of a batch, part by part; a network takes the sum of its parts. See `budget.Seconds`.
+
+    Args:
+        seconds: of each part by its name, as measured alone.
+        scale: multiplies every part.
+        offset: seconds that a network takes beside its parts; they count with the patch embedding.
+        validation: how good the predictions are; None where the space has too few networks to tell.
+        about: what the figures depend on.
+    """
+
+    seconds: Mapping[str, float]
+    scale: float = 1.0
+    offset: float = 0.0
+    validation: Validation | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def embed(self, width: int) -> float:
+        """From the images to tokens of that width, and the offset."""
+        return self._part("embed", width) + self.offset
+
+    def layer(self, kind: str, stage: int, width: int, first_share: bool) -> float:
+        """A layer; an A as if nobody reused its map, so an S right behind an A (`first_share`) pays for that."""
+        seconds = self._part(kind, stage, width)
+        if first_share:
+            seconds += self._part("explicit", stage, width) - self._part(ATTEND, stage, width)
+        return seconds
+
+    def pool(self, stage: int, before: int, after: int) -> float:
+        """The pooling that leads to a stage."""
+        return self._part("pool", stage, before, after)
+
+    def head(self, stage: int, width: int) -> float:
+        """The last norm, the global pooling and the classifier."""
+        return self._part("head", stage, width)
+
+    def of(self, arch: Arch) -> float:
+        """A whole network."""
+        steps = steps_of(arch)
+        parts = [self.embed(steps[0].width), self.head(steps[-1].stage, steps[-1].width)]
+        parts += [self.pool(step.stage, step.pooled_from, step.width) for step in steps if step.pooled_from]
+        parts += [self.layer(step.kind, step.stage, step.width, step.run == 1) for step in steps]
+        return math.fsum(parts)  # the same for the same parts in another order: their ranks tie
+
+    def calibrated(self, archs: Sequence[Arch], measured: Sequence[float]) -> LatencyTable:
+        """The same table with the scale and the offset that fit these networks' seconds best."""
+        raw = replace(self, scale=1.0, offset=0.0)
+        scale, offset = fit([raw.of(arch) for arch in archs], measured)
+        return replace(self, scale=scale, offset=offset)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        own = {"about": dict(self.about), "scale": self.scale, "offset": self.offset, "seconds": dict(self.seconds)}
+        return own | {"validation": self.validation and self.validation.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> LatencyTable:
+        """Rebuild a LatencyTable from `to_dict`."""
+        return cls(**{**data, "validation": data["validation"] and Validation.from_dict(data["validation"])})
+
+    def _part(self, *name: object) -> float:
+        try:
+            return self.scale * self.seconds[part_name(*name)]
+        except KeyError as error:
+            raise UserError(f"the latency table has no {error}: measure one for this space by open_table") from error
+
+
+def part_name(*name: object) -> str:
+    """``("pool", 1, 192, 256)`` -> ``"pool 1 192 256"``: the name of a part in a table."""
+    return " ".join(map(str, name))
+
+
+def fit(sums: Sequence[float], measured: Sequence[float]) -> tuple[float, float]:
+    """Scale and offset for which ``scale * sum + offset`` has the least squares of relative errors to `measured`.
+
+    Sums that do not differ, or differ against the measurements, tell no offset: then it is 0.
+    """
+    own, seconds = np.asarray(sums), np.asarray(measured)
+    mean = seconds.mean()
+    columns = np.stack([own / seconds, mean / seconds], axis=1)  # of one size, so that rank means something
+    (scale, offset), _, rank, _ = np.linalg.lstsq(columns, np.ones_like(seconds), rcond=1e-6)
+    if rank < 2 or scale <= 0:
+        return float(columns[:, 0].sum() / (columns[:, 0] ** 2).sum()), 0.0
+    return float(scale), float(offset * mean)
+
+
+def validate(table: LatencyTable, archs: Sequence[Arch], measured: Sequence[float]) -> Validation:
+    """Compare the table's predictions with the measured seconds of whole networks."""
+    predicted, seconds = np.array([table.of(arch) for arch in archs]), np.asarray(measured)
+    errors = np.abs(predicted / seconds - 1)
+    vary = len(set(measured)) > 1
+    differ = vary and len(set(predicted)) > 1
+    residual, variance = ((seconds - predicted) ** 2).sum(), ((seconds - seconds.mean()) ** 2).sum()
+    return Validation(
+        networks=len(archs),
+        kendall=float(kendalltau(predicted, seconds).statistic) if differ else None,
+        spearman=float(spearmanr(predicted, seconds).statistic) if differ else None,
+        median_error=float(np.median(errors)),
+        worst_error=float(errors.max()),
+        r2=float(1 - residual / variance) if vary else None,
+        points=tuple(
+            Point(arch.genotype, arch.widths, float(own), float(second))
+            for arch, own, second in zip(archs, predicted, seconds, strict=True)
+        ),
+    )

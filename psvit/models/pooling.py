@@ -1,0 +1,122 @@
+"""Token pooling between stages, over the sequence (1D) or over the grid (2D).
+
+Our reading of the paper: a convolution, which may widen, and pooling with stride 2.
+
+Legend: B batch, N = h w tokens, C width, P prefix tokens (the class token).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from psvit.arch.arch import PoolConv, Pooling, PoolOp, PoolOrder
+
+Grid = tuple[int, int]
+
+
+def tokens_to_map(tokens: Tensor, grid: Grid) -> Tensor:
+    """(B, h w, C) -> (B, C, h, w); a view, channels last in memory."""
+    B, _, C = tokens.shape
+    return tokens.transpose(1, 2).reshape(B, C, grid[0], grid[1])
+
+
+def map_to_tokens(x: Tensor) -> Tensor:
+    """(B, C, h, w) -> (B, h w, C)."""
+    return x.flatten(2).transpose(1, 2)
+
+
+class TokenPool(nn.Module):
+    """Halve the sequence (1D) or each side of the grid (2D), rounding up, and go to the next stage's width.
+
+    An odd side keeps its last row or column (7 -> 4). In 1D the grid is one row of tokens from here on. The class
+    token passes beside the pooling, through a linear map where the width changes.
+
+    Args:
+        in_dim: width before, out_dim: width after.
+        pooling: ``"1d"`` or ``"2d"``.
+        order, conv, kernel, op: `Arch.pool_order`, `pool_conv`, `pool_kernel` and `pool_op`.
+        num_prefix_tokens: P, tokens in front of the sequence that are not pooled.
+        dilation: 0 to halve. Otherwise no token is dropped, and the weights meet tokens that are this many times as far
+            apart, as they would if earlier poolings had halved: every second token each way is what halving gives.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        pooling: Pooling = "2d",
+        order: PoolOrder = "conv-pool",
+        conv: PoolConv = "full",
+        kernel: int = 3,
+        op: PoolOp = "max",
+        num_prefix_tokens: int = 0,
+        dilation: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.one_row = pooling == "1d"
+        self.order = order
+        self.op = op
+        self.num_prefix_tokens = num_prefix_tokens
+        self.dilation = dilation
+        self.window = (1, 2) if self.one_row else (2, 2)
+        sides = (1, kernel) if self.one_row else (kernel, kernel)
+        stride = self.window if op == "stride" and not dilation else (1, 1)
+        apart = max(dilation, 1)
+        if dilation and op != "stride" and order == "pool-conv":
+            apart *= 2  # the convolution reads what the pooling would have halved
+        padding = (sides[0] // 2 * apart, sides[1] // 2 * apart)
+        if conv == "full":
+            self.conv: nn.Module = nn.Conv2d(in_dim, out_dim, sides, stride, padding, apart, **dd)
+        else:
+            self.conv = nn.Sequential(
+                nn.Conv2d(in_dim, in_dim, sides, stride, padding, apart, groups=in_dim, **dd),
+                nn.Conv2d(in_dim, out_dim, 1, **dd),
+            )
+        widens_prefix = num_prefix_tokens > 0 and in_dim != out_dim
+        self.prefix_proj = nn.Linear(in_dim, out_dim, **dd) if widens_prefix else nn.Identity()
+
+    def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
+        """(B, P + h w, C) and (h, w) -> (B, P + h' w', C') and (h', w')."""
+        prefix, tokens = x[:, : self.num_prefix_tokens], x[:, self.num_prefix_tokens :]
+        x = tokens_to_map(tokens, (1, grid[0] * grid[1]) if self.one_row else grid)
+        if self.op == "stride":
+            x = self.conv(x)
+        elif self.order == "conv-pool":
+            x = self.pool(self.conv(x))
+        else:
+            x = self.conv(self.pool(x))
+        tokens, grid = map_to_tokens(x), (x.shape[2], x.shape[3])
+        if self.num_prefix_tokens:
+            tokens = torch.cat([self.prefix_proj(prefix), tokens], dim=1)
+        return tokens, grid
+
+    def pool(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, ceil(h / 2), ceil(w / 2)), or all of (h, w) if dilated; in 1D h is 1 and stays."""
+        if self.dilation:
+            return pool_in_place(x, self.op, self.dilation)
+        if self.op == "max":
+            return F.max_pool2d(x, self.window, ceil_mode=True)
+        return F.avg_pool2d(x, self.window, ceil_mode=True)
+
+
+def pool_in_place(x: Tensor, op: str, apart: int) -> Tensor:
+    """(B, C, h, w) -> the same shape: at each token, the maximum or average over the 2 x 2 tokens from there on.
+
+    They are `apart` tokens from each other; windows at the right and lower edges hold what there is.
+    """
+    edges = (0, apart, 0, apart)
+    if op == "max":
+        return F.max_pool2d(F.pad(x, edges, value=float("-inf")), 2, 1, dilation=apart)
+    return _window_sums(F.pad(x, edges), apart) / _window_sums(F.pad(torch.ones_like(x[:1, :1]), edges), apart)
+
+
+def _window_sums(x: Tensor, apart: int) -> Tensor:
+    x = x[:, :, :-apart] + x[:, :, apart:]
+    return x[:, :, :, :-apart] + x[:, :, :, apart:]

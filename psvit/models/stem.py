@@ -1,0 +1,110 @@
+"""The stem: image -> the first tokens, by patches or by convolutions.
+
+Legend: B batch, h x w grid of tokens, C image channels, C' width of the first stage.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.fx
+import torch.nn.functional as F
+from timm.layers import LayerNorm2d
+from torch import Tensor, nn
+
+from psvit.arch.arch import Arch, stem_channels
+from psvit.models.pooling import Grid, map_to_tokens
+
+
+def pad_to_multiple(images: Tensor, stride: int) -> Tensor:
+    """(B, C, H, W) -> the same with zeros to the right and below, until `stride` divides both sides."""
+    right, below = -images.shape[3] % stride, -images.shape[2] % stride
+    return F.pad(images, (0, right, 0, below)) if right or below else images
+
+
+torch.fx.wrap("pad_to_multiple")  # it branches on sizes: torch.fx keeps it whole
+
+
+class PatchEmbed(nn.Module):
+    """A convolution whose kernel is a patch: (B, C, H, W) -> tokens (B, h w, C') and their grid (h, w).
+
+    An image that the stride does not divide is padded with zeros, right and below. Patches overlap where the stride
+    is smaller than the patch.
+    """
+
+    def __init__(
+        self,
+        patch_size: int,
+        stride: int,
+        in_chans: int,
+        dim: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.stride = stride
+        overlap = (patch_size - stride) // 2
+        self.proj = nn.Conv2d(in_chans, dim, patch_size, stride, overlap, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
+        """Images (B, C, H, W) -> tokens (B, h w, C') and their grid (h, w)."""
+        x = self.proj(pad_to_multiple(x, self.stride))
+        # contiguous: the convolution leaves channels first, and every norm and sum behind it would pay for that
+        return map_to_tokens(x).contiguous(), (x.shape[2], x.shape[3])
+
+
+class ConvStem(nn.Module):
+    """Convolutions of stride 2, then a linear map: (B, C, H, W) -> tokens (B, h w, C') and their grid (h, w).
+
+    The stem of Xiao et al. 2021, "Early Convolutions Help Transformers See Better" (arXiv 2106.14881, section 3), which
+    trains faster and better than patches. Each convolution is 3 x 3 and followed by a norm and an activation; channels
+    double up to the width. As everywhere in the network, norms are layer norms (over the channels of a pixel) and
+    activations GELU, where Xiao et al. take batch norms and ReLU: no statistics of batches, so small batches, averages
+    of weights and frozen stems need no care. Images are padded as for patches, so the grid is the same.
+
+    Args:
+        stride: pixels from token to token: 2, 4, 8, ...
+        in_chans: image channels.
+        dim: width of the tokens.
+    """
+
+    def __init__(
+        self,
+        stride: int,
+        in_chans: int,
+        dim: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.stride = stride
+        first, *later = stem_channels(stride, dim)
+        # named as the patches' convolution: timm adapts its weights to other numbers of image channels
+        self.proj = _halving(in_chans, first, device, dtype)
+        layers: list[nn.Module] = [LayerNorm2d(first, device=device, dtype=dtype), nn.GELU()]
+        before = first
+        for after in later:
+            layers += [
+                _halving(before, after, device, dtype),
+                LayerNorm2d(after, device=device, dtype=dtype),
+                nn.GELU(),
+            ]
+            before = after
+        self.convs = nn.Sequential(*layers, nn.Conv2d(dim, dim, 1, device=device, dtype=dtype))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
+        """Images (B, C, H, W) -> tokens (B, h w, C') and their grid (h, w)."""
+        x = self.convs(self.proj(pad_to_multiple(x, self.stride)))
+        return map_to_tokens(x).contiguous(), (x.shape[2], x.shape[3])
+
+
+def _halving(before: int, after: int, device: torch.device | str | None, dtype: torch.dtype | None) -> nn.Conv2d:
+    return nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False, device=device, dtype=dtype)
+
+
+def build_stem(
+    arch: Arch, in_chans: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+) -> PatchEmbed | ConvStem:
+    """The stem that `arch` describes."""
+    if arch.stem == "conv":
+        return ConvStem(arch.stride, in_chans, arch.widths[0], device, dtype)
+    return PatchEmbed(arch.patch_size, arch.stride, in_chans, arch.widths[0], device, dtype)

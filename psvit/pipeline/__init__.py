@@ -1,0 +1,1 @@
+"""psvit run: data and a budget -> a search, trainings, a comparison, a report."""

@@ -1,0 +1,244 @@
+"""Networks trained alike at equal MACs, and compared on the test split."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from psvit.arch import cost
+from psvit.arch.arch import Arch, image_sides, parse_genotype
+from psvit.arch.variants import default_arch, with_changes
+from psvit.data.datasets import Data
+from psvit.engine.checkpoints import parse_macs
+from psvit.engine.run_folder import refuse_run, timm_macs
+from psvit.engine.train_config import ModelSettings, RunSettings, TrainSettings
+from psvit.errors import UserError
+from psvit.models.build import build, check_tokens
+from psvit.models.macs import count_macs
+from psvit.pipeline.run_config import CompareSettings
+from psvit.tasks.classification.classify import train
+from psvit.tasks.classification.evaluate import evaluate_checkpoint
+
+
+def folders_of(settings: CompareSettings) -> dict[str, Path]:
+    """The folder of each network's training, by name.
+
+    Raises:
+        UserError: they hold a run already, or none where one is to be resumed.
+    """
+    folder = Path(settings.output)
+    folders = {name: folder / name.replace("/", "_") for name in settings.models}
+    for run in () if settings.resume or settings.overwrite else (folder, *folders.values()):
+        refuse_run(run)
+    return folders
+
+
+def compare(
+    settings: CompareSettings,
+    networks: Mapping[str, ModelSettings],
+    like: TrainSettings,
+    say: Callable[[str], None] = print,
+) -> list[dict[str, Any]]:
+    """Train every network with one recipe, and evaluate each once on the test split.
+
+    Args:
+        settings: where it is kept.
+        networks: the networks, by name.
+        like: data, recipe and machine of each training.
+        say: takes lines for the user.
+
+    Returns:
+        A row for each network with its MACs, parameters, accuracy in percent, loss in nats, and its error over the
+        first network's (None where that makes none), as plain data; see `best_on_holdout` for the one to use.
+
+    Raises:
+        UserError: a wrong setting, or a folder that already holds a run.
+    """
+    folders = folders_of(settings)
+    rows: list[dict[str, Any]] = []
+    for number, (name, model) in enumerate(networks.items(), start=1):
+        say(f"\n{number} of {len(networks)}: {name}")
+        rows.append(_row(name, model, settings, like, folders[name], say))
+    for row in rows:
+        row["error_ratio"] = error_ratio(row["top1"], rows[0]["top1"])
+    return rows
+
+
+def best_on_holdout(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """The name of the network to use: the best on the hold-out, of equals the one of least loss there.
+
+    It does not see the test split, whose figure of a network chosen by it would promise too much.
+
+    Returns:
+        None where a network has no hold-out.
+    """
+    if any(row["holdout_top1"] is None for row in rows):
+        return None
+    best = max(rows, key=lambda row: (row["holdout_top1"], -row["holdout_loss"]))
+    return str(best["name"])
+
+
+def error_ratio(top1: float, first: float) -> float | None:
+    """The errors of a network over the first's; None where that makes none. Both are right in so many percent."""
+    return None if first >= 100 else (100 - top1) / (100 - first)
+
+
+def _row(
+    name: str,
+    model: ModelSettings,
+    settings: CompareSettings,
+    like: TrainSettings,
+    folder: Path,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    run = RunSettings(str(folder), settings.resume, settings.overwrite, settings.save_every)
+    best = train(replace(like, model=model, run=run), say)
+    metrics, opened = evaluate_checkpoint(str(folder / "best"), like.data, like.machine)
+    kept = json.loads((folder / "best" / "metrics.json").read_text(encoding="utf-8"))
+    say(f"test      top-1 {metrics.top1:.2f} %")
+    return {
+        "name": name,
+        "network": network_name(folder / "best", model),
+        "macs": kept["macs"],
+        "params": kept["params"],
+        **metrics.to_dict(),
+        "per_class": dict(zip(opened.classes, metrics.per_class(), strict=True)),
+        "holdout_top1": best.get("top1"),
+        "holdout_loss": best.get("loss"),
+        "epoch": best["epoch"],
+        "checkpoint": str(folder / "best"),
+    }
+
+
+def network_name(checkpoint: Path, model: ModelSettings) -> str:
+    """What the network of a checkpoint is, in few letters: its Arch, or the name of a model of timm."""
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    arch: dict[str, Any] = config.get("psvit", {}).get("arch", {})
+    return str(Arch.from_dict(arch)) if arch else model.model
+
+
+def contenders(
+    settings: CompareSettings, data: Data, given: Mapping[str, ModelSettings], macs: float | None = None
+) -> dict[str, ModelSettings]:
+    """The networks to compare, by name, each scaled to the same MACs.
+
+    Args:
+        settings: the names, and what differs from the default network.
+        data: for the size of the images.
+        given: networks that are taken as they are, by name.
+        macs: MACs for the others; by default settings.macs, or those of the default network.
+
+    Raises:
+        UserError: an unknown name, or MACs that a network cannot have.
+    """
+    shape = (data.img_size, data.in_chans, len(data.classes))
+    base = default_arch(data.img_size)
+    head_dim = base.head_dim if settings.head_dim is None else settings.head_dim
+    changes = {"head_dim": head_dim, "patch_size": settings.patch_size}
+    genotype = base.genotype if settings.genotype is None else settings.genotype
+    base = with_changes(base, genotype=genotype, widths=_widths(base, genotype), **changes)
+    if macs is None:
+        macs = cost.macs(base, *shape) if settings.macs is None else parse_macs(settings.macs)
+    return {name: given[name] if name in given else contender(name, base, data, macs) for name in settings.models}
+
+
+def contender(
+    name: str, base: Arch, data: Data, macs: float | None, changes: Mapping[str, Any] | None = None
+) -> ModelSettings:
+    """A network by the name that comparisons know it by, scaled to given MACs.
+
+    Args:
+        name: deit, deit12, psvit_1d, psvit_2d, a genotype, or a model of timm, of which ResNets are scaled.
+        base: the network that psvit_2d stands for, and whose patches and widths the others take.
+        data: for the size of the images.
+        macs: MACs to scale to; None leaves a psvit network as `base` and `changes` make it.
+        changes: further fields of `Arch` that differ.
+
+    Raises:
+        UserError: an unknown name, or MACs that the network cannot have.
+    """
+    sequence = replace(base, pooling="1d", class_token=True, windows=())
+    archs = {
+        "deit": sequence.plain(),
+        "deit12": replace(sequence.plain(), genotype="A" * 12),
+        "psvit_1d": sequence,
+        "psvit_2d": base,
+    }
+    if name not in archs and not set(name) <= set("AS-"):
+        if changes:
+            raise UserError(f"{name} is a model of timm, which has no {next(iter(changes))}: leave it out")
+        return _scaled_timm(name, macs, data)
+    arch = archs.get(name) or replace(base, genotype=name, widths=_widths(base, name))
+    arch = with_changes(arch, **{"head_dim": base.head_dim, **dict(changes or {})})
+    check_tokens(arch, data.img_size)
+    if macs is not None:
+        arch = cost.scale_to(arch, macs, data.img_size, data.in_chans, len(data.classes))
+    return model_settings(arch)
+
+
+def _widths(base: Arch, genotype: str) -> tuple[int, ...]:
+    """Those of `base`; further stages are as wide as its last."""
+    stages = len(parse_genotype(genotype))
+    return (*base.widths, *[base.widths[-1]] * stages)[:stages]
+
+
+def model_settings(arch: Arch) -> ModelSettings:
+    """The settings that build `arch`."""
+    fields = {name: value for name, value in arch.to_dict().items() if name != "genotype"}
+    fields |= {"widths": arch.widths, "windows": arch.windows or None}
+    fields["qkv_bias"] = None if arch.qkv_bias else False  # trainings that are kept from before say nothing of it
+    return ModelSettings(model=arch.genotype, **fields)
+
+
+def _scaled_timm(name: str, target: float | None, data: Data) -> ModelSettings:
+    """A ResNet of timm with channels for the target MACs; any other model of timm as it is."""
+    shape: dict[str, Any] = {"img_size": data.img_size, "in_chans": data.in_chans, "num_classes": len(data.classes)}
+    input_size = (data.in_chans, *image_sides(data.img_size))
+    if target is None or not name.startswith("resnet"):
+        timm_macs(
+            ModelSettings(name), input_size, len(data.classes)
+        )  # what cannot run is told before hours of training
+        return ModelSettings(name)
+
+    def channels(unit: int) -> dict[str, list[int]]:  # in eighths of a channel, since whole ones are coarse steps
+        return {"channels": [round(unit * 2**stage / 8) for stage in range(4)]}
+
+    @cache
+    def macs(unit: int) -> int:
+        return count_macs(lambda: build(name, model_args=channels(unit), **shape), input_size)
+
+    low, high = 16, 32
+    while macs(high) < target:  # from below, since wide networks are slow to build
+        low, high = high, 2 * high
+    while high - low > 1:  # MACs grow with the channels: halve the interval
+        middle = (low + high) // 2
+        low, high = (middle, high) if macs(middle) < target else (low, middle)
+    nearest = min((low, high), key=lambda unit: abs(macs(unit) - target))
+    if abs(macs(nearest) / target - 1) > 0.02:
+        raise cost.UnreachableError(
+            f"{name} comes no closer to {target / 1e6:.4g} M MACs than {macs(nearest) / 1e6:.4g} M"
+        )
+    return ModelSettings(name, model_args=channels(nearest))
+
+
+def table(results: dict[str, Any]) -> Table:
+    """The rows of `compare` as a table; the one that is ``chosen`` is bold."""
+    shown = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("network", ""):
+        shown.add_column(heading)
+    for heading in ("M MACs", "M params", "hold-out %", "test %", "loss", "error / first"):
+        shown.add_column(heading, justify="right")
+    for row in results["rows"]:
+        holdout = "" if row["holdout_top1"] is None else f"{row['holdout_top1']:.2f}"
+        over = "–" if row["error_ratio"] is None else f"{row['error_ratio']:.2f}"
+        macs, params = f"{row['macs'] / 1e6:.2f}", f"{row['params'] / 1e6:.3f}"
+        cells = (macs, params, holdout, f"{row['top1']:.2f}", f"{row['loss']:.3f}", over)
+        style = "bold" if row["name"] == results["chosen"] else None
+        shown.add_row(row["name"], row["network"], *cells, style=style)
+    return shown

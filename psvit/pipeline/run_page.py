@@ -1,0 +1,211 @@
+"""What a run came to -> its page, ``report.html``. No torch here."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+from psvit.arch.arch import Arch
+from psvit.engine.run_folder import read_log
+from psvit.pipeline.run_config import RunAllSettings
+from psvit.report.chart import Chart
+from psvit.report.figures import bars, curves
+from psvit.report.in_python import use_in_python
+from psvit.report.page import Page
+from psvit.search.budget import readable
+from psvit.search.search_page import COSTS, REPORT, budget_text, command_of, settings_of
+
+CLASSES = 20
+"""Classes of which a page shows the accuracy, those that are told apart worst."""
+
+TESTED = {"top1": "test top-1, %", "holdout_top1": "hold-out top-1, %"}
+
+
+def standard_error(percent: float, images: int) -> float:
+    """Of an accuracy in percent, measured on so many images (binomial)."""
+    return sqrt(percent * (100 - percent) / images)
+
+
+def run_page(
+    folder: Path,
+    results: Mapping[str, Any],
+    settings: RunAllSettings,
+    shape: tuple[tuple[int, int], int, int],
+    versions: Mapping[str, str],
+) -> Page:
+    """The page of a run, from its results and the logs of its trainings.
+
+    Args:
+        folder: of the run, as the user names it.
+        results: what ``results.json`` holds.
+        settings: of the run.
+        shape: of its images: (height, width), channels, classes.
+        versions: of what the figures depend on.
+    """
+    rows, name = results["rows"], str(results["data"])
+    best, why = to_use(results)
+    test = f"{best['top1']:.2f} ± {standard_error(best['top1'], best['images']):.2f} %"
+    page = Page(
+        f"Run on {name}",
+        f"{_count(len(rows), 'network')} trained alike, each evaluated once on {best['images']:,} test images. "
+        f"{best['name']}, {why}: {test} right.",
+    )
+    found = _search_data(folder) if settings.searches else None
+    page.heading("What was asked")
+    page.facts(_asked(name, results, settings, found))
+    page.code(command_of("run", settings, folder))
+    page.heading("Comparison")
+    _comparison(page, rows, results["chosen"], found)
+    _networks(page, [best, *(row for row in rows if row["name"] == "searched" and row is not best)], shape)
+    if found:
+        page.text(f"The search scored {found['members']:,} networks within {budget_text(found['budget'])}.")
+        if (folder / "search" / REPORT).is_file():  # one of an earlier version has none
+            page.link("All of them, and how they were found", f"search/{REPORT}")
+    logs = {row["name"]: read_log(Path(row["checkpoint"]).parent) for row in rows}
+    page.heading("Learning")
+    _learning(page, logs)
+    page.heading("Classes")
+    _classes(page, rows)
+    page.heading("How to use it")
+    _use(page, best, settings, shape)
+    settings_of(page, {**results, "versions": versions})
+    return page
+
+
+def to_use(results: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """The row of the network that a run names, and why it does: the one that is chosen, else the first."""
+    rows, name = results["rows"], results["chosen"]
+    if name is None:
+        return rows[0], "the first, since without a hold-out (--holdout 0) nothing chooses"
+    row = next(row for row in rows if row["name"] == name)
+    return row, f"the best on the hold-out with {row['holdout_top1']:.2f} %"
+
+
+def _asked(
+    name: str, results: Mapping[str, Any], settings: RunAllSettings, found: Mapping[str, Any] | None
+) -> dict[str, object]:
+    recipe = settings.recipe
+    target = settings.compare.macs or "the default network's MACs"
+    return {
+        "images": name,
+        "budget": budget_text(found["budget"]) if found else target,
+        "networks": ", ".join(row["name"] for row in results["rows"]),
+        "epochs": recipe.epochs,
+        "batch": recipe.batch_size * recipe.accumulate,
+        "hold-out": f"{100 * settings.data.holdout:g} % of the training images",
+        "seed": settings.data.seed,
+    }
+
+
+def _comparison(
+    page: Page, rows: Sequence[Mapping[str, Any]], chosen: str | None, found: Mapping[str, Any] | None
+) -> None:
+    lines, timed = [], all(row.get("latency_ms") is not None for row in rows)
+    for row in rows:
+        holdout = "" if row["holdout_top1"] is None else f"{row['holdout_top1']:.2f}"
+        over = "–" if row["error_ratio"] is None else f"{row['error_ratio']:.2f}"
+        test = f"{row['top1']:.2f} ± {standard_error(row['top1'], row['images']):.2f}"
+        lines.append((row["name"], f"`{row['network']}`", f"{row['macs'] / 1e6:,.2f}", f"{row['params'] / 1e6:,.3f}",
+                      holdout, test, f"{row['loss']:.3f}", over,
+                      *([f"{row['latency_ms']:.3g}"] if timed else [])))  # fmt: skip
+    page.table(
+        ("name", "network", "M MACs", "M params", "hold-out %", "test %", "loss", "error / first", *["ms"] * timed),
+        lines,
+        left=2,
+        caption="One run each, one seed. ± is the standard error by the number of test images; another seed adds more."
+        + timed * " ms: latency of a batch on this machine, measured in turns.",
+        highlight=[place for place, row in enumerate(rows) if row["name"] == chosen],
+    )
+    if found and found.get("measured_ms") is not None:
+        told = (found.get("chosen") or {}).get("latency_ms")
+        predicted = f"; predicted were {told:.4g} ms" if told else ""
+        page.text(f"Latency of `searched`: {found['measured_ms']:.4g} ms measured for a batch{predicted}.")
+    if len(rows) > 1:
+        page.chart(comparison_chart(rows), "Bars span one standard error by the number of test images, each way.")
+
+
+def _networks(page: Page, rows: Sequence[Mapping[str, Any]], shape: tuple[tuple[int, int], int, int]) -> None:
+    """Those of them that an Arch describes, drawn."""
+    for row in rows:
+        if arch := _arch(Path(row["checkpoint"])):
+            page.heading(f"The network {row['name']}")
+            page.network(arch, *shape)
+
+
+def comparison_chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
+    """Every network by its accuracy and its costs; latency where all have one."""
+    costs = [kind for kind in COSTS if all(row.get(kind) is not None for row in rows)]
+    if max(row["macs"] for row in rows) < 1.1 * min(row["macs"] for row in rows):  # equal: they tell nothing apart
+        costs.sort(key=lambda kind: kind == "macs")
+    goods = [kind for kind in TESTED if all(row.get(kind) is not None for row in rows)]
+    errors = [standard_error(row["top1"], row["images"]) for row in rows]
+    return Chart(
+        columns={kind: [row[kind] for row in rows] for kind in (*costs, *goods)},
+        names={**COSTS, **TESTED},
+        across=costs,
+        up=goods,
+        text=[
+            f"{row['name']}: {row['network']}\n{readable('macs', row['macs'])}, {readable('params', row['params'])}\n"
+            f"test {row['top1']:.2f} ± {error:.2f} %"
+            for row, error in zip(rows, errors, strict=True)
+        ],
+        groups={row["name"]: [number] for number, row in enumerate(rows)},
+        errors={"top1": errors},
+        labels=[row["name"] for row in rows],
+    )
+
+
+def _learning(page: Page, logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    right = {name: _line(lines, "top1") for name, lines in logs.items() if lines and "top1" in lines[0]}
+    if right:
+        page.figure(curves(right, "epoch", "hold-out top-1, %"), "Accuracy on the hold-out, which chose the epoch.")
+    page.figure(curves({name: _line(lines, "train_loss") for name, lines in logs.items()}, "epoch",
+                       "training loss, nats"), "Loss on the training images, as they were augmented.")  # fmt: skip
+
+
+def _classes(page: Page, rows: Sequence[Mapping[str, Any]]) -> None:
+    known = {
+        label: {row["name"]: row["per_class"][label] for row in rows if row["per_class"][label] is not None}
+        for label in rows[0]["per_class"]
+    }
+    worst = sorted((label for label in known if known[label]), key=lambda label: sum(known[label].values()))[:CLASSES]
+    some = f"The {len(worst)} of {len(known):,} classes that are told apart worst. " if len(worst) < len(known) else ""
+    page.figure(bars({label: known[label] for label in known if label in worst}, "test top-1, %"),
+                f"{some}Images of each class that are told right.")  # fmt: skip
+
+
+def _use(
+    page: Page, best: Mapping[str, Any], settings: RunAllSettings, shape: tuple[tuple[int, int], int, int]
+) -> None:
+    checkpoint, (_, in_chans, _) = str(best["checkpoint"]), shape
+    data = ["--data", settings.data.data] + (["--data-dir", settings.data.data_dir] if settings.data.data_dir else [])
+    page.text(f"In Python, `{best['name']}` with its own preprocessing:")
+    page.code(use_in_python(checkpoint, in_chans))
+    page.text("On the command line:")
+    quoted = shlex.quote(checkpoint)
+    page.code(f"psvit predict {quoted} IMAGE ...\npsvit evaluate {quoted} {shlex.join(data)}\npsvit benchmark {quoted}")
+    page.note("Paths are as seen from the folder in which the run was started.")
+
+
+def _line(lines: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float], list[float]]:
+    return [line["epoch"] for line in lines], [line[name] for line in lines]
+
+
+def _arch(checkpoint: Path) -> Arch | None:
+    """The Arch of a checkpoint; None for a model of timm."""
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    arch = config.get("psvit", {}).get("arch")
+    return Arch.from_dict(arch) if arch else None
+
+
+def _search_data(folder: Path) -> dict[str, Any] | None:
+    path = folder / "search" / "front.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"

@@ -1,0 +1,207 @@
+"""The members of a space within a budget. No torch here."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from itertools import islice
+
+from psvit.arch.arch import ATTEND, Arch
+from psvit.arch.steps import Step, steps_of
+from psvit.errors import UserError
+from psvit.search.budget import Budget, Cost, Prices
+from psvit.search.space import Space, State
+
+LISTED = 100_000
+"""A region of at most this many members is listed, and ranked whole; a larger one is searched by evolution."""
+
+TRIES = 100_000
+"""`FeasibleSet.nearest` prices at most this many beginnings of networks before it settles for the nearest it has met."""
+
+
+class FeasibleSet:
+    """The members of a space within a budget; iterating yields each once, in the order of the tree.
+
+    Branches that no cheap enough rest could save are never entered, so the walk costs what the region holds.
+
+    Args:
+        space: the members.
+        budget: what a member may cost at most.
+        prices: what its parts cost; by default their MACs and parameters.
+        least: members that cost less than this part of every limit are left out.
+
+    Raises:
+        UserError: no member is cheap enough; the message names the cheapest, or the nearest.
+    """
+
+    def __init__(self, space: Space, budget: Budget, prices: Prices | None = None, least: float = 0.0) -> None:
+        self.space, self.budget, self.prices, self.least = space, budget, prices or space.prices(), least
+        self.limits = budget.limits(self.prices)
+        self._rests: dict[tuple[bool, State], Cost] = {}
+        self._counts: dict[int | None, int] = {}
+        if budget and (beyond := self._nearest_infeasible()) is not None:
+            raise UserError(self._refusal(beyond))
+
+    def __iter__(self) -> Iterator[Arch]:
+        return (self.space.arch(steps) for steps, _ in self._walk())
+
+    def __contains__(self, arch: object) -> bool:
+        return isinstance(arch, Arch) and arch in self.space and self._fits(self.costs(arch))
+
+    def costs(self, arch: Arch) -> Cost:
+        """What a member costs, of each kind in `prices.kinds`."""
+        return self.prices.of(steps_of(arch))
+
+    @cached_property
+    def members(self) -> list[Arch] | None:
+        """All members in the order of the tree; None if there are more than `LISTED`."""
+        walked = [steps for steps, _ in islice(self._walk(), LISTED + 1)]
+        return None if len(walked) > LISTED else [self.space.arch(steps) for steps in walked]
+
+    def count(self, at_most: int | None = None) -> int:
+        """How many members there are; counting stops at `at_most`."""
+        if at_most not in self._counts:
+            self._counts[at_most] = sum(1 for _ in islice(self._walk(), at_most))
+        return self._counts[at_most]
+
+    def sample(self, rng: random.Random) -> Arch:
+        """One member.
+
+        Of a region of at most `LISTED` members, each is equally likely. A larger one is walked layer by layer, among
+        those layers that can still be completed within the budget, each weighted by how many members of the space
+        begin so: never in vain, hence not exactly uniform where the budget cuts branches unevenly. A floor (`least`)
+        is then met in a bounded number of tries, and given up where it is not.
+        """
+        if self.members is not None:
+            return rng.choice(self.members)
+        arch = self._draw(rng)
+        for _ in range(1000 if self.least else 0):
+            if self._fits(self.costs(arch)):
+                break
+            arch = self._draw(rng)
+        return arch
+
+    def nearest(self) -> Arch:
+        """The member that uses most of the budget: whose dearest cost comes nearest its limit from below."""
+        best: tuple[float, tuple[Step, ...]] | None = None
+        for tries, (steps, cost) in enumerate(self._walk()):
+            used = self._used(cost)
+            if best is None or used > best[0]:
+                best = used, steps
+            if best[0] > 0.9999 or tries > TRIES:
+                break
+        assert best is not None, "a region without members is refused when it is made"
+        return self.space.arch(best[1])
+
+    def _used(self, cost: Cost) -> float:
+        return max((own / limit for own, limit in zip(cost, self.limits, strict=True)), default=0.0)
+
+    def _fits(self, cost: Cost) -> bool:
+        used = [own / limit for own, limit in zip(cost, self.limits, strict=True) if limit < float("inf")]
+        return all(part <= 1 for part in used) and (not used or max(used) >= self.least)
+
+    def _walk(self) -> Iterator[tuple[tuple[Step, ...], Cost]]:
+        def walk(steps: tuple[Step, ...], state: State | None, cost: Cost) -> Iterator[tuple[tuple[Step, ...], Cost]]:
+            if state is not None and self.space.ends(state):
+                whole = plus(cost, self.prices.last(steps[-1]))
+                if self._fits(whole):
+                    yield steps, whole
+            for step in self.space.moves(state):
+                following = self.space.state(len(steps), step)
+                spent = self._spent(cost, state, step)
+                if self._below(plus(spent, self._rest(following, min))) and self._enough(spent, following):
+                    yield from walk((*steps, step), following, spent)
+
+        return walk((), None, self.prices.nothing)
+
+    def _draw(self, rng: random.Random) -> Arch:
+        steps: list[Step] = []
+        state: State | None = None
+        cost = self.prices.nothing
+        while True:
+            moves = []
+            for step in self.space.moves(state):
+                following = self.space.state(len(steps), step)
+                spent = self._spent(cost, state, step)
+                if self._below(plus(spent, self._rest(following, min))):
+                    moves.append((step, following, spent, self.space.count_from(following)))
+            ends = state is not None and self.space.ends(state)
+            ends = ends and self._below(plus(cost, self.prices.last(steps[-1])))
+            ticket = rng.randrange(sum(move[3] for move in moves) + ends)
+            reached = 0
+            for step, following, spent, weight in moves:
+                reached += weight
+                if ticket < reached:
+                    steps.append(step)
+                    state, cost = following, spent
+                    break
+            else:
+                return self.space.arch(steps)
+
+    def _spent(self, cost: Cost, state: State | None, step: Step) -> Cost:
+        """What the layers up to `step` cost, after `cost` for those before it."""
+        before = self.prices.first(step.width) if state is None else cost
+        return plus(before, self.prices.step(step))
+
+    def _below(self, cost: Cost) -> bool:
+        return all(own <= limit for own, limit in zip(cost, self.limits, strict=True))
+
+    def _enough(self, spent: Cost, state: State) -> bool:
+        return not self.least or self._used(plus(spent, self._rest(state, max))) >= self.least
+
+    def _rest(self, state: State, choose: Callable[[float, float], float]) -> Cost:
+        """The least (min) or greatest (max) that completing a member costs from here, each kind of cost by itself."""
+        key = (choose is min, state)
+        if key not in self._rests:
+            found: list[Cost] = []
+            if self.space.ends(state):
+                found.append(self.prices.last(Step(ATTEND, 0, state[2], state[3], 0)))
+            for step in self.space.moves(state):
+                found.append(plus(self.prices.step(step), self._rest(self.space.state(state[0], step), choose)))
+            rest = found[0]
+            for other in found[1:]:
+                rest = tuple(choose(a, b) for a, b in zip(rest, other, strict=True))
+            self._rests[key] = rest
+        return self._rests[key]
+
+    def _nearest_infeasible(self) -> tuple[Step, ...] | None:
+        """The member that exceeds the budget least, by its dearest cost over its limit; None if one is within.
+
+        Depth first, cheapest branch first, and branches that cannot beat the best so far are left out.
+        """
+        best: list[tuple[float, tuple[Step, ...]]] = []
+
+        def walk(steps: tuple[Step, ...], state: State | None, cost: Cost) -> bool:
+            if state is not None and self.space.ends(state):
+                used = self._used(plus(cost, self.prices.last(steps[-1])))
+                if used <= 1:
+                    return True
+                if not best or used < best[0][0]:
+                    best[:] = [(used, steps)]
+            branches = []
+            for step in self.space.moves(state):
+                following = self.space.state(len(steps), step)
+                spent = self._spent(cost, state, step)
+                branches.append((self._used(plus(spent, self._rest(following, min))), step, following, spent))
+            for bound, step, following, spent in sorted(branches):
+                if (not best or bound < best[0][0]) and walk((*steps, step), following, spent):
+                    return True
+            return False
+
+        return None if walk((), None, self.prices.nothing) else best[0][1]
+
+    def _refusal(self, nearest: tuple[Step, ...]) -> str:
+        arch = self.space.arch(nearest)
+        cost = self.prices.of(nearest)
+        one = len(self.budget.given) == 1
+        return (
+            f"no network of the space is within {self.budget.text(self.prices)}: the "
+            f"{'cheapest' if one else 'nearest'}, {arch.genotype} with widths {'-'.join(map(str, arch.widths))}, costs "
+            f"{self.budget.text_of(cost, self.prices)}; raise --budget, or allow smaller --stage-widths or less --depth"
+        )
+
+
+def plus(a: Cost, b: Cost) -> Cost:
+    """The sum of two costs, each kind by itself."""
+    return tuple(x + y for x, y in zip(a, b, strict=True))

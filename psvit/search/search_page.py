@@ -1,0 +1,192 @@
+"""What a search came to -> its page, ``report.html``. No torch here."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from psvit.arch.arch import image_sides
+from psvit.engine.train_config import RECIPES
+from psvit.report.chart import Chart
+from psvit.report.command import command_line
+from psvit.report.figures import curves
+from psvit.report.in_python import build_in_python
+from psvit.report.page import Page
+from psvit.search.budget import readable
+from psvit.search.front import Ranked, chosen_of, figures_of, front_data, listed, pareto, thin
+from psvit.search.search_config import SearchSettings
+
+REPORT = "report.html"
+
+DRAWN = 5_000
+"""A page draws at most so many networks: a phone still moves through them."""
+
+COSTS = {"macs": "MACs for one image", "params": "parameters", "latency_ms": "latency of a batch, ms"}
+PREDICTED = {**COSTS, "latency_ms": "predicted latency of a batch, ms"}
+GOODS = {"loss": "hold-out loss under the supernet, nats", "top1": "hold-out top-1 under the supernet, %"}
+
+
+def search_page(
+    folder: Path,
+    ranked: Sequence[Ranked],
+    facts: Mapping[str, Any],
+    settings: SearchSettings,
+    history: Sequence[Mapping[str, Any]],
+) -> Page:
+    """The page of a search.
+
+    Args:
+        folder: of the search, as the user names it.
+        ranked: every member that was scored, best first.
+        facts: what ``front.json`` holds beside the front; see `psvit.search.front.write_front`.
+        settings: of the search.
+        history: the lines of the supernet's log.
+    """
+    chosen = chosen_of(ranked, facts)
+    name, budget = str(facts.get("data", "images")), budget_text(facts.get("budget") or {})
+    page = Page(f"Search on {name}", f"{len(ranked):,} networks scored, budget {budget}.")
+    page.heading("What was asked")
+    hours = {"supernet, epochs": len(history)} if history else {}
+    page.facts({"images": name, "budget": budget, "networks of the space": facts.get("space", len(ranked)),
+                "scored, within the budget": len(ranked), **hours, "seed": settings.data.seed})  # fmt: skip
+    page.code(command_of("search", settings, folder))
+    if chosen:
+        page.heading("The network")
+        shape = shape_of(facts)
+        page.text(f"Chosen: {_told(chosen)}. {_latency_text(facts, chosen)}".strip())
+        page.network(chosen.arch, *shape)
+    page.heading("The front")
+    page.chart(front_chart(ranked, chosen), front_note(ranked))
+    front = listed(front_data(ranked, facts))
+    page.table(front.headings, [(f"`{genotype}`", *cells) for genotype, *cells in front.rows], left=2,
+               caption=front.caption, highlight=[] if front.chosen is None else [front.chosen])  # fmt: skip
+    if history:
+        page.heading("The supernet")
+        page.figure(
+            curves(_losses({"supernet": history}), "epoch", "loss, nats"),
+            "Loss of the supernet, on members drawn for each step: on the training images, and on the hold-out.",
+        )
+    if chosen:
+        page.heading("How to go on")
+        _go_on(page, folder, settings, shape_of(facts))
+    settings_of(page, facts)
+    return page
+
+
+def _go_on(page: Page, folder: Path, settings: SearchSettings, shape: tuple[tuple[int, int], int, int]) -> None:
+    arch = shlex.quote(str(folder / "arch.json"))
+    data = ["--data", settings.data.data] + (["--data-dir", settings.data.data_dir] if settings.data.data_dir else [])
+    page.text("Train the network from scratch, or look at it:")
+    page.code(f"psvit train --model {arch} {shlex.join(data)} --epochs {settings.recipe.epochs}\n"
+              f"psvit show {arch}")  # fmt: skip
+    page.text("In Python, with new weights:")
+    page.code(build_in_python(f"Arch.from_json(open({str(folder / 'arch.json')!r}).read())", shape))
+    page.note("`front.csv` beside this page holds every network that was scored, `front.json` the front and all facts.")
+
+
+def front_chart(ranked: Sequence[Ranked], chosen: Ranked | None) -> Chart:
+    """Every member, and the front of each pair of axes.
+
+    The front is that of the members that were scored on the largest slice; the others are pale.
+    """
+    rows = [figures_of(one) for one in ranked]
+    final = [i for i, row in enumerate(rows) if row["images"] == rows[0]["images"]]
+    costs = [kind for kind in ("latency_ms", "macs", "params") if all(row[kind] is not None for row in rows)]
+    lines: dict[str, list[int]] = {}  # cheap to dear
+    for cost in costs:
+        for good, sign in (("loss", 1.0), ("top1", -1.0)):
+            points = [(rows[i][cost], inf if rows[i][good] is None else sign * rows[i][good]) for i in final]
+            front = [i for i, on in zip(final, pareto(points), strict=True) if on]
+            lines[f"{good} {cost}"] = sorted(front, key=lambda i: (rows[i][cost], i))
+    star = [] if chosen is None else [chosen.rank - 1]
+    drawn = thin(len(rows), DRAWN, {*star, *(i for line in lines.values() for i in line)})
+    place = {i: number for number, i in enumerate(drawn)}
+    slices = sorted({rows[i]["images"] for i in drawn})
+    groups = {images: f"scored on {images:,} images" for images in slices}
+    return Chart(
+        columns={name: [rows[i][name] for i in drawn] for name in (*costs, *GOODS)},
+        names={**PREDICTED, **GOODS},
+        across=costs,
+        up=list(GOODS),
+        text=[_told(ranked[i], "\n") for i in drawn],
+        groups={name: [place[i] for i in drawn if rows[i]["images"] == images] for images, name in groups.items()},
+        pale=list(groups.values())[:-1],
+        lines={axes: [place[i] for i in line] for axes, line in lines.items()},
+        chosen=[place[i] for i in star],
+    )
+
+
+def front_note(ranked: Sequence[Ranked]) -> str:
+    """What the plot of `front_chart` shows and leaves out."""
+    final = [one for one in ranked if one.score.images == ranked[0].score.images]
+    notes = []
+    if ranked:
+        notes.append(f"The line joins the front, the networks that no other beats on both axes, among the "
+                     f"{len(final):,} scored on {ranked[0].score.images:,} images of the hold-out.")  # fmt: skip
+    if len(final) < len(ranked):
+        notes.append("Paler networks were scored on fewer images; losses on different images do not compare.")
+    if len(ranked) > DRAWN:
+        notes.append(f"Of {len(ranked):,} networks {DRAWN:,} are drawn: the fronts, and the others thinned evenly.")
+    return " ".join(notes)
+
+
+def _told(one: Ranked, apart: str = ", ") -> str:
+    latency = [] if one.latency is None else [f"{readable('latency', one.latency)} predicted"]
+    return apart.join([
+        f"{one.arch.genotype}, widths {' '.join(map(str, one.arch.widths))}",
+        ", ".join([readable("macs", one.macs), readable("params", one.params), *latency]),
+        f"loss {one.score.loss:.4f}, top-1 {one.score.top1:.2f} %",
+        f"on {one.score.images:,} images, rank {one.rank:,}",
+    ])  # fmt: skip
+
+
+def _latency_text(facts: Mapping[str, Any], chosen: Ranked) -> str:
+    measured = facts.get("measured_ms")
+    if measured is None or chosen.latency is None:
+        return ""
+    return f"Measured: {measured:.4g} ms for a batch; predicted were {1000 * chosen.latency:.4g} ms."
+
+
+def budget_text(limits: Mapping[str, float]) -> str:
+    """The limits of a budget, for people."""
+    return " and ".join(readable(kind, limit) for kind, limit in limits.items()) or "without limit"
+
+
+def shape_of(facts: Mapping[str, Any]) -> tuple[tuple[int, int], int, int]:
+    """(height, width), channels and classes of a search's images."""
+    shape = facts["shape"]
+    return image_sides(shape["img_size"]), shape["in_chans"], shape["num_classes"]
+
+
+def command_of(command: str, settings: SearchSettings, folder: Path) -> str:
+    """What asks for the same again; the recipe is the one that leaves least to say."""
+    settings = replace(settings, search=replace(settings.search, output=str(folder)))
+    kind = type(settings)
+    words = []
+    for name, recipe in RECIPES.items():
+        named = f"{command} --recipe {name}" if recipe() != kind().recipe else command
+        usual = kind(recipe=recipe())
+        words.append(command_line(f"psvit {named}", settings, usual, always=("data", "budget", "output")))
+    return min(words, key=len)
+
+
+def settings_of(page: Page, facts: Mapping[str, Any]) -> None:
+    """The last section of a page: versions, and all settings, folded."""
+    page.heading("Settings and versions")
+    page.facts(facts.get("versions") or {})
+    page.folded("All settings", facts.get("settings") or {})
+
+
+def _losses(
+    logs: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> dict[str, tuple[list[float], list[float]]]:
+    found = {}
+    for lines in logs.values():
+        for column, name in (("train_loss", "training"), ("loss", "hold-out")):
+            if lines and column in lines[0]:
+                found[name] = ([line["epoch"] for line in lines], [line[column] for line in lines])
+    return found

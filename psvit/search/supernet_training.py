@@ -1,0 +1,284 @@
+"""Training the supernet: the training loop, with members drawn for every step."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from psvit.arch.arch import Arch
+from psvit.data.augment import eval_transform
+from psvit.data.datasets import Data
+from psvit.data.loading import Batch, ImageSplit, eval_batches
+from psvit.engine.checkpoints import load_weights, save_weights
+from psvit.engine.devices import attention_for_training, open_machine, seed_step
+from psvit.engine.display import describe_data
+from psvit.engine.loop import learn_epochs
+from psvit.engine.run_folder import RunFolder
+from psvit.engine.state import TrainState
+from psvit.engine.train_config import TrainSettings
+from psvit.engine.trainer import INIT, Learning
+from psvit.errors import UserError, one_line
+from psvit.files import recover, replacing
+from psvit.search.feasible_set import FeasibleSet
+from psvit.search.search_config import SupernetSettings
+from psvit.search.space import Space
+from psvit.search.supernet import Supernet
+from psvit.tasks.classification.classify import ClassifierLearning
+from psvit.tasks.classification.evaluate import evaluate
+
+WEIGHTS = "supernet.safetensors"
+
+WATCHED = 4
+"""Members, always the same, that are evaluated after every epoch."""
+
+
+@dataclass(frozen=True)
+class SupernetTraining(TrainSettings):
+    """Everything that a supernet's training depends on.
+
+    Args:
+        supernet: how members are drawn and what they share.
+        space: the members, as plain data; budget: their limits.
+    """
+
+    supernet: SupernetSettings = field(default_factory=SupernetSettings)
+    space: Mapping[str, Any] = field(default_factory=dict)
+    budget: Mapping[str, Any] = field(default_factory=dict)
+
+
+def train_supernet(
+    region: FeasibleSet, settings: SupernetTraining, data: Data, say: Callable[[str], None] = print
+) -> tuple[Supernet, Accelerator]:
+    """Train one set of weights for all members of `region`, or load them if the folder holds them finished.
+
+    Args:
+        region: the members that are drawn.
+        settings: of the training; settings.run.output is the folder.
+        data: the images.
+        say: takes lines for the user.
+
+    Returns:
+        The trained supernet on its device, and the Accelerator.
+
+    Raises:
+        UserError, InterruptedTrainingError: see `psvit.tasks.classification.classify.train`.
+    """
+    accelerator = open_machine(settings.machine)
+    run = SupernetFolder(settings, accelerator)
+    seed_step(settings.data.seed, INIT)
+    with attention_for_training(accelerator.device):
+        supernet = Supernet(region.space, settings.supernet.entangle)
+    run.describe_supernet(supernet, region)
+    learn = SupernetLearning(supernet, region, settings, accelerator, data)
+    learn_epochs(learn, run, describe_data(data), say)
+    accelerator.wait_for_everyone()
+    load_supernet(supernet, run.path)
+    return supernet.to(accelerator.device).eval(), accelerator
+
+
+def load_supernet(supernet: Supernet, folder: Path) -> None:
+    """Load the weights that a training left in `folder`.
+
+    Raises:
+        UserError: no weights, broken ones, or another space's.
+    """
+    path = folder / WEIGHTS
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} cannot be read ({one_line(error)}): train anew with --overwrite") from error
+    load_weights(supernet, weights, str(path))
+
+
+class SupernetLearning(ClassifierLearning):
+    """What changes while a supernet learns.
+
+    Every process draws the same members, from (seed, step) alone; so every process has gradients for the same
+    parameters, and they are averaged after the backward pass without DDP's bookkeeping of unused parameters.
+
+    Args:
+        supernet: the weights.
+        region: the members that are drawn.
+        settings: of the training.
+        accelerator: device, precision, processes.
+        data: the images.
+    """
+
+    def __init__(
+        self, supernet: Supernet, region: FeasibleSet, settings: SupernetTraining, accelerator: Accelerator, data: Data
+    ) -> None:
+        super().__init__(supernet, settings, accelerator, data)
+        self.region, self.options = region, settings.supernet
+        self.strata = strata(region) if self.options.sampling == "balanced" else []
+        self.cheapest: Arch | None = None
+        self.dearest: Arch | None = None
+        if self.options.sandwich:
+            self.cheapest, self.dearest = _ends(region)
+        rng = random.Random(settings.data.seed)
+        self.watched = [region.sample(rng) for _ in range(WATCHED)]
+
+    def prepare(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
+        """Put the network on the device; it is not wrapped, see the class."""
+        prepared: Optimizer = self.accelerator.prepare(optimizer)
+        return model.to(self.accelerator.device), prepared
+
+    def gather_gradients(self) -> None:
+        """Average the gradients over all processes, in one go."""
+        if self.accelerator.num_processes == 1:
+            return
+        gradients = [p.grad for p in self.plain.parameters() if p.grad is not None]
+        flat = self.accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), reduction="mean")
+        start = 0
+        for gradient in gradients:
+            gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
+            start += gradient.numel()
+
+    def members(self, step: int) -> list[Arch]:
+        """The members that learn in a step; the same on every process."""
+        rng = random.Random(f"{self.seed} {step}")
+        drawn = [self._draw(rng) for _ in range(self.options.draws)]
+        return drawn if self.cheapest is None else [self.cheapest, *drawn]
+
+    def _draw(self, rng: random.Random) -> Arch:
+        return rng.choice(rng.choice(self.strata)) if self.strata else self.region.sample(rng)
+
+    def loss(self, batch: Batch, step: int) -> Tensor:
+        """Mean cross-entropy over the members, each on its own part of the batch: a scalar, in nats.
+
+        With the sandwich rule the dearest member learns from the whole batch besides, and with in-place distillation
+        the others learn its probabilities instead of the labels (BigNAS; OFA).
+        """
+        images, target, smoothing = self.targets(batch)
+        if target.ndim == 1:
+            target = _spread(target, self.num_classes, smoothing)
+        supernet: Any = self.model
+        total = torch.zeros((), device=images.device)
+        if self.dearest is not None:
+            with self.accelerator.autocast():
+                logits = supernet(images, self.dearest).float()
+            total = total + F.cross_entropy(logits, target)
+            if self.options.distill:
+                target = logits.detach().softmax(dim=-1)
+        members = self.members(step)[: len(images)]
+        for number, arch in enumerate(members):
+            part = slice(number, None, len(members))
+            with self.accelerator.autocast():
+                logits = supernet(images[part], arch).float()
+            total = total + F.cross_entropy(logits, target[part], reduction="sum") / len(images)
+        return total / (1 if self.dearest is None else 2)
+
+    def evaluate(self) -> dict[str, Any]:
+        """The mean figures of a few members, always the same, on the hold-out (empty if there is none)."""
+        data = self.data
+        if len(data.holdout) == 0:
+            return {}
+        split = ImageSplit(data.holdout, eval_transform(data), strict=self.settings.data.strict)
+        batches = eval_batches(
+            split,
+            batch_size=self.recipe.batch_size,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+            workers=data.workers,
+        )
+        few = list(islice(batches, max(1, 1024 // self.recipe.batch_size)))
+        figures = [
+            evaluate(_Member(self.evaluated, arch), few, self.num_classes, self.accelerator) for arch in self.watched
+        ]
+        images = sum(figure.count for figure in figures)
+        return {
+            "top1": round(sum(figure.top1 for figure in figures) / len(figures), 4),
+            "loss": sum(figure.loss for figure in figures) / len(figures),
+            "images": images // len(figures),
+        }
+
+
+class _Member(nn.Module):
+    """One member of a supernet, as a network of its own that holds no weights."""
+
+    def __init__(self, supernet: nn.Module, arch: Arch) -> None:
+        super().__init__()
+        self.supernet, self.arch = supernet, arch
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.supernet(x, self.arch)
+
+
+def _spread(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
+    """Labels (B,) -> smoothed targets (B, classes), as in torch's cross-entropy."""
+    return F.one_hot(labels, num_classes).float() * (1 - smoothing) + smoothing / num_classes
+
+
+def strata(region: FeasibleSet) -> list[Sequence[Arch]]:
+    """The members, by their number of stages.
+
+    Raises:
+        UserError: they are too many to list.
+    """
+    if region.members is None:
+        raise UserError("--sampling balanced needs a space that can be listed: take uniform, or a smaller space")
+    counts = sorted({len(arch.widths) for arch in region.members})
+    return [[arch for arch in region.members if len(arch.widths) == count] for count in counts]
+
+
+def _ends(region: FeasibleSet) -> tuple[Arch, Arch]:
+    """The cheapest and the dearest member by MACs; of a region too large to list, of a thousand drawn."""
+    rng = random.Random(0)
+    members = region.members or [region.sample(rng) for _ in range(1000)]
+    costs = [(region.costs(arch)[0], place) for place, arch in enumerate(members)]
+    return members[min(costs)[1]], members[max(costs)[1]]
+
+
+class SupernetFolder(RunFolder):
+    """The folder of a supernet's training: like any training's, but the weights are no network of timm's."""
+
+    settings: SupernetTraining
+
+    def describe_supernet(self, supernet: Supernet, region: FeasibleSet) -> None:
+        """Take note of what the log says of the supernet."""
+        self.model = supernet
+        cost = region.costs(region.nearest())
+        self.facts = {"macs": cost[0], "params": cost[1]}
+        count = len(region.members) if region.members is not None else None
+        self.members = f"{count:,} members" if count is not None else "members too many to list"
+
+    @property
+    def title(self) -> str:
+        """What is trained."""
+        return f"supernet of {self.members}, the dearest"
+
+    def begin(self) -> None:
+        """As of any training."""
+        super().begin()
+        if self.accelerator.is_main_process:
+            recover(self.path / WEIGHTS)
+        self.accelerator.wait_for_everyone()
+
+    @property
+    def next_command(self) -> list[str]:
+        """None: the search goes on by itself."""
+        return []
+
+    def _save_checkpoints(self, learn: Learning, state: TrainState) -> None:
+        with replacing(self.path / WEIGHTS) as temporary:
+            save_weights(temporary, learn.evaluated.state_dict())
+
+
+def supernet_training(
+    settings: TrainSettings, supernet: SupernetSettings, space: Space, budget: Mapping[str, Any]
+) -> SupernetTraining:
+    """Settings of a supernet's training, from those of a network's."""
+    plain = {name: getattr(settings, name) for name in ("data", "recipe", "machine", "run")}
+    described = {**asdict(space), "like": space.like.to_dict()}  # the same for a network without windows as ever
+    return SupernetTraining(**plain, supernet=supernet, space=described, budget=dict(budget))

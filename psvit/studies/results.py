@@ -1,0 +1,199 @@
+"""Trainings of a study -> its results: means, intervals, and what they say of its claims. Plain data, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import inf, log, sqrt
+from statistics import fmean, stdev
+from typing import Any
+
+from psvit.studies.known import NOTHING, Known
+from psvit.studies.plan import Claim, Study
+from psvit.studies.statistics import GUESSES, ONE_SEED, Spread, difference, interval, ratio, verdict, widest
+
+Kept = Mapping[tuple[str, str, int], Mapping[str, Any]]
+"""What trainings came to, by group, label and seed; one that failed has an ``error`` alone."""
+
+FLOOR = 1e-3
+"""Errors below this, in percent, count as this much in the ratios of claims."""
+
+
+def results(
+    study: Study,
+    kept: Kept,
+    searched: Mapping[str, Any],
+    shapes: Mapping[str, Mapping[str, Any]],
+    train_images: Mapping[str, int] | None = None,
+    known: Known = NOTHING,
+) -> dict[str, Any]:
+    """The results of a study as plain data.
+
+    Args:
+        study: what was asked.
+        kept: what every training came to.
+        searched: the Arch that each group's search found, as plain data.
+        shapes: img_size, in_chans and num_classes of each group's images.
+        train_images: on how many images each group was trained; by default its data's limit.
+        known: networks that an earlier study trained.
+
+    Returns:
+        ``groups``, each with ``rows``: per network its figures by seed (top1 in percent, loss in nats), ``mean``,
+        ``interval`` (95 % of the mean, by Student's t; None for one seed), ``error_ratio`` (mean error over the first
+        network's; None where that failed or has no errors), ``history`` (epoch, mean hold-out top-1) and ``seconds``;
+        ``claims``, see `judged`.
+    """
+    groups: list[dict[str, Any]] = []
+    for group in study.groups:
+        rows = [
+            dict(known.rows.get((group.name, network.label)) or _row(group.name, network.label, network.seeds, kept))
+            for network in group.networks
+        ]
+        for row in rows:
+            row["error_ratio"] = _over(row["mean"], rows[0]["mean"])
+        entry: dict[str, Any] = {
+            "name": group.name,
+            "macs": group.macs,
+            "data": group.data.data,
+            "limit": group.data.limit,
+            "train_images": (train_images or {}).get(group.name, group.data.limit),
+            "epochs": group.recipe.epochs,
+            "batch": group.recipe.global_batch(1),
+            "shape": shapes[group.name],
+            "searched": searched.get(group.name),
+            "rows": rows,
+        }
+        groups.append(entry)
+    trainings, seconds = _trainings(kept, known)
+    return {
+        "study": study.name,
+        "title": study.title,
+        "question": study.question,
+        "reads": study.reads,
+        "quick": study.quick,
+        "groups": groups,
+        "claims": judged(study.claims, groups),
+        "trainings": trainings,
+        "training_seconds": round(seconds),
+        "settings": study.to_dict(),
+    }
+
+
+def _trainings(kept: Kept, known: Known) -> tuple[int, float]:
+    """How many trainings there were, and their seconds; rows of equal settings share one."""
+    seconds = {result.get("folder", where): result.get("seconds", 0.0) for where, result in kept.items()}
+    for row in known.rows.values():
+        for folder in row["folders"]:
+            seconds.setdefault(folder, row["seconds"] / len(row["folders"]))
+    return len(seconds), sum(seconds.values())
+
+
+def _over(mean: float | None, first: float | None) -> float | None:
+    if mean is None or first is None or first >= 100:
+        return None
+    return (100 - mean) / (100 - first)
+
+
+def _row(group: str, label: str, seeds: Sequence[int], kept: Kept) -> dict[str, Any]:
+    found = {seed: kept[group, label, seed] for seed in seeds}
+    good = {seed: result for seed, result in found.items() if "error" not in result}
+    row: dict[str, Any] = {"label": label, "seeds": list(good), "top1": [one["top1"] for one in good.values()]}
+    row["failed"] = {str(seed): result["error"] for seed, result in found.items() if "error" in result}
+    if not good:
+        return {**row, "mean": None, "interval": None, "seconds": 0.0}
+    one = next(iter(good.values()))
+    row |= {name: one[name] for name in ("network", "macs", "params", "images")}
+    for name in ("loss", "holdout_top1", "epoch"):
+        row[name] = [result[name] for result in good.values()]
+    epochs = zip(*(result["history"] for result in good.values()), strict=True)
+    row["history"] = [[lines[0][0], round(fmean(line[1] for line in lines), 3)] for lines in epochs]
+    row["mean"] = fmean(row["top1"])
+    row["deviation"] = stdev(row["top1"]) if len(good) > 1 else None
+    row["interval"] = interval(row["top1"])
+    row["folders"] = [result.get("folder") for result in good.values()]
+    row["seconds"] = round(sum(result["seconds"] for result in good.values()), 1)
+    row["arch"] = one.get("arch")
+    return row
+
+
+def judged(claims: Sequence[Claim], groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the rows of a study say of claims.
+
+    Args:
+        claims: about networks of the groups.
+        groups: of the results, each with its ``rows``.
+
+    Returns:
+        Of each claim the ``difference`` in points and the ``ratio`` of errors, both as (value, low, high); whether the
+        intervals of the two means are ``apart``, None where one network was trained once; the ``verdict``, which then
+        ends in `ONE_SEED`, and names it where the worse network `GUESSES`.
+    """
+    samples = {(group["name"], row["label"]): row["top1"] for group in groups for row in group["rows"]}
+    guessing = {(group["name"], row["label"]) for group in groups for row in group["rows"] if _guesses(row, group)}
+    trained = _networks(groups)
+    points = widest(trained)
+    errors = widest([[log(_error(top1)) for top1 in values] for values in trained])
+    found = [_claim(claim, samples, points, errors) for claim in claims]
+    return [_marked(entry, claim.worse in guessing) for entry, claim in zip(found, claims, strict=True)]
+
+
+def _guesses(row: Mapping[str, Any], group: Mapping[str, Any]) -> bool:
+    """Whether a network is less than two standard errors of its images above guessing, among classes of one size."""
+    if row["mean"] is None:
+        return False
+    share = 1 / group["shape"]["num_classes"]
+    return bool(row["mean"] / 100 < share + 2 * sqrt(share * (1 - share) / row["images"]))
+
+
+def _marked(entry: dict[str, Any], guesses: bool) -> dict[str, Any]:
+    """A claim's entry, whose verdict says it where the worse network guesses."""
+    if not guesses or entry["verdict"] == "not measured":
+        return entry
+    found, comma, seeds = entry["verdict"].partition(",")
+    return {**entry, "verdict": f"{found}{GUESSES}{comma}{seeds}"}
+
+
+def _networks(groups: Sequence[Mapping[str, Any]]) -> list[list[float]]:
+    """Top-1 of all trainings, each once, by network: rows that share a folder are of the same network."""
+    found: list[dict[Any, float]] = []
+    for group in groups:
+        for row in group["rows"]:
+            own: dict[Any, float] = {
+                folder or (group["name"], row["label"], seed): top1
+                for folder, seed, top1 in zip(row.get("folders", ()), row["seeds"], row["top1"], strict=True)
+            }
+            for other in [other for other in found if other.keys() & own.keys()]:
+                found.remove(other)
+                own = {**other, **own}
+            found.append(own)
+    return [list(values.values()) for values in found]
+
+
+def _claim(
+    claim: Claim, samples: Mapping[tuple[str, str], Sequence[float]], points: Spread, errors: Spread
+) -> dict[str, Any]:
+    better, worse = samples[claim.better], samples[claim.worse]
+    entry: dict[str, Any] = {
+        "claim": claim.claim, "better": list(claim.better), "worse": list(claim.worse), "at_most": claim.at_most,
+        "seeds": [len(better), len(worse)],
+    }  # fmt: skip
+    if not better or not worse:
+        return {**entry, "verdict": "not measured"}
+    gap = difference(better, worse, points)
+    over = ratio([_error(value) for value in better], [_error(value) for value in worse], errors)
+    a, b = interval(better), interval(worse)
+    found = verdict(over[1], over[2], claim.at_most) + (ONE_SEED if a is None or b is None else "")
+    return {
+        **entry,
+        "difference": _finite(gap),
+        "ratio": _finite(over),
+        "apart": None if a is None or b is None else a[0] > b[1] or b[0] > a[1],
+        "verdict": found,
+    }
+
+
+def _error(top1: float) -> float:
+    return max(100 - top1, FLOOR)
+
+
+def _finite(values: Sequence[float]) -> list[float | None]:
+    return [None if abs(value) == inf else value for value in values]  # JSON has no infinity

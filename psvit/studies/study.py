@@ -1,0 +1,120 @@
+"""A study, run: its searches, its trainings, its results; killed at any moment, it goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from psvit.engine.devices import computed_in, interrupts
+from psvit.engine.machine import machine_info, resolve_device
+from psvit.engine.run_folder import versions
+from psvit.engine.train_config import Machine
+from psvit.errors import UserError
+from psvit.files import recover, sole_writer, write_json
+from psvit.report.command import command_line
+from psvit.studies.crew import Crew, alike, first
+from psvit.studies.jobs import Plan
+from psvit.studies.known import known_of
+from psvit.studies.plan import Study
+from psvit.studies.study_config import StudySettings
+from psvit.studies.study_folder import LATENCY, RESULTS, STUDY, check_folder, clear_study, recorded
+from psvit.studies.study_page import write_report
+
+
+def run_study(
+    study: Study, settings: StudySettings, machine: Machine, say: Callable[[str], None] = print
+) -> dict[str, Any]:
+    """Train all networks of a study with all their seeds, and write what they came to.
+
+    Args:
+        study: what is asked.
+        settings: where it is kept, how many trainings at a time.
+        machine: device and precision of each training, auto being the study's; on a CPU each takes one thread unless
+            told otherwise.
+        say: takes lines for the user.
+
+    Returns:
+        The results; see `Plan.results`, with the machine and the versions beside them, and ``wall_seconds``, those of
+        all runs of the study in this folder but for killed ones (None where an older psvit began it).
+
+    Raises:
+        UserError: a wrong setting, MACs that a network cannot have, a folder of another study; all trainings failed.
+        StoppedError: Ctrl-C; the message says how to resume.
+    """
+    folder = Path(settings.output or f"runs/study/{study.name}")
+    command = command_line(shlex.join(["psvit", "study", study.source or study.name]), settings, StudySettings())
+    command = command_line(command, machine, Machine())
+    if machine.precision == "auto":
+        machine = replace(machine, precision=study.precision)
+    machine = _one_thread(machine)
+    if not settings.dry_run:
+        check_folder(folder, study, settings)
+    jobs = settings.jobs or (os.cpu_count() or 1 if resolve_device(machine.device).type == "cpu" else 1)
+    known = known_of(settings.known, study, computed_in(machine))
+    planned = Plan(study, folder, machine, known)
+    for note in known.notes:
+        say(f"note      {note}")
+    if settings.dry_run:
+        return planned.tell(say)
+    with sole_writer(folder, f"--output {folder}"):
+        return _run_study(planned, settings, jobs, command, say)
+
+
+def _run_study(
+    planned: Plan, settings: StudySettings, jobs: int, command: str, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """All searches, trainings and results, alone in the study's folder."""
+    study, folder, machine = planned.study, planned.folder, planned.machine
+    for name in (STUDY, LATENCY):
+        recover(folder / name)
+    if settings.overwrite:
+        clear_study(folder, study.name)
+    begun = time.perf_counter()
+    others = [first(group) for group in alike(planned.trials({}))]  # they need not wait for the searches
+    images = planned.image_lists()
+    with recorded(folder, study, machine, images) as seconds:  # not before: a study of other settings has been refused
+        with interrupts() as interrupt:
+            crew = Crew(jobs, lambda: interrupt.asked is not None, say, folder)
+            found = crew.work([*planned.searches, *others])[: len(planned.searches)]
+            archs = {search.group: arch for search, arch in zip(planned.searches, found, strict=True)}
+            kept = crew.train(planned.trials(archs))
+        milliseconds = planned.latencies(archs, say)
+        data = {
+            **json.loads(json.dumps(planned.results(kept, archs, milliseconds))),
+            "wall_seconds": seconds(),
+            "machine": {
+                **machine_info(resolve_device(machine.device)),
+                "jobs": jobs,
+                "threads": machine.threads,
+                "precision": machine.precision,
+                "computed_in": computed_in(machine),
+            },
+            "versions": versions(),
+        }
+        write_json(folder / RESULTS, data)
+        if settings.results:
+            write_json(Path(settings.results), data)
+        page, *_ = write_report(folder, data, command)
+        trained = {one["folder"] for one in kept.values()}
+        if all(folder / one in crew.before for one in trained):
+            say(f"finished  {folder}: all {len(trained)} trainings were done, its results are written again")
+        else:
+            say(f"{len(trained)} trainings, {(time.perf_counter() - begun) / 60:.1f} minutes")
+    say(f"report    {page}")
+    failed = [result["error"] for result in kept.values() if "error" in result]
+    if failed and len(failed) == len(kept):
+        raise UserError(f"every training failed, the first with: {failed[0]}")
+    return data
+
+
+def _one_thread(machine: Machine) -> Machine:
+    """A training has the same numbers however many run at a time: on a CPU each takes one thread."""
+    if machine.threads is None and resolve_device(machine.device).type == "cpu":
+        return replace(machine, threads=1)
+    return machine

@@ -1,0 +1,178 @@
+"""The folder of a study: what it holds, whose it is, the seconds that went into it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from psvit.engine.devices import computed_in
+from psvit.engine.train_config import Machine
+from psvit.errors import UserError
+from psvit.files import check_writable, sole_writer, write_json
+from psvit.studies.plan import Study
+from psvit.studies.study_config import StudySettings
+from psvit.studies.study_page import PAGE, TABLES, figure_files
+from psvit.studies.trials import OUTPUT, TRIAL, check_precision, clear_search, clear_trial
+
+RESULTS = "results.json"
+STUDY = "study.json"
+"""What the study of a folder asks, and the seconds it took."""
+
+LATENCY = "latency.json"
+"""The milliseconds of a study's networks."""
+
+TRIALS, SEARCHES = "*/*/seed-*", "*/search"
+"""Where they are kept in a study's folder."""
+
+
+def check_folder(folder: Path, study: Study, settings: StudySettings) -> None:
+    """Refuse a folder that is not this study's.
+
+    Raises:
+        UserError: a file, another study, one that is there already, or nothing can be written there.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: give a folder as --output")
+    check_writable(folder, f"--output {folder}")
+    if settings.results and Path(settings.results).is_dir():
+        raise UserError(f"--results {settings.results} is a folder: give a file")
+    begun = any((folder / name).exists() for name in (STUDY, RESULTS))
+    begun = begun or _outputs(folder)
+    if begun and not (settings.resume or settings.overwrite):
+        raise UserError(
+            f"{folder} already holds a study: give --resume to go on, --overwrite to replace it, or another --output"
+        )
+    if settings.resume:
+        _check_same(folder, study)
+
+
+def _outputs(folder: Path) -> bool:
+    """Whether a training or a search has begun."""
+    return any(any(folder.glob(f"{kind}/{OUTPUT}")) for kind in (TRIALS, SEARCHES))
+
+
+def _check_same(folder: Path, study: Study) -> None:
+    """Refuse to go on with another study: it may have more than the folder's, not less.
+
+    Raises:
+        UserError: another name or split, quick or not, or a group or a network that the folder's study has besides.
+    """
+    before, path = _begun(folder), folder / STUDY
+    if not before:  # an older psvit has begun it
+        return
+    try:
+        networks = {group["name"]: [one["label"] for one in group["networks"]] for group in before["groups"]}
+        name, reads, quick = (before[key] for key in ("name", "reads", "quick"))
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is broken ({error!r}): remove it, or start anew with --overwrite") from error
+    own = {group.name: [network.label for network in group.networks] for group in study.groups}
+    gone = [f"group {group!r}" for group in networks if group not in own]
+    gone += [
+        f"network {label!r} of group {group!r}"
+        for group in networks
+        for label in networks[group]
+        if group in own and label not in own[group]
+    ]
+    if name != study.name:
+        told = f"the study {name!r}, not {study.name!r}"
+    elif reads != study.reads:
+        told = f"a study that reads {reads}, not {study.reads}"
+    elif quick != study.quick:
+        told = f"a study {'with' if quick else 'without'} --quick"
+    elif gone:
+        told = f"a study with the {gone[0]}, which {study.source or study.name} has not"
+    else:
+        return
+    raise UserError(
+        f"{folder} holds {told}: resume with the study that it holds, give another --output, or start anew with "
+        "--overwrite"
+    )
+
+
+@contextmanager
+def recorded(
+    folder: Path, study: Study, machine: Machine, images: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Callable[[], float | None]]:
+    """Keep in the folder what is asked of it, in which precision, of which images, and the seconds of all its runs.
+
+    A run that was stopped or failed is counted, one that was killed (SIGKILL) is not: nothing is left to write.
+
+    Args:
+        folder: of the study.
+        study: what is asked.
+        machine: of the trainings.
+        images: fingerprints of the images of groups that learn from a folder, by group.
+
+    Yields:
+        The seconds so far, those of earlier runs included; None where an older psvit began, which kept none.
+
+    Raises:
+        UserError: the folder's study was computed in another precision, or images of its groups have changed.
+    """
+    before, start = _begun(folder), time.perf_counter()
+    if before or _outputs(folder):
+        check_precision(folder, before.get("computed_in"), machine)
+    listed: dict[str, str] = before.get("images") or {}
+    if changed := [group for group, fingerprint in listed.items() if images.get(group, fingerprint) != fingerprint]:
+        raise UserError(f"the images of group {changed[0]!r} have changed since {folder} began, whose trainings are "
+                        "to be compared: bring them back, or start anew with --overwrite")  # fmt: skip
+    listed = {**listed, **images}
+    kept = {**study.to_dict(), "computed_in": computed_in(machine), **({"images": listed} if listed else {})}
+    earlier = before.get("wall_seconds", None if _outputs(folder) else 0)
+
+    def seconds() -> float | None:
+        return None if earlier is None else round(float(earlier) + time.perf_counter() - start, 1)
+
+    write_json(folder / STUDY, {**kept, "wall_seconds": seconds()})
+    try:
+        yield seconds
+    finally:
+        write_json(folder / STUDY, {**kept, "wall_seconds": seconds()})
+
+
+def kept_latencies(path: Path, measured: Mapping[str, Any]) -> dict[str, float | None]:
+    """The milliseconds that a study's folder keeps, if they were measured so; by model and shape, as JSON."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if measured != {name: kept[name] for name in measured}:
+            return {}
+        return {json.dumps([one["model"], one["shape"]]): one["milliseconds"] for one in kept["networks"]}
+    except (OSError, ValueError, KeyError, TypeError):  # none, or a broken one: they are measured anew
+        return {}
+
+
+def _begun(folder: Path) -> dict[str, Any]:
+    """What the folder's study.json holds; nothing where there is none.
+
+    Raises:
+        UserError: it is broken.
+    """
+    path = folder / STUDY
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is broken ({error!r}): remove it, or start anew with --overwrite") from error
+
+
+def clear_study(folder: Path, study: str) -> None:
+    """Remove what a study of this name wrote, and nothing else that is in its folder."""
+    trials = {path.parent for name in (TRIAL, OUTPUT) for path in folder.glob(f"{TRIALS}/{name}")}
+    searches = {path.parent for path in folder.glob(f"{SEARCHES}/{OUTPUT}")}
+    for folders, clear in ((trials, clear_trial), (searches, clear_search)):
+        for place in sorted(folders):
+            with sole_writer(place, str(place)):
+                clear(place)
+            for empty in (place, *place.parents[: len(place.relative_to(folder).parts) - 1]):
+                with suppress(OSError):  # it holds something of the user's
+                    empty.rmdir()
+    for name in (STUDY, LATENCY, RESULTS, PAGE, TABLES):
+        (folder / name).unlink(missing_ok=True)
+    for path in figure_files(folder, study, 99):  # the study may have had more than now
+        path.unlink(missing_ok=True)

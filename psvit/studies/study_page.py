@@ -1,0 +1,189 @@
+"""Results of a study -> its page, its tables and its figures. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from psvit.arch.arch import Arch
+from psvit.files import replacing
+from psvit.report.chart import Chart
+from psvit.report.figures import curves
+from psvit.report.in_python import use_in_python
+from psvit.report.page import Page
+from psvit.studies.tables import (
+    caption,
+    claims_table,
+    failure,
+    figure,
+    group_note,
+    group_table,
+    is_measured,
+    mean,
+    notes,
+    to_markdown,
+)
+
+Data = Mapping[str, Any]
+
+PAGE, TABLES = "report.html", "tables.md"
+
+
+def write_report(folder: Path, data: Data, command: str) -> list[Path]:
+    """Write ``report.html``, ``tables.md`` and the figures, as SVG and PNG, of a study.
+
+    Args:
+        folder: of the study.
+        data: its results; see `psvit.studies.results.results`.
+        command: that asks for the study.
+
+    Returns:
+        The files, the page first.
+    """
+    page = study_page(data, folder, command)
+    page.write(folder / PAGE)
+    with replacing(folder / TABLES) as temporary:
+        temporary.write_text(to_markdown(data) + "\n", encoding="utf-8")
+    return [folder / PAGE, folder / TABLES, *write_figures(folder, data["study"], data)]
+
+
+def write_figures(folder: Path, stem: str, data: Data) -> list[Path]:
+    """Write the figures of a study as ``STEM.svg`` and ``.png``, the second as ``STEM-2``, and so on.
+
+    A figure of trainings that all failed is left out.
+    """
+    entries = data["settings"]["figures"]
+    paths = figure_files(folder, stem, len(entries))
+    written: list[Path] = []
+    for entry, svg, png in zip(entries, paths[::2], paths[1::2], strict=True):
+        if is_measured(entry, data):
+            figure(entry, data).write(svg)
+            written += [svg, png]
+    return written
+
+
+def figure_files(folder: Path, stem: str, count: int) -> list[Path]:
+    """The files of so many figures: of each its ``.svg`` and its ``.png``."""
+    stem = stem.replace(".", "-")  # what follows a dot would give way to the suffix
+    stems = [stem if number == 1 else f"{stem}-{number}" for number in range(1, count + 1)]
+    return [folder / f"{name}{suffix}" for name in stems for suffix in (".svg", ".png")]
+
+
+def study_page(data: Data, folder: Path, command: str) -> Page:
+    """The page of a study.
+
+    Args:
+        data: its results.
+        folder: where its trainings are, as the user names it.
+        command: that asks for the study.
+    """
+    page = Page(data["title"], data["question"])
+    for note in notes(data):
+        page.note(note.replace("**", ""))
+    if data["claims"]:
+        page.heading("The claims")
+        headings, rows, left = claims_table(data)
+        page.table(headings, [tuple(cell.replace("**", "") for cell in row) for row in rows], left)
+    sets = by_data(data)
+    if sets:
+        page.heading("Figures")
+        for entry in data["settings"]["figures"]:
+            if is_measured(entry, data):
+                page.figure(figure(entry, data), caption(entry))
+        page.heading("Accuracy and cost")
+        for name, measured in sets.items():
+            of_which = f"{name}. " if len(sets) > 1 else ""
+            page.chart(
+                chart(measured, data["reads"]),
+                f"{of_which}Point at a network for what it is. Bars are 95 % intervals over seeds.",
+            )
+    for entry in data["groups"]:
+        _group(page, entry, data)
+    if sets:
+        page.heading("Use a network")
+    for name, measured in sets.items():
+        group, row = max(measured, key=lambda pair: fmean(pair[1]["holdout_top1"]))
+        if "taken_from" in row:
+            page.text(f"{name}: the best on the hold-out, {row['label']} of {group['name']}, was trained elsewhere.")
+            continue
+        page.text(
+            f"{name}: the best on the hold-out, {row['label']} of {group['name']} with {mean(row)} %, is a checkpoint "
+            "folder:"
+        )
+        page.code(use_in_python(str(folder / row["folders"][0] / "best"), group["shape"]["in_chans"]))
+        if row["arch"] and row["arch"] != group["searched"]:
+            _network(page, row["arch"], group)
+    page.heading("Make it again")
+    page.code(command)
+    page.folded("Versions and machine", {**data["versions"], **data["machine"]})
+    page.folded("All settings", data["settings"])
+    return page
+
+
+def _group(page: Page, group: Data, data: Data) -> None:
+    page.heading(group["name"])
+    headings, rows, left = group_table(group, data["reads"])
+    page.table(headings, rows, left, caption=group_note(group, data))
+    lines = {row["label"]: _line(row) for row in group["rows"] if row["mean"] is not None}
+    if any(len(epochs) > 1 for epochs, _ in lines.values()):
+        page.figure(curves(lines, "epoch", "hold-out top-1, %"), "Learning curves, means of the seeds.")
+    if group["searched"]:
+        page.text("What the search of this group found:")
+        _network(page, group["searched"], group)
+    for row in group["rows"]:
+        if row["failed"]:
+            page.note(f"{row['label']}: {failure(row)}")
+
+
+def _network(page: Page, arch: Data, group: Data) -> None:
+    shape = group["shape"]
+    page.network(Arch.from_dict(dict(arch)), tuple(shape["img_size"]), shape["in_chans"], shape["num_classes"])
+
+
+Measured = list[tuple[Data, Data]]
+"""Groups and rows of which a training came to an end."""
+
+
+def by_data(data: Data) -> dict[str, Measured]:
+    """The rows of a study that were measured, by data set: accuracies on two of them do not compare."""
+    found: dict[str, Measured] = {}
+    for group in data["groups"]:
+        for row in group["rows"]:
+            if row["mean"] is not None:
+                found.setdefault(group["data"], []).append((group, row))
+    return found
+
+
+def chart(rows: Measured, reads: str) -> Chart:
+    """Accuracy against cost of networks of a study on one data set.
+
+    Args:
+        rows: the networks; reads: the split whose figures count.
+    """
+    split = "test" if reads == "test" else "hold-out"
+    labels = list(dict.fromkeys(row["label"] for _, row in rows))
+    timed = bool(rows) and all(row.get("latency_ms") is not None for _, row in rows)
+    costs = ("macs", "params", *["latency_ms"] * timed)
+    grouped: dict[str, list[int]] = {}
+    for number, (group, row) in enumerate(rows):
+        grouped.setdefault(row["label"] if len(labels) <= 12 else group["name"], []).append(number)
+    return Chart(
+        columns={name: [row[name] for _, row in rows] for name in (*costs, "mean")},
+        names={
+            "macs": "MACs for one image",
+            "params": "parameters",
+            "latency_ms": "latency of a batch, ms",
+            "mean": f"{split} top-1, %",
+        },
+        across=costs,
+        up=("mean",),
+        text=[f"{row['label']}, {group['name']}\n{row['network']}\n{split} top-1 {mean(row)} %" for group, row in rows],
+        groups=grouped,
+        errors={"mean": [(row["interval"][1] - row["mean"]) if row["interval"] else 0.0 for _, row in rows]},
+    )
+
+
+def _line(row: Data) -> tuple[list[float], list[float]]:
+    return [epoch for epoch, _ in row["history"]], [top1 for _, top1 in row["history"]]

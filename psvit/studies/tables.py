@@ -1,0 +1,215 @@
+"""Results of a study -> tables and figures, for its page and for the docs. No torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from psvit.report.figures import Drawing, curves, intervals, scatter
+from psvit.studies.known import precision_of
+from psvit.studies.statistics import ONE_SEED
+
+Data = Mapping[str, Any]
+
+
+class Table(NamedTuple):
+    """Headings, rows of texts, and how many of the columns are aligned to the left."""
+
+    headings: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    left: int
+
+
+def group_table(group: Data, reads: str) -> Table:
+    """A group of a study: what each network costs and reaches.
+
+    Args:
+        group: one of the results' ``groups``.
+        reads: the split whose figures they are.
+    """
+    timed = is_timed(group["rows"])
+    rows = []
+    for row in group["rows"]:
+        if row["mean"] is None:
+            rows.append((row["label"], failure(row), *[""] * (5 + timed)))
+            continue
+        cost = f"{row['macs'] / 1e6:.2f}", f"{row['params'] / 1e6:.3f}", *[_milliseconds(row)] * timed
+        values = " ".join(f"{value:.2f}" for value in row["top1"])
+        over = "–" if row["error_ratio"] is None else f"{row['error_ratio']:.2f}"
+        name = f"{row['label']}{' (' + failure(row) + ')' if row['failed'] else ''}"
+        rows.append((name, f"`{row['network']}`", *cost, values, mean(row), over))
+    heading = f"{'test' if reads == 'test' else 'hold-out'} % by seed"
+    headings = ("", "network", "M MACs", "M params", *["ms"] * timed, heading, "mean, 95 %", "error / first")
+    return Table(headings, rows, 2)
+
+
+def is_timed(rows: Sequence[Data]) -> bool:
+    """Whether the latency of one of these networks was measured."""
+    return any(row.get("latency_ms") is not None for row in rows)
+
+
+def _milliseconds(row: Data) -> str:
+    return "–" if row.get("latency_ms") is None else f"{row['latency_ms']:.2f}"
+
+
+def mean(row: Data) -> str:
+    """The mean of a row's seeds, and half of its 95 % interval where it has several."""
+    if row["interval"] is None:
+        return f"{row['mean']:.2f}"
+    return f"{row['mean']:.2f} ± {(row['interval'][1] - row['interval'][0]) / 2:.2f}"
+
+
+def failure(row: Data) -> str:
+    """What became of seeds that failed."""
+    return "; ".join(f"seed {seed} failed: {reason}" for seed, reason in row["failed"].items())
+
+
+def claims_table(data: Data) -> Table:
+    """The claims of a study and what its figures say of them."""
+    rows = []
+    for claim in data["claims"]:
+        if claim["verdict"] == "not measured":
+            rows.append((claim["claim"], "not measured", "", "", "", ""))
+            continue
+        apart = {True: "yes", False: "no", None: ""}[claim["apart"]]
+        points, over = _span(claim["difference"], "+.2f"), _span(claim["ratio"], ".2f")
+        rows.append((claim["claim"], f"**{claim['verdict']}**", points, over, f"{claim['at_most']:g}", apart))
+    headings = ("claim", "verdict", "points [95 %]", "ratio of errors [95 %]", "at most", "intervals apart")
+    return Table(headings, rows, 2)
+
+
+def _span(values: Sequence[float | None], form: str) -> str:
+    point, low, high = values
+    if low is None or high is None:
+        return f"{point:{form}}"
+    return f"{point:{form}} [{low:{form}}, {high:{form}}]"
+
+
+def group_note(group: Data, data: Data) -> str:
+    """On what a group's networks were trained, and on how many images their figures were read."""
+    images = next((row["images"] for row in group["rows"] if row["mean"] is not None), 0)
+    limited = group["limit"] is not None and group["limit"] <= group["train_images"]
+    trained = f"{group['train_images']:,} training images" if limited else "all training images"
+    split = "test images, read once for each training" if data["reads"] == "test" else "hold-out images"
+    timed = f" ms: a batch of {data['latency']['latency_batch']}." if is_timed(group["rows"]) else ""
+    return f"{group['data']}: {trained}, {group['epochs']} epochs, batch {group['batch']}; {images:,} {split}.{timed}"
+
+
+def notes(data: Data) -> list[str]:
+    """How the figures of a study are to be read."""
+    found = [
+        "± and intervals are 95 % confidence intervals of the mean over seeds, by Student's t. They allow for "
+        "other seeds, not for another test split."
+    ]
+    if data["claims"]:
+        found.append(
+            "A claim holds if the whole interval of the ratio of errors is at most its bound, does not hold if the "
+            "whole is above, and is open otherwise. Ratios are compared by Welch's test. Intervals apart: of the two "
+            "means themselves."
+        )
+        if any(claim["verdict"].endswith(ONE_SEED) for claim in data["claims"]):
+            found.append(one_seed(data))
+    if any(is_timed(group["rows"]) for group in data["groups"]):
+        how = data["latency"]
+        found.append(
+            f"ms: of a batch of {how['latency_batch']} in {how['latency_dtype']}, {how['latency_mode']}, on the "
+            "machine that wrote this."
+        )
+    if len(data["claims"]) > 1:
+        found.append("Each claim is judged by itself: of twenty verdicts at 95 %, one may be wrong by chance.")
+    if data["quick"]:
+        found.insert(0, "**This is the quick version of the study: its figures mean little.**")
+    found.append(made_on(data))
+    return found
+
+
+def made_on(data: Data) -> str:
+    """How many trainings there were, and on which machines: some may be taken from an earlier study."""
+    where: dict[str, str] = {}  # by the training's folder: rows of equal settings share one
+    for row in (row for group in data["groups"] for row in group["rows"] if "taken_from" in row):
+        source = row["taken_from"]
+        where |= dict.fromkeys(row["folders"], f"{source['file']}, made on {_device(source['machine'])}")
+    taken = Counter(where.values())
+    own, machine = data["trainings"] - sum(taken.values()), data["machine"]
+    total = f"{data['trainings']} trainings, {data['training_seconds'] / 3600:.1f} hours of training in all"
+    here = f"{machine['jobs']} at a time on {_device(machine)}"
+    if not taken:
+        clock = f"; {data['wall_seconds'] / 3600:.1f} hours by the clock, all told" if data.get("wall_seconds") else ""
+        return f"{total}, {here}{clock}."
+    parts = [f"{count} taken from an earlier {source}" for source, count in taken.items()]
+    return f"{total}: {', '.join([f'{own} of them {here}', *parts])}."
+
+
+def _device(machine: Data) -> str:
+    precision = precision_of(machine)
+    told = f"in {precision}" if precision else "in a precision that was not recorded"
+    return f"{machine['device_name'] or machine['cpu']} {told}"
+
+
+def one_seed(data: Data) -> str:
+    """What the verdicts assume in which a network was trained once."""
+    told = "One seed: one of the two networks, or both, were trained once, so their own scatter is not known."
+    if all(claim["ratio"][2] is None for claim in data["claims"] if claim["verdict"].endswith(ONE_SEED)):
+        return f"{told} Nor is another's: no network of the study was trained several times, so there are no intervals."
+    return f"{told} The interval then assumes the scatter of that network of the study whose seeds differ most."
+
+
+def is_measured(entry: Data, data: Data) -> bool:
+    """Whether a training of a figure's groups came to an end, so that there is something to draw."""
+    return any(row["mean"] is not None for g in data["groups"] if g["name"] in entry["groups"] for row in g["rows"])
+
+
+def figure(entry: Data, data: Data) -> Drawing:
+    """A figure of a study.
+
+    Args:
+        entry: one of the settings' ``figures``.
+        data: the results.
+    """
+    groups = {group["name"]: group for group in data["groups"]}
+    chosen = [groups[name] for name in entry["groups"]]
+    top1 = f"{'test' if data['reads'] == 'test' else 'hold-out'} top-1, %"
+    if entry["x"] is None:
+        rows = [row for group in chosen for row in group["rows"] if row["mean"] is not None]
+        return intervals([(row["label"], row["mean"], *(row["interval"] or [row["mean"]] * 2)) for row in rows], top1)
+    labels = list(dict.fromkeys(row["label"] for group in chosen for row in group["rows"]))
+    points = {label: [point for group in chosen for point in _point(group, label, entry["x"])] for label in labels}
+    if entry["x"] == "macs":
+        return scatter(points, "M MACs for one image", top1, log_x=True)
+    across = {"images": "training images", "epochs": "epochs"}[entry["x"]]
+    lines = {label: ([p[0] for p in found], [p[1] for p in found]) for label, found in points.items()}
+    return curves(lines, across, top1, log_x=True)
+
+
+def _point(group: Data, label: str, x: str) -> list[tuple[float, float, float, float]]:
+    row = next((row for row in group["rows"] if row["label"] == label and row["mean"] is not None), None)
+    if row is None:
+        return []
+    across = {"macs": row["macs"] / 1e6, "images": group["train_images"], "epochs": group["epochs"]}[x]
+    low, high = row["interval"] or (row["mean"], row["mean"])
+    return [(across, row["mean"], low, high)]
+
+
+def caption(entry: Data) -> str:
+    """What a figure shows."""
+    if entry["x"] is None:
+        return f"{', '.join(entry['groups'])}: means and their 95 % intervals."
+    return f"Accuracy over {({'macs': 'MACs', 'images': 'training images', 'epochs': 'epochs'})[entry['x']]}."
+
+
+def markdown(table: Table) -> str:
+    """A table in Markdown."""
+    rule = ["---" if column < table.left else "---:" for column in range(len(table.headings))]
+    rows = (table.headings, rule, *table.rows)
+    lines = [tuple(" ".join(cell.split()).replace("|", "\\|") for cell in row) for row in rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def to_markdown(data: Data) -> str:
+    """All tables of a study in Markdown."""
+    parts = [markdown(claims_table(data))] if data["claims"] else []
+    for group in data["groups"]:
+        table = markdown(group_table(group, data["reads"]))
+        parts.append(f"**{group['name']}**\n\n{table}\n\n{group_note(group, data)}")
+    return "\n\n".join([*parts, *notes(data)])

@@ -1,1 +1,0 @@
-"""Understanding: redundancy measured, studies of many trainings, their statistics."""

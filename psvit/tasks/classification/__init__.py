@@ -1,0 +1,1 @@
+"""Images -> classes: training, evaluation, prediction."""

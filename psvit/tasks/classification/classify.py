@@ -1,0 +1,154 @@
+"""Learning to classify: cross-entropy with labels, mixed images, a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from timm.data import Mixup
+from torch import Tensor, nn
+
+from psvit.data.augment import eval_transform, preprocessing, train_transform
+from psvit.data.datasets import Data, open_data
+from psvit.data.loading import Batch, ImageSplit, eval_batches
+from psvit.engine.checkpoints import is_folder, open_model
+from psvit.engine.devices import attention_for_training, open_machine, seed_step
+from psvit.engine.display import describe_data
+from psvit.engine.loop import learn_epochs
+from psvit.engine.run_folder import RunFolder
+from psvit.engine.train_config import Distillation, ModelSettings, Recipe, TrainSettings
+from psvit.engine.trainer import INIT, Learning
+from psvit.errors import UserError
+from psvit.tasks.classification.evaluate import evaluate
+
+
+class ClassifierLearning(Learning):
+    """What changes while a classifier learns.
+
+    Args:
+        model: images (B, C, H, W) -> logits (B, classes), as built.
+        settings: of the training.
+        accelerator: device, precision, processes.
+        data: the images; also for the teacher's input.
+    """
+
+    recipe: Recipe
+    settings: TrainSettings
+
+    def __init__(self, model: nn.Module, settings: TrainSettings, accelerator: Accelerator, data: Data) -> None:
+        transform = train_transform(data, settings.recipe.augment)
+        split = ImageSplit(data.train, transform, training=True, strict=settings.data.strict)
+        super().__init__(model, settings, accelerator, split, data.workers)
+        self.data, self.num_classes, self.repeats = data, len(data.classes), settings.recipe.repeats
+        self.mix = _mixup(settings.recipe, self.num_classes)
+        self.teacher = _open_teacher(settings.distillation, data, accelerator)
+
+    def loss(self, batch: Batch, step: int) -> Tensor:
+        """Cross-entropy with the labels, and with the teacher's where there is one: a scalar, in nats."""
+        images, target, smoothing = self.targets(batch)
+        with self.accelerator.autocast():
+            logits = self.model(images).float()
+        loss = F.cross_entropy(logits, target, label_smoothing=smoothing)
+        if self.teacher is None:
+            return loss
+        taught, weight = self.teacher.loss(images, logits), self.teacher.weight
+        return (1 - weight) * loss + weight * taught
+
+    def targets(self, batch: Batch) -> tuple[Tensor, Tensor, float]:
+        """Images as they are learned, what to learn (labels (B,), or (B, classes) if mixed), and label smoothing."""
+        images, labels = batch.images.to(self.accelerator.device), batch.labels.to(self.accelerator.device)
+        if self.mix is None:
+            return images, labels, self.recipe.label_smoothing
+        return *self.mix(images, labels), 0.0  # timm's mixup smooths the labels itself
+
+    def evaluate(self) -> dict[str, Any]:
+        """The figures on the hold-out (empty if there is none)."""
+        if len(self.data.holdout) == 0:
+            return {}
+        batches = eval_batches(
+            ImageSplit(self.data.holdout, eval_transform(self.data), strict=self.settings.data.strict),
+            batch_size=self.recipe.batch_size,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+            workers=self.workers,
+        )
+        return dict(evaluate(self.evaluated, batches, self.num_classes, self.accelerator).to_dict())
+
+
+def _mixup(recipe: Recipe, num_classes: int) -> Mixup | None:
+    if not recipe.mixes:
+        return None
+    return Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=num_classes)
+
+
+class Teacher:
+    """A trained network whose choices a student learns beside the labels (DeiT, section 4)."""
+
+    def __init__(self, model: nn.Module, settings: Distillation, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        self.model, self.hard, self.weight = model, settings.distill == "hard", settings.distill_weight
+        self.temperature = settings.distill_temperature
+
+    def loss(self, images: Tensor, logits: Tensor) -> Tensor:
+        """Images (B, C, H, W) and the student's logits (B, classes) -> a scalar, in nats."""
+        with torch.no_grad(), self.accelerator.autocast():
+            taught = self.model(images).float()
+        if self.hard:
+            return F.cross_entropy(logits, taught.argmax(dim=-1))
+        T = self.temperature
+        difference = F.kl_div(
+            F.log_softmax(logits / T, dim=-1), F.log_softmax(taught / T, dim=-1), reduction="batchmean", log_target=True
+        )
+        return difference * T**2
+
+
+def _open_teacher(settings: Distillation, data: Data, accelerator: Accelerator) -> Teacher | None:
+    if settings.teacher is None:
+        return None
+    named = ModelSettings(settings.teacher, pretrained=not is_folder(settings.teacher))
+    model = open_model(named, img_size=data.img_size, in_chans=data.in_chans)
+    if model.num_classes != len(data.classes):
+        raise UserError(
+            f"the teacher {settings.teacher} knows {model.num_classes} classes, the data have {len(data.classes)}"
+        )
+    model.requires_grad_(False).eval().to(accelerator.device)
+    return Teacher(model, settings, accelerator)
+
+
+def train(settings: TrainSettings, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Train a network and leave its best and last checkpoints in the run's folder.
+
+    Under ``accelerate launch`` or ``torchrun`` this is one of several processes, and only the first of them writes.
+
+    Args:
+        settings: everything that the training depends on.
+        say: takes lines for the user.
+
+    Returns:
+        The metrics of the best checkpoint: top1 and top5 in percent and loss in nats on the hold-out, epoch, macs ...
+
+    Raises:
+        UserError: a wrong setting, an output folder that already holds a run, a loss that is not finite.
+        InterruptedTrainingError: Ctrl-C; the message says how to resume.
+    """
+    accelerator = open_machine(settings.machine)
+    run = RunFolder(settings, accelerator)
+    if (best := run.finished(say)) is not None:
+        return best
+    kept = run.kept_images()
+    data = open_data(settings.data, kept)
+    seen = run.take_images(data.files, kept)
+    seed_step(settings.data.seed, INIT)
+    with attention_for_training(accelerator.device):
+        model = open_model(
+            settings.model,
+            settings.recipe.drop_path,
+            img_size=data.img_size,
+            in_chans=data.in_chans,
+            num_classes=len(data.classes),
+        )
+    run.describe(model, preprocessing(data), data.classes)
+    return learn_epochs(ClassifierLearning(model, settings, accelerator, data), run, [*describe_data(data), *seen], say)

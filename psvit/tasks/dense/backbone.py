@@ -1,0 +1,131 @@
+"""A network -> its feature maps: timm's features of a backbone, with the weights that it came with.
+
+Legend: B images, C channels, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+from typing import Any
+
+import timm
+from torch import Tensor, nn
+
+from psvit.arch.arch import Arch
+from psvit.arch.variants import AUTO, with_changes
+from psvit.engine.checkpoints import network_config, open_model
+from psvit.engine.train_config import ModelSettings
+from psvit.errors import UserError, one_line
+from psvit.models.psvit import PSViT
+from psvit.tasks.dense.dense_config import is_small
+
+DENSE = Arch("A-AS-AS", widths=(64, 64, 96), head_dim=16, patch_size=4, windows=(8, 0, 0), stem="conv")
+"""What `auto` is for scenes of at most 128 px: maps at strides 4, 8 and 16.
+
+Chosen on the hold-out of digits-scenes: where boxes lie is told by the first stage, which wants to be wide.
+"""
+
+
+def open_features(
+    settings: ModelSettings, img_size: tuple[int, int] | None, in_chans: int, drop_path_rate: float | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The backbone that `settings` name, as timm's ``features_only`` network, and what builds it again.
+
+    Args:
+        settings: a variant, genotype, model of timm, search or checkpoint folder; a checkpoint's weights are kept.
+        img_size: height and width in pixels of all images; None if they differ.
+        in_chans: image channels.
+        drop_path_rate: stochastic depth.
+
+    Returns:
+        Images (B, C, H, W) -> a list of maps (B, C', H / stride, W / stride); and the arguments of `build_features`.
+
+    Raises:
+        UserError: no such network, or one without maps of features.
+    """
+    model = open_model(
+        _for_scenes(settings, img_size), drop_path_rate, img_size=img_size, in_chans=in_chans, num_classes=0
+    )
+    if isinstance(model, PSViT) and model.arch.pooling == "1d" and len(model.arch.widths) > 1:
+        raise UserError(
+            f"{settings.model} pools the sequence (1D), so its later stages have no maps: take a 2D variant"
+        )
+    described = network_config(model, in_chans)
+    features = build_features(described, img_size, drop_path_rate)
+    names = take_weights(features, model.state_dict(), settings.model)
+    undecayed = set(getattr(model, "no_weight_decay", set)())
+    kept = {name for name, match in names.items() if any(fnmatch(match, pattern) for pattern in undecayed)}
+    features.no_weight_decay = lambda: kept  # type: ignore[assignment]  # timm's wrappers of features forget the model's
+    return features, described
+
+
+def _for_scenes(settings: ModelSettings, img_size: tuple[int, int] | None) -> ModelSettings:
+    """`auto` of small scenes is a network with finer maps than a classifier of that size has."""
+    if settings.model != AUTO or not is_small(img_size):
+        return settings
+    changes = settings.arch_changes
+    arch = with_changes(DENSE, **{"head_dim": DENSE.head_dim, **changes})
+    fields = {name: value for name, value in arch.to_dict().items() if name in ModelSettings.__dataclass_fields__}
+    fields |= {"genotype": None, "widths": arch.widths}
+    return ModelSettings(**{**vars(settings), **fields, "model": arch.genotype})
+
+
+def build_features(
+    described: dict[str, Any], img_size: tuple[int, int] | None, drop_path_rate: float | None = None
+) -> nn.Module:
+    """A ``features_only`` network from what `open_features` returned of it; its weights are drawn anew.
+
+    A transformer of timm that is made for one size takes others too where it can: detectors pad images.
+
+    Args:
+        described: architecture and model_args.
+        img_size: another height and width than the described ones; None for those.
+        drop_path_rate: stochastic depth.
+
+    Raises:
+        UserError: timm has no features of this network.
+    """
+    name, args = described["architecture"], dict(described["model_args"])
+    if img_size is not None and "img_size" in args:
+        args["img_size"] = img_size
+    if drop_path_rate is not None:
+        args["drop_path_rate"] = drop_path_rate
+    known = timm.get_pretrained_cfg(name) if not name.startswith("psvit") else None
+    ways: list[dict[str, Any]] = [{}]
+    if known is not None and known.fixed_input_size:
+        ways = [{"dynamic_img_size": True}, {"strict_img_size": False}, {}]
+    for way in ways:
+        try:
+            features: nn.Module = timm.create_model(name, pretrained=False, features_only=True, **way, **args)
+        except UserError:
+            raise
+        except Exception as error:  # models refuse what they lack in many ways
+            if any(argument in str(error) for argument in way):
+                continue
+            if "drop_path_rate" in args and "drop_path_rate" in str(error):
+                return build_features(described, img_size)
+            raise UserError(
+                f"{name} gives no maps of features ({one_line(error)}): take a psvit_2d or a timm model that has them"
+            ) from error
+        return features
+    raise AssertionError("the last way adds no argument")
+
+
+def take_weights(features: nn.Module, weights: dict[str, Tensor], source: str) -> dict[str, str]:
+    """Copy the weights that the features need; those of a classifier are left.
+
+    Returns:
+        Their names in the features -> in `weights`.
+    """
+    own = features.state_dict()
+    names: dict[str, str] = {}
+    flat = {name.replace(".", "_"): name for name in weights}
+    for name in own:
+        plain = name.removeprefix("model.").removeprefix("body.")
+        # timm writes the dots of a module's path as underscores where it cuts a network into a list
+        match = flat.get(plain.replace(".", "_"))
+        if match is None or weights[match].shape != own[name].shape:
+            raise UserError(f"{source} has no weight {plain} of the shape {tuple(own[name].shape)} for its features")
+        names[name] = match
+    features.load_state_dict({name: weights[match] for name, match in names.items()})
+    return names

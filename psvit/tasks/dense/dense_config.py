@@ -1,0 +1,69 @@
+"""How detectors and segmenters are trained: the settings that they share, and named recipes. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from psvit.data.objects.objects_config import DenseAugment, DenseDataSettings
+from psvit.engine.train_config import LearnSettings, ModelSettings, Schedule
+
+SMALL = 128
+"""Scenes of at most this side are small: their networks are too, and a detector does not resize them."""
+
+
+def is_small(img_size: tuple[int, int] | None) -> bool:
+    """Whether images of this height and width are small; those of different sizes (None) are not."""
+    return img_size is not None and max(img_size) <= SMALL
+
+
+@dataclass(frozen=True)
+class BackboneSettings(ModelSettings):
+    """Which network to build.
+
+    Args:
+        model: a psvit variant, a genotype, any model of timm, the folder of a search (its network, from scratch), or a
+            checkpoint folder to start from; auto is a small PSViT-2D for images or crops of one size up to 128 px,
+            else psvit_2d_tiny.
+    """
+
+
+@dataclass(frozen=True)
+class DenseRecipe(Schedule):
+    """How the weights are learned."""
+
+    epochs: int = 12
+    batch_size: int = 8
+    base_lr: float = 0.128
+    warmup_epochs: int = 1
+    clip_grad: float | None = 1.0
+    drop_path: float = 0.05
+    ema_decay: float = 0.0
+    augment: DenseAugment = field(default_factory=DenseAugment)
+
+
+def scratch() -> DenseRecipe:
+    """A backbone without weights, small scenes; 2e-3 for batches of 8, chosen on the hold-out of digits-scenes.
+
+    ``psvit detect train --data digits-scenes --epochs 8``
+    """
+    return DenseRecipe()
+
+
+def finetune() -> DenseRecipe:
+    """A trained backbone, photographs: 1e-4 for batches of 16, as ViTDet's (our figures for it: none yet).
+
+    ``psvit detect train --recipe finetune --data FOLDER --model runs/train/best --batch-size 2 --accumulate 8``
+    """
+    return DenseRecipe(batch_size=16, base_lr=3.2e-3, drop_path=0.1, augment=DenseAugment(jitter=(0.5, 2.0)))
+
+
+RECIPES = {"scratch": scratch, "finetune": finetune}
+
+
+@dataclass(frozen=True)
+class DenseSettings(LearnSettings):
+    """What the training of a detector or a segmenter depends on, whichever it is."""
+
+    model: ModelSettings = field(default_factory=BackboneSettings)
+    data: DenseDataSettings = field(default_factory=DenseDataSettings)
+    recipe: DenseRecipe = field(default_factory=DenseRecipe)

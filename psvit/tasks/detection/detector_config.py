@@ -1,0 +1,107 @@
+"""How a detector is built and trained, as plain settings. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from psvit.data.objects.objects_config import DenseDataSettings, ObjectDataSettings
+from psvit.engine.train_config import check_whole
+from psvit.errors import UserError
+from psvit.tasks.dense.dense_config import DenseSettings, is_small
+
+DetectorName = Literal["mask_rcnn", "faster_rcnn", "retinanet"]
+Neck = Literal["auto", "fpn", "simple"]
+
+
+@dataclass(frozen=True)
+class DetectorSettings:
+    """The detector around the backbone; its parts are torchvision's.
+
+    Args:
+        detector: mask_rcnn, faster_rcnn or retinanet; by default mask_rcnn if the set has masks, else faster_rcnn.
+        neck: fpn (feature pyramid), simple (ViTDet's pyramid, of one map), or auto: simple for a backbone whose
+            stages are all of one stride.
+        channels: channels of the pyramid; by default 256, or 64 for scenes up to 128 px.
+        short_side: pixels that the shorter side is resized to; by default 800, or none for scenes up to 128 px.
+        long_side: most pixels of the longer side; by default 1333.
+        anchor_scale: side of an anchor over the stride of its level; by default 8, or 3 for scenes up to 128 px.
+        proposals: boxes that the first stage hands on (torchvision's rpn_post_nms_top_n_test, and twice as many in
+            training; RetinaNet's topk_candidates); by default 1000, or 100 for scenes up to 128 px.
+        rois: boxes of an image that the second stage learns from (torchvision's box_batch_size_per_image); by default
+            512, or 32 for scenes up to 128 px.
+        head_width: hidden channels of the box head; by default 1024, or 256 for scenes up to 128 px.
+        mask_layers: convolutions of the mask head; by default 4, or 2 for scenes up to 128 px.
+        detections: most boxes reported of an image.
+        score_threshold: boxes of a lower score are not reported.
+        frozen_norm: keep batch norms of the backbone as they are (with pretrained weights and small batches).
+    """
+
+    detector: DetectorName | None = None
+    neck: Neck = "auto"
+    channels: int | None = None
+    short_side: int | None = None
+    long_side: int | None = None
+    anchor_scale: float | None = None
+    proposals: int | None = None
+    rois: int | None = None
+    head_width: int | None = None
+    mask_layers: int | None = None
+    detections: int = 100
+    score_threshold: float = 0.05
+    frozen_norm: bool = False
+
+    def __post_init__(self) -> None:
+        if self.detector not in (None, "mask_rcnn", "faster_rcnn", "retinanet"):
+            raise UserError(f"--detector {self.detector!r} is not mask_rcnn, faster_rcnn or retinanet")
+        if self.neck not in ("auto", "fpn", "simple"):
+            raise UserError(f"--neck {self.neck!r} is not auto, fpn or simple")
+        for name in WHOLE:
+            if getattr(self, name) is not None:
+                check_whole(name, getattr(self, name))
+        if self.anchor_scale is not None and not 0 < self.anchor_scale < 1000:
+            raise UserError(f"--anchor-scale {self.anchor_scale!r} is not above 0 and below 1000")
+        if not 0 <= self.score_threshold < 1:
+            raise UserError(f"--score-threshold {self.score_threshold!r} is not a fraction: give 0 to less than 1")
+        if self.short_side and self.long_side and self.short_side > self.long_side:
+            raise UserError(f"--short-side {self.short_side} is more than --long-side {self.long_side}")
+
+    def filled(self, img_size: tuple[int, int] | None, has_masks: bool) -> DetectorSettings:
+        """These settings with a value for each default, for scenes of this size (None: of different sizes).
+
+        Raises:
+            UserError: masks asked of a set that has none.
+        """
+        if self.detector == "mask_rcnn" and not has_masks:
+            raise UserError("--detector mask_rcnn needs masks, the set has boxes only: take faster_rcnn or retinanet")
+        defaults: dict[str, Any] = dict(FULL)
+        if img_size is not None and is_small(img_size):
+            defaults = LIGHT | {"short_side": min(img_size), "long_side": max(img_size)}
+        defaults["detector"] = "mask_rcnn" if has_masks else "faster_rcnn"
+        # one side alone given, the default of the other gives way: it is not what images stop at
+        short, long = defaults["short_side"], defaults["long_side"]
+        if self.short_side is not None:
+            defaults["long_side"] = max(long, -(-self.short_side * long // short))
+        elif self.long_side is not None:
+            defaults["short_side"] = min(max(short, -(-self.long_side * short // long)), self.long_side)
+        return replace(self, **{n: v for n, v in defaults.items() if getattr(self, n) is None})
+
+
+WHOLE = ("channels", "short_side", "long_side", "proposals", "rois", "head_width", "mask_layers", "detections")
+FULL = {
+    "channels": 256, "short_side": 800, "long_side": 1333, "anchor_scale": 8.0, "proposals": 1000, "rois": 512,
+    "head_width": 1024, "mask_layers": 4,
+}  # fmt: skip
+"""torchvision's own."""
+LIGHT = {
+    "channels": 64, "anchor_scale": 3.0, "proposals": 100, "rois": 32, "head_width": 256, "mask_layers": 2,
+}  # fmt: skip
+"""What two CPU cores train in minutes."""
+
+
+@dataclass(frozen=True)
+class DetectSettings(DenseSettings):
+    """Everything that the training of a detector depends on."""
+
+    data: DenseDataSettings = field(default_factory=ObjectDataSettings)
+    detector: DetectorSettings = field(default_factory=DetectorSettings)

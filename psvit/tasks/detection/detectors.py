@@ -1,0 +1,168 @@
+"""Settings -> a detector: torchvision's Mask R-CNN, Faster R-CNN or RetinaNet over a backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import log2
+from typing import Any
+
+import torch
+from timm.layers import LayerNorm2d
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.poolers import initLevelMapper
+
+from psvit.tasks.detection.detector_config import DetectorSettings
+from psvit.tasks.detection.pasting import AlignedRoIHeads, PastingTransform
+from psvit.tasks.detection.pyramid import Backbone
+
+RATIOS = (0.5, 1.0, 2.0)
+"""Height over width of the anchors."""
+
+OCTAVE = 3
+"""Anchor sizes of a level in RetinaNet: 1, 2^(1/3), 2^(2/3) (Lin et al. 2017, section 4)."""
+
+
+class Anchors(AnchorGenerator):
+    """torchvision's anchors, at the strides that the maps have.
+
+    torchvision divides the image's side by the map's, which misleads where the map was rounded up.
+
+    Args:
+        sizes: of each level, in pixels.
+        strides: of each level, in pixels.
+    """
+
+    def __init__(self, sizes: Sequence[tuple[float, ...]], strides: Sequence[int]) -> None:
+        super().__init__(tuple(sizes), (RATIOS,) * len(strides))
+        self.strides = tuple(strides)
+
+    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
+        """Images and their maps (B, C, h, w) by level -> for each image (anchors of all levels, 4) in pixels."""
+        first = feature_maps[0]
+        self.set_cell_anchors(first.dtype, first.device)
+        steps = [[torch.tensor(stride, device=first.device)] * 2 for stride in self.strides]
+        anchors = torch.cat(self.grid_anchors([list(one.shape[-2:]) for one in feature_maps], steps))
+        return [anchors for _ in image_list.image_sizes]
+
+
+class Retina(RetinaNet):
+    """torchvision's RetinaNet, but its class 0 is never found: labels count from 1, and no object is of it."""
+
+    def postprocess_detections(
+        self, head_outputs: dict[str, list[Tensor]], anchors: list[list[Tensor]], image_shapes: list[tuple[int, int]]
+    ) -> list[dict[str, Tensor]]:
+        """Logits (B, anchors, classes) and boxes of each level -> what was found in each image."""
+        known = torch.arange(head_outputs["cls_logits"][0].shape[-1], device=head_outputs["cls_logits"][0].device) > 0
+        logits = [level.where(known, -torch.inf) for level in head_outputs["cls_logits"]]
+        found: list[dict[str, Tensor]] = super().postprocess_detections(
+            {**head_outputs, "cls_logits": logits}, anchors, image_shapes
+        )
+        return found
+
+
+def build_detector(
+    backbone: Backbone, settings: DetectorSettings, num_classes: int, mean: Sequence[float], std: Sequence[float]
+) -> nn.Module:
+    """torchvision's detector over `backbone`.
+
+    Args:
+        backbone: images -> maps.
+        settings: with a value for each default, see `DetectorSettings.filled`.
+        num_classes: classes of objects; the detector's class 0 is the background.
+        mean: of each channel, for pixels in 0..1; std: of each channel.
+
+    Returns:
+        A list of images (C, H, W) in 0..1 and, in training, of targets (boxes (n, 4) in pixels, labels (n,) from 1,
+        masks (n, H, W)) -> a dict of losses; in evaluation a list of dicts of boxes, labels, scores and masks
+        (n, 1, H, W) bool.
+    """
+    channels, strides = backbone.out_channels, backbone.strides
+    scale = float(settings.anchor_scale or 8)
+    kept = int(settings.proposals or 1000)
+    common: dict[str, Any] = {
+        "min_size": settings.short_side,
+        "max_size": settings.long_side,
+        "image_mean": list(mean),
+        "image_std": list(std),
+        "size_divisible": min(strides[-2], 128),  # the pyramid's maps then halve exactly, but for the last
+    }
+    if settings.detector == "retinanet":
+        octaves = [tuple(scale / 2 * stride * 2 ** (part / OCTAVE) for part in range(OCTAVE)) for stride in strides]
+        retina = Retina(
+            backbone,
+            num_classes + 1,
+            anchor_generator=Anchors(octaves, strides),
+            score_thresh=settings.score_threshold,
+            detections_per_img=settings.detections,
+            topk_candidates=kept,
+            **common,
+        )
+        return _in_float32(retina, "head")
+    levels = [str(level) for level in range(len(strides) - 1)]  # not the last: it serves the largest anchors only
+
+    def pooler(side: int) -> MultiScaleRoIAlign:
+        # torchvision's 224 px at level 4 are anchors of 8 strides
+        pool = MultiScaleRoIAlign(levels, side, 2, canonical_scale=round(28 * scale))
+        # else it guesses the strides from the first image it meets, and a small one's padding misleads it
+        pool.scales = [1 / stride for stride in strides[:-1]]
+        pool.map_levels = initLevelMapper(
+            int(log2(strides[0])), int(log2(strides[-2])), pool.canonical_scale, pool.canonical_level
+        )
+        return pool
+
+    width = int(settings.head_width or 1024)
+    regions = {
+        "rpn_anchor_generator": Anchors([(scale * stride,) for stride in strides], strides),
+        "rpn_pre_nms_top_n_train": 2 * kept,
+        "rpn_pre_nms_top_n_test": kept,
+        "rpn_post_nms_top_n_train": 2 * kept,
+        "rpn_post_nms_top_n_test": kept,
+        "rpn_batch_size_per_image": min(256, 2 * int(settings.rois or 512)),
+        "box_roi_pool": pooler(7),
+        "box_head": TwoMLPHead(channels * 7**2, width),
+        "box_predictor": FastRCNNPredictor(width, num_classes + 1),
+        "box_score_thresh": settings.score_threshold,
+        "box_detections_per_img": settings.detections,
+        "box_batch_size_per_image": settings.rois,
+    }
+    if settings.detector == "faster_rcnn":
+        return _in_float32(FasterRCNN(backbone, **regions, **common), "rpn.head", "roi_heads.box_predictor")
+    layers = (channels,) * int(settings.mask_layers or 4)
+    masks = {
+        "mask_roi_pool": pooler(14),
+        "mask_head": MaskRCNNHeads(channels, layers, dilation=1, norm_layer=LayerNorm2d),
+        "mask_predictor": MaskRCNNPredictor(channels, channels, num_classes + 1),
+    }
+    parts = ("rpn.head", "roi_heads.box_predictor", "roi_heads.mask_predictor")
+    model = MaskRCNN(backbone, **regions, **masks, **common)
+    model.transform = PastingTransform(**common)
+    boxes = model.roi_heads
+    model.roi_heads = AlignedRoIHeads(
+        boxes.box_roi_pool, boxes.box_head, boxes.box_predictor, 0.5, 0.5, boxes.fg_bg_sampler.batch_size_per_image,
+        boxes.fg_bg_sampler.positive_fraction, None, boxes.score_thresh, boxes.nms_thresh, boxes.detections_per_img,
+        **masks,
+    )  # fmt: skip
+    return _in_float32(model, *parts)
+
+
+def _in_float32(model: nn.Module, *parts: str) -> nn.Module:
+    """`model`, with what these parts of it say in float32 under autocast too.
+
+    torchvision makes boxes in the type of what is said of them, and bfloat16 has steps of half a pixel from 64 pixels
+    on, of four from 512 on.
+    """
+    for part in parts:
+        model.get_submodule(part).register_forward_hook(lambda module, given, said: _float(said))
+    return model
+
+
+def _float(said: Any) -> Any:
+    if isinstance(said, dict):
+        return {name: _float(value) for name, value in said.items()}
+    return said.float() if isinstance(said, Tensor) else type(said)(map(_float, said))

@@ -1,1 +1,0 @@
-"""Data -> weights -> figures."""
