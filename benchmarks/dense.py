@@ -2,7 +2,7 @@
 
     python benchmarks/dense.py detect --results docs/results/detection.json
     python benchmarks/dense.py segment --results docs/results/segmentation.json
-    python benchmarks/dense.py detect --split holdout --seeds 0 --networks psvit_2d_conv A-AS-AS_64-64-96
+    python benchmarks/dense.py detect --split validation --seeds 0 --networks psvit_2d_conv A-AS-AS_64-64-96
 
 One head or decoder and one recipe for all. Each training is a command of psvit of its own in a folder of its own, each
 checkpoint is evaluated once on the test split; what is there already is not done again, so the script goes on where it
@@ -26,11 +26,11 @@ import torch
 
 from psvit.arch.arch import Arch
 from psvit.data.objects.object_sets import open_objects
-from psvit.data.objects.objects_config import DenseDataSettings
+from psvit.data.objects.objects_config import DenseDataConfig
 from psvit.engine.checkpoints import parse_macs
 from psvit.engine.machine import machine_info
 from psvit.engine.run_folder import versions
-from psvit.engine.train_config import ModelSettings
+from psvit.engine.train_config import ModelConfig
 from psvit.errors import UserError
 from psvit.files import write_json
 from psvit.pipeline.compare import contender
@@ -103,12 +103,12 @@ TASKS = {
 }
 
 
-def networks(macs: float, names: list[str]) -> dict[str, ModelSettings]:
+def networks(macs: float, names: list[str]) -> dict[str, ModelConfig]:
     """The backbones by name, each scaled to `macs` for one scene.
 
     A-AS-AS_48-64-176 is DENSE with another genotype and other widths, resnet18_50-60-90-120 as it is given.
     """
-    data: Any = open_objects(DenseDataSettings())
+    data: Any = open_objects(DenseDataConfig())
     paper = Arch("AS-ASS-AS", widths=(32, 64, 128), head_dim=16, patch_size=4)
     bases = {
         "psvit_2d": ("psvit_2d", paper),
@@ -124,13 +124,13 @@ def networks(macs: float, names: list[str]) -> dict[str, ModelSettings]:
         model, _, widths = name.partition("_")
         channels = tuple(map(int, widths.split("-")))
         if model == "resnet18":
-            found[name] = ModelSettings(model, model_args={"channels": list(channels)})
+            found[name] = ModelConfig(model, model_args={"channels": list(channels)})
         else:
             found[name] = contender("psvit_2d", replace(DENSE, genotype=model, widths=channels), data, macs)
     return found
 
 
-def flags_of(model: ModelSettings) -> list[str]:
+def flags_of(model: ModelConfig) -> list[str]:
     """The flags of `psvit detect train` for a backbone."""
     words = ["--model", model.model]
     for name, value in model.arch_changes.items():
@@ -160,7 +160,7 @@ def finished(folder: Path, epochs: int) -> bool:
     return log.exists() and len(log.read_text(encoding="utf-8").splitlines()) == epochs
 
 
-def trial(task: str, name: str, model: ModelSettings, seed: int, values: argparse.Namespace) -> dict[str, Any]:
+def trial(task: str, name: str, model: ModelConfig, seed: int, values: argparse.Namespace) -> dict[str, Any]:
     """Train and evaluate one backbone with one seed, or read what came of it."""
     figures, shown, whole = TASKS[task].figures, TASKS[task].shown, TASKS[task].whole[0]
     folder = Path(values.output) / f"{name}-{seed}"
@@ -168,7 +168,7 @@ def trial(task: str, name: str, model: ModelSettings, seed: int, values: argpars
     if not finished(folder, values.epochs):
         words = [task, "train", *flags_of(model), *values.train, "--seed", str(seed), "--split-seed", "0",
                  "--threads", "1", "--output", str(folder)]  # fmt: skip
-        words += ["--resume"] if (folder / "settings.json").exists() else []
+        words += ["--resume"] if (folder / "run_config.json").exists() else []
         psvit(words, folder.with_suffix(".log"))
     if not result.exists():
         found = psvit([task, "evaluate", str(folder / "best"), "--split-seed", "0", "--seed", str(seed), "--json",
@@ -178,7 +178,7 @@ def trial(task: str, name: str, model: ModelSettings, seed: int, values: argpars
     tested = json.loads(result.read_text(encoding="utf-8"))
     row = {
         "name": name, "seed": seed, **{key: kept[key] for key in ("macs", whole, "backbone_params", "params")},
-        "epoch": kept["epoch"], **{f"holdout_{key}": kept[key] for key in figures},
+        "epoch": kept["epoch"], **{f"validation_{key}": kept[key] for key in figures},
         **{key: tested[key] for key in (*figures, *shown, "images")},
     }  # fmt: skip
     print(
@@ -239,7 +239,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--scenes", type=int, default=1600)
     parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--split", choices=["test", "holdout"], default="test", help="what the checkpoints are read on")
+    parser.add_argument(
+        "--split", choices=["test", "validation"], default="test", help="what the checkpoints are read on"
+    )
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--output", help="folder of the trainings (default runs/detect or runs/segment)")
     parser.add_argument("--results", help="JSON file for what came of it")
@@ -259,7 +261,7 @@ def main() -> None:
     keys = ("networks", "once", "seeds", "macs", "epochs", "scenes", "lr", "split", "train")
     whole, title = TASKS[task].whole, TASKS[task].title
     results = {"task": {"command": task, "title": title, "figures": TASKS[task].figures, "whole": whole},
-               "settings": {key: getattr(values, key) for key in keys},
+               "config": {key: getattr(values, key) for key in keys},
                "models": {name: " ".join(flags_of(model)) for name, model in found.items()},
                "summary": summary(task, rows), "comparisons": comparisons(task, rows), "rows": rows,
                "machine": machine_info(torch.device("cpu")), "versions": versions()}  # fmt: skip

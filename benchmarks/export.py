@@ -20,11 +20,11 @@ import onnxruntime
 import torch
 
 from psvit import Arch
-from psvit.data.data_config import DataSettings
+from psvit.data.data_config import DataConfig
 from psvit.engine.checkpoints import read_config, save_checkpoint
 from psvit.engine.machine import keep_freed_memory, machine_info
 from psvit.export.export import Exported, export
-from psvit.export.export_config import ExportSettings
+from psvit.export.export_config import ExportConfig
 from psvit.files import write_json
 from psvit.models.build import build
 
@@ -82,11 +82,11 @@ def main() -> None:
         folder = Path(temporary)
 
         def exported(checkpoint: str, data: str, batches: list[int]) -> Exported:
-            settings = ExportSettings(
+            config = ExportConfig(
                 int8=True, data=data, split="test", output=str(folder / "model.onnx"), overwrite=True,
                 timed_batches=tuple(batches), rounds=arguments.rounds, threads=arguments.threads,
             )  # fmt: skip
-            return export(checkpoint, settings, DataSettings(data))
+            return export(checkpoint, config, DataConfig(data))
 
         for checkpoint in arguments.checkpoints:
             arch = Arch.from_json(json.dumps(read_config(checkpoint)["psvit"]["arch"]))
@@ -106,7 +106,7 @@ def main() -> None:
             "output": str(arguments.output),
             "checkpoints": ["/".join(Path(path).parts[-2:]) for path in arguments.checkpoints],
         }
-        write_json(arguments.output, {"settings": used, "machine": machine, "exports": rows})
+        write_json(arguments.output, {"config": used, "machine": machine, "exports": rows})
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ import torch
 from psvit.engine.machine import keep_freed_memory, machine_info
 from psvit.engine.train_config import light
 from psvit.files import write_json
-from psvit.latency.benchmark_config import LatencySettings
+from psvit.latency.benchmark_config import LatencyConfig
 from psvit.latency.parts import measure_networks
 from psvit.search.search import search
-from psvit.search.search_config import SearchFolder, SearchSettings, SpaceSettings
+from psvit.search.search_config import SearchConfig, SearchFolder, SpaceConfig
 
 
 def main() -> None:
@@ -33,25 +33,25 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     keep_freed_memory()
-    latency = LatencySettings(latency_batch=arguments.batch, latency_rounds=arguments.rounds)
+    latency = LatencyConfig(latency_batch=arguments.batch, latency_rounds=arguments.rounds)
     recipe = {**vars(light()), "epochs": 2}
     rows, found = [], []
     for budget in arguments.budgets:
         with tempfile.TemporaryDirectory() as folder:
-            settings = SearchSettings(
+            config = SearchConfig(
                 SearchFolder((f"latency={budget}ms",), output=folder, overwrite=True),
-                SpaceSettings(least=0.9), latency=latency, recipe=type(light())(**recipe),
+                SpaceConfig(least=0.9), latency=latency, recipe=type(light())(**recipe),
             )  # fmt: skip
-            found.append(search(settings))
+            found.append(search(config))
             front = json.loads((Path(folder) / "front.json").read_text())
             chosen = {name: front["chosen"][name] for name in ("genotype", "widths", "rank")}
             rows.append({"budget_ms": budget, **chosen, "members": front["members"],
                          "predicted_ms": front["chosen"]["latency_ms"], "measured_ms": front["measured_ms"],
                          "table": {k: v for k, v in front["latency_table"].items() if k != "points"}})  # fmt: skip
-    seconds = [measure_networks([one.arch], one.region.space, latency, "cpu")[0] for one in found]
+    seconds = [measure_networks([one.arch], one.feasible.space, latency, "cpu")[0] for one in found]
     for row, second in zip(rows, seconds, strict=True):
         row |= {"again_ms": 1000 * second, "over": row["measured_ms"] / row["budget_ms"] - 1}
-    result = {"settings": vars(latency), "searches": rows, "machine": machine_info(torch.device("cpu"))}
+    result = {"config": vars(latency), "searches": rows, "machine": machine_info(torch.device("cpu"))}
     print(result)
     if arguments.output:
         write_json(arguments.output, result)

@@ -131,9 +131,9 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
 
     from psvit.engine.devices import attention_for_training
     from psvit.engine.machine import keep_freed_memory
-    from psvit.engine.train_config import ModelSettings
+    from psvit.engine.train_config import ModelConfig
     from psvit.tasks.dense.backbone import open_features
-    from psvit.tasks.detection.detector_config import DetectorSettings
+    from psvit.tasks.detection.detector_config import DetectorConfig
     from psvit.tasks.detection.detectors import build_detector
     from psvit.tasks.detection.pyramid import Backbone
 
@@ -141,12 +141,12 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     torch.manual_seed(0)
     torch.set_num_threads(case["threads"])
     imported = peak()
-    settings = DetectorSettings(detector="faster_rcnn").filled(SIDES, False)
+    config = DetectorConfig(detector="faster_rcnn").filled(SIDES, False)
     with attention_for_training(torch.device("cpu")):
-        body, _ = open_features(ModelSettings(case["model"], windows=tuple(case["windows"]) or None), SIDES, 3)
+        body, _ = open_features(ModelConfig(case["model"], windows=tuple(case["windows"]) or None), SIDES, 3)
     if case["checkpointing"]:
         body.set_grad_checkpointing(True)  # type: ignore[operator]
-    detector = build_detector(Backbone(body, "fpn", 256), settings, 80, (0.5,) * 3, (0.2,) * 3).train()
+    detector = build_detector(Backbone(body, "fpn", 256), config, 80, (0.5,) * 3, (0.2,) * 3).train()
     built = peak()
     corners = torch.rand(20, 2) * torch.tensor([SIDES[1] - 210, SIDES[0] - 210])
     boxes = torch.cat([corners, corners + 10 + 200 * torch.rand(20, 2)], dim=1)

@@ -24,16 +24,16 @@ from scipy.stats import kendalltau
 from psvit import cost
 from psvit.arch.arch import Arch
 from psvit.arch.variants import default_arch
-from psvit.data.data_config import DataSettings
+from psvit.data.data_config import DataConfig
 from psvit.data.datasets import open_data
 from psvit.engine.machine import keep_freed_memory
-from psvit.engine.train_config import Machine, Recipe, RunSettings, TrainSettings, light
+from psvit.engine.train_config import Machine, Recipe, RunConfig, TrainConfig, light
 from psvit.files import write_json
 from psvit.search.budget import Budget
 from psvit.search.feasible_set import FeasibleSet
 from psvit.search.front import rank
 from psvit.search.scoring import Scorer, Slices, rank_all
-from psvit.search.search_config import ScoringSettings, SupernetSettings
+from psvit.search.search_config import ScoringConfig, SupernetConfig
 from psvit.search.space import Space
 from psvit.search.supernet_training import supernet_training, train_supernet
 
@@ -46,14 +46,14 @@ SPACE = Space(
 )  # fmt: skip
 
 
-def region() -> FeasibleSet:
+def feasible() -> FeasibleSet:
     """Members of 4.75 to 5 M MACs: what is saved by pooling and sharing has bought width."""
     return FeasibleSet(SPACE, Budget(macs=MACS), least=0.95)
 
 
 def members() -> list[Arch]:
     """Ten drawn evenly over the region, then three more of one stage and four more of two, which it has few of."""
-    rng, found = random.Random(0), region()
+    rng, found = random.Random(0), feasible()
     drawn = rng.sample(found.members or [], 10)
     for stages, more in ((1, 3), (2, 4)):
         kind = [arch for arch in found.members or [] if len(arch.stages) == stages and arch not in drawn]
@@ -61,9 +61,9 @@ def members() -> list[Arch]:
     return drawn
 
 
-def data(seed: int) -> DataSettings:
-    """8,000 training images and 6,000 of the hold-out, the same for every seed."""
-    return DataSettings("fashion-mnist", limit=8_000, holdout=0.1, seed=seed, split_seed=0)
+def data(seed: int) -> DataConfig:
+    """8,000 training images and 6,000 of the validation split, the same for every seed."""
+    return DataConfig("fashion-mnist", limit=8_000, validation=0.1, seed=seed, split_seed=0)
 
 
 def recipe() -> Recipe:
@@ -72,15 +72,15 @@ def recipe() -> Recipe:
 
 
 def train_alone(arch: Arch, seed: int, folder: Path) -> dict[str, Any]:
-    """Train one network; the metrics of its last epoch on the hold-out."""
-    from psvit.pipeline.compare import model_settings
+    """Train one network; the metrics of its last epoch on the validation split."""
+    from psvit.pipeline.compare import model_config
     from psvit.tasks.classification.classify import train
 
     log = folder / "log.jsonl"
     if not log.exists() or len(log.read_text().splitlines()) < recipe().epochs:
-        run = RunSettings(str(folder), overwrite=True)
+        run = RunConfig(str(folder), overwrite=True)
         machine = Machine("cpu", "float32", 1)
-        train(TrainSettings(model_settings(arch), data(seed), recipe(), machine=machine, run=run))
+        train(TrainConfig(model_config(arch), data(seed), recipe(), machine=machine, run=run))
     last: dict[str, Any] = json.loads(log.read_text().splitlines()[-1])
     return last
 
@@ -92,22 +92,22 @@ def alone(seed: int) -> None:
         print(f"{number:>2} {arch!s:<36} top-1 {last['top1']:.2f} loss {last['loss']:.4f}", flush=True)
 
 
-def supernet(name: str, options: SupernetSettings, epochs: int, seed: int) -> dict[str, Any]:
-    """Train a supernet, score the members on the whole hold-out; seconds of both."""
-    settings = TrainSettings(
+def supernet(name: str, options: SupernetConfig, epochs: int, seed: int) -> dict[str, Any]:
+    """Train a supernet, score the members on the whole validation split; seconds of both."""
+    config = TrainConfig(
         data=data(seed), recipe=replace(recipe(), epochs=epochs), machine=Machine("cpu", "float32", 1),
-        run=RunSettings(str(RUNS / f"supernet-{name}"), overwrite=True),
+        run=RunConfig(str(RUNS / f"supernet-{name}"), overwrite=True),
     )  # fmt: skip
-    found, opened = region(), open_data(data(seed))
+    found, opened = feasible(), open_data(data(seed))
     start = time.perf_counter()
-    net, accelerator = train_supernet(found, supernet_training(settings, options, SPACE, {"macs": MACS}), opened)
+    net, accelerator = train_supernet(found, supernet_training(config, options, SPACE, {"macs": MACS}), opened)
     trained = time.perf_counter()
     slices = Slices(opened, 0, 250)
     scores = Scorer(net, accelerator).score(members(), slices.batches(len(slices)))
     scored = time.perf_counter()
     journal = RUNS / f"supernet-{name}" / "journal.jsonl"
     journal.unlink(missing_ok=True)
-    every = rank_all(found, net, slices, accelerator, journal, ScoringSettings())
+    every = rank_all(found, net, slices, accelerator, journal, ScoringConfig())
     winner = rank(every, SPACE, found.prices)[0]
     return {
         "name": name, "options": asdict(options), "epochs": epochs, "seed": seed,
@@ -193,7 +193,7 @@ def report() -> dict[str, Any]:
     }
     return {
         "members": [{"arch": arch.to_dict(), "macs": cost.macs(arch, 28, 1, 10)} for arch in members()],
-        "region": region().count(), "alone": alone, "seed_noise": noise,
+        "region": feasible().count(), "alone": alone, "seed_noise": noise,
         "seed_noise_pooled": noise_pooled, "groups": {group: len(numbers) for group, numbers in groups.items()},
         "ceiling": ceiling, "supernets": rows,
     }  # fmt: skip
@@ -206,9 +206,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--name", default="default")
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--draws", type=int, default=SupernetSettings.draws)
-    parser.add_argument("--sampling", default=SupernetSettings.sampling)
-    parser.add_argument("--entangle", default=SupernetSettings.entangle)
+    parser.add_argument("--draws", type=int, default=SupernetConfig.draws)
+    parser.add_argument("--sampling", default=SupernetConfig.sampling)
+    parser.add_argument("--entangle", default=SupernetConfig.entangle)
     parser.add_argument("--sandwich", action="store_true")
     parser.add_argument("--distill", action="store_true")
     parser.add_argument("--output", type=Path)
@@ -217,8 +217,8 @@ def main() -> None:
     if arguments.what == "alone":
         alone(arguments.seed)
     elif arguments.what == "supernet":
-        chosen = {field.name: getattr(arguments, field.name) for field in fields(SupernetSettings)}
-        row = supernet(arguments.name, SupernetSettings(**chosen), arguments.epochs, arguments.seed)
+        chosen = {field.name: getattr(arguments, field.name) for field in fields(SupernetConfig)}
+        row = supernet(arguments.name, SupernetConfig(**chosen), arguments.epochs, arguments.seed)
         write_json(RUNS / f"supernet-{arguments.name}.json", row)
     elif arguments.what == "worth":
         figures = worth(arguments.name)

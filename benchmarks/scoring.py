@@ -2,7 +2,8 @@
 
     python benchmarks/scoring.py --output docs/results/search-scoring.json
 
-Fashion-MNIST's hold-out through an untrained supernet: the time does not depend on the weights. Members alone run
+Fashion-MNIST's validation split through an untrained supernet: the time does not depend on the weights. Members alone
+run
 through the same modules, one after the other; their time is that of the sample, scaled up to all.
 """
 
@@ -17,7 +18,7 @@ import torch
 from accelerate import Accelerator
 
 from psvit.arch.arch import Arch
-from psvit.data.data_config import DataSettings
+from psvit.data.data_config import DataConfig
 from psvit.data.datasets import open_data
 from psvit.engine.machine import keep_freed_memory, machine_info
 from psvit.files import write_json
@@ -41,7 +42,7 @@ def main() -> None:
     space = Space(12, 3, 2, widths=((48,), (80,), (160,)), like=like, img_size=28, in_chans=1, num_classes=10)
     supernet = Supernet(space)
     members = list(space.enumerate())
-    batches = list(Slices(open_data(DataSettings("fashion-mnist")), 0, arguments.images).batches(arguments.images))
+    batches = list(Slices(open_data(DataConfig("fashion-mnist")), 0, arguments.images).batches(arguments.images))
     sample = random.Random(0).sample(members, arguments.sample)
     tree_seconds = alone_seconds = 0.0
     tree, alone = Scorer(supernet, Accelerator(cpu=True)), Scorer(supernet, Accelerator(cpu=True))

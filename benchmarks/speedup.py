@@ -18,7 +18,7 @@ from psvit import Arch, cost
 from psvit.engine.machine import keep_freed_memory
 from psvit.files import write_json
 from psvit.latency.benchmark import benchmark
-from psvit.latency.benchmark_config import BenchmarkSettings
+from psvit.latency.benchmark_config import BenchmarkConfig
 from psvit.models.build import build_arch
 
 
@@ -49,14 +49,14 @@ def main() -> None:
     for genotype in genotypes:
         arch = Arch(genotype, widths=(arguments.width,) * (genotype.count("-") + 1))
         pair = {"twin": arch.plain(), "genotype": arch}
-        settings = BenchmarkSettings(
+        config = BenchmarkConfig(
             tuple(pair), batch_size=arguments.batch_size, dtype=tuple(arguments.dtype), rounds=arguments.rounds
         )
 
         def built(name: str, img_size: Any, pair: dict[str, Arch] = pair) -> Any:
             return build_arch(pair[name]).eval()
 
-        report = benchmark(settings, built)
+        report = benchmark(config, built)
         macs_ratio = cost.macs(pair["twin"]) / cost.macs(arch)
         for row in report.rows:
             if row.model == "genotype" and row.speed is not None and row.speed.ratio is not None:
@@ -69,8 +69,8 @@ def main() -> None:
                     f"{genotype:<18} {row.dtype:<9} MACs {macs_ratio:.2f}x  speed {speedup:.2f}x  {verdict}", flush=True
                 )
     if arguments.output:
-        settings_used = {**vars(arguments), "output": str(arguments.output)}
-        write_json(arguments.output, {"settings": settings_used, "machine": report.machine, "rows": rows})
+        config_used = {**vars(arguments), "output": str(arguments.output)}
+        write_json(arguments.output, {"config": config_used, "machine": report.machine, "rows": rows})
 
 
 if __name__ == "__main__":

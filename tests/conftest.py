@@ -13,14 +13,14 @@ import pytest
 import torch
 from hypothesis import settings as hypothesis_settings
 from image_sources import write_idx
-from psvit.data import datasets as data
 from small_exports import checkpoint
 from small_studies import STUDY, in_turn, made
 from timm.layers import set_fused_attn
-from tiny import RUN, Cli, settings
+from tiny import RUN, Cli, config
 
 from psvit.cli import main
-from psvit.data.data_config import DataSettings
+from psvit.data import datasets as data
+from psvit.data.data_config import DataConfig
 from psvit.data.datasets import Data, open_data
 from psvit.errors import one_line
 from psvit.tasks.classification.classify import train
@@ -90,22 +90,22 @@ def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
 @pytest.fixture(scope="module")
 def digits() -> Data:
     """The set of digits."""
-    return open_data(DataSettings())
+    return open_data(DataConfig())
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The best checkpoint of digits."""
     folder = tmp_path_factory.mktemp("trained")
-    train(settings(folder, lr=0.01))
+    train(config(folder, lr=0.01))
     return folder / "best"
 
 
 @pytest.fixture(scope="session")
 def able(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint that knows the digits: it is right on more than nine of ten images of its hold-out."""
+    """A checkpoint that knows the digits: it is right on more than nine of ten images of its validation split."""
     folder = tmp_path_factory.mktemp("able")
-    train(settings(folder, data=DataSettings("digits"), lr=0.01, epochs=5, batch_size=32))
+    train(config(folder, data=DataConfig("digits"), lr=0.01, epochs=5, batch_size=32))
     return folder / "best"
 
 

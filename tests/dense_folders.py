@@ -10,7 +10,7 @@ from PIL import Image
 
 from psvit.data.objects.object_sets import DenseData, open_class_maps, open_objects
 from psvit.data.objects.objects import Objects
-from psvit.data.objects.objects_config import DenseDataSettings
+from psvit.data.objects.objects_config import DenseDataConfig
 from psvit.errors import UserError
 
 WIDTH, HEIGHT = 20, 16
@@ -53,9 +53,9 @@ def coco_folder(root: Path, content: Any, images: int = 2) -> Path:
     return root
 
 
-def opened(root: Path, **settings: Any) -> DenseData:
-    """A folder's boxes, without a hold-out."""
-    return open_objects(DenseDataSettings(data=str(root), **{"holdout": 0, **settings}))
+def opened(root: Path, **config: Any) -> DenseData:
+    """A folder's boxes, without a validation split."""
+    return open_objects(DenseDataConfig(data=str(root), **{"validation": 0, **config}))
 
 
 def objects(data: DenseData, i: int = 0) -> Objects:
@@ -70,10 +70,10 @@ def filled(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
     return mask
 
 
-def refusal(root: Path, **settings: Any) -> str:
+def refusal(root: Path, **config: Any) -> str:
     """The one line by which a folder is refused."""
     with pytest.raises(UserError) as error:
-        opened(root, **settings)
+        opened(root, **config)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -108,6 +108,6 @@ def mask_file(path: Path, values: list[int], mode: str = "L", size: tuple[int, i
     return path
 
 
-def maps(root: Path, **settings: Any) -> DenseData:
-    """A folder's class maps, without a hold-out."""
-    return open_class_maps(DenseDataSettings(data=str(root), **{"holdout": 0, **settings}))
+def maps(root: Path, **config: Any) -> DenseData:
+    """A folder's class maps, without a validation split."""
+    return open_class_maps(DenseDataConfig(data=str(root), **{"validation": 0, **config}))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from psvit.data.data_config import DataSettings
+from psvit.data.data_config import DataConfig
 from psvit.data.datasets import open_data
 from psvit.data.image_sets import ImageSet
 
@@ -44,9 +44,9 @@ def classes(root: Path, images: int, names: tuple[str, ...] = ("cat", "dog")) ->
     return root
 
 
-def opened(root: Path, **settings: object) -> ImageSet:
+def opened(root: Path, **config: object) -> ImageSet:
     """The folder's images, each in its split."""
-    files = open_data(DataSettings(str(root), **settings)).files  # type: ignore[arg-type]
+    files = open_data(DataConfig(str(root), **config)).files  # type: ignore[arg-type]
     assert files is not None
     return files
 

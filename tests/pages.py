@@ -10,7 +10,7 @@ from psvit.report import figures
 from psvit.report.chart import Chart
 from psvit.report.page import Page
 from psvit.search.front import rank
-from psvit.search.search_config import SearchSettings
+from psvit.search.search_config import SearchConfig
 from psvit.search.search_page import search_page
 
 HOSTILE = "</script><script>boom()</script><img src=x onerror=boom()>\"'&`]]>$plotly"
@@ -81,6 +81,6 @@ def of_search(folder: Path, text: str = "digits", chosen: int = 0, timed: bool =
     ranked = rank(some_scores(), SPACE, TIMED if timed else SPACE.prices())
     shape = {"img_size": [8, 8], "in_chans": 1, "num_classes": 3}
     more = {"shape": shape, "measured_ms": 4.5, "space": 99, "versions": {"torch": "2.0"}}
-    told = facts(ranked[chosen], data=text, settings={"data": {"data": text}}, **more)
+    told = facts(ranked[chosen], data=text, config={"data": {"data": text}}, **more)
     history = [{"epoch": i, "train_loss": 2.0 / i, "loss": 2.1 / i} for i in (1, 2, 3)]
-    return search_page(folder, ranked, told, SearchSettings(), history)
+    return search_page(folder, ranked, told, SearchConfig(), history)

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from psvit.analysis.advice import AnalyzeSettings
+from psvit.analysis.advice import AnalyzeConfig
 
-THRESHOLDS = AnalyzeSettings()
+THRESHOLDS = AnalyzeConfig()
 
 
 def row(layer: int, **changes: Any) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from psvit.engine.train_config import ModelSettings
+from psvit.engine.train_config import ModelConfig
 from psvit.tasks.dense.backbone import open_features
-from psvit.tasks.detection.detector_config import DetectorSettings
+from psvit.tasks.detection.detector_config import DetectorConfig
 from psvit.tasks.detection.detectors import build_detector
 from psvit.tasks.detection.pyramid import Backbone
 
@@ -16,7 +16,7 @@ SMALL: dict[str, Any] = {"channels": 16, "rois": 8, "proposals": 20, "head_width
 
 
 def backbone(name: str, size: tuple[int, int] | None = (64, 64), neck: Any = "auto", **more: Any) -> Backbone:
-    model = ModelSettings(name, **more) if name.startswith("A") else ModelSettings(name, model_args=more)
+    model = ModelConfig(name, **more) if name.startswith("A") else ModelConfig(name, model_args=more)
     return Backbone(open_features(model, size, 1, 0.0)[0], neck, 16).eval()
 
 
@@ -24,5 +24,5 @@ def backbone(name: str, size: tuple[int, int] | None = (64, 64), neck: Any = "au
 
 
 def detector(built: Backbone, name: Any, **changes: Any) -> Any:
-    settings = DetectorSettings(name, **(SMALL | changes)).filled((64, 64), True)
-    return build_detector(built, settings, 3, (0.5,), (0.2,))
+    config = DetectorConfig(name, **(SMALL | changes)).filled((64, 64), True)
+    return build_detector(built, config, 3, (0.5,), (0.2,))

@@ -10,10 +10,10 @@ from onnx import TensorProto, helper
 from tiny import DIGITS
 
 from psvit import Arch
-from psvit.data.data_config import DataSettings
+from psvit.data.data_config import DataConfig
 from psvit.data.datasets import open_data
 from psvit.engine.checkpoints import cut_of, save_checkpoint
-from psvit.export.export_config import ExportSettings
+from psvit.export.export_config import ExportConfig
 from psvit.export.graph import to_onnx
 from psvit.models.build import build_arch
 
@@ -39,7 +39,7 @@ def checkpoint(
     arch: Arch = ARCHS["2d, map, max"],
     chans: int = 1,
     side: int = 12,
-    trained: DataSettings | None = None,
+    trained: DataConfig | None = None,
 ) -> Path:
     """A checkpoint of digits, whose weights are random; it tells that it was trained on `trained`."""
     model = build_arch(arch, side, in_chans=chans, num_classes=10)
@@ -56,7 +56,7 @@ def checkpoint(
 _WRITTEN: dict[Any, onnx.ModelProto] = {}
 
 
-def remembered(model: Any, size: Any, batch_size: int | None = None, opset: int = ExportSettings.opset) -> Any:
+def remembered(model: Any, size: Any, batch_size: int | None = None, opset: int = ExportConfig.opset) -> Any:
     """`to_onnx`, which takes seconds, once for each network, its weights, and what is asked for."""
     weights = b"".join(tensor.numpy().tobytes() for tensor in model.state_dict().values())
     key = (str(getattr(model, "arch", type(model))), sha256(weights).digest(), tuple(size), batch_size, opset)

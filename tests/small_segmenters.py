@@ -4,18 +4,18 @@ from typing import Any
 
 from torch import nn
 
-from psvit.engine.train_config import ModelSettings
+from psvit.engine.train_config import ModelConfig
 from psvit.tasks.dense.backbone import open_features
-from psvit.tasks.segmentation.segmenter_config import SegmenterSettings
+from psvit.tasks.segmentation.segmenter_config import SegmenterConfig
 from psvit.tasks.segmentation.segmenters import build_segmenter
 
-ARCH = ModelSettings("AS-A", widths=(16, 32), head_dim=8, patch_size=4)
+ARCH = ModelConfig("AS-A", widths=(16, 32), head_dim=8, patch_size=4)
 
 
-def features(model: ModelSettings = ARCH, size: tuple[int, int] = (64, 64), in_chans: int = 1) -> Any:
+def features(model: ModelConfig = ARCH, size: tuple[int, int] = (64, 64), in_chans: int = 1) -> Any:
     return open_features(model, size, in_chans)
 
 
-def segmenter(decoder: Any, model: ModelSettings = ARCH, size: tuple[int, int] = (64, 64), **args: Any) -> nn.Module:
+def segmenter(decoder: Any, model: ModelConfig = ARCH, size: tuple[int, int] = (64, 64), **args: Any) -> nn.Module:
     body, described = features(model, size)
-    return build_segmenter(body, described, SegmenterSettings(decoder, **{"channels": 32, **args}), 4)
+    return build_segmenter(body, described, SegmenterConfig(decoder, **{"channels": 32, **args}), 4)

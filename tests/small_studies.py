@@ -16,7 +16,7 @@ NETWORK = {"network": "AS-A", "widths": [16, 32], "head_dim": 8, "patch_size": 2
 SEARCH = {"depth": [2], "stages": [1, 2], "stage_widths": ["16", "16,32"], "head_dim": 8, "patch_size": 2, "least": 0}
 STUDY: dict[str, Any] = {
     "title": "Does it work?",
-    "data": {"data": "digits", "limit": 48, "holdout": 0.02},
+    "data": {"data": "digits", "limit": 48, "validation": 0.02},
     "recipe": {"epochs": 2, "batch_size": 16},
     "groups": {
         "small": {"seeds": [0, 1], "networks": {"shares": NETWORK, "attends": {**NETWORK, "network": "AA-A"}}},

@@ -13,7 +13,7 @@ from small_analyses import THRESHOLDS, row
 from tiny import read
 
 from psvit import Arch
-from psvit.analysis.advice import Advice, AnalyzeSettings, advise, may_pool, may_share, rule, suggested
+from psvit.analysis.advice import Advice, AnalyzeConfig, advise, may_pool, may_share, rule, suggested
 from psvit.analysis.analysis_page import (
     OF_MAPS,
     OF_TOKENS,
@@ -26,16 +26,16 @@ from psvit.analysis.maps import find_layers
 from psvit.analysis.subject import open_subject
 from psvit.analysis.verdict import CAVEAT, search_command, train_command, words
 from psvit.cli import main
-from psvit.data.data_config import DataSettings
+from psvit.data.data_config import DataConfig
 from psvit.data.datasets import open_data
-from psvit.engine.train_config import ModelSettings
+from psvit.engine.train_config import ModelConfig
 from psvit.errors import UserError
 
 
 def test_what_a_plain_vit_of_timm_is_in_our_words() -> None:
-    data = DataSettings("digits")
+    data = DataConfig("digits")
     opened = open_data(data)
-    subject = open_subject(ModelSettings("deit_tiny_patch16_224"), data, opened)
+    subject = open_subject(ModelConfig("deit_tiny_patch16_224"), data, opened)
     layers, _ = find_layers(subject.model, "deit", torch.zeros(2, 1, 224, 224))
     arch = subject.arch(layers)
     assert arch == Arch("A" * 12, (192,), 64, pooling="2d", patch_size=16, class_token=True)
@@ -125,11 +125,11 @@ def test_the_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     arch = Arch("AS-A", (48, 96), 16, 3.0, "2d", 4, 2, True, pool_op="avg")
     command = train_command(arch, {"data": "my photos", "data_dir": None, "img_size": [32, 48]})
     assert main(shlex.split(command)[1:]) == 0
-    settings = caught[0]
+    config = caught[0]
     from psvit.arch.variants import find_arch
 
-    assert find_arch(settings.model.model, **settings.model.arch_changes) == arch
-    assert (settings.data.data, settings.data.img_size) == ("my photos", (32, 48))
+    assert find_arch(config.model.model, **config.model.arch_changes) == arch
+    assert (config.data.data, config.data.img_size) == ("my photos", (32, 48))
     assert (
         search_command({"data": "digits", "img_size": None}, 12_345_678) == "psvit search --data digits --budget 12.3M"
     )
@@ -181,7 +181,7 @@ def test_numbers_below_0_have_a_minus_sign() -> None:
 
 
 def test_few_images_are_told() -> None:
-    for images, flag in ((6, "--holdout"), (20, "--images"), (64, None)):
+    for images, flag in ((6, "--validation"), (20, "--images"), (64, None)):
         rows = [row(1), row(2)]
         report = {"weights": "trained", "layers": rows, "macs": 1e6, "data": {"images": images}}
         said = words(report, advice(rows), replace(THRESHOLDS, images=256 if images == 6 else images))
@@ -255,4 +255,4 @@ def test_thresholds_have_limits() -> None:
         ({"drop_below": -1.0}, "--drop-below -1.0 is not a number of points from 0"),
     ):
         with pytest.raises(UserError, match=message):
-            AnalyzeSettings(**wrong)
+            AnalyzeConfig(**wrong)

@@ -16,25 +16,25 @@ from small_exports import checkpoint
 from tiny import CPU, DIGITS, Cli, read
 
 from psvit import Arch, PSViT, cost
-from psvit.analysis.advice import AnalyzeSettings
+from psvit.analysis.advice import AnalyzeConfig
 from psvit.analysis.analysis_page import CAPTIONS, SECTIONS, drawings, page
 from psvit.analysis.analyze import analyze
 from psvit.analysis.subject import Subject
 from psvit.analysis.using import commands, in_python
 from psvit.cli import main
-from psvit.data.data_config import DataSettings
-from psvit.engine.train_config import ModelSettings
+from psvit.data.data_config import DataConfig
+from psvit.engine.train_config import ModelConfig
 from psvit.report.in_python import arch_in_python, use_timm_in_python
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
-BEIT = ModelSettings("beit_base_patch16_224", model_args={"depth": 2, "embed_dim": 24, "num_heads": 2})
-VIT = ModelSettings("vit_tiny_patch16_224", model_args={"depth": 2, "embed_dim": 24, "num_heads": 2})
+BEIT = ModelConfig("beit_base_patch16_224", model_args={"depth": 2, "embed_dim": 24, "num_heads": 2})
+VIT = ModelConfig("vit_tiny_patch16_224", model_args={"depth": 2, "embed_dim": 24, "num_heads": 2})
 
 
-def analyzed(model: ModelSettings, folder: Path, data: DataSettings = DIGITS) -> tuple[dict[str, Any], str]:
+def analyzed(model: ModelConfig, folder: Path, data: DataConfig = DIGITS) -> tuple[dict[str, Any], str]:
     """The numbers and the page of an analysis."""
-    settings = AnalyzeSettings(images=8, output=str(folder))
-    report = analyze(model, data, CPU, settings, say=lambda line: None)
+    config = AnalyzeConfig(images=8, output=str(folder))
+    report = analyze(model, data, CPU, config, say=lambda line: None)
     assert report == read(folder / "redundancy.json")
     return report, (folder / "report.html").read_text(encoding="utf-8")
 
@@ -64,7 +64,7 @@ def analysis(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
     torch.manual_seed(0)  # in whatever order tests run
     folder = tmp_path_factory.mktemp("analysis")
     best = checkpoint(folder / "best")
-    return Analysis(best, folder / "out", analyzed(ModelSettings(str(best)), folder / "out")[1])
+    return Analysis(best, folder / "out", analyzed(ModelConfig(str(best)), folder / "out")[1])
 
 
 def section(html: str, heading: str) -> str:
@@ -205,7 +205,7 @@ def test_five_lines_use_the_checkpoint(
 
 def test_a_folder_with_blanks_is_quoted_and_other_classes_are_not_evaluated() -> None:
     subject = Subject(None, "trained", lambda image: image, 1, (12, 12), "other classes")
-    found = commands(subject, ModelSettings("my runs/best"), DataSettings("x"))
+    found = commands(subject, ModelConfig("my runs/best"), DataConfig("x"))
     assert found == ["psvit predict 'my runs/best' IMAGE ...", "psvit benchmark 'my runs/best'"]
 
 
@@ -214,7 +214,7 @@ def test_five_lines_build_what_has_no_weights(tmp_path: Path, monkeypatch: pytes
     asked: list[Any] = []
     monkeypatch.setattr("psvit.tasks.classification.classify.train", asked.append)
     monkeypatch.setattr("psvit.engine.machine.keep_freed_memory", lambda: None)
-    ours = ModelSettings("AS-A", widths=(16, 32), head_dim=8, patch_size=2)
+    ours = ModelConfig("AS-A", widths=(16, 32), head_dim=8, patch_size=2)
     report, html = analyzed(ours, tmp_path / "ours")
     lines, shell = codes(section(html, "How to use it"))
     assert "with new weights" in html
@@ -225,7 +225,7 @@ def test_five_lines_build_what_has_no_weights(tmp_path: Path, monkeypatch: pytes
     assert built["model"].arch == Arch.from_dict(report["arch"])
     assert built["logits"].shape == (1, 10)
     assert main(shlex.split(shell)[1:]) == 0
-    assert (asked[0].model, asked[0].data) == (ours, DataSettings("digits"))
+    assert (asked[0].model, asked[0].data) == (ours, DataConfig("digits"))
 
     report, html = analyzed(VIT, tmp_path / "vit", replace(DIGITS, img_size=(32, 48)))
     lines, shell = codes(section(html, "How to use it"))
@@ -245,7 +245,7 @@ def test_five_lines_use_a_pretrained_model(
     lines = in_python(subject, name)
     assert lines == use_timm_in_python(name, 3)
     assert len(lines.splitlines()) == 5
-    assert commands(subject, ModelSettings(name, pretrained=True), DIGITS) == [
+    assert commands(subject, ModelConfig(name, pretrained=True), DIGITS) == [
         f"psvit train --model {name} --data digits --pretrained --img-size 224"
     ]
     opened: list[tuple[str, bool]] = []

@@ -22,20 +22,20 @@ from psvit.analysis.measures import guesses
 from psvit.analysis.subject import Subject, open_subject
 from psvit.analysis.verdict import CAVEAT, GUESSING, NO_PLACE, RANDOM
 from psvit.cli import main
-from psvit.data.data_config import DataSettings
+from psvit.data.data_config import DataConfig
 from psvit.data.datasets import open_data
 from psvit.data.loading import Batch, ImageSplit, eval_batches
-from psvit.engine.train_config import ModelSettings
+from psvit.engine.train_config import ModelConfig
 from psvit.models.macs import explicit_attention
 
-HOLDOUT = [*DATA[:2], "--holdout", "0.02", "--device", "cpu", "--threads", "1", "--images", "20"]
+VALIDATION = [*DATA[:2], "--validation", "0.02", "--device", "cpu", "--threads", "1", "--images", "20"]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoints of a plain network (plain/best) and of one that shares and pools (psvit/best).
 
-    So short a training leaves them guessing: their heads are fitted to the hold-out's digits.
+    So short a training leaves them guessing: their heads are fitted to the validation split's digits.
     """
     folder = tmp_path_factory.mktemp("trained")
     plain = ["train", "--model", "AAA", "--widths", "16", "--head-dim", "8", "--patch-size", "2", *DATA, *MACHINE,
@@ -48,12 +48,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fit_head(folder: Path) -> None:
-    """Ridge regression of the classes of the hold-out's images."""
-    data = DataSettings("digits", holdout=0.02)
+    """Ridge regression of the classes of the validation split's images."""
+    data = DataConfig("digits", validation=0.02)
     opened = open_data(data)
-    subject = open_subject(ModelSettings(str(folder)), data, opened)
+    subject = open_subject(ModelConfig(str(folder)), data, opened)
     with torch.inference_mode():
-        (batch,) = eval_batches(ImageSplit(opened.holdout, subject.transform), batch_size=64)
+        (batch,) = eval_batches(ImageSplit(opened.validation, subject.transform), batch_size=64)
         x = subject.model.forward_head(subject.model.forward_features(batch.images), pre_logits=True)
         mean = x.mean(dim=0)
         away, classes = x - mean, torch.nn.functional.one_hot(batch.labels, 10) - 0.1
@@ -74,10 +74,10 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 # the command
 def test_a_plain_network(trained: Path, tmp_path: Path, cli: Cli) -> None:
     out = tmp_path / "out"
-    said = cli.ok("analyze", trained / "plain" / "best", *HOLDOUT, "--output", out, "--share-above", "-1",
+    said = cli.ok("analyze", trained / "plain" / "best", *VALIDATION, "--output", out, "--share-above", "-1",
                   "--pool-above", "-1", "--loss-below", "1000", "--drop-below", "100")  # fmt: skip
     report = read(out / "redundancy.json")
-    assert report["data"] == {"name": "digits", "split": "holdout", "images": 20, "img_size": [8, 8], "in_chans": 1,
+    assert report["data"] == {"name": "digits", "split": "validation", "images": 20, "img_size": [8, 8], "in_chans": 1,
                               "classes": 10}  # fmt: skip
     assert report["weights"] == "trained"
     assert report["macs"] == cost.macs(Arch("AAA", (16,), 8, patch_size=2), 8, 1, 10)
@@ -120,7 +120,8 @@ def test_a_plain_network(trained: Path, tmp_path: Path, cli: Cli) -> None:
 
 @pytest.mark.usefixtures("undrawn")
 def test_nothing_redundant_is_said(trained: Path, tmp_path: Path, cli: Cli) -> None:
-    said = cli.ok("analyze", trained / "plain" / "best", *HOLDOUT, "--output", tmp_path / "out", "--share-above", "1",
+    said = cli.ok("analyze", trained / "plain" / "best", *VALIDATION, "--output", tmp_path / "out", "--share-above",
+        "1",
                   "--pool-above", "1")  # fmt: skip
     report = read(tmp_path / "out" / "redundancy.json")
     assert report["suggestion"]["genotype"] is None
@@ -132,7 +133,7 @@ def test_nothing_redundant_is_said(trained: Path, tmp_path: Path, cli: Cli) -> N
 
 def test_what_shares_already_is_no_finding(trained: Path, tmp_path: Path, cli: Cli) -> None:
     out = tmp_path / "out"
-    said = cli.ok("analyze", trained / "psvit" / "best", *HOLDOUT, "--output", out, "--share-above", "0")
+    said = cli.ok("analyze", trained / "psvit" / "best", *VALIDATION, "--output", out, "--share-above", "0")
     report = read(out / "redundancy.json")
     assert [row["kind"] for row in report["layers"]] == ["A", "S", "A"]
     before = report["layers"][1]["before"]
@@ -152,7 +153,7 @@ def test_what_shares_already_is_no_finding(trained: Path, tmp_path: Path, cli: C
 
 @pytest.mark.usefixtures("undrawn")
 def test_the_same_seed_gives_the_same_numbers(trained: Path, tmp_path: Path, cli: Cli) -> None:
-    call = ["analyze", trained / "psvit" / "best", *HOLDOUT, "--json"]
+    call = ["analyze", trained / "psvit" / "best", *VALIDATION, "--json"]
     one, other = (cli.ok(*call, "--output", tmp_path / name) for name in "ab")
     assert one == other
     assert json.loads(one) == read(tmp_path / "a" / "redundancy.json")
@@ -160,7 +161,7 @@ def test_the_same_seed_gives_the_same_numbers(trained: Path, tmp_path: Path, cli
     assert (tmp_path / "a" / "report.html").read_bytes() == (tmp_path / "b" / "report.html").read_bytes()
     drawn = cli.ok(
         *call, "--seed", "1", "--split-seed", "0", "--output", tmp_path / "c"
-    )  # other images of the hold-out
+    )  # other images of the validation split
     assert json.loads(drawn)["layers"] != json.loads(one)["layers"]
 
 
@@ -172,7 +173,7 @@ def test_the_test_split_is_not_read(trained: Path, tmp_path: Path, monkeypatch: 
     image = sources.ArraySource.image
     monkeypatch.setattr(sources.ArraySource, "image",
                         lambda self, i: read_from.add(self.title) or image(self, i))  # fmt: skip
-    report = analyze(ModelSettings(str(trained / "psvit" / "best")), DIGITS, CPU,
+    report = analyze(ModelConfig(str(trained / "psvit" / "best")), DIGITS, CPU,
                      replace(THRESHOLDS, images=8, output=str(tmp_path)), say=lambda line: None)  # fmt: skip
     assert read_from == {"digits train"}
     assert report["data"]["images"] == 8
@@ -180,7 +181,7 @@ def test_the_test_split_is_not_read(trained: Path, tmp_path: Path, monkeypatch: 
 
 @pytest.mark.usefixtures("undrawn")
 def test_random_weights_suggest_nothing(tmp_path: Path, cli: Cli) -> None:
-    said = cli.ok("analyze", "AAS", "--patch-size", "2", *HOLDOUT, "--output", tmp_path / "out")
+    said = cli.ok("analyze", "AAS", "--patch-size", "2", *VALIDATION, "--output", tmp_path / "out")
     report = read(tmp_path / "out" / "redundancy.json")
     assert report["weights"] == "random"
     assert report["verdict"] == [RANDOM]
@@ -196,7 +197,7 @@ def test_a_network_that_guesses_suggests_nothing(trained: Path, tmp_path: Path, 
     weights = load_file(folder / "model.safetensors")
     weights["head.weight"].zero_()  # one class is named, whatever there is to see
     save_file(weights, folder / "model.safetensors")
-    said = cli.ok("analyze", folder, *HOLDOUT, "--output", tmp_path / "out", "--share-above", "-1", "--pool-above",
+    said = cli.ok("analyze", folder, *VALIDATION, "--output", tmp_path / "out", "--share-above", "-1", "--pool-above",
                   "-1", "--loss-below", "9", "--drop-below", "100")  # fmt: skip
     report = read(tmp_path / "out" / "redundancy.json")
     assert report["top1"] == pytest.approx(10)
@@ -248,8 +249,8 @@ def test_two_classes_are_told_apart_or_guessed(right: int, guessing: bool) -> No
 def test_other_classes_cost_nothing_that_is_told(trained: Path, tmp_path: Path, cli: Cli) -> None:
     photos = image_folder(tmp_path / "photos", each=8)
     said = cli.refused("analyze", trained / "psvit" / "best", "--data", photos, "--output", tmp_path / "a")
-    assert "images, at least 4 are needed: raise --holdout" in said
-    cli.ok("analyze", trained / "psvit" / "best", "--data", photos, "--holdout", "0.5", "--workers", "0", "--output",
+    assert "images, at least 4 are needed: raise --validation" in said
+    cli.ok("analyze", trained / "psvit" / "best", "--data", photos, "--validation", "0.5", "--workers", "0", "--output",
            tmp_path / "a", "--device", "cpu", "--threads", "1")  # fmt: skip
     report = read(tmp_path / "a" / "redundancy.json")
     assert "knows 10 classes" in report["no_changes_because"]
@@ -265,7 +266,10 @@ def test_a_wrong_input_is_one_line(tmp_path: Path, cli: Cli) -> None:
         (["deit_tinny"], "no model is called 'deit_tinny'"),
         (["AS-A"], "give --patch-size 7 or less"),
         ([*network, "--pretrained"], "there are no pretrained weights of AS"),
-        ([*network, "--holdout", "0"], "the hold-out has 0 images, at least 4 are needed: raise --holdout"),
+        (
+            [*network, "--validation", "0"],
+            "the validation split has 0 images, at least 4 are needed: raise --validation",
+        ),
         (["AS", "--genotype", "AA"], "there is no flag --genotype"),
     ):
         assert says in cli.refused("analyze", *arguments, "--device", "cpu", "--output", tmp_path / "out")
@@ -274,7 +278,7 @@ def test_a_wrong_input_is_one_line(tmp_path: Path, cli: Cli) -> None:
 
 @pytest.mark.usefixtures("undrawn")
 def test_an_analysis_is_not_overwritten_unasked(tmp_path: Path, cli: Cli) -> None:
-    call = ["analyze", "AAS", "--patch-size", "2", *HOLDOUT, "--output", tmp_path / "out"]
+    call = ["analyze", "AAS", "--patch-size", "2", *VALIDATION, "--output", tmp_path / "out"]
     (tmp_path / "out" / "figures").mkdir(parents=True)
     (tmp_path / "out" / "figures" / "mine.svg").write_text("mine")
     cli.ok(*call)

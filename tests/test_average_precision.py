@@ -13,7 +13,7 @@ from psvit.data.objects.objects import Objects, boxes_of
 from psvit.errors import UserError
 from psvit.tasks.detection.average_precision import FIGURES, Detected, Truth, average_precision, encode_rle
 from psvit.tasks.detection.detect import evaluate_checkpoint, train_detector
-from psvit.tasks.detection.detector_config import DetectSettings
+from psvit.tasks.detection.detector_config import DetectConfig
 
 CLASSES = ("ant", "bee", "cat", "dog", "eel")  # there is never a dog
 
@@ -144,6 +144,6 @@ def test_perfect_nothing_found_and_nothing_to_find(kind: str) -> None:
 def test_without_a_library_average_precision_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("faster_coco_eval", "pycocotools.coco"):
         monkeypatch.setitem(sys.modules, name, None)
-    for task in (train_detector, lambda settings: evaluate_checkpoint("unused", settings.data, settings.machine)):
+    for task in (train_detector, lambda config: evaluate_checkpoint("unused", config.data, config.machine)):
         with pytest.raises(UserError, match=r'needs faster-coco-eval: pip install "psvit\[dense\]"'):
-            task(DetectSettings())
+            task(DetectConfig())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from small_studies import STUDY, words
-from tiny import MACHINE, RUN, TRAIN, Cli, image_folder, log, read, same_weights, settings
+from tiny import MACHINE, RUN, TRAIN, Cli, config, image_folder, log, read, same_weights
 
 from psvit.engine.run_folder import check_same, same_value
 from psvit.engine.train_config import Machine
@@ -16,7 +16,7 @@ from psvit.tasks.classification.classify import train
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 FAST = ["--epochs", "1"]
-SCENES = ["--scenes", "12", "--img-size", "48", "--holdout", "0.2", *MACHINE, *FAST]
+SCENES = ["--scenes", "12", "--img-size", "48", "--validation", "0.2", *MACHINE, *FAST]
 COMMANDS = {
     "train": [*TRAIN, *FAST],
     "search": ["search", *RUN[1 : RUN.index("--models")], *FAST],
@@ -51,47 +51,47 @@ def test_a_study_until_it_is_done(cli: Cli, here: None, tmp_path: Path) -> None:
     assert read(tmp_path / "study" / "results.json")["groups"] == before
 
 
-def test_a_run_with_settings_alone_goes_on(tmp_path: Path) -> None:
+def test_a_run_with_config_alone_goes_on(tmp_path: Path) -> None:
     """Killed before its first saving."""
-    train(settings(tmp_path / "whole"))
+    train(config(tmp_path / "whole"))
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "settings.json").write_bytes((tmp_path / "whole" / "settings.json").read_bytes())
+    (tmp_path / "run" / "run_config.json").write_bytes((tmp_path / "whole" / "run_config.json").read_bytes())
     with pytest.raises(UserError, match="was trained with --epochs 2, not 3: resume with the same settings"):
-        train(settings(tmp_path / "run", run={"resume": True}, epochs=3))
-    best = train(settings(tmp_path / "run", run={"resume": True}))
+        train(config(tmp_path / "run", run={"resume": True}, epochs=3))
+    best = train(config(tmp_path / "run", run={"resume": True}))
     assert same_weights(tmp_path / "run" / "last", tmp_path / "whole" / "last")
-    again = train(settings(tmp_path / "run", run={"resume": True}))
+    again = train(config(tmp_path / "run", run={"resume": True}))
     assert again == {**best, **again}
     assert again["epoch"] == best["epoch"]
 
 
 def test_a_run_that_was_killed_at_its_end_is_finished(tmp_path: Path) -> None:
-    train(settings(tmp_path))
+    train(config(tmp_path))
     (tmp_path / "state.pt").write_bytes(b"of an earlier step")  # the last epoch's checkpoints and log are there
     told: list[str] = []
-    train(settings(tmp_path, run={"resume": True}), told.append)
+    train(config(tmp_path, run={"resume": True}), told.append)
     assert told == [f"finished  {tmp_path}: all 2 epochs are done, there is nothing to resume"]
     assert not (tmp_path / "state.pt").exists()
     (tmp_path / "log.jsonl").write_text(json.dumps({**log(tmp_path)[0], "images_per_second": 1.0}) + "\n")
     told.clear()
-    train(settings(tmp_path, run={"resume": True}), told.append)  # killed before the last epoch's log
+    train(config(tmp_path, run={"resume": True}), told.append)  # killed before the last epoch's log
     assert not told[0].startswith("finished")
 
 
 def test_a_run_is_not_resumed_in_another_precision(tmp_path: Path) -> None:
-    now = {"settings": asdict(settings(machine=Machine())), "global_batch": 16, "computed_in": "float32"}
-    (tmp_path / "settings.json").write_text(json.dumps({**now, "computed_in": "bfloat16"}))
+    now = {"config": asdict(config(machine=Machine())), "global_batch": 16, "computed_in": "float32"}
+    (tmp_path / "run_config.json").write_text(json.dumps({**now, "computed_in": "bfloat16"}))
     with pytest.raises(UserError, match="was computed in bfloat16, and --precision auto comes to float32 here"):
         check_same(tmp_path, now)
-    (tmp_path / "settings.json").write_text(json.dumps(now))
+    (tmp_path / "run_config.json").write_text(json.dumps(now))
     check_same(tmp_path, now)
 
 
-def test_what_has_no_settings_is_not_taken_for_an_empty_folder(tmp_path: Path) -> None:
-    train(settings(tmp_path))
-    (tmp_path / "settings.json").unlink()
+def test_what_has_no_config_is_not_taken_for_an_empty_folder(tmp_path: Path) -> None:
+    train(config(tmp_path))
+    (tmp_path / "run_config.json").unlink()
     with pytest.raises(UserError, match=r"holds log\.jsonl, but no settings\.json that would tell whose it is"):
-        train(settings(tmp_path, run={"resume": True}))
+        train(config(tmp_path, run={"resume": True}))
     assert (tmp_path / "best").is_dir()
 
 

@@ -6,17 +6,17 @@ import json
 import pytest
 import timm
 import torch
-from psvit.latency import benchmark as bench
-from psvit.engine import machine
 from refusals import refuses
 from rich.console import Console
 from small_networks import CPU, Tiny
 
 from psvit import UserError
+from psvit.engine import machine
 from psvit.engine.machine import page_faults
 from psvit.errors import one_line
+from psvit.latency import benchmark as bench
 from psvit.latency.benchmark import Report, Row, benchmark, finish, table, write_report
-from psvit.latency.benchmark_config import BenchmarkSettings
+from psvit.latency.benchmark_config import BenchmarkConfig
 from psvit.latency.timing import Spread, Stopwatch, summarise
 
 
@@ -42,10 +42,8 @@ def quick(monkeypatch):
     monkeypatch.setattr(bench, "MIN_SECONDS", 0.0)
 
 
-def settings(*models, **changes):
-    return BenchmarkSettings(
-        **{"models": models, "batch_size": 2, "img_size": 4, "rounds": 3, "device": "cpu"} | changes
-    )
+def config(*models, **changes):
+    return BenchmarkConfig(**{"models": models, "batch_size": 2, "img_size": 4, "rounds": 3, "device": "cpu"} | changes)
 
 
 def rendered(report):
@@ -84,7 +82,7 @@ def test_one_line():
 
 def test_benchmark():
     told = []
-    chosen = settings("tiny", "picky", "tiny", dtype=["float32", "bfloat16"])
+    chosen = config("tiny", "picky", "tiny", dtype=["float32", "bfloat16"])
     report = benchmark(chosen, build, told.append)
     assert [(row.model, row.dtype) for row in report.rows] == [
         (name, dtype) for dtype in ("float32", "bfloat16") for name in ("tiny", "picky", "tiny")
@@ -111,7 +109,7 @@ def test_benchmark():
 
 
 def test_benchmark_of_training():
-    report = benchmark(settings("tiny", dtype=["float32", "bfloat16"], train=True), build)
+    report = benchmark(config("tiny", dtype=["float32", "bfloat16"], train=True), build)
     for row in report.rows:
         assert row.error is None
         assert row.macs == 32 * 7 + 7 * 5
@@ -128,7 +126,7 @@ def test_training_runs_in_training_mode_and_float32_weights():
             seen.append((self.training, x.dtype, self.head.weight.dtype, y.dtype, y.requires_grad))
             return {"logits": y, "more": (y, y)}
 
-    benchmark(settings("spy", dtype=["bfloat16"], train=True), lambda name, img_size: Spy().eval())
+    benchmark(config("spy", dtype=["bfloat16"], train=True), lambda name, img_size: Spy().eval())
     assert seen[-1] == (True, torch.float32, torch.float32, torch.bfloat16, True)
 
 
@@ -140,7 +138,7 @@ def test_inference_runs_in_eval_mode_and_low_precision_weights():
             seen.append((self.training, x.dtype, self.head.weight.dtype, torch.is_inference_mode_enabled()))
             return super().forward(x)
 
-    benchmark(settings("spy", dtype=["bfloat16"]), lambda name, img_size: Spy().eval())
+    benchmark(config("spy", dtype=["bfloat16"]), lambda name, img_size: Spy().eval())
     assert seen[-1] == (False, torch.bfloat16, torch.bfloat16, True)
 
 
@@ -152,7 +150,7 @@ def test_compile(monkeypatch):
         return model
 
     monkeypatch.setattr(torch, "compile", compile_)
-    report = benchmark(settings("tiny", "picky", mode=["eager", "compile"]), build)
+    report = benchmark(config("tiny", "picky", mode=["eager", "compile"]), build)
     assert [row.mode for row in report.rows] == ["eager", "eager", "compile", "compile"]
     assert [row.compile_seconds is None for row in report.rows] == [True, True, False, True]
     assert [row.error for row in report.rows] == [None, None, None, "RuntimeError: graph break"]
@@ -174,9 +172,9 @@ def test_ten_compiled_models_of_one_class_all_compile():
 def test_page_faults_are_those_of_one_batch_in_the_median_round(monkeypatch):
     counts = iter([0, 1, 2, 6, 10, 110])  # before and after each of three rounds: 1, 4 and 100
     monkeypatch.setattr(bench, "page_faults", lambda: next(counts))
-    assert benchmark(settings("tiny"), build).rows[0].page_faults == 4
+    assert benchmark(config("tiny"), build).rows[0].page_faults == 4
     monkeypatch.setattr(bench, "page_faults", lambda: None)
-    assert benchmark(settings("tiny"), build).rows[0].page_faults is None
+    assert benchmark(config("tiny"), build).rows[0].page_faults is None
 
 
 def test_page_faults_of_repeated_calls():
@@ -190,7 +188,7 @@ def test_page_faults_of_repeated_calls():
 
 
 def test_models_own_input_size():
-    report = benchmark(settings("vit", img_size=None, rounds=1, warmup=1), lambda name, img_size: _small_vit())
+    report = benchmark(config("vit", img_size=None, rounds=1, warmup=1), lambda name, img_size: _small_vit())
     assert report.rows[0].input_size == (3, 32, 32)
     assert report.rows[0].error is None
 
@@ -202,18 +200,18 @@ def _small_vit():
 
 
 def test_a_model_that_cannot_be_built():
-    report = benchmark(settings("broken", "tiny"), build)
+    report = benchmark(config("broken", "tiny"), build)
     assert report.rows[0].error == "TypeError: unexpected keyword img_size"
     assert report.rows[0].macs is None
     assert report.rows[1].speed.ratio is None
     assert "unexpected keyword" in rendered(report)
     with pytest.raises(UserError, match="not known"):
-        benchmark(settings("tiny", "unknown"), build)
+        benchmark(config("tiny", "unknown"), build)
 
 
 def test_threads_are_restored():
     before = torch.get_num_threads()
-    assert benchmark(settings("tiny", threads=1), build).machine["threads"] == 1
+    assert benchmark(config("tiny", threads=1), build).machine["threads"] == 1
     assert torch.get_num_threads() == before
 
 
@@ -222,7 +220,7 @@ def test_threads_are_restored():
 
 def test_json_round_trip(tmp_path):
     path = tmp_path / "new" / "report.json"
-    report = benchmark(settings("picky", "tiny", "broken", dtype=["bfloat16"], output=str(path)), build)
+    report = benchmark(config("picky", "tiny", "broken", dtype=["bfloat16"], output=str(path)), build)
     data = json.loads(path.read_text())
     assert data == report.to_dict()
     assert Report.from_dict(data) == report
@@ -238,18 +236,18 @@ def test_an_output_is_not_overwritten(tmp_path):
         raise AssertionError("measured before looking at the output")
 
     with pytest.raises(UserError, match=r"--output .* exists: .*--overwrite$"):
-        benchmark(settings("tiny", output=str(path)), never)
+        benchmark(config("tiny", output=str(path)), never)
     assert path.read_text() == "mine"
     with pytest.raises(UserError, match="is a folder"):
-        benchmark(settings("tiny", output=str(tmp_path), overwrite=True), never)
-    benchmark(settings("tiny", output=str(path), overwrite=True), build)
+        benchmark(config("tiny", output=str(tmp_path), overwrite=True), never)
+    benchmark(config("tiny", output=str(path), overwrite=True), build)
     assert "rows" in json.loads(path.read_text())
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "report.json"
     path.write_text("old")
-    report = Report(settings("tiny"), {"device": "cpu"}, {"float32": float("nan")}, ())
+    report = Report(config("tiny"), {"device": "cpu"}, {"float32": float("nan")}, ())
     with pytest.raises(ValueError, match="JSON"):
         write_report(report, path, overwrite=True)
     assert path.read_text() == "old"
@@ -259,9 +257,9 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 # Settings and devices
 
 
-def test_settings_name_the_flag():
+def test_config_name_the_flag():
     refuses(
-        lambda changes: settings(**{"models": ("tiny",)} | changes),
+        lambda changes: config(**{"models": ("tiny",)} | changes),
         (
             ({"models": ()}, "models"),
             ({"models": "tiny"}, "models 'tiny' is not a list"),
@@ -288,12 +286,12 @@ def test_a_dtype_the_device_does_not_know(monkeypatch):
 
     monkeypatch.setattr(torch, "mm", refuse)
     with pytest.raises(UserError, match=r"--dtype float16 does not work on device cpu: RuntimeError.*Half"):
-        benchmark(settings("tiny", dtype=["float16"]), build)
+        benchmark(config("tiny", dtype=["float16"]), build)
 
 
 def test_a_benchmark_keeps_freed_memory(monkeypatch):
     kept = []
     monkeypatch.setattr(bench, "keep_freed_memory", lambda: kept.append(True))
     with pytest.raises(UserError, match="--device"):
-        benchmark(settings("tiny", device="cuda:99"), build)
+        benchmark(config("tiny", device="cuda:99"), build)
     assert kept == [True]

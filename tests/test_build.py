@@ -11,7 +11,7 @@ from timm.layers import DropPath
 
 from psvit.arch.arch import Arch
 from psvit.engine.checkpoints import load_checkpoint, open_model, save_checkpoint
-from psvit.engine.train_config import ModelSettings
+from psvit.engine.train_config import ModelConfig
 from psvit.errors import UserError
 from psvit.models.build import build
 from psvit.tasks.dense.backbone import open_features
@@ -46,7 +46,7 @@ def test_a_name_is_offered_once() -> None:
 
 
 def test_hrnet_as_a_classifier_and_its_checkpoint(tmp_path: Path) -> None:
-    model = open_model(ModelSettings(HRNET), 0.1, img_size=(64, 64), in_chans=1, num_classes=4).eval()
+    model = open_model(ModelConfig(HRNET), 0.1, img_size=(64, 64), in_chans=1, num_classes=4).eval()
     pixels = {"input_size": (1, 64, 64), "mean": (0.5,), "std": (0.2,), "interpolation": "bilinear", "crop_pct": 1.0}
     save_checkpoint(tmp_path / "kept", model, model.state_dict(), pixels, list("abcd"), {})
     images = torch.randn(2, 1, 64, 64)
@@ -56,7 +56,7 @@ def test_hrnet_as_a_classifier_and_its_checkpoint(tmp_path: Path) -> None:
 
 def test_hrnet_as_a_backbone() -> None:
     features: Any
-    features, described = open_features(ModelSettings(HRNET), (64, 64), 1, 0.1)
+    features, described = open_features(ModelConfig(HRNET), (64, 64), 1, 0.1)
     assert described == {"architecture": HRNET, "model_args": {"in_chans": 1}}
     with torch.no_grad():
         maps = features.eval()(torch.randn(1, 1, 64, 64))

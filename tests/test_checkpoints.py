@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import timm
 import torch
-from psvit.engine import checkpoints
 from safetensors.torch import load_file, save_file
-from tiny import ARCH, DATA, MACHINE, NETWORK, TRAIN, Cli, read, same_weights, settings, weights
+from tiny import ARCH, DATA, MACHINE, NETWORK, TRAIN, Cli, config, read, same_weights, weights
 from torch import Tensor, nn
 
 from psvit.arch.arch import Arch
-from psvit.data.data_config import DataSettings
+from psvit.data.data_config import DataConfig
+from psvit.engine import checkpoints
 from psvit.engine.checkpoints import (
     check_cut,
     cut_of,
@@ -27,7 +27,7 @@ from psvit.engine.checkpoints import (
     save_checkpoint,
     trained_on,
 )
-from psvit.engine.train_config import ModelSettings
+from psvit.engine.train_config import ModelConfig
 from psvit.errors import UserError
 from psvit.files import write_json
 from psvit.tasks.classification.classify import train
@@ -48,7 +48,7 @@ def _threads() -> Iterator[None]:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two epochs."""
     folder = tmp_path_factory.mktemp("trained")
-    train(settings(folder, lr=0.01, ema_decay=0.5))
+    train(config(folder, lr=0.01, ema_decay=0.5))
     return folder
 
 
@@ -103,7 +103,7 @@ def test_timm_loads_it_with_equal_outputs(trained: Path) -> None:
     ],
 )
 def test_a_checkpoint_of_any_model_loads_again(name: str, args: dict[str, Any], side: int, tmp_path: Path) -> None:
-    model = open_model(ModelSettings(name, model_args=args), **{**SHAPE, "img_size": side}).eval()
+    model = open_model(ModelConfig(name, model_args=args), **{**SHAPE, "img_size": side}).eval()
     save(tmp_path / "it", model, side)
     for loaded in (
         load_checkpoint(tmp_path / "it"),
@@ -113,7 +113,7 @@ def test_a_checkpoint_of_any_model_loads_again(name: str, args: dict[str, Any], 
 
 
 def test_tied_weights_are_saved(tmp_path: Path) -> None:
-    model = open_model(ModelSettings("vit_tiny_patch16_224", model_args={"depth": 2, "patch_size": 8}), **SHAPE).eval()
+    model = open_model(ModelConfig("vit_tiny_patch16_224", model_args={"depth": 2, "patch_size": 8}), **SHAPE).eval()
     model.blocks[1].mlp.fc1.weight = model.blocks[0].mlp.fc1.weight
     model.norm.bias.data = model.norm.weight.data[:]  # two names for the same memory
     save(tmp_path / "tied", model)
@@ -139,8 +139,8 @@ def test_what_a_model_was_built_with_outlives_a_second_training(cli: Cli, tmp_pa
 
 
 def test_a_training_starts_from_a_checkpoint(trained: Path, tmp_path: Path) -> None:
-    start_from = ModelSettings(str(trained / "best"))
-    train(settings(tmp_path / "run", model=start_from, lr=1e-12, min_lr=0, epochs=1))
+    start_from = ModelConfig(str(trained / "best"))
+    train(config(tmp_path / "run", model=start_from, lr=1e-12, min_lr=0, epochs=1))
     before, after = weights(trained / "best"), weights(tmp_path / "run" / "last")
     assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
     other = open_model(start_from, in_chans=1, num_classes=3, img_size=16)
@@ -148,7 +148,7 @@ def test_a_training_starts_from_a_checkpoint(trained: Path, tmp_path: Path) -> N
     with pytest.raises(UserError, match="takes 1 image channels, the data have 3"):
         open_model(start_from, in_chans=3)
     with pytest.raises(UserError, match="whose network is fixed: leave out --macs, --widths"):
-        open_model(ModelSettings(str(trained / "best"), macs="2M", widths=(8, 8)))
+        open_model(ModelConfig(str(trained / "best"), macs="2M", widths=(8, 8)))
     with pytest.raises(UserError, match="2 x 2 pixels with patch size 2 leave a 1 x 1 grid"):
         open_model(start_from, img_size=2)
 
@@ -247,14 +247,12 @@ def test_a_folder_that_is_missing_or_incomplete(cli: Cli, best: Path, trained: P
 
 def test_weights_of_another_network(cli: Cli, best: Path, tmp_path: Path) -> None:
     for genotype, message in (("AA-A", "has no weight"), ("ASS-A", "has the weight stages.0.blocks.2")):
-        save(
-            tmp_path / genotype, open_model(ModelSettings(genotype, widths=(16, 32), head_dim=8, patch_size=2), **SHAPE)
-        )
+        save(tmp_path / genotype, open_model(ModelConfig(genotype, widths=(16, 32), head_dim=8, patch_size=2), **SHAPE))
         shutil.copy(tmp_path / genotype / "model.safetensors", best)
         said = cli.refused("evaluate", best)
         assert message in said
         assert "AS-A" in said
-    wide = open_model(ModelSettings("AS-A", widths=(16, 40), head_dim=8, patch_size=2), **SHAPE)
+    wide = open_model(ModelConfig("AS-A", widths=(16, 40), head_dim=8, patch_size=2), **SHAPE)
     save(tmp_path / "wide", wide)
     shutil.copy(tmp_path / "wide" / "model.safetensors", best)
     assert "another class count, width or genotype" in cli.refused("evaluate", best)
@@ -305,9 +303,9 @@ def test_a_folder_named_like_a_model_is_not_taken_for_one(tmp_path: Path, monkey
     Path("AS-A").mkdir()
     Path("test_resnet").mkdir()
     assert open_model(ARCH, **SHAPE).arch.genotype == "AS-A"
-    assert open_model(ModelSettings("test_resnet"), **{**SHAPE, "img_size": 32}).num_classes == 10
+    assert open_model(ModelConfig("test_resnet"), **{**SHAPE, "img_size": 32}).num_classes == 10
     with pytest.raises(UserError, match=r"AS-A holds no config\.json"):
-        open_model(ModelSettings("./AS-A"))
+        open_model(ModelConfig("./AS-A"))
 
 
 def test_the_network_flags_reach_the_checkpoint(cli: Cli, tmp_path: Path) -> None:
@@ -318,29 +316,29 @@ def test_the_network_flags_reach_the_checkpoint(cli: Cli, tmp_path: Path) -> Non
     assert same_weights(tmp_path / "best", tmp_path / "last")
 
 
-# ---- the hold-out of the training
+# ---- the validation split of the training
 
 
 def test_a_checkpoint_tells_its_hold_out(trained: Path) -> None:
     for name in ("best", "last"):
         metrics = read_metrics(trained / name)
-        assert metrics["trained_on"] == {"data": "digits", "holdout": 0.02, "seed": 0, "split_seed": None}
-        assert trained_on(metrics) == DataSettings("digits", holdout=0.02)
+        assert metrics["trained_on"] == {"data": "digits", "validation": 0.02, "seed": 0, "split_seed": None}
+        assert trained_on(metrics) == DataConfig("digits", validation=0.02)
 
 
 def test_of_a_folder_the_name_alone_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "photos").mkdir()
     monkeypatch.chdir(tmp_path)
     for data in (str(tmp_path / "photos"), "photos", "./photos/"):
-        assert cut_of(DataSettings(data))["data"] == "photos"
-    assert cut_of(DataSettings("hfds/user/photos"))["data"] == "hfds/user/photos"
+        assert cut_of(DataConfig(data))["data"] == "photos"
+    assert cut_of(DataConfig("hfds/user/photos"))["data"] == "hfds/user/photos"
 
 
-WHOLE = {"data": "digits", "holdout": 0.1, "seed": 0, "split_seed": None}
+WHOLE = {"data": "digits", "validation": 0.1, "seed": 0, "split_seed": None}
 
 
 def test_what_tells_no_hold_out(tmp_path: Path) -> None:
-    nothing: list[Any] = [None, "digits", {}, {**WHOLE, "data": 5}, {**WHOLE, "seed": "1"}, {**WHOLE, "holdout": 2}]
+    nothing: list[Any] = [None, "digits", {}, {**WHOLE, "data": 5}, {**WHOLE, "seed": "1"}, {**WHOLE, "validation": 2}]
     for told in (*nothing, {"data": "digits"}):
         assert trained_on({"trained_on": told}) is None
     assert trained_on({}) is None
@@ -351,17 +349,17 @@ def test_what_tells_no_hold_out(tmp_path: Path) -> None:
 
 
 def test_another_hold_out_than_the_trainings_is_refused() -> None:
-    trained = DataSettings("digits", seed=1)
+    trained = DataConfig("digits", seed=1)
     for same in (
-        DataSettings("digits", seed=1),
-        DataSettings("digits", seed=5, split_seed=1),
-        DataSettings("fashion-mnist"),  # another set: any hold-out is new to the network
+        DataConfig("digits", seed=1),
+        DataConfig("digits", seed=5, split_seed=1),
+        DataConfig("fashion-mnist"),  # another set: any validation split is new to the network
     ):
         check_cut("best", trained, same)
     for other in (
-        DataSettings("digits"),
-        DataSettings("digits", seed=1, split_seed=0),
-        DataSettings("digits", seed=1, holdout=0.2),
+        DataConfig("digits"),
+        DataConfig("digits", seed=1, split_seed=0),
+        DataConfig("digits", seed=1, validation=0.2),
     ):
-        with pytest.raises(UserError, match=r"trained on digits with --holdout 0\.1 --split-seed 1, so it knows"):
+        with pytest.raises(UserError, match=r"trained on digits with --validation 0\.1 --split-seed 1, so it knows"):
             check_cut("best", trained, other)

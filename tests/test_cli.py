@@ -126,12 +126,12 @@ def test_a_reader_who_has_had_enough() -> None:
 def test_a_yaml_file_gives_any_flag(cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "train.yaml"
     path.write_text(
-        "recipe: deit\nmodel: AS-A\nwidths: [16, 32]\nhead_dim: 8\npatch_size: 2\nlimit: 48\nholdout: 0.02\n"
+        "recipe: deit\nmodel: AS-A\nwidths: [16, 32]\nhead_dim: 8\npatch_size: 2\nlimit: 48\nvalidation: 0.02\n"
         "epochs: 1\nbatch_size: 8\nrepeats: 1\ndevice: cpu\nprecision: float32\nthreads: 1\n"
     )
     said = cli.ok("train", "--config", path, "--batch-size", "16", "--output", tmp_path / "run")
     assert "batch     16 images globally" in said  # the flag that stands behind it wins
-    kept = read(tmp_path / "run" / "settings.json")["settings"]
+    kept = read(tmp_path / "run" / "run_config.json")["config"]
     assert (kept["model"]["widths"], kept["recipe"]["warmup_epochs"]) == ([16, 32], 5)
     assert (kept["recipe"]["mixup"], kept["recipe"]["augment"]["scale"]) == (0.8, [0.08, 1.0])
     path.write_text(path.read_text() + "nope: 3\n")
@@ -144,7 +144,7 @@ def test_a_yaml_file_gives_any_flag(cli: Cli, tmp_path: Path) -> None:
     assert "parsing config" in cli.refused("train", "--config", path)
 
 
-def test_the_settings_that_are_printed_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_config_that_are_printed_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from psvit.cli import main
 
     with pytest.raises(SystemExit):

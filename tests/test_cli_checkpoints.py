@@ -11,11 +11,11 @@ import timm
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
-from tiny import MACHINE, NETWORK, Cli, image_folder, read, settings
+from tiny import MACHINE, NETWORK, Cli, config, image_folder, read
 
 from psvit import VARIANTS
 from psvit.cli import main
-from psvit.data.data_config import DataSettings
+from psvit.data.data_config import DataConfig
 from psvit.tasks.classification.classify import train
 
 TINY = ["AS-A", *NETWORK[2:]]
@@ -28,8 +28,8 @@ def colour(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The best checkpoint of a folder of RGB images whose class names are not plain."""
     root = tmp_path_factory.mktemp("colour")
     image_folder(root / "data", ("grüner Käfer", "a b,c"))
-    data = DataSettings(str(root / "data"), img_size=8, workers=0)
-    train(settings(root / "run", data=data, epochs=1))
+    data = DataConfig(str(root / "data"), img_size=8, workers=0)
+    train(config(root / "run", data=data, epochs=1))
     return root / "run" / "best"
 
 
@@ -89,7 +89,7 @@ def test_show_of_a_checkpoint_is_the_network_it_holds(cli: Cli, trained: Path) -
 def pixels_of_the_test_split() -> tuple[torch.Tensor, torch.Tensor]:
     from psvit.data.datasets import open_data
 
-    test = open_data(DataSettings("digits")).test
+    test = open_data(DataConfig("digits")).test
     images = np.stack([np.asarray(test.image(i)) for i in range(len(test))])  # type: ignore[union-attr]
     return torch.from_numpy(images).float(), torch.tensor(test.labels())
 
@@ -117,7 +117,7 @@ def test_evaluate_by_hand(cli: Cli, trained: Path) -> None:
 
 
 def test_evaluate_takes_other_splits_and_sizes(cli: Cli, trained: Path) -> None:
-    for split, images in (("holdout", 29), ("train", 1409)):  # the training's
+    for split, images in (("validation", 29), ("train", 1409)):  # the training's
         shown = json.loads(cli.ok("evaluate", trained, *MACHINE, "--json", "--split", split))
         assert shown["images"] == pytest.approx(images, abs=5)
     other = json.loads(cli.ok("evaluate", trained, *MACHINE, "--json", "--img-size", 16))
@@ -127,7 +127,19 @@ def test_evaluate_takes_other_splits_and_sizes(cli: Cli, trained: Path) -> None:
 def test_evaluate_names_unreadable_images(cli: Cli, colour: Path, tmp_path: Path) -> None:
     data = image_folder(tmp_path / "data", ("grüner Käfer", "a b,c"))
     (data / "a b,c" / "kaputt.png").write_bytes(b"none")
-    arguments = ["evaluate", colour, "--data", data, "--workers", "0", "--split", "train", "--holdout", "0", *MACHINE]
+    arguments = [
+        "evaluate",
+        colour,
+        "--data",
+        data,
+        "--workers",
+        "0",
+        "--split",
+        "train",
+        "--validation",
+        "0",
+        *MACHINE,
+    ]
     result = cli(*arguments)
     assert result.code == 0
     assert "skipped 1 unreadable images: " in result.err

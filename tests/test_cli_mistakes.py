@@ -90,7 +90,7 @@ def test_images_that_cannot_be_trained_on(refused: Refused) -> None:
         (["train", "--data", "ONE"], "--data 'ONE' has one class only, 'ant'"),
         (["train", "--data", __file__], "is a file, not a folder"),
         (["train", "--limit", "3"], "--limit 3 is below the 10 classes"),
-        (["train", "--holdout", "1.5"], "--holdout 1.5 is not a fraction"),
+        (["train", "--validation", "1.5"], "--validation 1.5 is not a fraction"),
     )
 
 
@@ -119,7 +119,7 @@ def test_checkpoints_that_cannot_be_used_so(refused: Refused) -> None:
     refused(
         (["evaluate", "nowhere"], "there is no checkpoint folder nowhere: check the path"),
         (["show", "no/where"], "no/where is no checkpoint folder"),
-        (["evaluate", "CHECKPOINT", "--split", "holdout", "--holdout", "0"], "leave these flags and --seed out"),
+        (["evaluate", "CHECKPOINT", "--split", "validation", "--validation", "0"], "leave these flags and --seed out"),
         (["evaluate", "CHECKPOINT", "--data", "TWO"], "knows 10 classes, TWO has 2: it is another set's"),
         (["evaluate", "CHECKPOINT", "--img-size", "2"], "for 2 stages: the least side for this network is 3 pixels\n"),
         (["export", "CHECKPOINT", "--img-size", "2"], "for 2 stages: the least side for this network is 3 pixels\n"),
@@ -194,15 +194,15 @@ def test_a_run_is_not_lost(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "run" / "mine.txt").write_text("a note")
     assert "output" in cli.ok(*TRAIN, *run, "--overwrite")
     assert (tmp_path / "run" / "mine.txt").read_text() == "a note"
-    (tmp_path / "run" / "settings.json").write_text("{")
-    assert "settings.json is broken" in cli.refused(*TRAIN, *run, "--resume")
+    (tmp_path / "run" / "run_config.json").write_text("{")
+    assert "run_config.json is broken" in cli.refused(*TRAIN, *run, "--resume")
 
 
 def test_training_images_that_cannot_be_read(cli: Cli, tmp_path: Path) -> None:
     data = tmp_path / "data"
     for split in ("train", "test"):
         image_folder(data / split, each=10)
-    for i in range(3):  # two of them at the least are not in the hold-out
+    for i in range(3):  # two of them at the least are not in the validation split
         (data / "train" / "ant" / f"{i}.png").write_bytes(b"none")
     flags = ["--data", data, "--img-size", "8", "--workers", "0", *NETWORK, *MACHINE, "--epochs", "3"]
     said = cli.ok("train", *flags, "--batch-size", "8", "--output", tmp_path / "run")

@@ -17,7 +17,7 @@ from psvit.data.objects.batches import ClassMapSplit, ObjectSplit
 from psvit.data.objects.libraries import mask_tools
 from psvit.data.objects.object_sets import open_class_maps
 from psvit.data.objects.objects import DenseSource, DenseSubset, Objects
-from psvit.data.objects.objects_config import DenseDataSettings
+from psvit.data.objects.objects_config import DenseDataConfig
 from psvit.errors import UserError
 
 
@@ -260,7 +260,7 @@ def test_coco_masks_as_a_class_map(tmp_path: Path) -> None:
     """0 is the background; a small object shows upon a large one, whatever their order."""
     small = [4, 5, 6, 5, 6, 7, 4, 7]
     root = coco_folder(tmp_path, coco([{"segmentation": [small], "category_id": 90}, {"segmentation": [SQUARE]}]))
-    data = open_class_maps(DenseDataSettings(data=str(root), holdout=0))
+    data = open_class_maps(DenseDataConfig(data=str(root), validation=0))
     assert data.classes == ("background", "ant", "cat", "zebra")
     expected = 2 * filled(2, 3, 8, 9)
     expected[5:7, 4:6] = 3
@@ -268,7 +268,7 @@ def test_coco_masks_as_a_class_map(tmp_path: Path) -> None:
     assert (data.train.class_map(1) == 0).all()
     write(root / "annotations" / "instances_train.json", coco([{}]))
     with pytest.raises(UserError, match="has boxes, but no masks"):
-        open_class_maps(DenseDataSettings(data=str(root), holdout=0))
+        open_class_maps(DenseDataConfig(data=str(root), validation=0))
 
 
 @pytest.mark.parametrize(

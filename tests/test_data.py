@@ -12,7 +12,7 @@ from image_sources import save, source_of
 from tiny import image_folder
 
 from psvit.data.augment import eval_transform, preprocessing, train_transform
-from psvit.data.data_config import Augment, DataSettings
+from psvit.data.data_config import Augment, DataConfig
 from psvit.data.datasets import Data, open_data
 from psvit.data.loading import ImageSplit, eval_batches, train_batches
 from psvit.data.sources import Source, Stream, Subset, load_image
@@ -29,8 +29,8 @@ def indices(source: Source | Stream) -> set[int]:
 
 
 def test_digits(digits: Data) -> None:
-    train, holdout, test = source_of(digits.train), source_of(digits.holdout), source_of(digits.test)
-    assert (len(train), len(holdout), len(test)) == (1295, 143, 359)
+    train, validation, test = source_of(digits.train), source_of(digits.validation), source_of(digits.test)
+    assert (len(train), len(validation), len(test)) == (1295, 143, 359)
     assert (digits.in_chans, digits.img_size, digits.mirror, digits.workers) == (1, (8, 8), False, 0)
     assert isinstance(train, Subset)
     pixels = source_of(train.source).pixels / 255  # type: ignore[attr-defined]
@@ -40,37 +40,37 @@ def test_digits(digits: Data) -> None:
     assert max(np.asarray(train.image(i)).max() for i in range(50)) == 255
 
 
-def test_the_holdout_is_stratified_seeded_and_apart_from_train_and_test(digits: Data) -> None:
-    assert indices(digits.train).isdisjoint(indices(digits.holdout))
-    assert indices(digits.train) | indices(digits.holdout) == set(range(1438))
-    counts = [np.bincount(source_of(split).labels() or []) for split in (digits.train, digits.holdout)]
+def test_the_validation_is_stratified_seeded_and_apart_from_train_and_test(digits: Data) -> None:
+    assert indices(digits.train).isdisjoint(indices(digits.validation))
+    assert indices(digits.train) | indices(digits.validation) == set(range(1438))
+    counts = [np.bincount(source_of(split).labels() or []) for split in (digits.train, digits.validation)]
     assert np.abs(counts[1] - 0.1 * (counts[0] + counts[1])).max() <= 0.5
-    other = open_data(DataSettings(seed=1))
-    assert indices(other.holdout) != indices(digits.holdout)
+    other = open_data(DataConfig(seed=1))
+    assert indices(other.validation) != indices(digits.validation)
     for i in range(0, 359, 50):  # the test split does not move with the seed
         assert source_of(other.test).image(i) == source_of(digits.test).image(i)
-    everything = source_of(open_data(DataSettings(holdout=0)).train)
+    everything = source_of(open_data(DataConfig(validation=0)).train)
     assert len(everything) == 1438
 
 
 def test_a_class_of_one_image_cannot_be_cut_and_what_is_advised_helps() -> None:
     labels, rng = np.asarray([0, 0, 0, 1]), np.random.default_rng(0)
-    with pytest.raises(UserError, match=r"class 'bee' has one image, .* or give --holdout 0"):
+    with pytest.raises(UserError, match=r"class 'bee' has one image, .* or give --validation 0"):
         cut(labels, 0.1, rng, ("ant", "bee"))
     kept, off = cut(labels, 0.0, rng, ("ant", "bee"))
     assert (kept.tolist(), off.tolist()) == ([0, 1, 2, 3], [])
 
 
 def test_limit_is_balanced_and_seeded() -> None:
-    few = source_of(open_data(DataSettings(limit=25)).train)
+    few = source_of(open_data(DataConfig(limit=25)).train)
     assert sorted(np.bincount(few.labels() or []).tolist()) == [2] * 5 + [3] * 5
-    assert indices(few) == indices(open_data(DataSettings(limit=25)).train)
-    assert indices(few) != indices(open_data(DataSettings(limit=25, seed=1)).train)
-    assert indices(few).isdisjoint(indices(open_data(DataSettings()).holdout))
-    again = open_data(DataSettings(limit=25, seed=1, split_seed=0))
+    assert indices(few) == indices(open_data(DataConfig(limit=25)).train)
+    assert indices(few) != indices(open_data(DataConfig(limit=25, seed=1)).train)
+    assert indices(few).isdisjoint(indices(open_data(DataConfig()).validation))
+    again = open_data(DataConfig(limit=25, seed=1, split_seed=0))
     assert indices(again.train) == indices(few)
     with pytest.raises(UserError, match="limit 9 is below the 10 classes"):
-        open_data(DataSettings(limit=9))
+        open_data(DataConfig(limit=9))
 
 
 def test_the_test_images_are_never_opened_by_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,10 +84,10 @@ def test_the_test_images_are_never_opened_by_training(tmp_path: Path, monkeypatc
         return true_open(file, *args, **kwargs)  # type: ignore[call-overload]
 
     monkeypatch.setattr(builtins, "open", guarded)
-    data = open_data(DataSettings(str(tmp_path), img_size=8, holdout=0.3))
+    data = open_data(DataConfig(str(tmp_path), img_size=8, validation=0.3))
     split = ImageSplit(data.train, train_transform(data, Augment()), training=True)
     assert len(list(train_batches(split, batch_size=4, batches=4, epoch=0, seed=0))) == 4
-    assert len(list(eval_batches(ImageSplit(data.holdout, eval_transform(data)), batch_size=8))) == 1
+    assert len(list(eval_batches(ImageSplit(data.validation, eval_transform(data)), batch_size=8))) == 1
     with pytest.raises((AssertionError, OSError), match="was opened"):
         source_of(data.test).image(0)
 
@@ -95,21 +95,21 @@ def test_the_test_images_are_never_opened_by_training(tmp_path: Path, monkeypatc
 # ---- the settings
 
 
-def test_the_settings_need_no_torch() -> None:
+def test_the_config_need_no_torch() -> None:
     code = "import psvit.data.data_config, sys; assert not {'torch', 'timm'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("config", "message"),
     [
         ({"data": "nowhere"}, "'nowhere' is neither a folder nor a known set: give digits, fashion-mnist"),
         ({"data": "torch/nonesuch"}, "Unknown torchvision dataset nonesuch"),
         ({"data": "wds/x"}, "--data-dir None is not a folder"),
         ({"data": " "}, "is not a name or a folder"),
-        ({"holdout": 1.0}, "holdout 1.0 is not a fraction"),
-        ({"holdout": -0.1}, "holdout -0.1 is not a fraction"),
-        ({"holdout": float("nan")}, "holdout nan is not a fraction"),
+        ({"validation": 1.0}, "validation 1.0 is not a fraction"),
+        ({"validation": -0.1}, "validation -0.1 is not a fraction"),
+        ({"validation": float("nan")}, "validation nan is not a fraction"),
         ({"img_size": 0}, "--img-size 0 is not a positive"),
         ({"img_size": (8, 8, 8)}, "--img-size"),
         ({"workers": -1}, "workers -1"),
@@ -117,9 +117,9 @@ def test_the_settings_need_no_torch() -> None:
         ({"seed": -1}, "seed -1"),
     ],
 )
-def test_a_users_mistake_is_one_line(settings: dict[str, object], message: str) -> None:
+def test_a_users_mistake_is_one_line(config: dict[str, object], message: str) -> None:
     with pytest.raises(UserError) as caught:
-        open_data(DataSettings(**settings))  # type: ignore[arg-type]
+        open_data(DataConfig(**config))  # type: ignore[arg-type]
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -145,7 +145,7 @@ def test_digits_are_never_mirrored(digits: Data) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (5000, 20), (20, 5000)])
 def test_odd_sizes_go_through_both_transforms(size: tuple[int, int], digits: Data, tmp_path: Path) -> None:
     image = load_image(save(tmp_path / "a.png", size=size))
-    data = open_data(DataSettings(str(image_folder(tmp_path / "set")), img_size=(32, 48)))
+    data = open_data(DataConfig(str(image_folder(tmp_path / "set")), img_size=(32, 48)))
     for transform in (eval_transform(data), train_transform(data, Augment())):
         tensor = transform(image)
         assert tensor.shape == (3, 32, 48)
@@ -173,4 +173,4 @@ def test_preprocessing_is_timms(digits: Data, tmp_path: Path) -> None:
         "interpolation": "bicubic",
         "crop_pct": 1.0,
     }
-    assert preprocessing(open_data(DataSettings(str(image_folder(tmp_path)))))["crop_pct"] == 0.9
+    assert preprocessing(open_data(DataConfig(str(image_folder(tmp_path)))))["crop_pct"] == 0.9

@@ -15,7 +15,7 @@ from tiny import MACHINE, Cli
 from psvit.data.image_list import read_image_list
 from psvit.data.objects.object_sets import DenseData, open_class_maps, open_objects
 from psvit.data.objects.objects import DenseSource
-from psvit.data.objects.objects_config import DenseDataSettings
+from psvit.data.objects.objects_config import DenseDataConfig
 from psvit.errors import UserError
 
 TURNED = 6
@@ -54,12 +54,12 @@ def names(source: DenseSource) -> list[str]:
 
 
 def parts(data: DenseData) -> dict[str, set[str]]:
-    return {split: set(names(data.split(split))) for split in ("train", "holdout", "test")}
+    return {split: set(names(data.split(split))) for split in ("train", "validation", "test")}
 
 
-def refused(root: Path, **settings: Any) -> str:
+def refused(root: Path, **config: Any) -> str:
     with pytest.raises(UserError) as error:
-        maps(root, **settings)
+        maps(root, **config)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -288,18 +288,18 @@ def lay(root: Path, layout: str, split: str, name: str) -> None:
 @pytest.mark.parametrize("layout", ["kind first", "split first", "deeper", "beside", "called alike"])
 @pytest.mark.parametrize("splits", [("train", "val"), ("Training", "Validation", "TEST"), ("train2017", "dev")])
 def test_splits_by_any_of_their_names(tmp_path: Path, layout: str, splits: tuple[str, ...]) -> None:
-    """Where there is a test split, the validation split is the hold-out; else it is the test split."""
+    """Where there is a test split, the validation split is the validation split; else it is the test split."""
     for split in splits:
         for name in "abc":
             lay(tmp_path, layout, split, split[:2] + name)
-    data = maps(tmp_path, holdout=0.3)
+    data = maps(tmp_path, validation=0.3)
     found = parts(data)
     assert found["test"] == {f"{splits[-1][:2]}{name}.png" for name in "abc"}
     if len(splits) == 3:
-        assert found["holdout"] == {"Vaa.png", "Vab.png", "Vac.png"}
+        assert found["validation"] == {"Vaa.png", "Vab.png", "Vac.png"}
         assert len(found["train"]) == 3
     else:
-        assert found["train"] | found["holdout"] == {f"tr{name}.png" for name in "abc"}
+        assert found["train"] | found["validation"] == {f"tr{name}.png" for name in "abc"}
         assert found["train"]
 
 
@@ -310,8 +310,12 @@ def test_roboflows_masks(tmp_path: Path) -> None:
         write(tmp_path / split / "_classes.csv", "Pixel Value, Class\n0, background\n1, cat\n")
     data = maps(tmp_path)
     assert data.classes == ("background", "cat")
-    assert parts(data) == {"train": {"traina.png", "trainb.png"}, "holdout": set(), "test": {"testa.png", "testb.png"}}
-    assert "valid/ is not used: --holdout is 0" in data.notes
+    assert parts(data) == {
+        "train": {"traina.png", "trainb.png"},
+        "validation": set(),
+        "test": {"testa.png", "testb.png"},
+    }
+    assert "valid/ is not used: --validation is 0" in data.notes
 
 
 def test_a_split_with_images_and_no_masks_is_named(tmp_path: Path) -> None:
@@ -331,15 +335,15 @@ def test_coco_splits_by_any_of_their_names(tmp_path: Path, how: str) -> None:
         at = f"{split}/_annotations.coco.json" if how == "roboflow" else f"annotations/instances_{split}.json"
         save(tmp_path / (split if how == "roboflow" else f"images/{split}") / f"{name}.png", value=len(split))
         write(tmp_path / at, coco([{}], 1, split[:2]))
-    data = opened(tmp_path, holdout=0.1)
-    assert parts(data) == {"train": {"Tr0.png"}, "holdout": {"va0.png"}, "test": {"Te0.png"}}
+    data = opened(tmp_path, validation=0.1)
+    assert parts(data) == {"train": {"Tr0.png"}, "validation": {"va0.png"}, "test": {"Te0.png"}}
 
 
 def test_voc_with_all_three_lists(tmp_path: Path) -> None:
     voc_folder(tmp_path, {name: xml(an_object()) for name in "abc"}, {"Train": "a", "val": "b", "test": "c"})
     save(tmp_path / "JPEGImages" / "d.JPG")
-    data = opened(tmp_path, holdout=0.1)
-    assert parts(data) == {"train": {"a.jpg"}, "holdout": {"b.jpg"}, "test": {"c.jpg"}}
+    data = opened(tmp_path, validation=0.1)
+    assert parts(data) == {"train": {"a.jpg"}, "validation": {"b.jpg"}, "test": {"c.jpg"}}
     assert "images that no annotation or mask is for, not used: 1 in JPEGImages/" in data.notes
 
 
@@ -355,39 +359,39 @@ def labelled(root: Path, count: int, start: int = 0) -> Path:
 
 def test_one_more_file_moves_no_other(tmp_path: Path) -> None:
     root = labelled(tmp_path / "set", 60)
-    before = parts(maps(root, holdout=0.2))
+    before = parts(maps(root, validation=0.2))
     assert min(map(len, before.values())) > 4
     labelled(root, 5, start=100)
     (root / "images" / "3.png").unlink()
     root = root.rename(tmp_path / "elsewhere")
-    after = parts(maps(root, holdout=0.2))
+    after = parts(maps(root, validation=0.2))
     for split in before:
         assert before[split] - {"3.png"} <= after[split]
-    other = parts(maps(root, holdout=0.2, split_seed=1))
+    other = parts(maps(root, validation=0.2, split_seed=1))
     assert other["test"] == after["test"]
-    assert other["holdout"] != after["holdout"]
-    few = parts(maps(root, holdout=0.2, limit=7))
+    assert other["validation"] != after["validation"]
+    few = parts(maps(root, validation=0.2, limit=7))
     assert len(few["train"]) == 7
     assert few["train"] < after["train"]
-    assert few["holdout"] == after["holdout"]
+    assert few["validation"] == after["validation"]
 
 
 def test_images_of_a_training_keep_their_splits(tmp_path: Path) -> None:
     root = labelled(tmp_path / "set", 30)
-    settings = DenseDataSettings(str(root), holdout=0.2)
-    first = open_class_maps(settings)
+    config = DenseDataConfig(str(root), validation=0.2)
+    first = open_class_maps(config)
     kept = first.files.images  # type: ignore[union-attr]
     assert {row.label for row in kept.rows} == {""}
     for at in range(10):  # another name, so another hash
         (root / "images" / f"{at}.png").rename(root / "images" / f"new{at}.png")
         (root / "masks" / f"{at}.png").rename(root / "masks" / f"new{at}.png")
-    again = parts(open_class_maps(settings, kept))
+    again = parts(open_class_maps(config, kept))
     assert {name.removeprefix("new") for name in again["test"]} == parts(first)["test"]
     assert {name.removeprefix("new") for name in again["train"]} == parts(first)["train"]
-    evaluated = open_class_maps(settings, kept, first.classes)
+    evaluated = open_class_maps(config, kept, first.classes)
     assert parts(evaluated) == again
-    other = open_class_maps(DenseDataSettings(str(labelled(tmp_path / "other", 4, 50))), kept, first.classes)
-    assert parts(other) == {"train": set(), "holdout": set(), "test": {"50.png", "51.png", "52.png", "53.png"}}
+    other = open_class_maps(DenseDataConfig(str(labelled(tmp_path / "other", 4, 50))), kept, first.classes)
+    assert parts(other) == {"train": set(), "validation": set(), "test": {"50.png", "51.png", "52.png", "53.png"}}
     assert "this is another folder than the network was trained on" in other.notes
 
 
@@ -411,13 +415,13 @@ def test_a_folder_is_evaluated_by_the_classes_of_the_network(tmp_path: Path) -> 
         drawn(root / "images" / f"{at}.png", np.full((24, 24, 3), at))
         drawn(root / "masks" / f"{at}.png", mask)
     known = ("class 0", "class 64", "class 128")
-    data = open_class_maps(DenseDataSettings(str(root)), None, known)
+    data = open_class_maps(DenseDataConfig(str(root)), None, known)
     assert data.classes == known
     assert np.array_equal(data.test.class_map(0), blobs(0, 2))
     save(tmp_path / "coco" / "0.png")
     write(tmp_path / "coco" / "test.json", coco([{}], 1))
     order = ("zebra", "cat", "dog", "ant")
-    boxes = open_objects(DenseDataSettings(str(tmp_path / "coco")), None, order)
+    boxes = open_objects(DenseDataConfig(str(tmp_path / "coco")), None, order)
     assert boxes.classes == order
     assert boxes.test.objects(0).labels.tolist() == [1]
     with pytest.raises(UserError, match=r"annotations in 'test\.json', but none to train on"):
@@ -425,7 +429,7 @@ def test_a_folder_is_evaluated_by_the_classes_of_the_network(tmp_path: Path) -> 
 
 
 def test_too_few_images_for_a_cut_are_trained_on_and_it_is_said(tmp_path: Path) -> None:
-    data = maps(labelled(tmp_path, 1), holdout=0.1)
+    data = maps(labelled(tmp_path, 1), validation=0.1)
     assert parts(data)["train"] == {"0.png"}
     assert "too few images for a part of the test split; add some" in data.notes
 
@@ -450,7 +454,7 @@ def test_a_run_keeps_its_images(cli: Cli, tmp_path: Path) -> None:
     figures = json.loads(cli.ok(*evaluate, root, "--json"))
     assert figures["trained_on"] == 0
     assert counts["test"] <= figures["images"] <= counts["test"] + 1
-    for split in ("train", "holdout"):
+    for split in ("train", "validation"):
         figures = json.loads(cli.ok(*evaluate, root, "--json", "--split", split))
         assert figures["trained_on"] == (counts["train"] if split == "train" else 0)
     labelled(tmp_path / "other", 4)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from psvit.data.objects.object_sets import DenseData, open_class_maps, open_objects
-from psvit.data.objects.objects_config import DenseDataSettings
+from psvit.data.objects.objects_config import DenseDataConfig
 from psvit.errors import UserError
 
 SPLITS = [
@@ -115,7 +115,7 @@ def check_what_was_opened(data: DenseData, images: int) -> None:
     assert data.files is not None
     paths = [os.path.realpath(row.path) for row in data.files.rows]
     assert len(paths) == len(set(paths))
-    parts = [data.split(name) for name in ("train", "holdout", "test")]
+    parts = [data.split(name) for name in ("train", "validation", "test")]
     assert sum(map(len, parts)) + data.files.splits.count("unused") == len(paths)
     told = "\n".join(data.notes)
     assert len(paths) == images or "not used" in told or "without a mask" in told, told
@@ -134,7 +134,7 @@ def check_a_folder(folder: Folder) -> None:
         root = Path(made)
         count = folder.put(root)
         for opener in (open_class_maps, open_objects):
-            wanted = DenseDataSettings(str(root), holdout=0.2)
+            wanted = DenseDataConfig(str(root), validation=0.2)
             try:
                 data = opener(wanted)
             except UserError as error:

@@ -27,10 +27,10 @@ def test_a_file_that_is_listed_twice_is_cut_as_one(tmp_path: Path) -> None:
     content["images"] += [{**entry, "id": 100 + at} for at, entry in enumerate(content["images"])]
     root = coco_folder(tmp_path, content, images=20)
     (root / "annotations" / "instances_val.json").unlink()
-    data = opened(root, holdout=0.25)
-    parts = [{part.name(i) for i in range(len(part))} for part in (data.train, data.holdout, data.test)]
+    data = opened(root, validation=0.25)
+    parts = [{part.name(i) for i in range(len(part))} for part in (data.train, data.validation, data.test)]
     assert all(parts)
-    assert [2 * len(part) for part in parts] == [len(data.train), len(data.holdout), len(data.test)]
+    assert [2 * len(part) for part in parts] == [len(data.train), len(data.validation), len(data.test)]
     assert sum(map(len, parts)) == len(set.union(*parts)) == len(data.files.rows) == 20  # type: ignore[union-attr]
 
 

@@ -16,16 +16,16 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from psvit.data.objects.batches import ObjectSplit
 from psvit.data.objects.object_sets import open_objects
 from psvit.data.objects.objects import DenseSource
-from psvit.data.objects.objects_config import DenseAugment, DenseDataSettings
+from psvit.data.objects.objects_config import DenseAugment, DenseDataConfig
 from psvit.data.objects.transforms import to_tensor
 from psvit.engine.devices import attention_for_training, open_machine
-from psvit.engine.train_config import Machine, ModelSettings
+from psvit.engine.train_config import Machine, ModelConfig
 from psvit.errors import UserError
 from psvit.tasks.dense.backbone import open_features
 from psvit.tasks.dense.drawing import files_for
 from psvit.tasks.dense.facts import seen_lines
 from psvit.tasks.detection.detect import evaluate_detector, seen_size
-from psvit.tasks.detection.detector_config import DetectorSettings
+from psvit.tasks.detection.detector_config import DetectorConfig
 from psvit.tasks.detection.detectors import Anchors, build_detector
 from psvit.tasks.detection.pasting import cut, mask_loss, paste
 
@@ -93,7 +93,7 @@ def test_a_thin_image_is_seen_one_pixel_thin() -> None:
         [found] = model.eval()([torch.rand(1, *size)])
         assert found["masks"].shape[2:] == size, size
         assert (found["boxes"] <= box[0, [2, 3, 2, 3]]).all(), size
-        assert min(seen_size(DetectorSettings(short_side=64, long_side=64), [size])) == 1, size
+        assert min(seen_size(DetectorConfig(short_side=64, long_side=64), [size])) == 1, size
 
 
 @pytest.mark.parametrize("network", ["auto", "vit_tiny_patch16_224"])
@@ -159,7 +159,7 @@ def test_masks_are_pasted_where_their_boxes_are() -> None:
 
 def test_what_masks_are_learned_from_is_pasted_where_it_came_from() -> None:
     found, true = 0, 0
-    scenes = open_objects(DenseDataSettings(scenes=40)).test
+    scenes = open_objects(DenseDataConfig(scenes=40)).test
     for number in range(60):
         objects = scenes.objects(number)
         masks, boxes = torch.from_numpy(objects.masks).bool(), torch.from_numpy(objects.boxes)
@@ -210,10 +210,10 @@ class Oracle(nn.Module):
 
 
 def test_an_evaluation_of_what_is_known() -> None:
-    data = open_objects(DenseDataSettings(scenes=200, img_size=64))
-    split, machine = ObjectSplit(data.holdout), open_machine(Machine("cpu", "float32", 1))
-    figures = evaluate_detector(Oracle(data.holdout), split, data, machine, batch_size=3, workers=0)
-    assert figures.images == len(data.holdout) == 20
+    data = open_objects(DenseDataConfig(scenes=200, img_size=64))
+    split, machine = ObjectSplit(data.validation), open_machine(Machine("cpu", "float32", 1))
+    figures = evaluate_detector(Oracle(data.validation), split, data, machine, batch_size=3, workers=0)
+    assert figures.images == len(data.validation) == 20
     assert figures.mask is not None
     for kind in (figures.box, figures.mask):
         assert kind["ap"] == pytest.approx(sum(kind["per_class"].values()) / 10, abs=1e-3)
@@ -243,8 +243,8 @@ def test_much_attention_is_told() -> None:
         ("test_resnet", {}, 2000, None, ""),
     ):
         network = {"patch_size": 8, "head_dim": 8, "widths": (16,) * (2 - (name == "AA")), **more}
-        own = ModelSettings("A-A" if "/" in name else name, **network)
-        model = ModelSettings(name) if name == "test_resnet" else own
+        own = ModelConfig("A-A" if "/" in name else name, **network)
+        model = ModelConfig(name) if name == "test_resnet" else own
         body, _ = open_features(model, (64, 64), 1)
         first, *notes = seen_lines((side, side), 8, body, (2e6, 3e6), "pyramid", name, "--short-side")
         said = f"seen at {side} x {side} pixels: 2 M MACs are the backbone's, 3 M with its pyramid"
@@ -258,8 +258,8 @@ def test_much_attention_is_told() -> None:
 
 
 def test_a_detector_is_torchvisions() -> None:
-    settings = DetectorSettings("mask_rcnn").filled(None, True)
-    model: Any = build_detector(backbone("test_resnet", None), settings, 80, (0.5,), (0.2,))
+    config = DetectorConfig("mask_rcnn").filled(None, True)
+    model: Any = build_detector(backbone("test_resnet", None), config, 80, (0.5,), (0.2,))
     assert (model.transform.min_size, model.transform.max_size) == ((800,), 1333)
     assert model.rpn.anchor_generator.sizes == ((32,), (64,), (128,), (256,), (512,))
     assert model.roi_heads.box_roi_pool.canonical_scale == 224
@@ -286,7 +286,7 @@ def test_sides() -> None:
         ({"long_side": 32}, (64, 48), (32, 32)),
         ({"short_side": 400, "long_side": 700}, (96, 96), (400, 700)),
     ):
-        filled = DetectorSettings(**changes).filled(size, True)  # type: ignore[arg-type]
+        filled = DetectorConfig(**changes).filled(size, True)  # type: ignore[arg-type]
         assert (filled.short_side, filled.long_side) == expected, changes
 
 
@@ -301,14 +301,14 @@ def test_the_size_that_macs_are_told_for() -> None:
         ({"long_side": 32}, [(64, 48)], (32, 24)),
         ({"short_side": 30}, [(64, 48), (60, 60), (40, 80)], (30, 60)),
     ):
-        settings = DetectorSettings(**changes).filled(sizes[0] if len(sizes) == 1 else None, True)  # type: ignore[arg-type]
-        assert seen_size(settings, sizes) == expected, changes
-        resize = GeneralizedRCNNTransform(int(settings.short_side or 0), int(settings.long_side or 0), [0.5], [0.2])
+        config = DetectorConfig(**changes).filled(sizes[0] if len(sizes) == 1 else None, True)  # type: ignore[arg-type]
+        assert seen_size(config, sizes) == expected, changes
+        resize = GeneralizedRCNNTransform(int(config.short_side or 0), int(config.long_side or 0), [0.5], [0.2])
         seen = [tuple(resize([torch.rand(1, *size)])[0].image_sizes[0]) for size in sizes]
         assert not seen or max(seen, key=lambda size: (size[0] * size[1], size)) == expected, changes
 
 
-def test_wrong_settings() -> None:
+def test_wrong_config() -> None:
     for setting, message in (
         ({"rois": 0}, "--rois 0 is not a whole number of at least 1"),
         ({"detector": "yolo"}, "--detector 'yolo' is not mask_rcnn, faster_rcnn or retinanet"),
@@ -318,7 +318,7 @@ def test_wrong_settings() -> None:
         ({"short_side": 900, "long_side": 800}, "--short-side 900 is more than --long-side 800"),
     ):
         with pytest.raises(UserError, match=message):
-            DetectorSettings(**setting)
+            DetectorConfig(**setting)
 
 
 def test_wrong_augmentation() -> None:

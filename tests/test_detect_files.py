@@ -1,4 +1,4 @@
-"""Detectors that learn from folders: photos of any size, masks, hold-outs."""
+"""Detectors that learn from folders: photos of any size, masks, validation splits."""
 
 import json
 from dataclasses import replace
@@ -11,21 +11,21 @@ import torch
 from coco_writer import write_coco
 from dense_folders import save, write
 from PIL import Image
-from small_detect_runs import CPU, FEW, HEADS, MACHINE, TRAIN, VIT, settings
+from small_detect_runs import CPU, FEW, HEADS, MACHINE, TRAIN, VIT, config
 from tiny import Cli, read, start, torchrun
 
-from psvit.data.objects.batches import ObjectSplit, check_holdout
+from psvit.data.objects.batches import ObjectSplit, check_validation
 from psvit.data.objects.object_sets import open_objects
 from psvit.data.objects.objects import DenseSource, DenseSubset, Objects
-from psvit.data.objects.objects_config import DenseAugment, DenseDataSettings
+from psvit.data.objects.objects_config import DenseAugment, DenseDataConfig
 from psvit.engine.devices import open_machine
-from psvit.engine.train_config import ModelSettings
+from psvit.engine.train_config import ModelConfig
 from psvit.tasks.detection.detect import (
-    DetectorLearning,
+    DetectorTrainer,
     evaluate_checkpoint,
     train_detector,
 )
-from psvit.tasks.detection.detector_config import DetectorSettings
+from psvit.tasks.detection.detector_config import DetectorConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -77,11 +77,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def best(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A detector of the photos, and what its training said."""
-    heads = DetectorSettings(short_side=48, long_side=64, channels=8, rois=8, proposals=20, head_width=8, mask_layers=1)
-    data = DenseDataSettings(str(folders["masks"]), holdout=0.4, workers=0)
+    heads = DetectorConfig(short_side=48, long_side=64, channels=8, rois=8, proposals=20, head_width=8, mask_layers=1)
+    data = DenseDataConfig(str(folders["masks"]), validation=0.4, workers=0)
     folder, lines = tmp_path_factory.mktemp("best"), list[str]()
-    model = ModelSettings("vit_tiny_patch16_224", model_args=VIT)
-    train_detector(settings(folder, model=model, data=data, detector=heads, batch_size=2), lines.append)
+    model = ModelConfig("vit_tiny_patch16_224", model_args=VIT)
+    train_detector(config(folder, model=model, data=data, detector=heads, batch_size=2), lines.append)
     return folder / "best", "\n".join(lines)
 
 
@@ -130,19 +130,19 @@ def test_photos_of_one_size(
     for split in ("train", "val"):
         write_coco(Photos(True), ("cat", "dog"), tmp_path / "data", split)
     small = size[0] <= 128
-    data = DenseDataSettings(str(tmp_path / "data"), holdout=0.4, workers=0)
+    data = DenseDataConfig(str(tmp_path / "data"), validation=0.4, workers=0)
     heads = HEADS if small else replace(HEADS, short_side=66)
-    model = ModelSettings("vit_tiny_patch16_224", model_args=VIT)
+    model = ModelConfig("vit_tiny_patch16_224", model_args=VIT)
     lines: list[str] = []
-    best = train_detector(settings(tmp_path / "run", model=model, data=data, detector=heads), lines.append)
+    best = train_detector(config(tmp_path / "run", model=model, data=data, detector=heads), lines.append)
     said = "\n".join(lines)
-    assert f"hold-out images of {size[0]}x{size[1]} pixels" in said
+    assert f"validation images of {size[0]}x{size[1]} pixels" in said
     assert f"seen at {'40 x 52' if small else '70 x 66'} pixels" in said
-    config = read(tmp_path / "run" / "best" / "config.json")
-    assert config["img_size"] == list(size)
-    sides = (config["detector"]["short_side"], config["detector"]["long_side"], config["detector"]["anchor_scale"])
+    saved = read(tmp_path / "run" / "best" / "config.json")
+    assert saved["img_size"] == list(size)
+    sides = (saved["detector"]["short_side"], saved["detector"]["long_side"], saved["detector"]["anchor_scale"])
     assert sides == ((40, 52, 3) if small else (66, 1333, 8))
-    figures, _ = evaluate_checkpoint(str(tmp_path / "run" / "best"), data, CPU, "holdout", 4)
+    figures, _ = evaluate_checkpoint(str(tmp_path / "run" / "best"), data, CPU, "validation", 4)
     assert figures.box["ap"] == pytest.approx(best["box_ap"], abs=1e-3)
     found = cli("detect", "evaluate", tmp_path / "run" / "best", *MACHINE, "--workers", "0", "--data", folders["masks"])
     assert found.code == 0, found.err
@@ -170,13 +170,13 @@ def test_what_is_learned_from_is_what_is_asked_for(name: Any, tmp_path: Path) ->
         write(tmp_path / "annotations" / f"instances_{split}.json", content)
         for i in range(2):
             save(tmp_path / "images" / f"{split}{i}.png", (100, 100))
-    data = open_objects(DenseDataSettings(str(tmp_path), holdout=0, workers=0))
+    data = open_objects(DenseDataConfig(str(tmp_path), validation=0, workers=0))
     assert any("masks without a pixel, their box is taken: 4 " in note for note in data.notes)
     still = DenseAugment(hflip=0.0, jitter=(1.0, 1.0))
-    given = settings(tmp_path / "run", detector=replace(HEADS, detector=name), augment=still)
+    given = config(tmp_path / "run", detector=replace(HEADS, detector=name), augment=still)
     metric = "mask_ap" if name == "mask_rcnn" else "box_ap"
-    learn = DetectorLearning(torch.nn.Linear(1, 1), given, open_machine(CPU), data, metric)
-    target, truth = learn.split[0, 0].label, data.test.objects(0)
+    trainer = DetectorTrainer(torch.nn.Linear(1, 1), given, open_machine(CPU), data, metric)
+    target, truth = trainer.split[0, 0].label, data.test.objects(0)
     assert target["boxes"].tolist() == truth.boxes.tolist() == [[10, 10, 50, 70], [5, 80, 65, 82], [70, 70, 80, 80]]
     assert ("masks" in target) == (name == "mask_rcnn")
     if "masks" in target:
@@ -186,18 +186,29 @@ def test_what_is_learned_from_is_what_is_asked_for(name: Any, tmp_path: Path) ->
 def test_a_hold_out_that_cannot_be_read_is_refused_before_training(cli: Cli, tmp_path: Path) -> None:
     write_coco(Photos(True), ("cat", "dog"), tmp_path / "data", "train")
     write_coco(Photos(True), ("cat", "dog"), tmp_path / "data", "val")
-    held = open_objects(DenseDataSettings(str(tmp_path / "data"), holdout=0.1)).holdout
+    held = open_objects(DenseDataConfig(str(tmp_path / "data"), validation=0.1)).validation
     assert len(held) == 1
     Path(held.name(0)).write_bytes(b"\x89PNG broken")
-    words = ["detect", "train", *MACHINE, "--data", tmp_path / "data", "--holdout", "0.1", "--workers", "0", "--output"]
+    words = [
+        "detect",
+        "train",
+        *MACHINE,
+        "--data",
+        tmp_path / "data",
+        "--validation",
+        "0.1",
+        "--workers",
+        "0",
+        "--output",
+    ]
     said = cli.refused(*words, tmp_path / "run")
-    assert "none of the 1 images of the hold-out can be evaluated, the first is image " in said
-    assert "mend it, give another --split-seed, or go without a hold-out by --holdout 0\n" in said
+    assert "none of the 1 images of the validation split can be evaluated, the first is image " in said
+    assert "mend it, give another --split-seed, or go without a validation split by --validation 0\n" in said
     assert not (tmp_path / "run").exists()
     # one that can be read is enough
-    two = ObjectSplit(open_objects(DenseDataSettings(str(tmp_path / "data"), holdout=0.4)).holdout)
+    two = ObjectSplit(open_objects(DenseDataConfig(str(tmp_path / "data"), validation=0.4)).validation)
     assert sorted(bool(two[i, 0].unreadable) for i in range(len(two))) == [False, True]
-    check_holdout(two)
+    check_validation(two)
 
 
 class Crowds(DenseSubset):
@@ -211,10 +222,11 @@ class Crowds(DenseSubset):
 def test_a_hold_out_without_objects_has_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = open_objects(FEW)
     monkeypatch.setattr(
-        "psvit.tasks.detection.detect.open_objects", lambda *_: replace(data, holdout=Crowds(data.holdout, range(2)))
+        "psvit.tasks.detection.detect.open_objects",
+        lambda *_: replace(data, validation=Crowds(data.validation, range(2))),
     )
     told: list[str] = []
-    best = train_detector(settings(tmp_path, data=FEW, epochs=2), told.append)
+    best = train_detector(config(tmp_path, data=FEW, epochs=2), told.append)
     assert (best["epoch"], best["mask_ap"]) == (2, None)
     assert not any("mask AP" in line for line in told)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from coco_writer import write_coco
 from PIL import Image
-from small_detect_runs import CPU, FEW, MACHINE, SCENES, settings
+from small_detect_runs import CPU, FEW, MACHINE, SCENES, config
 from tiny import Cli, read
 
 from psvit.data.objects.object_sets import open_objects
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short training."""
     folder = tmp_path_factory.mktemp("whole")
-    train_detector(settings(folder, data=FEW), lambda line: None)
+    train_detector(config(folder, data=FEW), lambda line: None)
     return folder
 
 
@@ -138,7 +138,7 @@ def test_an_evaluation_that_would_mislead_is_refused(cli: Cli, whole: Path, tmp_
     evaluate = ["detect", "evaluate", whole / "best", *MACHINE]
     assert "it is another set's" in cli.refused(*evaluate, "--data", tmp_path)
     assert "--batch-size 0 is not a whole number" in cli.refused(*evaluate, "--batch-size", "0")
-    assert "was trained on" in cli.refused(*evaluate, "--holdout", "0", "--split", "holdout")
+    assert "was trained on" in cli.refused(*evaluate, "--validation", "0", "--split", "validation")
 
 
 def test_help_is_of_the_task(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from small_detect_runs import CPU, FEW, HEADS, LONG, MACHINE, SHORT, TRAIN, VIT, settings
+from small_detect_runs import CPU, FEW, HEADS, LONG, MACHINE, SHORT, TRAIN, VIT, config
 from tiny import Cli, log, read, same_weights, saved_behind, start, start_slowed, stop_at, torchrun, weights
 
 from psvit.cli import main
-from psvit.engine.train_config import ModelSettings
+from psvit.engine.train_config import ModelConfig
 from psvit.tasks.detection.detect import (
     evaluate_checkpoint,
     load_detector,
@@ -34,18 +34,18 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_hold_out_is_the_trainings(cli: Cli, whole: Path) -> None:
-    words = ["detect", "evaluate", whole / "last", "--split", "holdout", *MACHINE]
+    words = ["detect", "evaluate", whole / "last", "--split", "validation", *MACHINE]
     figures = json.loads(cli.ok(*words, "--json"))
     kept = read(whole / "last" / "metrics.json")
     assert kept["trained_on"] == {
-        "data": "digits-scenes", "holdout": 0.25, "seed": 0, "split_seed": None, "scenes": 16
+        "data": "digits-scenes", "validation": 0.25, "seed": 0, "split_seed": None, "scenes": 16
     }  # fmt: skip
     assert json.loads(cli.ok(*words, "--scenes", "8", "--json"))["images"] == 2  # if others are asked for
     assert figures["images"] == kept["images"] == 4
     assert figures["mask_ap"] == pytest.approx(kept["mask_ap"], abs=1e-3)
-    for other in (["--seed", "1"], ["--split-seed", "1"], ["--holdout", "0.5"]):
+    for other in (["--seed", "1"], ["--split-seed", "1"], ["--validation", "0.5"]):
         said = cli.refused(*words, *other)
-        assert "was trained on digits-scenes with --holdout 0.25 --split-seed 0, so it knows images" in said
+        assert "was trained on digits-scenes with --validation 0.25 --split-seed 0, so it knows images" in said
 
 
 def check_equal(run: Path, whole: Path) -> None:
@@ -89,15 +89,15 @@ def test_killed_and_resumed_is_uninterrupted(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_it_learns_and_says_what(cli: Cli, tmp_path: Path) -> None:
-    said = cli.ok(*TRAIN, "--epochs", "4", "--batch-size", "4", "--holdout", "0", "--output", tmp_path)
+    said = cli.ok(*TRAIN, "--epochs", "4", "--batch-size", "4", "--validation", "0", "--output", tmp_path)
     losses = [line["train_loss"] for line in log(tmp_path)]
     assert losses[3] < 0.9 * losses[0]
     assert "network   mask_rcnn on A-AS-AS: 23.79 M MACs" in said
-    assert "16 training and 0 hold-out images of 48x48 pixels, 10 classes" in said
+    assert "16 training and 0 validation images of 48x48 pixels, 10 classes" in said
     assert "seen at 48 x 48 pixels: 23.79 M MACs are the backbone's, 24.42 M with its pyramid; 144 tokens" in said
     assert "note: " not in said
     assert f"next      psvit detect evaluate {tmp_path / 'best'} --data digits-scenes" in said
-    assert same_weights(tmp_path / "best", tmp_path / "last")  # without a hold-out the last is the best
+    assert same_weights(tmp_path / "best", tmp_path / "last")  # without a validation split the last is the best
 
 
 # ---- several processes
@@ -107,9 +107,9 @@ NORMS = """
 import sys
 import torch
 from psvit.cli import main
-from psvit.tasks.detection.detect import DetectorLearning
+from psvit.tasks.detection.detect import DetectorTrainer
 
-evaluate = DetectorLearning.evaluate
+evaluate = DetectorTrainer.evaluate
 
 def evaluated(self):
     for name, model in (("plain", self.plain), ("ema", self.ema.module)):
@@ -117,7 +117,7 @@ def evaluated(self):
         torch.save(norms, f"{sys.argv[1]}/{name}{self.accelerator.process_index}.pt")
     return evaluate(self)
 
-DetectorLearning.evaluate = evaluated
+DetectorTrainer.evaluate = evaluated
 sys.exit(main(sys.argv[2:]))
 """
 """psvit, which leaves what the batch norms of each process remember when it evaluates."""
@@ -146,8 +146,8 @@ def test_two_processes_agree(cli: Cli, tmp_path: Path) -> None:
         assert all(torch.equal(first[key], second[key]) for key in first)
     assert all(torch.equal(first[key], last[key]) for key in first)  # the average of weights is what is kept
     # what two processes found together is what one finds with the weights that they left
-    said = json.loads(cli.ok("detect", "evaluate", tmp_path / "two" / "last", "--split", "holdout", "--scenes", "16",
-                             "--holdout", "0.25", "--batch-size", "2", *MACHINE, "--json"))  # fmt: skip
+    said = json.loads(cli.ok("detect", "evaluate", tmp_path / "two" / "last", "--split", "validation", "--scenes", "16",
+                             "--validation", "0.25", "--batch-size", "2", *MACHINE, "--json"))  # fmt: skip
     for name, value in said.items():
         if name in lines[1] and value is not None:
             assert value == pytest.approx(lines[1][name], abs=1e-3)
@@ -176,16 +176,16 @@ def test_two_processes_are_one_where_nothing_is_sampled(cli: Cli, tmp_path: Path
 @pytest.mark.parametrize(
     ("detector", "model"),
     [
-        ("mask_rcnn", ModelSettings("AS-A", widths=(16, 32), head_dim=8, patch_size=4)),
-        ("faster_rcnn", ModelSettings("test_resnet")),
-        ("retinanet", ModelSettings("vit_tiny_patch16_224", model_args=VIT)),
+        ("mask_rcnn", ModelConfig("AS-A", widths=(16, 32), head_dim=8, patch_size=4)),
+        ("faster_rcnn", ModelConfig("test_resnet")),
+        ("retinanet", ModelConfig("vit_tiny_patch16_224", model_args=VIT)),
     ],
 )
-def test_a_checkpoint_gives_what_the_training_saw(detector: Any, model: ModelSettings, tmp_path: Path) -> None:
+def test_a_checkpoint_gives_what_the_training_saw(detector: Any, model: ModelConfig, tmp_path: Path) -> None:
     heads = replace(HEADS, detector=detector, score_threshold=0.0, frozen_norm=detector == "faster_rcnn")
     data = replace(FEW, img_size=(48, 64))
-    best = train_detector(settings(tmp_path, model=model, data=data, detector=heads), lambda line: None)
-    figures, opened = evaluate_checkpoint(str(tmp_path / "best"), replace(data, img_size=None), CPU, "holdout", 4)
+    best = train_detector(config(tmp_path, model=model, data=data, detector=heads), lambda line: None)
+    figures, opened = evaluate_checkpoint(str(tmp_path / "best"), replace(data, img_size=None), CPU, "validation", 4)
     assert opened.img_size == (48, 64)
     shown = {name: None if value is None else pytest.approx(value, abs=1e-3) for name, value in best.items()}
     assert figures.to_dict() == {name: shown[name] for name in figures.to_dict()}
@@ -194,10 +194,10 @@ def test_a_checkpoint_gives_what_the_training_saw(detector: Any, model: ModelSet
     assert metrics["backbone_params"] < metrics["params"]
     assert 0 < metrics["macs"] < metrics["pyramid_macs"]
     images = [torch.rand(1, 48, 64), torch.rand(1, 37, 53), torch.rand(1, 90, 30)]
-    (one, config), (two, _) = (load_detector(tmp_path / "best") for _ in range(2))
+    (one, saved), (two, _) = (load_detector(tmp_path / "best") for _ in range(2))
     saved = weights(tmp_path / "best")
     assert all(torch.equal(value, saved[name]) for name, value in one.state_dict().items())
-    assert config["detector"]["detector"] == detector
+    assert saved["detector"]["detector"] == detector
     with torch.inference_mode():
         for a, b in zip(one(images), two(images), strict=True):
             assert len(a["boxes"]) > 0
@@ -207,7 +207,7 @@ def test_a_checkpoint_gives_what_the_training_saw(detector: Any, model: ModelSet
 def test_a_detector_starts_from_a_classifier(trained: Path, tmp_path: Path) -> None:
     still = {"lr": 1e-30, "weight_decay": 0.0, "drop_path": 0.0}
     heads = replace(HEADS, neck="simple")
-    given = settings(tmp_path, model=ModelSettings(str(trained)), data=FEW, detector=heads, **still)
+    given = config(tmp_path, model=ModelConfig(str(trained)), data=FEW, detector=heads, **still)
     train_detector(given, lambda line: None)
     before, after = weights(trained), weights(tmp_path / "last")
     body = {name.removeprefix("backbone.body.model."): value for name, value in after.items() if ".body." in name}

@@ -195,7 +195,7 @@ class Reached(Exception):  # noqa: N818  not an error: the command has understoo
     """The command is about to work."""
 
 
-DENSE = "psvit.dense"
+TASKS = "psvit.tasks"
 WORK = {
     "run": ["psvit.pipeline.run.run"],
     "search": ["psvit.search.search.search"],
@@ -205,9 +205,9 @@ WORK = {
     "analyze": ["psvit.analysis.analyze.analyze"],
     "study": ["psvit.studies.study.run_study"],
     "benchmark": ["psvit.latency.benchmark.benchmark"],
-    "detect": [f"{DENSE}.detection.detect.{name}" for name in ("train_detector", "evaluate_checkpoint", "detect")],
+    "detect": [f"{TASKS}.detection.detect.{name}" for name in ("train_detector", "evaluate_checkpoint", "detect")],
     "segment": [
-        f"{DENSE}.segmentation.segment.{name}" for name in ("train_segmenter", "evaluate_checkpoint", "segment")
+        f"{TASKS}.segmentation.segment.{name}" for name in ("train_segmenter", "evaluate_checkpoint", "segment")
     ],
     "export": ["psvit.export.export.export"],
 }

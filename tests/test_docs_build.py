@@ -16,7 +16,7 @@ from parts.pages import BLOCK, VALUE, Page, missing_results, render_results
 from parts.runs import comparison_table
 from parts.values import value_text
 from psvit.latency.benchmark import Report, Row, finish
-from psvit.latency.benchmark_config import BenchmarkSettings
+from psvit.latency.benchmark_config import BenchmarkConfig
 from psvit.studies.results import results
 from psvit.studies.study_file import names as study_names
 from psvit.studies.study_file import read_study
@@ -28,11 +28,12 @@ def compared(**changes: Any) -> dict[str, Any]:
     """Results as `psvit run` writes them."""
     row = {
         "name": "deit", "network": "AAAA 1d 48 /1", "macs": 15_400_000, "params": 200_000, "top1": 90.0, "top5": 99.0,
-        "loss": 0.3, "images": 400, "per_class": {}, "holdout_top1": 91.25, "epoch": 3, "checkpoint": "runs/run/deit",
+        "loss": 0.3, "images": 400, "per_class": {}, "validation_top1": 91.25, "epoch": 3,
+        "checkpoint": "runs/run/deit",
         "error_ratio": 1.0,
     }  # fmt: skip
-    settings = {"recipe": {"epochs": 3, "batch_size": 64, "accumulate": 2}, "data": {"seed": 7}}
-    return {"settings": settings, "data": "digits", "rows": [row, {**row, "name": "psvit_2d", **changes}]}
+    config = {"recipe": {"epochs": 3, "batch_size": 64, "accumulate": 2}, "data": {"seed": 7}}
+    return {"config": config, "data": "digits", "rows": [row, {**row, "name": "psvit_2d", **changes}]}
 
 
 def site(folder: Path, text: str, **results: Any) -> Path:
@@ -94,7 +95,7 @@ def test_what_is_out_of_date_beside_a_missing_result_is_told_after_it(
 
 
 def test_a_comparison() -> None:
-    table = comparison_table(compared(top1=95.0, holdout_top1=None, error_ratio=0.5)).splitlines()
+    table = comparison_table(compared(top1=95.0, validation_top1=None, error_ratio=0.5)).splitlines()
     assert table[2] == "| deit | `AAAA 1d 48 /1` | 15.40 | 0.200 | 91.25 | 90.00 ± 1.50 | 1.00 |"
     assert table[3] == "| psvit_2d | `AAAA 1d 48 /1` | 15.40 | 0.200 |  | 95.00 ± 1.09 | 0.50 |"
     assert "400 test images; 3 epochs, batch 128, seed 7" in table[-1]
@@ -111,7 +112,7 @@ def test_a_benchmark() -> None:
         peak=20.0,
     )
     machine = {"device_name": None, "cpu": "a CPU", "threads": 2, "torch": "2.9.0"}
-    report = Report(BenchmarkSettings(("deit", "ours", "broken"), rounds=3), machine, {"float32": 20.0}, tuple(rows))
+    report = Report(BenchmarkConfig(("deit", "ours", "broken"), rounds=3), machine, {"float32": 20.0}, tuple(rows))
     data = json.loads(json.dumps(report.to_dict()))
     table = render_results(data, "speed").splitlines()
     assert table[2] == "| deit | float32 | 5.72 | 1.00 | 8 [6, 12] | 1.00 [1.00, 1.00] | 40% |"
@@ -123,7 +124,7 @@ def test_a_benchmark() -> None:
 def test_speed_beside_macs() -> None:
     row = {"genotype": "ASAS", "dtype": "float32", "macs_ratio": 1.125, "speedup": 1.25, "holds": True}
     slow = {**row, "dtype": "bfloat16", "speedup": 1.0, "holds": False}
-    data = {"settings": {"width": 192, "batch_size": 16, "rounds": 9}, "rows": [row, slow, {**row, "genotype": "A-A"}]}
+    data = {"config": {"width": 192, "batch_size": 16, "rounds": 9}, "rows": [row, slow, {**row, "genotype": "A-A"}]}
     table = render_results(data, "speedup").splitlines()
     assert table[0] == "| genotype | MACs | float32 | bfloat16 |"
     assert table[2] == "| `ASAS` | 1.12 | 1.25 | 1.00 |"
@@ -182,7 +183,7 @@ def study_results(name: str = "claims", gap: float = 5.0) -> dict[str, Any]:
         for place, network in enumerate(group.networks):
             for seed in network.seeds:
                 kept[group.name, network.label, seed] = {
-                    "top1": 80 + gap * (place > 0) + 0.1 * seed, "loss": 0.5, "holdout_top1": 80.0, "epoch": 1,
+                    "top1": 80 + gap * (place > 0) + 0.1 * seed, "loss": 0.5, "validation_top1": 80.0, "epoch": 1,
                     "network": "AA 1d 32 /4", "macs": 5_980_000 + place, "params": 100_000, "images": 10_000,
                     "history": [[1, 80.0]], "seconds": 60.0,
                 }  # fmt: skip
@@ -282,13 +283,13 @@ def test_values_of_an_analysis() -> None:
         }
 
     layers = [layer(None, 0.5), layer(0.2, 0.75), layer(1, 0.25), layer(0.4, 0.9, last=True)]
-    data = {"maps": {}, "layers": layers, "settings": {"analysis": {"share_above": 0.7, "pool_above": 0.7}}}
+    data = {"maps": {}, "layers": layers, "config": {"analysis": {"share_above": 0.7, "pool_above": 0.7}}}
     assert value_text(data, "neighbours.mean", ".2f") == "0.30"
     assert value_text(data, "neighbours.found", "") == "**not found here, at this scale**: 0 of 2 layers reach 0.7"
     assert value_text(data, "tokens.found", "") == "**found in part**: 1 of 3 layers reach 0.7"
     assert value_text(data, "takes.most", ".2f") == "0.04"
     assert value_text(data, "averages.least", ".2f") == "−0.75"
-    data["settings"]["analysis"]["pool_above"] = 0.25
+    data["config"]["analysis"]["pool_above"] = 0.25
     assert value_text(data, "tokens.found", "") == "**found**: 3 of 3 layers reach 0.25"
 
 

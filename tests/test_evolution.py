@@ -22,7 +22,7 @@ from refusals import refuses
 
 from psvit import Arch, UserError
 from psvit.search.budget import Budget
-from psvit.search.evolution import DATABASE, WORKER, EvolutionSettings, cost_used, evolve, narrowed
+from psvit.search.evolution import DATABASE, WORKER, EvolutionConfig, cost_used, evolve, narrowed
 from psvit.search.feasible_set import FeasibleSet
 from psvit.search.genome import Genome
 from psvit.search.scores import Score, name_of
@@ -30,7 +30,7 @@ from psvit.search.space import Space
 
 LIKE = Arch("A", widths=(8,), head_dim=8, patch_size=4)
 SPACE = Space((5, 6), (1, 3), widths=((16, 24, 32), (32, 48), (48, 64)), like=LIKE, img_size=32, num_classes=10)
-REGION = FeasibleSet(SPACE, Budget(macs=2.5e6), least=0.5)
+FEASIBLE = FeasibleSet(SPACE, Budget(macs=2.5e6), least=0.5)
 TARGET = "ASAA-AS"
 
 
@@ -48,7 +48,7 @@ def run(
     folder: Path,
     evaluations: int = 24,
     seed: int = 0,
-    region: FeasibleSet = REGION,
+    feasible: FeasibleSet = FEASIBLE,
     evaluate: Callable[[Arch], Score] = score,
     storage: str | None = "",
     **options: Any,
@@ -56,8 +56,8 @@ def run(
     """A small evolution, in a journal file of the folder: SQLite is slower."""
     storage = str(folder / "journal") if storage == "" else storage
     folder.mkdir(exist_ok=True)
-    settings = EvolutionSettings(options.pop("population", 6), evaluations, storage, options.pop("study_name", None))
-    return evolve(region, evaluate, settings, folder, seed, options.pop("say", silent), **options)
+    config = EvolutionConfig(options.pop("population", 6), evaluations, storage, options.pop("study_name", None))
+    return evolve(feasible, evaluate, config, folder, seed, options.pop("say", silent), **options)
 
 
 def names(scores: list[Score]) -> list[tuple[str, tuple[int, ...]]]:
@@ -136,7 +136,7 @@ def test_members_are_narrowed_until_they_fit() -> None:
     fits = 0
     for _ in range(50):
         arch = SPACE.sample(rng)
-        made = narrowed(REGION, arch)
+        made = narrowed(FEASIBLE, arch)
         assert made in SPACE
         assert made.genotype == arch.genotype
         narrowest = not any(
@@ -146,9 +146,9 @@ def test_members_are_narrowed_until_they_fit() -> None:
             if less < width
             for widths in [(*made.widths[:stage], less, *made.widths[stage + 1 :])]
         )
-        assert cost_used(REGION, made) <= 1 or narrowest
-        assert made == arch or cost_used(REGION, arch) > 1
-        fits += made != arch and cost_used(REGION, made) <= 1
+        assert cost_used(FEASIBLE, made) <= 1 or narrowest
+        assert made == arch or cost_used(FEASIBLE, arch) > 1
+        fits += made != arch and cost_used(FEASIBLE, made) <= 1
     assert fits
 
 
@@ -156,27 +156,27 @@ def test_members_are_narrowed_until_they_fit() -> None:
 
 
 def test_each_member_once_and_none_beyond_the_budget(tmp_path: Path) -> None:
-    region = FeasibleSet(SPACE, Budget(macs=1.8e6), least=0.7)  # a quarter of the children cannot be made to fit
+    feasible = FeasibleSet(SPACE, Budget(macs=1.8e6), least=0.7)  # a quarter of the children cannot be made to fit
     seen: list[Arch] = []
 
     def evaluate(arch: Arch) -> Score:
-        assert arch in region
+        assert arch in feasible
         seen.append(arch)
         return score(arch)
 
-    scores = run(tmp_path, 40, region=region, evaluate=evaluate)
+    scores = run(tmp_path, 40, feasible=feasible, evaluate=evaluate)
     assert scores == [score(arch) for arch in seen]
     assert len(set(names(scores))) == len(scores) == 40
 
 
 def test_few_members_are_found_all(tmp_path: Path) -> None:
     space = replace(SPACE, depth=(3, 4), widths=((16, 24), (32,), (48,)))
-    region = FeasibleSet(space, Budget(macs=1.5e6))
-    assert 20 < region.count() < space.count()
+    feasible = FeasibleSet(space, Budget(macs=1.5e6))
+    assert 20 < feasible.count() < space.count()
     said: list[str] = []
-    scores = run(tmp_path, 1000, region=region, say=said.append)
-    assert sorted(names(scores)) == sorted(map(name_of, region))
-    assert f"ends after {region.count()} members" in said[-1]
+    scores = run(tmp_path, 1000, feasible=feasible, say=said.append)
+    assert sorted(names(scores)) == sorted(map(name_of, feasible))
+    assert f"ends after {feasible.count()} members" in said[-1]
 
 
 def test_the_storage_holds_loss_and_cost(tmp_path: Path) -> None:
@@ -184,15 +184,15 @@ def test_the_storage_holds_loss_and_cost(tmp_path: Path) -> None:
         return replace(score(arch), loss=math.nan) if arch.depth == 5 else score(arch)
 
     for budget in (Budget(macs=3e6, params=2e5), Budget()):
-        region = FeasibleSet(SPACE, budget)
+        feasible = FeasibleSet(SPACE, budget)
         folder = tmp_path / str(bool(budget))
-        scores = run(folder, 8, region=region, evaluate=broken, storage=None, study_name="mine")
+        scores = run(folder, 8, feasible=feasible, evaluate=broken, storage=None, study_name="mine")
         study = optuna.load_study(study_name="mine", storage=f"sqlite:///{folder / DATABASE}")
         assert len(study.trials) == 8
         assert any(math.isnan(one.loss) for one in scores)
         for trial, one in zip(study.trials, scores, strict=True):
             arch = replace(LIKE, genotype=one.genotype, widths=one.widths)
-            macs, params = region.costs(arch)
+            macs, params = feasible.costs(arch)
             used = max(macs / 3e6, params / 2e5) if budget else macs
             assert trial.values == [math.inf if math.isnan(one.loss) else one.loss, used]
             assert Genome(SPACE).decode(trial.params) == arch
@@ -201,7 +201,9 @@ def test_the_storage_holds_loss_and_cost(tmp_path: Path) -> None:
 def hypervolume(scores: list[Score]) -> float:
     """The area of what is dominated, up to a loss of 12 and the whole budget."""
     area, reach = 0.0, 12.0
-    points = [(cost_used(REGION, replace(LIKE, genotype=one.genotype, widths=one.widths)), one.loss) for one in scores]
+    points = [
+        (cost_used(FEASIBLE, replace(LIKE, genotype=one.genotype, widths=one.widths)), one.loss) for one in scores
+    ]
     for cost, loss in sorted(points):
         area += (1 - cost) * max(0.0, reach - loss)
         reach = min(reach, loss)
@@ -211,7 +213,7 @@ def hypervolume(scores: list[Score]) -> float:
 def test_generations_advance_the_front(tmp_path: Path) -> None:
     scores = run(tmp_path, 80, population=10)
     rng = random.Random(0)
-    drawn = hypervolume([score(REGION.sample(rng)) for _ in range(80)])
+    drawn = hypervolume([score(FEASIBLE.sample(rng)) for _ in range(80)])
     assert hypervolume(scores) > 1.05 * hypervolume(scores[:10])
     assert hypervolume(scores) > drawn
 
@@ -367,9 +369,9 @@ def test_who_comes_second_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 # What is refused.
 
 
-def test_wrong_settings() -> None:
+def test_wrong_config() -> None:
     refuses(
-        lambda given: EvolutionSettings(**given),
+        lambda given: EvolutionConfig(**given),
         (
             ({"population": 1}, "--population 1"),
             ({"population": 2.5}, "--population 2.5"),
@@ -419,7 +421,7 @@ def test_a_storage_that_fails_later(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot hold a search"):
-        evolve(REGION, never, EvolutionSettings(), tmp_path / "file" / "run", 0)
+        evolve(FEASIBLE, never, EvolutionConfig(), tmp_path / "file" / "run", 0)
 
 
 def test_another_search_in_the_storage(tmp_path: Path) -> None:

@@ -9,13 +9,13 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from psvit.analysis import explain
 from timm.layers import use_fused_attn
 from tiny import CPU, MACHINE, Cli, image_folder
 from torch import Tensor
 from torch.testing import assert_close
 
 from psvit import Arch, PSViT
+from psvit.analysis import explain
 from psvit.analysis.explain import (
     GREY,
     LESS,

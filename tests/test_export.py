@@ -12,7 +12,7 @@ import torch
 from small_exports import checkpoint, remembered
 from tiny import Cli
 
-from psvit.data.data_config import DataSettings
+from psvit.data.data_config import DataConfig
 from psvit.data.datasets import open_data
 from psvit.engine.checkpoints import trained_on
 from psvit.errors import UserError
@@ -30,17 +30,17 @@ def _graphs_are_written_once() -> Iterator[None]:
         yield
 
 
-# ---- the hold-out of the training
+# ---- the validation split of the training
 
 
 @pytest.fixture
 def cuts(monkeypatch: pytest.MonkeyPatch) -> set[tuple[float, int, int | None]]:
-    """Which hold-outs were opened: holdout, seed, split_seed."""
+    """Which validation splits were opened: validation, seed, split_seed."""
     opened: set[tuple[float, int, int | None]] = set()
 
-    def recorded(settings: DataSettings, *more: Any) -> Any:
-        opened.add((settings.holdout, settings.seed, settings.split_seed))
-        return open_data(settings, *more)
+    def recorded(config: DataConfig, *more: Any) -> Any:
+        opened.add((config.validation, config.seed, config.split_seed))
+        return open_data(config, *more)
 
     monkeypatch.setattr("psvit.export.onnx_files.open_data", recorded)
     monkeypatch.setattr("psvit.tasks.classification.evaluate.open_data", recorded)
@@ -48,47 +48,50 @@ def cuts(monkeypatch: pytest.MonkeyPatch) -> set[tuple[float, int, int | None]]:
 
 
 def test_the_hold_out_is_the_trainings(cli: Cli, tmp_path: Path, cuts: set[Any]) -> None:
-    trained = DataSettings("digits", holdout=0.02, seed=1)
+    trained = DataConfig("digits", validation=0.02, seed=1)
     best = checkpoint(tmp_path / "best", trained=trained)
     for flags, cut in (
         ([], (0.02, 1, None)),
         (["--seed", "1"], (0.02, 1, None)),
         (["--seed", "7", "--split-seed", "1"], (0.02, 7, 1)),
-        (["--seed", "7", "--split", "test"], (0.02, 7, None)),  # the hold-out is not used
+        (["--seed", "7", "--split", "test"], (0.02, 7, None)),  # the validation split is not used
     ):
         cuts.clear()
         text = cli.ok("export", best, "--data", "digits", "--rounds", 0, "--overwrite", *flags)
         assert cuts == {cut}
-        assert "does not tell its hold-out" not in text
+        assert "does not tell its validation split" not in text
         for file in (best, tmp_path / "best.onnx"):
             assert trained_on(open_classifier(str(file)).told) == trained
 
 
 def test_a_hold_out_that_was_learned_is_refused(cli: Cli, tmp_path: Path) -> None:
-    best = checkpoint(tmp_path / "best", trained=DataSettings("digits", holdout=0.02, seed=1))
+    best = checkpoint(tmp_path / "best", trained=DataConfig("digits", validation=0.02, seed=1))
     for flags in (
         ["--seed", "0"],
         ["--split-seed", "0"],
-        ["--holdout", "0.1"],
+        ["--validation", "0.1"],
         ["--seed", "0", "--split", "test", "--int8"],
     ):
         said = cli.refused("export", best, "--data", "digits", *flags)
         assert (
-            f"{best} was trained on digits with --holdout 0.02 --split-seed 1, so it knows images of the hold-out"
-            in said
+            f"{best} was trained on digits with --validation 0.02 --split-seed 1, so it knows images of the "
+            f"validation split" in said
         )
         assert [path.name for path in tmp_path.iterdir()] == ["best"]
 
 
 def test_a_training_without_a_hold_out_leaves_none_to_measure_on(cli: Cli, tmp_path: Path) -> None:
-    best = checkpoint(tmp_path / "best", trained=DataSettings("digits", holdout=0))
+    best = checkpoint(tmp_path / "best", trained=DataConfig("digits", validation=0))
     said = cli.refused("export", best, "--data", "digits")
-    assert "there is no hold-out of digits, with --holdout 0: give --split test" in said
+    assert "there is no validation split of digits, with --validation 0: give --split test" in said
 
 
 def test_a_checkpoint_that_tells_no_hold_out_goes_on_with_a_note(cli: Cli, best: Path, cuts: set[Any]) -> None:
     text = cli.ok("export", best, "--data", "digits", "--rounds", 0, "--seed", 3)
-    assert f"note      {best} does not tell its hold-out: unless --holdout and --seed are its training's" in text
+    assert (
+        f"note      {best} does not tell its validation split: unless --validation and --seed are its training's"
+        in text
+    )
     assert cuts == {(0.1, 3, None)}
     assert trained_on(open_classifier(f"{best}.onnx").told) is None
 

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from psvit.cli.flags import Flags, settings_from
+from psvit.cli.flags import Flags, config_from
 from psvit.errors import UserError
-from psvit.search.search_config import SearchSettings
+from psvit.search.search_config import SearchConfig
 
 
-def parsed(*words: str) -> SearchSettings:
-    flags = Flags("search", "it", *vars(SearchSettings()).values())
-    return settings_from(flags.parse(words), SearchSettings())
+def parsed(*words: str) -> SearchConfig:
+    flags = Flags("search", "it", *vars(SearchConfig()).values())
+    return config_from(flags.parse(words), SearchConfig())
 
 
 @pytest.fixture

@@ -106,7 +106,7 @@ def check_a_folder(folder: tuple[list[Habit], str], name: str) -> None:
         for habit in habits:
             habit.put(root)
         try:
-            before = opened(root, holdout=0.2)
+            before = opened(root, validation=0.2)
         except UserError as error:
             READ["refused"] += 1
             lines = str(error).splitlines()
@@ -116,9 +116,9 @@ def check_a_folder(folder: tuple[list[Habit], str], name: str) -> None:
         check_nothing_is_dropped_unsaid(root)
         files = [os.path.realpath(row.path) for row in before.rows]
         assert len(files) == len(set(files))  # no image in two splits
-        assert set(before.splits) <= {"train", "holdout", "test"}
+        assert set(before.splits) <= {"train", "validation", "test"}
         Habit(place, name, b"one more").put(root)
-        after = opened(root, holdout=0.2)
+        after = opened(root, validation=0.2)
         few = [note for note in (*before.notes, *after.notes) if "too few images" in note]
         small = {row.label for row in (*before.rows, *after.rows) if any(repr(row.label) in note for note in few)}
         now, labels = by_split(after), {row.where: row.label for row in before.rows}

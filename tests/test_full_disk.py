@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from psvit.engine import run_folder
 from safetensors import SafetensorError
-from tiny import RUN, Cli, log, same_weights, settings
+from tiny import RUN, Cli, config, log, same_weights
 
+from psvit.engine import run_folder
 from psvit.errors import UserError
 from psvit.files import FullDiskError, full_disk, opened_for_torch, replacing, write_json
 from psvit.search.storage import using
@@ -68,13 +68,13 @@ def test_a_training_goes_on_as_if_there_had_been_room(
     moment: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = {"save_every": 2}
-    train(settings(tmp_path / "whole", run=run))
+    train(config(tmp_path / "whole", run=run))
     with monkeypatch.context() as patch:
         told = broken_off(moment, patch)
         with pytest.raises(FullDiskError, match=r"/run is full \(No space left on device\): make room and give"):
-            train(settings(tmp_path / "run", run=run))
+            train(config(tmp_path / "run", run=run))
     assert len(told) == moment
-    train(settings(tmp_path / "run", run={**run, "resume": True}))
+    train(config(tmp_path / "run", run={**run, "resume": True}))
     for name in ("best", "last"):
         assert same_weights(tmp_path / "run" / name, tmp_path / "whole" / name)
     assert log(tmp_path / "run") == log(tmp_path / "whole")
@@ -118,11 +118,11 @@ def save_program(path: Path) -> None:
         torch.jit.save(torch.jit.script(torch.nn.Linear(200, 200)), file)
 
 
-def save_settings(path: Path) -> None:
+def save_config(path: Path) -> None:
     write_json(path, list(range(30000)))
 
 
-@pytest.mark.parametrize("save", [save_state, save_program, save_settings])
+@pytest.mark.parametrize("save", [save_state, save_program, save_config])
 @pytest.mark.parametrize("size", [1, 4096, 50000])
 def test_what_was_saved_before_stays_whole(save: Callable[[Path], None], size: int, tmp_path: Path) -> None:
     path = tmp_path / "file"
@@ -176,7 +176,7 @@ def test_a_storage_and_a_study_tell_of_it() -> None:
 
 def test_a_full_disk_is_told_before_the_work(tmp_path: Path) -> None:
     with largest_file(0), pytest.raises(UserError, match=rf"the disk of {tmp_path / 'run'} is full"):
-        train(settings(tmp_path / "run"))
+        train(config(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 

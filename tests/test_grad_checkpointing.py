@@ -9,29 +9,27 @@ from typing import Any
 import pytest
 import timm
 import torch
-from tiny import DATA, EVERYTHING, MACHINE, TRAIN, Cli, read, same_weights, settings
+from tiny import DATA, EVERYTHING, MACHINE, TRAIN, Cli, config, read, same_weights
 from torch import Tensor, nn
 
 from psvit.engine.checkpoints import open_model
 from psvit.engine.devices import Interrupt, norms_at_rest, recompute_activations
 from psvit.engine.loop import InterruptedTrainingError
-from psvit.engine.train_config import ModelSettings, RunSettings
+from psvit.engine.train_config import ModelConfig, RunConfig
 from psvit.errors import UserError
 from psvit.tasks.classification.classify import train
 from psvit.tasks.dense.backbone import open_features
-from psvit.tasks.detection.detector_config import DetectorSettings
+from psvit.tasks.detection.detector_config import DetectorConfig
 from psvit.tasks.detection.detectors import build_detector
 from psvit.tasks.detection.pyramid import Backbone
-from psvit.tasks.segmentation.segmenter_config import SegmenterSettings
+from psvit.tasks.segmentation.segmenter_config import SegmenterConfig
 from psvit.tasks.segmentation.segmenters import build_segmenter
 
-VIT = ModelSettings("vit_tiny_patch16_224", model_args={"depth": 3, "embed_dim": 32, "num_heads": 2, "patch_size": 8})
-PSVIT = ModelSettings("AS-ASA", widths=(16, 32), head_dim=8, patch_size=4)
+VIT = ModelConfig("vit_tiny_patch16_224", model_args={"depth": 3, "embed_dim": 32, "num_heads": 2, "patch_size": 8})
+PSVIT = ModelConfig("AS-ASA", widths=(16, 32), head_dim=8, patch_size=4)
 WINDOWED = replace(PSVIT, windows=(3, 0))
-RESNET = ModelSettings("test_resnet")
-SWIN = ModelSettings(
-    "swin_tiny_patch4_window7_224", model_args={"depths": (2, 2), "embed_dim": 16, "num_heads": (1, 2)}
-)
+RESNET = ModelConfig("test_resnet")
+SWIN = ModelConfig("swin_tiny_patch4_window7_224", model_args={"depths": (2, 2), "embed_dim": 16, "num_heads": (1, 2)})
 NEAR = {"rtol": 1e-5, "atol": 1e-6}
 
 
@@ -82,7 +80,7 @@ def agree(build: Any, run: Any, less: float = 1.0) -> None:
 
 
 @pytest.mark.parametrize("model", [PSVIT, WINDOWED, VIT, RESNET], ids=["psvit", "windows", "vit", "resnet"])
-def test_a_classifier_has_the_same_gradients(model: ModelSettings) -> None:
+def test_a_classifier_has_the_same_gradients(model: ModelConfig) -> None:
     drops = 0.3 if model is not RESNET else None
     images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
 
@@ -99,8 +97,8 @@ def targets() -> list[dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize("model", [PSVIT, RESNET, SWIN], ids=["psvit", "resnet", "swin"])
-def test_a_detector_has_the_same_gradients(model: ModelSettings) -> None:
-    heads = DetectorSettings("mask_rcnn", channels=16, rois=8, proposals=20, head_width=16, mask_layers=1)
+def test_a_detector_has_the_same_gradients(model: ModelConfig) -> None:
+    heads = DetectorConfig("mask_rcnn", channels=16, rois=8, proposals=20, head_width=16, mask_layers=1)
 
     def build() -> nn.Module:
         body, _ = open_features(model, (64, 64), 1, 0.3)
@@ -111,10 +109,10 @@ def test_a_detector_has_the_same_gradients(model: ModelSettings) -> None:
 
 
 @pytest.mark.parametrize("model", [PSVIT, RESNET], ids=["psvit", "resnet"])
-def test_a_segmenter_has_the_same_gradients(model: ModelSettings) -> None:
+def test_a_segmenter_has_the_same_gradients(model: ModelConfig) -> None:
     def build() -> nn.Module:
         body, described = open_features(model, (64, 64), 1, 0.3)
-        return build_segmenter(body, described, SegmenterSettings("fpn", channels=32), 4)
+        return build_segmenter(body, described, SegmenterConfig("fpn", channels=32), 4)
 
     images = torch.rand(2, 1, 64, 64)
     agree(build, lambda network: network(images).square().mean(), 0.95)
@@ -162,14 +160,14 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_with_it_is_bitwise_the_run_without(plain: Path, tmp_path: Path, cli: Cli) -> None:
     said = cli.ok(*TRAIN, *EVERYTHING, "--grad-checkpointing", "--output", tmp_path)
     assert "device    cpu, float32, activations computed again in the backward pass\n" in said
-    assert read(tmp_path / "settings.json")["settings"]["run"]["grad_checkpointing"] is True
+    assert read(tmp_path / "run_config.json")["config"]["run"]["grad_checkpointing"] is True
     assert same_weights(plain / "last", tmp_path / "last")
 
 
 def test_it_may_change_when_a_run_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = settings(tmp_path / "whole", drop_path=0.3)
+    whole = config(tmp_path / "whole", drop_path=0.3)
     train(whole)
-    run = RunSettings(str(tmp_path / "part"), grad_checkpointing=True)
+    run = RunConfig(str(tmp_path / "part"), grad_checkpointing=True)
     part = replace(whole, run=run)
     with monkeypatch.context() as patch:
         patch.setattr(Interrupt, "requested", lambda self, accelerator: True)

@@ -16,7 +16,7 @@ from tiny import Cli
 
 import psvit
 from psvit import UserError
-from psvit.data.data_config import DataSettings
+from psvit.data.data_config import DataConfig
 from psvit.export.card import public_name
 from psvit.export.graph import example_images
 from psvit.export.hub import from_pretrained, push_to_hub
@@ -144,7 +144,7 @@ def test_the_card_tells_figures_and_use(cli: Cli, best: Path) -> None:
     params = sum(parameter.numel() for parameter in model.parameters())
     for line in ("| genotype | `AS-AA` |", f"| parameters | {params / 1e6:.4g} M |", "| classes | 10 |",
                  f"| MACs an image | {psvit.arch.cost.macs(model.arch, 12, 1, 10) / 1e6:.4g} M |",
-                 "| hold-out top-1 | 12.50 % of 30 images |", 'psvit.from_pretrained("best-timm")',
+                 "| validation top-1 | 12.50 % of 30 images |", 'psvit.from_pretrained("best-timm")',
                  'timm.create_model("local-dir:best-timm"', "psvit predict best-timm image.png",
                  "Licence of the weights: mit."):  # fmt: skip
         assert line in card.text, line
@@ -221,7 +221,7 @@ def test_public_names_of_data() -> None:
     ("data", "name"), [("digits", "digits"), ("hfds/uoft-cs/cifar10", "uoft-cs/cifar10"), ("hfds/../photos", None)]
 )
 def test_the_card_names_public_data_alone(cli: Cli, tmp_path: Path, data: str, name: str | None) -> None:
-    cli.ok("export", checkpoint(tmp_path / "best", trained=DataSettings(data)), "--format", "timm")
+    cli.ok("export", checkpoint(tmp_path / "best", trained=DataConfig(data)), "--format", "timm")
     card = huggingface_hub.ModelCard.load(tmp_path / "best-timm" / "README.md")
     assert card.data.datasets == ([name] if name and "/" in name else None), "owner/name, as the Hub calls them"
     assert ("| trained on |" in card.text) == (name is not None)
@@ -230,7 +230,7 @@ def test_the_card_names_public_data_alone(cli: Cli, tmp_path: Path, data: str, n
     (result,) = card.data.eval_results or []
     assert (result.task_type, result.metric_type, result.metric_value) == ("image-classification", "accuracy", 0.125)
     assert (result.dataset_type, result.dataset_name) == (name or "other", name or "images that are not public")
-    assert result.dataset_split == "hold-out of the training images"
+    assert result.dataset_split == "validation split of the training images"
     assert "```sh\npip install psvit\n```" in card.text
 
 

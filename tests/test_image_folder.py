@@ -13,17 +13,17 @@ from psvit.data.image_files import find_images, images_in
 from psvit.errors import UserError
 
 
-def refused(root: Path, **settings: object) -> str:
+def refused(root: Path, **config: object) -> str:
     with pytest.raises(UserError) as caught:
-        opened(root, **settings)
+        opened(root, **config)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def counts(root: Path, **settings: object) -> dict[str, dict[str, int]]:
+def counts(root: Path, **config: object) -> dict[str, dict[str, int]]:
     """Images of each class, by split."""
     found: dict[str, Counter[str]] = {}
-    files = opened(root, **settings)
+    files = opened(root, **config)
     for row, split in zip(files.rows, files.splits, strict=True):
         found.setdefault(split, Counter())[row.label] += 1
     return {split: dict(counter) for split, counter in found.items()}
@@ -59,7 +59,7 @@ def test_all_that_pillow_reads_counts_in_any_case(tmp_path: Path) -> None:
         for ending, times in ((".txt", 2), (".json", 1), (".mp4", 1), (".pdf", 1), ("", 1)):
             for at in range(times):
                 (tmp_path / name / f"b{at}{ending}").write_bytes(b"no picture")
-    files = opened(tmp_path, holdout=0)
+    files = opened(tmp_path, validation=0)
     assert len(files.rows) == 2 * len(endings)
     assert len(find_images(tmp_path)[0]) == len(images_in([str(tmp_path)])[0]) == 2 * len(endings)  # train, predict
     for split in ("train", "test"):
@@ -146,8 +146,8 @@ def test_predict_takes_files_as_they_are_named_each_once(tmp_path: Path) -> None
         (("TRAIN", "VALID"), ("train", "test")),
         (("train", "dev"), ("train", "test")),
         (("train", "eval"), ("train", "test")),
-        (("train", "Val", "test"), ("train", "holdout", "test")),
-        (("training", "validation", "testing"), ("train", "holdout", "test")),
+        (("train", "Val", "test"), ("train", "validation", "test")),
+        (("training", "validation", "testing"), ("train", "validation", "test")),
     ],
 )
 def test_splits_by_their_usual_names(folders: tuple[str, ...], roles: tuple[str, ...], tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_splits_by_their_usual_names(folders: tuple[str, ...], roles: tuple[str,
         classes(tmp_path / name, 6)
     splits = by_split(opened(tmp_path))
     for name, role in zip(folders, roles, strict=True):
-        allowed = {role, "holdout"} if role == "train" and "holdout" not in roles else {role}
+        allowed = {role, "validation"} if role == "train" and "validation" not in roles else {role}
         assert {split for path, split in splits.items() if path.startswith(name + "/")} == allowed, name
 
 
@@ -285,7 +285,7 @@ def test_names_are_compared_composed(tmp_path: Path) -> None:
     assert COMPOSED != DECOMPOSED
     classes(tmp_path / "train", 8, (COMPOSED, "tea"))
     classes(tmp_path / "test", 4, (DECOMPOSED, "tea"))
-    found = counts(tmp_path, holdout=0)
+    found = counts(tmp_path, validation=0)
     assert found == {"train": {COMPOSED: 8, "tea": 8}, "test": {COMPOSED: 4, "tea": 4}}
 
 

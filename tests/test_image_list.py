@@ -12,19 +12,19 @@ import torch
 from image_folders import by_split, classes, fill, opened
 from torch import nn
 
-from psvit.data.data_config import DataSettings
+from psvit.data.data_config import DataConfig
 from psvit.data.image_files import images_in
 from psvit.data.image_list import IMAGES, ImageList, Listed, check_unchanged, find_image_list, read_image_list
 from psvit.data.image_sets import open_image_set
 from psvit.engine.checkpoints import save_weights
 from psvit.errors import UserError
-from psvit.export.export_config import ExportSettings
+from psvit.export.export_config import ExportConfig
 from psvit.tasks.classification.evaluate import Classifier
 
 
 def resumed(root: Path, kept: ImageList) -> ImageList:
     """The list that a resumed run makes of a folder."""
-    return open_image_set(DataSettings(str(root)), kept).images
+    return open_image_set(DataConfig(str(root)), kept).images
 
 
 def test_images_of_equal_bytes_stay_in_their_splits(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_list_is_there_at_any_moment_of_its_replacement(tmp_path: Path, monkey
 def test_a_home_that_is_nobodys_is_a_name_like_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="'~no-such-user/x' is neither"):
-        open_image_set(DataSettings("~no-such-user/x"))
+        open_image_set(DataConfig("~no-such-user/x"))
     with pytest.raises(UserError, match="no file or folder ~no-such-user/x"):
         images_in(["~no-such-user/x"])
     classes(tmp_path / "~no-such-user", 3)
@@ -128,7 +128,7 @@ def test_an_exported_file_names_the_list_too(tmp_path: Path) -> None:
     onnx_files = pytest.importorskip("psvit.export.onnx_files")
     images = ImageList((Listed("train", "a", "a/b.png", "0"),))
     cfg = {"input_size": (3, 8, 8), "mean": 0, "std": 1, "interpolation": "bicubic", "crop_pct": 1}
-    told = {"trained_on": {"data": "photos", "holdout": 0.1, "seed": 0, "split_seed": None}}
+    told = {"trained_on": {"data": "photos", "validation": 0.1, "seed": 0, "split_seed": None}}
     told["trained_on"]["images"] = images.fingerprint
     classifier = Classifier(str(tmp_path), SimpleNamespace(pretrained_cfg=cfg), ("a", "b"), told)
     found = onnx_files.metadata_of(classifier, "float32")["trained_on"]
@@ -156,10 +156,10 @@ def test_exported_files_are_measured_on_the_splits_of_the_training(tmp_path: Pat
     kept.write(tmp_path / IMAGES)
     told = {"trained_on": {"images": kept.fingerprint}}
     classifier = Classifier(str(tmp_path / "best.onnx"), Blind(), ("cat", "dog"), told)
-    data = DataSettings(str(tmp_path / "set"), workers=0)
-    for split in ("holdout", "test"):
-        settings = ExportSettings(output=str(tmp_path / "best.onnx"), split=split)
-        accuracy, measured = onnx_files._measured(classifier, {"float32": classifier.model}, settings, data)
+    data = DataConfig(str(tmp_path / "set"), workers=0)
+    for split in ("validation", "test"):
+        config = ExportConfig(output=str(tmp_path / "best.onnx"), split=split)
+        accuracy, measured = onnx_files._measured(classifier, {"float32": classifier.model}, config, data)
         assert measured == {"data": "set", "split": split, "images": kept.counts()[split]}
         cats = sum((row.split, row.label) == (split, "cat") for row in kept.rows)
         assert accuracy == {"float32": pytest.approx(100 * cats / kept.counts()[split])}

@@ -8,7 +8,7 @@ import pytest
 from image_folders import by_split, classes, fill, opened, picture
 from tiny import MACHINE, Cli, read
 
-from psvit.data.data_config import DataSettings
+from psvit.data.data_config import DataConfig
 from psvit.data.image_list import (
     IMAGES,
     ImageList,
@@ -36,7 +36,7 @@ def test_the_cut_is_the_same_on_every_machine() -> None:
     off, ranked = cut_by_hash(keys, ["cat"] * 2000, 0.2, "test")
     assert off.sum() == 365  # 400 expected, with a deviation of 18
     assert not ranked
-    other, _ = cut_by_hash(keys, ["cat"] * 2000, 0.2, "hold-out 0")
+    other, _ = cut_by_hash(keys, ["cat"] * 2000, 0.2, "validation split 0")
     assert (off & other).sum() == pytest.approx(0.04 * 2000, abs=27)  # apart from each other
 
 
@@ -52,7 +52,7 @@ def test_a_small_class_is_cut_by_ranks_and_said() -> None:
 def test_no_image_moves_when_others_come_go_or_are_renamed(tmp_path: Path) -> None:
     classes(tmp_path / "set", 60)
     before = by_split(opened(tmp_path / "set"))
-    assert set(before.values()) == {"train", "holdout", "test"}
+    assert set(before.values()) == {"train", "validation", "test"}
     fill(tmp_path / "set" / "cat", 1, start=600)
     fill(tmp_path / "set" / "ant", 20)
     (tmp_path / "set" / "cat" / "0005.png").write_bytes(picture())
@@ -62,9 +62,9 @@ def test_no_image_moves_when_others_come_go_or_are_renamed(tmp_path: Path) -> No
     after = by_split(opened(Path(moved)))
     assert all(after[path] == split for path, split in before.items() if path in after)
     assert len(before.keys() & after.keys()) == 118
-    shutil.move(tmp_path / "elsewhere", tmp_path / "new" / "TRAIN")  # as a split, for its hold-out
-    again = opened(tmp_path / "new", holdout=0.1)
-    assert sum(split == "holdout" for split in again.splits) > 5
+    shutil.move(tmp_path / "elsewhere", tmp_path / "new" / "TRAIN")  # as a split, for its validation split
+    again = opened(tmp_path / "new", validation=0.1)
+    assert sum(split == "validation" for split in again.splits) > 5
 
 
 def test_the_test_split_stays_and_the_hold_out_follows_the_seed(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_the_test_split_stays_and_the_hold_out_follows_the_seed(tmp_path: Path) 
         return {path for path, split in splits.items() if split == name}
 
     assert part(zero, "test") == part(one, "test")
-    assert part(zero, "holdout") != part(one, "holdout")
+    assert part(zero, "validation") != part(one, "validation")
     assert by_split(opened(tmp_path, seed=1, split_seed=0)) == zero
 
 
@@ -94,11 +94,11 @@ def test_a_validation_folder_is_the_hold_out_where_there_is_a_test_split(tmp_pat
     for name, count in (("train", 6), ("val", 3), ("test", 2)):
         classes(tmp_path / name, count)
     assert {path.split("/")[0]: split for path, split in by_split(opened(tmp_path)).items()} == {
-        "train": "train", "val": "holdout", "test": "test",
+        "train": "train", "val": "validation", "test": "test",
     }  # fmt: skip
-    without = opened(tmp_path, holdout=0)
+    without = opened(tmp_path, validation=0)
     assert without.splits.count("unused") == 6
-    assert "val/ is not used: --holdout is 0" in without.notes
+    assert "val/ is not used: --validation is 0" in without.notes
 
 
 def test_images_of_equal_bytes_are_named_and_put_together_on_request(tmp_path: Path) -> None:
@@ -106,13 +106,13 @@ def test_images_of_equal_bytes_are_named_and_put_together_on_request(tmp_path: P
     classes(tmp_path / "test", 4)
     shutil.copy(tmp_path / "train" / "cat" / "003.png", tmp_path / "test" / "cat" / "copy.png")
     shutil.copy(tmp_path / "test" / "dog" / "001.png", tmp_path / "train" / "cat" / "wrong.png")
-    apart = opened(tmp_path, holdout=0)
+    apart = opened(tmp_path, validation=0)
     assert apart.images.repeated() == [
         "2 images are in several splits, with equal bytes: train/cat/003.png = test/cat/copy.png; "
         "train/cat/wrong.png = test/dog/001.png (--join-duplicates puts them into one)",
         "1 images are in several classes, with equal bytes: train/cat/wrong.png = test/dog/001.png",
     ]
-    together = opened(tmp_path, holdout=0, join_duplicates=True)
+    together = opened(tmp_path, validation=0, join_duplicates=True)
     assert by_split(together)["train/cat/003.png"] == by_split(together)["train/cat/wrong.png"] == "test"
     assert "2 images are put where others of equal bytes are (--join-duplicates)" in together.notes
 
@@ -185,7 +185,7 @@ def test_known_images_keep_their_split_wherever_they_lie(tmp_path: Path) -> None
     was = {row.digest: row.split for row in kept.rows}
     for at, path in enumerate(sorted((tmp_path / "cat").iterdir())):  # renamed, so that hashes would cut anew
         path.rename(path.with_name(f"renamed {at}.png"))
-    now = open_image_set(DataSettings(str(tmp_path)), kept)
+    now = open_image_set(DataConfig(str(tmp_path)), kept)
     assert {row.digest: split for row, split in zip(now.images.rows, now.splits, strict=True)} == was
     anew = opened(tmp_path)
     assert {row.digest: split for row, split in zip(anew.images.rows, anew.splits, strict=True)} != was
@@ -197,7 +197,7 @@ def test_of_equal_images_each_keeps_its_split(tmp_path: Path) -> None:
     learned, tested = (next(path for path in splits if splits[path] == split) for split in ("train", "test"))
     shutil.copy(tmp_path / tested, tmp_path / learned)
     kept = opened(tmp_path).images
-    now = open_image_set(DataSettings(str(tmp_path)), kept)
+    now = open_image_set(DataConfig(str(tmp_path)), kept)
     assert kept.changes(now.images) == []
     assert by_split(now) == splits
 
@@ -205,15 +205,15 @@ def test_of_equal_images_each_keeps_its_split(tmp_path: Path) -> None:
 def test_another_folder_without_splits_is_evaluated_whole(tmp_path: Path) -> None:
     kept = opened(classes(tmp_path / "mine", 20)).images
     classes(tmp_path / "other", 50)
-    whole = open_image_set(DataSettings(str(tmp_path / "other")), kept, ("cat", "dog"))
+    whole = open_image_set(DataConfig(str(tmp_path / "other")), kept, ("cat", "dog"))
     assert whole.splits.count("test") == 100
     shutil.rmtree(tmp_path / "other" / "cat")  # which need not hold all classes
-    some = open_image_set(DataSettings(str(tmp_path / "other")), kept, ("cat", "dog"))
+    some = open_image_set(DataConfig(str(tmp_path / "other")), kept, ("cat", "dog"))
     assert (some.classes, some.source("test").targets) == (("cat", "dog"), [1] * 50)
-    own = open_image_set(DataSettings(str(tmp_path / "mine")), kept, ("cat", "dog"))
+    own = open_image_set(DataConfig(str(tmp_path / "mine")), kept, ("cat", "dog"))
     assert own.images == kept
     classes(tmp_path / "split" / "test", 5)
-    assert open_image_set(DataSettings(str(tmp_path / "split")), None, ("cat", "dog")).splits == ("test",) * 10
+    assert open_image_set(DataConfig(str(tmp_path / "split")), None, ("cat", "dog")).splits == ("test",) * 10
 
 
 # ---- from training to evaluation
@@ -240,7 +240,7 @@ def test_a_training_says_what_it_reads(trained: Path, cli: Cli, tmp_path: Path) 
     said = cli.ok(*TRAIN, "--data", photos, "--output", tmp_path / "run")
     rows = read_image_list(tmp_path / "run" / IMAGES)
     assert rows is not None
-    for name, split in (("train", "train"), ("hold-out", "holdout"), ("test", "test")):
+    for name, split in (("train", "train"), ("validation split", "validation"), ("test", "test")):
         assert f"{name:<10}{rows.counts()[split]:>8}{2:>9}  " in said
     assert "passed over: 1 hidden or system files: cat/._1.png" in said
     assert read(tmp_path / "run" / "best" / "metrics.json")["trained_on"]["images"] == rows.fingerprint
@@ -278,7 +278,7 @@ def test_an_exported_file_is_measured_on_images_not_trained_on(trained: Path, cl
     kept = read_image_list(root / "run" / IMAGES)
     assert kept is not None
     told = cli.ok("export", best, "--data", photos, "--rounds", 0, "--workers", 0)
-    assert f"(top-1 on {kept.counts()['holdout']} images, " in told
+    assert f"(top-1 on {kept.counts()['validation']} images, " in told
     figures = json.loads(cli.ok("evaluate", f"{best}.onnx", "--data", photos, "--json"))
     assert (figures["trained_on"], figures["images"]) == (0, kept.counts()["test"])
 
@@ -302,17 +302,15 @@ def test_a_changed_folder_is_not_resumed_unless_accepted(trained: Path, cli: Cli
     listed = (tmp_path / "run" / IMAGES).rename(tmp_path / IMAGES)
     assert f"has no {IMAGES}, the list of the images" in cli.refused(*words, "--resume")
     listed.rename(tmp_path / "run" / IMAGES)
-    before_it = read(path := tmp_path / "run" / "settings.json")
+    before_it = read(path := tmp_path / "run" / "run_config.json")
     path.write_text(
         json.dumps(
             {
                 **before_it,
-                "settings": {
-                    **before_it["settings"],
+                "config": {
+                    **before_it["config"],
                     "data": {
-                        name: value
-                        for name, value in before_it["settings"]["data"].items()
-                        if name != "join_duplicates"
+                        name: value for name, value in before_it["config"]["data"].items() if name != "join_duplicates"
                     },
                 },
             }

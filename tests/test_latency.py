@@ -17,19 +17,19 @@ from psvit import Arch, UserError
 from psvit.arch.cost import Parts
 from psvit.arch.cost import macs as macs_of
 from psvit.arch.steps import steps_of
-from psvit.latency.benchmark_config import LatencySettings
+from psvit.latency import parts as latency
+from psvit.latency.benchmark_config import LatencyConfig
 from psvit.latency.parts import measure_networks, open_table
 from psvit.latency.table import LatencyTable, Validation, fit, validate
 from psvit.latency.timing import Stopwatch
 from psvit.models.macs import explicit_attention
-from psvit.latency import parts as latency
 from psvit.search.budget import Budget, Prices
 from psvit.search.feasible_set import FeasibleSet
 from psvit.search.space import Space
 
 LIKE = Arch("A", (16,), head_dim=8, patch_size=4)
 SPACE = Space(depth=(3, 4), stages=(1, 3), widths=((8, 16), (16, 24), (24,)), like=LIKE, img_size=16, num_classes=5)
-QUICK = LatencySettings(latency_rounds=2)
+QUICK = LatencyConfig(latency_rounds=2)
 CPU = torch.device("cpu")
 SCALE, OFFSET = 1.25, 0.003  # of the made-up machine's whole networks
 
@@ -54,7 +54,7 @@ def races(monkeypatch: pytest.MonkeyPatch, table: LatencyTable) -> list[list[Any
     """A machine whose networks take exactly SCALE times their parts, and OFFSET; what it was asked to race."""
     asked: list[list[Any]] = []
 
-    def race(calls: Any, settings: LatencySettings, device: torch.device) -> dict[Any, float]:
+    def race(calls: Any, config: LatencyConfig, device: torch.device) -> dict[Any, float]:
         named = dict(calls)
         asked.append(list(named))
         return {n: SCALE * table.of(n) + OFFSET if isinstance(n, Arch) else table.seconds.get(n, 1.0) for n in named}
@@ -151,7 +151,7 @@ def test_medians_of_turns_by_a_made_up_clock(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(latency, "Stopwatch", partial(Stopwatch, clock=clock))
     # three warm calls each; rounds: a 1, b 2 | b 3, a 4 | a 5, b 6
-    medians = latency._race([("a", taking(1)), ("b", taking(10))], LatencySettings(latency_rounds=3), CPU)
+    medians = latency._race([("a", taking(1)), ("b", taking(10))], LatencyConfig(latency_rounds=3), CPU)
     assert medians == {"a": pytest.approx(4), "b": pytest.approx(30)}
 
 
@@ -166,7 +166,7 @@ def test_what_cannot_run_is_refused_in_a_line(monkeypatch: pytest.MonkeyPatch) -
                 raise RuntimeError("out of memory\nsecond line")
 
         with pytest.raises(UserError, match=message):
-            latency._race([("pool 1 8 16", call)], LatencySettings(latency_rounds=9), CPU)
+            latency._race([("pool 1 8 16", call)], LatencyConfig(latency_rounds=9), CPU)
 
 
 # Sums
@@ -212,10 +212,10 @@ def test_a_part_of_another_space(table: LatencyTable) -> None:
 def test_a_budget_of_latency_holds(table: LatencyTable) -> None:
     costs = sorted(table.of(arch) for arch in SPACE.enumerate())
     limit = (costs[len(costs) // 3] + costs[len(costs) // 3 + 1]) / 2
-    region = FeasibleSet(SPACE, Budget(latency=limit), prices_of(table))
-    assert sorted(table.of(arch) for arch in region) == pytest.approx([cost for cost in costs if cost <= limit])
-    assert 0 < region.count() < SPACE.count()
-    assert all(table.of(arch) <= limit for arch in region)
+    feasible = FeasibleSet(SPACE, Budget(latency=limit), prices_of(table))
+    assert sorted(table.of(arch) for arch in feasible) == pytest.approx([cost for cost in costs if cost <= limit])
+    assert 0 < feasible.count() < SPACE.count()
+    assert all(table.of(arch) <= limit for arch in feasible)
     with pytest.raises(UserError, match=r"within 1 ms: the cheapest, .*raise --budget"):
         FeasibleSet(SPACE, Budget(latency=0.001), prices_of(table))
 
@@ -361,7 +361,7 @@ def test_what_the_figures_depend_on_is_in_the_key(tmp_path: Path, races: list[li
 
 
 def test_a_space_of_few_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latency, "_race", lambda calls, settings, device: {name: 0.01 for name, _ in calls})
+    monkeypatch.setattr(latency, "_race", lambda calls, config, device: {name: 0.01 for name, _ in calls})
     said: list[str] = []
     one = Space(depth=2, stages=2, widths=((8,), (16,)), like=LIKE, img_size=16)
     assert one.count() == 1

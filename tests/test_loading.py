@@ -14,7 +14,7 @@ from tiny import MACHINE, NETWORK, Cli, image_folder, start, torchrun
 from torch import Tensor
 
 from psvit.data.augment import eval_transform, train_transform
-from psvit.data.data_config import Augment, DataSettings
+from psvit.data.data_config import Augment, DataConfig
 from psvit.data.datasets import Data, open_data
 from psvit.data.loading import Batch, ImageSplit, eval_batches, train_batches
 from psvit.data.sources import FileSource, Subset
@@ -129,7 +129,7 @@ def test_the_global_generators_are_left_alone(digit_split: ImageSplit) -> None:
     for workers in (0, 1):
         start()
         list(train_batches(digit_split, batch_size=8, batches=2, epoch=0, seed=0, workers=workers))
-        plain = ImageSplit(digit_split.source, eval_transform(open_data(DataSettings())))
+        plain = ImageSplit(digit_split.source, eval_transform(open_data(DataConfig())))
         list(eval_batches(plain, batch_size=8, world_size=60, workers=workers))
         assert draws() == expected
 
@@ -165,7 +165,7 @@ def named(batches: list[Batch]) -> list[str]:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_unreadable_images_are_replaced_in_training(broken: tuple[Path, set[str]], workers: int) -> None:
     root, bad = broken
-    data = open_data(DataSettings(str(root), holdout=0, img_size=8))
+    data = open_data(DataConfig(str(root), validation=0, img_size=8))
     split = ImageSplit(data.train, train_transform(data, Augment()), training=True)
     batches = list(train_batches(split, batch_size=5, batches=2, epoch=0, seed=0, workers=workers))
     assert [len(batch.labels) for batch in batches] == [5, 5]
@@ -177,7 +177,7 @@ def test_unreadable_images_are_replaced_in_training(broken: tuple[Path, set[str]
 @pytest.mark.parametrize("workers", [0, 2])
 def test_unreadable_images_are_dropped_in_evaluation(broken: tuple[Path, set[str]], workers: int) -> None:
     root, bad = broken
-    data = open_data(DataSettings(str(root), holdout=0, img_size=8))
+    data = open_data(DataConfig(str(root), validation=0, img_size=8))
     split = ImageSplit(data.train, eval_transform(data))
     for batch_size in (1, 3, 10):
         batches = list(eval_batches(split, batch_size=batch_size, workers=workers))
@@ -190,7 +190,7 @@ def test_unreadable_images_are_dropped_in_evaluation(broken: tuple[Path, set[str
 @pytest.mark.parametrize("training", [True, False])
 def test_strict_stops_and_names_the_file(broken: tuple[Path, set[str]], training: bool, workers: int) -> None:
     root, bad = broken
-    data = open_data(DataSettings(str(root), holdout=0, img_size=8))
+    data = open_data(DataConfig(str(root), validation=0, img_size=8))
     split = ImageSplit(data.train, eval_transform(data), training=training, strict=True)
     if training:
         batches = train_batches(split, batch_size=5, batches=2, epoch=0, seed=0, workers=workers)

@@ -10,15 +10,15 @@ import pytest
 import torch
 from image_sources import Numbered
 from PIL import Image
-from tiny import log, same_weights, settings
+from tiny import config, log, same_weights
 from torch import Tensor, nn
 
 from psvit.data.loading import Batch, ImageSplit, train_batches
 from psvit.engine.devices import AskedToStop, interrupts, open_machine
 from psvit.engine.loop import InterruptedTrainingError
-from psvit.engine.train_config import ModelSettings
+from psvit.engine.train_config import ModelConfig
 from psvit.errors import UserError
-from psvit.tasks.classification.classify import ClassifierLearning, train
+from psvit.tasks.classification.classify import ClassifierTrainer, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -64,10 +64,10 @@ def test_a_full_shared_memory_is_told_and_waited_for_by_nobody(monkeypatch: pyte
 
 
 def test_ctrl_c_does_not_wait_for_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = settings(tmp_path / "run")
-    whole = ClassifierLearning.epoch_batches
+    chosen = config(tmp_path / "run")
+    whole = ClassifierTrainer.epoch_batches
 
-    def stuck(self: ClassifierLearning, epoch: int, done: int) -> Iterator[Batch]:
+    def stuck(self: ClassifierTrainer, epoch: int, done: int) -> Iterator[Batch]:
         for number, batch in enumerate(whole(self, epoch, done)):
             if (epoch, number) == (1, 1):
                 signal.raise_signal(signal.SIGINT)
@@ -76,7 +76,7 @@ def test_ctrl_c_does_not_wait_for_images(tmp_path: Path, monkeypatch: pytest.Mon
 
     train(replace(chosen, run=replace(chosen.run, output=str(tmp_path / "whole"))))
     with monkeypatch.context() as patch:
-        patch.setattr(ClassifierLearning, "epoch_batches", stuck)
+        patch.setattr(ClassifierTrainer, "epoch_batches", stuck)
         with pytest.raises(InterruptedTrainingError, match="stopped at step 4 of 6"):
             train(chosen)
     train(replace(chosen, run=replace(chosen.run, resume=True)))
@@ -94,7 +94,7 @@ def test_among_several_processes_nobody_stops_alone() -> None:
         signal.raise_signal(signal.SIGINT)
     with interrupts() as interrupt:
         signal.raise_signal(signal.SIGINT)
-        with pytest.raises(AskedToStop), interrupt.at_once(open_machine(settings().machine)):
+        with pytest.raises(AskedToStop), interrupt.at_once(open_machine(config().machine)):
             raise AssertionError("asked before")
 
 
@@ -104,6 +104,6 @@ def test_a_batch_norm_with_one_value_is_refused(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr("psvit.engine.loop.open_model", small)
     monkeypatch.setattr("psvit.engine.run_folder.network_facts", lambda *_: {"macs": 1, "params": 1})
-    chosen = settings(tmp_path, model=ModelSettings("resnet18"), batch_size=1)
+    chosen = config(tmp_path, model=ModelConfig("resnet18"), batch_size=1)
     with pytest.raises(UserError, match=r"^--batch-size 1 is too small .* give --batch-size 2 or more$"):
         train(chosen)

@@ -4,10 +4,10 @@ import platform
 
 import pytest
 import torch
-from psvit.engine import machine
 from small_networks import CPU
 
 from psvit import UserError
+from psvit.engine import machine
 from psvit.engine.machine import keep_freed_memory, page_faults, resolve_device
 
 

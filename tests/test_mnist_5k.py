@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny import Cli
 
-from psvit.data.data_config import DataSettings
+from psvit.data.data_config import DataConfig
 from psvit.data.datasets import Data, open_data
 from psvit.data.sources import Source
 
@@ -25,12 +25,12 @@ def opened() -> Iterator[Data]:
     pixels = shipped.mnist_data()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shipped, "mnist_data", lambda: pixels)
-        yield open_data(DataSettings("mnist-5k"))
+        yield open_data(DataConfig("mnist-5k"))
 
 
 def test_a_fifth_of_each_digit_is_the_test_split(opened: Data) -> None:
     counts = []
-    for split in (opened.train, opened.holdout, opened.test):
+    for split in (opened.train, opened.validation, opened.test):
         assert isinstance(split, Source)
         counts.append(np.bincount(np.asarray(split.labels()), minlength=10).tolist())
     assert counts == [[360] * 10, [40] * 10, [100] * 10]
@@ -38,7 +38,7 @@ def test_a_fifth_of_each_digit_is_the_test_split(opened: Data) -> None:
 
 
 def test_no_image_is_in_two_splits(opened: Data) -> None:
-    every = [set(images(split)) for split in (opened.train, opened.holdout, opened.test)]
+    every = [set(images(split)) for split in (opened.train, opened.validation, opened.test)]
     assert sum(map(len, every)) == len(set().union(*every)) == 5000
 
 
@@ -55,9 +55,9 @@ def test_the_pixels_are_those_of_grey_images(opened: Data) -> None:
 
 
 def test_the_test_split_is_the_same_for_every_seed(opened: Data) -> None:
-    other = open_data(DataSettings("mnist-5k", seed=7, holdout=0.2))
+    other = open_data(DataConfig("mnist-5k", seed=7, validation=0.2))
     assert images(other.test) == images(opened.test)
-    assert images(other.holdout)[:40] != images(opened.holdout)[:40]
+    assert images(other.validation)[:40] != images(opened.validation)[:40]
 
 
 def test_a_missing_package_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

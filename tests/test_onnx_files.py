@@ -21,7 +21,7 @@ import psvit
 from psvit import UserError
 from psvit.data.datasets import open_data
 from psvit.export.export import export
-from psvit.export.export_config import ExportSettings
+from psvit.export.export_config import ExportConfig
 from psvit.export.graph import example_images, to_onnx
 from psvit.export.int8 import quantize
 from psvit.export.onnx_files import calibration_images
@@ -43,9 +43,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("exported")
     best = str(checkpoint(folder / "best"))
-    calm = ExportSettings(int8=True, data="digits", rounds=0, calibration=32)
+    calm = ExportConfig(int8=True, data="digits", rounds=0, calibration=32)
     export(best, calm, DIGITS)
-    export(best, ExportSettings(output=str(folder / "fixed.onnx"), batch_size=4, rounds=0))
+    export(best, ExportConfig(output=str(folder / "fixed.onnx"), batch_size=4, rounds=0))
     return folder
 
 
@@ -78,7 +78,7 @@ def test_predict_and_evaluate_take_a_file(cli: Cli, exported: Path, images: Path
             assert a["probability"] == pytest.approx(b["probability"], abs=2e-5)
 
     def figures(name: str) -> dict[str, Any]:
-        data = ["--data", "digits", "--holdout", "0.02", "--split", "holdout", *batch]
+        data = ["--data", "digits", "--validation", "0.02", "--split", "validation", *batch]
         return json.loads(cli.ok("evaluate", exported / name, *data, *MACHINE, "--json"))
 
     ours, theirs = figures("best"), figures(file)
@@ -133,7 +133,7 @@ def test_another_image_size_is_refused(cli: Cli, exported: Path) -> None:
 @pytest.mark.slow
 def test_another_size_is_exported_with_its_positions(best: Path, tmp_path: Path) -> None:
     output = tmp_path / "large.onnx"
-    export(str(best), ExportSettings(output=str(output), img_size=(20, 16), rounds=0))
+    export(str(best), ExportConfig(output=str(output), img_size=(20, 16), rounds=0))
     network = open_checkpoint(str(best)).model
     network.set_input_size((20, 16))
     inputs = example_images((1, 20, 16), 2)
@@ -150,14 +150,14 @@ def test_int8_is_small_near_and_measured(exported: Path) -> None:
     a, b = model(inputs), small(inputs)
     assert 0 < (a - b).abs().max() < 0.1 * a.abs().max()
     told = small.metadata["accuracy"]
-    assert (told["data"], told["split"], told["images"]) == ("digits", "holdout", 30)
+    assert (told["data"], told["split"], told["images"]) == ("digits", "validation", 30)
     assert told["float32_top1"] == pytest.approx(model.metadata["accuracy"]["top1"])
     assert abs(told["top1"] - told["float32_top1"]) < 10.1  # three of thirty images
     assert small.metadata["precision"] == "int8"
     assert small.metadata["largest_difference"] > model.metadata["largest_difference"]
 
 
-ROWS = ["--data", "digits", "--split", "holdout", "--json"]
+ROWS = ["--data", "digits", "--split", "validation", "--json"]
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_int8_is_as_right_as_float32(cli: Cli, able: Path, tmp_path: Path, flags
     told = json.loads(cli.ok("export", able, "--int8", *ROWS[:2], *flags, "--output", output, "--rounds", 0, "--json"))
     assert told["top1"]["float32"] > 60
     assert abs(told["top1"]["int8"] - told["top1"]["float32"]) < 3
-    assert told["measured_on"] == {"data": "digits", "split": "holdout", "images": 143}
+    assert told["measured_on"] == {"data": "digits", "split": "validation", "images": 143}
     for name, file in (("float32", output), ("int8", tmp_path / "m.int8.onnx")):
         assert json.loads(cli.ok("evaluate", file, *ROWS, *MACHINE[:4]))["top1"] == told["top1"][name], name
         assert OnnxModel(file).metadata["accuracy"]["top1"] == pytest.approx(told["top1"][name], abs=1e-4)
@@ -227,9 +227,9 @@ def test_int8_without_data_leaves_convolutions(cli: Cli, best: Path, tmp_path: P
 def test_calibration_sees_training_images_alone(best: Path) -> None:
     classifier = open_checkpoint(str(best))
     data = replace(DIGITS, limit=None)
-    batches = list(calibration_images(classifier, data, ExportSettings(calibration=50)))
+    batches = list(calibration_images(classifier, data, ExportConfig(calibration=50)))
     assert [batch.shape for batch in batches] == [(count, 1, 12, 12) for count in (16, 16, 16, 2)]
-    whole = list(calibration_images(classifier, data, ExportSettings(calibration=9000)))
+    whole = list(calibration_images(classifier, data, ExportConfig(calibration=9000)))
     assert 1400 < sum(map(len, whole)) <= len(open_data(data).train)
     assert len(np.unique(np.concatenate(whole), axis=0)) > 1280, "they are different images"
 
@@ -237,10 +237,10 @@ def test_calibration_sees_training_images_alone(best: Path) -> None:
 def test_a_fixed_batch_of_calibration_is_filled_with_its_last_image(best: Path) -> None:
     classifier, data = open_checkpoint(str(best)), replace(DIGITS, limit=None)
     for calibration, batch_size, batches in ((50, 20, 3), (8, 20, 1), (40, 20, 2)):
-        free = np.concatenate(list(calibration_images(classifier, data, ExportSettings(calibration=calibration))))
+        free = np.concatenate(list(calibration_images(classifier, data, ExportConfig(calibration=calibration))))
         assert len(free) == calibration
-        settings = ExportSettings(calibration=calibration, batch_size=batch_size)
-        fixed = list(calibration_images(classifier, data, settings))
+        config = ExportConfig(calibration=calibration, batch_size=batch_size)
+        fixed = list(calibration_images(classifier, data, config))
         assert [len(batch) for batch in fixed] == [batch_size] * batches
         filled = np.concatenate(fixed)
         assert (filled[:calibration] == free).all()
@@ -309,12 +309,12 @@ def test_what_is_no_checkpoint_says_what_opens_it(cli: Cli, images: Path, tmp_pa
 
 
 def test_a_hold_out_that_was_learned_is_not_evaluated(cli: Cli, trained: Path) -> None:
-    own = ["evaluate", trained, "--data", "digits", "--split", "holdout", "--json", *MACHINE]
+    own = ["evaluate", trained, "--data", "digits", "--split", "validation", "--json", *MACHINE]
     figures = json.loads(cli.ok(*own))
-    settings = json.loads((trained / "metrics.json").read_text())["trained_on"]
-    same = ["--holdout", settings["holdout"], "--seed", settings["seed"]]
+    config = json.loads((trained / "metrics.json").read_text())["trained_on"]
+    same = ["--validation", config["validation"], "--seed", config["seed"]]
     assert json.loads(cli.ok(*own, *same)) == figures
-    assert "so it knows images of the hold-out" in cli.refused(*own, "--split-seed", "5")
+    assert "so it knows images of the validation split" in cli.refused(*own, "--split-seed", "5")
 
 
 def test_a_file_runs_on_the_device_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

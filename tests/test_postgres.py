@@ -17,9 +17,9 @@ from test_evolution import start as start_workers
 from tiny import DATA, MACHINE, Cli, read, start
 
 from psvit import UserError
-from psvit.pipeline.run_config import RunAllSettings
-from psvit.search.evolution import EvolutionSettings
-from psvit.search.search_config import SearchSettings, shown
+from psvit.pipeline.run_config import RunAllConfig
+from psvit.search.evolution import EvolutionConfig
+from psvit.search.search_config import SearchConfig, shown
 from psvit.search.storage import check_storage, open_storage
 
 SEARCH = ["search", *DATA, *MACHINE, "--depth", "2", "3", "--stages", "1", "2", "--stage-widths", "16", "24,32",
@@ -150,6 +150,6 @@ def test_without_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_files_and_pages_show_no_password() -> None:
-    evolution = EvolutionSettings(storage=f"postgresql://me:{PASSWORD}@host/db")
-    for settings in (SearchSettings(evolution=evolution), RunAllSettings(evolution=evolution)):
-        assert shown(settings) == replace(settings, evolution=EvolutionSettings(storage="postgresql://me:***@host/db"))
+    evolution = EvolutionConfig(storage=f"postgresql://me:{PASSWORD}@host/db")
+    for config in (SearchConfig(evolution=evolution), RunAllConfig(evolution=evolution)):
+        assert shown(config) == replace(config, evolution=EvolutionConfig(storage="postgresql://me:***@host/db"))

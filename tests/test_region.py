@@ -19,9 +19,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def counted(name: str) -> None:
         whole = getattr(FeasibleSet, name)
 
-        def walk(region: FeasibleSet, *given: Any) -> Any:
+        def walk(feasible: FeasibleSet, *given: Any) -> Any:
             taken.append(name)
-            return whole(region, *given)
+            return whole(feasible, *given)
 
         monkeypatch.setattr(FeasibleSet, name, walk)
 
@@ -37,21 +37,21 @@ def test_a_refusal_looks_for_the_nearest_member_once(calls: list[str]) -> None:
 
 
 def test_members_are_counted_and_listed_once(calls: list[str]) -> None:
-    region = FeasibleSet(SPACE, Budget(macs=1e9))
+    feasible = FeasibleSet(SPACE, Budget(macs=1e9))
     for _ in range(3):
-        assert region.count() == region.count(at_most=10**6) == len(region.members or []) > 5
-        assert region.count(at_most=5) == 5
+        assert feasible.count() == feasible.count(at_most=10**6) == len(feasible.members or []) > 5
+        assert feasible.count(at_most=5) == 5
     assert calls == ["_nearest_infeasible", *["_walk"] * 4]
 
 
 def test_counting_stops_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    region = FeasibleSet(SPACE, Budget())
-    walk, seen = region._walk, []
+    feasible = FeasibleSet(SPACE, Budget())
+    walk, seen = feasible._walk, []
 
     def watched() -> Iterator[Any]:
         for member in walk():
             seen.append(member)
             yield member
 
-    monkeypatch.setattr(region, "_walk", watched)
-    assert region.count(at_most=3) == 3 == len(seen)
+    monkeypatch.setattr(feasible, "_walk", watched)
+    assert feasible.count(at_most=3) == 3 == len(seen)

@@ -50,11 +50,11 @@ def test_another_axis_can_be_chosen(tmp_path: Path) -> None:
     with Browser() as tab:
         tab.open(tmp_path / "search.html")
         titles = "[...document.querySelectorAll('.xtitle, .ytitle')].map(title => title.textContent)"
-        assert tab.run(titles) == ["predicted latency of a batch, ms", "hold-out loss under the supernet, nats"]
+        assert tab.run(titles) == ["predicted latency of a batch, ms", "validation loss under the supernet, nats"]
         tab.run("document.querySelector('select[name=across]').value = 'params';"
                 "document.querySelector('select[name=up]').value = 'top1';"
                 "document.querySelector('form').dispatchEvent(new Event('change'))")  # fmt: skip
-        assert tab.run(titles) == ["parameters", "hold-out top-1 under the supernet, %"]
+        assert tab.run(titles) == ["parameters", "validation top-1 under the supernet, %"]
         assert tab.complaints == []
 
 

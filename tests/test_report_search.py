@@ -12,15 +12,15 @@ from PIL import Image
 from tiny import RUN, Cli, read
 
 from psvit.cli.train import with_recipe
-from psvit.engine.train_config import RECIPES, ModelSettings, TrainSettings
-from psvit.pipeline.run_config import RunAllSettings
+from psvit.engine.train_config import RECIPES, ModelConfig, TrainConfig
+from psvit.pipeline.run_config import RunAllConfig
 from psvit.pipeline.run_page import comparison_chart, run_page
 from psvit.report.command import command_line
 from psvit.report.in_python import use_in_python
 from psvit.report.page import Page
 from psvit.search import search_page as report
 from psvit.search.front import rank
-from psvit.search.search_config import SearchSettings
+from psvit.search.search_config import SearchConfig
 from psvit.search.search_page import front_chart, front_note, search_page
 
 # The command ---------------------------------------------------------------------------------------------------------
@@ -34,7 +34,7 @@ def test_the_command_asks_for_the_same() -> None:
         ["run", "--data", "x", "--clip-grad", "null", "--output", "some where", "--inherit", "--resume"],
         ["search", "--data", "x", "--stage-widths", "16,24", "24,32", "--depth", "2", "4", "--auto-augment", "rand-m9"],
     ):
-        kind = {"run": RunAllSettings, "search": SearchSettings}[words[0]]
+        kind = {"run": RunAllConfig, "search": SearchConfig}[words[0]]
         asked = with_recipe(words[0], "", lambda recipe, kind=kind: kind(recipe=recipe), words[1:])
         told = shlex.split(report._command(words[0], asked, Path(asked.search.output)))
         assert told[:2] == ["psvit", words[0]]
@@ -45,13 +45,13 @@ def test_the_command_asks_for_the_same() -> None:
 
 
 def test_a_command_without_anything_to_say() -> None:
-    assert command_line("psvit search", SearchSettings(), SearchSettings()) == "psvit search"
+    assert command_line("psvit search", SearchConfig(), SearchConfig()) == "psvit search"
     assert set(RECIPES) == {"light", "deit"}
 
 
 def test_a_switch_has_no_value_and_a_choice_has_one() -> None:
-    asked = TrainSettings(model=ModelSettings(class_token=True, pretrained=True))
-    assert command_line("psvit train", asked, TrainSettings()) == "psvit train --class-token true --pretrained"
+    asked = TrainConfig(model=ModelConfig(class_token=True, pretrained=True))
+    assert command_line("psvit train", asked, TrainConfig()) == "psvit train --class-token true --pretrained"
 
 
 # The search's page ---------------------------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ def test_many_networks_are_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_ranked() -> None:
-    page = search_page(Path("x"), [], {"data": "digits", "budget": {}, "chosen": None}, SearchSettings(), [])
+    page = search_page(Path("x"), [], {"data": "digits", "budget": {}, "chosen": None}, SearchConfig(), [])
     assert "0 networks scored, budget without limit" in page.html()
 
 
@@ -158,7 +158,7 @@ def test_what_the_page_of_a_run_says(run_folder: Path) -> None:
         error = (row["top1"] * (100 - row["top1"]) / row["images"]) ** 0.5
         assert tags.cells[place : place + 8] == [
             row["name"], row["network"], f"{row['macs'] / 1e6:,.2f}", f"{row['params'] / 1e6:,.3f}",
-            f"{row['holdout_top1']:.2f}", f"{row['top1']:.2f} ± {error:.2f}", f"{row['loss']:.3f}",
+            f"{row['validation_top1']:.2f}", f"{row['top1']:.2f} ± {error:.2f}", f"{row['loss']:.3f}",
             f"{row['error_ratio']:.2f}",
         ]  # fmt: skip
     targets = [attributes["href"] or "" for tag, attributes in tags.found if tag == "a"]
@@ -182,16 +182,16 @@ def test_the_page_of_a_run_without_a_search(run_folder: Path) -> None:
     ]
     rows[0]["per_class"] = {f"class {i}": float(i) for i in range(30)} | {"a": 1.0, "b": None}
     rows[1]["per_class"] = dict.fromkeys(rows[0]["per_class"]) | {"a": 0.5}
-    compared = replace(RunAllSettings().compare, models=("resnet18", "again"), macs="400k")
-    settings = replace(RunAllSettings(), compare=compared)
-    page = run_page(run_folder, {**results, "rows": rows, "chosen": "again"}, settings, ((8, 8), 1, 10), {})
+    compared = replace(RunAllConfig().compare, models=("resnet18", "again"), macs="400k")
+    config = replace(RunAllConfig(), compare=compared)
+    page = run_page(run_folder, {**results, "rows": rows, "chosen": "again"}, config, ((8, 8), 1, 10), {})
     text = page.html()
     assert "The network" not in text
     assert "search/report.html" not in text
     assert "The 20 of 32 classes that are told apart worst." in text
     assert text.count("<figure>") == 3
     assert list(comparison_chart(rows).across) == ["params", "latency_ms", "macs"], "MACs are equal"
-    assert "again, the best on the hold-out with" in text
+    assert "again, the best on the validation split with" in text
 
 
 def test_five_lines_use_the_checkpoint(

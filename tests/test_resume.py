@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from psvit.engine import devices as machine
 from tiny import (
     CPU,
     DATA,
@@ -15,10 +14,10 @@ from tiny import (
     NETWORK,
     TRAIN,
     Cli,
+    config,
     log,
     same_weights,
     saved_behind,
-    settings,
     start,
     start_slowed,
     stop_at,
@@ -27,6 +26,7 @@ from tiny import (
 )
 from torch import Tensor
 
+from psvit.engine import devices as machine
 from psvit.engine.devices import Interrupt, interrupts, open_machine
 from psvit.engine.loop import InterruptedTrainingError
 from psvit.engine.train_config import Machine
@@ -107,7 +107,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(cli: Cli, tmp_path: Path, uninterrup
 
 
 def test_resumed_at_any_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = settings(tmp_path / "run", drop_path=0.3, ema_decay=0.9, opt="adamw")
+    chosen = config(tmp_path / "run", drop_path=0.3, ema_decay=0.9, opt="adamw")
     train(replace(chosen, run=replace(chosen.run, output=str(tmp_path / "whole"))))
     for step in (1, 3, 4):
         with monkeypatch.context() as patch:
@@ -121,7 +121,7 @@ def test_resumed_at_any_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_state_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = settings(tmp_path)
+    chosen = config(tmp_path)
     with monkeypatch.context() as patch:
         stop_at(patch, 2)
         with pytest.raises(InterruptedTrainingError):
@@ -135,7 +135,7 @@ def test_a_state_of_another_version_is_refused(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("opt", ["sgd", "muon", "adafactor"])
 def test_the_state_of_other_optimizers_resumes(opt: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = settings(tmp_path / "run", opt=opt)
+    chosen = config(tmp_path / "run", opt=opt)
     train(replace(chosen, run=replace(chosen.run, output=str(tmp_path / "whole"))))
     with monkeypatch.context() as patch:
         stop_at(patch, 4)

@@ -1,4 +1,6 @@
-"""The network that ``psvit run`` names: by the hold-out, the same in the terminal, on the page and in the results."""
+"""The network that ``psvit run`` names: by the validation split, the same in the terminal, on the page and in the
+results.
+"""
 
 import json
 import re
@@ -9,15 +11,15 @@ from typing import Any
 import pytest
 from tiny import Cli
 
-from psvit.pipeline.compare import best_on_holdout, table
-from psvit.pipeline.run_config import RunAllSettings
+from psvit.pipeline.compare import best_on_validation, table
+from psvit.pipeline.run_config import RunAllConfig
 from psvit.pipeline.run_page import run_page
 
 
-def row(name: str, holdout: float | None, loss: float | None, test: float, folder: Path = Path()) -> dict[str, Any]:
+def row(name: str, validation: float | None, loss: float | None, test: float, folder: Path = Path()) -> dict[str, Any]:
     return {
         "name": name, "network": name, "macs": 1000, "params": 100, "top1": test, "loss": 0.5, "images": 100,
-        "per_class": {"a": test, "b": test}, "holdout_top1": holdout, "holdout_loss": loss, "epoch": 1,
+        "per_class": {"a": test, "b": test}, "validation_top1": validation, "validation_loss": loss, "epoch": 1,
         "error_ratio": 1.0, "checkpoint": str(folder / name / "best"),
     }  # fmt: skip
 
@@ -31,36 +33,36 @@ def row(name: str, holdout: float | None, loss: float | None, test: float, folde
     ],
 )
 def test_the_hold_out_chooses(rows: list[Any], name: str | None) -> None:
-    assert best_on_holdout([row(*one) for one in rows]) == name
+    assert best_on_validation([row(*one) for one in rows]) == name
 
 
 @pytest.mark.parametrize(
-    ("holdout", "told"),
-    [((80.0, 81.0, 79.0), "searched: the best on the hold-out with 81.00 %"),
-     ((None, None, None), "deit: the first, since without a hold-out (--holdout 0) nothing chooses")],
+    ("validation", "told"),
+    [((80.0, 81.0, 79.0), "searched: the best on the validation split with 81.00 %"),
+     ((None, None, None), "deit: the first, since without a validation split (--validation 0) nothing chooses")],
 )  # fmt: skip
 def test_terminal_page_and_next_command_name_the_same(
-    holdout: tuple[Any, ...], told: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    validation: tuple[Any, ...], told: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    figures = zip(("deit", "searched", "resnet18"), holdout, (70.0, 60.0, 95.0), strict=True)
+    figures = zip(("deit", "searched", "resnet18"), validation, (70.0, 60.0, 95.0), strict=True)
     rows = [row(name, on, None if on is None else 0.5, test, tmp_path) for name, on, test in figures]
     for one in rows:
         Path(one["checkpoint"]).mkdir(parents=True)
         Path(one["checkpoint"], "config.json").write_text("{}")
         Path(one["checkpoint"]).with_name("log.jsonl").write_text('{"epoch": 1, "train_loss": 2.0}\n' * 2)
-    results = {"settings": {}, "data": "digits", "rows": rows, "chosen": best_on_holdout(rows)}
+    results = {"config": {}, "data": "digits", "rows": rows, "chosen": best_on_validation(rows)}
     name, _, why = told.partition(": ")
 
-    monkeypatch.setattr("psvit.pipeline.run.run", lambda settings: json.loads(json.dumps(results)))
+    monkeypatch.setattr("psvit.pipeline.run.run", lambda config: json.loads(json.dumps(results)))
     said = cli.ok("run", "--output", tmp_path).splitlines()
     assert f"use       {told}" in said
     assert said[-1] == f"next      psvit predict {tmp_path / name / 'best'} IMAGE ..."
 
-    settings = RunAllSettings()
-    settings = replace(settings, compare=replace(settings.compare, models=("deit", "resnet18")))
-    page = run_page(tmp_path, results, settings, ((8, 8), 1, 10), {}).html()
+    config = RunAllConfig()
+    config = replace(config, compare=replace(config.compare, models=("deit", "resnet18")))
+    page = run_page(tmp_path, results, config, ((8, 8), 1, 10), {}).html()
     assert f"{name}, {why}: " in re.sub("<[^>]*>", "", page)
     assert f"psvit predict {tmp_path / name / 'best'}" in re.sub("<[^>]*>", "", page)
     marked = re.findall('<tr class="mark"><td>(.*?)</td>', page)
     bold = [one["name"] for one, line in zip(rows, table(results).rows, strict=True) if line.style == "bold"]
-    assert marked == bold == ([name] if holdout[0] else [])
+    assert marked == bold == ([name] if validation[0] else [])

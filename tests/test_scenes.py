@@ -9,19 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from coco_writer import write_coco
-from psvit.data.objects import scenes as scenes_module
 
+from psvit.data.objects import scenes as scenes_module
 from psvit.data.objects.coco import read_coco
 from psvit.data.objects.object_sets import TEST_SCENES, DenseData, open_class_maps, open_objects
 from psvit.data.objects.objects import DenseSubset, boxes_of
-from psvit.data.objects.objects_config import DenseDataSettings
+from psvit.data.objects.objects_config import DenseDataConfig
 from psvit.data.objects.scenes import INK, VISIBLE, ScenesSource, compose
 from psvit.data.splits import digits
 from psvit.errors import UserError
 
 
-def opened(**settings: object) -> DenseData:
-    return open_objects(DenseDataSettings(**settings))  # type: ignore[arg-type]
+def opened(**config: object) -> DenseData:
+    return open_objects(DenseDataConfig(**config))  # type: ignore[arg-type]
 
 
 def scenes_of(data: DenseData, split: str) -> ScenesSource:
@@ -52,30 +52,30 @@ def test_a_scene_is_the_same_in_every_order_and_process_and_needs_no_torch() -> 
 def test_what_a_seed_changes() -> None:
     a, b, c = opened(seed=0), opened(seed=1), opened(seed=1, split_seed=0)
     assert digest(a, "test", 0) == digest(b, "test", 0)
-    for split in ("train", "holdout"):
+    for split in ("train", "validation"):
         assert digest(a, split, 0) != digest(b, split, 0)
         assert digest(a, split, 0) == digest(c, split, 0)
-    assert len({digest(a, split, i) for split in ("train", "holdout", "test") for i in range(5)}) == 15
+    assert len({digest(a, split, i) for split in ("train", "validation", "test") for i in range(5)}) == 15
 
 
 def test_the_splits_share_no_digit() -> None:
-    data = opened(holdout=0.2)
+    data = opened(validation=0.2)
     every = np.concatenate([part[0] for part in digits()])
     bytes_of = {
         split: sorted(digit.tobytes() for digit in scenes_of(data, split).digits)
-        for split in ("train", "holdout", "test")
+        for split in ("train", "validation", "test")
     }
     assert sorted(chain(*bytes_of.values())) == sorted(digit.tobytes() for digit in every)  # each digit in one split
     train, test = scenes_of(data, "train"), scenes_of(data, "test")
     assert len(test.digits) == len(digits()[1][0])
-    assert set(train.labels.tolist()) == set(scenes_of(data, "holdout").labels.tolist()) == set(range(10))
+    assert set(train.labels.tolist()) == set(scenes_of(data, "validation").labels.tolist()) == set(range(10))
 
 
 def test_lengths() -> None:
     data = opened()
-    assert (len(data.train), len(data.holdout), len(data.test)) == (2000, 200, TEST_SCENES)
-    data = opened(scenes=50, limit=20, holdout=0)
-    assert (len(data.train), len(data.holdout), len(data.test)) == (20, 0, TEST_SCENES)
+    assert (len(data.train), len(data.validation), len(data.test)) == (2000, 200, TEST_SCENES)
+    data = opened(scenes=50, limit=20, validation=0)
+    assert (len(data.train), len(data.validation), len(data.test)) == (20, 0, TEST_SCENES)
     with pytest.raises(IndexError):
         data.train.image(20)
 
@@ -149,7 +149,7 @@ def test_digits_stand_out_of_their_ground() -> None:
 
 
 def test_a_class_map_holds_the_masks() -> None:
-    data, maps = opened(), open_class_maps(DenseDataSettings())
+    data, maps = opened(), open_class_maps(DenseDataConfig())
     assert maps.classes == ("background", *map(str, range(10)))
     for i in range(5):
         objects = data.test.objects(i)
@@ -179,7 +179,7 @@ def test_other_sizes() -> None:
 def test_a_stated_seed_gives_a_stated_scene() -> None:
     train, _ = digits()
     a = compose(*train, (96, 96), np.random.default_rng((0, 0, 7)))
-    assert (a.pixels == scenes_of(opened(holdout=0), "train").scene(7).pixels).all()
+    assert (a.pixels == scenes_of(opened(validation=0), "train").scene(7).pixels).all()
 
 
 def test_scenes_written_as_coco_are_read_back(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_scenes_written_as_coco_are_read_back(tmp_path: Path) -> None:
     parts = {split: DenseSubset(getattr(data, split), range(6)) for split in ("train", "test")}
     for split, part in parts.items():
         write_coco(part, data.classes, tmp_path, split)
-    back = open_objects(DenseDataSettings(data=str(tmp_path), holdout=0))
+    back = open_objects(DenseDataConfig(data=str(tmp_path), validation=0))
     assert back.classes == data.classes
     assert back.has_masks
     assert back.notes == ()
@@ -208,7 +208,7 @@ def test_scenes_written_as_coco_are_read_back(tmp_path: Path) -> None:
 
 
 def test_mistakes_are_named() -> None:
-    for settings, message in (
+    for config, message in (
         ({"scenes": 0}, "--scenes 0 is not a whole number of at least 1"),
         ({"data": " "}, "--data ' ' is not a name or a folder: give digits-scenes"),
         ({"data_dir": "x"}, "--data-dir 'x' is not used"),
@@ -216,6 +216,6 @@ def test_mistakes_are_named() -> None:
         ({"data": __file__}, "is a file, not a folder"),
     ):
         with pytest.raises(UserError) as error:
-            opened(**settings)
+            opened(**config)
         assert message in str(error.value)
         assert "\n" not in str(error.value)

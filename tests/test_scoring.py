@@ -12,34 +12,34 @@ from refusals import refuses
 from small_supernets import shaken, space
 
 from psvit import UserError
-from psvit.data.data_config import DataSettings
+from psvit.data.data_config import DataConfig
 from psvit.data.datasets import Data, balanced_order, open_data
 from psvit.search.budget import Budget
 from psvit.search.feasible_set import FeasibleSet
 from psvit.search.scores import Journal, Score
 from psvit.search.scoring import Scorer, Slices, batch_bytes, prefix_tree, rank_all, rungs, survivors
-from psvit.search.search_config import ScoringSettings
+from psvit.search.search_config import ScoringConfig
 from psvit.search.space import Space
 from psvit.search.supernet import Supernet
 
 ACCELERATOR = Accelerator(cpu=True)
-HALVING = ScoringSettings(first_slice=20, reduction_factor=3, finalists=5, score_batch=32)
+HALVING = ScoringConfig(first_slice=20, reduction_factor=3, finalists=5, score_batch=32)
 
 
 @pytest.fixture(scope="module")
 def data() -> Data:
-    return open_data(DataSettings("digits", holdout=0.1))
+    return open_data(DataConfig("digits", validation=0.1))
 
 
 @pytest.fixture(scope="module")
-def region() -> FeasibleSet:
+def feasible() -> FeasibleSet:
     return FeasibleSet(space(), Budget(macs=2e5), least=0.5)
 
 
 @pytest.fixture(scope="module")
-def supernet(region: FeasibleSet) -> Supernet:
+def supernet(feasible: FeasibleSet) -> Supernet:
     torch.manual_seed(0)
-    return shaken(Supernet(region.space))
+    return shaken(Supernet(feasible.space))
 
 
 @pytest.mark.parametrize("pooling", ["1d", "2d"])
@@ -84,72 +84,74 @@ def test_slices_are_balanced_and_nested() -> None:
     )
 
 
-def test_a_holdout_without_an_image_of_each_class(data: Data) -> None:
+def test_a_validation_without_an_image_of_each_class(data: Data) -> None:
     with pytest.raises(UserError, match="has 0 images for 10 classes"):
-        Slices(open_data(DataSettings("digits", holdout=0)), 0, 32)
-    assert len(Slices(data, 0, 32)) == len(data.holdout)
+        Slices(open_data(DataConfig("digits", validation=0)), 0, 32)
+    assert len(Slices(data, 0, 32)) == len(data.validation)
 
 
 def test_the_rounds_of_successive_halving() -> None:
-    settings = ScoringSettings(first_slice=100, reduction_factor=4, finalists=10)
-    assert rungs(1000, 3000, 10, settings) == [(1000, 100), (250, 400), (63, 1600), (16, 3000)]
-    assert rungs(1000, 5000, 10, settings) == [(1000, 100), (250, 400), (63, 1600), (16, 5000)]
-    assert rungs(8, 5000, 10, settings) == [(8, 100), (8, 5000)]
-    assert rungs(1000, 60, 10, settings) == [(1000, 60)]
-    assert rungs(40, 5000, 200, settings) == [(40, 200), (10, 800), (10, 5000)]
-    faster = ScoringSettings(first_slice=100, reduction_factor=8, finalists=10)
+    config = ScoringConfig(first_slice=100, reduction_factor=4, finalists=10)
+    assert rungs(1000, 3000, 10, config) == [(1000, 100), (250, 400), (63, 1600), (16, 3000)]
+    assert rungs(1000, 5000, 10, config) == [(1000, 100), (250, 400), (63, 1600), (16, 5000)]
+    assert rungs(8, 5000, 10, config) == [(8, 100), (8, 5000)]
+    assert rungs(1000, 60, 10, config) == [(1000, 60)]
+    assert rungs(40, 5000, 200, config) == [(40, 200), (10, 800), (10, 5000)]
+    faster = ScoringConfig(first_slice=100, reduction_factor=8, finalists=10)
     assert rungs(1000, 3000, 10, faster) == [(1000, 100), (125, 400), (16, 1600), (10, 3000)]
 
 
-def test_survivors_are_the_first_fronts(region: FeasibleSet) -> None:
-    members = region.members or []
+def test_survivors_are_the_first_fronts(feasible: FeasibleSet) -> None:
+    members = feasible.members or []
     losses = np.random.default_rng(0).permutation(len(members)).tolist()
     scores = [Score(arch.genotype, arch.widths, loss, 0.0, 20) for arch, loss in zip(members, losses, strict=True)]
-    kept = survivors(scores, region, 30)
+    kept = survivors(scores, feasible, 30)
     assert len(kept) == 30
     assert kept == [arch for arch in members if arch in kept], "in the order of the tree"
     best = members[losses.index(0)]
     assert best in kept
-    costs = [region.costs(arch)[0] for arch in members]
+    costs = [feasible.costs(arch)[0] for arch in members]
     for i, arch in enumerate(members):
         dominated = any(loss < losses[i] and cost <= costs[i] for loss, cost in zip(losses, costs, strict=True))
         assert dominated or arch in kept
-    assert set(survivors(scores, region, len(members))) == set(members)
+    assert set(survivors(scores, feasible, len(members))) == set(members)
 
 
-def ranked(supernet: Supernet, region: FeasibleSet, data: Data, folder: Path, **options: Any) -> list[Score]:
+def ranked(supernet: Supernet, feasible: FeasibleSet, data: Data, folder: Path, **options: Any) -> list[Score]:
     slices = Slices(data, 0, HALVING.score_batch)
     return rank_all(
-        region, supernet, slices, ACCELERATOR, folder / "journal.jsonl", HALVING, lambda line: None, **options
+        feasible, supernet, slices, ACCELERATOR, folder / "journal.jsonl", HALVING, lambda line: None, **options
     )
 
 
-def test_ranking_all_is_successive_halving(supernet: Supernet, region: FeasibleSet, data: Data, tmp_path: Path) -> None:
-    members = region.members or []
-    scores = ranked(supernet, region, data, tmp_path)
-    plan = rungs(len(members), len(data.holdout), 10, HALVING)
+def test_ranking_all_is_successive_halving(
+    supernet: Supernet, feasible: FeasibleSet, data: Data, tmp_path: Path
+) -> None:
+    members = feasible.members or []
+    scores = ranked(supernet, feasible, data, tmp_path)
+    plan = rungs(len(members), len(data.validation), 10, HALVING)
     assert [(n, images) for n, images in plan] == [
         (sum(score.images == images for score in scores), images) for images in sorted({s.images for s in scores})
     ]
     first = scores[: len(members)]
     assert [(s.genotype, s.widths) for s in first] == [(a.genotype, a.widths) for a in members]
-    second = survivors(first, region, plan[1][0])
+    second = survivors(first, feasible, plan[1][0])
     assert [(s.genotype, s.widths) for s in scores[len(members) :][: len(second)]] == [
         (a.genotype, a.widths) for a in second
     ]
     batches = Slices(data, 0, HALVING.score_batch).batches(scores[-1].images)
-    assert scores[-1] == Scorer(supernet, ACCELERATOR).score([_arch(region, scores[-1])], batches)[0]
+    assert scores[-1] == Scorer(supernet, ACCELERATOR).score([_arch(feasible, scores[-1])], batches)[0]
 
 
-def _arch(region: FeasibleSet, score: Score) -> Any:
-    return next(arch for arch in region if (arch.genotype, arch.widths) == (score.genotype, score.widths))
+def _arch(feasible: FeasibleSet, score: Score) -> Any:
+    return next(arch for arch in feasible if (arch.genotype, arch.widths) == (score.genotype, score.widths))
 
 
 def test_a_ranking_that_was_stopped_goes_on_to_the_same(
-    supernet: Supernet, region: FeasibleSet, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    supernet: Supernet, feasible: FeasibleSet, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("psvit.search.scoring.CHUNK", 3)
-    whole = ranked(supernet, region, data, tmp_path / "whole")
+    whole = ranked(supernet, feasible, data, tmp_path / "whole")
 
     class StopError(Exception):
         pass
@@ -163,10 +165,10 @@ def test_a_ranking_that_was_stopped_goes_on_to_the_same(
                 raise StopError
 
         with pytest.raises(StopError):
-            ranked(supernet, region, data, tmp_path / "stopped", stop=stop)
+            ranked(supernet, feasible, data, tmp_path / "stopped", stop=stop)
     scored = Journal(tmp_path / "stopped" / "journal.jsonl").scores
     assert 0 < len(scored) < len(whole)
-    assert ranked(supernet, region, data, tmp_path / "stopped") == whole
+    assert ranked(supernet, feasible, data, tmp_path / "stopped") == whole
     lines = (tmp_path / "stopped" / "journal.jsonl").read_text().splitlines()
     assert len(lines) == len(set(lines)) == len(whole), "nothing was scored twice"
 
@@ -213,9 +215,9 @@ def test_the_bound_of_the_memory_holds(data: Data) -> None:
     assert batch_bytes(supernet.space, 64) == 2 * batch_bytes(supernet.space, 32)
 
 
-def test_settings_that_are_none() -> None:
+def test_config_that_are_none() -> None:
     refuses(
-        lambda options: ScoringSettings(**options),
+        lambda options: ScoringConfig(**options),
         (
             ({"first_slice": 0}, "--first-slice"),
             ({"reduction_factor": 1}, "--reduction-factor"),

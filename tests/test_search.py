@@ -15,10 +15,10 @@ from tiny import MACHINE, TRAIN, Cli, image_folder, read, start, torchrun
 from psvit import Arch, UserError, cost
 from psvit.arch.variants import default_arch
 from psvit.cli import main
-from psvit.data.data_config import DataSettings
+from psvit.data.data_config import DataConfig
 from psvit.data.datasets import open_data
 from psvit.data.sources import ArraySource
-from psvit.latency.benchmark_config import LatencySettings
+from psvit.latency.benchmark_config import LatencyConfig
 from psvit.latency.parts import part_calls
 from psvit.latency.table import LatencyTable
 from psvit.report.page import Page
@@ -26,7 +26,7 @@ from psvit.search.around import space_for, width_choices
 from psvit.search.feasible_set import FeasibleSet
 from psvit.search.scores import Journal
 from psvit.search.search import Found, random_member
-from psvit.search.search_config import SearchFolder, SearchSettings, SpaceSettings
+from psvit.search.search_config import SearchConfig, SearchFolder, SpaceConfig
 from psvit.search.search_folder import read_arch
 from psvit.search.search_page import _comparison
 
@@ -68,7 +68,7 @@ def test_what_a_search_leaves(uninterrupted: Path) -> None:
     arch = read_arch(uninterrupted)
     assert data["budget"] == {"macs": 400_000.0}
     assert data["chosen"]["genotype"] == arch.genotype
-    assert data["settings"]["data"]["seed"] == 0
+    assert data["config"]["data"]["seed"] == 0
     assert data["versions"]["torch"]
     members = (uninterrupted / "front.csv").read_text().splitlines()
     assert len(members) == data["members"] + 1
@@ -77,7 +77,7 @@ def test_what_a_search_leaves(uninterrupted: Path) -> None:
     assert all(200_000 <= row["macs"] <= 400_000 for row in data["front"])
     assert data["chosen"]["loss"] == min(losses)
     assert data["chosen"]["macs"] == cost.macs(arch, 8, 1, 10)
-    for name in ("journal.jsonl", "report.html", "settings.json", "supernet/supernet.safetensors"):
+    for name in ("journal.jsonl", "report.html", "run_config.json", "supernet/supernet.safetensors"):
         assert (uninterrupted / name).stat().st_size, name
 
 
@@ -128,8 +128,8 @@ def test_the_test_split_is_not_read_by_the_search(
             assert over, "the search reads the labels of the test split"
             return super().labels()
 
-    def opened(settings: DataSettings, *kept: Any) -> Any:
-        data = open_data(settings, *kept)
+    def opened(config: DataConfig, *kept: Any) -> Any:
+        data = open_data(config, *kept)
         test: Any = data.test
         test.__class__ = Forbidden
         return data
@@ -140,7 +140,7 @@ def test_the_test_split_is_not_read_by_the_search(
 
     from psvit.pipeline.compare import compare
 
-    for module in ("search.search", "search.run", "training.loop", "training.evaluate"):
+    for module in ("search.search", "pipeline.run", "tasks.classification.classify", "tasks.classification.evaluate"):
         monkeypatch.setattr(f"psvit.{module}.open_data", opened)
     monkeypatch.setattr("psvit.pipeline.run.compare", training)
     cli.ok(*command, "--output", tmp_path)
@@ -180,7 +180,7 @@ def test_the_searched_network_inherits(cli: Cli, tmp_path: Path) -> None:
     arch = read_arch(tmp_path / "search")
     config = read(tmp_path / "search" / "inherited" / "config.json")
     assert config["psvit"]["arch"] == arch.to_dict()
-    assert str(tmp_path / "search" / "inherited") in (tmp_path / "searched" / "settings.json").read_text()
+    assert str(tmp_path / "search" / "inherited") in (tmp_path / "searched" / "run_config.json").read_text()
     assert "chosen" in out
 
 
@@ -198,7 +198,7 @@ def test_bad_input(cli: Cli, tmp_path: Path) -> None:
     for flags, reason in (
         (["--budget", "1k"], "no network of the space is within 1 k MACs: the cheapest, AS with widths 16, costs"),
         (["--budget", "100k", "params=1k"], "the nearest, AS with widths 16, costs"),
-        (["--holdout", "0"], "the hold-out has 0 images for 10 classes"),
+        (["--validation", "0"], "the validation split has 0 images for 10 classes"),
         (["--stage-widths", "8;9"], "--stage-widths '8;9' is not a list"),
         (["--depth", "1", "2", "3"], "is not one number or two"),
         (["--least", "1"], "--least 1.0 is not a part of the budget"),
@@ -280,7 +280,7 @@ def test_a_budget_of_latency(cli: Cli, tmp_path: Path, monkeypatch: pytest.Monke
         return [0.004 if len(asked) < 3 else 0.002 for _ in archs]
 
     def table(space: Any, *rest: object) -> LatencyTable:
-        parts = {str(name): 1e-4 for name, _ in part_calls(space, LatencySettings(), torch.device("cpu"))}
+        parts = {str(name): 1e-4 for name, _ in part_calls(space, LatencyConfig(), torch.device("cpu"))}
         return LatencyTable(parts)
 
     monkeypatch.setattr("psvit.search.search.measure_networks", measured)
@@ -306,7 +306,7 @@ def test_a_search_within_a_latency_is_resumed_with_what_it_measured(
     speed = [1.0]
 
     def table(space: Any, *rest: object) -> LatencyTable:
-        parts = {str(name): speed[0] * 1e-4 for name, _ in part_calls(space, LatencySettings(), torch.device("cpu"))}
+        parts = {str(name): speed[0] * 1e-4 for name, _ in part_calls(space, LatencyConfig(), torch.device("cpu"))}
         return LatencyTable(parts)
 
     monkeypatch.setattr("psvit.search.around.measure_networks", lambda archs, *rest: [1e-3 * speed[0] for _ in archs])
@@ -326,16 +326,16 @@ def test_a_search_within_a_latency_is_resumed_with_what_it_measured(
     assert after == before
 
 
-def test_unreadable_images_of_the_holdout(cli: Cli, tmp_path: Path) -> None:
+def test_unreadable_images_of_the_validation(cli: Cli, tmp_path: Path) -> None:
     folder = image_folder(tmp_path / "photos", each=40)
     for path in sorted((folder / "ant").iterdir())[:20]:
         path.write_bytes(b"broken")
-    flags = [*SEARCH, "--data", folder, "--img-size", "8", "--holdout", "0.3", "--workers", "0", "--budget", "1M"]
+    flags = [*SEARCH, "--data", folder, "--img-size", "8", "--validation", "0.3", "--workers", "0", "--budget", "1M"]
     out = cli.ok(*flags, "--output", tmp_path / "out")
-    assert "unreadable images of the hold-out" in out
+    assert "unreadable images of the validation split" in out
 
 
-def test_run_settings_that_contradict_each_other(cli: Cli, tmp_path: Path) -> None:
+def test_run_config_that_contradict_each_other(cli: Cli, tmp_path: Path) -> None:
     assert "are the same limit" in cli.refused(*RUN, "--output", tmp_path, "--macs", "1M")
     assert "add searched to --models" in cli.refused(*RUN, "--output", tmp_path, "--models", "deit")
     only = ["run", *FAST, "--models", "deit", "--output", tmp_path]
@@ -348,20 +348,20 @@ def test_evolution_by_the_command(cli: Cli, tmp_path: Path) -> None:
     assert read(tmp_path / "front.json")["members"] == 10
 
 
-def settings(*budget: str, data: str = "digits", **space: Any) -> SearchSettings:
-    return SearchSettings(SearchFolder(budget), SpaceSettings(**space), data=DataSettings(data))
+def config(*budget: str, data: str = "digits", **space: Any) -> SearchConfig:
+    return SearchConfig(SearchFolder(budget), SpaceConfig(**space), data=DataConfig(data))
 
 
 def test_the_default_space_lies_around_the_default_network() -> None:
-    data = open_data(DataSettings("digits"))
-    space, budget = space_for(settings(), data)
+    data = open_data(DataConfig("digits"))
+    space, budget = space_for(config(), data)
     default = default_arch(data.img_size)
     assert budget.macs == cost.macs(default, data.img_size, 1, 10)
     assert default.genotype in {arch.genotype for arch in FeasibleSet(space, budget, least=0.5)}
-    half, _ = space_for(settings("0.5x"), data)
+    half, _ = space_for(config("0.5x"), data)
     assert max(half.widths[0]) < max(space.widths[0]) or half.widths[0] == space.widths[0]
-    assert space_for(settings("0.5x"), data)[1].macs == 0.5 * cost.macs(default.plain(), data.img_size, 1, 10)
-    one, _ = space_for(settings(pooling="1d"), data)
+    assert space_for(config("0.5x"), data)[1].macs == 0.5 * cost.macs(default.plain(), data.img_size, 1, 10)
+    one, _ = space_for(config(pooling="1d"), data)
     assert one.like.pooling == "1d"
     assert one.like.class_token
 
@@ -374,24 +374,24 @@ def test_width_choices() -> None:
 
 def test_the_default_widths_suit_the_budget() -> None:
     for budget in ("params=100k", "params=1M", "1M", "30M"):
-        space, limits = space_for(settings(budget), open_data(DataSettings("digits")))
+        space, limits = space_for(config(budget), open_data(DataConfig("digits")))
         assert FeasibleSet(space, limits, least=0.8).count(at_most=100) == 100, budget
 
 
 def test_a_random_member_is_as_dear_as_the_searched_one() -> None:
-    data = open_data(DataSettings("digits"))
-    space, budget = space_for(settings(depth=(4, 5)), data)
-    region = FeasibleSet(space, budget, least=0.5)
-    found = Found(region.nearest(), region, data, Path())
+    data = open_data(DataConfig("digits"))
+    space, budget = space_for(config(depth=(4, 5)), data)
+    feasible = FeasibleSet(space, budget, least=0.5)
+    found = Found(feasible.nearest(), feasible, data, Path())
     drawn = {random_member(found, 9e6, seed) for seed in range(20)}
     assert len(drawn) > 10
-    assert all(0.95 * 9e6 < region.costs(arch)[0] < 1.03 * 9e6 for arch in drawn)
+    assert all(0.95 * 9e6 < feasible.costs(arch)[0] < 1.03 * 9e6 for arch in drawn)
     assert random_member(found, 9e6, 3) == random_member(found, 9e6, 3)
-    assert random_member(found, 1.0, 3) in region, "none as cheap: any member"
+    assert random_member(found, 1.0, 3) in feasible, "none as cheap: any member"
 
 
 def test_the_page_of_a_run_whose_first_network_has_no_errors() -> None:
-    row = {"name": "a", "network": "AS", "macs": 1, "params": 1, "holdout_top1": None, "top1": 100.0, "loss": 0.0,
+    row = {"name": "a", "network": "AS", "macs": 1, "params": 1, "validation_top1": None, "top1": 100.0, "loss": 0.0,
            "images": 9, "error_ratio": None}  # fmt: skip
     page = Page("run")
     _comparison(page, [row], None, None)

@@ -14,14 +14,14 @@ from torch import Tensor
 from psvit.data.loading import Batch
 from psvit.data.objects.batches import ClassMapSplit
 from psvit.data.objects.object_sets import open_class_maps
-from psvit.data.objects.objects_config import DenseAugment, DenseDataSettings
+from psvit.data.objects.objects_config import DenseAugment, DenseDataConfig
 from psvit.data.objects.transforms import Vary, vary_class_map
 from psvit.engine.devices import open_machine
 from psvit.engine.train_config import Machine
 from psvit.tasks.dense.dense_config import DenseRecipe
 from psvit.tasks.segmentation.mean_iou import SegmentationFigures, confusion_matrix
-from psvit.tasks.segmentation.segment import SegmenterLearning, evaluate_segmenter
-from psvit.tasks.segmentation.segmenter_config import SegmenterSettings, SegmentSettings
+from psvit.tasks.segmentation.segment import SegmenterTrainer, evaluate_segmenter
+from psvit.tasks.segmentation.segmenter_config import SegmentConfig, SegmenterConfig
 from psvit.tasks.segmentation.segmenters import Canvas, build_segmenter, multiple_of
 
 # ---- figures
@@ -51,9 +51,9 @@ def test_the_figures_are_smps() -> None:
 
 
 def test_the_loss_of_an_evaluation_is_of_one_image_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = open_class_maps(DenseDataSettings(scenes=20, img_size=48, holdout=0.25))
+    data = open_class_maps(DenseDataConfig(scenes=20, img_size=48, validation=0.25))
     body, described = features(size=(48, 48))
-    network = build_segmenter(body, described, SegmenterSettings("fpn", channels=32), len(data.classes))
+    network = build_segmenter(body, described, SegmenterConfig("fpn", channels=32), len(data.classes))
     seen: list[int] = []
     plain = F.cross_entropy
 
@@ -64,7 +64,7 @@ def test_the_loss_of_an_evaluation_is_of_one_image_at_a_time(monkeypatch: pytest
     monkeypatch.setattr(F, "cross_entropy", counted)
     canvas, machine = Canvas(data.mean, data.std, multiple_of(network)), open_machine(Machine("cpu", "float32", 1))
     one, all_ = (
-        evaluate_segmenter(network, canvas, ClassMapSplit(data.holdout), data, machine, batch_size, 0)
+        evaluate_segmenter(network, canvas, ClassMapSplit(data.validation), data, machine, batch_size, 0)
         for batch_size in (1, 5)
     )
     assert seen == [1] * 10
@@ -74,32 +74,32 @@ def test_the_loss_of_an_evaluation_is_of_one_image_at_a_time(monkeypatch: pytest
 # ---- learning
 
 
-def learning(**segmenter_args: Any) -> SegmenterLearning:
-    settings = SegmentSettings(
+def learning(**segmenter_args: Any) -> SegmenterTrainer:
+    config = SegmentConfig(
         model=ARCH,
-        data=DenseDataSettings(scenes=8, img_size=48),
+        data=DenseDataConfig(scenes=8, img_size=48),
         recipe=DenseRecipe(drop_path=0.0),
         machine=Machine("cpu", "float32", 1),
-        segmenter=SegmenterSettings("fpn", channels=32, dropout=0.0, **segmenter_args),
+        segmenter=SegmenterConfig("fpn", channels=32, dropout=0.0, **segmenter_args),
     )
-    data = open_class_maps(settings.data)
+    data = open_class_maps(config.data)
     body, described = features(size=(48, 48))
-    filled = settings.segmenter.filled(data.img_size)
+    filled = config.segmenter.filled(data.img_size)
     model = build_segmenter(body, described, filled, len(data.classes))
-    return SegmenterLearning(model, settings, open_machine(settings.machine), data, filled)
+    return SegmenterTrainer(model, config, open_machine(config.machine), data, filled)
 
 
 def test_the_loss_is_a_mean_over_all_pixels_and_ignored_ones_count_nothing() -> None:
-    learn = learning(loss="cross-entropy")
+    trainer = learning(loss="cross-entropy")
     images, classes = torch.rand(2, 1, 48, 48), torch.randint(0, 11, (2, 48, 48))
     classes[0, :20] = 255
     classes[1] = 255  # nothing is known of this one
-    logs = learn.canvas(learn.plain, images).log_softmax(dim=1)
+    logs = trainer.canvas(trainer.plain, images).log_softmax(dim=1)
     known = [-logs[0, classes[0, y, x], y, x] for y in range(20, 48) for x in range(48)]
     expected = torch.stack(known).sum() / (2 * 48 * 48)
-    assert learn.loss(Batch(images, classes, ()), 0).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert trainer.loss(Batch(images, classes, ()), 0).item() == pytest.approx(expected.item(), rel=1e-5)
     only = Batch(images[1:], classes[1:], ())
-    assert learn.loss(only, 0).item() == 0  # not a division by no pixels
+    assert trainer.loss(only, 0).item() == 0  # not a division by no pixels
 
 
 def test_dices_loss_is_added() -> None:
@@ -129,7 +129,7 @@ def test_crops_keep_pixels_and_classes_together() -> None:
 
 
 def test_batches_of_different_sizes() -> None:
-    data = open_class_maps(DenseDataSettings(scenes=8, img_size=48))
+    data = open_class_maps(DenseDataConfig(scenes=8, img_size=48))
     split = ClassMapSplit(data.train)
     batch = split.collate([split[0, 0], split[1, 0]])
     assert [one.shape for one in batch.images] == [(1, 48, 48)] * 2

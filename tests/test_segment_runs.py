@@ -17,15 +17,24 @@ from torch import Tensor
 
 from psvit.cli import main
 from psvit.data.objects.object_sets import open_class_maps
-from psvit.data.objects.objects_config import DenseDataSettings
+from psvit.data.objects.objects_config import DenseDataConfig
 from psvit.engine.checkpoints import open_model, save_checkpoint
-from psvit.engine.train_config import ModelSettings
+from psvit.engine.train_config import ModelConfig
 from psvit.tasks.dense.drawing import class_colour
 from psvit.tasks.segmentation.segment import ClassMap, load_segmenter
-from psvit.tasks.segmentation.segmenter_config import SegmenterSettings
+from psvit.tasks.segmentation.segmenter_config import SegmenterConfig
 
 NETWORK = ["--model", "AS-A", "--widths", "16", "32", "--head-dim", "8", "--patch-size", "4"]
-SCENES = ["--data", "digits-scenes", "--scenes", "24", "--img-size", "48", "--holdout", "0.2"]  # 5 of the hold-out
+SCENES = [
+    "--data",
+    "digits-scenes",
+    "--scenes",
+    "24",
+    "--img-size",
+    "48",
+    "--validation",
+    "0.2",
+]  # 5 of the validation split
 TRAIN = ["segment", "train", *NETWORK, *SCENES, *MACHINE, "--epochs", "2", "--channels", "32"]
 
 
@@ -95,8 +104,8 @@ def test_a_checkpoint_is_evaluated_as_its_training_did(cli: Cli, trained: Path) 
         "digits-scenes",
         *MACHINE,
         "--split",
-        "holdout",
-    ]  # of the size that it was trained on, of as many scenes, and of the hold-out
+        "validation",
+    ]  # of the size that it was trained on, of as many scenes, and of the validation split
     figures = json.loads(cli.ok(*words, "--json"))
     kept = read(trained / "last" / "metrics.json")
     for name in ("miou", "pixel_accuracy", "loss", "images"):
@@ -104,8 +113,8 @@ def test_a_checkpoint_is_evaluated_as_its_training_did(cli: Cli, trained: Path) 
     assert list(figures["per_class"]) == ["background", *"0123456789"]
     assert 0 < kept["macs"] < kept["segmenter_macs"]
     table = cli.ok(*words)
-    said = cli.refused(*words, "--holdout", "0.4")
-    assert "was trained on digits-scenes with --holdout 0.2 --split-seed 0, so it knows images" in said
+    said = cli.refused(*words, "--validation", "0.4")
+    assert "was trained on digits-scenes with --validation 0.2 --split-seed 0, so it knows images" in said
     assert f"{figures['miou']:.2f}" in table
     assert f"background  {figures['per_class']['background']:6.2f}" in table
     assert " of 11 classes)" in table
@@ -180,7 +189,7 @@ def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_encoder_starts_from_a_classifier(classes: Path) -> None:
     own = load_file(classes / "model.safetensors")
     for decoder in ("unet", "dpt"):
-        network: Any = segmenter(decoder, ModelSettings(str(classes)), (48, 48))
+        network: Any = segmenter(decoder, ModelConfig(str(classes)), (48, 48))
         body = network.encoder.state_dict()
         assert len(body) > 20
         for name, weight in body.items():
@@ -218,7 +227,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def of_photos(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that learned from the photos."""
     words = ["segment", "train", *NETWORK, "--data", str(photos), *MACHINE, "--epochs", "1", "--batch-size", "2",
-             "--channels", "32", "--crop-size", "32", "--workers", "0", "--holdout", "0.3"]  # fmt: skip
+             "--channels", "32", "--crop-size", "32", "--workers", "0", "--validation", "0.3"]  # fmt: skip
     folder = tmp_path_factory.mktemp("photos") / "run"
     assert main([*words, "--output", str(folder)]) == 0
     return folder
@@ -262,7 +271,7 @@ def test_a_hold_out_without_figures_is_refused_before_training(
     what: str, cli: Cli, photos: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(photos, tmp_path / "data")
-    held = open_class_maps(DenseDataSettings(str(tmp_path / "data"), holdout=0.1)).holdout
+    held = open_class_maps(DenseDataConfig(str(tmp_path / "data"), validation=0.1)).validation
     assert len(held) == 1
     image = Path(held.name(0))
     if what == "image":
@@ -270,12 +279,12 @@ def test_a_hold_out_without_figures_is_refused_before_training(
     else:
         Image.fromarray(np.full(held.size_of(0), 255, dtype=np.uint8)).save(tmp_path / "data" / "masks" / image.name)
     words = ["segment", "train", *NETWORK, "--data", tmp_path / "data", *MACHINE, "--epochs", "1", "--crop-size", "32",
-             "--channels", "32", "--holdout", "0.1", "--workers", "0", "--output", tmp_path / "run"]  # fmt: skip
+             "--channels", "32", "--validation", "0.1", "--workers", "0", "--output", tmp_path / "run"]  # fmt: skip
     said = cli.refused(*words)
     reason = "cannot be read" if what == "image" else "(every pixel is 255, which is ignored)"
-    assert "none of the 1 images of the hold-out can be evaluated, the first is " in said
+    assert "none of the 1 images of the validation split can be evaluated, the first is " in said
     assert f"{image.name} {reason}" in said
-    assert "mend it, give another --split-seed, or go without a hold-out by --holdout 0\n" in said
+    assert "mend it, give another --split-seed, or go without a validation split by --validation 0\n" in said
     assert not (tmp_path / "run").exists()
 
 
@@ -303,7 +312,7 @@ def test_what_is_cut_by_default() -> None:
         ((480, 640), (480, 512), 256),
         (None, (512, 512), 256),
     ):
-        filled = SegmenterSettings().filled(size)
+        filled = SegmenterConfig().filled(size)
         assert (filled.crop_size, filled.channels) == (crop, channels), size
 
 

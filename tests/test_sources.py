@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from image_sources import Numbered, save, source_of, truncated_jpeg, write_idx
 from PIL import Image
-from psvit.data import datasets as data_module
 from tiny import image_folder
 
-from psvit.data.data_config import DataSettings
+from psvit.data import datasets as data_module
+from psvit.data.data_config import DataConfig
 from psvit.data.datasets import open_data, read_idx
 from psvit.data.sources import FileSource, LazySource, Source, Subset, convert_image, load_image, upright_size
 from psvit.errors import UserError
@@ -45,11 +45,11 @@ def test_a_folder_whose_name_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     except OSError:
         pytest.skip("the file system takes no such name")
     with pytest.raises(UserError, match=r"the name of the folder 'caf\\udce9' is not UTF-8: rename it"):
-        open_data(DataSettings(str(tmp_path / "set")))
+        open_data(DataConfig(str(tmp_path / "set")))
     (tmp_path / "set" / "caf\udce9").rename(tmp_path / "set" / "bee")
     (tmp_path / "set").rename(tmp_path / "s\udce9t")
     with pytest.raises(UserError, match=r"the name of the folder '.*s\\udce9t' is not UTF-8"):
-        open_data(DataSettings(str(tmp_path / "s\udce9t")))
+        open_data(DataConfig(str(tmp_path / "s\udce9t")))
 
 
 def test_a_file_whose_name_is_not_utf_8_is_named_with_an_escape() -> None:
@@ -153,9 +153,9 @@ def test_fashion_mnist_from_idx_files(suffix: str, tmp_path: Path) -> None:
     pixels = np.arange(40 * 28 * 28).reshape(40, 28, 28) % 251
     write_idx(tmp_path / f"train-images-idx3-ubyte{suffix}", pixels)
     write_idx(tmp_path / f"train-labels-idx1-ubyte{suffix}", np.arange(40) % 10)
-    data = open_data(DataSettings("fashion-mnist", data_dir=str(tmp_path), holdout=0.25))
+    data = open_data(DataConfig("fashion-mnist", data_dir=str(tmp_path), validation=0.25))
     train = source_of(data.train)
-    assert (len(train), len(source_of(data.holdout))) == (30, 10)
+    assert (len(train), len(source_of(data.validation))) == (30, 10)
     assert (data.classes[9], data.img_size, data.in_chans, data.mirror) == ("Ankle boot", (28, 28), 1, True)
     assert isinstance(train, Subset)
     assert np.array_equal(np.asarray(train.image(0)), pixels[train.indices[0]])
@@ -179,10 +179,10 @@ def test_idx_files_that_are_no_pair(tmp_path: Path) -> None:
     write_idx(tmp_path / "train-images-idx3-ubyte", np.zeros((4, 28, 28)))
     write_idx(tmp_path / "train-labels-idx1-ubyte", np.zeros(5))
     with pytest.raises(UserError, match="no pair"):
-        open_data(DataSettings("fashion-mnist", data_dir=str(tmp_path)))
+        open_data(DataConfig("fashion-mnist", data_dir=str(tmp_path)))
     write_idx(tmp_path / "train-labels-idx1-ubyte", np.full(4, 10))
     with pytest.raises(UserError, match="class 10"):
-        open_data(DataSettings("fashion-mnist", data_dir=str(tmp_path)))
+        open_data(DataConfig("fashion-mnist", data_dir=str(tmp_path)))
 
 
 def test_fashion_mnist_that_cannot_be_had_says_where_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +192,7 @@ def test_fashion_mnist_that_cannot_be_had_says_where_from(tmp_path: Path, monkey
     monkeypatch.setattr("torchvision.datasets.FashionMNIST", no_network)
     monkeypatch.setattr(data_module, "DEBIAN_FASHION_MNIST", tmp_path / "debian")
     with pytest.raises(UserError, match=r"\(no network\): apt-get install dataset-fashion-mnist.*--data-dir"):
-        open_data(DataSettings("fashion-mnist", data_dir=str(tmp_path)))
+        open_data(DataConfig("fashion-mnist", data_dir=str(tmp_path)))
 
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -201,8 +201,12 @@ DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 @pytest.mark.optional
 @pytest.mark.skipif(not DEBIAN.exists(), reason="dataset-fashion-mnist is not installed")
 def test_the_real_fashion_mnist() -> None:
-    data = open_data(DataSettings("fashion-mnist", data_dir=str(DEBIAN)))
-    assert (len(source_of(data.train)), len(source_of(data.holdout)), len(source_of(data.test))) == (54000, 6000, 10000)
+    data = open_data(DataConfig("fashion-mnist", data_dir=str(DEBIAN)))
+    assert (len(source_of(data.train)), len(source_of(data.validation)), len(source_of(data.test))) == (
+        54000,
+        6000,
+        10000,
+    )
     pixels = source_of(data.train).source.pixels  # type: ignore[attr-defined]
     counts = np.bincount(pixels.ravel(), minlength=256)  # exact, and without 47 million floats
     mean = (counts * np.arange(256)).sum() / counts.sum() / 255

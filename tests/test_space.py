@@ -107,7 +107,7 @@ def test_prices_are_the_costs_of_the_whole_network(seed: int) -> None:
 )
 def test_a_region_holds_what_is_within_the_budget(macs: float | None, params: float | None, least: float) -> None:
     space = small()
-    region = FeasibleSet(space, Budget(macs, params), least=least)
+    feasible = FeasibleSet(space, Budget(macs, params), least=least)
 
     def fits(arch: Arch) -> bool:
         used = [own / limit for own, limit in
@@ -115,26 +115,26 @@ def test_a_region_holds_what_is_within_the_budget(macs: float | None, params: fl
         return least <= max(used) <= 1
 
     expected = [arch for arch in space.enumerate() if fits(arch)]
-    assert list(region) == region.members == expected
-    assert region.count() == len(expected)
-    assert region.count(at_most=2) == 2
-    assert all((arch in region) == fits(arch) for arch in space.enumerate())
-    assert {region.sample(random.Random(seed)) for seed in range(20 * len(expected))} == set(expected)
+    assert list(feasible) == feasible.members == expected
+    assert feasible.count() == len(expected)
+    assert feasible.count(at_most=2) == 2
+    assert all((arch in feasible) == fits(arch) for arch in space.enumerate())
+    assert {feasible.sample(random.Random(seed)) for seed in range(20 * len(expected))} == set(expected)
 
 
 def test_a_region_too_large_to_list_is_drawn_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("psvit.search.feasible_set.LISTED", 10)
-    region = FeasibleSet(small(), Budget(macs=6e5))
-    assert region.members is None
-    drawn = {region.sample(random.Random(seed)) for seed in range(3000)}
-    assert drawn <= set(region)
-    assert len(drawn) > 0.8 * region.count()
+    feasible = FeasibleSet(small(), Budget(macs=6e5))
+    assert feasible.members is None
+    drawn = {feasible.sample(random.Random(seed)) for seed in range(3000)}
+    assert drawn <= set(feasible)
+    assert len(drawn) > 0.8 * feasible.count()
 
 
 def test_the_nearest_member_uses_most_of_the_budget() -> None:
-    region = FeasibleSet(small(), Budget(macs=9e5))
-    most = max(cost.macs(arch, 28, 1, 10) for arch in region)
-    assert cost.macs(region.nearest(), 28, 1, 10) == most
+    feasible = FeasibleSet(small(), Budget(macs=9e5))
+    most = max(cost.macs(arch, 28, 1, 10) for arch in feasible)
+    assert cost.macs(feasible.nearest(), 28, 1, 10) == most
 
 
 def test_an_infeasible_budget_names_the_cheapest_member() -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from refusals import refuses
 from timm.models import group_parameters
 from timm.models._features_fx import FeatureGraphNet
-from tiny import Cli, check_gradients, settings
+from tiny import Cli, check_gradients, config
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -27,13 +27,13 @@ from psvit.arch.cost import layer_costs, macs, params, scale_to
 from psvit.arch.variants import find_arch
 from psvit.engine.checkpoints import open_model, save_checkpoint
 from psvit.engine.run_folder import check_same
-from psvit.engine.train_config import ModelSettings
+from psvit.engine.train_config import ModelConfig
 from psvit.export.graph import example_images, frozen_copy, to_onnx, to_program
 from psvit.export.operators import onnx_operators
 from psvit.models.build import build_arch
 from psvit.models.stem import ConvStem, PatchEmbed
-from psvit.pipeline.compare import model_settings
-from psvit.search.search_config import SupernetSettings
+from psvit.pipeline.compare import model_config
+from psvit.search.search_config import SupernetConfig
 from psvit.search.space import Space
 from psvit.search.supernet_training import supernet_training
 
@@ -288,9 +288,9 @@ def test_a_stem_round_trips_and_patches_are_as_before() -> None:
     assert stem.plain() == plain.plain()  # a DeiT
 
 
-def test_settings_and_checkpoints_keep_the_stem(tmp_path: Path) -> None:
+def test_config_and_checkpoints_keep_the_stem(tmp_path: Path) -> None:
     arch = describe()
-    model: Any = open_model(model_settings(arch), img_size=(20, 28), in_chans=1, num_classes=5).eval()
+    model: Any = open_model(model_config(arch), img_size=(20, 28), in_chans=1, num_classes=5).eval()
     assert model.arch == arch
     with torch.no_grad():
         for parameter in model.parameters():
@@ -305,16 +305,16 @@ def test_settings_and_checkpoints_keep_the_stem(tmp_path: Path) -> None:
         assert torch.equal(again(x), model(x))
         coloured: Any = timm.create_model(f"local-dir:{tmp_path / 'kept'}", pretrained=True, in_chans=3).eval()
         torch.testing.assert_close(coloured(x.expand(-1, 3, -1, -1)), model(x), **CLOSE)
-    assert ModelSettings("AS-A", stem="conv").arch_changes == {"stem": "conv"}
+    assert ModelConfig("AS-A", stem="conv").arch_changes == {"stem": "conv"}
 
 
 def test_a_run_of_before_there_were_stems_is_resumed(tmp_path: Path) -> None:
-    now = {"settings": asdict(settings()), "global_batch": 16}
+    now = {"config": asdict(config()), "global_batch": 16}
     before = json.loads(json.dumps(now))
-    del before["settings"]["model"]["stem"]
-    (tmp_path / "settings.json").write_text(json.dumps(before))
+    del before["config"]["model"]["stem"]
+    (tmp_path / "run_config.json").write_text(json.dumps(before))
     check_same(tmp_path, now)
-    other = {**now, "settings": asdict(settings(model=ModelSettings("AS-A", stem="conv")))}
+    other = {**now, "config": asdict(config(model=ModelConfig("AS-A", stem="conv")))}
     with pytest.raises(UserError, match="was trained with"):
         check_same(tmp_path, other)
 
@@ -343,7 +343,7 @@ def test_stems_are_not_searched() -> None:
 
 def test_a_search_is_recorded_as_before() -> None:
     space = Space(4, 2, like=Arch("A"))
-    training = supernet_training(settings(), SupernetSettings(), space, {})
+    training = supernet_training(config(), SupernetConfig(), space, {})
     assert "stem" not in training.space["like"]
     assert "stem" not in repr(space)
 

@@ -12,7 +12,7 @@ import pytest
 from small_studies import NETWORK, STUDY, TRIALS, check_equal, on_a_machine, words
 from tiny import Cli, image_folder, read
 
-from psvit.data.data_config import DataSettings
+from psvit.data.data_config import DataConfig
 from psvit.data.datasets import open_data
 from psvit.data.sources import ArraySource
 from psvit.studies.study_folder import RESULTS
@@ -53,7 +53,7 @@ def test_how_long_it_took(finished: Path) -> None:
     assert found["search_seconds"] + data["training_seconds"] - 1 <= data["wall_seconds"] <= spent + 0.5
 
 
-def test_equal_settings_are_trained_once(finished: Path) -> None:
+def test_equal_config_are_trained_once(finished: Path) -> None:
     data = read(finished / RESULTS)
     shares, again = data["groups"][0]["rows"][0], data["groups"][1]["rows"][1]
     assert again["top1"] == shares["top1"][:1]
@@ -76,14 +76,14 @@ def test_the_same_seeds_the_same_results_whatever_the_jobs(jobs: str, cli: Cli, 
 @pytest.mark.slow
 def test_images_may_be_loaded_by_processes(cli: Cli, tmp_path: Path) -> None:
     image_folder(tmp_path / "images", each=12)
-    data = {"data": str(tmp_path / "images"), "img_size": 8, "holdout": 0.2, "workers": 1}
+    data = {"data": str(tmp_path / "images"), "img_size": 8, "validation": 0.2, "workers": 1}
     asked = {"data": data, "recipe": {"epochs": 1, "batch_size": 4}, "groups": {"a": {"networks": {"n": NETWORK}}}}
     cli.ok(*words(tmp_path / "study", asked))
     assert read(tmp_path / "study" / RESULTS)["groups"][0]["rows"][0]["failed"] == {}
 
 
 @pytest.mark.usefixtures("briefly")
-@pytest.mark.parametrize("reads", ["holdout", "test"])
+@pytest.mark.parametrize("reads", ["validation", "test"])
 def test_the_test_split_is_read_only_where_it_counts(
     reads: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,8 +94,8 @@ def test_the_test_split_is_read_only_where_it_counts(
         def labels(self) -> Any:
             raise AssertionError("the labels of the test split are read")
 
-    def opened(settings: DataSettings, *more: Any) -> Any:
-        data = open_data(settings, *more)
+    def opened(config: DataConfig, *more: Any) -> Any:
+        data = open_data(config, *more)
         test: Any = data.test
         test.__class__ = Forbidden
         return data
@@ -110,7 +110,7 @@ def test_the_test_split_is_read_only_where_it_counts(
     cli.ok(*asked)
     row = read(tmp_path / "study" / RESULTS)["groups"][0]["rows"][0]
     log = (tmp_path / "study" / row["folders"][0] / "log.jsonl").read_text().splitlines()
-    assert row["images"] == 30, "the hold-out"
+    assert row["images"] == 30, "the validation split"
     assert f'"top1": {row["top1"][0]}' in log[-1], "the last epoch, not the best"
 
 

@@ -50,7 +50,7 @@ def test_a_study_that_is_known_trains_nothing(before: Path, cli: Cli, tmp_path: 
             assert row.pop("taken_from") == {
                 "file": "elsewhere.json", "machine": old["machine"], "versions": old["versions"]
             }  # fmt: skip
-    assert without_time(data) == without_time({**old, "study": "mine", "settings": {**old["settings"], "name": "mine"}})
+    assert without_time(data) == without_time({**old, "study": "mine", "config": {**old["config"], "name": "mine"}})
     assert all(row["latency_ms"] > 0 for group in data["groups"] for row in group["rows"])
     assert (tmp_path / "study" / "latency.json").exists(), "measured here, beside those that are new"
     assert data["training_seconds"] == pytest.approx(old["training_seconds"], abs=1), "whole seconds, of rounded parts"
@@ -178,20 +178,20 @@ def test_each_network_is_taken_by_its_own_precision(before: Path, cli: Cli, tmp_
     assert made_on(data).endswith("in a precision that was not recorded.")
 
 
-def test_settings_that_came_later_or_change_no_figure(before: Path, tmp_path: Path) -> None:
+def test_config_that_came_later_or_change_no_figure(before: Path, tmp_path: Path) -> None:
     data = read(before)
     asked = copy.deepcopy(STUDY) | {"data": {**STUDY["data"], "workers": 1}}
-    for group in data["settings"]["groups"]:
+    for group in data["config"]["groups"]:
         del group["data"]["join_duplicates"], group["recipe"]["repeats"]
     path, asked = write_json(tmp_path / "old.json", data), read_study(str(write(tmp_path / "mine.yaml", asked)))
     with pytest.raises(UserError, match="no network of this study with the same settings"):
         known_of(path, asked, "float32")
-    for group in data["settings"]["groups"]:
+    for group in data["config"]["groups"]:
         group["recipe"]["repeats"] = 1  # as asked; left out it was 3, the default of Recipe
     assert len(known_of(write_json(path, data), asked, "float32").rows) == 4
     (tmp_path / "photos").mkdir()
     photos = read_study(str(write(tmp_path / "mine.yaml", STUDY | {"data": {"data": str(tmp_path / "photos")}})))
-    for group, now in zip(data["settings"]["groups"], json.loads(json.dumps(photos.to_dict()))["groups"], strict=True):
+    for group, now in zip(data["config"]["groups"], json.loads(json.dumps(photos.to_dict()))["groups"], strict=True):
         group["data"] = {name: value for name, value in now["data"].items() if name != "join_duplicates"}
     with pytest.raises(UserError, match="no network of this study with the same settings"):
         known_of(write_json(path, data), photos, "float32")
@@ -219,9 +219,9 @@ def test_the_same_names_of_other_images_or_networks_are_refused(
 
 def test_results_of_another_study_are_refused(before: Path, cli: Cli, tmp_path: Path) -> None:
     asked = copy.deepcopy(STUDY)
-    asked["reads"] = "holdout"
+    asked["reads"] = "validation"
     said = cli.refused(*words(tmp_path / "study", asked), "--known", before)
-    assert "was made with reads test, not holdout" in said
+    assert "was made with reads test, not validation" in said
     other = {**STUDY, "groups": {"else": STUDY["groups"]["small"]}, "claims": []}
     assert "holds no network of this study with the same settings" in cli.refused(
         *words(tmp_path / "study", other), "--known", before

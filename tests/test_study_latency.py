@@ -13,10 +13,10 @@ from tiny import Cli, read
 from torch import nn
 
 from psvit.engine.checkpoints import open_model
-from psvit.engine.train_config import ModelSettings
-from psvit.latency.benchmark_config import LatencySettings
-from psvit.latency.parts import measure_models
+from psvit.engine.train_config import ModelConfig
 from psvit.latency import parts as latency
+from psvit.latency.benchmark_config import LatencyConfig
+from psvit.latency.parts import measure_models
 from psvit.studies.study_folder import RESULTS
 
 OWN: dict[str, Any] = {"widths": (16, 32), "head_dim": 8, "patch_size": 2}
@@ -35,8 +35,8 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """A machine on which the networks take 1, 2, 3 seconds; what it was asked to measure."""
     asked: list[list[str]] = []
 
-    def measure(models: Any, settings: LatencySettings, *where: Any) -> dict[str, float | None]:
-        assert settings == LatencySettings()
+    def measure(models: Any, config: LatencyConfig, *where: Any) -> dict[str, float | None]:
+        assert config == LatencyConfig()
         assert where == (torch.device("cpu"), 1)
         asked.append([model.model for model, _ in models.values()])
         return {name: float(place) for place, name in enumerate(models, start=1)}
@@ -53,8 +53,8 @@ def test_every_network_has_a_latency_and_equal_ones_the_same(finished: Path) -> 
     assert found["again"] == found["shares"]
     kept = read(finished / "latency.json")
     assert len(kept["networks"]) == 3
-    assert read(finished / RESULTS)["latency"] == asdict(LatencySettings())
-    assert kept == kept | asdict(LatencySettings()) | {"device": "cpu", "threads": 1}
+    assert read(finished / RESULTS)["latency"] == asdict(LatencyConfig())
+    assert kept == kept | asdict(LatencyConfig()) | {"device": "cpu", "threads": 1}
 
 
 @pytest.mark.usefixtures("here")
@@ -102,7 +102,7 @@ def test_what_cannot_be_measured_has_no_latency(monkeypatch: pytest.MonkeyPatch)
             if self.left < 0:
                 raise RuntimeError("no memory")
 
-    def opened(model: ModelSettings, **shape: Any) -> Any:
+    def opened(model: ModelConfig, **shape: Any) -> Any:
         if model.model.startswith("fails"):
             return Fails(int(model.model[5:]))
         network = open_model(model, **shape)
@@ -112,8 +112,8 @@ def test_what_cannot_be_measured_has_no_latency(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(latency, "open_model", opened)
     monkeypatch.setattr(latency, "MIN_SECONDS", 0.0)  # each timing is one call
     names = ("AS-A", "resnet10t", "vit_nothing", "fails0", "fails4")
-    models = {name: (ModelSettings(name, **(OWN if name == "AS-A" else {})), shape) for name in names}
-    found = measure_models(models, LatencySettings(latency_rounds=3), torch.device("cpu"), 1)
+    models = {name: (ModelConfig(name, **(OWN if name == "AS-A" else {})), shape) for name in names}
+    found = measure_models(models, LatencyConfig(latency_rounds=3), torch.device("cpu"), 1)
     assert [name for name, seconds in found.items() if seconds is not None] == ["AS-A", "resnet10t"]
     assert set(sizes) == {(1, 2, 12, 8)}
     assert list(found) == list(names)

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import yaml
-from psvit.pipeline import compare
 from tiny import CPU, Cli
 
-from psvit.engine.train_config import ModelSettings, light
+from psvit.engine.train_config import ModelConfig, light
 from psvit.errors import UserError
+from psvit.pipeline import compare
 from psvit.studies.jobs import Plan
 from psvit.studies.plan import Figure, Study, slug
 from psvit.studies.study_file import STUDIES, names, read_study
@@ -58,7 +58,7 @@ def test_defaults(study: Callable[..., Study]) -> None:
     ]
     assert (one.macs, two.macs) == ("1M", None)
     assert one.recipe == light()
-    assert (one.data.data, one.data.limit, one.data.holdout, one.data.split_seed) == ("digits", 48, 0.1, 0)
+    assert (one.data.data, one.data.limit, one.data.validation, one.data.split_seed) == ("digits", 48, 0.1, 0)
     assert read.figures == (Figure(("one",)), Figure(("two",)))
     assert not one.searches
 
@@ -124,11 +124,11 @@ def test_numbers_that_yaml_takes_for_text(write: Write) -> None:
     assert dict(Plan(read, Path("unused"), CPU).models)["a", "deit"].model
 
 
-def test_settings_of_a_search_are_lists_or_single_values(study: Callable[..., Study]) -> None:
+def test_config_of_a_search_are_lists_or_single_values(study: Callable[..., Study]) -> None:
     search = {"depth": 2, "stages": [1, 2], "stage_widths": ["16", "16,32"], "method": "tree", "least": 0}
     group = {"macs": "250k", "search": search, "networks": ["searched"]}
     (found,) = Plan(study(groups={"one": group}), Path("unused"), CPU).searches
-    space = found.settings.space
+    space = found.config.space
     assert (space.depth, space.stages, space.stage_widths, space.least) == ((2,), (1, 2), ("16", "16,32"), 0)
 
 
@@ -215,7 +215,7 @@ def test_a_value_of_another_kind_is_named_with_what_it_should_be(write: Write) -
 
 def test_what_contradicts_itself_is_named(write: Write) -> None:
     for entries, reason in (
-        ({"reads": "train"}, "reads 'train' is not test or holdout"),
+        ({"reads": "train"}, "reads 'train' is not test or validation"),
         ({"groups": {}}, "it has no groups: name one, with its networks"),
         (in_group(networks=[]), "group one has no networks"),
         (in_group(networks=["deit", "deit"]), "networks ['deit', 'deit'] of group one hold one twice"),
@@ -228,7 +228,7 @@ def test_what_contradicts_itself_is_named(write: Write) -> None:
         (in_group(seeds=[]), "seeds [] of one are not whole numbers of at least 0"),
         (in_group(seeds=[0, -1]), "seeds [0, -1] of one are not"),
         (in_group(networks={"a": {"network": "AS", "seeds": [2, 2]}}), "seeds [2, 2] of a hold one twice"),
-        ({"data": {"holdout": 2}}, "--holdout 2 is not a fraction"),
+        ({"data": {"validation": 2}}, "--validation 2 is not a fraction"),
         ({"recipe": {"name": "heavy"}}, "there is no recipe 'heavy': the recipes are light, deit"),
         ({"claims": [{**CLAIM, "at_most": "half"}]}, "claim 'c': at_most 'half' is not a positive number"),
         ({"claims": [{**CLAIM, "better": ["one", "resnet18"]}]}, "claim 'c': better ['one', 'resnet18'] is not [group"),
@@ -254,7 +254,7 @@ def test_a_study_that_cannot_be_run_is_refused_before_anything_is_trained(write:
         (in_group(networks={"a b": "deit", "A-B": "deit"}), "networks 'a b' and 'A-B' would share a folder"),
         ({"groups": {"x!": two, "x?": two}}, "groups 'x!' and 'x?' would share"),
         (in_group(networks={"found": "searched", "Search": "deit"}, macs="1M"), "'search' and 'Search' would share"),
-        (in_group(data={"holdout": 0}), "group one has holdout 0"),
+        (in_group(data={"validation": 0}), "group one has validation 0"),
         (in_group(networks=["vit_nothing"]), "network vit_nothing of group one: no model is called 'vit_nothing'"),
         (in_group(networks={"a": {"network": "AS", "widths": [7]}}), "network a of group one: width 7"),
         (in_group(networks={"a": {"network": "resnet18", "pool_op": "avg"}}), "resnet18 is a model of timm"),
@@ -314,12 +314,12 @@ def test_a_dry_run_lists_everything_and_writes_nothing(
 def test_every_trial_has_its_seed_and_its_folder(study: Callable[..., Study]) -> None:
     read = study(groups={"A b": {"seeds": [3, 1], "networks": {"x": "AS", "y": {"network": "AS-A", "seeds": [4]}}}})
     trials = Plan(read, Path("out"), CPU).trials({})
-    assert [(trial.folder.as_posix(), trial.settings.data.seed) for trial in trials] == [
+    assert [(trial.folder.as_posix(), trial.config.data.seed) for trial in trials] == [
         ("out/a-b/x/seed-3", 3),
         ("out/a-b/y/seed-4", 4),
         ("out/a-b/x/seed-1", 1),
     ], "the first seed of all, then the second"
-    assert {trial.settings.data.split_seed for trial in trials} == {0}, "all have the same hold-out"
+    assert {trial.config.data.split_seed for trial in trials} == {0}, "all have the same validation split"
 
 
 def test_names_of_folders() -> None:
@@ -334,7 +334,7 @@ def test_names_of_folders() -> None:
 @pytest.mark.parametrize("name", names())
 def test_the_shipped_studies_can_be_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """But for the scaling of ResNets, which is slow and has its own test."""
-    monkeypatch.setattr(compare, "_scaled_timm", lambda model, macs, data: ModelSettings(model))
+    monkeypatch.setattr(compare, "_scaled_timm", lambda model, macs, data: ModelConfig(model))
     study, quick = read_study(name), read_study(name, quick=True)
     section = yaml.safe_load((STUDIES / f"{name}.yaml").read_text())["quick"]
     assert {group.recipe.epochs for group in quick.groups} == {section["recipe"]["epochs"]}

@@ -17,7 +17,7 @@ from PIL import Image
 from scipy import stats
 
 from psvit.cli.study import _print
-from psvit.data.data_config import DataSettings
+from psvit.data.data_config import DataConfig
 from psvit.engine.train_config import light
 from psvit.studies.known import of_now
 from psvit.studies.plan import Claim, Figure, Group, Network, Study
@@ -122,7 +122,8 @@ def trained(top1: float, number: int = 0, **more: Any) -> dict[str, Any]:
     """What a training comes to."""
     return {
         "network": "AS-A 2d 16-32 /2", "macs": 1_000_000 * (number + 1), "params": 24_000, "top1": top1, "top5": 99.0,
-        "loss": 0.5, "images": 359, "holdout_top1": top1 - 1, "epoch": 2, "history": [[1, 50.0, 2.0], [2, top1, 1.0]],
+        "loss": 0.5, "images": 359, "validation_top1": top1 - 1, "epoch": 2, "history": [[1, 50.0, 2.0], [2, top1,
+        1.0]],
         "steps": 6, "seconds": 3600.0, "folder": f"one/{number}/seed-0", **more,
     }  # fmt: skip
 
@@ -130,10 +131,10 @@ def trained(top1: float, number: int = 0, **more: Any) -> dict[str, Any]:
 def study(labels: tuple[str, ...] = ("first", "second", "third"), seeds: int = 3, **more: Any) -> Study:
     """A study of two groups; `labels` name the networks of the first."""
     networks = tuple(Network(label, "AS-A", seeds=tuple(range(seeds))) for label in labels)
-    data = DataSettings("digits", limit=48)
+    data = DataConfig("digits", limit=48)
     groups = (
         Group(more.pop("group", "one"), networks, "1M", data, light()),
-        Group("two", (Network(labels[0], "AS-A"),), None, DataSettings("digits", limit=96), light()),
+        Group("two", (Network(labels[0], "AS-A"),), None, DataConfig("digits", limit=96), light()),
     )
     given = {"title": "Title", "question": "Why?", "reads": "test", "figures": (Figure((groups[0].name,)),), **more}
     return Study("mine", groups=groups, **given)
@@ -220,7 +221,7 @@ def test_a_training_that_two_rows_share_scatters_once() -> None:
     two = replace(
         one, name="two", networks=tuple(replace(n, seeds=n.seeds[: 3 - i]) for i, n in enumerate(one.networks))
     )
-    alone = Group("alone", (Network("a", "AS-A"),), None, DataSettings("digits"), light())
+    alone = Group("alone", (Network("a", "AS-A"),), None, DataConfig("digits"), light())
     claim = Claim("c", ("one", "first"), ("alone", "a"))
     asked = replace(study(claims=(claim,)), groups=(one, two, alone))
     shared = {
@@ -239,13 +240,13 @@ def test_a_training_that_two_rows_share_scatters_once() -> None:
 def test_the_claims_of_the_committed_results_are_judged_as_they_would_be_now(name: str) -> None:
     path = Path(__file__).parent.parent / "docs" / "results" / f"{name}.json"
     data, asked = json.loads(path.read_text(encoding="utf-8")), read_study(name)
-    anew = json.loads(json.dumps({"claims": judged(asked.claims, data["groups"]), "settings": asked.to_dict()}))
+    anew = json.loads(json.dumps({"claims": judged(asked.claims, data["groups"]), "config": asked.to_dict()}))
     assert rounded(data["claims"]) == rounded(anew["claims"]), (
         f"write psvit.studies.results.judged of its rows to {path}"
     )
-    data["settings"]["groups"] = list(map(of_now, data["settings"]["groups"]))
+    data["config"]["groups"] = list(map(of_now, data["config"]["groups"]))
     for kind in ("groups", "claims", "figures"):
-        assert data["settings"][kind] == anew["settings"][kind], f"{path} answers another {name}.yaml"
+        assert data["config"][kind] == anew["config"][kind], f"{path} answers another {name}.yaml"
 
 
 def rounded(value: Any) -> Any:
@@ -331,7 +332,7 @@ def test_the_cells_of_a_group() -> None:
         "`AS-A 2d 16-32 /2`", "2.00", "0.024", "90.00 91.00 92.00", "91.00 ± 2.48", "0.50"
     )  # fmt: skip
     assert {len(row) for row in table.rows} == {len(table.headings)}
-    assert "hold-out" in " ".join(group_table(group, "holdout").headings)
+    assert "validation split" in " ".join(group_table(group, "validation").headings)
 
 
 def test_the_cells_of_claims() -> None:
@@ -403,7 +404,7 @@ def test_the_page_shows_the_network_to_use(tmp_path: Path) -> None:
 
 
 def test_the_network_to_use_is_chosen_on_the_hold_out(tmp_path: Path) -> None:
-    kept = {("one", "third", seed): trained(85.0, 2, holdout_top1=99.0, folder=f"t/{seed}") for seed in range(3)}
+    kept = {("one", "third", seed): trained(85.0, 2, validation_top1=99.0, folder=f"t/{seed}") for seed in range(3)}
     page = study_page(whole(found(study(), kept)), tmp_path, COMMAND).html()
     assert f"{tmp_path}/t/0/best" in page, "not the one that is best on the test split"
     assert f"{tmp_path}/one/1/seed-0/best" not in page
@@ -411,7 +412,7 @@ def test_the_network_to_use_is_chosen_on_the_hold_out(tmp_path: Path) -> None:
 
 def test_accuracies_on_two_data_sets_are_not_in_one_plot(tmp_path: Path) -> None:
     asked = study()
-    asked = replace(asked, groups=(asked.groups[0], replace(asked.groups[1], data=DataSettings("mnist-5k"))))
+    asked = replace(asked, groups=(asked.groups[0], replace(asked.groups[1], data=DataConfig("mnist-5k"))))
     sets = by_data(found(asked))
     assert {name: [row["label"] for _, row in rows] for name, rows in sets.items()} == {
         "digits": list(TOP1), "mnist-5k": ["first"]
@@ -442,7 +443,7 @@ def test_latency_is_a_column_and_an_axis_where_it_was_measured(tmp_path: Path) -
 
 def test_a_figure_over_images_counts_them_where_there_is_no_limit() -> None:
     asked = study(figures=(Figure(("one", "two"), "images"),))
-    asked = replace(asked, groups=(asked.groups[0], replace(asked.groups[1], data=DataSettings("digits"))))
+    asked = replace(asked, groups=(asked.groups[0], replace(asked.groups[1], data=DataConfig("digits"))))
     kept = {(g.name, n.label, s): trained(80.0) for g in asked.groups for n in g.networks for s in n.seeds}
     shapes = {group.name: SHAPE for group in asked.groups}
     data = whole(results(asked, kept, {}, shapes, {"one": 48, "two": 1295}))
@@ -450,7 +451,7 @@ def test_a_figure_over_images_counts_them_where_there_is_no_limit() -> None:
     with pytest.MonkeyPatch.context() as patch:
         drawn: list[Any] = []
         patch.setattr("psvit.studies.tables.curves", lambda lines, *_, **__: drawn.append(lines))
-        figure(data["settings"]["figures"][0], data)
+        figure(data["config"]["figures"][0], data)
     assert drawn[0]["first"][0] == [48, 1295]
     text = to_markdown(data)
     assert "digits: 48 training images" in text

@@ -99,7 +99,7 @@ def test_a_further_seed_and_a_further_network_are_all_that_is_trained(cli: Cli, 
     assert read(copied / RESULTS)["groups"][0]["rows"][0]["seeds"] == [0, 1, 2]
 
 
-def test_other_settings_are_refused_before_anything_is_trained(cli: Cli, copied: Path) -> None:
+def test_other_config_are_refused_before_anything_is_trained(cli: Cli, copied: Path) -> None:
     mine = copied.parent / "mine.yaml"
     other = {**STUDY["groups"]["small"]["networks"], "shares": {**NETWORK, "widths": [16, 48]}}
     for half in (False, True):
@@ -131,7 +131,7 @@ def test_another_study_is_not_resumed(cli: Cli, copied: Path) -> None:
     before = everything()
     rows: tuple[tuple[str, Any, list[str], str], ...] = (
         ("other", STUDY, [], "holds the study 'mine', not 'other': "),
-        ("mine", {**STUDY, "reads": "holdout"}, [], "holds a study that reads test, not holdout: "),
+        ("mine", {**STUDY, "reads": "validation"}, [], "holds a study that reads test, not validation: "),
         ("mine", {**STUDY, "quick": {"seeds": [0]}}, ["--quick"], "holds a study without --quick: "),
         ("mine", {**RENAMED, "recipe": {"epochs": 1}}, [], "holds a study with the group 'small', which "),
         ("mine", {**changed("small", networks={"shares": NETWORK}), "claims": []}, [],

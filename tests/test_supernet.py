@@ -9,19 +9,19 @@ import torch
 from refusals import refuses
 from small_supernets import shaken, space
 from tiny import CPU, DIGITS
-from tiny import settings as tiny_settings
+from tiny import config as tiny_config
 from torch import nn
 
 from psvit import UserError
 from psvit.data.datasets import Data, open_data
 from psvit.data.loading import Batch
 from psvit.engine.devices import open_machine
-from psvit.engine.train_config import TrainSettings
+from psvit.engine.train_config import TrainConfig
 from psvit.search.budget import Budget
 from psvit.search.feasible_set import FeasibleSet
-from psvit.search.search_config import SupernetSettings
+from psvit.search.search_config import SupernetConfig
 from psvit.search.supernet import Entangle, Supernet
-from psvit.search.supernet_training import SupernetLearning, load_supernet, supernet_training, train_supernet
+from psvit.search.supernet_training import SupernetTrainer, load_supernet, supernet_training, train_supernet
 
 
 @pytest.mark.parametrize("entangle", ["stage", "place"])
@@ -84,28 +84,28 @@ def data() -> Data:
     return open_data(DIGITS)
 
 
-def learning(data: Data, region: FeasibleSet, **options: Any) -> SupernetLearning:
-    settings = supernet_training(tiny_settings(epochs=1), SupernetSettings(**options), region.space, {})
-    return SupernetLearning(Supernet(region.space), region, settings, open_machine(CPU), data)
+def learning(data: Data, feasible: FeasibleSet, **options: Any) -> SupernetTrainer:
+    config = supernet_training(tiny_config(epochs=1), SupernetConfig(**options), feasible.space, {})
+    return SupernetTrainer(Supernet(feasible.space), feasible, config, open_machine(CPU), data)
 
 
 @pytest.fixture
-def region() -> FeasibleSet:
+def feasible() -> FeasibleSet:
     return FeasibleSet(space(), Budget(macs=3e5))
 
 
-def test_members_of_a_step_are_seeded_and_feasible(data: Data, region: FeasibleSet) -> None:
-    learn = learning(data, region, draws=3)
-    drawn = [learn.members(step) for step in range(50)]
-    again = learning(data, region, draws=3)
+def test_members_of_a_step_are_seeded_and_feasible(data: Data, feasible: FeasibleSet) -> None:
+    trainer = learning(data, feasible, draws=3)
+    drawn = [trainer.members(step) for step in range(50)]
+    again = learning(data, feasible, draws=3)
     assert drawn == [again.members(step) for step in range(50)]
-    assert all(arch in region for members in drawn for arch in members)
+    assert all(arch in feasible for members in drawn for arch in members)
     assert len({arch for members in drawn for arch in members}) > 30
 
 
-def test_balanced_sampling_draws_all_numbers_of_stages_alike(data: Data, region: FeasibleSet) -> None:
-    learn = learning(data, region, sampling="balanced")
-    drawn = [learn.members(step)[0] for step in range(300)]
+def test_balanced_sampling_draws_all_numbers_of_stages_alike(data: Data, feasible: FeasibleSet) -> None:
+    trainer = learning(data, feasible, sampling="balanced")
+    drawn = [trainer.members(step)[0] for step in range(300)]
     counts = [sum(len(arch.widths) == stages for arch in drawn) for stages in (1, 2, 3)]
     assert min(counts) > 70, counts
 
@@ -114,36 +114,38 @@ def batch() -> Batch:
     return Batch(torch.randn(6, 1, 8, 8), torch.tensor([0, 1, 2, 3, 4, 5]), ())
 
 
-def test_the_loss_is_the_mean_over_the_batch_each_part_by_its_member(data: Data, region: FeasibleSet) -> None:
-    learn, images = learning(data, region, draws=2), batch()
-    first, second = learn.members(5)
-    supernet: Any = learn.plain
+def test_the_loss_is_the_mean_over_the_batch_each_part_by_its_member(data: Data, feasible: FeasibleSet) -> None:
+    trainer, images = learning(data, feasible, draws=2), batch()
+    first, second = trainer.members(5)
+    supernet: Any = trainer.plain
     parts = [
         nn.functional.cross_entropy(supernet(images.images[n::2], arch), images.labels[n::2], label_smoothing=0.1)
         for n, arch in enumerate((first, second))
     ]
-    assert torch.allclose(learn.loss(images, 5), sum(parts) / 2, atol=1e-6)
+    assert torch.allclose(trainer.loss(images, 5), sum(parts) / 2, atol=1e-6)
 
 
-def test_the_sandwich_rule_and_distillation(data: Data, region: FeasibleSet) -> None:
-    learn, images = learning(data, region, draws=2, sandwich=True, distill=True), batch()
-    costs = {arch: region.costs(arch)[0] for arch in region}
-    assert len(learn.members(0)) == 3
-    assert learn.members(0)[0] == learn.cheapest == min(costs, key=lambda arch: (costs[arch], list(costs).index(arch)))
-    assert costs[learn.dearest] == max(costs.values())
-    supernet: Any = learn.plain
+def test_the_sandwich_rule_and_distillation(data: Data, feasible: FeasibleSet) -> None:
+    trainer, images = learning(data, feasible, draws=2, sandwich=True, distill=True), batch()
+    costs = {arch: feasible.costs(arch)[0] for arch in feasible}
+    assert len(trainer.members(0)) == 3
+    assert (
+        trainer.members(0)[0] == trainer.cheapest == min(costs, key=lambda arch: (costs[arch], list(costs).index(arch)))
+    )
+    assert costs[trainer.dearest] == max(costs.values())
+    supernet: Any = trainer.plain
     with torch.no_grad():
-        taught = supernet(images.images, learn.dearest)
+        taught = supernet(images.images, trainer.dearest)
         expected = nn.functional.cross_entropy(taught, images.labels, label_smoothing=0.1)
-        for number, arch in enumerate(learn.members(0)):
+        for number, arch in enumerate(trainer.members(0)):
             logits = supernet(images.images[number::3], arch)
             expected += nn.functional.cross_entropy(logits, taught.softmax(-1)[number::3], reduction="sum") / 6
-    assert torch.allclose(learn.loss(images, 0).detach(), expected / 2, atol=1e-6)
+    assert torch.allclose(trainer.loss(images, 0).detach(), expected / 2, atol=1e-6)
 
 
-def test_settings_that_are_none() -> None:
+def test_config_that_are_none() -> None:
     refuses(
-        lambda options: SupernetSettings(**options),
+        lambda options: SupernetConfig(**options),
         (
             ({"draws": 0}, "--draws 0"),
             ({"sampling": "fair"}, "--sampling 'fair'"),
@@ -153,26 +155,26 @@ def test_settings_that_are_none() -> None:
     )
 
 
-def training(folder: Path, resume: bool = False) -> TrainSettings:
-    return tiny_settings(folder, epochs=2, run={"resume": resume, "overwrite": not resume, "save_every": 1})
+def training(folder: Path, resume: bool = False) -> TrainConfig:
+    return tiny_config(folder, epochs=2, run={"resume": resume, "overwrite": not resume, "save_every": 1})
 
 
 def test_a_trained_supernet_is_loaded_again_and_into_no_other_space(
-    tmp_path: Path, data: Data, region: FeasibleSet
+    tmp_path: Path, data: Data, feasible: FeasibleSet
 ) -> None:
-    settings = supernet_training(training(tmp_path), SupernetSettings(), region.space, region.budget.given)
-    trained, _ = train_supernet(region, settings, data, lambda line: None)
+    config = supernet_training(training(tmp_path), SupernetConfig(), feasible.space, feasible.budget.given)
+    trained, _ = train_supernet(feasible, config, data, lambda line: None)
     lines: list[str] = []
-    resumed = supernet_training(training(tmp_path, True), SupernetSettings(), region.space, region.budget.given)
-    again, _ = train_supernet(region, resumed, data, lines.append)
+    resumed = supernet_training(training(tmp_path, True), SupernetConfig(), feasible.space, feasible.budget.given)
+    again, _ = train_supernet(feasible, resumed, data, lines.append)
     assert all(
         torch.equal(a, b) for a, b in zip(trained.state_dict().values(), again.state_dict().values(), strict=True)
     )
     assert not any(line.startswith("epoch") for line in lines)
-    first = Supernet(region.space)
+    first = Supernet(feasible.space)
     assert not all(torch.equal(a, b) for a, b in zip(trained.parameters(), first.parameters(), strict=True))
     with pytest.raises(UserError, match="has the shape"):
         load_supernet(Supernet(space(widths=((8, 16), (16, 24), (16, 40)))), tmp_path)
     (tmp_path / "supernet.safetensors").write_bytes(b"broken")
     with pytest.raises(UserError, match="cannot be read"):
-        load_supernet(Supernet(region.space), tmp_path)
+        load_supernet(Supernet(feasible.space), tmp_path)

@@ -1,9 +1,9 @@
 """Spreads and ratios of times, turns, the stopwatch, the matrix-product peak; never how fast anything is."""
 
 import torch
-from psvit.engine import machine
 from small_networks import CPU
 
+from psvit.engine import machine
 from psvit.latency.peak import matmul_peak
 from psvit.latency.timing import Spread, Stopwatch, interleave, summarise
 

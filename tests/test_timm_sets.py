@@ -11,12 +11,12 @@ import pytest
 import torch
 from image_sources import same, source_of, write_idx
 from PIL import Image
-from psvit.data import timm_sets
 from tiny import image_folder
 from torch import Tensor
 
+from psvit.data import timm_sets
 from psvit.data.augment import train_transform
-from psvit.data.data_config import Augment, DataSettings
+from psvit.data.data_config import Augment, DataConfig
 from psvit.data.datasets import open_data
 from psvit.data.loading import Batch, ImageSplit, eval_batches, train_batches
 from psvit.errors import UserError
@@ -53,9 +53,9 @@ def values(batches: list[Batch]) -> list[int]:
 
 def test_webdataset(shards: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
-    data = open_data(DataSettings("wds/tiny", data_dir=str(shards), holdout=0.25))
-    assert (data.classes, data.in_chans, len(data.train), len(data.holdout)) == (("0", "1", "2"), 3, 30, 10)
-    held = values(list(eval_batches(ImageSplit(data.holdout, grey), batch_size=4)))
+    data = open_data(DataConfig("wds/tiny", data_dir=str(shards), validation=0.25))
+    assert (data.classes, data.in_chans, len(data.train), len(data.validation)) == (("0", "1", "2"), 3, 30, 10)
+    held = values(list(eval_batches(ImageSplit(data.validation, grey), batch_size=4)))
     kept = values(list(eval_batches(ImageSplit(data.train, grey), batch_size=4)))
     assert sorted(held + kept) == list(range(40))
     assert len({value // 10 for value in held}) == 1  # one whole shard
@@ -68,10 +68,10 @@ def test_webdataset(shards: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert not caplog.records
 
 
-def test_the_split_seed_chooses_the_shards_of_the_holdout(tmp_path: Path) -> None:
+def test_the_split_seed_chooses_the_shards_of_the_validation(tmp_path: Path) -> None:
     def held(**seeds: int) -> list[Path]:
-        data = open_data(DataSettings("wds/tiny", data_dir=str(tmp_path), holdout=0.25, **seeds))  # type: ignore[arg-type]
-        found: list[Path] = data.holdout.open_stream.args[1]  # type: ignore[union-attr]  # nothing is streamed
+        data = open_data(DataConfig("wds/tiny", data_dir=str(tmp_path), validation=0.25, **seeds))  # type: ignore[arg-type]
+        found: list[Path] = data.validation.open_stream.args[1]  # type: ignore[union-attr]  # nothing is streamed
         return found
 
     for number in range(4):
@@ -81,7 +81,7 @@ def test_the_split_seed_chooses_the_shards_of_the_holdout(tmp_path: Path) -> Non
 
 
 def test_webdataset_training_repeats_and_resumes(shards: Path) -> None:
-    data = open_data(DataSettings("wds/tiny", data_dir=str(shards), holdout=0.25))
+    data = open_data(DataConfig("wds/tiny", data_dir=str(shards), validation=0.25))
     split = ImageSplit(data.train, grey, training=True)
 
     def run(epoch: int = 0, start: int = 0, workers: int = 0, batches: int = 5) -> list[Batch]:
@@ -99,11 +99,11 @@ def test_webdataset_training_repeats_and_resumes(shards: Path) -> None:
 
 
 def test_a_stream_refuses_what_it_cannot_do(shards: Path) -> None:
-    settings = {"data": "wds/tiny", "data_dir": str(shards)}
+    config = {"data": "wds/tiny", "data_dir": str(shards)}
     for refused in ({"limit": 9}, {"strict": True}):
         with pytest.raises(UserError, match="is streamed"):
-            open_data(DataSettings(**settings, **refused))  # type: ignore[arg-type]
-    data = open_data(DataSettings(**settings))  # type: ignore[arg-type]
+            open_data(DataConfig(**config, **refused))  # type: ignore[arg-type]
+    data = open_data(DataConfig(**config))  # type: ignore[arg-type]
     with pytest.raises(UserError, match="strict"):
         ImageSplit(data.train, grey, strict=True)
     split = ImageSplit(data.train, grey, training=True)
@@ -112,19 +112,19 @@ def test_a_stream_refuses_what_it_cannot_do(shards: Path) -> None:
     for shard in sorted(shards.glob("*train*"))[1:]:
         shard.unlink()
     with pytest.raises(UserError, match="is the only one"):
-        open_data(DataSettings(**settings))  # type: ignore[arg-type]
+        open_data(DataConfig(**config))  # type: ignore[arg-type]
     (shards / "tiny-train-0.tar").write_bytes(b"no tar file")
     timm_sets._shard_labels.cache_clear()
     with pytest.raises(UserError, match=r"tiny-train-0\.tar cannot be read"):
-        open_data(DataSettings(**settings))  # type: ignore[arg-type]
+        open_data(DataConfig(**config))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("holdout", [0.004, 0.005, 0.996])
-def test_a_holdout_that_is_no_whole_percent_of_a_stream_is_refused(holdout: float) -> None:
-    with pytest.raises(UserError, match=f"--holdout {holdout} is .* TFDS cuts whole percents; give 0.01 to 0.99"):
-        open_data(DataSettings("tfds/mnist", holdout=holdout))
-    with pytest.raises(UserError, match=f"--holdout {holdout} cannot be cut from a stream"):
-        open_data(DataSettings("hfids/mnist", holdout=holdout))
+@pytest.mark.parametrize("validation", [0.004, 0.005, 0.996])
+def test_a_validation_that_is_no_whole_percent_of_a_stream_is_refused(validation: float) -> None:
+    with pytest.raises(UserError, match=f"--validation {validation} is .* TFDS cuts whole percents; give 0.01 to 0.99"):
+        open_data(DataConfig("tfds/mnist", validation=validation))
+    with pytest.raises(UserError, match=f"--validation {validation} cannot be cut from a stream"):
+        open_data(DataConfig("hfids/mnist", validation=validation))
 
 
 @pytest.mark.parametrize("classes", [[], ["ant", "bee"]])
@@ -134,9 +134,9 @@ def test_a_set_without_training_images_is_refused(classes: list[str], monkeypatc
 
     empty = Empty()
     empty.classes = classes  # type: ignore[attr-defined]
-    monkeypatch.setattr(timm_sets, "_create", lambda settings, splits: empty)
+    monkeypatch.setattr(timm_sets, "_create", lambda config, splits: empty)
     with pytest.raises(UserError, match="--data 'torch/empty' holds no training images"):
-        open_data(DataSettings("torch/empty"))
+        open_data(DataConfig("torch/empty"))
 
 
 def test_a_torchvision_set_through_timm(tmp_path: Path) -> None:
@@ -145,13 +145,13 @@ def test_a_torchvision_set_through_timm(tmp_path: Path) -> None:
     for split, size in (("train", 40), ("t10k", 10)):
         write_idx(raw / f"{split}-images-idx3-ubyte", np.arange(size)[:, None, None] + np.zeros((1, 28, 28)))
         write_idx(raw / f"{split}-labels-idx1-ubyte", np.arange(size) % 10)
-    data = open_data(DataSettings("torch/mnist", data_dir=str(tmp_path)))
+    data = open_data(DataConfig("torch/mnist", data_dir=str(tmp_path)))
     assert (data.classes[3], data.img_size, data.mirror) == ("3 - three", (28, 28), False)
-    assert (len(data.train), len(data.holdout), len(data.test)) == (30, 10, 10)
+    assert (len(data.train), len(data.validation), len(data.test)) == (30, 10, 10)
     assert source_of(data.test).labels() == list(range(10))
     assert source_of(data.test).image(7).getpixel((0, 0)) == (7, 7, 7)
     with pytest.raises(UserError, match="give the folder itself"):
-        open_data(DataSettings("torch/image_folder", data_dir=str(tmp_path)))
+        open_data(DataConfig("torch/image_folder", data_dir=str(tmp_path)))
 
 
 def test_a_hugging_face_set_through_timm(tmp_path: Path) -> None:
@@ -159,8 +159,8 @@ def test_a_hugging_face_set_through_timm(tmp_path: Path) -> None:
     datasets.disable_progress_bars()
     image_folder(tmp_path / "set" / "train", each=5)
     image_folder(tmp_path / "set" / "test", each=2)
-    data = open_data(DataSettings(f"hfds/{tmp_path / 'set'}", data_dir=str(tmp_path / "cache")))
-    assert (data.classes, data.img_size, len(data.train), len(data.holdout)) == (("ant", "bee"), (10, 12), 8, 2)
+    data = open_data(DataConfig(f"hfds/{tmp_path / 'set'}", data_dir=str(tmp_path / "cache")))
+    assert (data.classes, data.img_size, len(data.train), len(data.validation)) == (("ant", "bee"), (10, 12), 8, 2)
     assert source_of(data.test).labels() == [0, 0, 1, 1]
     split = ImageSplit(data.train, train_transform(data, Augment()), training=True)
     [batch] = train_batches(split, batch_size=8, batches=1, epoch=0, seed=0, workers=2)

@@ -10,29 +10,29 @@ import pytest
 import timm
 import torch
 from numpy.typing import NDArray
-from tiny import CPU, DIGITS, log, read, settings, weights
+from tiny import CPU, DIGITS, config, log, read, weights
 from torch import Tensor, nn
 
 from psvit.data.datasets import open_data
 from psvit.data.loading import Batch
 from psvit.engine.checkpoints import open_model, save_checkpoint
 from psvit.engine.devices import open_machine, seed_step
-from psvit.engine.train_config import Distillation, Machine, ModelSettings, Recipe, TrainSettings, deit
+from psvit.engine.train_config import Distillation, Machine, ModelConfig, Recipe, TrainConfig, deit
 from psvit.engine.trainer import INIT
 from psvit.errors import UserError
-from psvit.tasks.classification.classify import ClassifierLearning, train
+from psvit.tasks.classification.classify import ClassifierTrainer, train
 from psvit.tasks.classification.evaluate import evaluate_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def learning(chosen: TrainSettings) -> ClassifierLearning:
+def learning(chosen: TrainConfig) -> ClassifierTrainer:
     data = open_data(chosen.data)
     seed_step(chosen.data.seed, INIT)
     model = open_model(
         chosen.model, chosen.recipe.drop_path, img_size=data.img_size, in_chans=data.in_chans, num_classes=10
     )
-    return ClassifierLearning(model, chosen, open_machine(chosen.machine), data)
+    return ClassifierTrainer(model, chosen, open_machine(chosen.machine), data)
 
 
 def batch(size: int = 16) -> Batch:
@@ -73,28 +73,28 @@ def test_the_learning_rate_grows_with_the_global_batch() -> None:
 
 
 def test_warm_up_and_cosine() -> None:
-    learn = learning(settings(lr=0.01, min_lr=1e-4, warmup_epochs=2, epochs=5, batch_size=12))  # 4 steps an epoch
+    trainer = learning(config(lr=0.01, min_lr=1e-4, warmup_epochs=2, epochs=5, batch_size=12))  # 4 steps an epoch
     for step in range(21):
-        learn.scheduler.step_update(step)
+        trainer.scheduler.step_update(step)
         warm = 1e-6 + step * (0.01 - 1e-6) / 8
         cosine = 1e-4 + (0.01 - 1e-4) * (1 + math.cos(math.pi * min(step, 20) / 20)) / 2
-        assert learn.lr == pytest.approx(warm if step < 8 else cosine, rel=1e-9)
+        assert trainer.lr == pytest.approx(warm if step < 8 else cosine, rel=1e-9)
 
 
 def test_the_loss_is_the_cross_entropy_with_smoothed_labels() -> None:
     for smoothing in (0.0, 0.1):
-        learn, images = learning(settings(label_smoothing=smoothing)), batch()
-        logs = log_softmax(learn.plain(images.images))
+        trainer, images = learning(config(label_smoothing=smoothing)), batch()
+        logs = log_softmax(trainer.plain(images.images))
         target = np.eye(10)[images.labels] * (1 - smoothing) + smoothing / 10
-        assert learn.loss(images, 0).item() == pytest.approx(-(target * logs).sum(axis=1).mean(), rel=1e-6), smoothing
+        assert trainer.loss(images, 0).item() == pytest.approx(-(target * logs).sum(axis=1).mean(), rel=1e-6), smoothing
 
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.8, 0.0), (0.0, 1.0)])
 def test_mixup_and_cutmix_mix_images_and_labels_alike(mixup: float, cutmix: float) -> None:
-    learn, images = learning(settings(mixup=mixup, cutmix=cutmix, label_smoothing=0.1)), batch()
-    assert learn.mix is not None
+    trainer, images = learning(config(mixup=mixup, cutmix=cutmix, label_smoothing=0.1)), batch()
+    assert trainer.mix is not None
     seed_step(0, 5)
-    mixed, target = learn.mix(images.images.clone(), images.labels)
+    mixed, target = trainer.mix(images.images.clone(), images.labels)
     other = images.images.flip(0)
     labels = np.eye(10)[images.labels] * 0.9 + 0.01
     if mixup:  # one share for the batch: recover it from the pixels
@@ -105,8 +105,8 @@ def test_mixup_and_cutmix_mix_images_and_labels_alike(mixup: float, cutmix: floa
     assert 0 < share < 1
     np.testing.assert_allclose(target, share * labels + (1 - share) * labels[::-1], atol=1e-5)
     seed_step(0, 5)
-    expected = -(target.double().numpy() * log_softmax(learn.plain(mixed))).sum(axis=1).mean()
-    assert learn.loss(images, 0).item() == pytest.approx(expected, rel=1e-6)
+    expected = -(target.double().numpy() * log_softmax(trainer.plain(mixed))).sum(axis=1).mean()
+    assert trainer.loss(images, 0).item() == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("teacher") / "vit"
     shape: dict[str, Any] = {"img_size": 8, "in_chans": 1, "num_classes": 10}
     args = {"patch_size": 4, "depth": 1, "embed_dim": 32, "num_heads": 2}
-    model = open_model(ModelSettings("vit_tiny_patch16_224", model_args=args), **shape)
+    model = open_model(ModelConfig("vit_tiny_patch16_224", model_args=args), **shape)
     nn.init.normal_(model.head.weight)
     preprocessing = {"input_size": (1, 8, 8), "mean": (0.3,), "std": (0.4,), "interpolation": "bicubic", "crop_pct": 1}
     save_checkpoint(folder, model, model.state_dict(), preprocessing, list("0123456789"), {})
@@ -125,63 +125,63 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_soft_distillation(teacher: Path) -> None:
     distillation = Distillation(str(teacher), "soft", distill_weight=0.3, distill_temperature=2.0)
-    learn, images = learning(settings(distillation=distillation, label_smoothing=0.1)), batch()
-    student = learn.plain(images.images)
+    trainer, images = learning(config(distillation=distillation, label_smoothing=0.1)), batch()
+    student = trainer.plain(images.images)
     taught = timm.create_model(f"local-dir:{teacher}", pretrained=True).eval()(images.images)
     target = np.eye(10)[images.labels] * 0.9 + 0.01
     own = -(target * log_softmax(student)).sum(axis=1).mean()
     p, q = log_softmax(taught / 2), log_softmax(student / 2)
     divergence = (np.exp(p) * (p - q)).sum(axis=1).mean() * 4
     assert divergence > 0.1
-    assert learn.loss(images, 0).item() == pytest.approx(0.7 * own + 0.3 * divergence, rel=1e-5)
+    assert trainer.loss(images, 0).item() == pytest.approx(0.7 * own + 0.3 * divergence, rel=1e-5)
 
 
 def test_hard_distillation(teacher: Path) -> None:
     distillation = Distillation(str(teacher), "hard", distill_weight=0.25)
-    learn, images = learning(settings(distillation=distillation, label_smoothing=0.0)), batch()
-    logs = log_softmax(learn.plain(images.images))
+    trainer, images = learning(config(distillation=distillation, label_smoothing=0.0)), batch()
+    logs = log_softmax(trainer.plain(images.images))
     choice = timm.create_model(f"local-dir:{teacher}", pretrained=True).eval()(images.images).argmax(dim=1).numpy()
     rows = np.arange(16)
     own, taught = -logs[rows, images.labels].mean(), -logs[rows, choice].mean()
-    assert learn.loss(images, 0).item() == pytest.approx(0.75 * own + 0.25 * taught, rel=1e-6)
-    learn.step([images], 0)
-    assert learn.teacher is not None
-    assert all(p.grad is None for p in learn.teacher.model.parameters())
-    assert not learn.teacher.model.training
+    assert trainer.loss(images, 0).item() == pytest.approx(0.75 * own + 0.25 * taught, rel=1e-6)
+    trainer.step([images], 0)
+    assert trainer.teacher is not None
+    assert all(p.grad is None for p in trainer.teacher.model.parameters())
+    assert not trainer.teacher.model.training
 
 
 def test_a_teacher_of_other_classes_is_refused(teacher: Path, tmp_path: Path) -> None:
     other = read(teacher / "config.json")
-    model = open_model(ModelSettings(str(teacher)), num_classes=7)
+    model = open_model(ModelConfig(str(teacher)), num_classes=7)
     preprocessing = {name: other["pretrained_cfg"][name] for name in ("input_size", "mean", "std")}
     save_checkpoint(tmp_path / "seven", model, model.state_dict(), preprocessing, list("abcdefg"), {})
     with pytest.raises(UserError, match="knows 7 classes, the data have 10"):
-        train(settings(tmp_path / "run", distillation=Distillation(str(tmp_path / "seven"))))
+        train(config(tmp_path / "run", distillation=Distillation(str(tmp_path / "seven"))))
     assert not (tmp_path / "run").exists()
 
 
 def test_the_average_of_the_weights() -> None:
-    learn = learning(settings(ema_decay=0.6, lr=0.1, warmup_epochs=0, opt="sgd"))
-    average = parameters(learn.plain)
+    trainer = learning(config(ema_decay=0.6, lr=0.1, warmup_epochs=0, opt="sgd"))
+    average = parameters(trainer.plain)
     for step in range(5):
-        learn.step([batch()], step)
+        trainer.step([batch()], step)
         warm = 1 - (1 + step) ** (-2 / 3)  # timm's warm-up of the decay
         decay = min(warm, 0.6)
-        average = decay * average + (1 - decay) * parameters(learn.plain)
+        average = decay * average + (1 - decay) * parameters(trainer.plain)
     assert decay == 0.6
-    torch.testing.assert_close(parameters(learn.evaluated), average, rtol=1e-5, atol=1e-7)
-    assert (parameters(learn.plain) - average).abs().max() > 1e-3
-    assert learning(settings()).ema is None
+    torch.testing.assert_close(parameters(trainer.evaluated), average, rtol=1e-5, atol=1e-7)
+    assert (parameters(trainer.plain) - average).abs().max() > 1e-3
+    assert learning(config()).ema is None
 
 
 def test_clipping_bounds_the_gradient() -> None:
     quick: dict[str, Any] = {"opt": "sgd", "lr": 0.5, "warmup_epochs": 0}
     steps = []
     for clip in (None, 0.01):
-        learn = learning(settings(clip_grad=clip, **quick))
-        before = parameters(learn.plain)
-        learn.step([batch()], 0)
-        steps.append(parameters(learn.plain) - before)
+        trainer = learning(config(clip_grad=clip, **quick))
+        before = parameters(trainer.plain)
+        trainer.step([batch()], 0)
+        steps.append(parameters(trainer.plain) - before)
     # timm's sgd has Nesterov momentum 0.9: its first step is lr x (1 + 0.9) x gradient
     assert float(steps[1].norm()) == pytest.approx(0.5 * 1.9 * 0.01, rel=1e-3)
     assert float(steps[0].norm()) > 0.5 * 1.9 * 0.02
@@ -192,7 +192,7 @@ def test_clipping_bounds_the_gradient() -> None:
 def test_accumulated_batches_are_one_batch(opt: str, tmp_path: Path) -> None:
     for batch_size, accumulate in ((16, 1), (8, 2)):
         chosen = {"batch_size": batch_size, "accumulate": accumulate, "opt": opt, "lr": 0.01}
-        train(settings(tmp_path / str(accumulate), **chosen))
+        train(config(tmp_path / str(accumulate), **chosen))
     one, two = weights(tmp_path / "1" / "last"), weights(tmp_path / "2" / "last")
     for name in one:  # adamw divides by the gradient's size, and so magnifies the rounding of one that is nearly 0
         torch.testing.assert_close(two[name], one[name], rtol=1e-5, atol=1e-6 if opt == "sgd" else 1e-4)
@@ -204,29 +204,29 @@ def test_bfloat16_computes_in_it_and_keeps_float32_weights(tmp_path: Path) -> No
     half = Machine("cpu", "bfloat16", 1)
     losses, dtypes = [], []
     for chosen in (CPU, half):
-        learn = learning(settings(machine=chosen))
-        hook = learn.plain.get_submodule("stages.0.blocks.0.mlp.fc1").register_forward_hook(
+        trainer = learning(config(machine=chosen))
+        hook = trainer.plain.get_submodule("stages.0.blocks.0.mlp.fc1").register_forward_hook(
             lambda module, given, output: dtypes.append(output.dtype)
         )
-        losses.append(learn.loss(batch(), 0).item())
+        losses.append(trainer.loss(batch(), 0).item())
         hook.remove()
-        assert {p.dtype for p in learn.plain.parameters()} == {torch.float32}
+        assert {p.dtype for p in trainer.plain.parameters()} == {torch.float32}
     assert dtypes == [torch.float32, torch.bfloat16]
     assert losses[0] != losses[1]
     assert losses[1] == pytest.approx(losses[0], rel=0.01)
     # the average of the weights is what is evaluated, and what is kept
-    best = train(settings(tmp_path / "run", machine=half, ema_decay=0.5, lr=0.01))
-    metrics, _ = evaluate_checkpoint(str(tmp_path / "run" / "best"), DIGITS, half, split="holdout", batch_size=16)
+    best = train(config(tmp_path / "run", machine=half, ema_decay=0.5, lr=0.01))
+    metrics, _ = evaluate_checkpoint(str(tmp_path / "run" / "best"), DIGITS, half, split="validation", batch_size=16)
     # training computes maps explicitly on a CPU, evaluation in the fused kernel: equal to rounding
     assert metrics.to_dict() == pytest.approx({name: best[name] for name in metrics.to_dict()}, rel=1e-4)
 
 
 def test_a_step_that_is_not_finite_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    learn = learning(settings(lr=0.01))
-    learn.step([batch()], 0)
-    before = parameters(learn.plain)
-    loss = learn.loss
-    monkeypatch.setattr(learn, "loss", lambda images, step: loss(images, step) * math.nan)
+    trainer = learning(config(lr=0.01))
+    trainer.step([batch()], 0)
+    before = parameters(trainer.plain)
+    loss = trainer.loss
+    monkeypatch.setattr(trainer, "loss", lambda images, step: loss(images, step) * math.nan)
     with pytest.raises(UserError, match=r"the loss is nan .* at step 1 .*lower --lr, set --clip-grad 1"):
-        learn.step([batch()], 1)
-    assert torch.equal(parameters(learn.plain), before)
+        trainer.step([batch()], 1)
+    assert torch.equal(parameters(trainer.plain), before)

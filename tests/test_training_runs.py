@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import timm
-from tiny import CPU, DATA, DIGITS, MACHINE, TRAIN, Cli, log, read, same_weights, settings, stop_at, weights
+from tiny import CPU, DATA, DIGITS, MACHINE, TRAIN, Cli, config, log, read, same_weights, stop_at, weights
 
-from psvit.engine.train_config import Machine, ModelSettings
+from psvit.engine.train_config import Machine, ModelConfig
 from psvit.errors import UserError
 from psvit.pipeline.compare import error_ratio, table
 from psvit.pipeline.run import run
-from psvit.pipeline.run_config import CompareSettings, RunAllSettings
+from psvit.pipeline.run_config import CompareConfig, RunAllConfig
 from psvit.tasks.classification.classify import train
 from psvit.tasks.classification.evaluate import evaluate_checkpoint
 
@@ -25,12 +25,12 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def test_the_global_batch_and_the_scaled_rate_are_told(tmp_path: Path) -> None:
     told: list[str] = []
-    train(settings(tmp_path, batch_size=8, accumulate=3, base_lr=2e-3, epochs=1), told.append)
+    train(config(tmp_path, batch_size=8, accumulate=3, base_lr=2e-3, epochs=1), told.append)
     text = "\n".join(told)
     assert "batch     24 images globally = 8 a process x 3 accumulated x 1 processes; 2 steps an epoch" in text
     assert "lr        9.38e-05 = 0.002 x 24 / 512, 1 epochs" in text
     assert "network   AS-A 2d 16-32 /2: 0.2276 M MACs, 0.02409 M parameters" in text
-    assert "48 training and 30 hold-out images of 8x8 pixels, 10 classes" in text
+    assert "48 training and 30 validation images of 8x8 pixels, 10 classes" in text
 
 
 @pytest.mark.parametrize(
@@ -42,19 +42,19 @@ def test_the_global_batch_and_the_scaled_rate_are_told(tmp_path: Path) -> None:
 )
 def test_any_model_of_timm_trains(name: str, args: dict[str, Any], tmp_path: Path) -> None:
     data = replace(DIGITS, img_size=32)
-    best = train(settings(tmp_path, data=data, model=ModelSettings(name, model_args=args), epochs=1))
+    best = train(config(tmp_path, data=data, model=ModelConfig(name, model_args=args), epochs=1))
     model = timm.create_model(f"local-dir:{tmp_path / 'best'}", pretrained=True)
     assert best["images"] == 30
     assert sum(p.numel() for p in model.parameters()) == read(tmp_path / "best" / "metrics.json")["params"]
     assert read(tmp_path / "best" / "metrics.json")["macs"] > 0
     metrics, _ = evaluate_checkpoint(
-        str(tmp_path / "best"), replace(data, img_size=None), CPU, split="holdout", batch_size=16
+        str(tmp_path / "best"), replace(data, img_size=None), CPU, split="validation", batch_size=16
     )
     assert metrics.to_dict() == pytest.approx({name: best[name] for name in metrics.to_dict()}, rel=1e-5)
 
 
 def test_a_run_leaves_its_best_and_its_last_checkpoint_and_a_log(tmp_path: Path) -> None:
-    best = train(settings(tmp_path, epochs=4, lr=0.02, warmup_epochs=0, data=replace(DIGITS, limit=200)))
+    best = train(config(tmp_path, epochs=4, lr=0.02, warmup_epochs=0, data=replace(DIGITS, limit=200)))
     lines = log(tmp_path)
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
     assert [line["step"] for line in lines] == [12, 24, 36, 48]
@@ -70,7 +70,7 @@ def test_a_run_leaves_its_best_and_its_last_checkpoint_and_a_log(tmp_path: Path)
         assert {**metrics, **line} == metrics
         assert (metrics["macs"], metrics["params"]) == (227648, 24090)  # by hand in test_cli_checkpoints
         again, _ = evaluate_checkpoint(
-            str(tmp_path / name), replace(DIGITS, limit=200), CPU, split="holdout", batch_size=16
+            str(tmp_path / name), replace(DIGITS, limit=200), CPU, split="validation", batch_size=16
         )
         assert (again.loss, again.top1) == pytest.approx((line["loss"], line["top1"]), rel=1e-5)
     with (tmp_path / "log.csv").open(newline="") as file:
@@ -82,7 +82,7 @@ def test_a_run_leaves_its_best_and_its_last_checkpoint_and_a_log(tmp_path: Path)
 
 def test_tensorboard_shows_the_log(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    train(settings(tmp_path))
+    train(config(tmp_path))
     assert len(list((tmp_path / "tensorboard").iterdir())) == 1
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     for name in ("loss", "train_loss", "top1", "lr"):
@@ -91,7 +91,7 @@ def test_tensorboard_shows_the_log(tmp_path: Path) -> None:
 
 
 def test_without_a_hold_out_the_last_epoch_is_the_best(tmp_path: Path) -> None:
-    best = train(settings(tmp_path, data=replace(DIGITS, holdout=0.0)))
+    best = train(config(tmp_path, data=replace(DIGITS, validation=0.0)))
     assert best["epoch"] == 2
     assert "top1" not in best
     assert same_weights(tmp_path / "best", tmp_path / "last")
@@ -99,7 +99,7 @@ def test_without_a_hold_out_the_last_epoch_is_the_best(tmp_path: Path) -> None:
 
 def test_the_seed_decides(tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        train(settings(tmp_path / name, data=replace(DIGITS, seed=seed), drop_path=0.3, mixup=0.5))
+        train(config(tmp_path / name, data=replace(DIGITS, seed=seed), drop_path=0.3, mixup=0.5))
     assert same_weights(tmp_path / "a" / "last", tmp_path / "b" / "last")
     assert not same_weights(tmp_path / "a" / "last", tmp_path / "c" / "last")
 
@@ -117,7 +117,7 @@ def test_a_training_that_diverges_keeps_the_last_good_checkpoint(cli: Cli, tmp_p
 
 
 def test_weights_that_break_in_the_last_step_are_not_kept(tmp_path: Path) -> None:
-    chosen = settings(tmp_path, data=replace(DIGITS, holdout=0.0, limit=16), epochs=1, warmup_epochs=0)
+    chosen = config(tmp_path, data=replace(DIGITS, validation=0.0, limit=16), epochs=1, warmup_epochs=0)
     chosen = replace(chosen, recipe=replace(chosen.recipe, opt="sgd", lr=1e30, weight_decay=1e10))
     with pytest.raises(UserError, match=r"the weight .* is not finite"):
         train(chosen)
@@ -128,7 +128,7 @@ def test_weights_that_break_in_the_last_step_are_not_kept(tmp_path: Path) -> Non
 def test_two_trainings_in_one_process_may_differ_in_precision(tmp_path: Path) -> None:
     for precision in ("float32", "bfloat16", "float32"):
         machine = Machine("cpu", precision, 1)  # type: ignore[arg-type]
-        train(settings(tmp_path / precision, machine=machine, epochs=1, run={"overwrite": True}))
+        train(config(tmp_path / precision, machine=machine, epochs=1, run={"overwrite": True}))
 
 
 # ---- psvit run
@@ -188,16 +188,16 @@ def test_a_comparison_is_refused_before_anything_is_trained(tmp_path: Path) -> N
     ):
         given = {"patch_size": 2, "head_dim": 8, "macs": "0.5M", "output": str(tmp_path / "run"), **changes}
         with pytest.raises(UserError, match=message):
-            run(RunAllSettings(compare=CompareSettings(**given), data=DIGITS, machine=CPU))  # type: ignore[arg-type]
+            run(RunAllConfig(compare=CompareConfig(**given), data=DIGITS, machine=CPU))  # type: ignore[arg-type]
         assert not (tmp_path / "run").exists()
     with pytest.raises(UserError, match="--resume and --overwrite contradict each other"):
-        CompareSettings(resume=True, overwrite=True)
+        CompareConfig(resume=True, overwrite=True)
 
 
 def test_nothing_is_over_a_first_network_without_errors() -> None:
     assert error_ratio(75, 50) == 0.5
     assert error_ratio(100, 50) == 0
     assert error_ratio(75, 100) is None
-    row = {"name": "a", "network": "AS", "macs": 1, "params": 1, "holdout_top1": None, "top1": 75.0, "loss": 1.0}
+    row = {"name": "a", "network": "AS", "macs": 1, "params": 1, "validation_top1": None, "top1": 75.0, "loss": 1.0}
     shown = table({"rows": [{**row, "error_ratio": None}, {**row, "error_ratio": 0.5}], "chosen": None})
     assert list(shown.columns[-1].cells) == ["–", "0.50"]

@@ -7,7 +7,7 @@ from dense_folders import HEIGHT, WIDTH, an_object, objects, opened, refusal, sa
 from PIL import Image
 
 from psvit.data.objects.object_sets import open_class_maps
-from psvit.data.objects.objects_config import DenseDataSettings
+from psvit.data.objects.objects_config import DenseDataConfig
 
 
 def test_voc_is_read_in_its_own_pixels(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_voc_segmentation_class(tmp_path: Path) -> None:
         (tmp_path / "SegmentationClass").mkdir(exist_ok=True)
         image.save(tmp_path / "SegmentationClass" / f"{name}.png")
         write(tmp_path / "ImageSets" / "Segmentation" / f"{split}.txt", name)
-    data = open_class_maps(DenseDataSettings(data=str(tmp_path), holdout=0))
+    data = open_class_maps(DenseDataConfig(data=str(tmp_path), validation=0))
     assert len(data.classes) == 21
     assert data.classes[20] == "tvmonitor"
     assert (data.train.class_map(0) == mask).all()

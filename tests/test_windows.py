@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from refusals import refuses
 from timm.models._features_fx import FeatureGraphNet
-from tiny import Cli, check_gradients, settings
+from tiny import Cli, check_gradients, config
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -20,10 +20,10 @@ from psvit.arch.arch import even_parts
 from psvit.arch.cost import layer_costs, macs, params, scale_to
 from psvit.arch.variants import VARIANTS, with_changes
 from psvit.engine.checkpoints import open_model, save_checkpoint
-from psvit.engine.train_config import ModelSettings
+from psvit.engine.train_config import ModelConfig
 from psvit.models.windows import join_windows, split_windows
-from psvit.pipeline.compare import model_settings
-from psvit.search.search_config import SupernetSettings
+from psvit.pipeline.compare import model_config
+from psvit.search.search_config import SupernetConfig
 from psvit.search.space import Space
 from psvit.search.supernet_training import supernet_training
 
@@ -289,9 +289,9 @@ def test_other_genotypes_keep_the_windows_of_their_stages() -> None:
     assert with_changes(arch, windows=(0, 0, 0)) == Arch("A-A-A")
 
 
-def test_settings_and_checkpoints_keep_windows(tmp_path: Path) -> None:
+def test_config_and_checkpoints_keep_windows(tmp_path: Path) -> None:
     model = network((3, 0), "AS-A")
-    opened: Any = open_model(model_settings(model.arch), img_size=(20, 28), num_classes=5).eval()
+    opened: Any = open_model(model_config(model.arch), img_size=(20, 28), num_classes=5).eval()
     assert opened.arch == model.arch
     opened.load_state_dict(model.state_dict())
     preprocessing = {"input_size": (3, 20, 28), "mean": (0.3,) * 3, "std": (0.4,) * 3, "interpolation": "bicubic",
@@ -305,7 +305,7 @@ def test_settings_and_checkpoints_keep_windows(tmp_path: Path) -> None:
         other: Any = timm.create_model(f"local-dir:{tmp_path / 'kept'}", pretrained=True, windows=(0, 0)).eval()
         assert not other.arch.windows
         assert torch.equal(other(x), network((), "AS-A")(x))  # windows change no weight
-    assert ModelSettings("AS-A", windows=(3, 0)).arch_changes == {"windows": (3, 0)}
+    assert ModelConfig("AS-A", windows=(3, 0)).arch_changes == {"windows": (3, 0)}
 
 
 def test_a_wrong_value_is_named() -> None:
@@ -334,7 +334,7 @@ def test_windows_are_not_searched() -> None:
 def test_a_search_is_recorded_as_before() -> None:
     """What was begun before there were windows goes on: its records and signatures have none."""
     space = Space(4, 2, like=Arch("A"))
-    training = supernet_training(settings(), SupernetSettings(), space, {})
+    training = supernet_training(config(), SupernetConfig(), space, {})
     assert "windows" not in training.space["like"]
     assert "windows" not in repr(space)
 

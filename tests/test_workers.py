@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any
 
 import pytest
-from psvit.studies import worker_pool as workers
 
+from psvit.studies import worker_pool as workers
 from psvit.studies.worker_pool import DiedError, StoppedError, work_all
 
 

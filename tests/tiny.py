@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from psvit.cli import main
-from psvit.data.data_config import Augment, DataSettings
+from psvit.data.data_config import Augment, DataConfig
 from psvit.engine.devices import Interrupt
-from psvit.engine.train_config import Machine, ModelSettings, Recipe, RunSettings, TrainSettings, light
+from psvit.engine.train_config import Machine, ModelConfig, Recipe, RunConfig, TrainConfig, light
 
 NETWORK = ["--model", "AS-A", "--widths", "16", "32", "--head-dim", "8", "--patch-size", "2"]
-DATA = ["--data", "digits", "--limit", "48", "--holdout", "0.02"]  # 48 training images, 30 of the hold-out
+DATA = ["--data", "digits", "--limit", "48", "--validation", "0.02"]  # 48 training images, 30 of the validation split
 MACHINE = ["--device", "cpu", "--threads", "1", "--precision", "float32"]
 TRAIN = ["train", *NETWORK, *DATA, *MACHINE, "--batch-size", "16", "--epochs", "2"]  # 3 steps an epoch
 EVERYTHING = ["--ema-decay", "0.9", "--mixup", "0.8", "--cutmix", "1", "--drop-path", "0.3", "--random-erasing", "0.5",
@@ -31,8 +31,8 @@ SPACE_FLAGS = ["--depth", "2", "4", "--stages", "1", "2", "--stage-widths", "16,
 RUN = ["run", "--data", "digits", "--limit", "64", *SPACE_FLAGS, *MACHINE, "--batch-size", "16", "--epochs", "2",
        "--first-slice", "20", "--finalists", "4", "--models", "deit", "resnet18", "searched"]  # fmt: skip
 
-ARCH = ModelSettings("AS-A", widths=(16, 32), head_dim=8, patch_size=2)
-DIGITS = DataSettings("digits", limit=48, holdout=0.02)
+ARCH = ModelConfig("AS-A", widths=(16, 32), head_dim=8, patch_size=2)
+DIGITS = DataConfig("digits", limit=48, validation=0.02)
 CPU = Machine("cpu", "float32", 1)
 
 
@@ -72,14 +72,14 @@ class Cli:
         return err
 
 
-def settings(output: Path | str = "unused", *, data: DataSettings = DIGITS, machine: Machine = CPU, run: Any = None,
-             model: ModelSettings = ARCH, distillation: Any = None, **recipe: Any) -> TrainSettings:  # fmt: skip
+def config(output: Path | str = "unused", *, data: DataConfig = DIGITS, machine: Machine = CPU, run: Any = None,
+             model: ModelConfig = ARCH, distillation: Any = None, **recipe: Any) -> TrainConfig:  # fmt: skip
     """Settings of a tiny training; keywords are fields of its recipe."""
     calm: dict[str, Any] = {"epochs": 2, "batch_size": 16, "drop_path": 0.0, "clip_grad": None, "weight_decay": 0.0}
     calm["augment"] = Augment(scale=(1, 1), ratio=(1, 1), color_jitter=0)
     chosen = Recipe(**{**vars(light()), **calm, **recipe})
     more = {"distillation": distillation} if distillation is not None else {}
-    return TrainSettings(model, data, chosen, machine=machine, run=RunSettings(str(output), **(run or {})), **more)
+    return TrainConfig(model, data, chosen, machine=machine, run=RunConfig(str(output), **(run or {})), **more)
 
 
 def weights(folder: Path) -> dict[str, Tensor]:

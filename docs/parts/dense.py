@@ -10,7 +10,7 @@ from parts.markdown import markdown_table
 
 def dense_table(data: Mapping[str, Any]) -> str:
     """Several backbones under one detector or segmenter: figures over seeds, and what separates them."""
-    task, settings = data["task"], data["settings"]
+    task, config = data["task"], data["config"]
     figures, (whole, including) = task["figures"], task["whole"]
     lines = []
     for row in data["summary"]:
@@ -23,9 +23,9 @@ def dense_table(data: Mapping[str, Any]) -> str:
     by_seed = [heading for title in figures.values() for heading in (f"{title}, by seed", "mean, 95 %")]
     headings = ("backbone", "M MACs", "M params", including, *by_seed)
     alone = bool(data["comparisons"]) and any(len(row["seeds"]) == 1 for row in data["summary"])
-    split = {"test": "test", "holdout": "hold-out"}[settings["split"]]
+    split = {"test": "test", "validation": "validation split"}[config["split"]]
     note = (
-        f"{task['title']} on digits-scenes, {settings['scenes']:,} scenes, {settings['epochs']} epochs from scratch, "
+        f"{task['title']} on digits-scenes, {config['scenes']:,} scenes, {config['epochs']} epochs from scratch, "
         f"alike for all; {data['rows'][0]['images']} {split} scenes. MACs of one scene; "
         f'"{including}": counted together. ±: 95 % confidence interval of the mean over seeds.'
         + (" Where one side of a comparison was trained once, both take the variance that all backbones share." * alone)

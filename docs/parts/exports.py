@@ -34,7 +34,7 @@ def export_table(data: Mapping[str, Any]) -> str:
     machine = data["machine"]
     note = (
         f"ONNX Runtime {machine['onnxruntime']} beside torch {machine['torch'].partition('+')[0]} in eager mode, "
-        f"{data['settings']['threads']} thread, {machine['cpu']}; median [quartiles] of {data['settings']['rounds']} "
+        f"{data['config']['threads']} thread, {machine['cpu']}; median [quartiles] of {data['config']['rounds']} "
         "interleaved rounds. × torch: times as fast as the network in torch; × float32: as the float32 file. Largest "
         "difference: of an output to the network's."
     )

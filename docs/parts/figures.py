@@ -86,7 +86,7 @@ def figures_of(data: Data, name: str) -> dict[str, Figure]:
     """The figures of a JSON file, by the part of its blocks: ``figure``, ``figure-2`` and so on."""
     found: list[tuple[Any, str, Callable[[], Drawing]]] = []
     if "study" in data:
-        for entry in data["settings"]["figures"]:
+        for entry in data["config"]["figures"]:
             found.append((_shown(entry, data), caption(entry), partial(figure, entry, data)))
     elif "maps" in data and "layers" in data:
         shows = [data["layers"], data["maps"], data["cka"]]

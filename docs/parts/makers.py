@@ -4,12 +4,12 @@ from __future__ import annotations
 
 BENCHMARKS = "python benchmarks/"
 FASHION = "psvit run --data fashion-mnist"
-ANALYZE = "psvit analyze {} --data fashion-mnist --holdout 0.05 --output runs/{}"
+ANALYZE = "psvit analyze {} --data fashion-mnist --validation 0.05 --output runs/{}"
 
 MADE_BY = {
     **{name: f"psvit study {name}" for name in ("ablation", "claims", "data-size", "transfer")},
     "digits": "psvit run --data digits --budget 6M --epochs 12 --output runs/quickstart",
-    "fashion-mnist": f"{FASHION} --holdout 0.05 --macs 12M --epochs 8 --models deit resnet18 psvit_1d psvit_2d",
+    "fashion-mnist": f"{FASHION} --validation 0.05 --macs 12M --epochs 8 --models deit resnet18 psvit_1d psvit_2d",
     "fashion-mnist-searched": (
         f"{FASHION} --limit 12000 --budget 6M --epochs 6 --models deit resnet18 psvit_2d searched"
     ),
@@ -19,7 +19,7 @@ MADE_BY = {
     "redundancy-deit": ANALYZE.format("runs/study/claims/6-m-macs/deit/seed-0/best", "redundancy-deit"),
     "redundancy-psvit": ANALYZE.format("runs/searched/best", "redundancy-psvit"),
     "detection": f"{BENCHMARKS}dense.py detect",
-    "detection-choice": f"{BENCHMARKS}dense.py detect --split holdout --seeds 0",
+    "detection-choice": f"{BENCHMARKS}dense.py detect --split validation --seeds 0",
     "segmentation": f"{BENCHMARKS}dense.py segment",
     "export": f"{BENCHMARKS}export.py runs/fashion/best runs/fashion-wide/best",
     "full-disk": f"{BENCHMARKS}kills.py --disk FOLDER",

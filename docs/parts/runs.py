@@ -11,20 +11,20 @@ from psvit.search.search_page import standard_error
 
 def comparison_table(data: Mapping[str, Any]) -> str:
     """Results of ``psvit run``: accuracy and cost of each network, and how they were trained."""
-    rows, settings = data["rows"], data["settings"]
+    rows, config = data["rows"], data["config"]
     lines = []
     for row in rows:
-        holdout = "" if row["holdout_top1"] is None else f"{row['holdout_top1']:.2f}"
+        validation = "" if row["validation_top1"] is None else f"{row['validation_top1']:.2f}"
         macs, params = f"{row['macs'] / 1e6:.2f}", f"{row['params'] / 1e6:.3f}"
         test = f"{row['top1']:.2f} ± {standard_error(row['top1'], row['images']):.2f}"
-        lines.append((row["name"], f"`{row['network']}`", macs, params, holdout, test, f"{row['error_ratio']:.2f}"))
-    headings = ("name", "network", "M MACs", "M params", "hold-out %", "test %", "error / first")
-    recipe = settings["recipe"]
+        lines.append((row["name"], f"`{row['network']}`", macs, params, validation, test, f"{row['error_ratio']:.2f}"))
+    headings = ("name", "network", "M MACs", "M params", "validation %", "test %", "error / first")
+    recipe = config["recipe"]
     # one process, as psvit run is made for
     batch = recipe["batch_size"] * recipe["accumulate"]
     note = (
         f"{data['data']}, {rows[0]['images']:,} test images; {recipe['epochs']} epochs, batch {batch}, "
-        f"seed {settings['data']['seed']}, one run each. ± is the standard error by the number of test images; "
+        f"seed {config['data']['seed']}, one run each. ± is the standard error by the number of test images; "
         "another seed adds to it."
     )
     return f"{markdown_table(headings, lines, left=2)}\n\n{note}"
@@ -32,7 +32,7 @@ def comparison_table(data: Mapping[str, Any]) -> str:
 
 def benchmark_table(data: Mapping[str, Any]) -> str:
     """A report of ``psvit benchmark``: speed beside cost, and on what it was measured."""
-    settings, machine = data["settings"], data["machine"]
+    config, machine = data["config"], data["machine"]
     modes = len({row["mode"] for row in data["rows"]}) > 1
     lines = []
     for row in data["rows"]:
@@ -48,9 +48,9 @@ def benchmark_table(data: Mapping[str, Any]) -> str:
     headings = ("model", "dtype", "M params", "G MACs", "images/s", "× first", "of peak")
     sizes = {"×".join(map(str, row["input_size"])) for row in data["rows"] if row["input_size"]}
     note = (
-        f"{'Forward and backward' if settings['train'] else 'Inference'}, batch {settings['batch_size']} of "
+        f"{'Forward and backward' if config['train'] else 'Inference'}, batch {config['batch_size']} of "
         f"{' or '.join(sorted(sizes))}; {machine['device_name'] or machine['cpu']}, {machine['threads']} threads, "
-        f"torch {machine['torch']}; median [quartiles] of {settings['rounds']} interleaved rounds. "
+        f"torch {machine['torch']}; median [quartiles] of {config['rounds']} interleaved rounds. "
         "× first: images/s over the first model's. Of peak: MACs per second over this machine's fastest matrix product."
     )
     return f"{markdown_table(headings, lines, left=2)}\n\n{note}"
@@ -58,7 +58,7 @@ def benchmark_table(data: Mapping[str, Any]) -> str:
 
 def speedup_table(data: Mapping[str, Any]) -> str:
     """What ``benchmarks/speedup.py`` wrote: how much faster genotypes are than their plain twins, beside their MACs."""
-    rows, settings = data["rows"], data["settings"]
+    rows, config = data["rows"], data["config"]
     dtypes = list(dict.fromkeys(row["dtype"] for row in rows))
     found: dict[str, dict[str, str]] = {}
     for row in rows:
@@ -68,7 +68,7 @@ def speedup_table(data: Mapping[str, Any]) -> str:
     holds = sum(row["holds"] for row in rows)
     note = (
         f"How many times fewer MACs than the plain twin, and how many times faster in inference; width "
-        f"{settings['width']}, batch {settings['batch_size']}, {settings['rounds']} rounds. "
+        f"{config['width']}, batch {config['batch_size']}, {config['rounds']} rounds. "
         f"At least as much faster as fewer MACs: {holds} of {len(rows)}."
     )
     return f"{markdown_table(('genotype', 'MACs', *dtypes), lines, left=1)}\n\n{note}"

@@ -22,7 +22,7 @@ def ranking_table(data: Mapping[str, Any]) -> str:
     lines.append(("ceiling: one seed alone against the other", "", *ceiling, ceiling[0]))
     headings = ("supernet", "epochs", *(f"{group} ({count})" for group, count in groups.items()), "by top-1: all")
     note = (
-        f"Kendall's tau between the supernet's loss and the mean hold-out top-1 of {len(data['alone'])} trainings "
+        f"Kendall's tau between the supernet's loss and the mean validation top-1 of {len(data['alone'])} trainings "
         f"alone; in brackets how many members. Drawn: evenly from the region's {data['region']:,}; pooled: of two or "
         f"three stages. Standard deviation between seeds: {data['seed_noise']:.2f} points over all, "
         f"{data['seed_noise_pooled']:.2f} over pooled."
@@ -42,7 +42,7 @@ def worth_table(data: Mapping[str, Any]) -> str:
     headings = ("network", "", "M MACs", "top-1 % with seeds 1 to 4", "mean", "seeds 3 and 4")
     seconds = data["train_seconds"] + data["score_seconds"]
     note = (
-        "Hold-out top-1, trained alone. With seeds 1 and 2 the searched one is above the mean of the drawn by "
+        "Validation top-1, trained alone. With seeds 1 and 2 the searched one is above the mean of the drawn by "
         f"{data['above_drawn_in_seed_noises']:.1f} standard deviations of the seed noise ({data['seed_noise']:.2f} "
         f"points over all members; {data['seed_noise_of_rows']:.2f} over these three). The best drawn one was chosen "
         f"by seeds 1 and 2; 3 and 4 are fresh for all. The search took {data['train_seconds']:.0f} s for the supernet "
@@ -80,7 +80,7 @@ def latency_table(data: Mapping[str, Any]) -> str:
         "budget ms", "network found", "predicted ms", "measured ms", "once more", "over", "tau", "R²", "median error",
     )  # fmt: skip
     note = (
-        f"Batch {data['settings']['latency_batch']}, {data['settings']['latency_dtype']}, "
+        f"Batch {data['config']['latency_batch']}, {data['config']['latency_dtype']}, "
         f"{data['machine']['threads']} threads, digits. Measured: when it was chosen; once more: after all searches. "
         "Tau, R² and median error: of the table of parts, on networks that it was not fitted to."
     )

@@ -48,7 +48,8 @@ def analysis_block(data: Data, name: str, part: str) -> str:
     figures = "" if data["loss"] is None else f"; top-1 {data['top1']:.1f} %, loss {data['loss']:.3f}"
     network = data["network"] or data["model"]
     told = (
-        f"`{network}`, {data['weights']} weights, on {images['images']} images of the hold-out of {images['name']} at "
+        f"`{network}`, {data['weights']} weights, on {images['images']} images of the validation split of "
+        f"{images['name']} at "
         f"{size} pixels{figures}."
     )
     headings, rows = layer_table(data)

@@ -1,7 +1,8 @@
 """Single values of results, for prose: ``<!-- value:claims.6-m-macs.searched.error_ratio:.2f -->0.57<!-- /value -->``.
 
 A path leads from the name of a JSON file through its data: keys of mappings, numbers of places in lists from 0, or an
-entry's ``name``, ``label`` or ``claim`` as `psvit.studies.plan.slug` writes it; ``count`` is a list's length. The groups
+entry's ``name``, ``label`` or ``claim`` as `psvit.studies.plan.slug` writes it; ``count`` is a list's length. The
+groups
 of a study stand at its root, and the networks of a group at the group's. Behind the colon stands a format of Python's;
 ``/1e6`` before it divides, and so does ``/`` with another path of the file.
 """
@@ -121,7 +122,7 @@ def analysis_values(data: Mapping[str, Any]) -> dict[str, Any]:
     or when those tokens are averaged. Each has the ``least``, the ``mean`` and the ``most`` over layers; the first two
     have ``found`` too, whether all, some or none are as alike as the analysis asks.
     """
-    rows, asked = data["layers"], data["settings"]["analysis"]
+    rows, asked = data["layers"], data["config"]["analysis"]
     own = [row for row in rows if row["before"] is not None and not row["before"]["by_construction"]]
     poolable = [row for row in rows if row.get("pooling") is not None]
     found = {

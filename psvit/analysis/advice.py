@@ -18,16 +18,16 @@ MOST_POOLINGS, LEAST_TOKENS = 2, 4
 
 
 @dataclass(frozen=True)
-class AnalyzeSettings:
+class AnalyzeConfig:
     """What to measure, and from where on a layer counts as redundant.
 
     Args:
-        images: images of the hold-out to measure on, drawn evenly over the classes.
+        images: images of the validation split to measure on, drawn evenly over the classes.
         batch_size: images at a time.
         share_above: a layer may share if its map correlates so much with the map of the layer before it.
         pool_above: tokens may be pooled behind a layer if neighbours have a mean cosine of so much.
-        loss_below: both only if the change raises the hold-out loss by at most so much without training, in nats.
-        drop_below: and only if it lowers the hold-out top-1 by at most so many points.
+        loss_below: both only if the change raises the validation loss by at most so much without training, in nats.
+        drop_below: and only if it lowers the validation top-1 by at most so many points.
         output: folder of the figures, the numbers and the page.
         overwrite: replace the analysis that the folder holds.
     """
@@ -80,40 +80,40 @@ class Advice:
     genotype: str | None = None
 
 
-def rule(settings: AnalyzeSettings, changed: bool) -> str:
+def rule(config: AnalyzeConfig, changed: bool) -> str:
     """The rule by which `advise` judges, in words; `changed`: the network was run with changes too."""
-    most = f"raises the loss by at most {settings.loss_below:g} nats and lowers top-1 by at most "
-    most += f"{settings.drop_below:g} points"
+    most = f"raises the loss by at most {config.loss_below:g} nats and lowers top-1 by at most "
+    most += f"{config.drop_below:g} points"
     cheap, mild = (f", and {what} {most}" if changed else "" for what in ("taking it", "averaging them"))
     return (
-        f"A layer could share if its map correlates at least {settings.share_above:g} with that of the layer before it"
+        f"A layer could share if its map correlates at least {config.share_above:g} with that of the layer before it"
         f"{cheap}. The tokens behind a layer could be pooled if neighbours have a mean cosine of at least "
-        f"{settings.pool_above:g}{mild}. The suggestion pools behind the first such layer, then again a third of the "
+        f"{config.pool_above:g}{mild}. The suggestion pools behind the first such layer, then again a third of the "
         f"depth or more behind it, {MOST_POOLINGS} times in all at the most and while {LEAST_TOKENS} tokens are left; "
         "a layer shares in it if its map is near the one that it would really get."
     )
 
 
-def advise(rows: Sequence[Row], correlation: Sequence[Sequence[float | None]], settings: AnalyzeSettings) -> Advice:
+def advise(rows: Sequence[Row], correlation: Sequence[Sequence[float | None]], config: AnalyzeConfig) -> Advice:
     """Judge every layer by itself, and put together a network.
 
     Args:
         rows: of every layer, in order.
         correlation: of the maps of every two layers, heads matched.
-        settings: the thresholds.
+        config: the thresholds.
     """
 
     def near(i: int, j: int) -> bool:
         value = correlation[i][j]
-        return value is not None and value >= settings.share_above
+        return value is not None and value >= config.share_above
 
-    mayshare = [i for i, row in enumerate(rows) if may_share(rows, i) and settings.bears(row["sharing"])]
+    mayshare = [i for i, row in enumerate(rows) if may_share(rows, i) and config.bears(row["sharing"])]
     share = tuple(i for i in mayshare if near(i - 1, i))
     free = tuple(i for i in mayshare if i not in share and rows[i]["sharing"] is not None)
     pool = tuple(
         i for i, row in enumerate(rows)
-        if may_pool(rows, i) and row["tokens_are"]["neighbour_cosine"] >= settings.pool_above
-        and settings.bears(row["pooling"])
+        if may_pool(rows, i) and row["tokens_are"]["neighbour_cosine"] >= config.pool_above
+        and config.bears(row["pooling"])
     )  # fmt: skip
     poolings = _poolings(rows, pool)
     sources: dict[int, int] = {}

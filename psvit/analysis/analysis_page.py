@@ -31,12 +31,12 @@ CAPTIONS = {
     "map_correlation_averaged": "Correlation of the maps averaged over their heads: layers may attend alike on the "
     "whole although no two heads do.",
     "sharing": "What it costs each layer to take the map of the layer before it, heads matched, nothing being trained: "
-    "change of the hold-out loss, ± its standard error over the images. One layer at a time.",
+    "change of the validation loss, ± its standard error over the images. One layer at a time.",
     "tokens": "How alike the tokens of an image are behind each layer: mean cosine of neighbours and of all pairs, the "
     "part of their variance that averaging over pooling windows keeps, and the effective rank of the centred tokens as "
     "a part of the greatest possible.",
     "pooling": "What it costs to replace the tokens behind a layer by the means of their windows, nothing being "
-    "trained: change of the hold-out loss, ± its standard error over the images. One layer at a time.",
+    "trained: change of the validation loss, ± its standard error over the images. One layer at a time.",
     "attention_distance": "Mean distance from a patch to the patches that it attends to, of every head; and that of a "
     "map that attends alike to all patches that it sees.",
     "cka": "Linear CKA (unbiased) of the tokens of every two layers, averaged over each image: whether layers tell the "
@@ -76,7 +76,7 @@ def drawings(report: Mapping[str, Any]) -> dict[str, Drawing]:
     for name, label in (("sharing", "layer {} takes the map of {}"), ("pooling", "pooled behind layer {}")):
         costs = [(label.format(row["layer"], row["layer"] - 1), row[name]) for row in rows if row[name] is not None]
         if costs:
-            drawn[name] = intervals([_interval(*cost) for cost in costs], "change of the hold-out loss in nats")
+            drawn[name] = intervals([_interval(*cost) for cost in costs], "change of the validation loss in nats")
     placed = [row for row in rows if row["distance"] is not None]
     if placed:
         heads = [(row["layer"], pixels) for row in placed for pixels in row["distance"]["heads"]]
@@ -115,7 +115,8 @@ def page(report: Mapping[str, Any], pictures: Mapping[str, Drawing], arch: Arch 
     size = " × ".join(map(str, data["img_size"]))
     made = Page(
         f"Where {report['model']} could pool and share",
-        f"{len(report['layers'])} layers with {report['weights']} weights, on {data['images']} images of the hold-out "
+        f"{len(report['layers'])} layers with {report['weights']} weights, on {data['images']} images of the "
+        f"validation split "
         f"of {data['name']} at {size} pixels"
         + (f"; top-1 {report['top1']:.1f} %, loss {report['loss']:.3f}." if report["loss"] is not None else "."),
     )
@@ -150,7 +151,7 @@ def page(report: Mapping[str, Any], pictures: Mapping[str, Drawing], arch: Arch 
             "with windows and one without, or with others, cannot share a map."
         )
     _use(made, report)
-    made.folded("Settings and versions", {**report["settings"], "versions": report["versions"]})
+    made.folded("Settings and versions", {**report["config"], "versions": report["versions"]})
     return made
 
 
@@ -187,7 +188,7 @@ def _use(made: Page, report: Mapping[str, Any]) -> None:
         made.code("\n".join(use["commands"]))
     if report["weights"] == "trained":
         made.note("Paths are as seen from the folder in which the analysis was started.")
-    if report["weights"] != "random" and report["settings"]["data"]["img_size"] is not None:
+    if report["weights"] != "random" and report["config"]["data"]["img_size"] is not None:
         made.note("These lines take images of the model's own size; it was analyzed at that of `--img-size`.")
 
 

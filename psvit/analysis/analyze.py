@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 import psvit
-from psvit.analysis.advice import Advice, AnalyzeSettings, advise, may_pool, may_share, rule, suggested
+from psvit.analysis.advice import Advice, AnalyzeConfig, advise, may_pool, may_share, rule, suggested
 from psvit.analysis.analysis_page import FIGURES, FILES, PAGE, drawings, page
 from psvit.analysis.maps import Change, Layer, find_layers
 from psvit.analysis.measures import (
@@ -36,12 +36,12 @@ from psvit.analysis.using import commands, in_python
 from psvit.analysis.verdict import search_command, train_command, words
 from psvit.arch import cost
 from psvit.arch.arch import Arch
-from psvit.data.data_config import DataSettings
+from psvit.data.data_config import DataConfig
 from psvit.data.datasets import open_data
 from psvit.data.loading import Batch, ImageSplit, eval_batches
 from psvit.engine.checkpoints import known_images, read_metrics
 from psvit.engine.devices import open_machine
-from psvit.engine.train_config import Machine, ModelSettings
+from psvit.engine.train_config import Machine, ModelConfig
 from psvit.errors import UserError
 from psvit.files import check_writable, write_json
 from psvit.models.macs import explicit_attention, macs_of
@@ -52,13 +52,13 @@ DIGITS = 6
 
 
 def analyze(
-    model: ModelSettings,
-    data: DataSettings,
+    model: ModelConfig,
+    data: DataConfig,
     machine: Machine,
-    settings: AnalyzeSettings,
+    config: AnalyzeConfig,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Measure a model's redundancy on images of the hold-out, and leave numbers, figures and a page.
+    """Measure a model's redundancy on images of the validation split, and leave numbers, figures and a page.
 
     It runs in float32 with explicit attention, in two passes over the images, and a third for the suggestion. The
     test split is not read.
@@ -67,7 +67,7 @@ def analyze(
         model: a checkpoint folder, a model of timm, a variant, a genotype, or the folder of a search.
         data: the images.
         machine: device and threads.
-        settings: how many images, thresholds, the output folder.
+        config: how many images, thresholds, the output folder.
         say: takes lines for the user.
 
     Returns:
@@ -76,21 +76,21 @@ def analyze(
     Raises:
         UserError: a model without attention maps, unknown names, an output folder that holds an analysis already.
     """
-    folder = Path(settings.output)
-    _check_folder(folder, settings.overwrite)
+    folder = Path(config.output)
+    _check_folder(folder, config.overwrite)
     device = open_machine(replace(machine, precision="float32")).device
     opened = open_data(data, known_images(model.model, read_metrics(model.model)))
     subject = open_subject(model, data, opened)
     subject.model.to(device)
     probe = torch.randn(2, subject.in_chans, *subject.img_size, generator=torch.Generator().manual_seed(0))
     layers, left_out = find_layers(subject.model, model.model, probe.to(device))
-    split = draw_images(opened.holdout, settings.images, data)
+    split = draw_images(opened.validation, config.images, data)
 
     def batches() -> Iterator[Batch]:
         images = ImageSplit(split, subject.transform, strict=data.strict)
-        left = settings.images  # of a stream, whose images cannot be chosen
-        loaded = eval_batches(images, batch_size=settings.batch_size, workers=opened.workers)
-        total = -(-min(left, len(split)) // settings.batch_size)
+        left = config.images  # of a stream, whose images cannot be chosen
+        loaded = eval_batches(images, batch_size=config.batch_size, workers=opened.workers)
+        total = -(-min(left, len(split)) // config.batch_size)
         for batch in track(loaded, "images", total, console=errors, transient=True, disable=not errors.is_terminal):
             yield Batch(batch.images[:left], batch.labels[:left], batch.unreadable)
             left -= len(batch.labels)
@@ -100,10 +100,10 @@ def analyze(
     errors = Console(stderr=True)
     height, width = subject.img_size
     say(f"network   {model.model}: {len(layers)} layers, {subject.weights} weights; float32, {device}")
-    say(f"images    {min(settings.images, len(split))} of the hold-out of {opened.name}, {height}x{width} pixels")
+    say(f"images    {min(config.images, len(split))} of the validation split of {opened.name}, {height}x{width} pixels")
     found = measure(subject, layers, batches, device, say)
     judged = subject.weights != "random" and not found.guesses
-    advice = advise(found.rows, found.correlation, settings) if judged else Advice()
+    advice = advise(found.rows, found.correlation, config) if judged else Advice()
     arch = subject.arch(layers)
     report: dict[str, Any] = {
         "model": model.model,
@@ -112,7 +112,7 @@ def analyze(
         "arch": None if arch is None else arch.to_dict(),
         "macs": _macs(subject, arch), "params": sum(p.numel() for p in subject.model.parameters()),
         "num_classes": subject.model.num_classes,
-        "data": {"name": opened.name, "split": "holdout", "images": found.first.images, "img_size": [height, width],
+        "data": {"name": opened.name, "split": "validation", "images": found.first.images, "img_size": [height, width],
                  "in_chans": subject.in_chans, "classes": len(opened.classes)},
         "loss": found.second.loss, "top1": found.second.top1, "no_changes_because": found.unlabelled or None,
         "left_out": left_out,
@@ -122,9 +122,9 @@ def analyze(
                        "unlike_but_free": [i + 1 for i in advice.free], "genotype": advice.genotype,
                        "network": None, "macs": None, "params": None, "cost": None, "commands": []},
         "use": {"python": in_python(subject, model.model), "commands": commands(subject, model, data)},
-        "rule": rule(settings, not found.unlabelled) if judged else None,
-        "settings": {"data": asdict(data), "analysis": {
-            name: value for name, value in asdict(settings).items() if name not in ("output", "overwrite")}},
+        "rule": rule(config, not found.unlabelled) if judged else None,
+        "config": {"data": asdict(data), "analysis": {
+            name: value for name, value in asdict(config).items() if name not in ("output", "overwrite")}},
         "versions": {"psvit": psvit.__version__, "torch": torch.__version__, "timm": timm.__version__,
                      "python": platform.python_version()},
     }  # fmt: skip
@@ -136,7 +136,7 @@ def analyze(
             report["suggestion"]["cost"] = _together(subject, layers, found.heads, advice, batches, device)
         report["suggestion"] |= _prices(new, subject)
         report["suggestion"]["commands"] = _commands(new, report, data, opened.img_size)
-    report["verdict"] = words(report, advice if judged else None, settings)
+    report["verdict"] = words(report, advice if judged else None, config)
     report = _rounded(report)
     _write(folder, report, new)
     return report
@@ -275,7 +275,7 @@ def _prices(new: Arch | None, subject: Subject) -> dict[str, Any]:
     return {"network": str(new), "macs": cost.macs(new, *shape), "params": cost.params(new, *shape)}
 
 
-def _commands(new: Arch | None, report: Mapping[str, Any], data: DataSettings, own_size: tuple[int, int]) -> list[str]:
+def _commands(new: Arch | None, report: Mapping[str, Any], data: DataConfig, own_size: tuple[int, int]) -> list[str]:
     """What would try the suggestion: a training of it, and a search at its MACs."""
     height, width = report["data"]["img_size"]
     size = None if (height, width) == own_size and data.img_size is None else [height, width]

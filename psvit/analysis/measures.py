@@ -42,7 +42,7 @@ Heads = dict[tuple[int, int], tuple[tuple[int, ...], tuple[int, ...]]]
 
 @dataclass(frozen=True)
 class Cost:
-    """What a change of a network costs on the hold-out, nothing being trained again.
+    """What a change of a network costs on the validation split, nothing being trained again.
 
     Args:
         loss: rise of the mean cross-entropy in nats; error: its standard error over the images.

@@ -13,13 +13,13 @@ from psvit.analysis.redundancy import LEAST_IMAGES
 from psvit.arch import cost
 from psvit.arch.arch import ATTEND, Arch
 from psvit.data.augment import eval_transform
-from psvit.data.data_config import DataSettings
+from psvit.data.data_config import DataConfig
 from psvit.data.datasets import Data, balanced_order
 from psvit.data.loading import Transform
 from psvit.data.sources import Source, Stream, Subset
 from psvit.engine.checkpoints import arch_file, is_folder, open_model, read_config, set_size
 from psvit.engine.devices import seed_step
-from psvit.engine.train_config import ModelSettings
+from psvit.engine.train_config import ModelConfig
 from psvit.errors import UserError
 from psvit.models.build import is_psvit
 from psvit.models.macs import explicit_attention
@@ -66,7 +66,7 @@ class Subject:
         return arch if params == sum(p.numel() for p in self.model.parameters()) else None
 
 
-def open_subject(settings: ModelSettings, data: DataSettings, opened: Data) -> Subject:
+def open_subject(config: ModelConfig, data: DataConfig, opened: Data) -> Subject:
     """Open a model as `psvit.engine.checkpoints.open_model` understands its name, with explicit attention.
 
     A checkpoint and pretrained weights take images of their own size and preprocessing, unless --img-size is given; a
@@ -75,19 +75,19 @@ def open_subject(settings: ModelSettings, data: DataSettings, opened: Data) -> S
     Raises:
         UserError: see `open_model`.
     """
-    name = settings.model
+    name = config.model
     trained = is_folder(name) and arch_file(name) is None
-    weights = "trained" if trained else "pretrained" if settings.pretrained else "random"
+    weights = "trained" if trained else "pretrained" if config.pretrained else "random"
     seed_step(data.seed, INIT)
     with explicit_attention():
         if trained:
-            model = open_model(settings)
+            model = open_model(config)
             if data.img_size is not None:
                 set_size(model, opened.img_size)
         else:
             own_size = not is_psvit(name) and not is_folder(name) and data.img_size is None
-            shape = {} if settings.pretrained else {"in_chans": opened.in_chans, "num_classes": len(opened.classes)}
-            model = open_model(settings, img_size=None if own_size else opened.img_size, **shape)
+            shape = {} if config.pretrained else {"in_chans": opened.in_chans, "num_classes": len(opened.classes)}
+            model = open_model(config, img_size=None if own_size else opened.img_size, **shape)
     in_chans, *sides = model.pretrained_cfg["input_size"]
     height, width = sides if data.img_size is None else opened.img_size
     if weights == "random":
@@ -111,7 +111,7 @@ def _unlabelled(name: str, weights: str, model: Any, opened: Data) -> str:
     return ""
 
 
-def draw_images(source: Source | Stream, images: int, data: DataSettings) -> Source | Stream:
+def draw_images(source: Source | Stream, images: int, data: DataConfig) -> Source | Stream:
     """The first images of a balanced order, drawn by the data's seed; a stream is left to be read from its start.
 
     Raises:
@@ -121,5 +121,7 @@ def draw_images(source: Source | Stream, images: int, data: DataSettings) -> Sou
         return source
     order = balanced_order(np.asarray(source.labels(), dtype=np.int64), np.random.default_rng(data.seed))[:images]
     if len(order) < LEAST_IMAGES:
-        raise UserError(f"the hold-out has {len(order)} images, at least {LEAST_IMAGES} are needed: raise --holdout")
+        raise UserError(
+            f"the validation split has {len(order)} images, at least {LEAST_IMAGES} are needed: raise --validation"
+        )
     return Subset(source, order)

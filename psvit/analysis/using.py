@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 
 from psvit.analysis.subject import Subject
-from psvit.data.data_config import DataSettings
-from psvit.engine.train_config import ModelSettings, TrainSettings
+from psvit.data.data_config import DataConfig
+from psvit.engine.train_config import ModelConfig, TrainConfig
 from psvit.models.psvit import PSViT
 from psvit.report.command import command_line
 from psvit.report.in_python import (
@@ -35,18 +35,18 @@ def in_python(subject: Subject, name: str) -> str:
     return build_timm_in_python(name, subject.model.model_args, shape)
 
 
-def commands(subject: Subject, settings: ModelSettings, data: DataSettings) -> list[str]:
+def commands(subject: Subject, config: ModelConfig, data: DataConfig) -> list[str]:
     """What a checkpoint is used by; for a network without one, the training that leaves one.
 
     Args:
         subject: the model.
-        settings: that it was opened by.
+        config: that it was opened by.
         data: the images that were asked for.
     """
     if subject.weights == "trained":
-        name = shlex.quote(settings.model)
-        images = DataSettings(data.data, data.data_dir)
-        evaluates = command_line(f"psvit evaluate {name}", images, DataSettings(), always=("data",))
+        name = shlex.quote(config.model)
+        images = DataConfig(data.data, data.data_dir)
+        evaluates = command_line(f"psvit evaluate {name}", images, DataConfig(), always=("data",))
         return [
             f"psvit predict {name} IMAGE ...",
             *([] if subject.unlabelled else [evaluates]),
@@ -55,5 +55,5 @@ def commands(subject: Subject, settings: ModelSettings, data: DataSettings) -> l
     height, width = subject.img_size
     own_size = not isinstance(subject.model, PSViT) or data.img_size is not None
     size = None if not own_size else height if height == width else (height, width)
-    asked = TrainSettings(settings, DataSettings(data.data, data.data_dir, size))
-    return [command_line("psvit train", asked, TrainSettings(), always=("model", "data"))]
+    asked = TrainConfig(config, DataConfig(data.data, data.data_dir, size))
+    return [command_line("psvit train", asked, TrainConfig(), always=("model", "data"))]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from psvit.analysis.advice import Advice, AnalyzeSettings, Row, may_pool, may_share
+from psvit.analysis.advice import Advice, AnalyzeConfig, Row, may_pool, may_share
 from psvit.arch.arch import SHARE, Arch
 from psvit.errors import flag
 
@@ -38,21 +38,21 @@ CAVEAT = (
 )
 
 
-def words(report: Mapping[str, Any], advice: Advice | None, settings: AnalyzeSettings) -> list[str]:
+def words(report: Mapping[str, Any], advice: Advice | None, config: AnalyzeConfig) -> list[str]:
     """The verdict, a paragraph each.
 
     Args:
         report: what was measured, as `psvit.analysis.analyze.analyze` returns it.
         advice: what follows from it; None if the rule was not applied: the network guesses.
-        settings: the thresholds.
+        config: the thresholds.
     """
     rows = report["layers"]
     if report["weights"] == "random":
         return [RANDOM]
     if advice is None:
-        return [*_on_images(report["data"]["images"], settings), GUESSING]
-    said = [*_on_images(report["data"]["images"], settings), *_on_sharing(rows, advice, settings),
-            *_on_pooling(rows, advice, settings)]  # fmt: skip
+        return [*_on_images(report["data"]["images"], config), GUESSING]
+    said = [*_on_images(report["data"]["images"], config), *_on_sharing(rows, advice, config),
+            *_on_pooling(rows, advice, config)]  # fmt: skip
     if not any(may_share(rows, i) or may_pool(rows, i) for i in range(len(rows))):
         return [*said, NO_PLACE]
     if advice.genotype is None:
@@ -64,28 +64,28 @@ def words(report: Mapping[str, Any], advice: Advice | None, settings: AnalyzeSet
     said.append(f"Together this suggests `{advice.genotype}`{price}.")
     if report["suggestion"]["cost"] is not None:
         cost = report["suggestion"]["cost"]
-        dear = "" if settings.bears(cost) else ": more together than the rule lets a single change cost"
+        dear = "" if config.bears(cost) else ": more together than the rule lets a single change cost"
         said.append(f"With all of it at once, and nothing trained, {_change(cost)}{dear}.")
     return [*said, CAVEAT]
 
 
-def _on_images(images: int, settings: AnalyzeSettings) -> Iterator[str]:
+def _on_images(images: int, config: AnalyzeConfig) -> Iterator[str]:
     if images < FEW_IMAGES:
-        more = "--images" if images >= settings.images else "--holdout"
+        more = "--images" if images >= config.images else "--validation"
         yield (
             f"Only {images} images were measured, and one of them is {100 / images:.1f} points of top-1: take what "
             f"follows for a first look, and raise {more}."
         )
 
 
-def _on_sharing(rows: Sequence[Row], advice: Advice, settings: AnalyzeSettings) -> Iterator[str]:
+def _on_sharing(rows: Sequence[Row], advice: Advice, config: AnalyzeConfig) -> Iterator[str]:
     if sharing := [i for i, row in enumerate(rows) if row["kind"] == SHARE]:
         yield (
             f"{_layers(sharing, 'shares', 'share')} a map already: the correlation of 1 with the map before is by "
             "construction, and no finding."
         )
     candidates = [i for i in range(len(rows)) if may_share(rows, i)]
-    near = [i for i in candidates if rows[i]["before"]["correlation"] >= settings.share_above]
+    near = [i for i in candidates if rows[i]["before"]["correlation"] >= config.share_above]
     for layers in _told([i for i in near if i in advice.share]):
         here = [rows[i] for i in layers]
         own, its, before = ("its own map", "its map", f"layer {layers[0]}")
@@ -127,10 +127,10 @@ def _on_free(rows: Sequence[Row], free: Sequence[int]) -> str:
     )
 
 
-def _on_pooling(rows: Sequence[Row], advice: Advice, settings: AnalyzeSettings) -> Iterator[str]:
+def _on_pooling(rows: Sequence[Row], advice: Advice, config: AnalyzeConfig) -> Iterator[str]:
     candidates = [i for i in range(len(rows)) if may_pool(rows, i)]
     cosines = {i: rows[i]["tokens_are"]["neighbour_cosine"] for i in candidates}
-    alike = [i for i in candidates if cosines[i] >= settings.pool_above]
+    alike = [i for i in candidates if cosines[i] >= config.pool_above]
     for layers in _told([i for i in alike if i in advice.pool]):
         tokens = [rows[i]["tokens_are"] for i in layers]
         yield (

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from psvit.analysis.advice import AnalyzeSettings
-from psvit.cli.flags import Flags, settings_from
-from psvit.data.data_config import DataSettings
-from psvit.engine.train_config import Machine, ModelSettings
+from psvit.analysis.advice import AnalyzeConfig
+from psvit.cli.flags import Flags, config_from
+from psvit.data.data_config import DataConfig
+from psvit.engine.train_config import Machine, ModelConfig
 
 DESCRIPTION = """How alike the attention maps of different layers, and neighbouring tokens, are in a vision transformer:
 where it could share maps and pool tokens. Leaves figures, numbers, and a page that says it in words.
@@ -23,14 +23,14 @@ KEPT = ("pretrained", "patch_size")
 
 def main(arguments: Sequence[str]) -> int:
     """Parse the flags, analyze, and print a table and the verdict."""
-    apart = ("limit", "precision", *(f.name for f in fields(ModelSettings) if f.name not in KEPT))
-    defaults = AnalyzeSettings(), DataSettings(), ModelSettings(), Machine()
+    apart = ("limit", "precision", *(f.name for f in fields(ModelConfig) if f.name not in KEPT))
+    defaults = AnalyzeConfig(), DataConfig(), ModelConfig(), Machine()
     flags = Flags("analyze MODEL", DESCRIPTION, *defaults, apart=apart)
     flags.add("model", help="checkpoint folder, model of timm, variant or genotype")
     flags.add("--json", action="store_true", help="print the numbers as JSON instead of a table")
     values = flags.parse(arguments)
-    settings = settings_from(values, AnalyzeSettings())
-    model = settings_from(values, ModelSettings(), model=values.model)
+    config = config_from(values, AnalyzeConfig())
+    model = config_from(values, ModelConfig(), model=values.model)
 
     from psvit.engine.machine import keep_freed_memory
 
@@ -45,9 +45,9 @@ def main(arguments: Sequence[str]) -> int:
     progress = Console(stderr=True)
     report = analyze(
         model,
-        settings_from(values, DataSettings()),
-        settings_from(values, Machine()),
-        settings,
+        config_from(values, DataConfig()),
+        config_from(values, Machine()),
+        config,
         say=lambda line: progress.print(line, style="dim", highlight=False, markup=False, soft_wrap=True),
     )
     if values.json:
@@ -59,5 +59,5 @@ def main(arguments: Sequence[str]) -> int:
         print(f"- {line.replace('`', '')}")
     for command in report["suggestion"]["commands"]:
         print(f"next      {command}")
-    print(f"page      {Path(settings.output) / PAGE}")
+    print(f"page      {Path(config.output) / PAGE}")
     return 0

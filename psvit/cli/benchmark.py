@@ -6,8 +6,8 @@ import json
 import sys
 from collections.abc import Sequence
 
-from psvit.cli.flags import Flags, settings_from
-from psvit.latency.benchmark_config import BenchmarkSettings
+from psvit.cli.flags import Flags, config_from
+from psvit.latency.benchmark_config import BenchmarkConfig
 
 DESCRIPTION = """Images per second of networks side by side, in turns, on this machine: psvit variants, genotypes,
 checkpoint folders and models of timm. Ratios are to the first.
@@ -16,12 +16,12 @@ Example: psvit benchmark deit_tiny_patch16_224 psvit_2d_tiny --dtype float32 bfl
 
 def main(arguments: Sequence[str]) -> int:
     """Parse the flags, measure and print a table."""
-    defaults = BenchmarkSettings(("MODEL",))
+    defaults = BenchmarkConfig(("MODEL",))
     flags = Flags("benchmark MODEL [MODEL ...]", DESCRIPTION, defaults, apart=("models",))
     flags.add("models", nargs="+", help="variants, genotypes, checkpoint folders, models of timm")
     flags.add("--json", action="store_true", help="print JSON instead of a table")
     values = flags.parse(arguments)
-    settings = settings_from(values, defaults, models=tuple(values.models))
+    config = config_from(values, defaults, models=tuple(values.models))
 
     from psvit.engine.machine import keep_freed_memory
 
@@ -29,13 +29,13 @@ def main(arguments: Sequence[str]) -> int:
     from rich.console import Console
 
     from psvit.engine.checkpoints import open_model
-    from psvit.engine.train_config import ModelSettings
+    from psvit.engine.train_config import ModelConfig
     from psvit.latency.benchmark import benchmark, table
 
     console = Console(stderr=True)
     report = benchmark(
-        settings,
-        lambda name, img_size: open_model(ModelSettings(name), img_size=img_size).eval(),
+        config,
+        lambda name, img_size: open_model(ModelConfig(name), img_size=img_size).eval(),
         progress=lambda line: console.print(line, style="dim", highlight=False),
     )
     if values.json:

@@ -10,9 +10,9 @@ from typing import Any, Generic, TypeVar
 from jsonargparse import Namespace
 
 from psvit.cli.evaluate import add_evaluation_flags, prints, trained_on_line
-from psvit.cli.flags import CUT_FLAGS, Flags, add_cut_flags, cut_from, settings_from
+from psvit.cli.flags import CUT_FLAGS, Flags, add_cut_flags, config_from, cut_from
 from psvit.cli.predict import add_prediction_flags
-from psvit.data.objects.objects_config import DenseDataSettings
+from psvit.data.objects.objects_config import DenseDataConfig
 from psvit.engine.train_config import Machine
 from psvit.errors import UserError
 
@@ -41,7 +41,7 @@ def run_action(
     return actions[arguments[0]](arguments[1:])
 
 
-def evaluation_flags(command: str, description: str, data: DenseDataSettings) -> Flags:
+def evaluation_flags(command: str, description: str, data: DenseDataConfig) -> Flags:
     """The flags of the action evaluate; `data` holds the defaults of the data's."""
     apart = ("data_dir", "limit", "class_folders", "accept_changes", *CUT_FLAGS)
     flags = Flags(f"{command} evaluate CHECKPOINT", description, data, Machine(), apart=apart)
@@ -84,19 +84,20 @@ class Evaluated(Generic[T]):
 
 
 def evaluated(
-    evaluate_checkpoint: Callable[..., tuple[T, Any]], values: Namespace, data: DenseDataSettings
+    evaluate_checkpoint: Callable[..., tuple[T, Any]], values: Namespace, data: DenseDataConfig
 ) -> Evaluated[T]:
     """The figures of a checkpoint, by the flags of `evaluation_flags`; notes on the data go to stderr.
 
     Raises:
-        UserError: as `evaluate_checkpoint`; or the hold-out is another than the training's, which may have learned it.
+        UserError: as `evaluate_checkpoint`; or the validation split is another than the training's, which may have
+            learned it.
     """
     from psvit.engine.checkpoints import check_cut, known_images, read_metrics, trained_on
 
     metrics = read_metrics(values.checkpoint)
     trained = trained_on(metrics)
-    given, machine = settings_from(values, data, **cut_from(values, trained)), settings_from(values, Machine())
-    if values.split == "holdout" and trained is not None:
+    given, machine = config_from(values, data, **cut_from(values, trained)), config_from(values, Machine())
+    if values.split == "validation" and trained is not None:
         check_cut(values.checkpoint, trained, given)
     figures, opened = evaluate_checkpoint(values.checkpoint, given, machine, values.split, values.batch_size)
     for note in opened.notes if prints() else ():

@@ -10,14 +10,14 @@ from typing import Any
 
 from psvit.cli.dense import evaluated, evaluation_flags, prediction_flags, run_action
 from psvit.cli.evaluate import prints, report_unreadable
-from psvit.cli.flags import settings_from
+from psvit.cli.flags import config_from
 from psvit.cli.predict import find_images, readable
 from psvit.cli.train import with_recipe
-from psvit.data.objects.objects_config import ObjectDataSettings
-from psvit.engine.train_config import Machine, RunSettings
+from psvit.data.objects.objects_config import ObjectDataConfig
+from psvit.engine.train_config import Machine, RunConfig
 from psvit.errors import UserError
 from psvit.tasks.dense.dense_config import RECIPES
-from psvit.tasks.detection.detector_config import DetectSettings
+from psvit.tasks.detection.detector_config import DetectConfig
 
 HELP = """usage: psvit detect train | evaluate | predict [flags]        psvit detect train --help tells the flags
 
@@ -45,11 +45,11 @@ def main(arguments: Sequence[str]) -> int:
 
 def train(arguments: Sequence[str]) -> int:
     """Parse the flags and train."""
-    run = RunSettings(output="runs/detect")
-    settings = with_recipe(
+    run = RunConfig(output="runs/detect")
+    config = with_recipe(
         "detect train",
         TRAIN,
-        lambda recipe: DetectSettings(recipe=recipe, run=run),
+        lambda recipe: DetectConfig(recipe=recipe, run=run),
         arguments,
         RECIPES,
         ("data_dir", "class_folders"),
@@ -60,13 +60,13 @@ def train(arguments: Sequence[str]) -> int:
     keep_freed_memory()
     from psvit.tasks.detection.detect import train_detector
 
-    train_detector(settings)
+    train_detector(config)
     return 0
 
 
 def evaluate(arguments: Sequence[str]) -> int:
     """Parse the flags, evaluate and print."""
-    data = ObjectDataSettings()
+    data = ObjectDataConfig()
     values = evaluation_flags("detect", EVALUATE, data).parse(arguments)
 
     from psvit.engine.machine import keep_freed_memory
@@ -121,7 +121,7 @@ def predict(arguments: Sequence[str]) -> int:
     from psvit.tasks.detection.detect import detect
 
     drawn = files_for(paths, values.output, values.overwrite) if values.output else {}
-    predictions = detect(values.checkpoint, paths, settings_from(values, Machine()), values.threshold)
+    predictions = detect(values.checkpoint, paths, config_from(values, Machine()), values.threshold)
     for path, found in readable(paths, predictions):
         objects = [_plain(label, score, box) for label, score, box in
                    zip(found.labels, found.scores, found.boxes.tolist(), strict=True)]  # fmt: skip

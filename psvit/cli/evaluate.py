@@ -6,9 +6,9 @@ import json
 import sys
 from collections.abc import Sequence
 
-from psvit.cli.flags import CUT_FLAGS, Flags, add_cut_flags, cut_from, settings_from
+from psvit.cli.flags import CUT_FLAGS, Flags, add_cut_flags, config_from, cut_from
 from psvit.cli.predict import batch_text
-from psvit.data.data_config import DataSettings
+from psvit.data.data_config import DataConfig
 from psvit.engine.train_config import Machine
 
 DESCRIPTION = """Top-1, top-5, loss and accuracy per class of a checkpoint on the test split (or another).
@@ -18,7 +18,7 @@ Example: psvit evaluate runs/train/best --data digits"""
 def main(arguments: Sequence[str]) -> int:
     """Parse the flags, evaluate and print."""
     flags = Flags(
-        "evaluate CHECKPOINT", DESCRIPTION, DataSettings(), Machine(), apart=("limit", "accept_changes", *CUT_FLAGS)
+        "evaluate CHECKPOINT", DESCRIPTION, DataConfig(), Machine(), apart=("limit", "accept_changes", *CUT_FLAGS)
     )
     add_cut_flags(flags)
     checkpoint = "checkpoint folder, for example runs/train/best, or an ONNX file of psvit export"
@@ -31,11 +31,11 @@ def main(arguments: Sequence[str]) -> int:
     from psvit.export.runtime import batch_size_for, open_classifier
     from psvit.tasks.classification.evaluate import evaluate_classifier
 
-    machine = settings_from(values, Machine())
+    machine = config_from(values, Machine())
     classifier = open_classifier(values.checkpoint, machine.threads, machine.precision, machine.device)
     trained = trained_on(classifier.told)
-    data = settings_from(values, DataSettings(), **cut_from(values, trained))
-    if values.split == "holdout" and trained is not None:
+    data = config_from(values, DataConfig(), **cut_from(values, trained))
+    if values.split == "validation" and trained is not None:
         check_cut(classifier.source, trained, data)
     batch_size = batch_size_for(classifier, values.batch_size, 128)
     metrics, opened = evaluate_classifier(classifier, data, machine, values.split, batch_size)
@@ -88,7 +88,7 @@ def add_evaluation_flags(flags: Flags, checkpoint: str, batch_size: int | None, 
         batch_text: what the help tells of it, where it is None.
     """
     flags.add("checkpoint", help=checkpoint)
-    flags.add("--split", choices=["test", "holdout", "train"], default="test", help="images to evaluate on")
+    flags.add("--split", choices=["test", "validation", "train"], default="test", help="images to evaluate on")
     flags.add("--batch-size", type=int, default=batch_size, help=f"images at a time {batch_text}".rstrip())
     flags.add("--json", action="store_true", help="print JSON")
     return flags

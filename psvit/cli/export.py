@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from psvit.cli.flags import CUT_FLAGS, Flags, add_cut_flags, cut_from, settings_from
-from psvit.data.data_config import DataSettings
+from psvit.cli.flags import CUT_FLAGS, Flags, add_cut_flags, config_from, cut_from
+from psvit.data.data_config import DataConfig
 from psvit.errors import UserError
-from psvit.export.export_config import ExportSettings
+from psvit.export.export_config import ExportConfig
 
 DESCRIPTION = """A checkpoint as an ONNX file (float32 and int8), a program of torch.export, TorchScript, or a folder
 for timm and the Hugging Face Hub. What is written is loaded again and compared with the network; ONNX files are timed
@@ -21,14 +21,14 @@ Example: psvit export runs/train/best --int8 --data fashion-mnist"""
 def main(arguments: Sequence[str]) -> int:
     """Parse the flags, export and print what was found."""
     apart = ("limit", *CUT_FLAGS)
-    flags = Flags("export CHECKPOINT", DESCRIPTION, ExportSettings(), DataSettings(), apart=apart)
+    flags = Flags("export CHECKPOINT", DESCRIPTION, ExportConfig(), DataConfig(), apart=apart)
     add_cut_flags(flags)
     flags.add("checkpoint", help="checkpoint folder, for example runs/train/best")
     flags.add("--json", action="store_true", help="print JSON")
     values = flags.parse(arguments)
-    settings = settings_from(values, ExportSettings())
-    if settings.data is None and settings.split != "holdout":
-        raise UserError(f"--split {settings.split} needs images: give --data")
+    config = config_from(values, ExportConfig())
+    if config.data is None and config.split != "validation":
+        raise UserError(f"--split {config.split} needs images: give --data")
 
     from psvit.engine.machine import keep_freed_memory
 
@@ -40,16 +40,16 @@ def main(arguments: Sequence[str]) -> int:
     from psvit.export.export import export, summary
 
     data = None
-    if settings.data is not None:
+    if config.data is not None:
         trained = trained_on(read_metrics(values.checkpoint))
-        data = settings_from(values, DataSettings(), img_size=None, **cut_from(values, trained))
+        data = config_from(values, DataConfig(), img_size=None, **cut_from(values, trained))
     say = partial(print, file=sys.stderr if values.json else sys.stdout)
-    result = export(values.checkpoint, settings, data, say)
+    result = export(values.checkpoint, config, data, say)
     if values.json:
         print(json.dumps(result.to_dict(), ensure_ascii=False))
         return 0
     if result.timings:
         Console(width=None if sys.stdout.isatty() else 120).print(timing_table(result.timings))
-    for line in summary(result, settings):
+    for line in summary(result, config):
         print(line)
     return 0

@@ -24,7 +24,7 @@ from jsonargparse import (  # type: ignore[attr-defined]
     get_loader,
 )
 
-from psvit.data.data_config import DataSettings
+from psvit.data.data_config import DataConfig
 from psvit.errors import UserError, flag
 
 T = TypeVar("T")
@@ -86,12 +86,12 @@ class Flags:
     Args:
         command: its name.
         description: what it does, an example.
-        settings: instances whose fields become flags and whose values their defaults. A nested dataclass's fields
+        config: instances whose fields become flags and whose values their defaults. A nested dataclass's fields
             become flags of their own.
         apart: names of fields that become no flags.
     """
 
-    def __init__(self, command: str, description: str, *settings: Any, apart: Sequence[str] = ()) -> None:
+    def __init__(self, command: str, description: str, *config: Any, apart: Sequence[str] = ()) -> None:
         self.parser = ArgumentParser(
             prog=f"psvit {command}",
             usage=f"psvit {command} [flags]",
@@ -103,9 +103,9 @@ class Flags:
         self.help = f"psvit {' '.join(takewhile(str.islower, command.split()))} --help"
         self.apart = set(apart)
         self.kinds: dict[str, str] = {}
-        for instance in settings:
+        for instance in config:
             self._add(instance)
-        if settings:
+        if config:
             self.parser.add_argument("--config", action=_ConfigFile, help="YAML file with any of these flags")
 
     def _add(self, instance: Any) -> None:
@@ -167,13 +167,13 @@ class Flags:
         return f"; did you mean {close[0]}?" if close else ""
 
 
-def settings_from(values: Namespace, like: T, **fixed: Any) -> T:
+def config_from(values: Namespace, like: T, **fixed: Any) -> T:
     """An instance of `like`'s class with the parsed values; nested dataclasses too."""
     found: dict[str, Any] = {}
     for field in dataclasses.fields(like):  # type: ignore[arg-type]
         default = getattr(like, field.name)
         if dataclasses.is_dataclass(default) and not isinstance(default, type):
-            found[field.name] = settings_from(values, default)
+            found[field.name] = config_from(values, default)
         elif field.name in values:
             found[field.name] = _plain(values[field.name], default, get_type_hints(type(like))[field.name])
         else:
@@ -235,20 +235,22 @@ def field_texts(cls: type) -> dict[str, str]:
 
 
 CUT_FLAGS = {
-    "holdout": (float, "fraction of each class that is the hold-out"),
-    "seed": (int, "of the hold-out, and of the choice of images where only some are taken"),
-    "split_seed": (int, "of the hold-out alone"),
+    "validation": (float, "fraction of each class that is the validation split"),
+    "seed": (int, "of the validation split, and of the choice of images where only some are taken"),
+    "split_seed": (int, "of the validation split alone"),
 }
-"""Flags that say which images are the hold-out."""
+"""Flags that say which images are the validation split."""
 
 
 def add_cut_flags(flags: Flags) -> None:
-    """Add the flags that say which images are the hold-out; where they are not given, the training's hold-out is."""
+    """Add the flags that say which images are the validation split; where they are not given, the training's
+    validation split is.
+    """
     for name, (kind, text) in CUT_FLAGS.items():
         flags.add(flag(name), type=kind, default=None, help=f"{text}; by default as in the training")
 
 
-def cut_from(values: Namespace, trained: DataSettings | None) -> dict[str, Any]:
-    """The values of these flags; of those that are not given, the training's, or `DataSettings`'s if nothing tells."""
-    default = trained or DataSettings()
+def cut_from(values: Namespace, trained: DataConfig | None) -> dict[str, Any]:
+    """The values of these flags; of those that are not given, the training's, or `DataConfig`'s if nothing tells."""
+    default = trained or DataConfig()
     return {name: getattr(default, name) if values[name] is None else values[name] for name in CUT_FLAGS}

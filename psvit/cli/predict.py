@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from psvit.cli.flags import Flags, settings_from
+from psvit.cli.flags import Flags, config_from
 from psvit.engine.train_config import Machine
 from psvit.errors import UserError
 
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     from psvit.tasks.classification.evaluate import predict
 
     width = max(len(str(path)) for path in paths)
-    machine = settings_from(values, Machine())
+    machine = config_from(values, Machine())
     classifier = open_classifier(values.checkpoint, machine.threads, machine.precision, machine.device)
     batch_size = batch_size_for(classifier, values.batch_size, 64)
     predictions = predict(classifier, paths, machine, values.top, batch_size)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from psvit.cli.train import with_recipe
-from psvit.pipeline.run_config import RunAllSettings
+from psvit.pipeline.run_config import RunAllConfig
 
 DESCRIPTION = """Search the network for your images and your budget, train it, and compare it at equal MACs with its
 plain twin, a random member of the space and a hand-made design; each is evaluated once on the test split.
@@ -18,7 +18,7 @@ Example: psvit run --data fashion-mnist --budget 12M --epochs 8"""
 
 def main(arguments: Sequence[str]) -> int:
     """Parse the flags, search, train, and print the comparison."""
-    settings = with_recipe("run", DESCRIPTION, lambda recipe: RunAllSettings(recipe=recipe), arguments)
+    config = with_recipe("run", DESCRIPTION, lambda recipe: RunAllConfig(recipe=recipe), arguments)
 
     from psvit.engine.machine import keep_freed_memory
 
@@ -29,13 +29,13 @@ def main(arguments: Sequence[str]) -> int:
     from psvit.pipeline.run import run
     from psvit.pipeline.run_page import to_use
 
-    results = run(settings)
+    results = run(config)
     if os.environ.get("RANK", "0") != "0":  # one of several processes: the first tells
         return 0
     print()
     Console(width=None if sys.stdout.isatty() else 140).print(table(results))
     row, why = to_use(results)
     print(f"\nuse       {row['name']}: {why}")
-    print(f"report    {Path(settings.compare.output) / 'report.html'}")
+    print(f"report    {Path(config.compare.output) / 'report.html'}")
     print(f"next      psvit predict {shlex.quote(row['checkpoint'])} IMAGE ...")
     return 0

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from psvit.cli.train import with_recipe
-from psvit.search.search_config import SearchSettings
+from psvit.search.search_config import SearchConfig
 
 DESCRIPTION = """Find where to pool, what to share and how wide to be, from your images and under your budget.
 Example: psvit search --data fashion-mnist --budget 12M --epochs 8"""
@@ -16,7 +16,7 @@ Example: psvit search --data fashion-mnist --budget 12M --epochs 8"""
 
 def main(arguments: Sequence[str]) -> int:
     """Parse the flags, search, and print the front."""
-    settings = with_recipe("search", DESCRIPTION, lambda recipe: SearchSettings(recipe=recipe), arguments)
+    config = with_recipe("search", DESCRIPTION, lambda recipe: SearchConfig(recipe=recipe), arguments)
 
     from psvit.engine.machine import keep_freed_memory
 
@@ -26,12 +26,12 @@ def main(arguments: Sequence[str]) -> int:
     from psvit.search.front import front_table, read_front
     from psvit.search.search import search
 
-    found = search(settings)
+    found = search(config)
     if os.environ.get("RANK", "0") != "0":  # one of several processes: the first tells
         return 0
     print()
     Console(width=None if sys.stdout.isatty() else 140).print(front_table(read_front(found.folder)))
-    data = ["--data", settings.data.data] + (["--data-dir", settings.data.data_dir] if settings.data.data_dir else [])
+    data = ["--data", config.data.data] + (["--data-dir", config.data.data_dir] if config.data.data_dir else [])
     print(f"\nreport    {found.folder / 'report.html'}")
     print(f"next      psvit train --model {shlex.quote(str(found.folder / 'arch.json'))} {shlex.join(data)}")
     return 0

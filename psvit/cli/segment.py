@@ -9,15 +9,15 @@ from pathlib import Path
 
 from psvit.cli.dense import evaluated, evaluation_flags, prediction_flags, run_action
 from psvit.cli.evaluate import prints, report_unreadable
-from psvit.cli.flags import settings_from
+from psvit.cli.flags import config_from
 from psvit.cli.predict import find_images, readable
 from psvit.cli.train import with_recipe
-from psvit.data.objects.objects_config import ClassMapDataSettings
-from psvit.engine.train_config import Machine, RunSettings
+from psvit.data.objects.objects_config import ClassMapDataConfig
+from psvit.engine.train_config import Machine, RunConfig
 from psvit.errors import UserError
 from psvit.files import check_writable
 from psvit.tasks.dense.dense_config import RECIPES
-from psvit.tasks.segmentation.segmenter_config import SegmentSettings
+from psvit.tasks.segmentation.segmenter_config import SegmentConfig
 
 HELP = """usage: psvit segment train | evaluate | predict [flags]        psvit segment train --help tells the flags
 
@@ -45,9 +45,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def train(arguments: Sequence[str]) -> int:
     """Parse the flags and train."""
-    run = RunSettings(output="runs/segment")
-    settings = with_recipe(
-        "segment train", TRAIN, lambda recipe: SegmentSettings(recipe=recipe, run=run), arguments, RECIPES,
+    run = RunConfig(output="runs/segment")
+    config = with_recipe(
+        "segment train", TRAIN, lambda recipe: SegmentConfig(recipe=recipe, run=run), arguments, RECIPES,
         ("data_dir", "class_folders"),
     )  # fmt: skip
 
@@ -56,13 +56,13 @@ def train(arguments: Sequence[str]) -> int:
     keep_freed_memory()
     from psvit.tasks.segmentation.segment import train_segmenter
 
-    train_segmenter(settings)
+    train_segmenter(config)
     return 0
 
 
 def evaluate(arguments: Sequence[str]) -> int:
     """Parse the flags, evaluate and print."""
-    data = ClassMapDataSettings()
+    data = ClassMapDataConfig()
     values = evaluation_flags("segment", EVALUATE, data).parse(arguments)
 
     from psvit.engine.machine import keep_freed_memory
@@ -119,7 +119,7 @@ def predict(arguments: Sequence[str]) -> int:
                         "another --output")  # fmt: skip
     masks = files_for(paths, str(folder / "masks"), values.overwrite) if folder else {}
     drawn = files_for(paths, str(folder / "drawn"), values.overwrite) if folder else {}
-    predictions = segment(values.checkpoint, paths, settings_from(values, Machine()))
+    predictions = segment(values.checkpoint, paths, config_from(values, Machine()))
     for path, found in readable(paths, predictions):
         shares = found.shares
         if values.json:

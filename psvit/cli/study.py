@@ -6,9 +6,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from psvit.cli.flags import Flags, settings_from
+from psvit.cli.flags import Flags, config_from
 from psvit.engine.train_config import Machine
-from psvit.studies.study_config import StudySettings
+from psvit.studies.study_config import StudyConfig
 from psvit.studies.study_file import names, read_study, study_file
 
 DESCRIPTION = f"""Train networks side by side with several seeds, and test claims about them with confidence intervals.
@@ -19,19 +19,19 @@ To change a setting: psvit study claims --print > mine.yaml, edit it, psvit stud
 
 def main(arguments: Sequence[str]) -> int:
     """Parse the flags, train, and print what came out."""
-    flags = Flags("study NAME", DESCRIPTION, StudySettings(), Machine())
+    flags = Flags("study NAME", DESCRIPTION, StudyConfig(), Machine())
     flags.add("name", help=f"{', '.join(names())}, or a YAML file")
     flags.add("--print", action="store_true", help="print the study's YAML file, to change it")
     values = flags.parse(arguments)
     if values.print:
         print(study_file(values.name).read_text(encoding="utf-8"), end="")
         return 0
-    settings, machine = settings_from(values, StudySettings()), settings_from(values, Machine())
-    study = read_study(values.name, settings.quick)
+    config, machine = config_from(values, StudyConfig()), config_from(values, Machine())
+    study = read_study(values.name, config.quick)
 
     from psvit.studies.study import run_study
 
-    data = run_study(study, settings, machine, lambda line: print(line, flush=True))
+    data = run_study(study, config, machine, lambda line: print(line, flush=True))
     if data:
         _print(data)
     return 0

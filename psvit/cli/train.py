@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from jsonargparse import Namespace
 
-from psvit.cli.flags import Flags, settings_from
-from psvit.engine.train_config import RECIPES, Schedule, TrainSettings
+from psvit.cli.flags import Flags, config_from
+from psvit.engine.train_config import RECIPES, Schedule, TrainConfig
 from psvit.errors import UserError
 
 T = TypeVar("T")
@@ -21,14 +21,14 @@ On several devices: accelerate launch -m psvit train ..., or torchrun --nproc-pe
 
 def main(arguments: Sequence[str]) -> int:
     """Parse the flags and train."""
-    settings = with_recipe("train", DESCRIPTION, lambda recipe: TrainSettings(recipe=recipe), arguments)
+    config = with_recipe("train", DESCRIPTION, lambda recipe: TrainConfig(recipe=recipe), arguments)
 
     from psvit.engine.machine import keep_freed_memory
 
     keep_freed_memory()
     from psvit.tasks.classification.classify import train
 
-    train(settings)
+    train(config)
     return 0
 
 
@@ -64,7 +64,7 @@ def with_recipe(
     if any(argument.startswith("--config") for argument in arguments):  # a YAML file may name it too
         name = parse(name, [a for a in arguments if not re.match(r"-h|--help|--print-config", a)])[0].recipe
     values, instance = parse(name, arguments)
-    return settings_from(values, instance)
+    return config_from(values, instance)
 
 
 def _recipe_name(arguments: Sequence[str], recipes: Mapping[str, Any]) -> str:

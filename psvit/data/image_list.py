@@ -27,7 +27,7 @@ from psvit.files import replacing
 IMAGES, EARLIER = "images.csv", "images-" + "[0-9a-f]" * 8 + ".csv"
 """The list's file, and the pattern of those that it took the place of."""
 
-SPLITS = ("unused", "train", "holdout", "test")
+SPLITS = ("unused", "train", "validation", "test")
 """The splits of a list, the later the less an image of it may be trained on."""
 
 MANY = 5000
@@ -38,7 +38,8 @@ CHUNK = 256
 
 
 class Listed(NamedTuple):
-    """One image: its split (train, holdout, test, or unused), its class, its path below the set's folder (with /), and
+    """One image: its split (train, validation, test, or unused), its class, its path below the set's folder (with /),
+    and
     the digest of its bytes, empty if it cannot be read."""
 
     split: str

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from psvit.data.data_config import KNOWN, DataSettings
+from psvit.data.data_config import KNOWN, DataConfig
 from psvit.data.image_folder import ImageFolder, Labelled, read_image_folder
 from psvit.data.image_list import SPLITS, ImageList, Listed, digests
 from psvit.data.sources import FileSource, natural, printable, quoted
@@ -31,7 +31,7 @@ class ImageSet:
 
     Args:
         classes: class names, by class number.
-        rows: the images; splits: the split of each: train, holdout, test, or unused.
+        rows: the images; splits: the split of each: train, validation, test, or unused.
         origins: where each split comes from, in words.
         notes: lines that the user should read.
         known: the digests of the images, where they are known already.
@@ -64,7 +64,7 @@ class ImageSet:
         """How many images of a split are among those that the network of a list was trained on; None without one.
 
         Args:
-            split: train, holdout or test.
+            split: train, validation or test.
             known: the list.
             unreadable: images that do not count, as NAME (REASON).
         """
@@ -85,12 +85,12 @@ class ImageSet:
 
 
 def open_image_set(
-    settings: DataSettings, kept: ImageList | None = None, evaluated: tuple[str, ...] | None = None
+    config: DataConfig, kept: ImageList | None = None, evaluated: tuple[str, ...] | None = None
 ) -> ImageSet:
     """Read a folder of images, and cut the splits that it has no folders for.
 
     Args:
-        settings: which folder, and how to cut.
+        config: which folder, and how to cut.
         kept: the list of a network's images: they keep their splits.
         evaluated: the classes of a network that is to be evaluated: of another folder than that of `kept`, one without
             splits is a test split as a whole, and need not have all classes.
@@ -98,28 +98,28 @@ def open_image_set(
     Raises:
         UserError: see `read_image_folder`; or no image can be trained on.
     """
-    root = Path(os.path.expanduser(settings.data))
+    root = Path(os.path.expanduser(config.data))
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "is neither a folder nor a known set"
-        raise UserError(f"--data {settings.data!r} {what}: give {KNOWN}")
-    folder = read_image_folder(root, settings.data, settings.class_folders)
+        raise UserError(f"--data {config.data!r} {what}: give {KNOWN}")
+    folder = read_image_folder(root, config.data, config.class_folders)
     if "train" not in folder.splits and evaluated is None:
         there = ", ".join(f"{name}/" for name in folder.folders.values())
         found = f" ({'; '.join(lines)})" if (lines := folder.passed.lines()) else ""
-        raise UserError(f"--data {settings.data!r} has {there}, but no train/{found}: put the images to train on there")
+        raise UserError(f"--data {config.data!r} has {there}, but no train/{found}: put the images to train on there")
     if evaluated is not None and set(folder.classes) <= set(evaluated):
         folder = replace(folder, classes=evaluated)
-    return split_images(folder, settings, kept, evaluated is not None)
+    return split_images(folder, config, kept, evaluated is not None)
 
 
 def split_images(
-    folder: ImageFolder, settings: DataSettings, kept: ImageList | None = None, evaluated: bool = False
+    folder: ImageFolder, config: DataConfig, kept: ImageList | None = None, evaluated: bool = False
 ) -> ImageSet:
     """Cut the splits that a folder, as it was read, has none of; for images of classes and for those without.
 
     Args:
         folder: the images, by the splits that they have folders for.
-        settings: how to cut.
+        config: how to cut.
         kept: the list of a network's images: they keep their splits.
         evaluated: a network is to be evaluated: of another folder than that of `kept`, one without splits is a test
             split as a whole.
@@ -127,9 +127,9 @@ def split_images(
     Raises:
         UserError: --limit leaves a class without an image.
     """
-    cutting = _Cutting(folder, settings)
+    cutting = _Cutting(folder, config)
     notes: list[str] = [*folder.notes]
-    if kept is not None or settings.join_duplicates:
+    if kept is not None or config.join_duplicates:
         cutting.digests = tuple(digests([row.path for row in cutting.rows]))
     if kept is not None and evaluated and not kept.is_of(cutting.digests or ()):
         notes.append("this is another folder than the network was trained on")
@@ -141,10 +141,10 @@ def split_images(
         cutting.cut()
         if kept is not None:
             cutting.keep(kept)
-        if settings.join_duplicates:
+        if config.join_duplicates:
             cutting.join()
-        if settings.limit is not None:
-            cutting.limit(settings.limit, len(folder.classes))
+        if config.limit is not None:
+            cutting.limit(config.limit, len(folder.classes))
     return ImageSet(
         classes=folder.classes,
         rows=tuple(cutting.rows),
@@ -158,8 +158,8 @@ def split_images(
 class _Cutting:
     """The rows of a folder and the split of each, while it is decided."""
 
-    def __init__(self, folder: ImageFolder, settings: DataSettings) -> None:
-        self.folder, self.settings = folder, settings
+    def __init__(self, folder: ImageFolder, config: DataConfig) -> None:
+        self.folder, self.config = folder, config
         self.rows = [row for rows in folder.splits.values() for row in rows]
         self.splits = np.asarray([split for split, rows in folder.splits.items() for _ in rows], dtype="U8")
         self.labels = np.asarray([row.label for row in self.rows], dtype=object)
@@ -174,19 +174,19 @@ class _Cutting:
         return [(row.where, digest) for row, digest in zip(self.rows, self.digests or (), strict=True)]
 
     def cut(self) -> None:
-        """Cut a test split and a hold-out where there are no folders of theirs."""
-        if "test" not in self.origins and "holdout" in self.origins:
-            self.splits[self.splits == "holdout"] = "test"
-            self.origins["test"] = self.origins.pop("holdout")
-        self.by_folder = {split for split in ("holdout", "test") if split in self.origins}
+        """Cut a test split and a validation split where there are no folders of theirs."""
+        if "test" not in self.origins and "validation" in self.origins:
+            self.splits[self.splits == "validation"] = "test"
+            self.origins["test"] = self.origins.pop("validation")
+        self.by_folder = {split for split in ("validation", "test") if split in self.origins}
         if "test" not in self.origins:
             self._cut_off("test", TEST_FRACTION, "test")
-        holdout = self.settings.holdout
-        if "holdout" not in self.origins:
-            self._cut_off("holdout", holdout, f"hold-out {self.settings.seed_of_split}")
-        elif not holdout:
-            self.splits[self.splits == "holdout"] = "unused"
-            self.notes.append(f"{self.origins.pop('holdout')} is not used: --holdout is 0")
+        validation = self.config.validation
+        if "validation" not in self.origins:
+            self._cut_off("validation", validation, f"hold-out {self.config.seed_of_split}")
+        elif not validation:
+            self.splits[self.splits == "validation"] = "unused"
+            self.notes.append(f"{self.origins.pop('validation')} is not used: --validation is 0")
 
     def _cut_off(self, split: str, fraction: float, salt: str) -> None:
         """Cut a part of what is trained on off, by a hash."""
@@ -199,7 +199,7 @@ class _Cutting:
         what = "class and path" if any(labels) else "the path"
         self.origins[split] = BY_HASH.format(from_=self.origins["train"], what=what, fraction=fraction)
         without = sorted(set(labels) - set(self.labels[members[off]]), key=natural)
-        name = "hold-out" if split == "holdout" else f"{split} split"
+        name = "validation split" if split == "validation" else f"{split} split"
         if without:
             self.notes.append(f"too few images for a part of the {name}{_named(without)}; add some")
         if small := [label for label in ranked if label not in without]:
@@ -215,7 +215,7 @@ class _Cutting:
         self.origins |= dict.fromkeys({*self.origins, *self.splits.tolist()} - self.by_folder - {"unused"}, KEPT)
 
     def join(self) -> None:
-        """Put images of equal content into one split: test before the hold-out, before training."""
+        """Put images of equal content into one split: test before the validation split, before training."""
         last: dict[str, int] = {}
         digest_of = self.digests or ()
         for digest, split in zip(digest_of, self.splits.tolist(), strict=True):
@@ -230,7 +230,7 @@ class _Cutting:
         """Train on so many images only, evenly over the classes, the lowest hashes first."""
         if most < classes:
             raise UserError(f"--limit {most} is below the {classes} classes: give each one image")
-        salt = f"limit {self.settings.seed_of_split}"
+        salt = f"limit {self.config.seed_of_split}"
         members = np.flatnonzero(self.splits == "train").tolist()
         members.sort(key=lambda at: hashed_position(self.rows[at].key, salt))
         rank: dict[str, int] = {}

@@ -223,7 +223,7 @@ def train_batches(
             raise UserError("the set's training split yields no images: check its files, or use fewer processes")
         return
     if len(split) == 0:
-        raise UserError("the split to train on holds no images: lower --holdout, or give more data")
+        raise UserError("the split to train on holds no images: lower --validation, or give more data")
     keys = _epoch_keys(len(split), batch_size, batches, epoch, seed, start, rank, world_size, repeats)
     yield from _load(_KeyedBatches(split), keys, workers, seed + epoch)
 

@@ -28,8 +28,9 @@ def cut(
         members = rng.permutation(np.flatnonzero(labels == label))
         if len(members) < 2:
             raise UserError(
-                f"class {classes[label]!r} has one image, and training and the hold-out need one each: add images or "
-                "remove the class, or give --holdout 0"
+                f"class {classes[label]!r} has one image, and training and the validation split need one each: "
+                f"add images or "
+                "remove the class, or give --validation 0"
             )
         off[members[: min(max(round(fraction * len(members)), 1), len(members) - 1)]] = True
     return np.flatnonzero(~off), np.flatnonzero(off)

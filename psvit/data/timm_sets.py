@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from timm.data.dataset_factory import create_dataset
 
-from psvit.data.data_config import KNOWN, DataSettings
+from psvit.data.data_config import KNOWN, DataConfig
 from psvit.data.sources import (
     CACHE,
     TEST_SPLITS,
@@ -68,54 +68,53 @@ class _TimmSource(Source):
         return [int((self.reader or self.dataset)[i][1]) for i in range(len(self))]
 
 
-def open_timm(settings: DataSettings) -> tuple[Source | Stream, Source | Stream, Source | Stream, tuple[str, ...]]:
-    """Open a set by timm's name for it: training images, hold-out if it is cut already, test images, class names.
+def open_timm(config: DataConfig) -> tuple[Source | Stream, Source | Stream, Source | Stream, tuple[str, ...]]:
+    """Open a set by timm's name for it: training images, validation split if it is cut already, test images, class
+    names.
 
     Raises:
         UserError: timm does not know or find the set, or it cannot be used as settings ask.
     """
-    prefix, _, name = settings.data.partition("/")
+    prefix, _, name = config.data.partition("/")
     if name.lower() in ("image_folder", "folder"):  # there timm takes the training images where it finds no test split
-        raise UserError(
-            f"--data {settings.data!r} is a folder: give the folder itself, {settings.data_dir or 'its path'}"
-        )
+        raise UserError(f"--data {config.data!r} is a folder: give the folder itself, {config.data_dir or 'its path'}")
     if prefix.lower() == "wds":
-        return _open_shards(settings)
+        return _open_shards(config)
     if prefix.lower() in ("tfds", "hfids"):
-        return _open_streams(settings)
-    dataset = _create(settings, ("train",))
-    train = _TimmSource(dataset, settings.data)
+        return _open_streams(config)
+    dataset = _create(config, ("train",))
+    train = _TimmSource(dataset, config.data)
     if not len(train):
-        raise UserError(f"--data {settings.data!r} holds no training images: get it again, or give another set")
+        raise UserError(f"--data {config.data!r} holds no training images: get it again, or give another set")
     classes = _class_names(dataset) or tuple(map(str, range(max(train.labels()) + 1)))
-    return train, no_images(), LazySource(partial(_open_test, settings, classes)), classes
+    return train, no_images(), LazySource(partial(_open_test, config, classes)), classes
 
 
-def _open_test(settings: DataSettings, classes: tuple[str, ...]) -> Source:
-    torchvision = settings.data.lower().startswith("torch/")  # where timm looks for validation alone
-    test = _TimmSource(_create(settings, ("validation",) if torchvision else TEST_SPLITS), f"{settings.data} test")
+def _open_test(config: DataConfig, classes: tuple[str, ...]) -> Source:
+    torchvision = config.data.lower().startswith("torch/")  # where timm looks for validation alone
+    test = _TimmSource(_create(config, ("validation",) if torchvision else TEST_SPLITS), f"{config.data} test")
     names = _class_names(test.dataset) or classes
     if names != classes or (len(test) and not 0 <= min(test.labels()) <= max(test.labels()) < len(classes)):
         different = quoted(sorted(set(names) ^ set(classes))) or "their numbers"
-        raise UserError(f"the test split of {settings.data!r} has other classes than its training split: {different}")
+        raise UserError(f"the test split of {config.data!r} has other classes than its training split: {different}")
     return test
 
 
-def _create(settings: DataSettings, splits: Sequence[str], **options: Any) -> Any:
+def _create(config: DataConfig, splits: Sequence[str], **options: Any) -> Any:
     """timm's create_dataset on the first of the splits that is there."""
-    prefix, _, name = settings.data.partition("/")
-    root = settings.data_dir
+    prefix, _, name = config.data.partition("/")
+    root = config.data_dir
     if prefix.lower() == "torch":
         root = root or str(CACHE)
         options["download"] = name.lower() in ("cifar10", "cifar100", "mnist", "kmnist", "qmnist", "fashion_mnist")
     errors = []
     for split in splits:
         try:
-            return create_dataset(settings.data, root=root, split=split, **options)
+            return create_dataset(config.data, root=root, split=split, **options)
         except Exception as error:  # each reader fails in its own way, with anything from assert to a server's answer
             errors.append(error)
     raise UserError(
-        f"--data {settings.data!r}, split {' or '.join(splits)}, cannot be opened by timm "
+        f"--data {config.data!r}, split {' or '.join(splits)}, cannot be opened by timm "
         f"({type(errors[0]).__name__}: {one_line(errors[0])}): give {KNOWN}"
     ) from errors[0]
 
@@ -128,68 +127,70 @@ def _class_names(dataset: Any) -> tuple[str, ...]:
     return tuple(sorted(numbers, key=lambda name: numbers[name]))
 
 
-def _open_streams(settings: DataSettings) -> tuple[Stream, Stream | Source, Stream, tuple[str, ...]]:
-    """TFDS and hfids. TFDS cuts the hold-out off the end of the training split, not by class."""
-    percent = round(100 * settings.holdout)
-    if settings.holdout and settings.data.lower().startswith("hfids/"):
-        raise UserError(f"--holdout {settings.holdout} cannot be cut from a stream, {settings.data}: use hfds/, or 0")
-    if settings.holdout and not 1 <= percent <= 99:
+def _open_streams(config: DataConfig) -> tuple[Stream, Stream | Source, Stream, tuple[str, ...]]:
+    """TFDS and hfids. TFDS cuts the validation split off the end of the training split, not by class."""
+    percent = round(100 * config.validation)
+    if config.validation and config.data.lower().startswith("hfids/"):
+        raise UserError(f"--validation {config.validation} cannot be cut from a stream, {config.data}: use hfds/, or 0")
+    if config.validation and not 1 <= percent <= 99:
         raise UserError(
-            f"--holdout {settings.holdout} is {percent} % rounded: TFDS cuts whole percents; give 0.01 to 0.99, or 0"
+            f"--validation {config.validation} is {percent} % rounded: TFDS cuts whole percents; give 0.01 to "
+            f"0.99, or 0"
         )
-    classes = _class_names(_create(settings, ("train",)))
+    classes = _class_names(_create(config, ("train",)))
     if not classes:
-        raise UserError(f"--data {settings.data!r} does not name its classes: use a set that does, or a folder")
+        raise UserError(f"--data {config.data!r} does not name its classes: use a set that does, or a folder")
 
     def split(*names: str) -> Stream:
-        return Stream(partial(_create, settings, names))
+        return Stream(partial(_create, config, names))
 
     if not percent:
         return split("train"), no_images(), split(*TEST_SPLITS), classes
     return split(f"train[:{100 - percent}%]"), split(f"train[{100 - percent}%:]"), split(*TEST_SPLITS), classes
 
 
-def _open_shards(settings: DataSettings) -> tuple[Stream, Stream | Source, Stream, tuple[str, ...]]:
-    """WebDataset: tar files with train, val or test in their names. The hold-out is whole shards, not by class."""
-    shards = _find_shards(settings, ("train", "training"))
+def _open_shards(config: DataConfig) -> tuple[Stream, Stream | Source, Stream, tuple[str, ...]]:
+    """WebDataset: tar files with train, val or test in their names. The validation split is whole shards, not by
+    class.
+    """
+    shards = _find_shards(config, ("train", "training"))
     labels = {label for shard in shards for label in _shard_labels(shard)}
     classes = tuple(map(str, range(max(labels, default=-1) + 1)))
     if not classes:
-        raise UserError(f"the tar files of {settings.data_dir} hold no .cls entry: store each image's class number so")
-    cut = min(max(round(settings.holdout * len(shards)), 1), len(shards) - 1) if settings.holdout else 0
-    if settings.holdout and not cut:
+        raise UserError(f"the tar files of {config.data_dir} hold no .cls entry: store each image's class number so")
+    cut = min(max(round(config.validation * len(shards)), 1), len(shards) - 1) if config.validation else 0
+    if config.validation and not cut:
         raise UserError(
-            f"--holdout {settings.holdout} takes whole tar files, but {shards[0]} is the only one: split it, or give 0"
+            f"--validation {config.validation} takes whole tar files, but {shards[0]} is the only one: split "
+            f"it, or give 0"
         )
-    order = [shards[i] for i in np.random.default_rng(settings.seed_of_split).permutation(len(shards))]
-    holdout = Stream(partial(_create_shards, settings, order[:cut])) if cut else no_images()
-    train = Stream(partial(_create_shards, settings, order[cut:]))
-    return train, holdout, Stream(partial(_create_shards, settings, None)), classes
+    order = [shards[i] for i in np.random.default_rng(config.seed_of_split).permutation(len(shards))]
+    validation = Stream(partial(_create_shards, config, order[:cut])) if cut else no_images()
+    train = Stream(partial(_create_shards, config, order[cut:]))
+    return train, validation, Stream(partial(_create_shards, config, None)), classes
 
 
-def _find_shards(settings: DataSettings, splits: Sequence[str]) -> list[Path]:
-    root = Path(os.path.expanduser(settings.data_dir or ""))
-    if not settings.data_dir or not root.is_dir():
-        raise UserError(
-            f"--data-dir {settings.data_dir!r} is not a folder: {settings.data} needs the one of its tar files"
-        )
+def _find_shards(config: DataConfig, splits: Sequence[str]) -> list[Path]:
+    root = Path(os.path.expanduser(config.data_dir or ""))
+    if not config.data_dir or not root.is_dir():
+        raise UserError(f"--data-dir {config.data_dir!r} is not a folder: {config.data} needs the one of its tar files")
     found = sorted(root.rglob("*.tar"), key=lambda path: natural(str(path)))
     words = [set(re.split(r"[\W\d_]+", str(path.relative_to(root)).lower())) for path in found]
     for split in splits:
         if shards := [path for path, parts in zip(found, words, strict=True) if split in parts]:
             return shards
     raise UserError(
-        f"--data-dir {settings.data_dir!r} holds no .tar file with {' or '.join(splits)} in its name: rename them"
+        f"--data-dir {config.data_dir!r} holds no .tar file with {' or '.join(splits)} in its name: rename them"
     )
 
 
-def _create_shards(settings: DataSettings, shards: Sequence[Path] | None, **options: Any) -> Any:
-    shards = _find_shards(settings, TEST_SPLITS) if shards is None else shards
+def _create_shards(config: DataConfig, shards: Sequence[Path] | None, **options: Any) -> Any:
+    shards = _find_shards(config, TEST_SPLITS) if shards is None else shards
     # timm warns at each opening that there is no info file; the number of images stands in the split instead
     logging.getLogger("timm.data.readers.reader_wds").addFilter(_is_news)
     size = sum(len(_shard_labels(shard)) for shard in shards)
     names = "::".join(str(path.absolute()) for path in shards)
-    return _create(settings, (f"{names}|{size}",), **options)
+    return _create(config, (f"{names}|{size}",), **options)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from psvit.arch.arch import Arch, image_sides
 from psvit.arch.cost import scale_to
-from psvit.data.data_config import DataSettings
+from psvit.data.data_config import DataConfig
 from psvit.data.image_list import ImageList, find_image_list
-from psvit.engine.train_config import ModelSettings
+from psvit.engine.train_config import ModelConfig
 from psvit.errors import UserError, flag, one_line
 from psvit.files import replacing
 from psvit.models.build import build, build_arch, check_tokens, is_psvit
@@ -117,8 +117,8 @@ def network_config(model: nn.Module, in_chans: int) -> dict[str, Any]:
     return {"architecture": architecture, "model_args": args | {"in_chans": in_chans}}
 
 
-CUT = ("holdout", "seed", "split_seed")
-"""Settings of the data that say which of its images are the hold-out."""
+CUT = ("validation", "seed", "split_seed")
+"""Settings of the data that say which of its images are the validation split."""
 
 
 def set_name(data: str) -> str:
@@ -127,13 +127,15 @@ def set_name(data: str) -> str:
     return folder.resolve().name if folder.is_dir() else data
 
 
-def cut_of(data: DataSettings) -> dict[str, Any]:
-    """The set that a network is trained on, and what cut its hold-out: an entry of metrics.json, see `trained_on`."""
+def cut_of(data: DataConfig) -> dict[str, Any]:
+    """The set that a network is trained on, and what cut its validation split: an entry of metrics.json, see
+    `trained_on`.
+    """
     return {"data": set_name(data.data), **{name: getattr(data, name) for name in CUT}}
 
 
-def trained_on(metrics: Mapping[str, Any]) -> DataSettings | None:
-    """The set that a network was trained on, and its hold-out: no other setting of the data.
+def trained_on(metrics: Mapping[str, Any]) -> DataConfig | None:
+    """The set that a network was trained on, and its validation split: no other setting of the data.
 
     Args:
         metrics: of its metrics.json, or of the metadata of its ONNX file.
@@ -143,7 +145,7 @@ def trained_on(metrics: Mapping[str, Any]) -> DataSettings | None:
     """
     try:
         told = metrics[TRAINED_ON]
-        return DataSettings(told["data"], **{name: told[name] for name in CUT})
+        return DataConfig(told["data"], **{name: told[name] for name in CUT})
     except (KeyError, TypeError, UserError):
         return None
 
@@ -159,8 +161,8 @@ def known_images(source: str | Path, metrics: Mapping[str, Any]) -> ImageList | 
     return find_image_list(Path(source), told.get("images")) if isinstance(told, dict) else None
 
 
-def check_cut(source: str, trained: DataSettings, data: DataSettings) -> None:
-    """Refuse a hold-out of the set that a network was trained on, if it is another than the training's.
+def check_cut(source: str, trained: DataConfig, data: DataConfig) -> None:
+    """Refuse a validation split of the set that a network was trained on, if it is another than the training's.
 
     Args:
         source: the checkpoint or file, for the message.
@@ -168,18 +170,20 @@ def check_cut(source: str, trained: DataSettings, data: DataSettings) -> None:
         data: the images that are asked for.
 
     Raises:
-        UserError: the network may have learned images of this hold-out.
+        UserError: the network may have learned images of this validation split.
     """
     if set_name(data.data) == trained.data and _cut(data) != _cut(trained):
-        (before, seed), (holdout, other) = _cut(trained), _cut(data)
+        (before, seed), (validation, other) = _cut(trained), _cut(data)
         raise UserError(
-            f"{source} was trained on {trained.data} with --holdout {before:g} --split-seed {seed}, so it knows images "
-            f"of the hold-out of --holdout {holdout:g} --split-seed {other}: leave these flags and --seed out"
+            f"{source} was trained on {trained.data} with --validation {before:g} --split-seed {seed}, so it "
+            f"knows images "
+            f"of the validation split of --validation {validation:g} --split-seed {other}: leave these flags "
+            f"and --seed out"
         )
 
 
-def _cut(data: DataSettings) -> tuple[float, int]:
-    return data.holdout, data.seed if data.split_seed is None else data.split_seed
+def _cut(data: DataConfig) -> tuple[float, int]:
+    return data.validation, data.seed if data.split_seed is None else data.split_seed
 
 
 def read_metrics(folder: str | Path) -> dict[str, Any]:
@@ -346,13 +350,13 @@ def is_folder(name: str) -> bool:
     return not is_psvit(name) and not timm.is_model(name.partition(".")[0]) and Path(name).exists()
 
 
-def open_model(settings: ModelSettings, drop_path_rate: float | None = None, **shape: Any) -> Any:
-    """The network that `settings` name: built anew, or with the weights of a checkpoint folder.
+def open_model(config: ModelConfig, drop_path_rate: float | None = None, **shape: Any) -> Any:
+    """The network that `config` name: built anew, or with the weights of a checkpoint folder.
 
     The folder of a search, or its arch.json, names the network that it chose, without weights.
 
     Args:
-        settings: a name, genotype or folder, and what differs.
+        config: a name, genotype or folder, and what differs.
         drop_path_rate: stochastic depth.
         shape: img_size, in_chans and num_classes, as `psvit.models.build.build` takes them. A checkpoint of another
             class count gets a new classifier.
@@ -360,37 +364,37 @@ def open_model(settings: ModelSettings, drop_path_rate: float | None = None, **s
     Raises:
         UserError: see `read_config` and `psvit.models.build.build`.
     """
-    if not is_folder(settings.model):
+    if not is_folder(config.model):
         return build(
-            settings.model,
-            macs=parse_macs(settings.macs) if settings.macs is not None else None,
-            arch_changes=settings.arch_changes,
-            model_args=settings.model_args,
-            pretrained=settings.pretrained,
+            config.model,
+            macs=parse_macs(config.macs) if config.macs is not None else None,
+            arch_changes=config.arch_changes,
+            model_args=config.model_args,
+            pretrained=config.pretrained,
             drop_path_rate=drop_path_rate,
             **shape,
         )
-    if (path := arch_file(settings.model)) is not None:
-        if given := list(map(flag, settings.arch_changes)):
+    if (path := arch_file(config.model)) is not None:
+        if given := list(map(flag, config.arch_changes)):
             raise UserError(f"{path} describes the network already: leave out {', '.join(given)}")
-        if settings.pretrained:
+        if config.pretrained:
             raise UserError(f"{path} describes a network without weights: leave out --pretrained")
         arch = read_arch(path)
         sized: dict[str, Any] = {
             name: shape[name] for name in ("in_chans", "num_classes") if shape.get(name) is not None
         }
         img_size = shape.get("img_size") or 224
-        if settings.macs is not None:
-            arch = scale_to(arch, parse_macs(settings.macs), img_size, **sized)
+        if config.macs is not None:
+            arch = scale_to(arch, parse_macs(config.macs), img_size, **sized)
         if drop_path_rate is not None:
             sized["drop_path_rate"] = drop_path_rate
-        return build_arch(arch, img_size, **(sized | settings.model_args))
-    model = load_checkpoint(settings.model, CLASSIFIER, drop_path_rate=drop_path_rate)
-    apart = {"model_args": settings.model_args, "pretrained": settings.pretrained, "macs": settings.macs is not None}
-    if given := [flag(name) for name, value in apart.items() if value] + list(map(flag, settings.arch_changes)):
-        raise UserError(f"{settings.model} is a checkpoint, whose network is fixed: leave out {', '.join(given)}")
+        return build_arch(arch, img_size, **(sized | config.model_args))
+    model = load_checkpoint(config.model, CLASSIFIER, drop_path_rate=drop_path_rate)
+    apart = {"model_args": config.model_args, "pretrained": config.pretrained, "macs": config.macs is not None}
+    if given := [flag(name) for name, value in apart.items() if value] + list(map(flag, config.arch_changes)):
+        raise UserError(f"{config.model} is a checkpoint, whose network is fixed: leave out {', '.join(given)}")
     if shape.get("in_chans") not in (None, model.in_chans):
-        raise UserError(f"{settings.model} takes {model.in_chans} image channels, the data have {shape['in_chans']}")
+        raise UserError(f"{config.model} takes {model.in_chans} image channels, the data have {shape['in_chans']}")
     if shape.get("num_classes") not in (None, model.num_classes):
         model.reset_classifier(shape["num_classes"])
     if shape.get("img_size") is not None:

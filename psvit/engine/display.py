@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from psvit.engine.train_config import LearnSettings
+from psvit.engine.train_config import LearnConfig
 
 if TYPE_CHECKING:
     from psvit.data.image_sets import ImageSet
@@ -28,7 +28,7 @@ def describe_data(data: Any) -> list[str]:
     """Lines on what is learned from: `data` is a `Data`, or has its name, splits, classes, img_size and notes."""
     size = f"{data.img_size[0]}x{data.img_size[1]} pixels" if data.img_size else "different sizes"
     return [
-        f"{data.name}: {len(data.train)} training and {len(data.holdout)} hold-out images of {size}, "
+        f"{data.name}: {len(data.train)} training and {len(data.validation)} validation images of {size}, "
         f"{len(data.classes)} classes",
         *(_table(data.files) if getattr(data, "files", None) is not None else ()),
         *data.notes,
@@ -39,7 +39,7 @@ def _table(files: ImageSet) -> list[str]:
     """The splits of a folder: images, classes where images have one, and where each comes from."""
     of_classes = any(row.label for row in files.rows)
     lines = [f"{'split':<10}{'images':>8}{'classes':>9}  from" if of_classes else f"{'split':<10}{'images':>8}  from"]
-    for split, name in (("train", "train"), ("holdout", "hold-out"), ("test", "test")):
+    for split, name in (("train", "train"), ("validation", "validation split"), ("test", "test")):
         labels = [row.label for row, own in zip(files.rows, files.splits, strict=True) if own == split]
         if split in files.origins:
             classes = f"{len(set(labels)):>9}" if of_classes else ""
@@ -86,7 +86,7 @@ class Display:
 
     def start(
         self,
-        settings: LearnSettings,
+        config: LearnConfig,
         data: Sequence[str],
         run: RunFolder,
         world: int,
@@ -95,7 +95,7 @@ class Display:
         step: int,
     ) -> None:
         """Say what is about to be trained: the network, the data, the global batch and the scaled learning rate."""
-        recipe, facts = settings.recipe, run.facts
+        recipe, facts = config.recipe, run.facts
         precision = {"no": "float32", "bf16": "bfloat16 autocast", "fp16": "float16 autocast"}
         self.say(f"network   {run.title}: {facts['macs'] / 1e6:.4g} M MACs, {facts['params'] / 1e6:.4g} M parameters")
         for heading, line in zip(("data", *[""] * len(data)), data, strict=False):
@@ -106,7 +106,7 @@ class Display:
         )
         source = "as given" if recipe.lr is not None else f"= {recipe.base_lr:g} x {recipe.global_batch(world)} / 512"
         self.say(f"lr        {recipe.scaled_lr(world):.3g} {source}, {recipe.epochs} epochs")
-        memory = ", activations computed again in the backward pass" if settings.run.grad_checkpointing else ""
+        memory = ", activations computed again in the backward pass" if config.run.grad_checkpointing else ""
         self.say(f"device    {accelerator.device}, {precision[accelerator.mixed_precision]}{memory}")
         self.say(f"output    {run.path}" + (f", resumed at step {step}" if step else ""))
 
@@ -127,7 +127,7 @@ class Display:
         figures = f"train loss {line['train_loss']:.3f}"
         if line.get(self.metric) is not None:
             loss = f"loss {line['loss']:.3f}, " if "loss" in line else ""
-            figures += f", hold-out {loss}{NAMES[self.metric]} {line[self.metric]:.2f} %"
+            figures += f", validation split {loss}{NAMES[self.metric]} {line[self.metric]:.2f} %"
         self.say(f"epoch {line['epoch']:>3}: {figures}, {line['images_per_second']:.0f} images/s")
         self.started = time.perf_counter()
 
@@ -140,6 +140,8 @@ class Display:
             )
         best = state.best
         if best.get(self.metric) is not None:
-            self.say(f"best      epoch {best['epoch']}: hold-out {NAMES[self.metric]} {best[self.metric]:.2f} %")
+            self.say(
+                f"best      epoch {best['epoch']}: validation split {NAMES[self.metric]} {best[self.metric]:.2f} %"
+            )
         if run.next_command:
             self.say(f"next      {shlex.join(run.next_command)}")

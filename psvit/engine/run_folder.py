@@ -26,17 +26,17 @@ from psvit.data.image_sets import ImageSet
 from psvit.engine.checkpoints import TRAINED_ON, config_of, cut_of, open_model, read_metrics, write_checkpoint
 from psvit.engine.devices import by_the_first, computed_in
 from psvit.engine.state import TrainState, rank
-from psvit.engine.train_config import LearnSettings, ModelSettings
-from psvit.engine.trainer import Learning
+from psvit.engine.train_config import LearnConfig, ModelConfig
+from psvit.engine.trainer import Trainer
 from psvit.errors import UserError, flag, one_line
 from psvit.files import check_writable, opened_for_torch, recover, replacing, write_json, writing
 from psvit.models.macs import count_macs
 from psvit.models.psvit import PSViT
 
-SETTINGS, STATE, LOG, TABLE = "settings.json", "state.pt", "log.jsonl", "log.csv"
+RUN_CONFIG, STATE, LOG, TABLE = "run_config.json", "state.pt", "log.jsonl", "log.csv"
 RESULTS = "results.json"  # of a comparison, in the folder above its runs
 SEARCHED = ("front.json", "arch.json", "journal.jsonl", "supernet")  # of a search
-FILES, CHECKPOINTS = (SETTINGS, IMAGES, STATE, LOG, TABLE), ("best", "last")
+FILES, CHECKPOINTS = (RUN_CONFIG, IMAGES, STATE, LOG, TABLE), ("best", "last")
 FREE_TO_CHANGE = (
     "run.",
     "search.output",
@@ -71,23 +71,23 @@ def begun(path: Path, resume: bool, accelerator: Accelerator) -> bool:
     """
     if not resume:
         return False
-    if found := by_the_first(accelerator, (path / SETTINGS).is_file):
+    if found := by_the_first(accelerator, (path / RUN_CONFIG).is_file):
         return found
     other = next((name for name in (STATE, LOG, RESULTS, *SEARCHED) if (path / name).exists()), None)
     if other is not None:
         raise UserError(
-            f"{path} holds {other}, but no {SETTINGS} that would tell whose it is: give another --output, or start "
+            f"{path} holds {other}, but no {RUN_CONFIG} that would tell whose it is: give another --output, or start "
             "anew with --overwrite"
         )
     return False
 
 
-def record_of(settings: Any, accelerator: Accelerator) -> dict[str, Any]:
-    """What a run's settings.json holds: settings (a dataclass with a recipe), what they come to here, versions."""
+def record_of(config: Any, accelerator: Accelerator) -> dict[str, Any]:
+    """What a run's run_config.json holds: settings (a dataclass with a recipe), what they come to here, versions."""
     return {
-        "settings": asdict(settings),
-        "global_batch": settings.recipe.global_batch(accelerator.num_processes),
-        "computed_in": computed_in(settings.machine),
+        "config": asdict(config),
+        "global_batch": config.recipe.global_batch(accelerator.num_processes),
+        "computed_in": computed_in(config.machine),
         "versions": versions(),
     }
 
@@ -112,12 +112,12 @@ def check_same(path: Path, record: Mapping[str, Any]) -> None:
         UserError: its settings are broken or cannot be read, or one of them differs.
     """
     try:
-        before = json.loads((path / SETTINGS).read_text(encoding="utf-8"))
-        old, batch = flat(before["settings"]), before["global_batch"]
+        before = json.loads((path / RUN_CONFIG).read_text(encoding="utf-8"))
+        old, batch = flat(before["config"]), before["global_batch"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path / SETTINGS} is broken ({error!r}): start anew with --overwrite") from error
+        raise UserError(f"{path / RUN_CONFIG} is broken ({error!r}): start anew with --overwrite") from error
     now = json.loads(json.dumps(record))
-    new = flat(now["settings"])
+    new = flat(now["config"])
     for name in differing(old, new):
         if name.startswith(FREE_TO_CHANGE):
             continue
@@ -175,7 +175,7 @@ class RunFolder:
     """Writes a run; on all processes but the first, does nothing.
 
     Args:
-        settings: of the training.
+        config: of the training.
         accelerator: which process this is.
 
     Raises:
@@ -186,34 +186,34 @@ class RunFolder:
     metric = "top1"
     """The figure by which epochs are ranked, see `psvit.engine.trainer.Learning.metric`."""
 
-    def __init__(self, settings: LearnSettings, accelerator: Accelerator) -> None:
-        self.path, self.settings, self.accelerator = Path(settings.run.output), settings, accelerator
+    def __init__(self, config: LearnConfig, accelerator: Accelerator) -> None:
+        self.path, self.config, self.accelerator = Path(config.run.output), config, accelerator
         self.model: nn.Module
         self.facts: dict[str, Any] = {}
         self.images: ImageList | None = None
-        self.record = record_of(settings, accelerator)
+        self.record = record_of(config, accelerator)
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file: give a folder as --output")
         if accelerator.is_main_process:
             check_writable(self.path, f"--output {self.path}")
-        self.resumes = begun(self.path, settings.run.resume, accelerator)
+        self.resumes = begun(self.path, config.run.resume, accelerator)
         if self.resumes:
             check_same(self.path, self.record)
-        elif not settings.run.overwrite:
+        elif not config.run.overwrite:
             refuse_run(self.path)
 
     def finished(self, say: Callable[[str], None]) -> dict[str, Any] | None:
         """The figures of the best epoch, if the run to resume has come to its end, which is said; else None."""
         if not self.resumes or not (train := self._finished_state().get("train")):
             return None
-        if self.settings.run.keep_state and self.load_state()["train"]["step"] < train["step"]:
+        if self.config.run.keep_state and self.load_state()["train"]["step"] < train["step"]:
             return None
         best = read_metrics(self.path / "best").get("epoch")
         if best is None or not (self.path / "last").is_dir():
             return None
         self.finish()
         if self.accelerator.is_main_process:
-            say(f"finished  {self.path}: all {self.settings.recipe.epochs} epochs are done, there is nothing to resume")
+            say(f"finished  {self.path}: all {self.config.recipe.epochs} epochs are done, there is nothing to resume")
         return dict(next(line for line in train["history"] if line["epoch"] == best))
 
     def kept_images(self) -> ImageList | None:
@@ -235,7 +235,7 @@ class RunFolder:
         if files is None or not (self.accelerator.is_main_process or kept is not None):
             return ()
         self.images = files.images
-        accept = self.settings.data.accept_changes
+        accept = self.config.data.accept_changes
         return (*check_unchanged(kept, self.images, accept, self.path), *self.images.repeated())
 
     def begin(self) -> None:
@@ -244,7 +244,7 @@ class RunFolder:
         if self.accelerator.is_main_process:
             if not self.resumes:
                 clear_run(self.path)
-                write_json(self.path / SETTINGS, self.record)
+                write_json(self.path / RUN_CONFIG, self.record)
             for name in (*CHECKPOINTS, *FILES):
                 recover(self.path / name)
             if self.images is not None:
@@ -254,17 +254,17 @@ class RunFolder:
     def describe(self, model: nn.Module, preprocessing: Mapping[str, Any], classes: Sequence[str]) -> None:
         """Take note of what every checkpoint says of the network."""
         self.model, self.preprocessing, self.classes = model, preprocessing, classes
-        self.facts = network_facts(model, preprocessing["input_size"], self.settings)
+        self.facts = network_facts(model, preprocessing["input_size"], self.config)
 
     @property
     def title(self) -> str:
         """What is trained, for the line that says so."""
-        return str(getattr(self.model, "arch", self.settings.model.model))
+        return str(getattr(self.model, "arch", self.config.model.model))
 
     @property
     def next_command(self) -> list[str]:
         """What the user may want to do after the training; empty for nothing."""
-        data = self.settings.data
+        data = self.config.data
         words = ["psvit", "evaluate", str(self.path / "best"), "--data", data.data]
         words += ["--class-folders", data.class_folders] if data.class_folders else []
         return words + (["--data-dir", data.data_dir] if data.data_dir else [])
@@ -291,35 +291,35 @@ class RunFolder:
     def _finished_state(self) -> dict[str, Any]:
         """A finished run keeps no state: its log tells how far it is, its last checkpoint holds the weights."""
         history = [json.loads(line) for line in _lines(self.path / LOG)]
-        if not history or history[-1]["epoch"] < self.settings.recipe.epochs:
+        if not history or history[-1]["epoch"] < self.config.recipe.epochs:
             return {}
         best = max(history, key=lambda line: (rank(line, self.metric), line["epoch"]))
         return {"train": {"step": history[-1]["step"], "history": history, "best": best}}
 
-    def save_state(self, learn: Learning, state: TrainState) -> None:
+    def save_state(self, trainer: Trainer, state: TrainState) -> None:
         """Save all that --resume needs."""
         if self.accelerator.is_main_process:
             train = {item.name: getattr(state, item.name) for item in fields(state)}
             with replacing(self.path / STATE) as temporary, opened_for_torch(temporary) as file:
-                torch.save({**learn.state_dict(), "train": train}, file)
+                torch.save({**trainer.state_dict(), "train": train}, file)
         self.accelerator.wait_for_everyone()  # were one to leave now, the launcher would end the one that writes
 
-    def save_epoch(self, learn: Learning, state: TrainState) -> None:
+    def save_epoch(self, trainer: Trainer, state: TrainState) -> None:
         """Save the log, the last checkpoint, the best one if it is new, and then the state."""
         if self.accelerator.is_main_process:
-            self._save_checkpoints(learn, state)
+            self._save_checkpoints(trainer, state)
             self._write_log(state)
-        self.save_state(learn, state)
+        self.save_state(trainer, state)
 
-    def _save_checkpoints(self, learn: Learning, state: TrainState) -> None:
-        weights = learn.evaluated.state_dict()
+    def _save_checkpoints(self, trainer: Trainer, state: TrainState) -> None:
+        weights = trainer.evaluated.state_dict()
         metrics = {**state.history[-1], **self.facts, TRAINED_ON: self.trained_on()}
         for name in CHECKPOINTS if state.improved else ("last",):
             write_checkpoint(self.path / name, self.checkpoint_config(), weights, metrics)
 
     def trained_on(self) -> dict[str, Any]:
         """What tells the checkpoints' images from others; see `psvit.engine.checkpoints.cut_of`."""
-        return cut_of(self.settings.data) | ({"images": self.images.fingerprint} if self.images is not None else {})
+        return cut_of(self.config.data) | ({"images": self.images.fingerprint} if self.images is not None else {})
 
     def checkpoint_config(self) -> dict[str, Any]:
         """What the config.json of the checkpoints holds."""
@@ -353,24 +353,24 @@ class RunFolder:
 
     def finish(self) -> None:
         """The state is large and of no more use; the checkpoints stay."""
-        if self.accelerator.is_main_process and not self.settings.run.keep_state:
+        if self.accelerator.is_main_process and not self.config.run.keep_state:
             (self.path / STATE).unlink(missing_ok=True)
         if "_writer" in vars(self) and self._writer is not None:
             self._writer.close()
         self.accelerator.wait_for_everyone()
 
 
-def network_facts(model: nn.Module, input_size: Sequence[int], settings: LearnSettings) -> dict[str, Any]:
+def network_facts(model: nn.Module, input_size: Sequence[int], config: LearnConfig) -> dict[str, Any]:
     """MACs of one image and parameters: exact from the Arch for PSViT, counted for other models."""
     in_chans, *sides = input_size
     if isinstance(model, PSViT):
         macs = cost.macs(model.arch, (sides[0], sides[1]), in_chans, model.num_classes)
     else:
-        macs = timm_macs(settings.model, input_size, model.num_classes)
+        macs = timm_macs(config.model, input_size, model.num_classes)
     return {"macs": macs, "params": sum(p.numel() for p in model.parameters())}
 
 
-def timm_macs(settings: ModelSettings, input_size: Sequence[int], num_classes: Any) -> int:
+def timm_macs(config: ModelConfig, input_size: Sequence[int], num_classes: Any) -> int:
     """MACs of one image through a model of timm, built anew.
 
     Raises:
@@ -379,13 +379,13 @@ def timm_macs(settings: ModelSettings, input_size: Sequence[int], num_classes: A
     in_chans, *sides = input_size
     shape: dict[str, Any] = {"img_size": (sides[0], sides[1]), "in_chans": in_chans, "num_classes": num_classes}
     try:
-        return count_macs(lambda: open_model(settings, **shape), tuple(input_size))
+        return count_macs(lambda: open_model(config, **shape), tuple(input_size))
     except UserError:
         raise
     except Exception as error:  # its first image; each model fails in its own way
         size = f"{sides[0]} x {sides[1]} pixels"
         raise UserError(
-            f"{settings.model} cannot take images of {size} ({one_line(error)}): give another --img-size"
+            f"{config.model} cannot take images of {size} ({one_line(error)}): give another --img-size"
         ) from error
 
 

@@ -17,7 +17,7 @@ class TrainState:
         unreadable: names of images that could not be read so far.
         history: one dict for each finished epoch.
         best: the figures of the best epoch.
-        metric: the figure by which epochs are ranked; higher is better, and a lower hold-out loss among equals.
+        metric: the figure by which epochs are ranked; higher is better, and a lower validation loss among equals.
     """
 
     step: int = 0
@@ -41,7 +41,7 @@ class TrainState:
         line |= metrics
         self.history.append({**line, "images_per_second": images_per_second})
         self.loss_sum, self.loss_count = 0.0, 0
-        # without a hold-out the last epoch is the best
+        # without a validation split the last epoch is the best
         if not self.best or rank(line, self.metric) >= rank(self.best, self.metric):
             self.best = line
 
@@ -52,5 +52,5 @@ class TrainState:
 
 
 def rank(line: Mapping[str, Any], metric: str) -> tuple[float, float]:
-    """By which epochs are ordered: the metric, then the loss on the hold-out."""
+    """By which epochs are ordered: the metric, then the loss on the validation split."""
     return line.get(metric) or 0, -line.get("loss", 0)  # None: there was nothing to find

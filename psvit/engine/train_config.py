@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from psvit.data.data_config import Augment, DataSettings
+from psvit.data.data_config import Augment, DataConfig
 from psvit.errors import UserError, flag
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -139,7 +139,7 @@ RECIPES = {"light": light, "deit": deit}
 
 
 @dataclass(frozen=True)
-class ModelSettings:
+class ModelConfig:
     """Which network to build.
 
     Args:
@@ -241,7 +241,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class RunSettings:
+class RunConfig:
     """Where a training is kept, and what memory it takes: what leaves its results as they are.
 
     Args:
@@ -269,18 +269,18 @@ class RunSettings:
 
 
 @dataclass(frozen=True)
-class LearnSettings:
+class LearnConfig:
     """What any training depends on, whatever the task."""
 
-    model: ModelSettings = field(default_factory=ModelSettings)
-    data: DataSettings = field(default_factory=DataSettings)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
     recipe: Schedule = field(default_factory=Schedule)
     machine: Machine = field(default_factory=Machine)
-    run: RunSettings = field(default_factory=RunSettings)
+    run: RunConfig = field(default_factory=RunConfig)
 
 
 @dataclass(frozen=True)
-class TrainSettings(LearnSettings):
+class TrainConfig(LearnConfig):
     """Everything that the training of a classifier depends on."""
 
     recipe: Recipe = field(default_factory=light)

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from psvit.data.loading import Batch, Split, train_batches
 from psvit.engine.devices import norms_at_rest, recompute_activations, seed_step
 from psvit.engine.state import TrainState
-from psvit.engine.train_config import LearnSettings, Schedule
+from psvit.engine.train_config import LearnConfig, Schedule
 from psvit.errors import UserError, one_line
 
 WARMUP_LR = 1e-6  # of the first step
@@ -29,12 +29,12 @@ WARMUP_LR = 1e-6  # of the first step
 INIT = 2**32 - 1  # the "step" that seeds the first weights
 
 
-class Learning(ABC):
+class Trainer(ABC):
     """A network that learns; a task says what its loss is and how it is evaluated.
 
     Args:
         model: the network, as built.
-        settings: of the training.
+        config: of the training.
         accelerator: device, precision, processes.
         split: what it learns from.
         workers: loading processes.
@@ -44,16 +44,16 @@ class Learning(ABC):
     """The figure of `evaluate` by which epochs are ranked, higher is better."""
 
     def __init__(
-        self, model: nn.Module, settings: LearnSettings, accelerator: Accelerator, split: Split, workers: int
+        self, model: nn.Module, config: LearnConfig, accelerator: Accelerator, split: Split, workers: int
     ) -> None:
-        recipe = settings.recipe
-        self.settings, self.recipe, self.accelerator = settings, recipe, accelerator
+        recipe = config.recipe
+        self.config, self.recipe, self.accelerator = config, recipe, accelerator
         self.split, self.workers = split, workers
-        self.seed = settings.data.seed
+        self.seed = config.data.seed
         self.steps_per_epoch = max(1, len(split) // recipe.global_batch(accelerator.num_processes))
-        self.recomputes = settings.run.grad_checkpointing
+        self.recomputes = config.run.grad_checkpointing
         if self.recomputes:
-            recompute_activations(model, settings.model.model)
+            recompute_activations(model, config.model.model)
         optimizer = make_optimizer(model, recipe, accelerator.num_processes)
         self.scheduler, _ = create_scheduler_v2(
             optimizer,
@@ -76,7 +76,7 @@ class Learning(ABC):
 
     @abstractmethod
     def evaluate(self) -> dict[str, Any]:
-        """The figures on the hold-out, as plain data (empty if there is none)."""
+        """The figures on the validation split, as plain data (empty if there is none)."""
 
     def prepare(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
         """Put the network on the device, and among several processes see that their gradients are averaged."""
@@ -155,10 +155,10 @@ class Learning(ABC):
         """Refuse weights that are not worth a checkpoint.
 
         Raises:
-            UserError: the loss on the hold-out, or a weight, is not finite.
+            UserError: the loss on the validation split, or a weight, is not finite.
         """
         if not math.isfinite(metrics.get("loss", 0.0)):
-            raise self._diverged(f"the hold-out loss is {metrics['loss']}", step)
+            raise self._diverged(f"the validation loss is {metrics['loss']}", step)
         broken = [name for name, weight in self.evaluated.state_dict().items() if not weight.isfinite().all()]
         if broken:
             raise self._diverged(f"the weight {broken[0]} is not finite", step)

@@ -30,7 +30,7 @@ class CardFacts:
         params: parameters.
         macs: multiply-accumulates of one image.
         data: public name of the set that it was trained on, see `public_name`; None if that is nobody else's business.
-        metrics: of metrics.json: top1 and top5 in percent, on the hold-out.
+        metrics: of metrics.json: top1 and top5 in percent, on the validation split.
         license: of the weights, as the Hub spells it; None if nobody said.
         folder: its path, of a folder that is not on the Hub; None if `name` is a repository there.
     """
@@ -65,8 +65,8 @@ def model_card(facts: CardFacts) -> str:
         "input": f"{height} x {width} pixels, {channels} channel{'s' if channels > 1 else ''}",
         "classes": str(len(facts.classes)),
         "trained on": facts.data,
-        "hold-out top-1": _percent(facts.metrics.get("top1"), facts.metrics.get("images")),
-        "hold-out top-5": _percent(facts.metrics.get("top5"), None),
+        "validation top-1": _percent(facts.metrics.get("top1"), facts.metrics.get("images")),
+        "validation split top-5": _percent(facts.metrics.get("top5"), None),
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items() if value)
     return f"---\n{front}\n---\n\n# {facts.name}\n\n{_what(facts)}\n\n| | |\n| --- | --- |\n{table}\n\n{_use(facts)}"
@@ -92,7 +92,7 @@ def _results(facts: CardFacts) -> list[EvalResult] | None:
     return [
         EvalResult(
             task_type="image-classification", dataset_type=facts.data or "other",
-            dataset_name=facts.data or "images that are not public", dataset_split="hold-out of the training images",
+            dataset_name=facts.data or "images that are not public", dataset_split="validation split",
             metric_type="accuracy", metric_name="top-1 accuracy", metric_value=round(top1 / 100, 6),
         )
     ]  # fmt: skip

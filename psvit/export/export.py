@@ -15,12 +15,12 @@ import timm
 import torch
 
 from psvit.arch.arch import image_sides
-from psvit.data.data_config import DataSettings
+from psvit.data.data_config import DataConfig
 from psvit.engine.checkpoints import CONFIG, WEIGHTS, check_cut, set_size, trained_on
 from psvit.engine.machine import cpu_threads
 from psvit.errors import UserError
 from psvit.export.check import Timing, check_difference, largest_difference, rows_of
-from psvit.export.export_config import SUFFIXES, ExportSettings
+from psvit.export.export_config import SUFFIXES, ExportConfig
 from psvit.export.graph import frozen_copy, to_program, to_torchscript
 from psvit.export.hub import check_repository, push_to_hub, replacing_files, write_folder
 from psvit.export.onnx_files import INT8, export_onnx, metadata_of
@@ -70,39 +70,41 @@ class Exported:
 
 def export(
     checkpoint: str,
-    settings: ExportSettings,
-    data: DataSettings | None = None,
+    config: ExportConfig,
+    data: DataConfig | None = None,
     say: Callable[[str], None] = print,
 ) -> Exported:
     """Export a checkpoint, and check that what is written computes what the network computes.
 
     Args:
         checkpoint: its folder.
-        settings: what to write, and how it is checked.
-        data: images to measure the accuracy on, as settings.data names them; ONNX only. Of the set that the network
-            was trained on, its hold-out has to be the training's.
+        config: what to write, and how it is checked.
+        data: images to measure the accuracy on, as config.data names them; ONNX only. Of the set that the network
+            was trained on, its validation split has to be the training's.
         say: takes lines for the user.
 
     Raises:
         UserError: a broken checkpoint, an output that is there already, a missing package, a network that cannot be
-            exported, or one whose exported outputs differ by more than the tolerance; or data whose hold-out the
+            exported, or one whose exported outputs differ by more than the tolerance; or data whose validation split
+            the
             network has learned: nothing is written then. Or the Hub refuses the folder, which is written by then and
             stays.
     """
-    if settings.push_to_hub is not None:
-        check_repository(settings.push_to_hub)
-    outputs = output_paths(checkpoint, settings)
+    if config.push_to_hub is not None:
+        check_repository(config.push_to_hub)
+    outputs = output_paths(checkpoint, config)
     classifier = open_checkpoint(checkpoint, "detectors and segmenters cannot be exported, only classifiers", say)
-    if settings.img_size is not None:
-        sides = image_sides(settings.img_size)
+    if config.img_size is not None:
+        sides = image_sides(config.img_size)
         set_size(classifier.model, sides)
         channels = classifier.model.pretrained_cfg["input_size"][0]
         classifier.model.pretrained_cfg["input_size"] = (channels, *sides)
-    if data is not None and (settings.split == "holdout" or settings.int8):
+    if data is not None and (config.split == "validation" or config.int8):
         trained = trained_on(classifier.told)
         if trained is None:
             say(
-                f"note      {checkpoint} does not tell its hold-out: unless --holdout and --seed are its training's, "
+                f"note      {checkpoint} does not tell its validation split: unless --validation and --seed are "
+                f"its training's, "
                 "images of it were learned"
             )
         else:
@@ -110,15 +112,15 @@ def export(
     network = getattr(classifier.model, "arch", None) or classifier.model.pretrained_cfg["architecture"]
     size = " x ".join(map(str, classifier.model.pretrained_cfg["input_size"]))
     say(f"network   {network}, images {size}, {len(classifier.classes)} classes")
-    with cpu_threads(settings.threads):
-        if settings.format == "onnx":
-            return _onnx(classifier, settings, data, outputs)
-        if settings.format == "timm":
-            return _folder(classifier, settings, outputs[0])
-        return _archive(classifier, settings, outputs[0])
+    with cpu_threads(config.threads):
+        if config.format == "onnx":
+            return _onnx(classifier, config, data, outputs)
+        if config.format == "timm":
+            return _folder(classifier, config, outputs[0])
+        return _archive(classifier, config, outputs[0])
 
 
-def output_paths(checkpoint: str, settings: ExportSettings) -> tuple[Path, ...]:
+def output_paths(checkpoint: str, config: ExportConfig) -> tuple[Path, ...]:
     """What will be written: a file, the int8 file beside it, or a folder.
 
     Raises:
@@ -126,43 +128,41 @@ def output_paths(checkpoint: str, settings: ExportSettings) -> tuple[Path, ...]:
             nothing can be written there.
     """
     folder = Path(checkpoint)
-    default = folder.with_name(folder.resolve().name + SUFFIXES[settings.format])
-    output = Path(settings.output) if settings.output is not None else default
-    outputs = (output, output.with_name(f"{output.stem}.int8{output.suffix}")) if settings.int8 else (output,)
-    if settings.format == "onnx" and output.suffix.lower() != SUFFIXES["onnx"]:
+    default = folder.with_name(folder.resolve().name + SUFFIXES[config.format])
+    output = Path(config.output) if config.output is not None else default
+    outputs = (output, output.with_name(f"{output.stem}.int8{output.suffix}")) if config.int8 else (output,)
+    if config.format == "onnx" and output.suffix.lower() != SUFFIXES["onnx"]:
         raise UserError(f"--output {output} does not end with .onnx, by which psvit predict knows it: add that")
     for path in outputs:
         if not path.exists():
             continue
-        if path.is_dir() != (settings.format == "timm"):
+        if path.is_dir() != (config.format == "timm"):
             what = "a folder: name a file" if path.is_dir() else "a file: name a folder"
             raise UserError(f"--output {path} is {what}")
         if path.resolve() == folder.resolve():
             raise UserError(f"--output {path} is the checkpoint itself: name another folder")
         if path.is_dir() and not all((path / part).is_file() for part in (CONFIG, WEIGHTS)):
             raise UserError(f"--output {path} is a folder that holds no checkpoint, and is not replaced: name another")
-        if not settings.overwrite:
+        if not config.overwrite:
             raise UserError(f"--output {path} exists: name another, or give --overwrite")
     for place in (output.parent, output) if output.is_dir() else (output.parent,):
         check_writable(place, f"--output {output}")
     return outputs
 
 
-def _onnx(
-    classifier: Classifier, settings: ExportSettings, data: DataSettings | None, outputs: tuple[Path, ...]
-) -> Exported:
+def _onnx(classifier: Classifier, config: ExportConfig, data: DataConfig | None, outputs: tuple[Path, ...]) -> Exported:
     with TemporaryDirectory() as folder, writing(folder):
-        found = export_onnx(classifier, settings, data, Path(folder))
+        found = export_onnx(classifier, config, data, Path(folder))
     for path, proto in zip(outputs, found.models.values(), strict=True):
         with replacing(path) as temporary:
             temporary.write_bytes(proto.SerializeToString())
     return Exported(
-        outputs, found.differences, found.operators, settings.opset, found.accuracy, found.measured_on,
+        outputs, found.differences, found.operators, config.opset, found.accuracy, found.measured_on,
         tuple(found.timings),
     )  # fmt: skip
 
 
-def _archive(classifier: Classifier, settings: ExportSettings, output: Path) -> Exported:
+def _archive(classifier: Classifier, config: ExportConfig, output: Path) -> Exported:
     """A .pt2 or TorchScript file; what is compared is what torch loads from it again."""
     from psvit.export.operators import program_operators, torchscript_operators
 
@@ -172,37 +172,37 @@ def _archive(classifier: Classifier, settings: ExportSettings, output: Path) -> 
     with replacing(output) as temporary, warnings.catch_warnings():
         for category in (DeprecationWarning, FutureWarning):  # TorchScript's end: the help and the page tell it
             warnings.simplefilter("ignore", category)
-        if settings.format == "torch-export":
-            program = to_program(model, input_size, settings.batch_size)
+        if config.format == "torch-export":
+            program = to_program(model, input_size, config.batch_size)
             operators: Mapping[str, int] = program_operators(program)
             with opened_for_torch(temporary) as file:  # by its name alone torch would ask for .pt2
                 torch.export.save(program, file, extra_files=described)
             with temporary.open("rb") as file:
                 loaded: Any = torch.export.load(file).module()
         else:
-            traced = to_torchscript(model, input_size, settings.batch_size)
+            traced = to_torchscript(model, input_size, config.batch_size)
             operators = torchscript_operators(traced)
             with opened_for_torch(temporary) as file:
                 torch.jit.save(traced, file, _extra_files=described)
             loaded = torch.jit.load(temporary)
-        difference = largest_difference(model, loaded, input_size, settings.checked_batches)
-        check_difference(difference, settings.tolerance, f"the file of {settings.format}")
+        difference = largest_difference(model, loaded, input_size, config.checked_batches)
+        check_difference(difference, config.tolerance, f"the file of {config.format}")
     return Exported((output,), {"float32": difference}, {"float32": operators})
 
 
-def _folder(classifier: Classifier, settings: ExportSettings, output: Path) -> Exported:
+def _folder(classifier: Classifier, config: ExportConfig, output: Path) -> Exported:
     """A folder for timm and the Hub; what is compared is what timm loads from it again."""
     input_size = tuple(classifier.model.pretrained_cfg["input_size"])
     with replacing_files(output) as temporary:
-        write_folder(temporary, classifier, settings.push_to_hub, settings.license, output)
+        write_folder(temporary, classifier, config.push_to_hub, config.license, output)
         loaded = timm.create_model(f"local-dir:{temporary}", pretrained=True).eval()
         difference = largest_difference(frozen_copy(classifier.model), loaded, input_size, (1, 3))
-        check_difference(difference, settings.tolerance, "the folder")
-    address = push_to_hub(output, settings.push_to_hub, settings.private) if settings.push_to_hub else None
+        check_difference(difference, config.tolerance, "the folder")
+    address = push_to_hub(output, config.push_to_hub, config.private) if config.push_to_hub else None
     return Exported((output,), {"float32": difference}, address=address)
 
 
-def summary(result: Exported, settings: ExportSettings) -> list[str]:
+def summary(result: Exported, config: ExportConfig) -> list[str]:
     """Lines that tell the user what was found and what to do next."""
     lines = []
     if result.opset is not None:
@@ -211,9 +211,9 @@ def summary(result: Exported, settings: ExportSettings) -> list[str]:
         counts = sorted(operators.items(), key=lambda item: (-item[1], item[0]))
         listed = ", ".join(f"{operator} {count}" for operator, count in counts)
         lines.append(f"operators {f'{name}: ' if len(result.operators) > 1 else ''}{listed}")
-    batches = ", ".join(map(str, settings.checked_batches))
+    batches = ", ".join(map(str, config.checked_batches))
     for name, difference in result.differences.items():
-        limit = f", tolerance {settings.tolerance:g}" if name != INT8 else ""
+        limit = f", tolerance {config.tolerance:g}" if name != INT8 else ""
         lines.append(
             f"parity    {name} differs from the network by at most {difference:.2g} (batches of {batches}{limit})"
         )
@@ -221,12 +221,12 @@ def summary(result: Exported, settings: ExportSettings) -> list[str]:
         on = result.measured_on
         figures = ", ".join(f"{name} {value:.2f} %" for name, value in result.accuracy.items())
         lines.append(f"accuracy  {figures} (top-1 on {on['images']} images, {on['data']}, {on['split']} split)")
-    elif settings.int8:
+    elif config.int8:
         lines.append("accuracy  not measured, and convolutions left in float32: give --data with your images")
     sizes = (f"{path} ({path.stat().st_size / 1e6:.3g} MB)" if path.is_file() else str(path) for path in result.files)
     lines.append("written   " + ", ".join(sizes))
     if result.address:
         lines.append(f"hub       {result.address}")
-    if settings.format in ("onnx", "timm"):
+    if config.format in ("onnx", "timm"):
         lines.append(f"next      psvit predict {shlex.quote(str(result.files[-1]))} IMAGE")
     return lines

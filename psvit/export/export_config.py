@@ -17,7 +17,7 @@ OPSETS = (18, 25)
 
 
 @dataclass(frozen=True)
-class ExportSettings:
+class ExportConfig:
     """What to export, and how it is checked.
 
     Args:
@@ -46,7 +46,7 @@ class ExportSettings:
     format: Format = "onnx"
     int8: bool = False
     data: str | None = None
-    split: Literal["holdout", "test"] = "holdout"
+    split: Literal["validation", "test"] = "validation"
     calibration: int = 256
     reduce_range: bool = False
     output: str | None = None
@@ -63,7 +63,7 @@ class ExportSettings:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        for name, choices in (("format", get_args(Format)), ("split", ("holdout", "test"))):
+        for name, choices in (("format", get_args(Format)), ("split", ("validation", "test"))):
             if getattr(self, name) not in choices:
                 raise UserError(f"{flag(name)} {getattr(self, name)!r} is not one of {', '.join(choices)}")
         object.__setattr__(self, "timed_batches", tuple(self.timed_batches))
@@ -83,7 +83,7 @@ class ExportSettings:
     def _check_what_goes_together(self) -> None:
         if self.int8 and self.format != "onnx":
             raise UserError(f"--int8 is ONNX Runtime's, --format is {self.format}: give --format onnx")
-        if self.format != "onnx" and self.opset != ExportSettings.opset:
+        if self.format != "onnx" and self.opset != ExportConfig.opset:
             raise UserError(f"--opset is of ONNX files, --format is {self.format}: leave it out")
         if self.reduce_range and not self.int8:
             raise UserError("--reduce-range narrows int8 weights: give --int8 too, or leave it out")

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from psvit.errors import UserError, one_line
-from psvit.export.export_config import ExportSettings
+from psvit.export.export_config import ExportConfig
 from psvit.export.operators import check_onnx, check_program, check_torchscript
 from psvit.export.runtime import INSTALL
 
@@ -45,7 +45,7 @@ def to_onnx(
     model: nn.Module,
     input_size: tuple[int, int, int],
     batch_size: int | None = None,
-    opset: int = ExportSettings.opset,
+    opset: int = ExportConfig.opset,
 ) -> onnx.ModelProto:
     """Export to ONNX: ``images`` (B, C, H, W) float32 -> ``logits`` (B, classes), plain operators only.
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 import psvit
-from psvit.data.data_config import DataSettings
+from psvit.data.data_config import DataConfig
 from psvit.data.datasets import Data, balanced_order, open_data
 from psvit.data.loading import ImageSplit, eval_batches
 from psvit.data.sources import Source, Stream, Subset
@@ -21,7 +21,7 @@ from psvit.engine.checkpoints import TRAINED_ON, set_name, trained_on
 from psvit.engine.train_config import Machine
 from psvit.errors import UserError
 from psvit.export.check import Timing, check_difference, largest_difference, time_in_turns
-from psvit.export.export_config import ExportSettings
+from psvit.export.export_config import ExportConfig
 from psvit.export.graph import frozen_copy, to_onnx
 from psvit.export.int8 import quantize
 from psvit.export.operators import onnx_operators
@@ -58,14 +58,12 @@ class OnnxExport:
     timings: list[Timing]
 
 
-def export_onnx(
-    classifier: Classifier, settings: ExportSettings, data: DataSettings | None, folder: Path
-) -> OnnxExport:
+def export_onnx(classifier: Classifier, config: ExportConfig, data: DataConfig | None, folder: Path) -> OnnxExport:
     """Export a checkpoint's network to ONNX.
 
     Args:
         classifier: see `psvit.tasks.classification.evaluate.open_checkpoint`, at its size.
-        settings: what to export.
+        config: what to export.
         data: images to calibrate and to measure on.
         folder: where intermediate files may stand.
 
@@ -75,27 +73,29 @@ def export_onnx(
     """
     if data is not None:
         opened = _opened_data(classifier, data)  # so that other classes are refused before the long work
-        if settings.split == "holdout" and not len(opened.holdout):
-            raise UserError(f"there is no hold-out of {data.data}, with --holdout {data.holdout:g}: give --split test")
+        if config.split == "validation" and not len(opened.validation):
+            raise UserError(
+                f"there is no validation split of {data.data}, with --validation {data.validation:g}: give --split test"
+            )
     model = frozen_copy(classifier.model)
     input_size = tuple(classifier.model.pretrained_cfg["input_size"])
-    models = {FLOAT32: to_onnx(model, input_size, settings.batch_size, settings.opset)}
+    models = {FLOAT32: to_onnx(model, input_size, config.batch_size, config.opset)}
     describe(models[FLOAT32], metadata_of(classifier, FLOAT32))
     files = {FLOAT32: _opened(models[FLOAT32], folder / "float32.onnx")}
-    batches = settings.checked_batches
+    batches = config.checked_batches
     differences = {FLOAT32: largest_difference(model, files[FLOAT32], input_size, batches)}
-    check_difference(differences[FLOAT32], settings.tolerance, "the ONNX file")
-    if settings.int8:
-        images = calibration_images(classifier, data, settings) if data is not None else None
-        models[INT8] = quantize(models[FLOAT32], folder, images, settings.reduce_range)
+    check_difference(differences[FLOAT32], config.tolerance, "the ONNX file")
+    if config.int8:
+        images = calibration_images(classifier, data, config) if data is not None else None
+        models[INT8] = quantize(models[FLOAT32], folder, images, config.reduce_range)
         describe(models[INT8], metadata_of(classifier, INT8))
         files[INT8] = _opened(models[INT8], folder / "int8-described.onnx")
         differences[INT8] = largest_difference(model, files[INT8], input_size, batches)
-    accuracy, measured_on = _measured(classifier, files, settings, data)
+    accuracy, measured_on = _measured(classifier, files, config, data)
     timings = []
-    sizes = settings.timed_batches if settings.batch_size is None else batches
-    for batch_size in sizes if settings.rounds else ():
-        timings += time_in_turns({EAGER: model, **files}, input_size, batch_size, settings.rounds)
+    sizes = config.timed_batches if config.batch_size is None else batches
+    for batch_size in sizes if config.rounds else ():
+        timings += time_in_turns({EAGER: model, **files}, input_size, batch_size, config.rounds)
     for name, proto in models.items():
         found: dict[str, Any] = {"largest_difference": differences[name]}
         if accuracy:
@@ -136,15 +136,16 @@ def _opened(proto: onnx.ModelProto, path: Path) -> OnnxModel:
     return OnnxModel(path, torch.get_num_threads())
 
 
-def _opened_data(classifier: Classifier, data: DataSettings) -> Data:
+def _opened_data(classifier: Classifier, data: DataConfig) -> Data:
     sized = replace(data, img_size=tuple(classifier.model.pretrained_cfg["input_size"][1:]))
     opened = open_data(sized, classifier.images)
     check_classes(classifier.source, classifier.classes, classifier.model.num_classes, opened)
     return opened
 
 
-def calibration_images(classifier: Classifier, data: DataSettings, settings: ExportSettings) -> Iterator[NDArray[Any]]:
-    """Batches of training images (B, C, H, W), the classes as evenly as can be; none of the hold-out or the test split.
+def calibration_images(classifier: Classifier, data: DataConfig, config: ExportConfig) -> Iterator[NDArray[Any]]:
+    """Batches of training images (B, C, H, W), the classes as evenly as can be; none of the validation split or the
+    test split.
 
     The last batch holds what is left; where the file takes batches of one size only, its last image fills it up.
 
@@ -154,21 +155,21 @@ def calibration_images(classifier: Classifier, data: DataSettings, settings: Exp
     source: Source | Stream = _opened_data(classifier, data).train
     if isinstance(source, Source):
         order = balanced_order(np.asarray(source.labels()), np.random.default_rng(data.seed))
-        source = Subset(source, order[: settings.calibration])
-    batch_size = settings.batch_size or CALIBRATION_BATCH
-    left = settings.calibration
+        source = Subset(source, order[: config.calibration])
+    batch_size = config.batch_size or CALIBRATION_BATCH
+    left = config.calibration
     for batch in eval_batches(ImageSplit(source, preprocess(classifier.model)), batch_size=batch_size):
         images = batch.images[:left].numpy()
         if len(images):  # of a batch, none may be readable
             left -= len(images)
-            missing = 0 if settings.batch_size is None else batch_size - len(images)
+            missing = 0 if config.batch_size is None else batch_size - len(images)
             yield np.concatenate([images, images[-1:].repeat(missing, axis=0)])
         if not left:
             return
 
 
 def _measured(
-    classifier: Classifier, files: dict[str, OnnxModel], settings: ExportSettings, data: DataSettings | None
+    classifier: Classifier, files: dict[str, OnnxModel], config: ExportConfig, data: DataConfig | None
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Top-1 of each file in percent, and on what."""
     if data is None:
@@ -177,8 +178,8 @@ def _measured(
     accuracy, images, opened = {}, 0, _opened_data(classifier, data)
     for name, file in files.items():
         model: Any = file if file.batch_size is None else InBatches(file, file.batch_size)
-        metrics, _ = evaluate_classifier(replace(classifier, model=model), data, machine, settings.split, opened=opened)
+        metrics, _ = evaluate_classifier(replace(classifier, model=model), data, machine, config.split, opened=opened)
         if not metrics.count:
-            raise UserError(f"the {settings.split} split of {data.data} holds no images: choose another --split")
+            raise UserError(f"the {config.split} split of {data.data} holds no images: choose another --split")
         accuracy[name], images = metrics.top1, metrics.count
-    return accuracy, {"data": set_name(data.data), "split": settings.split, "images": images}
+    return accuracy, {"data": set_name(data.data), "split": config.split, "images": images}

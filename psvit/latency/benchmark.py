@@ -35,7 +35,7 @@ from psvit.engine.machine import (
 from psvit.engine.train_config import Dtype
 from psvit.errors import UserError, one_line
 from psvit.files import check_writable, replacing
-from psvit.latency.benchmark_config import BenchmarkSettings, Mode
+from psvit.latency.benchmark_config import BenchmarkConfig, Mode
 from psvit.latency.peak import matmul_peak
 from psvit.latency.timing import MIN_SECONDS, Speed, Spread, Stopwatch, interleave, summarise
 from psvit.models.macs import explicit_attention, loss_of, macs_of
@@ -102,13 +102,13 @@ class Report:
     """What was measured, where, and how.
 
     Args:
-        settings: as given.
+        config: as given.
         machine: versions, CPU, threads, device.
         peaks: matrix-product peak of each dtype on the device, in GMAC/s.
         rows: by dtype, then mode, then model.
     """
 
-    settings: BenchmarkSettings
+    config: BenchmarkConfig
     machine: dict[str, Any]
     peaks: dict[str, float]
     rows: tuple[Row, ...]
@@ -116,7 +116,7 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return {
-            "settings": _plain(asdict(self.settings)),
+            "config": _plain(asdict(self.config)),
             "machine": self.machine,
             "peaks": self.peaks,
             "rows": [row.to_dict() for row in self.rows],
@@ -126,21 +126,19 @@ class Report:
     def from_dict(cls, data: Mapping[str, Any]) -> Report:
         """Rebuild a Report from `to_dict`."""
         rows = tuple(Row.from_dict(row) for row in data["rows"])
-        return cls(BenchmarkSettings(**data["settings"]), dict(data["machine"]), dict(data["peaks"]), rows)
+        return cls(BenchmarkConfig(**data["config"]), dict(data["machine"]), dict(data["peaks"]), rows)
 
 
 # The benchmark -------------------------------------------------------------------------------------------------------
 
 
-def benchmark(
-    settings: BenchmarkSettings, build: Build, progress: Callable[[str], None] = lambda message: None
-) -> Report:
-    """Measure every model in every dtype and mode; write the report to ``settings.output`` if that is given.
+def benchmark(config: BenchmarkConfig, build: Build, progress: Callable[[str], None] = lambda message: None) -> Report:
+    """Measure every model in every dtype and mode; write the report to ``config.output`` if that is given.
 
     A model that cannot run in one combination has a row that says why; the others go on.
 
     Args:
-        settings: what to measure.
+        config: what to measure.
         build: makes a model of a name.
         progress: is told in a line what comes next.
 
@@ -148,25 +146,25 @@ def benchmark(
         ValueError: the device or a dtype is not to be had, the output exists, or `build` raised a UserError.
     """
     keep_freed_memory()
-    device = resolve_device(settings.device)
-    for dtype in settings.dtype:
+    device = resolve_device(config.device)
+    for dtype in config.dtype:
         check_dtype(device, dtype)
-    if settings.output is not None:
-        _check_output(Path(settings.output), settings.overwrite)
-    contest = _Contest(settings, build, progress, device)
-    with cpu_threads(settings.threads):
-        entries = {name: contest.enter(name) for name in dict.fromkeys(settings.models)}
+    if config.output is not None:
+        _check_output(Path(config.output), config.overwrite)
+    contest = _Contest(config, build, progress, device)
+    with cpu_threads(config.threads):
+        entries = {name: contest.enter(name) for name in dict.fromkeys(config.models)}
         peaks: dict[str, float] = {}
         rows: list[Row] = []
-        for dtype in settings.dtype:
+        for dtype in config.dtype:
             # The peak before and after, the larger of both: absolute speed drifts.
             before = contest.peak(dtype)
-            raced = [contest.race(dtype, mode, entries) for mode in settings.mode]
+            raced = [contest.race(dtype, mode, entries) for mode in config.mode]
             peaks[dtype] = max(before, contest.peak(dtype))
-            rows += [row for race in raced for row in finish(race, settings.batch_size, peaks[dtype])]
-        report = Report(settings, machine_info(device), peaks, tuple(rows))
-    if settings.output is not None:
-        write_report(report, settings.output, settings.overwrite)
+            rows += [row for race in raced for row in finish(race, config.batch_size, peaks[dtype])]
+        report = Report(config, machine_info(device), peaks, tuple(rows))
+    if config.output is not None:
+        write_report(report, config.output, config.overwrite)
     return report
 
 
@@ -185,7 +183,7 @@ def finish(rows: Sequence[Row], batch_size: int, peak: float) -> list[Row]:
 class _Contest:
     """The steps of `benchmark`, and what they all need."""
 
-    settings: BenchmarkSettings
+    config: BenchmarkConfig
     build: Build
     progress: Callable[[str], None]
     device: torch.device
@@ -193,14 +191,14 @@ class _Contest:
     def enter(self, name: str) -> Row:
         """What of a model's row holds in every dtype and mode."""
         self.progress(f"counting {name}")
-        row = Row(name, self.settings.dtype[0], self.settings.mode[0])
+        row = Row(name, self.config.dtype[0], self.config.mode[0])
         try:
             with explicit_attention():
-                model = self.build(name, self.settings.img_size)
-                size = _input_size(model, self.settings.img_size)
+                model = self.build(name, self.config.img_size)
+                size = _input_size(model, self.config.img_size)
                 row = replace(row, input_size=size, parameters=sum(p.numel() for p in model.parameters()))
-                macs_timed = macs_of(model, size, self.settings.train)  # the plain count switches the gradients off
-                macs = macs_of(model, size, train=False) if self.settings.train else macs_timed
+                macs_timed = macs_of(model, size, self.config.train)  # the plain count switches the gradients off
+                macs = macs_of(model, size, train=False) if self.config.train else macs_timed
                 return replace(row, macs=macs, macs_timed=macs_timed)
         except UserError:
             raise  # a name that does not exist: said before minutes of measurement
@@ -213,7 +211,7 @@ class _Contest:
 
     def race(self, dtype: Dtype, mode: Mode, entries: Mapping[str, Row]) -> list[Row]:
         """A row with seconds, or an error, for each model."""
-        rows = [replace(entries[name], dtype=dtype, mode=mode) for name in self.settings.models]
+        rows = [replace(entries[name], dtype=dtype, mode=mode) for name in self.config.models]
         watches: dict[int, Callable[[], float]] = {}
         faults: list[list[float]] = [[] for _ in rows]
         gc.collect()  # the models of the race before leave the device
@@ -224,14 +222,14 @@ class _Contest:
                 self.progress(f"{dtype} {mode}: warming up {row.model}")
                 try:
                     watch = Stopwatch(self.call(row), self.device, MIN_SECONDS)
-                    first = watch.warm(self.settings.warmup)
+                    first = watch.warm(self.config.warmup)
                 except Exception as error:
                     rows[index] = replace(row, error=one_line(error, kind=True))
                     continue
                 watches[index] = _counting_faults(watch, faults[index])
                 rows[index] = replace(row, compile_seconds=first if mode == "compile" else None)
-            self.progress(f"{dtype} {mode}: {self.settings.rounds} rounds, {len(watches)} models")
-            results = interleave(list(watches.values()), self.settings.rounds)
+            self.progress(f"{dtype} {mode}: {self.config.rounds} rounds, {len(watches)} models")
+            results = interleave(list(watches.values()), self.config.rounds)
         for index, result in zip(watches, results, strict=True):
             if isinstance(result, Exception):
                 rows[index] = replace(rows[index], error=one_line(result, kind=True))
@@ -242,10 +240,10 @@ class _Contest:
 
     def call(self, row: Row) -> Callable[[], object]:
         """One batch through the model of a row, as it will be timed."""
-        train, dtype = self.settings.train, getattr(torch, row.dtype)
+        train, dtype = self.config.train, getattr(torch, row.dtype)
         generator = torch.Generator().manual_seed(0)
-        image = torch.randn(self.settings.batch_size, *(row.input_size or ()), generator=generator).to(self.device)
-        model = self.build(row.model, self.settings.img_size).to(self.device).train(train)
+        image = torch.randn(self.config.batch_size, *(row.input_size or ()), generator=generator).to(self.device)
+        model = self.build(row.model, self.config.img_size).to(self.device).train(train)
         if not train:
             model, image = model.to(dtype), image.to(dtype)
         run: Callable[[Tensor], object] = torch.compile(model, dynamic=False) if row.mode == "compile" else model
@@ -309,11 +307,11 @@ def write_report(report: Report, path: str | os.PathLike[str], overwrite: bool =
 
 def table(report: Report) -> Table:
     """The report for a terminal: one section for each dtype and mode, medians with quartiles in brackets."""
-    settings, machine = report.settings, report.machine
+    config, machine = report.config, report.machine
     peaks = ", ".join(f"{dtype} {peak:.4g}" for dtype, peak in report.peaks.items())
-    title = f"{'training step' if settings.train else 'inference'}, batch {settings.batch_size}, {machine['device']}"
+    title = f"{'training step' if config.train else 'inference'}, batch {config.batch_size}, {machine['device']}"
     caption = (
-        f"median [quartiles] of {settings.rounds} interleaved rounds; × first: median of the rounds' ratios\n"
+        f"median [quartiles] of {config.rounds} interleaved rounds; × first: median of the rounds' ratios\n"
         f"matrix-product peak in GMAC/s: {peaks}\n"
         f"{machine['device_name'] or machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}"
     )
@@ -325,7 +323,7 @@ def table(report: Report) -> Table:
     if any(row.error for row in report.rows):
         result.add_column("could not run")
     for index, row in enumerate(report.rows):
-        if index and index % len(settings.models) == 0:
+        if index and index % len(config.models) == 0:
             result.add_section()
         result.add_row(*(escape(cell) for cell in _cells(row)))
     return result

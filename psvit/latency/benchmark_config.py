@@ -14,7 +14,7 @@ Mode = Literal["eager", "compile"]
 
 
 @dataclass(frozen=True)
-class BenchmarkSettings:
+class BenchmarkConfig:
     """What to measure, and how.
 
     Args:
@@ -73,7 +73,7 @@ class BenchmarkSettings:
 
 
 @dataclass(frozen=True)
-class LatencySettings:
+class LatencyConfig:
     """How latency is measured.
 
     Args:

@@ -29,10 +29,10 @@ from psvit.engine.machine import (
     machine_info,
     resolve_device,
 )
-from psvit.engine.train_config import ModelSettings
+from psvit.engine.train_config import ModelConfig
 from psvit.errors import UserError, one_line
 from psvit.files import write_json
-from psvit.latency.benchmark_config import LatencySettings
+from psvit.latency.benchmark_config import LatencyConfig
 from psvit.latency.table import LatencyTable, part_name, validate
 from psvit.latency.timing import MIN_SECONDS, Stopwatch, interleave
 from psvit.models.build import build_arch, check_tokens
@@ -57,7 +57,7 @@ Call = tuple[Name, Callable[[], object]]
 
 def open_table(
     space: Space,
-    settings: LatencySettings,
+    config: LatencyConfig,
     device: str | torch.device,
     threads: int | None = None,
     say: Callable[[str], None] = print,
@@ -67,7 +67,7 @@ def open_table(
 
     Args:
         space: the networks; their parts are measured.
-        settings: batch, number format, mode, rounds.
+        config: batch, number format, mode, rounds.
         device: as `resolve_device` takes it.
         threads: CPU threads; by default what torch chooses.
         say: takes lines for the user.
@@ -77,9 +77,9 @@ def open_table(
         UserError: a device, a number format, a mode or an image size that cannot be had.
     """
     where = resolve_device(str(device))
-    check_dtype(where, settings.latency_dtype)
+    check_dtype(where, config.latency_dtype)
     with cpu_threads(threads):
-        about = _about(space, settings, where)
+        about = _about(space, config, where)
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
     path = (cache or CACHE / "latency") / f"{key}.json"
     try:
@@ -92,7 +92,7 @@ def open_table(
         pass
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         say(f"the latency table {path} is broken ({one_line(error, kind=True)}): measuring it anew")
-    table = replace(_measure(space, settings, where, threads, say), about=about)
+    table = replace(_measure(space, config, where, threads, say), about=about)
     try:
         write_json(path, table.to_dict())
     except OSError as error:  # the figures are there all the same
@@ -103,7 +103,7 @@ def open_table(
 def measure_networks(
     archs: Sequence[Arch],
     space: Space,
-    settings: LatencySettings,
+    config: LatencyConfig,
     device: str | torch.device,
     threads: int | None = None,
 ) -> list[float]:
@@ -113,14 +113,14 @@ def measure_networks(
         UserError: a device, a number format or a mode that cannot be had, or images too small for a network.
     """
     where = resolve_device(str(device))
-    check_dtype(where, settings.latency_dtype)
-    with _measuring(settings, threads):
-        seconds = _race(_network_calls(archs, space, settings, where), settings, where)
+    check_dtype(where, config.latency_dtype)
+    with _measuring(config, threads):
+        seconds = _race(_network_calls(archs, space, config, where), config, where)
     return [seconds[arch] for arch in archs]
 
 
 def _measure(
-    space: Space, settings: LatencySettings, device: torch.device, threads: int | None, say: Callable[[str], None]
+    space: Space, config: LatencyConfig, device: torch.device, threads: int | None, say: Callable[[str], None]
 ) -> LatencyTable:
     """Race parts and whole networks in the same rounds, so that a machine which drifts drifts for all alike."""
     archs = _some(space, CALIBRATED + VALIDATED)
@@ -128,13 +128,13 @@ def _measure(
     check_tokens(replace(space.like, genotype=POOL.join(ATTEND * len(deepest)), widths=tuple(deepest)), space.img_size)
     fitted = archs[: max(1, len(archs) * CALIBRATED // (CALIBRATED + VALIDATED))]
     others = archs[len(fitted) :]
-    with _measuring(settings, threads):
-        parts = list(part_calls(space, settings, device))
+    with _measuring(config, threads):
+        parts = list(part_calls(space, config, device))
         say(
-            f"measuring the latency of {len(parts)} parts and {len(archs)} networks: batch {settings.latency_batch}, "
-            f"{settings.latency_dtype}, {settings.latency_mode}, {settings.latency_rounds} rounds on {device}"
+            f"measuring the latency of {len(parts)} parts and {len(archs)} networks: batch {config.latency_batch}, "
+            f"{config.latency_dtype}, {config.latency_mode}, {config.latency_rounds} rounds on {device}"
         )
-        seconds = _race([*parts, *_network_calls(archs, space, settings, device)], settings, device)
+        seconds = _race([*parts, *_network_calls(archs, space, config, device)], config, device)
     table = LatencyTable({str(name): seconds[name] for name, _ in parts})
     table = table.calibrated(fitted, [seconds[arch] for arch in fitted])
     if others:
@@ -157,9 +157,9 @@ def _some(space: Space, number: int) -> list[Arch]:
     return list(found)
 
 
-def part_calls(space: Space, settings: LatencySettings, device: torch.device) -> Iterator[Call]:
+def part_calls(space: Space, config: LatencyConfig, device: torch.device) -> Iterator[Call]:
     """A batch through each part, as it will be timed. The parts are cut from networks, so they are what runs there."""
-    dtype, batch = getattr(torch, settings.latency_dtype), settings.latency_batch
+    dtype, batch = getattr(torch, config.latency_dtype), config.latency_batch
     parts = Parts(space.like, bounds(space.stages)[1], space.img_size)
 
     def network(genotype: str, *widths: int) -> Any:
@@ -170,7 +170,7 @@ def part_calls(space: Space, settings: LatencySettings, device: torch.device) ->
         return torch.randn(batch, *shape).to(device, dtype)
 
     def part(call: Callable[..., object], inputs: Sequence[Any], *name: object) -> Call:
-        return part_name(*name), _infer(call, inputs, settings)
+        return part_name(*name), _infer(call, inputs, config)
 
     for stage, choices in enumerate(space.widths[: len(parts.tokens)]):
         tokens = parts.tokens[stage]
@@ -197,37 +197,35 @@ def _head_of(network: PSViT) -> Callable[[Tensor], Tensor]:
     return lambda x: network.forward_head(network.norm(x))
 
 
-def _network_calls(
-    archs: Sequence[Arch], space: Space, settings: LatencySettings, device: torch.device
-) -> Iterator[Call]:
+def _network_calls(archs: Sequence[Arch], space: Space, config: LatencyConfig, device: torch.device) -> Iterator[Call]:
     """A batch through each network, as it will be timed."""
     for arch in dict.fromkeys(archs):
         network = build_arch(arch, space.img_size, in_chans=space.in_chans, num_classes=space.num_classes)
-        yield arch, _network_call(network, settings, device)
+        yield arch, _network_call(network, config, device)
 
 
 def measure_checkpoints(
-    folders: Mapping[str, Path], settings: LatencySettings, device: torch.device, threads: int | None = None
+    folders: Mapping[str, Path], config: LatencyConfig, device: torch.device, threads: int | None = None
 ) -> dict[str, float]:
     """Seconds of a batch through the network of each checkpoint folder, measured in turns; any model of timm.
 
     Args:
         folders: checkpoint folders, by the name that the figures go by.
-        settings: batch, number format, mode and rounds.
+        config: batch, number format, mode and rounds.
         device: where.
         threads: on a CPU; by default torch's choice.
 
     Raises:
         UserError: a broken checkpoint, or a network that the device cannot run so.
     """
-    calls = ((name, _network_call(load_checkpoint(folder), settings, device)) for name, folder in folders.items())
-    with _measuring(settings, threads):
-        return {str(name): seconds for name, seconds in _race(calls, settings, device).items()}
+    calls = ((name, _network_call(load_checkpoint(folder), config, device)) for name, folder in folders.items())
+    with _measuring(config, threads):
+        return {str(name): seconds for name, seconds in _race(calls, config, device).items()}
 
 
 def measure_models(
-    models: Mapping[str, tuple[ModelSettings, Mapping[str, Any]]],
-    settings: LatencySettings,
+    models: Mapping[str, tuple[ModelConfig, Mapping[str, Any]]],
+    config: LatencyConfig,
     device: torch.device,
     threads: int | None = None,
 ) -> dict[str, float | None]:
@@ -235,7 +233,7 @@ def measure_models(
 
     Args:
         models: networks and the img_size, in_chans and num_classes of their images, by the name that the figures go by.
-        settings: batch, number format, mode and rounds.
+        config: batch, number format, mode and rounds.
         device: where.
         threads: on a CPU; by default torch's choice.
 
@@ -246,22 +244,22 @@ def measure_models(
     def calls() -> Iterator[Call]:
         for name, (model, shape) in models.items():
             with suppress(UserError, RuntimeError):  # no such network, no memory
-                yield name, _network_call(open_model(model, **shape), settings, device)
+                yield name, _network_call(open_model(model, **shape), config, device)
 
-    with _measuring(settings, threads):
-        found = _race(calls(), settings, device, skip=True)
+    with _measuring(config, threads):
+        found = _race(calls(), config, device, skip=True)
     return {name: found.get(name) for name in models}
 
 
-def _network_call(network: Any, settings: LatencySettings, device: torch.device) -> Callable[[], object]:
+def _network_call(network: Any, config: LatencyConfig, device: torch.device) -> Callable[[], object]:
     """A batch through a network of the image size that it is made for."""
-    sides = (settings.latency_batch, *network.pretrained_cfg["input_size"])
-    images = torch.randn(sides).to(device, getattr(torch, settings.latency_dtype))
-    return _infer(network.to(device, images.dtype).eval(), (images,), settings)
+    sides = (config.latency_batch, *network.pretrained_cfg["input_size"])
+    images = torch.randn(sides).to(device, getattr(torch, config.latency_dtype))
+    return _infer(network.to(device, images.dtype).eval(), (images,), config)
 
 
-def _infer(part: Callable[..., object], inputs: Sequence[Any], settings: LatencySettings) -> Callable[[], object]:
-    run = torch.compile(part, dynamic=False) if settings.latency_mode == "compile" else part
+def _infer(part: Callable[..., object], inputs: Sequence[Any], config: LatencyConfig) -> Callable[[], object]:
+    run = torch.compile(part, dynamic=False) if config.latency_mode == "compile" else part
 
     def infer() -> None:
         with torch.inference_mode():
@@ -270,14 +268,12 @@ def _infer(part: Callable[..., object], inputs: Sequence[Any], settings: Latency
     return infer
 
 
-def _race(
-    calls: Iterable[Call], settings: LatencySettings, device: torch.device, skip: bool = False
-) -> dict[Name, float]:
+def _race(calls: Iterable[Call], config: LatencyConfig, device: torch.device, skip: bool = False) -> dict[Name, float]:
     """Median seconds of each call over the rounds, in each of which every call has one turn.
 
     Args:
         calls: what is timed.
-        settings: rounds; the rest for messages.
+        config: rounds; the rest for messages.
         device: where.
         skip: leave out calls that fail.
 
@@ -287,8 +283,8 @@ def _race(
 
     def refusal(name: Name, error: Exception) -> UserError:
         return UserError(
-            f"the latency of {name} cannot be measured on {device} in {settings.latency_dtype}, "
-            f"{settings.latency_mode}: {one_line(error, kind=True)}; choose another --latency-batch, --latency-dtype "
+            f"the latency of {name} cannot be measured on {device} in {config.latency_dtype}, "
+            f"{config.latency_mode}: {one_line(error, kind=True)}; choose another --latency-batch, --latency-dtype "
             "or --latency-mode"
         )
 
@@ -301,7 +297,7 @@ def _race(
                 raise refusal(name, error) from error
             del watches[name]
     medians = {}
-    for name, timings in zip(watches, interleave(list(watches.values()), settings.latency_rounds), strict=True):
+    for name, timings in zip(watches, interleave(list(watches.values()), config.latency_rounds), strict=True):
         if not isinstance(timings, Exception):
             medians[name] = statistics.median(timings)
         elif not skip:
@@ -310,16 +306,16 @@ def _race(
 
 
 @contextmanager
-def _measuring(settings: LatencySettings, threads: int | None) -> Iterator[None]:
+def _measuring(config: LatencyConfig, threads: int | None) -> Iterator[None]:
     """So many threads, memory that stays, a compiler that holds every part; the caller's random numbers are left."""
     keep_freed_memory()
     gc.collect()
-    compiler = fresh_compiler() if settings.latency_mode == "compile" else nullcontext()
+    compiler = fresh_compiler() if config.latency_mode == "compile" else nullcontext()
     with cpu_threads(threads), torch.random.fork_rng(devices=[]), compiler:
         yield
 
 
-def _about(space: Space, settings: LatencySettings, device: torch.device) -> dict[str, Any]:
+def _about(space: Space, config: LatencyConfig, device: torch.device) -> dict[str, Any]:
     """All that the figures depend on, as it comes back from JSON."""
     info = machine_info(device)
     like = {name: value for name, value in space.like.to_dict().items() if name not in ("genotype", "widths")}
@@ -329,7 +325,7 @@ def _about(space: Space, settings: LatencySettings, device: torch.device) -> dic
         "device": device.type,
         "device_name": info["device_name"] or info["cpu"],
         "fused_attention": bool(use_fused_attn()),
-        **asdict(settings),
+        **asdict(config),
         "like": like,
         # all of the space, since the networks that calibrate are drawn from it
         **{name: list(bounds(getattr(space, name))) for name in ("depth", "stages")},

@@ -17,70 +17,70 @@ from psvit.arch.variants import default_arch, with_changes
 from psvit.data.datasets import Data
 from psvit.engine.checkpoints import parse_macs
 from psvit.engine.run_folder import refuse_run, timm_macs
-from psvit.engine.train_config import ModelSettings, RunSettings, TrainSettings
+from psvit.engine.train_config import ModelConfig, RunConfig, TrainConfig
 from psvit.errors import UserError
 from psvit.models.build import build, check_tokens
 from psvit.models.macs import count_macs
-from psvit.pipeline.run_config import CompareSettings
+from psvit.pipeline.run_config import CompareConfig
 from psvit.tasks.classification.classify import train
 from psvit.tasks.classification.evaluate import evaluate_checkpoint
 
 
-def folders_of(settings: CompareSettings) -> dict[str, Path]:
+def folders_of(config: CompareConfig) -> dict[str, Path]:
     """The folder of each network's training, by name.
 
     Raises:
         UserError: they hold a run already, or none where one is to be resumed.
     """
-    folder = Path(settings.output)
-    folders = {name: folder / name.replace("/", "_") for name in settings.models}
-    for run in () if settings.resume or settings.overwrite else (folder, *folders.values()):
+    folder = Path(config.output)
+    folders = {name: folder / name.replace("/", "_") for name in config.models}
+    for run in () if config.resume or config.overwrite else (folder, *folders.values()):
         refuse_run(run)
     return folders
 
 
 def compare(
-    settings: CompareSettings,
-    networks: Mapping[str, ModelSettings],
-    like: TrainSettings,
+    config: CompareConfig,
+    networks: Mapping[str, ModelConfig],
+    like: TrainConfig,
     say: Callable[[str], None] = print,
 ) -> list[dict[str, Any]]:
     """Train every network with one recipe, and evaluate each once on the test split.
 
     Args:
-        settings: where it is kept.
+        config: where it is kept.
         networks: the networks, by name.
         like: data, recipe and machine of each training.
         say: takes lines for the user.
 
     Returns:
         A row for each network with its MACs, parameters, accuracy in percent, loss in nats, and its error over the
-        first network's (None where that makes none), as plain data; see `best_on_holdout` for the one to use.
+        first network's (None where that makes none), as plain data; see `best_on_validation` for the one to use.
 
     Raises:
         UserError: a wrong setting, or a folder that already holds a run.
     """
-    folders = folders_of(settings)
+    folders = folders_of(config)
     rows: list[dict[str, Any]] = []
     for number, (name, model) in enumerate(networks.items(), start=1):
         say(f"\n{number} of {len(networks)}: {name}")
-        rows.append(_row(name, model, settings, like, folders[name], say))
+        rows.append(_row(name, model, config, like, folders[name], say))
     for row in rows:
         row["error_ratio"] = error_ratio(row["top1"], rows[0]["top1"])
     return rows
 
 
-def best_on_holdout(rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """The name of the network to use: the best on the hold-out, of equals the one of least loss there.
+def best_on_validation(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """The name of the network to use: the best on the validation split, of equals the one of least loss there.
 
     It does not see the test split, whose figure of a network chosen by it would promise too much.
 
     Returns:
-        None where a network has no hold-out.
+        None where a network has no validation split.
     """
-    if any(row["holdout_top1"] is None for row in rows):
+    if any(row["validation_top1"] is None for row in rows):
         return None
-    best = max(rows, key=lambda row: (row["holdout_top1"], -row["holdout_loss"]))
+    best = max(rows, key=lambda row: (row["validation_top1"], -row["validation_loss"]))
     return str(best["name"])
 
 
@@ -91,13 +91,13 @@ def error_ratio(top1: float, first: float) -> float | None:
 
 def _row(
     name: str,
-    model: ModelSettings,
-    settings: CompareSettings,
-    like: TrainSettings,
+    model: ModelConfig,
+    config: CompareConfig,
+    like: TrainConfig,
     folder: Path,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    run = RunSettings(str(folder), settings.resume, settings.overwrite, settings.save_every)
+    run = RunConfig(str(folder), config.resume, config.overwrite, config.save_every)
     best = train(replace(like, model=model, run=run), say)
     metrics, opened = evaluate_checkpoint(str(folder / "best"), like.data, like.machine)
     kept = json.loads((folder / "best" / "metrics.json").read_text(encoding="utf-8"))
@@ -109,14 +109,14 @@ def _row(
         "params": kept["params"],
         **metrics.to_dict(),
         "per_class": dict(zip(opened.classes, metrics.per_class(), strict=True)),
-        "holdout_top1": best.get("top1"),
-        "holdout_loss": best.get("loss"),
+        "validation_top1": best.get("top1"),
+        "validation_loss": best.get("loss"),
         "epoch": best["epoch"],
         "checkpoint": str(folder / "best"),
     }
 
 
-def network_name(checkpoint: Path, model: ModelSettings) -> str:
+def network_name(checkpoint: Path, model: ModelConfig) -> str:
     """What the network of a checkpoint is, in few letters: its Arch, or the name of a model of timm."""
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     arch: dict[str, Any] = config.get("psvit", {}).get("arch", {})
@@ -124,33 +124,33 @@ def network_name(checkpoint: Path, model: ModelSettings) -> str:
 
 
 def contenders(
-    settings: CompareSettings, data: Data, given: Mapping[str, ModelSettings], macs: float | None = None
-) -> dict[str, ModelSettings]:
+    config: CompareConfig, data: Data, given: Mapping[str, ModelConfig], macs: float | None = None
+) -> dict[str, ModelConfig]:
     """The networks to compare, by name, each scaled to the same MACs.
 
     Args:
-        settings: the names, and what differs from the default network.
+        config: the names, and what differs from the default network.
         data: for the size of the images.
         given: networks that are taken as they are, by name.
-        macs: MACs for the others; by default settings.macs, or those of the default network.
+        macs: MACs for the others; by default config.macs, or those of the default network.
 
     Raises:
         UserError: an unknown name, or MACs that a network cannot have.
     """
     shape = (data.img_size, data.in_chans, len(data.classes))
     base = default_arch(data.img_size)
-    head_dim = base.head_dim if settings.head_dim is None else settings.head_dim
-    changes = {"head_dim": head_dim, "patch_size": settings.patch_size}
-    genotype = base.genotype if settings.genotype is None else settings.genotype
+    head_dim = base.head_dim if config.head_dim is None else config.head_dim
+    changes = {"head_dim": head_dim, "patch_size": config.patch_size}
+    genotype = base.genotype if config.genotype is None else config.genotype
     base = with_changes(base, genotype=genotype, widths=_widths(base, genotype), **changes)
     if macs is None:
-        macs = cost.macs(base, *shape) if settings.macs is None else parse_macs(settings.macs)
-    return {name: given[name] if name in given else contender(name, base, data, macs) for name in settings.models}
+        macs = cost.macs(base, *shape) if config.macs is None else parse_macs(config.macs)
+    return {name: given[name] if name in given else contender(name, base, data, macs) for name in config.models}
 
 
 def contender(
     name: str, base: Arch, data: Data, macs: float | None, changes: Mapping[str, Any] | None = None
-) -> ModelSettings:
+) -> ModelConfig:
     """A network by the name that comparisons know it by, scaled to given MACs.
 
     Args:
@@ -179,7 +179,7 @@ def contender(
     check_tokens(arch, data.img_size)
     if macs is not None:
         arch = cost.scale_to(arch, macs, data.img_size, data.in_chans, len(data.classes))
-    return model_settings(arch)
+    return model_config(arch)
 
 
 def _widths(base: Arch, genotype: str) -> tuple[int, ...]:
@@ -188,23 +188,21 @@ def _widths(base: Arch, genotype: str) -> tuple[int, ...]:
     return (*base.widths, *[base.widths[-1]] * stages)[:stages]
 
 
-def model_settings(arch: Arch) -> ModelSettings:
+def model_config(arch: Arch) -> ModelConfig:
     """The settings that build `arch`."""
     fields = {name: value for name, value in arch.to_dict().items() if name != "genotype"}
     fields |= {"widths": arch.widths, "windows": arch.windows or None}
     fields["qkv_bias"] = None if arch.qkv_bias else False  # trainings that are kept from before say nothing of it
-    return ModelSettings(model=arch.genotype, **fields)
+    return ModelConfig(model=arch.genotype, **fields)
 
 
-def _scaled_timm(name: str, target: float | None, data: Data) -> ModelSettings:
+def _scaled_timm(name: str, target: float | None, data: Data) -> ModelConfig:
     """A ResNet of timm with channels for the target MACs; any other model of timm as it is."""
     shape: dict[str, Any] = {"img_size": data.img_size, "in_chans": data.in_chans, "num_classes": len(data.classes)}
     input_size = (data.in_chans, *image_sides(data.img_size))
     if target is None or not name.startswith("resnet"):
-        timm_macs(
-            ModelSettings(name), input_size, len(data.classes)
-        )  # what cannot run is told before hours of training
-        return ModelSettings(name)
+        timm_macs(ModelConfig(name), input_size, len(data.classes))  # what cannot run is told before hours of training
+        return ModelConfig(name)
 
     def channels(unit: int) -> dict[str, list[int]]:  # in eighths of a channel, since whole ones are coarse steps
         return {"channels": [round(unit * 2**stage / 8) for stage in range(4)]}
@@ -224,7 +222,7 @@ def _scaled_timm(name: str, target: float | None, data: Data) -> ModelSettings:
         raise cost.UnreachableError(
             f"{name} comes no closer to {target / 1e6:.4g} M MACs than {macs(nearest) / 1e6:.4g} M"
         )
-    return ModelSettings(name, model_args=channels(nearest))
+    return ModelConfig(name, model_args=channels(nearest))
 
 
 def table(results: dict[str, Any]) -> Table:
@@ -232,13 +230,13 @@ def table(results: dict[str, Any]) -> Table:
     shown = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("network", ""):
         shown.add_column(heading)
-    for heading in ("M MACs", "M params", "hold-out %", "test %", "loss", "error / first"):
+    for heading in ("M MACs", "M params", "validation %", "test %", "loss", "error / first"):
         shown.add_column(heading, justify="right")
     for row in results["rows"]:
-        holdout = "" if row["holdout_top1"] is None else f"{row['holdout_top1']:.2f}"
+        validation = "" if row["validation_top1"] is None else f"{row['validation_top1']:.2f}"
         over = "–" if row["error_ratio"] is None else f"{row['error_ratio']:.2f}"
         macs, params = f"{row['macs'] / 1e6:.2f}", f"{row['params'] / 1e6:.3f}"
-        cells = (macs, params, holdout, f"{row['top1']:.2f}", f"{row['loss']:.3f}", over)
+        cells = (macs, params, validation, f"{row['top1']:.2f}", f"{row['loss']:.3f}", over)
         style = "bold" if row["name"] == results["chosen"] else None
         shown.add_row(row["name"], row["network"], *cells, style=style)
     return shown

@@ -18,42 +18,42 @@ from psvit.data.image_list import IMAGES, check_unchanged, list_files, read_imag
 from psvit.engine.checkpoints import save_checkpoint
 from psvit.engine.devices import open_machine
 from psvit.engine.run_folder import RESULTS, clear_run, differing, flat, versions
-from psvit.engine.train_config import ModelSettings, TrainSettings
+from psvit.engine.train_config import ModelConfig, TrainConfig
 from psvit.errors import UserError
 from psvit.files import check_writable, recover, sole_writer, write_json
 from psvit.latency.parts import measure_checkpoints
-from psvit.pipeline.compare import best_on_holdout, compare, contenders, folders_of, model_settings
-from psvit.pipeline.run_config import CompareSettings, RunAllSettings
+from psvit.pipeline.compare import best_on_validation, compare, contenders, folders_of, model_config
+from psvit.pipeline.run_config import CompareConfig, RunAllConfig
 from psvit.pipeline.run_page import run_page
 from psvit.search.search import Found, random_member, search
-from psvit.search.search_config import SearchSettings, shown
+from psvit.search.search_config import SearchConfig, shown
 from psvit.search.search_folder import INHERITED, LATENCY, SUPERNET
 from psvit.search.search_page import REPORT
 from psvit.search.supernet import Supernet
 from psvit.search.supernet_training import load_supernet
 
 
-def run(settings: RunAllSettings, say: Callable[[str], None] = print) -> dict[str, Any]:
+def run(config: RunAllConfig, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Search, train the winner and what it is compared with at equal MACs, evaluate each once on the test split.
 
     Every step that is finished is kept, and a resumed run goes on where it stopped.
 
     Returns:
         The results as plain data: the settings, a row for each network (see `psvit.pipeline.compare.compare`), and the
-        name of the one that is ``chosen`` (see `psvit.pipeline.compare.best_on_holdout`).
+        name of the one that is ``chosen`` (see `psvit.pipeline.compare.best_on_validation`).
 
     Raises:
         UserError: a wrong setting, an infeasible budget, or a folder that already holds a run.
     """
-    accelerator = open_machine(settings.machine)
+    accelerator = open_machine(config.machine)
     main = accelerator.is_main_process
     say = say if main else _silent
-    chosen, folder = settings.compare, Path(settings.compare.output)
+    chosen, folder = config.compare, Path(config.compare.output)
     if main:
         check_writable(folder, f"--output {folder}")
-    wanted = settings.search_settings()
+    wanted = config.search_config()
     folders_of(chosen)  # it refuses those of another run
-    if chosen.resume and (results := _finished(folder, settings)) is not None:
+    if chosen.resume and (results := _finished(folder, config)) is not None:
         say(f"finished  {folder}: all networks are trained and compared, there is nothing to resume")
         if main and chosen.results:
             write_json(Path(chosen.results), results)
@@ -61,24 +61,24 @@ def run(settings: RunAllSettings, say: Callable[[str], None] = print) -> dict[st
     if (folder / REPORT).exists() and not (chosen.resume or chosen.overwrite):
         raise UserError(f"{folder / REPORT} is there already: give --overwrite to replace it, or another --output")
     kept = read_image_list(folder / IMAGES) if chosen.resume else None
-    data = open_data(settings.data, kept)
+    data = open_data(config.data, kept)
     images = data.files.images if data.files is not None and kept is not None else None
-    for line in check_unchanged(kept, images, settings.data.accept_changes, folder):
+    for line in check_unchanged(kept, images, config.data.accept_changes, folder):
         say(f"note      {line}")
     with sole_writer(folder, f"--output {folder}") if main else nullcontext():
-        return _run(settings, wanted, data, accelerator, say)
+        return _run(config, wanted, data, accelerator, say)
 
 
 def _run(
-    settings: RunAllSettings, wanted: SearchSettings, data: Data, accelerator: Accelerator, say: Callable[[str], None]
+    config: RunAllConfig, wanted: SearchConfig, data: Data, accelerator: Accelerator, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """All steps, alone in the run's folder."""
-    main, chosen, folder = accelerator.is_main_process, settings.compare, Path(settings.compare.output)
+    main, chosen, folder = accelerator.is_main_process, config.compare, Path(config.compare.output)
     folders, shape = folders_of(chosen), (data.img_size, data.in_chans, len(data.classes))
     for name in chosen.models:  # what is wrong with one is told now, not after the search
         if name not in ("searched", "random"):
-            with suppress(cost.UnreachableError) if settings.searches else nullcontext():
-                macs_known = None if settings.searches else chosen.macs
+            with suppress(cost.UnreachableError) if config.searches else nullcontext():
+                macs_known = None if config.searches else chosen.macs
                 contenders(replace(chosen, models=(name,), macs=macs_known), data, {})
 
     def clear() -> None:
@@ -88,33 +88,33 @@ def _run(
         for path in (*(folder / name for name in (RESULTS, LATENCY, REPORT)), *list_files(folder)):
             path.unlink(missing_ok=True)
 
-    given: dict[str, ModelSettings] = {}
+    given: dict[str, ModelConfig] = {}
     macs = None
-    if settings.searches:
+    if config.searches:
         found = search(wanted, say, clear if not chosen.resume else lambda: None)
         macs = cost.macs(found.arch, *shape)
         given = {
-            "searched": inherit(found, settings, accelerator) if chosen.inherit else model_settings(found.arch),
-            "random": model_settings(random_member(found, macs, settings.data.seed)),
+            "searched": inherit(found, config, accelerator) if chosen.inherit else model_config(found.arch),
+            "random": model_config(random_member(found, macs, config.data.seed)),
         }
         with suppress(cost.UnreachableError):  # no heads for so few MACs: then the twin of the default network, or none
             twin = replace(found.arch, pooling="1d", class_token=True).plain()
-            given["deit"] = model_settings(cost.scale_to(twin, macs, *shape))
+            given["deit"] = model_config(cost.scale_to(twin, macs, *shape))
         chosen = replace(chosen, models=_possible(chosen, data, given, macs, say))
     elif main and not chosen.resume:
         clear()
     if data.files is not None and main:
         data.files.images.write(folder / IMAGES)
     accelerator.wait_for_everyone()
-    like = TrainSettings(data=settings.data, recipe=settings.recipe, machine=settings.machine)
+    like = TrainConfig(data=config.data, recipe=config.recipe, machine=config.machine)
     rows = compare(replace(chosen, overwrite=True) if not chosen.resume else chosen,
                    contenders(chosen, data, given, macs), like, say)  # fmt: skip
-    results = {"settings": _record(settings), "data": data.name, "rows": rows, "chosen": best_on_holdout(rows)}
+    results = {"config": _record(config), "data": data.name, "rows": rows, "chosen": best_on_validation(rows)}
     if main:
         for name in (RESULTS, LATENCY, REPORT):
             recover(folder / name)
-        timed = {**results, "rows": _timed(folder, rows, settings, accelerator)}
-        run_page(folder, timed, shown(settings), shape, versions()).write(folder / REPORT)
+        timed = {**results, "rows": _timed(folder, rows, config, accelerator)}
+        run_page(folder, timed, shown(config), shape, versions()).write(folder / REPORT)
         write_json(folder / RESULTS, results)  # the last: by it the run is known to be finished
         if chosen.results:
             write_json(Path(chosen.results), results)
@@ -122,19 +122,19 @@ def _run(
     return results
 
 
-def _record(settings: RunAllSettings) -> dict[str, Any]:
+def _record(config: RunAllConfig) -> dict[str, Any]:
     """The settings as results.json holds them."""
-    record: dict[str, Any] = json.loads(json.dumps(asdict(shown(settings))))
+    record: dict[str, Any] = json.loads(json.dumps(asdict(shown(config))))
     for name in ("resume", "overwrite"):  # a run that was interrupted has the same results
         del record["compare"][name], record["search"][name]
     return record
 
 
-def _finished(folder: Path, settings: RunAllSettings) -> dict[str, Any] | None:
+def _finished(folder: Path, config: RunAllConfig) -> dict[str, Any] | None:
     """The results of a run of these settings that has come to its end; None of any other."""
     try:
         results: dict[str, Any] = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-        before, now = flat(results["settings"]), flat(_record(settings))
+        before, now = flat(results["config"]), flat(_record(config))
         _ = results["chosen"]  # older results do not tell it
         same = set(differing(before, now)) <= {"data.accept_changes"}
         whole = (folder / REPORT).is_file() and all(Path(row["checkpoint"]).is_dir() for row in results["rows"])
@@ -144,7 +144,7 @@ def _finished(folder: Path, settings: RunAllSettings) -> dict[str, Any] | None:
 
 
 def _timed(
-    folder: Path, rows: list[dict[str, Any]], settings: RunAllSettings, accelerator: Accelerator
+    folder: Path, rows: list[dict[str, Any]], config: RunAllConfig, accelerator: Accelerator
 ) -> list[dict[str, Any]]:
     """The rows with the latency of each network; measured once, since another measurement has other figures."""
     kept, names = folder / LATENCY, [row["name"] for row in rows]
@@ -155,16 +155,16 @@ def _timed(
     if sorted(milliseconds) != sorted(names):
         checkpoints = {row["name"]: Path(row["checkpoint"]) for row in rows}
         try:
-            found = measure_checkpoints(checkpoints, settings.latency, accelerator.device, settings.machine.threads)
+            found = measure_checkpoints(checkpoints, config.latency, accelerator.device, config.machine.threads)
         except UserError:  # a network that the device cannot run so: the page goes without
             return rows
         milliseconds = {name: 1000 * seconds for name, seconds in found.items()}
-        write_json(kept, {"milliseconds": milliseconds, **asdict(settings.latency)})
+        write_json(kept, {"milliseconds": milliseconds, **asdict(config.latency)})
     return [{**row, "latency_ms": milliseconds[row["name"]]} for row in rows]
 
 
 def _possible(
-    chosen: CompareSettings, data: Data, given: Mapping[str, ModelSettings], macs: float, say: Callable[[str], None]
+    chosen: CompareConfig, data: Data, given: Mapping[str, ModelConfig], macs: float, say: Callable[[str], None]
 ) -> tuple[str, ...]:
     """The names of the networks that can have as many MACs as the searched one; the others are told and left out."""
     names = []
@@ -177,18 +177,18 @@ def _possible(
     return tuple(names)
 
 
-def inherit(found: Found, settings: RunAllSettings, accelerator: Accelerator) -> ModelSettings:
+def inherit(found: Found, config: RunAllConfig, accelerator: Accelerator) -> ModelConfig:
     """The chosen network with its weights in the supernet, as a checkpoint to start from."""
     folder = found.folder / INHERITED
     if accelerator.is_main_process:
         recover(folder)
         if not folder.exists():
-            supernet = Supernet(found.region.space, settings.supernet.entangle)
+            supernet = Supernet(found.feasible.space, config.supernet.entangle)
             load_supernet(supernet, found.folder / SUPERNET)
             model = supernet.extract(found.arch)
             save_checkpoint(folder, model, model.state_dict(), preprocessing(found.data), found.data.classes, {})
     accelerator.wait_for_everyone()
-    return ModelSettings(str(folder))
+    return ModelConfig(str(folder))
 
 
 def _silent(line: str) -> None:

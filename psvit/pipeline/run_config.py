@@ -6,13 +6,13 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from psvit.data.data_config import as_tuple
-from psvit.engine.train_config import RunSettings
+from psvit.engine.train_config import RunConfig
 from psvit.errors import UserError
-from psvit.search.search_config import SearchFolder, SearchSettings
+from psvit.search.search_config import SearchConfig, SearchFolder
 
 
 @dataclass(frozen=True)
-class CompareSettings:
+class CompareConfig:
     """What to compare, and where it is kept.
 
     Args:
@@ -44,18 +44,18 @@ class CompareSettings:
     save_every: int = 200
 
     def __post_init__(self) -> None:
-        RunSettings(self.output, self.resume, self.overwrite, self.save_every)  # the same rules
+        RunConfig(self.output, self.resume, self.overwrite, self.save_every)  # the same rules
         object.__setattr__(self, "models", as_tuple(self.models))
         if not self.models:
             raise UserError("--models is empty: name at least one network")
 
 
 @dataclass(frozen=True)
-class RunAllSettings(SearchSettings):
+class RunAllConfig(SearchConfig):
     """Everything that ``psvit run`` depends on: a search, and what its network is compared with."""
 
-    search: SearchFolder = field(default_factory=lambda: SearchFolder(output=CompareSettings.output))
-    compare: CompareSettings = field(default_factory=CompareSettings)
+    search: SearchFolder = field(default_factory=lambda: SearchFolder(output=CompareConfig.output))
+    compare: CompareConfig = field(default_factory=CompareConfig)
 
     def __post_init__(self) -> None:
         if self.compare.macs is not None and self.search.budget:
@@ -70,9 +70,9 @@ class RunAllSettings(SearchSettings):
         """Whether a network that is compared comes from the search."""
         return not {"searched", "random"}.isdisjoint(self.compare.models)
 
-    def search_settings(self) -> SearchSettings:
+    def search_config(self) -> SearchConfig:
         """Those of the search, which is kept in a folder beneath the run's."""
-        own, kept = self.compare, {f.name: getattr(self, f.name) for f in fields(SearchSettings)}
+        own, kept = self.compare, {f.name: getattr(self, f.name) for f in fields(SearchConfig)}
         folder = replace(
             self.search,
             budget=self.search.budget if own.macs is None else (own.macs,),
@@ -81,4 +81,4 @@ class RunAllSettings(SearchSettings):
             overwrite=own.overwrite,
             save_every=own.save_every,
         )
-        return SearchSettings(**{**kept, "search": folder})
+        return SearchConfig(**{**kept, "search": folder})

@@ -11,18 +11,18 @@ from typing import Any
 
 from psvit.arch.arch import Arch
 from psvit.engine.run_folder import read_log
-from psvit.pipeline.run_config import RunAllSettings
+from psvit.pipeline.run_config import RunAllConfig
 from psvit.report.chart import Chart
 from psvit.report.figures import bars, curves
 from psvit.report.in_python import use_in_python
 from psvit.report.page import Page
 from psvit.search.budget import readable
-from psvit.search.search_page import COSTS, REPORT, budget_text, command_of, settings_of
+from psvit.search.search_page import COSTS, REPORT, budget_text, command_of, config_of
 
 CLASSES = 20
 """Classes of which a page shows the accuracy, those that are told apart worst."""
 
-TESTED = {"top1": "test top-1, %", "holdout_top1": "hold-out top-1, %"}
+TESTED = {"top1": "test top-1, %", "validation_top1": "validation top-1, %"}
 
 
 def standard_error(percent: float, images: int) -> float:
@@ -33,7 +33,7 @@ def standard_error(percent: float, images: int) -> float:
 def run_page(
     folder: Path,
     results: Mapping[str, Any],
-    settings: RunAllSettings,
+    config: RunAllConfig,
     shape: tuple[tuple[int, int], int, int],
     versions: Mapping[str, str],
 ) -> Page:
@@ -42,7 +42,7 @@ def run_page(
     Args:
         folder: of the run, as the user names it.
         results: what ``results.json`` holds.
-        settings: of the run.
+        config: of the run.
         shape: of its images: (height, width), channels, classes.
         versions: of what the figures depend on.
     """
@@ -54,10 +54,10 @@ def run_page(
         f"{_count(len(rows), 'network')} trained alike, each evaluated once on {best['images']:,} test images. "
         f"{best['name']}, {why}: {test} right.",
     )
-    found = _search_data(folder) if settings.searches else None
+    found = _search_data(folder) if config.searches else None
     page.heading("What was asked")
-    page.facts(_asked(name, results, settings, found))
-    page.code(command_of("run", settings, folder))
+    page.facts(_asked(name, results, config, found))
+    page.code(command_of("run", config, folder))
     page.heading("Comparison")
     _comparison(page, rows, results["chosen"], found)
     _networks(page, [best, *(row for row in rows if row["name"] == "searched" and row is not best)], shape)
@@ -71,8 +71,8 @@ def run_page(
     page.heading("Classes")
     _classes(page, rows)
     page.heading("How to use it")
-    _use(page, best, settings, shape)
-    settings_of(page, {**results, "versions": versions})
+    _use(page, best, config, shape)
+    config_of(page, {**results, "versions": versions})
     return page
 
 
@@ -80,24 +80,24 @@ def to_use(results: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
     """The row of the network that a run names, and why it does: the one that is chosen, else the first."""
     rows, name = results["rows"], results["chosen"]
     if name is None:
-        return rows[0], "the first, since without a hold-out (--holdout 0) nothing chooses"
+        return rows[0], "the first, since without a validation split (--validation 0) nothing chooses"
     row = next(row for row in rows if row["name"] == name)
-    return row, f"the best on the hold-out with {row['holdout_top1']:.2f} %"
+    return row, f"the best on the validation split with {row['validation_top1']:.2f} %"
 
 
 def _asked(
-    name: str, results: Mapping[str, Any], settings: RunAllSettings, found: Mapping[str, Any] | None
+    name: str, results: Mapping[str, Any], config: RunAllConfig, found: Mapping[str, Any] | None
 ) -> dict[str, object]:
-    recipe = settings.recipe
-    target = settings.compare.macs or "the default network's MACs"
+    recipe = config.recipe
+    target = config.compare.macs or "the default network's MACs"
     return {
         "images": name,
         "budget": budget_text(found["budget"]) if found else target,
         "networks": ", ".join(row["name"] for row in results["rows"]),
         "epochs": recipe.epochs,
         "batch": recipe.batch_size * recipe.accumulate,
-        "hold-out": f"{100 * settings.data.holdout:g} % of the training images",
-        "seed": settings.data.seed,
+        "validation split": f"{100 * config.data.validation:g} % of the training images",
+        "seed": config.data.seed,
     }
 
 
@@ -106,14 +106,14 @@ def _comparison(
 ) -> None:
     lines, timed = [], all(row.get("latency_ms") is not None for row in rows)
     for row in rows:
-        holdout = "" if row["holdout_top1"] is None else f"{row['holdout_top1']:.2f}"
+        validation = "" if row["validation_top1"] is None else f"{row['validation_top1']:.2f}"
         over = "–" if row["error_ratio"] is None else f"{row['error_ratio']:.2f}"
         test = f"{row['top1']:.2f} ± {standard_error(row['top1'], row['images']):.2f}"
         lines.append((row["name"], f"`{row['network']}`", f"{row['macs'] / 1e6:,.2f}", f"{row['params'] / 1e6:,.3f}",
-                      holdout, test, f"{row['loss']:.3f}", over,
+                      validation, test, f"{row['loss']:.3f}", over,
                       *([f"{row['latency_ms']:.3g}"] if timed else [])))  # fmt: skip
     page.table(
-        ("name", "network", "M MACs", "M params", "hold-out %", "test %", "loss", "error / first", *["ms"] * timed),
+        ("name", "network", "M MACs", "M params", "validation %", "test %", "loss", "error / first", *["ms"] * timed),
         lines,
         left=2,
         caption="One run each, one seed. ± is the standard error by the number of test images; another seed adds more."
@@ -162,7 +162,9 @@ def comparison_chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
 def _learning(page: Page, logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     right = {name: _line(lines, "top1") for name, lines in logs.items() if lines and "top1" in lines[0]}
     if right:
-        page.figure(curves(right, "epoch", "hold-out top-1, %"), "Accuracy on the hold-out, which chose the epoch.")
+        page.figure(
+            curves(right, "epoch", "validation top-1, %"), "Accuracy on the validation split, which chose the epoch."
+        )
     page.figure(curves({name: _line(lines, "train_loss") for name, lines in logs.items()}, "epoch",
                        "training loss, nats"), "Loss on the training images, as they were augmented.")  # fmt: skip
 
@@ -178,11 +180,9 @@ def _classes(page: Page, rows: Sequence[Mapping[str, Any]]) -> None:
                 f"{some}Images of each class that are told right.")  # fmt: skip
 
 
-def _use(
-    page: Page, best: Mapping[str, Any], settings: RunAllSettings, shape: tuple[tuple[int, int], int, int]
-) -> None:
+def _use(page: Page, best: Mapping[str, Any], config: RunAllConfig, shape: tuple[tuple[int, int], int, int]) -> None:
     checkpoint, (_, in_chans, _) = str(best["checkpoint"]), shape
-    data = ["--data", settings.data.data] + (["--data-dir", settings.data.data_dir] if settings.data.data_dir else [])
+    data = ["--data", config.data.data] + (["--data-dir", config.data.data_dir] if config.data.data_dir else [])
     page.text(f"In Python, `{best['name']}` with its own preprocessing:")
     page.code(use_in_python(checkpoint, in_chans))
     page.text("On the command line:")

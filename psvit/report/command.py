@@ -14,25 +14,25 @@ APART = ("resume", "overwrite")
 """How a run was started or went on, which says nothing of what was asked."""
 
 
-def command_line(command: str, settings: Any, defaults: Any, always: Sequence[str] = ()) -> str:
+def command_line(command: str, config: Any, defaults: Any, always: Sequence[str] = ()) -> str:
     """The command that asks for these settings.
 
     Args:
         command: its name and the words that stand in front.
-        settings: a dataclass, whose fields are flags or dataclasses of flags.
+        config: a dataclass, whose fields are flags or dataclasses of flags.
         defaults: the same with its defaults: what is equal is left out.
         always: names of fields that are given even so, and first.
     """
-    words, usual, asked = shlex.split(command), dict(_flat(defaults)), dict(_flat(settings))
+    words, usual, asked = shlex.split(command), dict(_flat(defaults)), dict(_flat(config))
     for name in [*always, *(name for name in asked if name not in always and asked[name] != usual[name])]:
         words += [] if name in APART else _words(name, asked[name], switch=usual[name] is False)
     return shlex.join(words)
 
 
-def _flat(settings: Any) -> Iterator[tuple[str, Any]]:
+def _flat(config: Any) -> Iterator[tuple[str, Any]]:
     """Names and values of all flags; where one name stands in two groups, they have one value."""
-    for field in fields(settings):
-        value = getattr(settings, field.name)
+    for field in fields(config):
+        value = getattr(config, field.name)
         if is_dataclass(value):
             yield from _flat(value)
         else:

@@ -17,7 +17,7 @@ from psvit.engine.devices import by_the_first
 from psvit.errors import UserError
 from psvit.latency.parts import measure_networks
 from psvit.search.budget import Budget
-from psvit.search.search_config import SearchSettings
+from psvit.search.search_config import SearchConfig
 from psvit.search.space import Space
 
 Widths = tuple[tuple[int, ...], ...]
@@ -27,12 +27,12 @@ Shape = tuple["int | tuple[int, int]", int, int]
 
 
 def space_for(
-    settings: SearchSettings, data: Data, accelerator: Accelerator | None = None, widths: Widths = ()
+    config: SearchConfig, data: Data, accelerator: Accelerator | None = None, widths: Widths = ()
 ) -> tuple[Space, Budget]:
     """The space and the budget that the settings ask for.
 
     Args:
-        settings: of the search.
+        config: of the search.
         data: for the images' size and the classes.
         accelerator: the device, for a budget of latency.
         widths: to choose from in each stage; by default as the settings say.
@@ -40,7 +40,7 @@ def space_for(
     Raises:
         UserError: a budget or a space outside its rule.
     """
-    chosen, shape = settings.space, (data.img_size, data.in_chans, len(data.classes))
+    chosen, shape = config.space, (data.img_size, data.in_chans, len(data.classes))
     small = max(data.img_size) <= SMALL
     like = default_arch(data.img_size)
     given: dict[str, Any] = {"head_dim": chosen.head_dim or (like.head_dim if small else 32)}
@@ -52,12 +52,12 @@ def space_for(
     like = replace(like, widths=whole, **given)
     depth = chosen.depth or ((4, 8) if small else (12,))
     plain = like.plain()
-    budget = Budget.parse(settings.search.budget, cost.macs(plain, *shape), cost.params(plain, *shape))
-    if not settings.search.budget:
+    budget = Budget.parse(config.search.budget, cost.macs(plain, *shape), cost.params(plain, *shape))
+    if not config.search.budget:
         budget = Budget(macs=cost.macs(like, *shape))
     choices = widths or tuple(tuple(map(int, text.split(","))) for text in chosen.stage_widths)
     if not choices:
-        scaled = _scaled_to(like, budget, shape, settings, accelerator)
+        scaled = _scaled_to(like, budget, shape, config, accelerator)
         choices = width_choices(scaled, chosen.stages[-1], chosen.width_choices)
     space = Space(
         _range(depth), _range(chosen.stages), chosen.max_share, chosen.earliest_pool, choices,
@@ -66,9 +66,7 @@ def space_for(
     return space, budget
 
 
-def _scaled_to(
-    like: Arch, budget: Budget, shape: Shape, settings: SearchSettings, accelerator: Accelerator | None
-) -> Arch:
+def _scaled_to(like: Arch, budget: Budget, shape: Shape, config: SearchConfig, accelerator: Accelerator | None) -> Arch:
     """The default network, about as wide as the tightest limit allows."""
     base = cost.macs(like, *shape)
     targets = [] if budget.macs is None else [budget.macs]
@@ -86,7 +84,7 @@ def _scaled_to(
                       img_size=shape[0], in_chans=shape[1], num_classes=shape[2])  # fmt: skip
         seconds = by_the_first(
             here,
-            lambda: measure_networks([like], alone, settings.latency, here.device, settings.machine.threads)[0],
+            lambda: measure_networks([like], alone, config.latency, here.device, config.machine.threads)[0],
         )
         targets.append(base * budget.latency / seconds)
     return _near(like, min(targets), shape)

@@ -43,7 +43,7 @@ TRIES = 50
 
 
 @dataclass(frozen=True)
-class EvolutionSettings:
+class EvolutionConfig:
     """How a space too large to list is searched.
 
     Args:
@@ -71,9 +71,9 @@ class EvolutionSettings:
 
 
 def evolve(
-    region: FeasibleSet,
+    feasible: FeasibleSet,
     evaluate: Callable[[Arch], Score],
-    settings: EvolutionSettings,
+    config: EvolutionConfig,
     folder: Path,
     seed: int,
     say: Callable[[str], None] = print,
@@ -87,7 +87,7 @@ def evolve(
     Args:
         region: the members to choose from.
         evaluate: scores a member; the same member must score the same.
-        settings: how to search.
+        config: how to search.
         folder: of this worker, for one process at a time.
         seed: of all that is drawn.
         say: takes lines for the user.
@@ -100,26 +100,26 @@ def evolve(
     Raises:
         UserError: a storage that cannot be used, or that holds another search under this name.
     """
-    search = _Search(region, settings, folder, seed, say)
+    search = _Search(feasible, config, folder, seed, say)
     while not (stop and stop()) and (trial := search.claim()):
         search.tell(trial, evaluate(search.genome.decode(trial.params)))
     return search.scores()
 
 
-def cost_used(region: FeasibleSet, arch: Arch) -> float:
+def cost_used(feasible: FeasibleSet, arch: Arch) -> float:
     """The greatest part of a limit that a member uses; its MACs if there is no budget."""
-    return _part(region, arch) if region.budget else region.costs(arch)[0]
+    return _part(feasible, arch) if feasible.budget else feasible.costs(arch)[0]
 
 
-def narrowed(region: FeasibleSet, arch: Arch) -> Arch:
+def narrowed(feasible: FeasibleSet, arch: Arch) -> Arch:
     """A member, made narrower choice by choice, where it saves most, until it is within the limits or cannot be."""
-    while _part(region, arch) > 1 and (others := list(_narrower(region.space, arch))):
-        arch = min(others, key=lambda other: _part(region, other))
+    while _part(feasible, arch) > 1 and (others := list(_narrower(feasible.space, arch))):
+        arch = min(others, key=lambda other: _part(feasible, other))
     return arch
 
 
-def _part(region: FeasibleSet, arch: Arch) -> float:
-    return max(own / limit for own, limit in zip(region.costs(arch), region.limits, strict=True))
+def _part(feasible: FeasibleSet, arch: Arch) -> float:
+    return max(own / limit for own, limit in zip(feasible.costs(arch), feasible.limits, strict=True))
 
 
 def _narrower(space: Space, arch: Arch) -> Iterator[Arch]:
@@ -135,22 +135,22 @@ class _Search:
     """The study, as one worker sees it."""
 
     def __init__(
-        self, region: FeasibleSet, settings: EvolutionSettings, folder: Path, seed: int, say: Callable[[str], None]
+        self, feasible: FeasibleSet, config: EvolutionConfig, folder: Path, seed: int, say: Callable[[str], None]
     ) -> None:
         from optuna import create_study
         from optuna.distributions import CategoricalDistribution, IntDistribution
         from optuna.study import StudyDirection
 
-        self.region, self.settings, self.seed, self.say = region, settings, seed, say
+        self.feasible, self.config, self.seed, self.say = feasible, config, seed, say
         self.said = 0
-        self.genome = Genome(region.space)
+        self.genome = Genome(feasible.space)
         self.distributions: dict[str, BaseDistribution] = {
             name: CategoricalDistribution(choice) if choice[0] == ATTEND else IntDistribution(choice[0], choice[-1])
             for name, choice in self.genome.choices.items()
         }
         self.worker = _worker(folder)
-        self.url = settings.storage or f"sqlite:///{folder / DATABASE}"
-        name, both = settings.study_name or "psvit", [StudyDirection.MINIMIZE] * 2
+        self.url = config.storage or f"sqlite:///{folder / DATABASE}"
+        name, both = config.study_name or "psvit", [StudyDirection.MINIMIZE] * 2
         with using(self.url, Exception):  # what is no storage fails in many ways
             self.study = create_study(
                 storage=open_storage(self.url), study_name=name, directions=both, load_if_exists=True
@@ -163,13 +163,13 @@ class _Search:
         Raises:
             UserError: it is of another search.
         """
-        region, study = self.region, self.study
+        feasible, study = self.feasible, self.study
         own = {
-            "space": repr(region.space),
-            "budget": repr(region.budget),
-            "least": region.least,
-            "latency table": region.costs(region.space.sample(random.Random(0)))[2:],
-            "population": self.settings.population,
+            "space": repr(feasible.space),
+            "budget": repr(feasible.budget),
+            "least": feasible.least,
+            "latency table": feasible.costs(feasible.space.sample(random.Random(0)))[2:],
+            "population": self.config.population,
             "seed": self.seed,
         }
         own = json.loads(json.dumps(own))
@@ -197,10 +197,10 @@ class _Search:
                 own = [t for t in valid if t.state == TrialState.RUNNING and t.user_attrs["worker"] == self.worker]
                 if own:
                     before = [trial for trial in valid if trial.number < own[0].number]
-                    if len(before) < self.settings.evaluations and _name(own[0]) not in map(_name, before):
+                    if len(before) < self.config.evaluations and _name(own[0]) not in map(_name, before):
                         return own[0]
                     self.study.tell(own[0].number, state=TrialState.FAIL)  # another worker was faster
-                elif len(valid) >= self.settings.evaluations or not self._enter(valid, len(trials)):
+                elif len(valid) >= self.config.evaluations or not self._enter(valid, len(trials)):
                     return None
 
     def tell(self, trial: FrozenTrial, score: Score) -> None:
@@ -208,7 +208,7 @@ class _Search:
         loss = float("inf") if score.loss != score.loss else score.loss  # Optuna refuses NaN
         with using(self.url):
             self.study._storage.set_trial_user_attr(trial._trial_id, "score", asdict(score))
-            self.study.tell(trial.number, [loss, cost_used(self.region, self.genome.decode(trial.params))])
+            self.study.tell(trial.number, [loss, cost_used(self.feasible, self.genome.decode(trial.params))])
 
     def scores(self) -> list[Score]:
         """Of all trials that have ended, by their number."""
@@ -226,13 +226,13 @@ class _Search:
         ended = [trial for trial in trials if trial.values]
         sizes = Counter(trial.system_attrs[key] for trial in ended)
         generation = max(sizes, default=0)
-        generation += sizes[generation] >= self.settings.population
+        generation += sizes[generation] >= self.config.population
         self._say_progress(generation, ended)
         taken, rng = set(map(_name, trials)), random.Random(f"{self.seed} {number}")
-        sampler = NSGAIISampler(population_size=self.settings.population, seed=rng.getrandbits(32))
+        sampler = NSGAIISampler(population_size=self.config.population, seed=rng.getrandbits(32))
         trial = create_trial(state=TrialState.RUNNING, system_attrs={key: generation})
         drawn = self._draw(trial, generation, sampler, rng)
-        found = next(((g, arch) for g, arch in drawn if name_of(arch) not in taken and arch in self.region), None)
+        found = next(((g, arch) for g, arch in drawn if name_of(arch) not in taken and arch in self.feasible), None)
         if found is None:
             self.say(f"evolution ends after {len(trials)} members: no other was found within the budget")
             return False
@@ -252,10 +252,10 @@ class _Search:
             sampler.get_parent_population(self.study, generation)
             for _ in range(TRIES):
                 genes = self.genome.random(rng) | sampler.sample_relative(self.study, trial, self.distributions)
-                yield genes, narrowed(self.region, self.genome.decode(genes))  # the random genes are the mutated ones
+                yield genes, narrowed(self.feasible, self.genome.decode(genes))  # the random genes are the mutated ones
         for _ in range(TRIES):
-            yield self.genome.random(rng), self.region.sample(rng)
-        for arch in self.region.members or ():
+            yield self.genome.random(rng), self.feasible.sample(rng)
+        for arch in self.feasible.members or ():
             yield self.genome.random(rng), arch
 
     def _say_progress(self, generation: int, ended: list[FrozenTrial]) -> None:
@@ -263,7 +263,7 @@ class _Search:
             self.said = generation
             best = min(ended, key=lambda trial: trial.values[0])
             self.say(
-                f"evolution {len(ended)} of {self.settings.evaluations} members, {generation} generations; "
+                f"evolution {len(ended)} of {self.config.evaluations} members, {generation} generations; "
                 f"least loss {best.values[0]:.4f}: {best.user_attrs['genotype']}"
             )
 

@@ -17,7 +17,9 @@ LISTED = 100_000
 """A region of at most this many members is listed, and ranked whole; a larger one is searched by evolution."""
 
 TRIES = 100_000
-"""`FeasibleSet.nearest` prices at most this many beginnings of networks before it settles for the nearest it has met."""
+"""`FeasibleSet.nearest` prices at most this many beginnings of networks before it settles for the nearest it has
+met.
+"""
 
 
 class FeasibleSet:

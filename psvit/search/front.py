@@ -216,7 +216,7 @@ def listed(data: Mapping[str, Any]) -> Listed:
         lines,
         next((place for place, i in enumerate(shown) if marked[i]), None),
         f"{some}{count:,} networks on the front, which holds what no other beats in loss and cost; loss and top-1 are "
-        f"the supernet's{images} of the hold-out",
+        f"the supernet's{images} of the validation split",
     )
 
 

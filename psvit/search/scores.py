@@ -16,7 +16,7 @@ from psvit.files import writing
 
 @dataclass(frozen=True)
 class Score:
-    """What one member came to under the supernet, on a slice of the hold-out.
+    """What one member came to under the supernet, on a slice of the validation split.
 
     Args:
         genotype: of the member; with the widths it is its name within a space.

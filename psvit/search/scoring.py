@@ -29,7 +29,7 @@ from psvit.errors import UserError
 from psvit.search.feasible_set import FeasibleSet
 from psvit.search.front import fronts
 from psvit.search.scores import Journal, Key, Score, name_of
-from psvit.search.search_config import ScoringSettings
+from psvit.search.search_config import ScoringConfig
 from psvit.search.space import Space, bounds
 from psvit.search.supernet import Supernet
 
@@ -67,7 +67,7 @@ def prefix_tree(members: Sequence[Arch]) -> Node:
 
 
 class Scorer:
-    """Scores members of a supernet on batches of the hold-out.
+    """Scores members of a supernet on batches of the validation split.
 
     Args:
         supernet: the weights.
@@ -140,10 +140,10 @@ def batch_bytes(space: Space, images: int) -> int:
 
 
 class Slices:
-    """Growing slices of the hold-out, each balanced over the classes, each holding the smaller ones.
+    """Growing slices of the validation split, each balanced over the classes, each holding the smaller ones.
 
     Args:
-        data: with a hold-out.
+        data: with a validation split.
         seed: of the order.
         batch_size: images of a batch.
 
@@ -152,18 +152,19 @@ class Slices:
     """
 
     def __init__(self, data: Data, seed: int, batch_size: int, strict: bool = False) -> None:
-        if not isinstance(data.holdout, Source):  # before anything asks for its length
+        if not isinstance(data.validation, Source):  # before anything asks for its length
             raise UserError(
-                f"{data.name} is streamed, and a search needs a hold-out by number: unpack it into a folder"
+                f"{data.name} is streamed, and a search needs a validation split by number: unpack it into a folder"
             )
-        classes, images = len(data.classes), len(data.holdout)
+        classes, images = len(data.classes), len(data.validation)
         if images < classes:
             raise UserError(
-                f"the hold-out has {images} images for {classes} classes, and a search needs one of each at least: "
-                "raise --holdout, or give more images"
+                f"the validation split has {images} images for {classes} classes, and a search needs one of "
+                f"each at least: "
+                "raise --validation, or give more images"
             )
-        self.data, self.source, self.batch_size, self.strict = data, data.holdout, batch_size, strict
-        self.order = balanced_order(np.asarray(data.holdout.labels()), np.random.default_rng(seed))
+        self.data, self.source, self.batch_size, self.strict = data, data.validation, batch_size, strict
+        self.order = balanced_order(np.asarray(data.validation.labels()), np.random.default_rng(seed))
         self.unreadable: set[str] = set()
         self._kept: dict[int, list[Batch]] = {}
 
@@ -186,15 +187,15 @@ class Slices:
             yield batch
 
 
-def rungs(members: int, images: int, classes: int, settings: ScoringSettings) -> list[tuple[int, int]]:
+def rungs(members: int, images: int, classes: int, config: ScoringConfig) -> list[tuple[int, int]]:
     """(members, images) of every round of successive halving: fewer members, larger slices; the last takes them all."""
     found = []
-    size = min(images, max(settings.first_slice, classes))
+    size = min(images, max(config.first_slice, classes))
     while True:
         found.append((members, size))
-        if size == images or members <= settings.finalists:
+        if size == images or members <= config.finalists:
             break
-        members = max(settings.finalists, ceil(members / settings.reduction_factor))
+        members = max(config.finalists, ceil(members / config.reduction_factor))
         size = min(images, size * GROWTH)
     if found[-1][1] < images:
         found.append((found[-1][0], images))
@@ -202,12 +203,12 @@ def rungs(members: int, images: int, classes: int, settings: ScoringSettings) ->
 
 
 def rank_all(
-    region: FeasibleSet,
+    feasible: FeasibleSet,
     supernet: Supernet,
     slices: Slices,
     accelerator: Accelerator,
     journal_path: Path,
-    settings: ScoringSettings,
+    config: ScoringConfig,
     say: Callable[[str], None] = print,
     stop: Callable[[], None] = lambda: None,
 ) -> list[Score]:
@@ -219,24 +220,24 @@ def rank_all(
     Args:
         region: the members; it can be listed.
         supernet: the weights.
-        slices: of the hold-out.
+        slices: of the validation split.
         accelerator: device, precision, processes.
         journal_path: the file; further processes append their number to its name.
-        settings: sizes of the rounds.
+        config: sizes of the rounds.
         say: takes lines for the user.
         stop: called between chunks; raises to stop.
 
     Returns:
         All scores, in the order of rounds and of the tree.
     """
-    members = region.members
+    members = feasible.members
     assert members is not None, "a region too large to list is searched by evolution"
     rank, world = accelerator.process_index, accelerator.num_processes
     scorer = Scorer(supernet, accelerator)
     everything: list[Score] = []
-    plan = rungs(len(members), len(slices), len(slices.data.classes), settings)
+    plan = rungs(len(members), len(slices), len(slices.data.classes), config)
     for number, (count, images) in enumerate(plan, start=1):
-        members = members if count == len(members) else survivors(everything[-len(members) :], region, count)
+        members = members if count == len(members) else survivors(everything[-len(members) :], feasible, count)
         known = _known(journal_path, accelerator, say)
         missing = [arch for arch in members if (*name_of(arch), images) not in known]
         if missing and rank == 0:
@@ -257,18 +258,18 @@ def rank_all(
         everything += [known[(*name_of(arch), images)] for arch in members]
     if slices.unreadable and rank == 0:
         some = ", ".join(sorted(slices.unreadable)[:3])
-        say(f"skipped {len(slices.unreadable)} unreadable images of the hold-out: {some}")
+        say(f"skipped {len(slices.unreadable)} unreadable images of the validation split: {some}")
     return everything
 
 
-def survivors(scores: Sequence[Score], region: FeasibleSet, count: int) -> list[Arch]:
+def survivors(scores: Sequence[Score], feasible: FeasibleSet, count: int) -> list[Arch]:
     """The `count` members of the first Pareto fronts, in the order of the tree.
 
     Of loss and latency where latency is limited, else of loss and MACs.
     """
-    like, kind = region.space.like, -1 if "latency" in region.prices.kinds else 0
+    like, kind = feasible.space.like, -1 if "latency" in feasible.prices.kinds else 0
     archs = [_arch_of(score, like) for score in scores]
-    points = [(score.loss, region.costs(arch)[kind]) for score, arch in zip(scores, archs, strict=True)]
+    points = [(score.loss, feasible.costs(arch)[kind]) for score, arch in zip(scores, archs, strict=True)]
     front = fronts(points)
     order = sorted(range(len(scores)), key=lambda i: (front[i], scores[i].loss, points[i][1], scores[i].key))
     return [archs[i] for i in sorted(order[:count])]

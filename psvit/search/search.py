@@ -21,7 +21,7 @@ from psvit.data.datasets import Data, open_data
 from psvit.data.image_list import IMAGES, check_unchanged, read_image_list
 from psvit.engine.devices import by_the_first, interrupts, open_machine
 from psvit.engine.run_folder import begun, read_log, record_of
-from psvit.engine.train_config import RunSettings, TrainSettings
+from psvit.engine.train_config import RunConfig, TrainConfig
 from psvit.engine.trainer import make_optimizer
 from psvit.errors import UserError, one_line
 from psvit.files import sole_writer, write_json
@@ -30,12 +30,12 @@ from psvit.latency.table import LatencyTable
 from psvit.models.build import check_tokens
 from psvit.search.around import space_for
 from psvit.search.budget import Budget, Prices, readable
-from psvit.search.evolution import EvolutionSettings, evolve
+from psvit.search.evolution import EvolutionConfig, evolve
 from psvit.search.feasible_set import FeasibleSet
 from psvit.search.front import Ranked, rank, write_front
 from psvit.search.scores import Score
 from psvit.search.scoring import Scorer, Slices, batch_bytes, rank_all
-from psvit.search.search_config import SearchSettings, shown
+from psvit.search.search_config import SearchConfig, shown
 from psvit.search.search_folder import (
     ARCH,
     FRONT,
@@ -62,7 +62,7 @@ LISTED = 20_000
 """``--method auto`` scores every member of a region that is no larger."""
 
 EVOLUTION_SLICE = 1024
-"""Images of the hold-out on which evolution scores each member."""
+"""Images of the validation split on which evolution scores each member."""
 
 SLACK = 1.02
 """A network that was measured so little above its latency budget is within it: measurements differ by as much."""
@@ -80,46 +80,47 @@ class Found:
     """
 
     arch: Arch
-    region: FeasibleSet
+    feasible: FeasibleSet
     data: Data
     folder: Path
 
 
 def search(
-    settings: SearchSettings, say: Callable[[str], None] = print, on_begin: Callable[[], None] = lambda: None
+    config: SearchConfig, say: Callable[[str], None] = print, on_begin: Callable[[], None] = lambda: None
 ) -> Found:
-    """Find the network of the least hold-out loss within the budget, as the supernet ranks them.
+    """Find the network of the least validation loss within the budget, as the supernet ranks them.
 
-    The supernet learns from the training split; members are scored on the hold-out that is cut from it. The test split
+    The supernet learns from the training split; members are scored on the validation split that is cut from it. The
+    test split
     is not read. A search that is finished is not done again when it is resumed.
 
     Args:
-        settings: everything that the search depends on.
+        config: everything that the search depends on.
         say: takes lines for the user.
         on_begin: called by the first process once nothing of the user's can be wrong any more.
 
     Raises:
-        UserError: an infeasible budget, too small a hold-out, a folder that holds another run.
+        UserError: an infeasible budget, too small a validation split, a folder that holds another run.
         InterruptedTrainingError, InterruptedSearchError: Ctrl-C; the message says how to resume.
     """
-    accelerator = open_machine(settings.machine)
+    accelerator = open_machine(config.machine)
     say = say if accelerator.is_main_process else _silent
-    folder, record = Path(settings.search.output), record_of(shown(settings), accelerator)
-    if settings.search.resume and not begun(folder, True, accelerator):
-        settings = replace(settings, search=replace(settings.search, resume=False))
-    check_folder(folder, settings, record)
-    kept = read_image_list(folder / IMAGES) if settings.search.resume else None
-    data = open_data(settings.data, kept)
+    folder, record = Path(config.search.output), record_of(shown(config), accelerator)
+    if config.search.resume and not begun(folder, True, accelerator):
+        config = replace(config, search=replace(config.search, resume=False))
+    check_folder(folder, config, record)
+    kept = read_image_list(folder / IMAGES) if config.search.resume else None
+    data = open_data(config.data, kept)
     images = data.files.images if data.files is not None and kept is not None else None
-    accept = settings.data.accept_changes or (folder / FRONT).is_file()  # a finished search reads no more of them
+    accept = config.data.accept_changes or (folder / FRONT).is_file()  # a finished search reads no more of them
     for line in check_unchanged(kept, images, accept, folder):
         say(f"note      {line}")
     with sole_writer(folder, f"--output {folder}") if accelerator.is_main_process else nullcontext():
-        return _search(settings, record, data, accelerator, say, on_begin)
+        return _search(config, record, data, accelerator, say, on_begin)
 
 
 def _search(
-    settings: SearchSettings,
+    config: SearchConfig,
     record: dict[str, Any],
     data: Data,
     accelerator: Accelerator,
@@ -127,37 +128,37 @@ def _search(
     on_begin: Callable[[], None],
 ) -> Found:
     """All steps, alone in the search's folder."""
-    folder = Path(settings.search.output)
-    slices = Slices(data, settings.data.seed, settings.scoring.score_batch, settings.data.strict)
-    space, budget = space_for(settings, data, accelerator, kept_widths(folder, settings))
-    table = _table(space, budget, settings, accelerator, say)
+    folder = Path(config.search.output)
+    slices = Slices(data, config.data.seed, config.scoring.score_batch, config.data.strict)
+    space, budget = space_for(config, data, accelerator, kept_widths(folder, config))
+    table = _table(space, budget, config, accelerator, say)
     prices = Prices(space.like, len(space.widths), space.img_size, space.in_chans, space.num_classes, table)
-    region = _region(space, budget, prices, settings.space.least, say)
-    if settings.search.resume and (folder / FRONT).is_file():
+    feasible = _region(space, budget, prices, config.space.least, say)
+    if config.search.resume and (folder / FRONT).is_file():
         say(f"search    {folder} is finished: its network is taken")
-        return Found(read_arch(folder), region, data, folder)
-    _check(region, settings, accelerator)
-    begin(folder, settings, record, accelerator, on_begin)
+        return Found(read_arch(folder), feasible, data, folder)
+    _check(feasible, config, accelerator)
+    begin(folder, config, record, accelerator, on_begin)
     if data.files is not None and accelerator.is_main_process:
         data.files.images.write(folder / IMAGES)
     if table is not None and accelerator.is_main_process:  # measured, so a resumed search would measure others
         for name, kept in ((LATENCY, table.to_dict()), (WIDTHS, space.widths)):
             if not (folder / name).exists():
                 write_json(folder / name, kept)
-    _tell(region, settings, say)
+    _tell(feasible, config, say)
     started = time.perf_counter()
-    training = supernet_training(_train_settings(settings), settings.supernet, space, budget.given)
-    supernet, accelerator = train_supernet(region, training, data, say)
+    training = supernet_training(_train_config(config), config.supernet, space, budget.given)
+    supernet, accelerator = train_supernet(feasible, training, data, say)
     trained = time.perf_counter()
-    slices.batch_size = _batch_that_fits(space, settings, say)
-    scores = _score(region, supernet, slices, accelerator, settings, say)
+    slices.batch_size = _batch_that_fits(space, config, say)
+    scores = _score(feasible, supernet, slices, accelerator, config, say)
     seconds = {"supernet_seconds": trained - started, "scoring_seconds": time.perf_counter() - trained}
-    ranked = rank(scores, space, region.prices)
-    place, measured = by_the_first(accelerator, lambda: choose(ranked, region, settings, accelerator, say))
+    ranked = rank(scores, space, feasible.prices)
+    place, measured = by_the_first(accelerator, lambda: choose(ranked, feasible, config, accelerator, say))
     chosen = ranked[place]
     if accelerator.is_main_process:
         for name in ("resume", "overwrite", "output"):  # a search that was interrupted has the same results
-            del record["settings"]["search"][name]
+            del record["config"]["search"][name]
         facts: dict[str, Any] = {
             "data": data.name,
             "shape": {"img_size": list(data.img_size), "in_chans": data.in_chans, "num_classes": len(data.classes)},
@@ -169,16 +170,16 @@ def _search(
             "latency_table": None if table is None or table.validation is None else table.validation.to_dict(),
             **record,
         }
-        if not settings.search.resume:  # of a whole search; apart, since all else is equal when it is done again
+        if not config.search.resume:  # of a whole search; apart, since all else is equal when it is done again
             write_json(folder / SECONDS, seconds)
         write_json(folder / ARCH, chosen.arch.to_dict())
-        search_page(folder, ranked, facts, shown(settings), read_log(folder / SUPERNET)).write(folder / REPORT)
+        search_page(folder, ranked, facts, shown(config), read_log(folder / SUPERNET)).write(folder / REPORT)
         write_front(folder, ranked, facts)  # its front.json, written last, says that the search is finished
     costs = [readable("macs", chosen.macs), readable("params", chosen.params)]
     costs += [f"{1000 * measured:.3g} ms measured"] if measured else []
     say(f"chosen    {chosen.arch}: loss {chosen.score.loss:.4f}, {', '.join(costs)}")
     accelerator.wait_for_everyone()
-    return Found(chosen.arch, region, data, folder)
+    return Found(chosen.arch, feasible, data, folder)
 
 
 class InterruptedSearchError(UserError):
@@ -190,8 +191,8 @@ class InterruptedSearchError(UserError):
 
 def choose(
     ranked: Sequence[Ranked],
-    region: FeasibleSet,
-    settings: SearchSettings,
+    feasible: FeasibleSet,
+    config: SearchConfig,
     accelerator: Accelerator,
     say: Callable[[str], None],
 ) -> tuple[int, float | None]:
@@ -203,14 +204,14 @@ def choose(
     Raises:
         UserError: none keeps it.
     """
-    limit = region.budget.latency
+    limit = feasible.budget.latency
     if limit is None:
         return 0, None
     final = [one for one in ranked if one.score.images == ranked[0].score.images]
     for start in range(0, len(final), MEASURED):
         group = final[start : start + MEASURED]
         seconds = measure_networks(
-            [one.arch for one in group], region.space, settings.latency, accelerator.device, settings.machine.threads
+            [one.arch for one in group], feasible.space, config.latency, accelerator.device, config.machine.threads
         )
         for place, second in enumerate(seconds, start=start):
             if second <= SLACK * limit:
@@ -223,130 +224,133 @@ def choose(
 
 
 def _score(
-    region: FeasibleSet,
+    feasible: FeasibleSet,
     supernet: Supernet,
     slices: Slices,
     accelerator: Accelerator,
-    settings: SearchSettings,
+    config: SearchConfig,
     say: Callable[[str], None],
 ) -> list[Score]:
-    folder = Path(settings.search.output)
+    folder = Path(config.search.output)
     with interrupts() as interrupt:
 
         def stop() -> None:
             if interrupt.requested(accelerator):
                 raise InterruptedSearchError(folder)
 
-        if use_tree(region, settings):
-            return rank_all(region, supernet, slices, accelerator, folder / JOURNAL, settings.scoring, say, stop)
+        if use_tree(feasible, config):
+            return rank_all(feasible, supernet, slices, accelerator, folder / JOURNAL, config.scoring, say, stop)
         scorer, images = Scorer(supernet, accelerator), min(len(slices), EVOLUTION_SLICE)
 
         def evaluate(arch: Arch) -> Score:
             stop()
             return replace(scorer.score([arch], slices.batches(images))[0], images=images)
 
-        return evolve(region, evaluate, _evolution(settings), folder, settings.data.seed, say)
+        return evolve(feasible, evaluate, _evolution(config), folder, config.data.seed, say)
 
 
-def _evolution(settings: SearchSettings) -> EvolutionSettings:
+def _evolution(config: SearchConfig) -> EvolutionConfig:
     """Those of the settings; in a shared storage a search's name tells it from those with another supernet."""
-    if not settings.evolution.storage or settings.evolution.study_name:
-        return settings.evolution
-    about = {name: asdict(getattr(settings, name)) for name in ("space", "supernet", "data", "recipe", "scoring")}
+    if not config.evolution.storage or config.evolution.study_name:
+        return config.evolution
+    about = {name: asdict(getattr(config, name)) for name in ("space", "supernet", "data", "recipe", "scoring")}
     for local in ("workers", "data_dir", "accept_changes"):
         del about["data"][local]
-    about["search"] = {"budget": settings.search.budget, "epochs": settings.search.supernet_epochs}
-    text = json.dumps([about, settings.machine.precision], sort_keys=True)
+    about["search"] = {"budget": config.search.budget, "epochs": config.search.supernet_epochs}
+    text = json.dumps([about, config.machine.precision], sort_keys=True)
     name = f"psvit-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    return replace(settings.evolution, study_name=name)
+    return replace(config.evolution, study_name=name)
 
 
-def use_tree(region: FeasibleSet, settings: SearchSettings) -> bool:
+def use_tree(feasible: FeasibleSet, config: SearchConfig) -> bool:
     """Whether all members are scored on the prefix tree.
 
     Raises:
         UserError: the tree was asked for, but the members cannot be listed.
     """
-    if settings.search.method != "auto":
-        if settings.search.method == "tree" and region.members is None:
+    if config.search.method != "auto":
+        if config.search.method == "tree" and feasible.members is None:
             raise UserError(
                 "--method tree lists every network, and these are too many: take evolution, or a smaller space"
             )
-        return settings.search.method == "tree"
-    return region.count(at_most=LISTED + 1) <= LISTED
+        return config.search.method == "tree"
+    return feasible.count(at_most=LISTED + 1) <= LISTED
 
 
 def _region(space: Space, budget: Budget, prices: Prices, least: float, say: Callable[[str], None]) -> FeasibleSet:
     """The members within the budget that use it as far as asked; where none does, all that are within it."""
-    region = FeasibleSet(space, budget, prices, least)
-    if not region.count(at_most=1):
-        region = FeasibleSet(space, budget, prices)
-        dearest = region.costs(region.nearest())
+    feasible = FeasibleSet(space, budget, prices, least)
+    if not feasible.count(at_most=1):
+        feasible = FeasibleSet(space, budget, prices)
+        dearest = feasible.costs(feasible.nearest())
         say(
             f"note      no network of the space uses {least:.0%} of {budget.text(prices)}, the dearest "
             f"{budget.text_of(dearest, prices)}: all are searched; larger --stage-widths or more --depth would use more"
         )
-    return region
+    return feasible
 
 
-def _check(region: FeasibleSet, settings: SearchSettings, accelerator: Accelerator) -> None:
+def _check(feasible: FeasibleSet, config: SearchConfig, accelerator: Accelerator) -> None:
     """What could only fail later is tried now, before anything is written or trained.
 
     Raises:
         UserError: the first thing that is wrong.
     """
-    space, deepest = region.space, [choice[-1] for choice in region.space.widths[: bounds(region.space.stages)[1]]]
+    space, deepest = (
+        feasible.space,
+        [choice[-1] for choice in feasible.space.widths[: bounds(feasible.space.stages)[1]]],
+    )
     check_tokens(
         replace(space.like, genotype=POOL.join(ATTEND * len(deepest)), widths=tuple(deepest)), space.img_size
     )  # fmt: skip
-    make_optimizer(nn.Linear(1, 1), settings.recipe, accelerator.num_processes)
-    if settings.supernet.sampling == "balanced":
-        strata(region)
-    if not use_tree(region, settings):
+    make_optimizer(nn.Linear(1, 1), config.recipe, accelerator.num_processes)
+    if config.supernet.sampling == "balanced":
+        strata(feasible)
+    if not use_tree(feasible, config):
         if accelerator.num_processes > 1:
             raise UserError(
                 f"evolution runs in one process, not in {accelerator.num_processes}: start several searches with one "
                 "--storage and an --output each instead"
             )
-        if settings.evolution.storage:
-            check_storage(settings.evolution.storage)
+        if config.evolution.storage:
+            check_storage(config.evolution.storage)
 
 
-def _train_settings(settings: SearchSettings) -> TrainSettings:
-    own, folder = settings.search, Path(settings.search.output) / SUPERNET
-    recipe = replace(settings.recipe, epochs=own.supernet_epochs or ceil(1.5 * settings.recipe.epochs), drop_path=0.0)
-    run = RunSettings(str(folder), resume=own.resume, overwrite=not own.resume, save_every=own.save_every)
-    return TrainSettings(data=settings.data, recipe=recipe, machine=settings.machine, run=run)
+def _train_config(config: SearchConfig) -> TrainConfig:
+    own, folder = config.search, Path(config.search.output) / SUPERNET
+    recipe = replace(config.recipe, epochs=own.supernet_epochs or ceil(1.5 * config.recipe.epochs), drop_path=0.0)
+    run = RunConfig(str(folder), resume=own.resume, overwrite=not own.resume, save_every=own.save_every)
+    return TrainConfig(data=config.data, recipe=recipe, machine=config.machine, run=run)
 
 
 def _table(
-    space: Space, budget: Budget, settings: SearchSettings, accelerator: Accelerator, say: Callable[[str], None]
+    space: Space, budget: Budget, config: SearchConfig, accelerator: Accelerator, say: Callable[[str], None]
 ) -> LatencyTable | None:
     """The table of this device; a resumed search takes up the one that it began with."""
     if budget.latency is None:
         return None
-    kept = Path(settings.search.output) / LATENCY
+    kept = Path(config.search.output) / LATENCY
 
     def table() -> dict[str, Any]:
-        if settings.search.resume and kept.is_file():
+        if config.search.resume and kept.is_file():
             try:
                 return dict(json.loads(kept.read_text(encoding="utf-8")))
             except ValueError as error:
                 raise UserError(f"{kept} is broken ({one_line(error)}): start anew with --overwrite") from error
-        return open_table(space, settings.latency, accelerator.device, settings.machine.threads, say).to_dict()
+        return open_table(space, config.latency, accelerator.device, config.machine.threads, say).to_dict()
 
     return LatencyTable.from_dict(by_the_first(accelerator, table))
 
 
-def _batch_that_fits(space: Space, settings: SearchSettings, say: Callable[[str], None]) -> int:
-    limit = settings.scoring.score_memory * 2**30
-    images = min(settings.scoring.score_batch, max(1, int(limit / batch_bytes(space, 1))))
+def _batch_that_fits(space: Space, config: SearchConfig, say: Callable[[str], None]) -> int:
+    limit = config.scoring.score_memory * 2**30
+    images = min(config.scoring.score_batch, max(1, int(limit / batch_bytes(space, 1))))
     say(f"scoring   batches of {images}: at most {batch_bytes(space, images) / 2**30:.2f} GiB of layers at a time")
     return images
 
 
-def _tell(region: FeasibleSet, settings: SearchSettings, say: Callable[[str], None]) -> None:
-    space = region.space
+def _tell(feasible: FeasibleSet, config: SearchConfig, say: Callable[[str], None]) -> None:
+    space = feasible.space
     low, high = bounds(space.depth)
     widths = "; ".join(",".join(map(str, choice)) for choice in space.widths)
     few, many_stages = bounds(space.stages)
@@ -354,21 +358,24 @@ def _tell(region: FeasibleSet, settings: SearchSettings, say: Callable[[str], No
         f"space     {space.count():,} networks of {low} to {high} layers in {few} to {many_stages} stages, "
         f"widths {widths}"
     )
-    count = region.count(at_most=LISTED + 1)
+    count = feasible.count(at_most=LISTED + 1)
     many = f"{count:,}" if count <= LISTED else f"more than {LISTED:,}"
-    how = "each is scored" if use_tree(region, settings) else "searched by evolution"
-    say(f"budget    {region.budget.text(region.prices)}: {many} of them use {region.least:.0%} of it or more; {how}")
+    how = "each is scored" if use_tree(feasible, config) else "searched by evolution"
+    say(
+        f"budget    {feasible.budget.text(feasible.prices)}: {many} of them use {feasible.least:.0%} of it or "
+        f"more; {how}"
+    )
 
 
 def random_member(found: Found, macs: float, seed: int) -> Arch:
     """One member drawn by `seed` among those with about as many MACs; where there is none, among all."""
-    region, rng = found.region, random.Random(f"random member {seed}")
+    feasible, rng = found.feasible, random.Random(f"random member {seed}")
     try:
-        alike = FeasibleSet(region.space, Budget(macs=1.02 * macs), region.space.prices(), least=0.96)
+        alike = FeasibleSet(feasible.space, Budget(macs=1.02 * macs), feasible.space.prices(), least=0.96)
     except UserError:
-        return region.sample(rng)
+        return feasible.sample(rng)
     drawn = (alike.sample(rng) for _ in range(1000) if alike.count(at_most=1))
-    return next((arch for arch in drawn if arch in region), None) or region.sample(rng)
+    return next((arch for arch in drawn if arch in feasible), None) or feasible.sample(rng)
 
 
 def _silent(line: str) -> None:

@@ -6,16 +6,16 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
-from psvit.data.data_config import DataSettings, as_tuple
-from psvit.engine.train_config import Machine, Recipe, RunSettings, light
+from psvit.data.data_config import DataConfig, as_tuple
+from psvit.engine.train_config import Machine, Recipe, RunConfig, light
 from psvit.errors import UserError, flag
-from psvit.latency.benchmark_config import LatencySettings
-from psvit.search.evolution import EvolutionSettings
+from psvit.latency.benchmark_config import LatencyConfig
+from psvit.search.evolution import EvolutionConfig
 from psvit.search.storage import hidden
 
 
 @dataclass(frozen=True)
-class SupernetSettings:
+class SupernetConfig:
     """How the supernet learns.
 
     Args:
@@ -44,13 +44,13 @@ class SupernetSettings:
 
 
 @dataclass(frozen=True)
-class ScoringSettings:
+class ScoringConfig:
     """How members are scored under the supernet.
 
     Args:
-        first_slice: images of the hold-out on which every member is scored.
+        first_slice: images of the validation split on which every member is scored.
         reduction_factor: after each round one in this many members goes on, to a slice four times as large.
-        finalists: members that are scored on the whole hold-out at least.
+        finalists: members that are scored on the whole validation split at least.
         score_batch: images of a batch; fewer are taken where --score-memory demands it.
         score_memory: memory for the layers of a path under way, in GiB.
     """
@@ -71,7 +71,7 @@ class ScoringSettings:
 
 
 @dataclass(frozen=True)
-class SpaceSettings:
+class SpaceConfig:
     """Which networks to search among.
 
     Args:
@@ -144,7 +144,7 @@ class SearchFolder:
     save_every: int = 200
 
     def __post_init__(self) -> None:
-        RunSettings(self.output, self.resume, self.overwrite, self.save_every)  # the same rules
+        RunConfig(self.output, self.resume, self.overwrite, self.save_every)  # the same rules
         object.__setattr__(self, "budget", as_tuple(self.budget))
         if self.method not in ("auto", "tree", "evolution"):
             raise UserError(f"--method {self.method!r} is not auto, tree or evolution")
@@ -153,24 +153,24 @@ class SearchFolder:
 
 
 @dataclass(frozen=True)
-class SearchSettings:
+class SearchConfig:
     """Everything that a search depends on."""
 
     search: SearchFolder = field(default_factory=SearchFolder)
-    space: SpaceSettings = field(default_factory=SpaceSettings)
-    supernet: SupernetSettings = field(default_factory=SupernetSettings)
-    scoring: ScoringSettings = field(default_factory=ScoringSettings)
-    evolution: EvolutionSettings = field(default_factory=EvolutionSettings)
-    latency: LatencySettings = field(default_factory=LatencySettings)
-    data: DataSettings = field(default_factory=DataSettings)
+    space: SpaceConfig = field(default_factory=SpaceConfig)
+    supernet: SupernetConfig = field(default_factory=SupernetConfig)
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
+    evolution: EvolutionConfig = field(default_factory=EvolutionConfig)
+    latency: LatencyConfig = field(default_factory=LatencyConfig)
+    data: DataConfig = field(default_factory=DataConfig)
     recipe: Recipe = field(default_factory=light)
     machine: Machine = field(default_factory=Machine)
 
 
-Shown = TypeVar("Shown", bound=SearchSettings)
+Shown = TypeVar("Shown", bound=SearchConfig)
 
 
-def shown(settings: Shown) -> Shown:
+def shown(config: Shown) -> Shown:
     """The settings as files and pages tell them: without the password of a storage."""
-    storage = settings.evolution.storage
-    return replace(settings, evolution=replace(settings.evolution, storage=storage and hidden(storage)))
+    storage = config.evolution.storage
+    return replace(config, evolution=replace(config.evolution, storage=storage and hidden(storage)))

@@ -12,23 +12,23 @@ from accelerate import Accelerator
 
 from psvit.arch.arch import Arch
 from psvit.data.image_list import IMAGES, list_files
-from psvit.engine.run_folder import LOG, SETTINGS, STATE, check_same
+from psvit.engine.run_folder import LOG, RUN_CONFIG, STATE, check_same
 from psvit.errors import UserError, one_line
 from psvit.files import check_writable, recover, write_json
 from psvit.search.evolution import DATABASE, WORKER
-from psvit.search.search_config import SearchSettings
+from psvit.search.search_config import SearchConfig
 from psvit.search.search_page import REPORT
 
 ARCH, JOURNAL, SUPERNET, FRONT = "arch.json", "journal.jsonl", "supernet", "front.json"
 LATENCY, WIDTHS, SECONDS, INHERITED = "latency.json", "widths.json", "seconds.json", "inherited"
-OWN = (SETTINGS, IMAGES, ARCH, FRONT, "front.csv", REPORT, SECONDS, LATENCY, WIDTHS)
+OWN = (RUN_CONFIG, IMAGES, ARCH, FRONT, "front.csv", REPORT, SECONDS, LATENCY, WIDTHS)
 """Files that a search writes, besides its journals, its evolution's and the folders in it."""
 
 
-def kept_widths(folder: Path, settings: SearchSettings) -> tuple[tuple[int, ...], ...]:
+def kept_widths(folder: Path, config: SearchConfig) -> tuple[tuple[int, ...], ...]:
     """The widths to choose from that a resumed search began with; none where they follow from the settings."""
     kept = folder / WIDTHS
-    if not settings.search.resume or not kept.is_file():
+    if not config.search.resume or not kept.is_file():
         return ()
     try:
         return tuple(tuple(map(int, choice)) for choice in json.loads(kept.read_text(encoding="utf-8")))
@@ -42,7 +42,7 @@ def journals_of(folder: Path) -> list[Path]:
     return [path for pattern in patterns for path in folder.glob(pattern)]
 
 
-def check_folder(folder: Path, settings: SearchSettings, record: dict[str, Any]) -> None:
+def check_folder(folder: Path, config: SearchConfig, record: dict[str, Any]) -> None:
     """Refuse a folder that is not this search's.
 
     Raises:
@@ -53,11 +53,11 @@ def check_folder(folder: Path, settings: SearchSettings, record: dict[str, Any])
     check_writable(folder, f"--output {folder}")
     if any((folder / name).exists() for name in (STATE, LOG, "best")):
         raise UserError(f"{folder} holds the training of a network: give another --output")
-    if settings.search.resume:
+    if config.search.resume:
         check_same(folder, record)
         return
     left = any((folder / name).exists() for name in (*OWN, SUPERNET, INHERITED)) or journals_of(folder)
-    if left and not settings.search.overwrite:
+    if left and not config.search.overwrite:
         raise UserError(
             f"{folder} already holds a run: give --resume to go on, --overwrite to replace it, or another --output"
         )
@@ -65,7 +65,7 @@ def check_folder(folder: Path, settings: SearchSettings, record: dict[str, Any])
 
 def begin(
     folder: Path,
-    settings: SearchSettings,
+    config: SearchConfig,
     record: dict[str, Any],
     accelerator: Accelerator,
     on_begin: Callable[[], None],
@@ -73,13 +73,13 @@ def begin(
     """The first writing: an earlier search's files give way to the settings of this one, or are mended."""
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        if not settings.search.resume:
+        if not config.search.resume:
             on_begin()
             for place in (SUPERNET, INHERITED):
                 shutil.rmtree(folder / place, ignore_errors=True)
             for path in [*journals_of(folder), *list_files(folder), *(folder / name for name in reversed(OWN))]:
                 path.unlink(missing_ok=True)
-            write_json(folder / SETTINGS, record)
+            write_json(folder / RUN_CONFIG, record)
         for name in (*OWN, WORKER):
             recover(folder / name)
     accelerator.wait_for_everyone()

@@ -18,7 +18,7 @@ from psvit.report.in_python import build_in_python
 from psvit.report.page import Page
 from psvit.search.budget import readable
 from psvit.search.front import Ranked, chosen_of, figures_of, front_data, listed, pareto, thin
-from psvit.search.search_config import SearchSettings
+from psvit.search.search_config import SearchConfig
 
 REPORT = "report.html"
 
@@ -27,14 +27,14 @@ DRAWN = 5_000
 
 COSTS = {"macs": "MACs for one image", "params": "parameters", "latency_ms": "latency of a batch, ms"}
 PREDICTED = {**COSTS, "latency_ms": "predicted latency of a batch, ms"}
-GOODS = {"loss": "hold-out loss under the supernet, nats", "top1": "hold-out top-1 under the supernet, %"}
+GOODS = {"loss": "validation loss under the supernet, nats", "top1": "validation top-1 under the supernet, %"}
 
 
 def search_page(
     folder: Path,
     ranked: Sequence[Ranked],
     facts: Mapping[str, Any],
-    settings: SearchSettings,
+    config: SearchConfig,
     history: Sequence[Mapping[str, Any]],
 ) -> Page:
     """The page of a search.
@@ -43,7 +43,7 @@ def search_page(
         folder: of the search, as the user names it.
         ranked: every member that was scored, best first.
         facts: what ``front.json`` holds beside the front; see `psvit.search.front.write_front`.
-        settings: of the search.
+        config: of the search.
         history: the lines of the supernet's log.
     """
     chosen = chosen_of(ranked, facts)
@@ -52,8 +52,8 @@ def search_page(
     page.heading("What was asked")
     hours = {"supernet, epochs": len(history)} if history else {}
     page.facts({"images": name, "budget": budget, "networks of the space": facts.get("space", len(ranked)),
-                "scored, within the budget": len(ranked), **hours, "seed": settings.data.seed})  # fmt: skip
-    page.code(command_of("search", settings, folder))
+                "scored, within the budget": len(ranked), **hours, "seed": config.data.seed})  # fmt: skip
+    page.code(command_of("search", config, folder))
     if chosen:
         page.heading("The network")
         shape = shape_of(facts)
@@ -68,20 +68,21 @@ def search_page(
         page.heading("The supernet")
         page.figure(
             curves(_losses({"supernet": history}), "epoch", "loss, nats"),
-            "Loss of the supernet, on members drawn for each step: on the training images, and on the hold-out.",
+            "Loss of the supernet, on members drawn for each step: on the training images, and on the "
+            "validation split.",
         )
     if chosen:
         page.heading("How to go on")
-        _go_on(page, folder, settings, shape_of(facts))
-    settings_of(page, facts)
+        _go_on(page, folder, config, shape_of(facts))
+    config_of(page, facts)
     return page
 
 
-def _go_on(page: Page, folder: Path, settings: SearchSettings, shape: tuple[tuple[int, int], int, int]) -> None:
+def _go_on(page: Page, folder: Path, config: SearchConfig, shape: tuple[tuple[int, int], int, int]) -> None:
     arch = shlex.quote(str(folder / "arch.json"))
-    data = ["--data", settings.data.data] + (["--data-dir", settings.data.data_dir] if settings.data.data_dir else [])
+    data = ["--data", config.data.data] + (["--data-dir", config.data.data_dir] if config.data.data_dir else [])
     page.text("Train the network from scratch, or look at it:")
-    page.code(f"psvit train --model {arch} {shlex.join(data)} --epochs {settings.recipe.epochs}\n"
+    page.code(f"psvit train --model {arch} {shlex.join(data)} --epochs {config.recipe.epochs}\n"
               f"psvit show {arch}")  # fmt: skip
     page.text("In Python, with new weights:")
     page.code(build_in_python(f"Arch.from_json(open({str(folder / 'arch.json')!r}).read())", shape))
@@ -125,8 +126,10 @@ def front_note(ranked: Sequence[Ranked]) -> str:
     final = [one for one in ranked if one.score.images == ranked[0].score.images]
     notes = []
     if ranked:
-        notes.append(f"The line joins the front, the networks that no other beats on both axes, among the "
-                     f"{len(final):,} scored on {ranked[0].score.images:,} images of the hold-out.")  # fmt: skip
+        notes.append(
+            "The line joins the front, the networks that no other beats on both axes, among the "
+            f"{len(final):,} scored on {ranked[0].score.images:,} images of the validation split."
+        )
     if len(final) < len(ranked):
         notes.append("Paler networks were scored on fewer images; losses on different images do not compare.")
     if len(ranked) > DRAWN:
@@ -162,23 +165,23 @@ def shape_of(facts: Mapping[str, Any]) -> tuple[tuple[int, int], int, int]:
     return image_sides(shape["img_size"]), shape["in_chans"], shape["num_classes"]
 
 
-def command_of(command: str, settings: SearchSettings, folder: Path) -> str:
+def command_of(command: str, config: SearchConfig, folder: Path) -> str:
     """What asks for the same again; the recipe is the one that leaves least to say."""
-    settings = replace(settings, search=replace(settings.search, output=str(folder)))
-    kind = type(settings)
+    config = replace(config, search=replace(config.search, output=str(folder)))
+    kind = type(config)
     words = []
     for name, recipe in RECIPES.items():
         named = f"{command} --recipe {name}" if recipe() != kind().recipe else command
         usual = kind(recipe=recipe())
-        words.append(command_line(f"psvit {named}", settings, usual, always=("data", "budget", "output")))
+        words.append(command_line(f"psvit {named}", config, usual, always=("data", "budget", "output")))
     return min(words, key=len)
 
 
-def settings_of(page: Page, facts: Mapping[str, Any]) -> None:
+def config_of(page: Page, facts: Mapping[str, Any]) -> None:
     """The last section of a page: versions, and all settings, folded."""
     page.heading("Settings and versions")
     page.facts(facts.get("versions") or {})
-    page.folded("All settings", facts.get("settings") or {})
+    page.folded("All settings", facts.get("config") or {})
 
 
 def _losses(
@@ -186,7 +189,7 @@ def _losses(
 ) -> dict[str, tuple[list[float], list[float]]]:
     found = {}
     for lines in logs.values():
-        for column, name in (("train_loss", "training"), ("loss", "hold-out")):
+        for column, name in (("train_loss", "training"), ("loss", "validation split")):
             if lines and column in lines[0]:
                 found[name] = ([line["epoch"] for line in lines], [line[column] for line in lines])
     return found

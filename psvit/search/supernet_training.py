@@ -27,15 +27,15 @@ from psvit.engine.display import describe_data
 from psvit.engine.loop import learn_epochs
 from psvit.engine.run_folder import RunFolder
 from psvit.engine.state import TrainState
-from psvit.engine.train_config import TrainSettings
-from psvit.engine.trainer import INIT, Learning
+from psvit.engine.train_config import TrainConfig
+from psvit.engine.trainer import INIT, Trainer
 from psvit.errors import UserError, one_line
 from psvit.files import recover, replacing
 from psvit.search.feasible_set import FeasibleSet
-from psvit.search.search_config import SupernetSettings
+from psvit.search.search_config import SupernetConfig
 from psvit.search.space import Space
 from psvit.search.supernet import Supernet
-from psvit.tasks.classification.classify import ClassifierLearning
+from psvit.tasks.classification.classify import ClassifierTrainer
 from psvit.tasks.classification.evaluate import evaluate
 
 WEIGHTS = "supernet.safetensors"
@@ -45,7 +45,7 @@ WATCHED = 4
 
 
 @dataclass(frozen=True)
-class SupernetTraining(TrainSettings):
+class SupernetTraining(TrainConfig):
     """Everything that a supernet's training depends on.
 
     Args:
@@ -53,19 +53,19 @@ class SupernetTraining(TrainSettings):
         space: the members, as plain data; budget: their limits.
     """
 
-    supernet: SupernetSettings = field(default_factory=SupernetSettings)
+    supernet: SupernetConfig = field(default_factory=SupernetConfig)
     space: Mapping[str, Any] = field(default_factory=dict)
     budget: Mapping[str, Any] = field(default_factory=dict)
 
 
 def train_supernet(
-    region: FeasibleSet, settings: SupernetTraining, data: Data, say: Callable[[str], None] = print
+    feasible: FeasibleSet, config: SupernetTraining, data: Data, say: Callable[[str], None] = print
 ) -> tuple[Supernet, Accelerator]:
     """Train one set of weights for all members of `region`, or load them if the folder holds them finished.
 
     Args:
         region: the members that are drawn.
-        settings: of the training; settings.run.output is the folder.
+        config: of the training; config.run.output is the folder.
         data: the images.
         say: takes lines for the user.
 
@@ -75,14 +75,14 @@ def train_supernet(
     Raises:
         UserError, InterruptedTrainingError: see `psvit.tasks.classification.classify.train`.
     """
-    accelerator = open_machine(settings.machine)
-    run = SupernetFolder(settings, accelerator)
-    seed_step(settings.data.seed, INIT)
+    accelerator = open_machine(config.machine)
+    run = SupernetFolder(config, accelerator)
+    seed_step(config.data.seed, INIT)
     with attention_for_training(accelerator.device):
-        supernet = Supernet(region.space, settings.supernet.entangle)
-    run.describe_supernet(supernet, region)
-    learn = SupernetLearning(supernet, region, settings, accelerator, data)
-    learn_epochs(learn, run, describe_data(data), say)
+        supernet = Supernet(feasible.space, config.supernet.entangle)
+    run.describe_supernet(supernet, feasible)
+    trainer = SupernetTrainer(supernet, feasible, config, accelerator, data)
+    learn_epochs(trainer, run, describe_data(data), say)
     accelerator.wait_for_everyone()
     load_supernet(supernet, run.path)
     return supernet.to(accelerator.device).eval(), accelerator
@@ -102,7 +102,7 @@ def load_supernet(supernet: Supernet, folder: Path) -> None:
     load_weights(supernet, weights, str(path))
 
 
-class SupernetLearning(ClassifierLearning):
+class SupernetTrainer(ClassifierTrainer):
     """What changes while a supernet learns.
 
     Every process draws the same members, from (seed, step) alone; so every process has gradients for the same
@@ -111,23 +111,23 @@ class SupernetLearning(ClassifierLearning):
     Args:
         supernet: the weights.
         region: the members that are drawn.
-        settings: of the training.
+        config: of the training.
         accelerator: device, precision, processes.
         data: the images.
     """
 
     def __init__(
-        self, supernet: Supernet, region: FeasibleSet, settings: SupernetTraining, accelerator: Accelerator, data: Data
+        self, supernet: Supernet, feasible: FeasibleSet, config: SupernetTraining, accelerator: Accelerator, data: Data
     ) -> None:
-        super().__init__(supernet, settings, accelerator, data)
-        self.region, self.options = region, settings.supernet
-        self.strata = strata(region) if self.options.sampling == "balanced" else []
+        super().__init__(supernet, config, accelerator, data)
+        self.feasible, self.options = feasible, config.supernet
+        self.strata = strata(feasible) if self.options.sampling == "balanced" else []
         self.cheapest: Arch | None = None
         self.dearest: Arch | None = None
         if self.options.sandwich:
-            self.cheapest, self.dearest = _ends(region)
-        rng = random.Random(settings.data.seed)
-        self.watched = [region.sample(rng) for _ in range(WATCHED)]
+            self.cheapest, self.dearest = _ends(feasible)
+        rng = random.Random(config.data.seed)
+        self.watched = [feasible.sample(rng) for _ in range(WATCHED)]
 
     def prepare(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
         """Put the network on the device; it is not wrapped, see the class."""
@@ -152,7 +152,7 @@ class SupernetLearning(ClassifierLearning):
         return drawn if self.cheapest is None else [self.cheapest, *drawn]
 
     def _draw(self, rng: random.Random) -> Arch:
-        return rng.choice(rng.choice(self.strata)) if self.strata else self.region.sample(rng)
+        return rng.choice(rng.choice(self.strata)) if self.strata else self.feasible.sample(rng)
 
     def loss(self, batch: Batch, step: int) -> Tensor:
         """Mean cross-entropy over the members, each on its own part of the batch: a scalar, in nats.
@@ -180,11 +180,11 @@ class SupernetLearning(ClassifierLearning):
         return total / (1 if self.dearest is None else 2)
 
     def evaluate(self) -> dict[str, Any]:
-        """The mean figures of a few members, always the same, on the hold-out (empty if there is none)."""
+        """The mean figures of a few members, always the same, on the validation split (empty if there is none)."""
         data = self.data
-        if len(data.holdout) == 0:
+        if len(data.validation) == 0:
             return {}
-        split = ImageSplit(data.holdout, eval_transform(data), strict=self.settings.data.strict)
+        split = ImageSplit(data.validation, eval_transform(data), strict=self.config.data.strict)
         batches = eval_batches(
             split,
             batch_size=self.recipe.batch_size,
@@ -220,37 +220,37 @@ def _spread(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
     return F.one_hot(labels, num_classes).float() * (1 - smoothing) + smoothing / num_classes
 
 
-def strata(region: FeasibleSet) -> list[Sequence[Arch]]:
+def strata(feasible: FeasibleSet) -> list[Sequence[Arch]]:
     """The members, by their number of stages.
 
     Raises:
         UserError: they are too many to list.
     """
-    if region.members is None:
+    if feasible.members is None:
         raise UserError("--sampling balanced needs a space that can be listed: take uniform, or a smaller space")
-    counts = sorted({len(arch.widths) for arch in region.members})
-    return [[arch for arch in region.members if len(arch.widths) == count] for count in counts]
+    counts = sorted({len(arch.widths) for arch in feasible.members})
+    return [[arch for arch in feasible.members if len(arch.widths) == count] for count in counts]
 
 
-def _ends(region: FeasibleSet) -> tuple[Arch, Arch]:
+def _ends(feasible: FeasibleSet) -> tuple[Arch, Arch]:
     """The cheapest and the dearest member by MACs; of a region too large to list, of a thousand drawn."""
     rng = random.Random(0)
-    members = region.members or [region.sample(rng) for _ in range(1000)]
-    costs = [(region.costs(arch)[0], place) for place, arch in enumerate(members)]
+    members = feasible.members or [feasible.sample(rng) for _ in range(1000)]
+    costs = [(feasible.costs(arch)[0], place) for place, arch in enumerate(members)]
     return members[min(costs)[1]], members[max(costs)[1]]
 
 
 class SupernetFolder(RunFolder):
     """The folder of a supernet's training: like any training's, but the weights are no network of timm's."""
 
-    settings: SupernetTraining
+    config: SupernetTraining
 
-    def describe_supernet(self, supernet: Supernet, region: FeasibleSet) -> None:
+    def describe_supernet(self, supernet: Supernet, feasible: FeasibleSet) -> None:
         """Take note of what the log says of the supernet."""
         self.model = supernet
-        cost = region.costs(region.nearest())
+        cost = feasible.costs(feasible.nearest())
         self.facts = {"macs": cost[0], "params": cost[1]}
-        count = len(region.members) if region.members is not None else None
+        count = len(feasible.members) if feasible.members is not None else None
         self.members = f"{count:,} members" if count is not None else "members too many to list"
 
     @property
@@ -270,15 +270,15 @@ class SupernetFolder(RunFolder):
         """None: the search goes on by itself."""
         return []
 
-    def _save_checkpoints(self, learn: Learning, state: TrainState) -> None:
+    def _save_checkpoints(self, trainer: Trainer, state: TrainState) -> None:
         with replacing(self.path / WEIGHTS) as temporary:
-            save_weights(temporary, learn.evaluated.state_dict())
+            save_weights(temporary, trainer.evaluated.state_dict())
 
 
 def supernet_training(
-    settings: TrainSettings, supernet: SupernetSettings, space: Space, budget: Mapping[str, Any]
+    config: TrainConfig, supernet: SupernetConfig, space: Space, budget: Mapping[str, Any]
 ) -> SupernetTraining:
     """Settings of a supernet's training, from those of a network's."""
-    plain = {name: getattr(settings, name) for name in ("data", "recipe", "machine", "run")}
+    plain = {name: getattr(config, name) for name in ("data", "recipe", "machine", "run")}
     described = {**asdict(space), "like": space.like.to_dict()}  # the same for a network without windows as ever
     return SupernetTraining(**plain, supernet=supernet, space=described, budget=dict(budget))

@@ -35,7 +35,7 @@ class Crew:
         done = [first(group) for group in groups]
         found: dict[tuple[str, str, int], dict[str, Any]] = {}
         for group, trial, result in zip(groups, done, self.work(done), strict=True):
-            arch = arch_of(trial.settings.model)
+            arch = arch_of(trial.config.model)
             kept = {
                 **result,
                 "folder": trial.folder.relative_to(self.folder).as_posix(),

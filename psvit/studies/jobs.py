@@ -12,22 +12,22 @@ from torch import nn
 
 from psvit.arch.arch import Arch
 from psvit.arch.variants import default_arch, with_changes
-from psvit.data.data_config import DataSettings
+from psvit.data.data_config import DataConfig
 from psvit.data.datasets import Data, open_data
 from psvit.engine.checkpoints import parse_macs
 from psvit.engine.machine import machine_info, resolve_device
-from psvit.engine.train_config import Machine, ModelSettings, RunSettings, TrainSettings
+from psvit.engine.train_config import Machine, ModelConfig, RunConfig, TrainConfig
 from psvit.engine.trainer import make_optimizer
 from psvit.errors import UserError, one_line
 from psvit.files import write_json
-from psvit.latency.benchmark_config import LatencySettings
+from psvit.latency.benchmark_config import LatencyConfig
 from psvit.latency.parts import measure_models
-from psvit.pipeline.compare import contender, model_settings
-from psvit.search.search_config import SearchFolder, SearchSettings, SpaceSettings, SupernetSettings
+from psvit.pipeline.compare import contender, model_config
+from psvit.search.search_config import SearchConfig, SearchFolder, SpaceConfig, SupernetConfig
 from psvit.studies.known import NOTHING, Known
 from psvit.studies.plan import SEARCHED, Group, Network, Study, check_slugs, slug
 from psvit.studies.results import Kept, results
-from psvit.studies.study_file import search_settings
+from psvit.studies.study_file import search_config
 from psvit.studies.study_folder import LATENCY, kept_latencies
 from psvit.studies.trials import Search, Trial
 
@@ -45,19 +45,22 @@ class Plan:
         known: networks that need no training.
 
     Raises:
-        UserError: MACs that a network cannot have, names that would share a folder, a hold-out of 0, an optimizer that
+        UserError: MACs that a network cannot have, names that would share a folder, a validation split of 0, an
+            optimizer that
             timm has not.
     """
 
     def __init__(self, study: Study, folder: Path, machine: Machine, known: Known = NOTHING) -> None:
         self.study, self.folder, self.machine, self.known = study, folder, machine, known
-        self.opened: dict[DataSettings, Data] = {}
+        self.opened: dict[DataConfig, Data] = {}
         check_slugs([group.name for group in study.groups], "groups")
         for group in study.groups:
             own = ["search"] if group.searches else []  # a folder beside the networks'
             check_slugs([*own, *(network.label for network in group.networks)], "networks")
-            if group.data.holdout == 0:
-                raise UserError(f"group {group.name} has holdout 0: the best epoch is chosen on a hold-out, give 0.1")
+            if group.data.validation == 0:
+                raise UserError(
+                    f"group {group.name} has validation 0: the best epoch is chosen on a validation split, give 0.1"
+                )
             try:
                 make_optimizer(nn.Linear(1, 1), group.recipe, 1)
             except UserError as error:
@@ -115,10 +118,10 @@ class Plan:
         ]
         return [trial for _, trial in sorted(found, key=lambda pair: pair[0])]
 
-    def networks(self, archs: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], ModelSettings]:
+    def networks(self, archs: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], ModelConfig]:
         """The networks by group and label; `archs` as of `trials`."""
         return self.models | {
-            (group.name, network.label): model_settings(Arch.from_dict(dict(archs[group.name])))
+            (group.name, network.label): model_config(Arch.from_dict(dict(archs[group.name])))
             for group in self.study.groups
             for network in group.networks
             if network.network == SEARCHED and group.name in archs
@@ -127,7 +130,7 @@ class Plan:
     def tell(self, say: Callable[[str], None]) -> dict[str, Any]:
         """Say what there is to do, and return nothing."""
         for search in self.searches:
-            say(f"{search.title}: {' '.join(search.settings.search.budget)}")
+            say(f"{search.title}: {' '.join(search.config.search.budget)}")
         for group in self.study.groups:
             images = len(self._data(group).train)
             say(f"{group.name}: {group.data.data}, {images} images, {group.recipe.epochs} epochs")
@@ -142,7 +145,8 @@ class Plan:
         """The results of what the trainings came to, the searches found and the networks take.
 
         Returns:
-            See `psvit.studies.results.results`. Each row has ``latency_ms`` besides, None of a network that could not be
+            See `psvit.studies.results.results`. Each row has ``latency_ms`` besides, None of a network that could not
+            be
             measured, and ``latency`` says how; a group that searches has ``search_seconds``: of the supernet's training
             and the scoring, None of a search that was interrupted.
         """
@@ -154,7 +158,7 @@ class Plan:
                 row["latency_ms"] = milliseconds.get((group.name, row["label"]))
             if group.searches:
                 entry["search_seconds"] = took.get(group.name)
-        return {**found, "latency": asdict(LatencySettings())}
+        return {**found, "latency": asdict(LatencyConfig())}
 
     def latencies(self, archs: Mapping[str, Any], say: Callable[[str], None]) -> Milliseconds:
         """Milliseconds of a batch through each network, those of an earlier study too, on the machine of the trainings.
@@ -162,17 +166,17 @@ class Plan:
         They are measured once, since another measurement has other figures. Where a network comes to it, or on another
         machine, all are measured anew: only what takes turns can be compared.
         """
-        settings, device, shapes = LatencySettings(), resolve_device(self.machine.device), self.shapes()
+        config, device, shapes = LatencyConfig(), resolve_device(self.machine.device), self.shapes()
         models = self.networks({**self.known.searched, **archs})
         keys = {where: json.dumps([asdict(model), shapes[where[0]]]) for where, model in models.items()}
         info = machine_info(device)
         measured = {name: info[name] for name in ("torch", "device", "device_name", "cpu")}
-        measured |= {"threads": self.machine.threads or info["threads"], **asdict(settings)}
+        measured |= {"threads": self.machine.threads or info["threads"], **asdict(config)}
         kept = kept_latencies(self.folder / LATENCY, measured)
         if not kept.keys() >= set(keys.values()):
             different = {key: (models[where], shapes[where[0]]) for where, key in keys.items()}
             say(f"measuring the latency of {len(different)} networks")
-            seconds = measure_models(different, settings, device, self.machine.threads)
+            seconds = measure_models(different, config, device, self.machine.threads)
             kept = {key: None if one is None else round(1000 * one, 4) for key, one in seconds.items()}
             rows = [
                 {**dict(zip(("model", "shape"), json.loads(key), strict=True)), "milliseconds": one}
@@ -203,7 +207,7 @@ class Plan:
             self.opened[group.data] = open_data(group.data)
         return self.opened[group.data]
 
-    def _model(self, group: Group, network: Network) -> ModelSettings:
+    def _model(self, group: Group, network: Network) -> ModelConfig:
         data, changes = self._data(group), dict(network.changes)
         base = default_arch(data.img_size)
         try:
@@ -214,53 +218,53 @@ class Plan:
         except UserError as error:
             raise UserError(f"network {network.label} of group {group.name}: {error}") from error
 
-    def _trial(self, group: Group, network: Network, seed: int, model: ModelSettings) -> Trial:
+    def _trial(self, group: Group, network: Network, seed: int, model: ModelConfig) -> Trial:
         folder = self.folder / slug(group.name) / slug(network.label) / f"seed-{seed}"
-        settings = TrainSettings(
+        config = TrainConfig(
             model=model,
             data=replace(group.data, seed=seed),
             recipe=group.recipe,
             machine=self.machine,
-            run=RunSettings(str(folder)),
+            run=RunConfig(str(folder)),
         )
         return Trial(
             group.name,
             network.label,
             seed,
             self.study.reads,
-            settings,
+            config,
             self.study.source or self.study.name,
             group.macs,
         )
 
     def _search(self, group: Group) -> Search:
         what = f"search of group {group.name}"
-        parts = search_settings(dict(group.search), what)
+        parts = search_config(dict(group.search), what)
         parts["search"] |= {
             "budget": (str(group.macs),),
             "output": str(self.folder / slug(group.name) / "search"),
         }
         try:
-            settings = SearchSettings(
+            config = SearchConfig(
                 search=SearchFolder(**parts["search"]),
-                space=SpaceSettings(**parts["space"]),
-                supernet=SupernetSettings(**parts["supernet"]),
+                space=SpaceConfig(**parts["space"]),
+                supernet=SupernetConfig(**parts["supernet"]),
                 data=group.data,
                 recipe=group.recipe,
                 machine=self.machine,
             )
         except UserError as error:
             raise UserError(f"{what}: {one_line(error)}") from error
-        return Search(group.name, settings)
+        return Search(group.name, config)
 
 
-def arch_of(model: ModelSettings) -> Arch | None:
+def arch_of(model: ModelConfig) -> Arch | None:
     """The Arch of a planned network; None of a model of timm."""
     changes = model.arch_changes
     return Arch(model.model, **changes) if "widths" in changes else None
 
 
-def described(model: ModelSettings) -> str:
+def described(model: ModelConfig) -> str:
     """A network in few words."""
     arch = arch_of(model)
     if arch is None:

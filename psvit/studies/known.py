@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from psvit.data.data_config import DataSettings
+from psvit.data.data_config import DataConfig
 from psvit.engine.train_config import Recipe
 from psvit.errors import UserError, one_line
 from psvit.studies.plan import IDLE, SEARCHED, Study
@@ -117,7 +117,7 @@ def _read(path: Path, given: str) -> tuple[dict[str, Any], dict[str, tuple[Any, 
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        before, machine = data["settings"], data["machine"]
+        before, machine = data["config"], data["machine"]
         groups = {group["name"]: (group, rows) for group, rows in zip(before["groups"], data["groups"], strict=True)}
         _ = precision_of(machine), before["reads"], [_shared(group) for group, _ in groups.values()]
         source = {"file": path.name, "machine": machine, "versions": data["versions"]}
@@ -135,7 +135,7 @@ def of_now(group: Mapping[str, Any]) -> dict[str, Any]:
     """
     if Path(os.path.expanduser(group["data"]["data"])).is_dir():
         return dict(group)
-    data, recipe = (json.loads(json.dumps(default)) for default in (asdict(DataSettings()), asdict(Recipe())))
+    data, recipe = (json.loads(json.dumps(default)) for default in (asdict(DataConfig()), asdict(Recipe())))
     return {**group, "data": data | group["data"], "recipe": recipe | group["recipe"]}
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from psvit.data.data_config import DataSettings
+from psvit.data.data_config import DataConfig
 from psvit.engine.train_config import Precision, Recipe
 from psvit.errors import UserError
 
@@ -19,7 +19,7 @@ SEARCHED = "searched"
 IDLE = ("threads", "workers", "accept_changes")
 """Settings of a training that change no figure."""
 
-Split = Literal["test", "holdout"]
+Split = Literal["test", "validation"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Group:
     name: str
     networks: tuple[Network, ...]
     macs: str | None
-    data: DataSettings
+    data: DataConfig
     recipe: Recipe
     search: tuple[tuple[str, Any], ...] = ()
 
@@ -105,7 +105,8 @@ class Study:
         name: of its file.
         title: for headings.
         question: what is asked.
-        reads: the split whose figures count: test (the checkpoint that is best on the hold-out, read once), or holdout
+        reads: the split whose figures count: test (the checkpoint that is best on the validation split, read once),
+            or validation
             (the last epoch's).
         groups: what is trained.
         claims: what it tests.

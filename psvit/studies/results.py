@@ -39,7 +39,7 @@ def results(
     Returns:
         ``groups``, each with ``rows``: per network its figures by seed (top1 in percent, loss in nats), ``mean``,
         ``interval`` (95 % of the mean, by Student's t; None for one seed), ``error_ratio`` (mean error over the first
-        network's; None where that failed or has no errors), ``history`` (epoch, mean hold-out top-1) and ``seconds``;
+        network's; None where that failed or has no errors), ``history`` (epoch, mean validation top-1) and ``seconds``;
         ``claims``, see `judged`.
     """
     groups: list[dict[str, Any]] = []
@@ -74,7 +74,7 @@ def results(
         "claims": judged(study.claims, groups),
         "trainings": trainings,
         "training_seconds": round(seconds),
-        "settings": study.to_dict(),
+        "config": study.to_dict(),
     }
 
 
@@ -102,7 +102,7 @@ def _row(group: str, label: str, seeds: Sequence[int], kept: Kept) -> dict[str, 
         return {**row, "mean": None, "interval": None, "seconds": 0.0}
     one = next(iter(good.values()))
     row |= {name: one[name] for name in ("network", "macs", "params", "images")}
-    for name in ("loss", "holdout_top1", "epoch"):
+    for name in ("loss", "validation_top1", "epoch"):
         row[name] = [result[name] for result in good.values()]
     epochs = zip(*(result["history"] for result in good.values()), strict=True)
     row["history"] = [[lines[0][0], round(fmean(line[1] for line in lines), 3)] for lines in epochs]

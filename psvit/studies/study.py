@@ -22,19 +22,19 @@ from psvit.studies.crew import Crew, alike, first
 from psvit.studies.jobs import Plan
 from psvit.studies.known import known_of
 from psvit.studies.plan import Study
-from psvit.studies.study_config import StudySettings
+from psvit.studies.study_config import StudyConfig
 from psvit.studies.study_folder import LATENCY, RESULTS, STUDY, check_folder, clear_study, recorded
 from psvit.studies.study_page import write_report
 
 
 def run_study(
-    study: Study, settings: StudySettings, machine: Machine, say: Callable[[str], None] = print
+    study: Study, config: StudyConfig, machine: Machine, say: Callable[[str], None] = print
 ) -> dict[str, Any]:
     """Train all networks of a study with all their seeds, and write what they came to.
 
     Args:
         study: what is asked.
-        settings: where it is kept, how many trainings at a time.
+        config: where it is kept, how many trainings at a time.
         machine: device and precision of each training, auto being the study's; on a CPU each takes one thread unless
             told otherwise.
         say: takes lines for the user.
@@ -47,33 +47,33 @@ def run_study(
         UserError: a wrong setting, MACs that a network cannot have, a folder of another study; all trainings failed.
         StoppedError: Ctrl-C; the message says how to resume.
     """
-    folder = Path(settings.output or f"runs/study/{study.name}")
-    command = command_line(shlex.join(["psvit", "study", study.source or study.name]), settings, StudySettings())
+    folder = Path(config.output or f"runs/study/{study.name}")
+    command = command_line(shlex.join(["psvit", "study", study.source or study.name]), config, StudyConfig())
     command = command_line(command, machine, Machine())
     if machine.precision == "auto":
         machine = replace(machine, precision=study.precision)
     machine = _one_thread(machine)
-    if not settings.dry_run:
-        check_folder(folder, study, settings)
-    jobs = settings.jobs or (os.cpu_count() or 1 if resolve_device(machine.device).type == "cpu" else 1)
-    known = known_of(settings.known, study, computed_in(machine))
+    if not config.dry_run:
+        check_folder(folder, study, config)
+    jobs = config.jobs or (os.cpu_count() or 1 if resolve_device(machine.device).type == "cpu" else 1)
+    known = known_of(config.known, study, computed_in(machine))
     planned = Plan(study, folder, machine, known)
     for note in known.notes:
         say(f"note      {note}")
-    if settings.dry_run:
+    if config.dry_run:
         return planned.tell(say)
     with sole_writer(folder, f"--output {folder}"):
-        return _run_study(planned, settings, jobs, command, say)
+        return _run_study(planned, config, jobs, command, say)
 
 
 def _run_study(
-    planned: Plan, settings: StudySettings, jobs: int, command: str, say: Callable[[str], None]
+    planned: Plan, config: StudyConfig, jobs: int, command: str, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """All searches, trainings and results, alone in the study's folder."""
     study, folder, machine = planned.study, planned.folder, planned.machine
     for name in (STUDY, LATENCY):
         recover(folder / name)
-    if settings.overwrite:
+    if config.overwrite:
         clear_study(folder, study.name)
     begun = time.perf_counter()
     others = [first(group) for group in alike(planned.trials({}))]  # they need not wait for the searches
@@ -98,8 +98,8 @@ def _run_study(
             "versions": versions(),
         }
         write_json(folder / RESULTS, data)
-        if settings.results:
-            write_json(Path(settings.results), data)
+        if config.results:
+            write_json(Path(config.results), data)
         page, *_ = write_report(folder, data, command)
         trained = {one["folder"] for one in kept.values()}
         if all(folder / one in crew.before for one in trained):

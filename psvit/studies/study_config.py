@@ -8,7 +8,7 @@ from psvit.errors import UserError
 
 
 @dataclass(frozen=True)
-class StudySettings:
+class StudyConfig:
     """Where a study is kept, and how it is run.
 
     Args:

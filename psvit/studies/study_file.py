@@ -2,9 +2,9 @@
 
 title: Do poolings help?
 question: A sentence or two on what is asked.
-reads: holdout                        # or test: the split whose figures count
+reads: validation                        # or test: the split whose figures count
 precision: float32                    # of the trainings; leave out for the machine's best
-data: {data: fashion-mnist, limit: 12000, holdout: 0.1}
+data: {data: fashion-mnist, limit: 12000, validation: 0.1}
 recipe: {epochs: 6}                   # what differs from the light recipe
 groups:
   equal MACs:                         # a name
@@ -34,10 +34,10 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_ty
 import yaml
 
 from psvit.arch.arch import ARCH_FIELDS
-from psvit.data.data_config import Augment, DataSettings
+from psvit.data.data_config import Augment, DataConfig
 from psvit.engine.train_config import RECIPES, Machine, Recipe
 from psvit.errors import UserError, one_line
-from psvit.search.search_config import SearchFolder, SpaceSettings, SupernetSettings
+from psvit.search.search_config import SearchFolder, SpaceConfig, SupernetConfig
 from psvit.studies.plan import SEARCHED, Claim, Figure, Group, Network, Study, is_ours
 
 REWRITTEN = ("deit", "psvit_1d", "psvit_2d")
@@ -117,8 +117,8 @@ def _study(name: str, data: Mapping[str, Any], quick: bool) -> Study:
     if not groups:
         raise UserError("it has no groups: name one, with its networks")
     reads = data.get("reads", "test")
-    if reads not in ("test", "holdout"):
-        raise UserError(f"reads {reads!r} is not test or holdout")
+    if reads not in ("test", "validation"):
+        raise UserError(f"reads {reads!r} is not test or validation")
     study = Study(name, str(data.get("title", name)), str(data.get("question", "")).strip(), reads, groups, quick=quick)
     return replace(
         study,
@@ -137,7 +137,7 @@ def _group(name: str, own: Mapping[str, Any], shared: Mapping[str, Any], small: 
         key: {k: v for part in layers for k, v in _section(part, key).items()}
         for key in ("data", "recipe", "search", "arch")
     }
-    search_settings(given["search"], f"search of group {name}")
+    search_config(given["search"], f"search of group {name}")
     networks = own.get("networks")
     if isinstance(networks, list):
         if not all(isinstance(network, str) for network in networks):
@@ -153,7 +153,7 @@ def _group(name: str, own: Mapping[str, Any], shared: Mapping[str, Any], small: 
     if not found:
         raise UserError(f"group {name} has no networks")
     macs = own.get("macs")
-    data = DataSettings(**typed(DataSettings, {"split_seed": 0, **given["data"]}, "data"))
+    data = DataConfig(**typed(DataConfig, {"split_seed": 0, **given["data"]}, "data"))
     group = Group(
         str(name), found, None if macs is None else str(macs), data, _recipe(given["recipe"]), _pairs(given["search"])
     )
@@ -232,13 +232,13 @@ def _figure(entry: Any, study: Study) -> Figure:
     return Figure(groups, data.get("x"))
 
 
-def search_settings(given: Mapping[str, Any], what: str) -> dict[str, dict[str, Any]]:
-    """Settings of a search, by the part of `SearchSettings` that they belong to, each checked to be of its kind.
+def search_config(given: Mapping[str, Any], what: str) -> dict[str, dict[str, Any]]:
+    """Settings of a search, by the part of `SearchConfig` that they belong to, each checked to be of its kind.
 
     Raises:
         UserError: one that there is not, that the study sets itself, or that is of another kind; it begins with `what`.
     """
-    kinds: dict[str, type[Any]] = {"search": SearchFolder, "space": SpaceSettings, "supernet": SupernetSettings}
+    kinds: dict[str, type[Any]] = {"search": SearchFolder, "space": SpaceConfig, "supernet": SupernetConfig}
     apart = ("budget", "output", "resume", "overwrite")
     own = {part: [f.name for f in fields(kind) if f.name not in apart] for part, kind in kinds.items()}
     check_names(given, [name for names in own.values() for name in names], what)

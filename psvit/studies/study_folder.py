@@ -15,7 +15,7 @@ from psvit.engine.train_config import Machine
 from psvit.errors import UserError
 from psvit.files import check_writable, sole_writer, write_json
 from psvit.studies.plan import Study
-from psvit.studies.study_config import StudySettings
+from psvit.studies.study_config import StudyConfig
 from psvit.studies.study_page import PAGE, TABLES, figure_files
 from psvit.studies.trials import OUTPUT, TRIAL, check_precision, clear_search, clear_trial
 
@@ -30,7 +30,7 @@ TRIALS, SEARCHES = "*/*/seed-*", "*/search"
 """Where they are kept in a study's folder."""
 
 
-def check_folder(folder: Path, study: Study, settings: StudySettings) -> None:
+def check_folder(folder: Path, study: Study, config: StudyConfig) -> None:
     """Refuse a folder that is not this study's.
 
     Raises:
@@ -39,15 +39,15 @@ def check_folder(folder: Path, study: Study, settings: StudySettings) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: give a folder as --output")
     check_writable(folder, f"--output {folder}")
-    if settings.results and Path(settings.results).is_dir():
-        raise UserError(f"--results {settings.results} is a folder: give a file")
+    if config.results and Path(config.results).is_dir():
+        raise UserError(f"--results {config.results} is a folder: give a file")
     begun = any((folder / name).exists() for name in (STUDY, RESULTS))
     begun = begun or _outputs(folder)
-    if begun and not (settings.resume or settings.overwrite):
+    if begun and not (config.resume or config.overwrite):
         raise UserError(
             f"{folder} already holds a study: give --resume to go on, --overwrite to replace it, or another --output"
         )
-    if settings.resume:
+    if config.resume:
         _check_same(folder, study)
 
 

@@ -54,7 +54,7 @@ def write_figures(folder: Path, stem: str, data: Data) -> list[Path]:
 
     A figure of trainings that all failed is left out.
     """
-    entries = data["settings"]["figures"]
+    entries = data["config"]["figures"]
     paths = figure_files(folder, stem, len(entries))
     written: list[Path] = []
     for entry, svg, png in zip(entries, paths[::2], paths[1::2], strict=True):
@@ -89,7 +89,7 @@ def study_page(data: Data, folder: Path, command: str) -> Page:
     sets = by_data(data)
     if sets:
         page.heading("Figures")
-        for entry in data["settings"]["figures"]:
+        for entry in data["config"]["figures"]:
             if is_measured(entry, data):
                 page.figure(figure(entry, data), caption(entry))
         page.heading("Accuracy and cost")
@@ -104,12 +104,15 @@ def study_page(data: Data, folder: Path, command: str) -> Page:
     if sets:
         page.heading("Use a network")
     for name, measured in sets.items():
-        group, row = max(measured, key=lambda pair: fmean(pair[1]["holdout_top1"]))
+        group, row = max(measured, key=lambda pair: fmean(pair[1]["validation_top1"]))
         if "taken_from" in row:
-            page.text(f"{name}: the best on the hold-out, {row['label']} of {group['name']}, was trained elsewhere.")
+            page.text(
+                f"{name}: the best on the validation split, {row['label']} of {group['name']}, was trained elsewhere."
+            )
             continue
         page.text(
-            f"{name}: the best on the hold-out, {row['label']} of {group['name']} with {mean(row)} %, is a checkpoint "
+            f"{name}: the best on the validation split, {row['label']} of {group['name']} with {mean(row)} %, "
+            f"is a checkpoint "
             "folder:"
         )
         page.code(use_in_python(str(folder / row["folders"][0] / "best"), group["shape"]["in_chans"]))
@@ -118,7 +121,7 @@ def study_page(data: Data, folder: Path, command: str) -> Page:
     page.heading("Make it again")
     page.code(command)
     page.folded("Versions and machine", {**data["versions"], **data["machine"]})
-    page.folded("All settings", data["settings"])
+    page.folded("All settings", data["config"])
     return page
 
 
@@ -128,7 +131,7 @@ def _group(page: Page, group: Data, data: Data) -> None:
     page.table(headings, rows, left, caption=group_note(group, data))
     lines = {row["label"]: _line(row) for row in group["rows"] if row["mean"] is not None}
     if any(len(epochs) > 1 for epochs, _ in lines.values()):
-        page.figure(curves(lines, "epoch", "hold-out top-1, %"), "Learning curves, means of the seeds.")
+        page.figure(curves(lines, "epoch", "validation top-1, %"), "Learning curves, means of the seeds.")
     if group["searched"]:
         page.text("What the search of this group found:")
         _network(page, group["searched"], group)
@@ -162,7 +165,7 @@ def chart(rows: Measured, reads: str) -> Chart:
     Args:
         rows: the networks; reads: the split whose figures count.
     """
-    split = "test" if reads == "test" else "hold-out"
+    split = "test" if reads == "test" else "validation split"
     labels = list(dict.fromkeys(row["label"] for _, row in rows))
     timed = bool(rows) and all(row.get("latency_ms") is not None for _, row in rows)
     costs = ("macs", "params", *["latency_ms"] * timed)

@@ -39,7 +39,7 @@ def group_table(group: Data, reads: str) -> Table:
         over = "–" if row["error_ratio"] is None else f"{row['error_ratio']:.2f}"
         name = f"{row['label']}{' (' + failure(row) + ')' if row['failed'] else ''}"
         rows.append((name, f"`{row['network']}`", *cost, values, mean(row), over))
-    heading = f"{'test' if reads == 'test' else 'hold-out'} % by seed"
+    heading = f"{'test' if reads == 'test' else 'validation split'} % by seed"
     headings = ("", "network", "M MACs", "M params", *["ms"] * timed, heading, "mean, 95 %", "error / first")
     return Table(headings, rows, 2)
 
@@ -91,7 +91,7 @@ def group_note(group: Data, data: Data) -> str:
     images = next((row["images"] for row in group["rows"] if row["mean"] is not None), 0)
     limited = group["limit"] is not None and group["limit"] <= group["train_images"]
     trained = f"{group['train_images']:,} training images" if limited else "all training images"
-    split = "test images, read once for each training" if data["reads"] == "test" else "hold-out images"
+    split = "test images, read once for each training" if data["reads"] == "test" else "validation images"
     timed = f" ms: a batch of {data['latency']['latency_batch']}." if is_timed(group["rows"]) else ""
     return f"{group['data']}: {trained}, {group['epochs']} epochs, batch {group['batch']}; {images:,} {split}.{timed}"
 
@@ -169,7 +169,7 @@ def figure(entry: Data, data: Data) -> Drawing:
     """
     groups = {group["name"]: group for group in data["groups"]}
     chosen = [groups[name] for name in entry["groups"]]
-    top1 = f"{'test' if data['reads'] == 'test' else 'hold-out'} top-1, %"
+    top1 = f"{'test' if data['reads'] == 'test' else 'validation split'} top-1, %"
     if entry["x"] is None:
         rows = [row for group in chosen for row in group["rows"] if row["mean"] is not None]
         return intervals([(row["label"], row["mean"], *(row["interval"] or [row["mean"]] * 2)) for row in rows], top1)

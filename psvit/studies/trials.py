@@ -12,13 +12,13 @@ from typing import Any, ClassVar
 
 from psvit.engine.devices import computed_in
 from psvit.engine.loop import InterruptedTrainingError
-from psvit.engine.run_folder import LOG, SETTINGS, clear_run, differing, versions
-from psvit.engine.train_config import Machine, TrainSettings
+from psvit.engine.run_folder import LOG, RUN_CONFIG, clear_run, differing, versions
+from psvit.engine.train_config import Machine, TrainConfig
 from psvit.errors import UserError, flag
 from psvit.files import recover, write_json
 from psvit.pipeline.compare import network_name
 from psvit.search.search import InterruptedSearchError, search
-from psvit.search.search_config import SearchSettings
+from psvit.search.search_config import SearchConfig
 from psvit.search.search_folder import INHERITED, OWN, SECONDS, SUPERNET, journals_of
 from psvit.studies.plan import IDLE, Split
 from psvit.studies.worker_pool import StoppedError
@@ -87,7 +87,7 @@ class Trial:
         group: its group, label: of its network.
         seed: of the training.
         reads: the split whose figures count.
-        settings: of the training; its run.output is the trial's folder.
+        config: of the training; its run.output is the trial's folder.
         study: the study, as the user named it.
         macs: to which the study scales the group's networks, as text; None for none.
     """
@@ -96,7 +96,7 @@ class Trial:
     label: str
     seed: int
     reads: Split
-    settings: TrainSettings
+    config: TrainConfig
     study: str
     macs: str | None
     required: ClassVar[bool] = False  # a study goes on without it
@@ -104,7 +104,7 @@ class Trial:
     @property
     def folder(self) -> Path:
         """Where it is kept."""
-        return Path(self.settings.run.output)
+        return Path(self.config.run.output)
 
     @property
     def title(self) -> str:
@@ -131,17 +131,17 @@ class Trial:
                 f"{path} is broken ({error!r}): remove its folder, or start anew with --overwrite"
             ) from error
         self._check_same(before, self.made_with(), found.get("scaled_to"))
-        check_precision(self.folder, found.get("computed_in"), self.settings.machine)
+        check_precision(self.folder, found.get("computed_in"), self.config.machine)
         return result
 
     def _check_begun(self) -> None:
         """Refuse to go on with a training of other settings, before a study begins, and not as one that failed."""
-        path = self.folder / SETTINGS
+        path = self.folder / RUN_CONFIG
         if not path.is_file():
             return
         try:
-            settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
-            before = _flat([dict(settings[part]) for part in PARTS])
+            config = json.loads(path.read_text(encoding="utf-8"))["config"]
+            before = _flat([dict(config[part]) for part in PARTS])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{path} is broken ({error!r}): remove its folder, or start anew with --overwrite"
@@ -156,11 +156,11 @@ class Trial:
             return
         name = other[0]
         old, new = ("null" if made.get(name) is None else made[name] for made in (before, now))
-        if name in asdict(self.settings.machine):
+        if name in asdict(self.config.machine):
             told = f"{flag(name)} {old}, not {new}"
-        elif name in asdict(self.settings.model) and macs not in (None, self.macs):
+        elif name in asdict(self.config.model) and macs not in (None, self.macs):
             told = f"macs {macs}, not {self.macs} as {self.study} says"
-        elif name in asdict(self.settings.model):
+        elif name in asdict(self.config.model):
             told = f"another network, {name} {old}, than {self.study} asks for, {name} {new} (other macs change it too)"
         else:
             told = f"{name} {old}, not {new} as {self.study} says"
@@ -171,8 +171,8 @@ class Trial:
 
     def made_with(self) -> dict[str, Any]:
         """All settings that its figures depend on, flat."""
-        settings = asdict(self.settings)
-        return {**_flat([settings[part] for part in PARTS]), "reads": self.reads}
+        config = asdict(self.config)
+        return {**_flat([config[part] for part in PARTS]), "reads": self.reads}
 
     def __call__(self) -> dict[str, Any]:
         """Train, evaluate, keep the result and return it; what is finished already is not done again.
@@ -188,7 +188,7 @@ class Trial:
             result = self._result()
         kept = {
             "made_with": self.made_with(),
-            "computed_in": computed_in(self.settings.machine),
+            "computed_in": computed_in(self.config.machine),
             "scaled_to": self.macs,
             "result": result,
             "versions": versions(),
@@ -197,21 +197,21 @@ class Trial:
         return result
 
     def _result(self) -> dict[str, Any]:
-        run = replace(self.settings.run, resume=True)
-        best = train(replace(self.settings, run=run), lambda line: print(line, flush=True))
+        run = replace(self.config.run, resume=True)
+        best = train(replace(self.config, run=run), lambda line: print(line, flush=True))
         log = [json.loads(line) for line in (self.folder / LOG).read_text(encoding="utf-8").splitlines()]
         if self.reads == "test":
-            metrics, _ = evaluate_checkpoint(str(self.folder / "best"), self.settings.data, self.settings.machine)
+            metrics, _ = evaluate_checkpoint(str(self.folder / "best"), self.config.data, self.config.machine)
             figures: dict[str, Any] = dict(metrics.to_dict())
         else:
             figures = {name: log[-1][name] for name in ("top1", "top5", "loss", "images")}
         facts = json.loads((self.folder / "last" / "metrics.json").read_text(encoding="utf-8"))
         return {
-            "network": network_name(self.folder / "last", self.settings.model),
+            "network": network_name(self.folder / "last", self.config.model),
             "macs": facts["macs"],
             "params": facts["params"],
             **figures,
-            "holdout_top1": best["top1"],
+            "validation_top1": best["top1"],
             "epoch": best["epoch"],
             "history": [[line["epoch"], line["top1"], line["train_loss"]] for line in log],
             "steps": log[-1]["step"],
@@ -220,7 +220,7 @@ class Trial:
 
     def trained_images(self, log: list[dict[str, Any]]) -> int:
         """Images that an epoch took."""
-        return int(log[0]["step"] * self.settings.recipe.global_batch(1))
+        return int(log[0]["step"] * self.config.recipe.global_batch(1))
 
 
 def _flat(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -234,17 +234,17 @@ class Search:
 
     Args:
         group: its name.
-        settings: of the search; its folder is the trial's.
+        config: of the search; its folder is the trial's.
     """
 
     group: str
-    settings: SearchSettings
+    config: SearchConfig
     required: ClassVar[bool] = True
 
     @property
     def folder(self) -> Path:
         """Where it is kept."""
-        return Path(self.settings.search.output)
+        return Path(self.config.search.output)
 
     @property
     def title(self) -> str:
@@ -269,8 +269,8 @@ class Search:
             UserError: the search failed.
             StoppedError: it was stopped.
         """
-        folder = replace(self.settings.search, resume=True)
+        folder = replace(self.config.search, resume=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / OUTPUT).open("a", encoding="utf-8") as file, redirect_stdout(file), _stops():
-            found = search(replace(self.settings, search=folder), lambda line: print(line, flush=True))
+            found = search(replace(self.config, search=folder), lambda line: print(line, flush=True))
         return found.arch.to_dict()

@@ -86,8 +86,9 @@ class ClassMapSplit(DenseSplit):
         return (torch.stack(images), torch.stack(labels)) if self.training else (images, labels)
 
 
-def check_holdout(split: DenseSplit) -> None:
-    """Refuse a hold-out that can have no figures, before an epoch is lost to it; reads up to the first that counts.
+def check_validation(split: DenseSplit) -> None:
+    """Refuse a validation split that can have no figures, before an epoch is lost to it; reads up to the first that
+    counts.
 
     Raises:
         UserError: none of its images can be read, or no pixel of them has a class.
@@ -102,6 +103,7 @@ def check_holdout(split: DenseSplit) -> None:
             wrong = wrong or one_line(error, limit=1000)  # it names the path, which may be long
     if wrong:
         raise UserError(
-            f"none of the {len(split)} images of the hold-out can be evaluated, the first is {wrong}: mend it, give "
-            "another --split-seed, or go without a hold-out by --holdout 0"
+            f"none of the {len(split)} images of the validation split can be evaluated, the first is {wrong}: "
+            f"mend it, give "
+            "another --split-seed, or go without a validation split by --validation 0"
         )

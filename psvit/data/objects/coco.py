@@ -46,7 +46,7 @@ class CocoSplit:
 
 
 def find_coco(root: Path) -> dict[str, Path]:
-    """The annotation files of a folder, by split (train, holdout, test), empty if it holds none.
+    """The annotation files of a folder, by split (train, validation, test), empty if it holds none.
 
     They are looked for in the folder, in its annotations/ and in its other folders (train/_annotations.coco.json). One
     file alone, whose name tells no split, is by the empty name.
@@ -93,7 +93,7 @@ def read_coco(
     Args:
         path: the JSON file.
         root: the set's folder.
-        split: train, holdout or test: folders of such names may hold the images.
+        split: train, validation or test: folders of such names may hold the images.
         strict: an image that is not on disk is an error.
         classes: of the training split; by default the file's own categories, by their ids.
         evaluated: the classes of a network that is to be evaluated; they are the set's if it has no other.

@@ -19,7 +19,7 @@ from psvit.data.objects.class_maps import MapSource, open_maps, open_voc_maps
 from psvit.data.objects.coco import find_coco, read_coco
 from psvit.data.objects.mask_folders import find_other_masks
 from psvit.data.objects.objects import IGNORED, DenseSource, DenseSubset
-from psvit.data.objects.objects_config import WITH_CLASS_MAPS, WITH_OBJECTS, DenseDataSettings
+from psvit.data.objects.objects_config import WITH_CLASS_MAPS, WITH_OBJECTS, DenseDataConfig
 from psvit.data.objects.scenes import LEAST_SIDE, SIDE, ScenesSource
 from psvit.data.objects.voc import find_voc, read_voc
 from psvit.data.sources import printable, quoted
@@ -42,8 +42,8 @@ class DenseData:
         mean: of each channel, for pixels in 0..1.
         std: of each channel.
         mirror: an image keeps its classes when mirrored left to right.
-        train: training images, without the hold-out.
-        holdout: cut from the training split; empty if settings.holdout is 0.
+        train: training images, without the validation split.
+        validation: cut from the training split; empty if config.validation is 0.
         test: the test split.
         has_masks: objects have masks.
         img_size: height and width of the images of all splits; None if they differ.
@@ -59,7 +59,7 @@ class DenseData:
     std: tuple[float, ...]
     mirror: bool
     train: DenseSource
-    holdout: DenseSource
+    validation: DenseSource
     test: DenseSource
     has_masks: bool
     img_size: tuple[int, int] | None
@@ -68,24 +68,24 @@ class DenseData:
     files: ImageSet | None = None
 
     def split(self, name: str) -> DenseSource:
-        """The split of this name: train, holdout or test."""
-        return {"train": self.train, "holdout": self.holdout, "test": self.test}[name]
+        """The split of this name: train, validation or test."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
     def sizes(self) -> set[tuple[int, int]]:
         """Heights and widths of the images of all splits, as far as they are known without decoding them."""
         if self.img_size is not None:
             return {self.img_size}
-        parts = (self.train, self.holdout, self.test)
+        parts = (self.train, self.validation, self.test)
         return {size for part in parts for at in range(len(part)) if (size := part.size_of(at)) is not None}
 
 
 def open_objects(
-    settings: DenseDataSettings, kept: ImageList | None = None, evaluated: tuple[str, ...] | None = None
+    config: DenseDataConfig, kept: ImageList | None = None, evaluated: tuple[str, ...] | None = None
 ) -> DenseData:
     """Open a set of images with boxes, and masks where it has them.
 
     Args:
-        settings: which set, and how to cut it.
+        config: which set, and how to cut it.
         kept: the list of a network's images: they keep their splits.
         evaluated: the classes of a network that is to be evaluated: of another folder than that of `kept`, one without
             splits is a test split as a whole, and need not have all classes.
@@ -93,49 +93,49 @@ def open_objects(
     Raises:
         UserError: the set is not known or not found, is broken, or has too few images.
     """
-    if settings.data == SCENES:
-        return _open_scenes(settings)
-    root = _folder(settings, WITH_OBJECTS, "the detector scales them (--short-side and --long-side of train)")
+    if config.data == SCENES:
+        return _open_scenes(config)
+    root = _folder(config, WITH_OBJECTS, "the detector scales them (--short-side and --long-side of train)")
     if folder := find_voc(root):
-        return _in_splits(settings, _open_voc(settings, folder, evaluated), kept, evaluated is not None)
+        return _in_splits(config, _open_voc(config, folder, evaluated), kept, evaluated is not None)
     if files := find_coco(root):
-        found = _open_coco(settings, root, files, crowds=False, evaluated=evaluated)
-        return _in_splits(settings, found, kept, evaluated is not None)
+        found = _open_coco(config, root, files, crowds=False, evaluated=evaluated)
+        return _in_splits(config, found, kept, evaluated is not None)
     raise UserError(
-        f"--data {settings.data!r} holds no boxes: give a folder with annotations/instances_train.json, as in COCO, "
+        f"--data {config.data!r} holds no boxes: give a folder with annotations/instances_train.json, as in COCO, "
         "or with JPEGImages and Annotations, as in Pascal VOC"
     )
 
 
 def open_class_maps(
-    settings: DenseDataSettings, kept: ImageList | None = None, evaluated: tuple[str, ...] | None = None
+    config: DenseDataConfig, kept: ImageList | None = None, evaluated: tuple[str, ...] | None = None
 ) -> DenseData:
     """Open a set of images with a class for each pixel; arguments as of `open_objects`.
 
     Raises:
         UserError: the set is not known or not found, is broken, or has too few images.
     """
-    if settings.data == SCENES:
-        return _with_background(_open_scenes(settings))
-    root = _folder(settings, WITH_CLASS_MAPS, "training cuts pieces of one size from them (--crop-size)")
-    maps = open_voc_maps(folder, settings.strict) if (folder := find_voc(root)) else None
-    maps = maps or open_maps(root, settings.strict, evaluated)
+    if config.data == SCENES:
+        return _with_background(_open_scenes(config))
+    root = _folder(config, WITH_CLASS_MAPS, "training cuts pieces of one size from them (--crop-size)")
+    maps = open_voc_maps(folder, config.strict) if (folder := find_voc(root)) else None
+    maps = maps or open_maps(root, config.strict, evaluated)
     if maps is not None:
         found = _Found(root, maps.classes, maps.source, maps.splits, maps.folders, False, maps.notes, maps.named)
-        return _in_splits(settings, found, kept, evaluated is not None)
+        return _in_splits(config, found, kept, evaluated is not None)
     if files := find_coco(root):
         own = None if evaluated is None else evaluated[1:]  # without the background
-        data = _in_splits(settings, _open_coco(settings, root, files, True, own), kept, evaluated is not None)
+        data = _in_splits(config, _open_coco(config, root, files, True, own), kept, evaluated is not None)
         if not data.has_masks:
-            raise UserError(f"--data {settings.data!r} has boxes, but no masks: class maps cannot be drawn from them")
+            raise UserError(f"--data {config.data!r} has boxes, but no masks: class maps cannot be drawn from them")
         if len(data.classes) >= IGNORED:
-            raise UserError(f"--data {settings.data!r} has {len(data.classes)} classes: a class map holds "
+            raise UserError(f"--data {config.data!r} has {len(data.classes)} classes: a class map holds "
                             f"{IGNORED - 1} at most")  # fmt: skip
         return _with_background(data)
     if (masks := find_other_masks(root)) is not None:
         raise UserError(f"{masks} holds no images: put the masks there, as PNG, called as their images")
     raise UserError(
-        f"--data {settings.data!r} holds no class maps: give a folder with images/ and masks/, or one in the layout "
+        f"--data {config.data!r} holds no class maps: give a folder with images/ and masks/, or one in the layout "
         "of ADE20K, COCO or Pascal VOC"
     )
 
@@ -144,14 +144,14 @@ def _with_background(data: DenseData) -> DenseData:
     return replace(data, classes=("background", *data.classes))
 
 
-def _folder(settings: DenseDataSettings, known: str, instead: str) -> Path:
+def _folder(config: DenseDataConfig, known: str, instead: str) -> Path:
     """The folder that is named as the data, of those `known`; `instead` says how its images come to one size."""
-    root = Path(os.path.expanduser(settings.data))
+    root = Path(os.path.expanduser(config.data))
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "is neither a folder nor a known set"
-        raise UserError(f"--data {settings.data!r} {what}: give {known}")
-    if settings.img_size is not None:
-        raise UserError(f"--img-size is the side of digits-scenes: images of {settings.data!r} keep their sizes, and "
+        raise UserError(f"--data {config.data!r} {what}: give {known}")
+    if config.img_size is not None:
+        raise UserError(f"--img-size is the side of digits-scenes: images of {config.data!r} keep their sizes, and "
                         f"{instead}; leave it out")  # fmt: skip
     return root
 
@@ -174,7 +174,7 @@ class _Found:
 
 
 def _open_coco(
-    settings: DenseDataSettings, root: Path, files: dict[str, Path], crowds: bool, evaluated: tuple[str, ...] | None
+    config: DenseDataConfig, root: Path, files: dict[str, Path], crowds: bool, evaluated: tuple[str, ...] | None
 ) -> _Found:
     notes: tuple[str, ...] = ()
     if "train" in files and "" in files:
@@ -184,14 +184,14 @@ def _open_coco(
         raise UserError(f"{root} has annotations in {there}, but none to train on: add a file with train in its name, "
                         "as in annotations/instances_train.json")  # fmt: skip
     learned = next(split for split in ("train", "", *files) if split in files)
-    first = read_coco(files[learned], root, learned or "train", settings.strict, evaluated=evaluated)
+    first = read_coco(files[learned], root, learned or "train", config.strict, evaluated=evaluated)
     _check_objects(files[learned], first.images, crowds, first.notes)
     images, splits = list(first.images), [learned or "train"] * len(first.images)
     notes += first.notes
     counted = first.named
-    for split in ("holdout", "test"):
+    for split in ("validation", "test"):
         if split in files and split != learned:
-            read = read_coco(files[split], root, split, settings.strict, first.classes)
+            read = read_coco(files[split], root, split, config.strict, first.classes)
             notes += read.notes
             if first.has_masks and not read.has_masks:
                 notes += (f"{files[split]} has no masks: there boxes take their place",)
@@ -203,8 +203,8 @@ def _open_coco(
     return _Found(root, first.classes, source, tuple(splits), named, first.has_masks, notes, counted)
 
 
-def _open_voc(settings: DenseDataSettings, folder: Path, evaluated: tuple[str, ...] | None) -> _Found:
-    read = read_voc(folder, settings.strict, evaluated)
+def _open_voc(config: DenseDataConfig, folder: Path, evaluated: tuple[str, ...] | None) -> _Found:
+    read = read_voc(folder, config.strict, evaluated)
     learned = next(split for split in ("train", *read.splits) if read.splits.get(split))
     _check_objects(folder, read.splits[learned], crowds=False, notes=read.notes)
     images = [image for part in read.splits.values() for image in part]
@@ -222,7 +222,7 @@ def _check_objects(where: Path, images: Sequence[Annotated], crowds: bool, notes
                         f"to learn; annotate some{found}")  # fmt: skip
 
 
-def _in_splits(settings: DenseDataSettings, found: _Found, kept: ImageList | None, evaluated: bool) -> DenseData:
+def _in_splits(config: DenseDataConfig, found: _Found, kept: ImageList | None, evaluated: bool) -> DenseData:
     """Cut the splits that a folder has none of, by a hash of each image's path, and keep to --limit.
 
     Raises:
@@ -232,7 +232,7 @@ def _in_splits(settings: DenseDataSettings, found: _Found, kept: ImageList | Non
 
     source = found.source
     real = _real_paths([source.path(at) for at in range(len(source))])
-    _check_apart(settings, found, real)
+    _check_apart(config, found, real)
     given = list(zip(found.splits, real, strict=True))
     paths: dict[tuple[str, str], str] = {}  # a file that is listed twice counts once
     for at, pair in enumerate(given):
@@ -243,23 +243,23 @@ def _in_splits(settings: DenseDataSettings, found: _Found, kept: ImageList | Non
         splits.setdefault(split, []).append(Labelled(path, "", where, where))
     origins = found.folders or {"train": "the images"}
     folder = ImageFolder((), splits, found.folders, PassedOver(), (), origins)
-    files = split_images(folder, settings, kept, evaluated)
+    files = split_images(folder, config, kept, evaluated)
     split_of = {row.path: split for row, split in zip(files.rows, files.splits, strict=True)}
     placed = np.asarray([split_of[paths[pair]] for pair in given])
-    parts = {split: DenseSubset(source, np.flatnonzero(placed == split)) for split in ("train", "holdout", "test")}
+    parts = {split: DenseSubset(source, np.flatnonzero(placed == split)) for split in ("train", "validation", "test")}
     return DenseData(
-        name=settings.data,
+        name=config.data,
         classes=found.classes,
         in_chans=3,
         mean=IMAGENET_DEFAULT_MEAN,
         std=IMAGENET_DEFAULT_STD,
         mirror=True,
         train=parts["train"],
-        holdout=parts["holdout"],
+        validation=parts["validation"],
         test=parts["test"],
         has_masks=found.has_masks,
         img_size=_one_size(source),
-        workers=min(4, os.cpu_count() or 1) if settings.workers is None else settings.workers,
+        workers=min(4, os.cpu_count() or 1) if config.workers is None else config.workers,
         notes=(*found.notes, *_unlisted(found, real), *files.notes),
         files=files,
     )
@@ -278,16 +278,16 @@ def _real_paths(paths: Sequence[str]) -> list[str]:
     return found
 
 
-def _check_apart(settings: DenseDataSettings, found: _Found, real: Sequence[str]) -> None:
+def _check_apart(config: DenseDataConfig, found: _Found, real: Sequence[str]) -> None:
     """Refuse a file that is in two splits, by whatever path, unless it is to be put into one."""
     places: dict[str, set[str]] = {}
     for file, split in zip(real, found.splits, strict=True):
         places.setdefault(file, set()).add(split)
     both = [file for file, splits in places.items() if len(splits) > 1]
-    if both and not settings.join_duplicates:
-        first, second = sorted(places[both[0]], key=("train", "holdout", "test").index)[:2]
+    if both and not config.join_duplicates:
+        first, second = sorted(places[both[0]], key=("train", "validation", "test").index)[:2]
         raise UserError(
-            f"{settings.data}: {len(both)} images of {found.folders.get(second, second)} are in "
+            f"{config.data}: {len(both)} images of {found.folders.get(second, second)} are in "
             f"{found.folders.get(first, first)} too: {quoted(list(map(printable, both)))}; what is tested on must "
             "not be trained on: take them out of one, or give --join-duplicates to train on the others alone"
         )
@@ -320,8 +320,8 @@ def _one_size(source: DenseSource) -> tuple[int, int] | None:
     return found.pop() if found else None
 
 
-def _open_scenes(settings: DenseDataSettings) -> DenseData:
-    side = SIDE if settings.img_size is None else settings.img_size
+def _open_scenes(config: DenseDataConfig) -> DenseData:
+    side = SIDE if config.img_size is None else config.img_size
     size = (side, side) if isinstance(side, int) else (side[0], side[1])
     if min(size) < LEAST_SIDE:
         raise UserError(
@@ -329,22 +329,22 @@ def _open_scenes(settings: DenseDataSettings) -> DenseData:
             f"digits cannot be read; give {LEAST_SIDE} or more"
         )
     (pixels, labels), test = digits()
-    seed = settings.seed_of_split
-    kept, off = cut(labels, settings.holdout, np.random.default_rng(seed), DIGITS)
-    count = max(round(settings.holdout * settings.scenes), 1) if settings.holdout else 0
-    limited = min(settings.limit or settings.scenes, settings.scenes)
+    seed = config.seed_of_split
+    kept, off = cut(labels, config.validation, np.random.default_rng(seed), DIGITS)
+    count = max(round(config.validation * config.scenes), 1) if config.validation else 0
+    limited = min(config.limit or config.scenes, config.scenes)
     # the first number keeps the three splits' randomness apart; the test split's own is whatever --seed says
     return DenseData(
-        name=settings.data,
+        name=config.data,
         classes=DIGITS,
         in_chans=1,
         mean=(0.5,),  # mean and std of the training pixels
         std=(0.19,),
         mirror=False,
         train=ScenesSource(pixels[kept], labels[kept], (0, seed), limited, size, "digits-scenes train"),
-        holdout=ScenesSource(pixels[off], labels[off], (1, seed), count, size, "digits-scenes hold-out"),
+        validation=ScenesSource(pixels[off], labels[off], (1, seed), count, size, "digits-scenes validation split"),
         test=ScenesSource(*test, (2,), TEST_SCENES, size, "digits-scenes test"),
         has_masks=True,
         img_size=size,
-        workers=settings.workers or 0,
+        workers=config.workers or 0,
     )

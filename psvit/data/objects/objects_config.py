@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from psvit.data.data_config import DataSettings
+from psvit.data.data_config import DataConfig
 from psvit.errors import UserError
 
 WITH_OBJECTS = "digits-scenes, or a folder in the layout of COCO or Pascal VOC"
@@ -16,7 +16,7 @@ WITH_CLASS_MAPS = (
 
 
 @dataclass(frozen=True)
-class DenseDataSettings(DataSettings):
+class DenseDataConfig(DataConfig):
     """Which images with boxes, masks or class maps to read, and how.
 
     Args:
@@ -24,7 +24,7 @@ class DenseDataSettings(DataSettings):
         data_dir: not used here: give the folder as --data.
         class_folders: not used here: images have no class.
         img_size: side in pixels of the scenes of digits-scenes, or height and width; 96 by default.
-        holdout: fraction cut from the training split, to choose by without touching the test split.
+        validation: fraction cut from the training split, to choose by without touching the test split.
         limit: train on this many images only (for prototypes).
         scenes: training scenes of digits-scenes; an evaluation takes as many as the training had.
     """
@@ -47,7 +47,7 @@ class DenseDataSettings(DataSettings):
 
 
 @dataclass(frozen=True)
-class ObjectDataSettings(DenseDataSettings):
+class ObjectDataConfig(DenseDataConfig):
     """Which images with boxes, and masks where they have them, to read, and how.
 
     Args:
@@ -58,7 +58,7 @@ class ObjectDataSettings(DenseDataSettings):
 
 
 @dataclass(frozen=True)
-class ClassMapDataSettings(DenseDataSettings):
+class ClassMapDataConfig(DenseDataConfig):
     """Which images with a class for each pixel to read, and how.
 
     Args:

@@ -14,7 +14,7 @@ from psvit.errors import UserError
 
 
 def split_of_folder(name: str) -> str | None:
-    """The split that a folder of this name is (train, holdout, test), whatever year stands behind it; or None."""
+    """The split that a folder of this name is (train, validation, test), whatever year stands behind it; or None."""
     return split_named(re.sub(r"[-_ ]?\d+$", "", name))
 
 

@@ -26,7 +26,7 @@ CLASSES = (
 
 @dataclass(frozen=True, eq=False)
 class Voc:
-    """A folder, read: class names, images by split (train, holdout, test), the list that names each split.
+    """A folder, read: class names, images by split (train, validation, test), the list that names each split.
 
     `named` holds what the notes count.
     """
@@ -50,9 +50,10 @@ def find_voc(root: Path) -> Path | None:
 def find_splits(
     folder: Path, task: str, labelled: Mapping[str, Path]
 ) -> tuple[dict[str, list[str]], dict[str, str], tuple[str, ...]]:
-    """Names of the images of each split (train, holdout, test), the lists that name them, notes on what is not used.
+    """Names of the images of each split (train, validation, test), the lists that name them, notes on what is not used.
 
-    A list whose images have no labels, as VOC2012's test.txt, is left alone. Of trainval.txt the hold-out is cut; it
+    A list whose images have no labels, as VOC2012's test.txt, is left alone. Of trainval.txt the validation split is
+    cut; it
     is trained on where there is another test split. Without a list to train on, all that is in no other list is.
 
     Args:
@@ -79,7 +80,7 @@ def find_splits(
             unlabelled.append(path.name)
     if "test" in names and "trainval" in names:
         names["train"] = names.pop("trainval")
-        names.pop("holdout", None)  # it is part of it
+        names.pop("validation", None)  # it is part of it
     names.pop("trainval", None)
     if "train" not in names:
         taken = {name for _, listed in names.values() for name in listed}
@@ -133,7 +134,7 @@ def read_voc(folder: Path, strict: bool = False, evaluated: tuple[str, ...] | No
     classes = CLASSES if named[learned] <= set(CLASSES) else tuple(sorted(named[learned], key=natural))
     if evaluated is not None and set.union(*named.values()) <= set(evaluated):
         classes = evaluated
-    for split in ("holdout", "test"):
+    for split in ("validation", "test"):
         if missing := sorted(named.get(split, set()) - set(classes)):
             raise UserError(f"{folder}: {lists[split]} has classes that the training split lacks: {quoted(missing)}")
     if not named[learned]:

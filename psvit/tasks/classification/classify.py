@@ -19,32 +19,32 @@ from psvit.engine.devices import attention_for_training, open_machine, seed_step
 from psvit.engine.display import describe_data
 from psvit.engine.loop import learn_epochs
 from psvit.engine.run_folder import RunFolder
-from psvit.engine.train_config import Distillation, ModelSettings, Recipe, TrainSettings
-from psvit.engine.trainer import INIT, Learning
+from psvit.engine.train_config import Distillation, ModelConfig, Recipe, TrainConfig
+from psvit.engine.trainer import INIT, Trainer
 from psvit.errors import UserError
 from psvit.tasks.classification.evaluate import evaluate
 
 
-class ClassifierLearning(Learning):
+class ClassifierTrainer(Trainer):
     """What changes while a classifier learns.
 
     Args:
         model: images (B, C, H, W) -> logits (B, classes), as built.
-        settings: of the training.
+        config: of the training.
         accelerator: device, precision, processes.
         data: the images; also for the teacher's input.
     """
 
     recipe: Recipe
-    settings: TrainSettings
+    config: TrainConfig
 
-    def __init__(self, model: nn.Module, settings: TrainSettings, accelerator: Accelerator, data: Data) -> None:
-        transform = train_transform(data, settings.recipe.augment)
-        split = ImageSplit(data.train, transform, training=True, strict=settings.data.strict)
-        super().__init__(model, settings, accelerator, split, data.workers)
-        self.data, self.num_classes, self.repeats = data, len(data.classes), settings.recipe.repeats
-        self.mix = _mixup(settings.recipe, self.num_classes)
-        self.teacher = _open_teacher(settings.distillation, data, accelerator)
+    def __init__(self, model: nn.Module, config: TrainConfig, accelerator: Accelerator, data: Data) -> None:
+        transform = train_transform(data, config.recipe.augment)
+        split = ImageSplit(data.train, transform, training=True, strict=config.data.strict)
+        super().__init__(model, config, accelerator, split, data.workers)
+        self.data, self.num_classes, self.repeats = data, len(data.classes), config.recipe.repeats
+        self.mix = _mixup(config.recipe, self.num_classes)
+        self.teacher = _open_teacher(config.distillation, data, accelerator)
 
     def loss(self, batch: Batch, step: int) -> Tensor:
         """Cross-entropy with the labels, and with the teacher's where there is one: a scalar, in nats."""
@@ -65,11 +65,11 @@ class ClassifierLearning(Learning):
         return *self.mix(images, labels), 0.0  # timm's mixup smooths the labels itself
 
     def evaluate(self) -> dict[str, Any]:
-        """The figures on the hold-out (empty if there is none)."""
-        if len(self.data.holdout) == 0:
+        """The figures on the validation split (empty if there is none)."""
+        if len(self.data.validation) == 0:
             return {}
         batches = eval_batches(
-            ImageSplit(self.data.holdout, eval_transform(self.data), strict=self.settings.data.strict),
+            ImageSplit(self.data.validation, eval_transform(self.data), strict=self.config.data.strict),
             batch_size=self.recipe.batch_size,
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
@@ -87,10 +87,10 @@ def _mixup(recipe: Recipe, num_classes: int) -> Mixup | None:
 class Teacher:
     """A trained network whose choices a student learns beside the labels (DeiT, section 4)."""
 
-    def __init__(self, model: nn.Module, settings: Distillation, accelerator: Accelerator) -> None:
+    def __init__(self, model: nn.Module, config: Distillation, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
-        self.model, self.hard, self.weight = model, settings.distill == "hard", settings.distill_weight
-        self.temperature = settings.distill_temperature
+        self.model, self.hard, self.weight = model, config.distill == "hard", config.distill_weight
+        self.temperature = config.distill_temperature
 
     def loss(self, images: Tensor, logits: Tensor) -> Tensor:
         """Images (B, C, H, W) and the student's logits (B, classes) -> a scalar, in nats."""
@@ -105,50 +105,51 @@ class Teacher:
         return difference * T**2
 
 
-def _open_teacher(settings: Distillation, data: Data, accelerator: Accelerator) -> Teacher | None:
-    if settings.teacher is None:
+def _open_teacher(config: Distillation, data: Data, accelerator: Accelerator) -> Teacher | None:
+    if config.teacher is None:
         return None
-    named = ModelSettings(settings.teacher, pretrained=not is_folder(settings.teacher))
+    named = ModelConfig(config.teacher, pretrained=not is_folder(config.teacher))
     model = open_model(named, img_size=data.img_size, in_chans=data.in_chans)
     if model.num_classes != len(data.classes):
         raise UserError(
-            f"the teacher {settings.teacher} knows {model.num_classes} classes, the data have {len(data.classes)}"
+            f"the teacher {config.teacher} knows {model.num_classes} classes, the data have {len(data.classes)}"
         )
     model.requires_grad_(False).eval().to(accelerator.device)
-    return Teacher(model, settings, accelerator)
+    return Teacher(model, config, accelerator)
 
 
-def train(settings: TrainSettings, say: Callable[[str], None] = print) -> dict[str, Any]:
+def train(config: TrainConfig, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Train a network and leave its best and last checkpoints in the run's folder.
 
     Under ``accelerate launch`` or ``torchrun`` this is one of several processes, and only the first of them writes.
 
     Args:
-        settings: everything that the training depends on.
+        config: everything that the training depends on.
         say: takes lines for the user.
 
     Returns:
-        The metrics of the best checkpoint: top1 and top5 in percent and loss in nats on the hold-out, epoch, macs ...
+        The metrics of the best checkpoint: top1 and top5 in percent and loss in nats on the validation split, epoch,
+        macs ...
 
     Raises:
         UserError: a wrong setting, an output folder that already holds a run, a loss that is not finite.
         InterruptedTrainingError: Ctrl-C; the message says how to resume.
     """
-    accelerator = open_machine(settings.machine)
-    run = RunFolder(settings, accelerator)
+    accelerator = open_machine(config.machine)
+    run = RunFolder(config, accelerator)
     if (best := run.finished(say)) is not None:
         return best
     kept = run.kept_images()
-    data = open_data(settings.data, kept)
+    data = open_data(config.data, kept)
     seen = run.take_images(data.files, kept)
-    seed_step(settings.data.seed, INIT)
+    seed_step(config.data.seed, INIT)
     with attention_for_training(accelerator.device):
         model = open_model(
-            settings.model,
-            settings.recipe.drop_path,
+            config.model,
+            config.recipe.drop_path,
             img_size=data.img_size,
             in_chans=data.in_chans,
             num_classes=len(data.classes),
         )
     run.describe(model, preprocessing(data), data.classes)
-    return learn_epochs(ClassifierLearning(model, settings, accelerator, data), run, [*describe_data(data), *seen], say)
+    return learn_epochs(ClassifierTrainer(model, config, accelerator, data), run, [*describe_data(data), *seen], say)

@@ -17,7 +17,7 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
-from psvit.data.data_config import DataSettings
+from psvit.data.data_config import DataConfig
 from psvit.data.datasets import Data, open_data
 from psvit.data.image_list import ImageList
 from psvit.data.loading import Batch, ImageSplit, check_readable, eval_batches
@@ -155,7 +155,7 @@ class Classifier:
         """The images that it was trained on, held out or tested, where a list of them lies beside it."""
         return known_images(self.source, self.told)
 
-    def lost(self, data: DataSettings) -> bool:
+    def lost(self, data: DataConfig) -> bool:
         """Whether a folder is, by its name, the one that it was trained on, and the list of its images is not there."""
         told = self.told.get(TRAINED_ON) or {}
         return "images" in told and self.images is None and told.get("data") == set_name(data.data)
@@ -188,7 +188,7 @@ def open_checkpoint(folder: str, instead: str | None = None, say: Callable[[str]
 
 
 def evaluate_checkpoint(
-    folder: str, data: DataSettings, machine: Machine, split: str = "test", batch_size: int = 128
+    folder: str, data: DataConfig, machine: Machine, split: str = "test", batch_size: int = 128
 ) -> tuple[Metrics, Data]:
     """Evaluate a checkpoint folder: `evaluate_classifier` of `open_checkpoint`."""
     return evaluate_classifier(open_checkpoint(folder), data, machine, split, batch_size)
@@ -196,7 +196,7 @@ def evaluate_checkpoint(
 
 def evaluate_classifier(
     classifier: Classifier,
-    data: DataSettings,
+    data: DataConfig,
     machine: Machine,
     split: str = "test",
     batch_size: int = 128,
@@ -223,7 +223,7 @@ def evaluate_classifier(
     check_classes(classifier.source, classifier.classes, model.num_classes, opened)
     if data.img_size is not None:
         set_size(model, opened.img_size)
-    source = {"test": opened.test, "holdout": opened.holdout, "train": opened.train}[split]
+    source = {"test": opened.test, "validation": opened.validation, "train": opened.train}[split]
     if opened.files is not None:
         opened.files.check_split(split, data.data)
     images = ImageSplit(source, preprocess(model, opened.img_size), strict=data.strict)

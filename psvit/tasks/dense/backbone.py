@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from psvit.arch.arch import Arch
 from psvit.arch.variants import AUTO, with_changes
 from psvit.engine.checkpoints import network_config, open_model
-from psvit.engine.train_config import ModelSettings
+from psvit.engine.train_config import ModelConfig
 from psvit.errors import UserError, one_line
 from psvit.models.psvit import PSViT
 from psvit.tasks.dense.dense_config import is_small
@@ -22,17 +22,17 @@ from psvit.tasks.dense.dense_config import is_small
 DENSE = Arch("A-AS-AS", widths=(64, 64, 96), head_dim=16, patch_size=4, windows=(8, 0, 0), stem="conv")
 """What `auto` is for scenes of at most 128 px: maps at strides 4, 8 and 16.
 
-Chosen on the hold-out of digits-scenes: where boxes lie is told by the first stage, which wants to be wide.
+Chosen on the validation split of digits-scenes: where boxes lie is told by the first stage, which wants to be wide.
 """
 
 
 def open_features(
-    settings: ModelSettings, img_size: tuple[int, int] | None, in_chans: int, drop_path_rate: float | None = None
+    config: ModelConfig, img_size: tuple[int, int] | None, in_chans: int, drop_path_rate: float | None = None
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """The backbone that `settings` name, as timm's ``features_only`` network, and what builds it again.
+    """The backbone that `config` name, as timm's ``features_only`` network, and what builds it again.
 
     Args:
-        settings: a variant, genotype, model of timm, search or checkpoint folder; a checkpoint's weights are kept.
+        config: a variant, genotype, model of timm, search or checkpoint folder; a checkpoint's weights are kept.
         img_size: height and width in pixels of all images; None if they differ.
         in_chans: image channels.
         drop_path_rate: stochastic depth.
@@ -44,30 +44,28 @@ def open_features(
         UserError: no such network, or one without maps of features.
     """
     model = open_model(
-        _for_scenes(settings, img_size), drop_path_rate, img_size=img_size, in_chans=in_chans, num_classes=0
+        _for_scenes(config, img_size), drop_path_rate, img_size=img_size, in_chans=in_chans, num_classes=0
     )
     if isinstance(model, PSViT) and model.arch.pooling == "1d" and len(model.arch.widths) > 1:
-        raise UserError(
-            f"{settings.model} pools the sequence (1D), so its later stages have no maps: take a 2D variant"
-        )
+        raise UserError(f"{config.model} pools the sequence (1D), so its later stages have no maps: take a 2D variant")
     described = network_config(model, in_chans)
     features = build_features(described, img_size, drop_path_rate)
-    names = take_weights(features, model.state_dict(), settings.model)
+    names = take_weights(features, model.state_dict(), config.model)
     undecayed = set(getattr(model, "no_weight_decay", set)())
     kept = {name for name, match in names.items() if any(fnmatch(match, pattern) for pattern in undecayed)}
     features.no_weight_decay = lambda: kept  # type: ignore[assignment]  # timm's wrappers of features forget the model's
     return features, described
 
 
-def _for_scenes(settings: ModelSettings, img_size: tuple[int, int] | None) -> ModelSettings:
+def _for_scenes(config: ModelConfig, img_size: tuple[int, int] | None) -> ModelConfig:
     """`auto` of small scenes is a network with finer maps than a classifier of that size has."""
-    if settings.model != AUTO or not is_small(img_size):
-        return settings
-    changes = settings.arch_changes
+    if config.model != AUTO or not is_small(img_size):
+        return config
+    changes = config.arch_changes
     arch = with_changes(DENSE, **{"head_dim": DENSE.head_dim, **changes})
-    fields = {name: value for name, value in arch.to_dict().items() if name in ModelSettings.__dataclass_fields__}
+    fields = {name: value for name, value in arch.to_dict().items() if name in ModelConfig.__dataclass_fields__}
     fields |= {"genotype": None, "widths": arch.widths}
-    return ModelSettings(**{**vars(settings), **fields, "model": arch.genotype})
+    return ModelConfig(**{**vars(config), **fields, "model": arch.genotype})
 
 
 def build_features(

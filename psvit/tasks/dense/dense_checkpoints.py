@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 from torch import nn
 
 from psvit.data.objects.object_sets import SCENES, DenseData
-from psvit.data.objects.objects_config import DenseDataSettings
+from psvit.data.objects.objects_config import DenseDataConfig
 from psvit.engine.checkpoints import COMMANDS, TRAINED_ON, read_json, read_metrics
 from psvit.engine.run_folder import RunFolder
 from psvit.errors import UserError, one_line
 
-Data = TypeVar("Data", bound=DenseDataSettings)
+Data = TypeVar("Data", bound=DenseDataConfig)
 
 
 class DenseFolder(RunFolder):
@@ -36,7 +36,7 @@ class DenseFolder(RunFolder):
         """
         backbone = config["backbone"]
         self.name = f"{head} on {backbone['model_args'].get('genotype', backbone['architecture'])}"
-        self.config, self.facts, self.metric, self.model = config, facts, metric, plain
+        self.saved, self.facts, self.metric, self.model = config, facts, metric, plain
 
     @property
     def title(self) -> str:
@@ -46,22 +46,24 @@ class DenseFolder(RunFolder):
     @property
     def next_command(self) -> list[str]:
         """Evaluation on the test split."""
-        return ["psvit", COMMANDS[self.config["task"]], "evaluate", str(self.path / "best"),
-                "--data", self.settings.data.data]  # fmt: skip
+        return ["psvit", COMMANDS[self.saved["task"]], "evaluate", str(self.path / "best"),
+                "--data", self.config.data.data]  # fmt: skip
 
     def checkpoint_config(self) -> dict[str, Any]:
         """What the config.json of the checkpoints holds."""
-        return self.config
+        return self.saved
 
     def trained_on(self) -> dict[str, Any]:
-        """As any run's, and the scenes, of which the hold-out is a fraction."""
-        data = self.settings.data
-        scenes = {"scenes": data.scenes} if isinstance(data, DenseDataSettings) and data.data == SCENES else {}
+        """As any run's, and the scenes, of which the validation split is a fraction."""
+        data = self.config.data
+        scenes = {"scenes": data.scenes} if isinstance(data, DenseDataConfig) and data.data == SCENES else {}
         return {**super().trained_on(), **scenes}
 
 
 def as_trained(folder: str, data: Data) -> Data:
-    """These settings with as many scenes as a checkpoint was trained on, where it tells: its hold-out is of them."""
+    """These settings with as many scenes as a checkpoint was trained on, where it tells: its validation split is of
+    them.
+    """
     told = read_metrics(folder).get(TRAINED_ON)
     scenes = told.get("scenes") if isinstance(told, dict) else None
     try:

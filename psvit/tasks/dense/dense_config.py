@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from psvit.data.objects.objects_config import DenseAugment, DenseDataSettings
-from psvit.engine.train_config import LearnSettings, ModelSettings, Schedule
+from psvit.data.objects.objects_config import DenseAugment, DenseDataConfig
+from psvit.engine.train_config import LearnConfig, ModelConfig, Schedule
 
 SMALL = 128
 """Scenes of at most this side are small: their networks are too, and a detector does not resize them."""
@@ -17,7 +17,7 @@ def is_small(img_size: tuple[int, int] | None) -> bool:
 
 
 @dataclass(frozen=True)
-class BackboneSettings(ModelSettings):
+class BackboneConfig(ModelConfig):
     """Which network to build.
 
     Args:
@@ -42,7 +42,7 @@ class DenseRecipe(Schedule):
 
 
 def scratch() -> DenseRecipe:
-    """A backbone without weights, small scenes; 2e-3 for batches of 8, chosen on the hold-out of digits-scenes.
+    """A backbone without weights, small scenes; 2e-3 for batches of 8, chosen on the validation split of digits-scenes.
 
     ``psvit detect train --data digits-scenes --epochs 8``
     """
@@ -61,9 +61,9 @@ RECIPES = {"scratch": scratch, "finetune": finetune}
 
 
 @dataclass(frozen=True)
-class DenseSettings(LearnSettings):
+class DenseConfig(LearnConfig):
     """What the training of a detector or a segmenter depends on, whichever it is."""
 
-    model: ModelSettings = field(default_factory=BackboneSettings)
-    data: DenseDataSettings = field(default_factory=DenseDataSettings)
+    model: ModelConfig = field(default_factory=BackboneConfig)
+    data: DenseDataConfig = field(default_factory=DenseDataConfig)
     recipe: DenseRecipe = field(default_factory=DenseRecipe)

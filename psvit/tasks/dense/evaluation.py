@@ -15,17 +15,17 @@ from psvit.data.loading import Batch, eval_batches
 from psvit.data.objects.batches import DenseSplit
 from psvit.data.objects.object_sets import SCENES, DenseData
 from psvit.data.objects.objects import DenseSource
-from psvit.data.objects.objects_config import DenseDataSettings
+from psvit.data.objects.objects_config import DenseDataConfig
 from psvit.data.objects.transforms import to_tensor
 from psvit.data.sources import load_image
 from psvit.engine.checkpoints import known_images, read_metrics
 from psvit.errors import UserError, one_line
 
-OpenSet = Callable[[DenseDataSettings, ImageList | None, tuple[str, ...] | None], DenseData]
+OpenSet = Callable[[DenseDataConfig, ImageList | None, tuple[str, ...] | None], DenseData]
 """`open_objects` or `open_class_maps`."""
 
 
-def open_fitting(open_set: OpenSet, settings: DenseDataSettings, config: dict[str, Any], folder: str) -> DenseData:
+def open_fitting(open_set: OpenSet, config: DenseDataConfig, saved: dict[str, Any], folder: str) -> DenseData:
     """Open a set to evaluate a checkpoint on; scenes are of the size that it was trained on.
 
     The folder that it was trained on has the splits that the training kept. Of another folder without splits all images
@@ -33,16 +33,16 @@ def open_fitting(open_set: OpenSet, settings: DenseDataSettings, config: dict[st
 
     Args:
         open_set: opens the set of the task.
-        settings: of the data.
-        config: the checkpoint's; folder: where it lies.
+        config: of the data.
+        saved: the checkpoint's config; folder: where it lies.
 
     Raises:
         UserError: data of other classes or channels than it was trained on.
     """
-    if settings.data == SCENES and settings.img_size is None and config["img_size"]:
-        settings = replace(settings, img_size=tuple(config["img_size"]))
-    data = open_set(settings, known_images(folder, read_metrics(folder)), tuple(config["label_names"]))
-    known, found, in_chans = config["label_names"], list(data.classes), config["preprocessing"]["in_chans"]
+    if config.data == SCENES and config.img_size is None and saved["img_size"]:
+        config = replace(config, img_size=tuple(saved["img_size"]))
+    data = open_set(config, known_images(folder, read_metrics(folder)), tuple(saved["label_names"]))
+    known, found, in_chans = saved["label_names"], list(data.classes), saved["preprocessing"]["in_chans"]
     if found != known:
         place = next((at for at, pair in enumerate(zip(known, found, strict=False)) if pair[0] != pair[1]), None)
         where = ""

@@ -15,11 +15,11 @@ from timm.utils.model import freeze_batch_norm_2d
 from torch import Tensor, nn
 
 from psvit.data.loading import Batch, check_readable
-from psvit.data.objects.batches import ObjectSplit, check_holdout
+from psvit.data.objects.batches import ObjectSplit, check_validation
 from psvit.data.objects.libraries import coco_classes
 from psvit.data.objects.object_sets import DenseData, open_objects
 from psvit.data.objects.objects import BoxesAlone
-from psvit.data.objects.objects_config import DenseDataSettings
+from psvit.data.objects.objects_config import DenseDataConfig
 from psvit.data.objects.transforms import Vary
 from psvit.engine.checkpoints import load_weights, read_weights
 from psvit.engine.devices import attention_for_training, open_machine, seed_step
@@ -32,64 +32,62 @@ from psvit.models.macs import explicit_attention
 from psvit.tasks.dense.backbone import build_features, open_features
 from psvit.tasks.dense.dense_checkpoints import DenseFolder, building, read_task, task_config
 from psvit.tasks.dense.dense_config import is_small
-from psvit.tasks.dense.dense_trainer import DenseLearning
+from psvit.tasks.dense.dense_trainer import DenseTrainer
 from psvit.tasks.dense.evaluation import open_fitting, own_batches, read_pixels, source_of
 from psvit.tasks.dense.facts import network_facts, padded, seen_lines
 from psvit.tasks.detection.average_precision import Detected, Truth, average_precision, encode_rle
-from psvit.tasks.detection.detector_config import DetectorSettings, DetectSettings, Neck
+from psvit.tasks.detection.detector_config import DetectConfig, DetectorConfig, Neck
 from psvit.tasks.detection.detectors import build_detector
 from psvit.tasks.detection.pyramid import Backbone, check_read
 
 TASK = "detection"
 
 
-def train_detector(settings: DetectSettings, say: Callable[[str], None] = print) -> dict[str, Any]:
+def train_detector(config: DetectConfig, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Train a detector and leave its best and last checkpoints in the run's folder.
 
     Args:
-        settings: everything that the training depends on.
+        config: everything that the training depends on.
         say: takes lines for the user.
 
     Returns:
-        The figures of the best epoch: box_ap and mask_ap in percent on the hold-out, epoch, ...
+        The figures of the best epoch: box_ap and mask_ap in percent on the validation split, epoch, ...
 
     Raises:
         UserError, InterruptedTrainingError: see `psvit.tasks.classification.classify.train`.
     """
     coco_classes()  # not to miss it after an epoch
-    accelerator = open_machine(settings.machine)
-    run = DenseFolder(settings, accelerator)
+    accelerator = open_machine(config.machine)
+    run = DenseFolder(config, accelerator)
     if (best := run.finished(say)) is not None:
         return best
     kept = run.kept_images()
-    data = open_objects(settings.data, kept)
+    data = open_objects(config.data, kept)
     known = run.take_images(data.files, kept)
-    check_holdout(ObjectSplit(data.holdout))
-    detector = settings.detector.filled(data.img_size, data.has_masks)
-    seed_step(settings.data.seed, INIT)
+    check_validation(ObjectSplit(data.validation))
+    detector = config.detector.filled(data.img_size, data.has_masks)
+    seed_step(config.data.seed, INIT)
     with attention_for_training(accelerator.device):
-        body, described = open_features(
-            settings.model, body_size(data.img_size), data.in_chans, settings.recipe.drop_path
-        )
-        config = task_config(TASK, data, described, detector=asdict(detector))
-        model: Any = assemble(body, detector, config)
+        body, described = open_features(config.model, body_size(data.img_size), data.in_chans, config.recipe.drop_path)
+        saved = task_config(TASK, data, described, detector=asdict(detector))
+        model: Any = assemble(body, detector, saved)
     metric = "mask_ap" if detector.detector == "mask_rcnn" else "box_ap"
     size = seen_size(detector, data.sizes())
     facts = detector_facts(model, described, size)
     seen = seen_lines(size, model.transform.size_divisible, body, (facts["macs"], facts["pyramid_macs"]), "pyramid",
-                      settings.model.model, "--short-side", largest=data.img_size is None)  # fmt: skip
-    run.describe_task(str(detector.detector), config, facts, metric, model)
-    learn = DetectorLearning(model, settings, accelerator, data, metric)
-    return learn_epochs(learn, run, [*describe_data(data), *known, *seen], say)
+                      config.model.model, "--short-side", largest=data.img_size is None)  # fmt: skip
+    run.describe_task(str(detector.detector), saved, facts, metric, model)
+    trainer = DetectorTrainer(model, config, accelerator, data, metric)
+    return learn_epochs(trainer, run, [*describe_data(data), *known, *seen], say)
 
 
-def assemble(body: nn.Module, detector: DetectorSettings, config: dict[str, Any]) -> nn.Module:
+def assemble(body: nn.Module, detector: DetectorConfig, saved: dict[str, Any]) -> nn.Module:
     """The detector of these settings over a backbone, for the classes and pixels of a checkpoint's config."""
-    pixels = config["preprocessing"]
+    pixels = saved["preprocessing"]
     if detector.frozen_norm:
         body = freeze_batch_norm_2d(body)
     backbone = Backbone(body, detector.neck, int(detector.channels or 256))
-    return build_detector(backbone, detector, len(config["label_names"]), pixels["mean"], pixels["std"])
+    return build_detector(backbone, detector, len(saved["label_names"]), pixels["mean"], pixels["std"])
 
 
 def body_size(img_size: Sequence[int] | None) -> tuple[int, int] | None:
@@ -98,7 +96,7 @@ def body_size(img_size: Sequence[int] | None) -> tuple[int, int] | None:
     return size if is_small(size) else None
 
 
-def seen_size(detector: DetectorSettings, sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
+def seen_size(detector: DetectorConfig, sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
     """Height and width that the largest of images of these sizes is resized to; the most there may be if none is known.
 
     The largest is the one of most pixels once resized.
@@ -125,12 +123,12 @@ def detector_facts(model: Any, described: dict[str, Any], size: tuple[int, int])
     return facts
 
 
-class DetectorLearning(DenseLearning):
+class DetectorTrainer(DenseTrainer):
     """What changes while a detector learns.
 
     Args:
         model: torchvision's detector.
-        settings: of the training.
+        config: of the training.
         accelerator: device, precision, processes.
         data: images with boxes, and masks where it has them.
         metric: box_ap or mask_ap.
@@ -139,12 +137,12 @@ class DetectorLearning(DenseLearning):
     split_type = ObjectSplit
 
     def __init__(
-        self, model: nn.Module, settings: DetectSettings, accelerator: Accelerator, data: DenseData, metric: str
+        self, model: nn.Module, config: DetectConfig, accelerator: Accelerator, data: DenseData, metric: str
     ) -> None:
-        vary = Vary(settings.recipe.augment, data.mirror, data.mean)
+        vary = Vary(config.recipe.augment, data.mirror, data.mean)
         if metric == "box_ap":  # it has no use for masks, and masks would cut its boxes
             data = replace(data, train=BoxesAlone(data.train))
-        super().__init__(model, settings, accelerator, data, vary, metric)
+        super().__init__(model, config, accelerator, data, vary, metric)
 
     def loss(self, batch: Batch, step: int) -> Tensor:
         """The sum of the detector's losses: a scalar, in nats and parts of a box's side."""
@@ -235,19 +233,19 @@ def load_detector(folder: str | Path, score_threshold: float | None = None) -> t
     Raises:
         UserError: no checkpoint of a detector, or a broken one.
     """
-    config = read_task(folder, TASK)
+    saved = read_task(folder, TASK)
     with building("detector", folder):
-        settings = DetectorSettings(**config["detector"])
+        config = DetectorConfig(**saved["detector"])
         if score_threshold is not None:
-            settings = replace(settings, score_threshold=score_threshold)
-        body = build_features(config["backbone"], body_size(config["img_size"]))
-        model = assemble(body, settings, config)
+            config = replace(config, score_threshold=score_threshold)
+        body = build_features(saved["backbone"], body_size(saved["img_size"]))
+        model = assemble(body, config, saved)
     load_weights(model, read_weights(folder), str(folder))
-    return model.eval(), config
+    return model.eval(), saved
 
 
 def evaluate_checkpoint(
-    folder: str, data: DenseDataSettings, machine: Machine, split: str = "test", batch_size: int = 8
+    folder: str, data: DenseDataConfig, machine: Machine, split: str = "test", batch_size: int = 8
 ) -> tuple[Figures, DenseData]:
     """Evaluate a detector's checkpoint on a split of a set; scenes are of the size that it was trained on.
 
@@ -257,8 +255,8 @@ def evaluate_checkpoint(
     check_whole("batch_size", batch_size)
     coco_classes()
     accelerator = open_machine(machine)
-    model, config = load_detector(folder)
-    opened = open_fitting(open_objects, data, config, folder)
+    model, saved = load_detector(folder)
+    opened = open_fitting(open_objects, data, saved, folder)
     images = ObjectSplit(source_of(opened, split), strict=data.strict)
     model.to(accelerator.device)
     return evaluate_detector(model, images, opened, accelerator, batch_size, opened.workers), opened
@@ -298,9 +296,9 @@ def detect(
         threshold: least score.
     """
     accelerator = open_machine(machine)
-    model, config = load_detector(folder, score_threshold=threshold)
+    model, saved = load_detector(folder, score_threshold=threshold)
     model.to(accelerator.device)
-    names, in_chans = config["label_names"], config["preprocessing"]["in_chans"]
+    names, in_chans = saved["label_names"], saved["preprocessing"]["in_chans"]
     for path in paths:
         pixels = read_pixels(path, in_chans)
         if isinstance(pixels, UserError):

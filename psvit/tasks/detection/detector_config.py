@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from psvit.data.objects.objects_config import DenseDataSettings, ObjectDataSettings
+from psvit.data.objects.objects_config import DenseDataConfig, ObjectDataConfig
 from psvit.engine.train_config import check_whole
 from psvit.errors import UserError
-from psvit.tasks.dense.dense_config import DenseSettings, is_small
+from psvit.tasks.dense.dense_config import DenseConfig, is_small
 
 DetectorName = Literal["mask_rcnn", "faster_rcnn", "retinanet"]
 Neck = Literal["auto", "fpn", "simple"]
 
 
 @dataclass(frozen=True)
-class DetectorSettings:
+class DetectorConfig:
     """The detector around the backbone; its parts are torchvision's.
 
     Args:
@@ -66,7 +66,7 @@ class DetectorSettings:
         if self.short_side and self.long_side and self.short_side > self.long_side:
             raise UserError(f"--short-side {self.short_side} is more than --long-side {self.long_side}")
 
-    def filled(self, img_size: tuple[int, int] | None, has_masks: bool) -> DetectorSettings:
+    def filled(self, img_size: tuple[int, int] | None, has_masks: bool) -> DetectorConfig:
         """These settings with a value for each default, for scenes of this size (None: of different sizes).
 
         Raises:
@@ -100,8 +100,8 @@ LIGHT = {
 
 
 @dataclass(frozen=True)
-class DetectSettings(DenseSettings):
+class DetectConfig(DenseConfig):
     """Everything that the training of a detector depends on."""
 
-    data: DenseDataSettings = field(default_factory=ObjectDataSettings)
-    detector: DetectorSettings = field(default_factory=DetectorSettings)
+    data: DenseDataConfig = field(default_factory=ObjectDataConfig)
+    detector: DetectorConfig = field(default_factory=DetectorConfig)

@@ -17,7 +17,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
-from psvit.tasks.detection.detector_config import DetectorSettings
+from psvit.tasks.detection.detector_config import DetectorConfig
 from psvit.tasks.detection.pasting import AlignedRoIHeads, PastingTransform
 from psvit.tasks.detection.pyramid import Backbone
 
@@ -67,13 +67,13 @@ class Retina(RetinaNet):
 
 
 def build_detector(
-    backbone: Backbone, settings: DetectorSettings, num_classes: int, mean: Sequence[float], std: Sequence[float]
+    backbone: Backbone, config: DetectorConfig, num_classes: int, mean: Sequence[float], std: Sequence[float]
 ) -> nn.Module:
     """torchvision's detector over `backbone`.
 
     Args:
         backbone: images -> maps.
-        settings: with a value for each default, see `DetectorSettings.filled`.
+        config: with a value for each default, see `DetectorConfig.filled`.
         num_classes: classes of objects; the detector's class 0 is the background.
         mean: of each channel, for pixels in 0..1; std: of each channel.
 
@@ -83,23 +83,23 @@ def build_detector(
         (n, 1, H, W) bool.
     """
     channels, strides = backbone.out_channels, backbone.strides
-    scale = float(settings.anchor_scale or 8)
-    kept = int(settings.proposals or 1000)
+    scale = float(config.anchor_scale or 8)
+    kept = int(config.proposals or 1000)
     common: dict[str, Any] = {
-        "min_size": settings.short_side,
-        "max_size": settings.long_side,
+        "min_size": config.short_side,
+        "max_size": config.long_side,
         "image_mean": list(mean),
         "image_std": list(std),
         "size_divisible": min(strides[-2], 128),  # the pyramid's maps then halve exactly, but for the last
     }
-    if settings.detector == "retinanet":
+    if config.detector == "retinanet":
         octaves = [tuple(scale / 2 * stride * 2 ** (part / OCTAVE) for part in range(OCTAVE)) for stride in strides]
         retina = Retina(
             backbone,
             num_classes + 1,
             anchor_generator=Anchors(octaves, strides),
-            score_thresh=settings.score_threshold,
-            detections_per_img=settings.detections,
+            score_thresh=config.score_threshold,
+            detections_per_img=config.detections,
             topk_candidates=kept,
             **common,
         )
@@ -116,24 +116,24 @@ def build_detector(
         )
         return pool
 
-    width = int(settings.head_width or 1024)
+    width = int(config.head_width or 1024)
     regions = {
         "rpn_anchor_generator": Anchors([(scale * stride,) for stride in strides], strides),
         "rpn_pre_nms_top_n_train": 2 * kept,
         "rpn_pre_nms_top_n_test": kept,
         "rpn_post_nms_top_n_train": 2 * kept,
         "rpn_post_nms_top_n_test": kept,
-        "rpn_batch_size_per_image": min(256, 2 * int(settings.rois or 512)),
+        "rpn_batch_size_per_image": min(256, 2 * int(config.rois or 512)),
         "box_roi_pool": pooler(7),
         "box_head": TwoMLPHead(channels * 7**2, width),
         "box_predictor": FastRCNNPredictor(width, num_classes + 1),
-        "box_score_thresh": settings.score_threshold,
-        "box_detections_per_img": settings.detections,
-        "box_batch_size_per_image": settings.rois,
+        "box_score_thresh": config.score_threshold,
+        "box_detections_per_img": config.detections,
+        "box_batch_size_per_image": config.rois,
     }
-    if settings.detector == "faster_rcnn":
+    if config.detector == "faster_rcnn":
         return _in_float32(FasterRCNN(backbone, **regions, **common), "rpn.head", "roi_heads.box_predictor")
-    layers = (channels,) * int(settings.mask_layers or 4)
+    layers = (channels,) * int(config.mask_layers or 4)
     masks = {
         "mask_roi_pool": pooler(14),
         "mask_head": MaskRCNNHeads(channels, layers, dilation=1, norm_layer=LayerNorm2d),

@@ -15,11 +15,11 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from psvit.data.loading import Batch, check_readable
-from psvit.data.objects.batches import ClassMapSplit, check_holdout
+from psvit.data.objects.batches import ClassMapSplit, check_validation
 from psvit.data.objects.libraries import decoders
 from psvit.data.objects.object_sets import DenseData, open_class_maps
 from psvit.data.objects.objects import IGNORED
-from psvit.data.objects.objects_config import DenseDataSettings
+from psvit.data.objects.objects_config import DenseDataConfig
 from psvit.data.objects.transforms import Vary
 from psvit.engine.checkpoints import load_weights, read_weights
 from psvit.engine.devices import attention_for_training, open_machine, seed_step
@@ -31,85 +31,86 @@ from psvit.errors import UserError
 from psvit.models.macs import explicit_attention
 from psvit.tasks.dense.backbone import build_features, open_features
 from psvit.tasks.dense.dense_checkpoints import DenseFolder, building, read_task, task_config
-from psvit.tasks.dense.dense_trainer import DenseLearning
+from psvit.tasks.dense.dense_trainer import DenseTrainer
 from psvit.tasks.dense.evaluation import open_fitting, own_batches, read_pixels, source_of
 from psvit.tasks.dense.facts import network_facts, padded, seen_lines
 from psvit.tasks.segmentation.mean_iou import SegmentationFigures, confusion_matrix
-from psvit.tasks.segmentation.segmenter_config import SegmenterSettings, SegmentSettings
+from psvit.tasks.segmentation.segmenter_config import SegmentConfig, SegmenterConfig
 from psvit.tasks.segmentation.segmenters import Canvas, build_segmenter, multiple_of
 
 TASK, METRIC = "segmentation", "miou"
 
 
-def train_segmenter(settings: SegmentSettings, say: Callable[[str], None] = print) -> dict[str, Any]:
+def train_segmenter(config: SegmentConfig, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Train a segmenter and leave its best and last checkpoints in the run's folder.
 
     Args:
-        settings: everything that the training depends on.
+        config: everything that the training depends on.
         say: takes lines for the user.
 
     Returns:
-        The figures of the best epoch: miou and pixel_accuracy in percent and loss in nats on the hold-out, epoch, ...
+        The figures of the best epoch: miou and pixel_accuracy in percent and loss in nats on the validation split,
+        epoch, ...
 
     Raises:
         UserError, InterruptedTrainingError: see `psvit.tasks.classification.classify.train`.
     """
-    accelerator = open_machine(settings.machine)
-    run = DenseFolder(settings, accelerator)
+    accelerator = open_machine(config.machine)
+    run = DenseFolder(config, accelerator)
     if (best := run.finished(say)) is not None:
         return best
     decoders()
     kept = run.kept_images()
-    data = open_class_maps(settings.data, kept)
+    data = open_class_maps(config.data, kept)
     known = run.take_images(data.files, kept)
-    check_holdout(ClassMapSplit(data.holdout))
-    segmenter = settings.segmenter.filled(data.img_size)
-    if settings.recipe.batch_size == 1 and segmenter.decoder in ("upernet", "deeplabv3plus"):
+    check_validation(ClassMapSplit(data.validation))
+    segmenter = config.segmenter.filled(data.img_size)
+    if config.recipe.batch_size == 1 and segmenter.decoder in ("upernet", "deeplabv3plus"):
         raise UserError(f"--batch-size 1 is too small for {segmenter.decoder}: it norms one value of each image over "
                         "the batch; give 2 or more, or --decoder fpn")  # fmt: skip
-    seed_step(settings.data.seed, INIT)
+    seed_step(config.data.seed, INIT)
     with attention_for_training(accelerator.device):
-        body, described = open_features(settings.model, size_of(segmenter), data.in_chans, settings.recipe.drop_path)
-        model = build_segmenter(body, described, segmenter, len(data.classes), settings.model.model)
+        body, described = open_features(config.model, size_of(segmenter), data.in_chans, config.recipe.drop_path)
+        model = build_segmenter(body, described, segmenter, len(data.classes), config.model.model)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    config = task_config(TASK, data, described, segmenter=asdict(segmenter))
-    facts, size = segmenter_facts(model, config), size_of(segmenter)
+    saved = task_config(TASK, data, described, segmenter=asdict(segmenter))
+    facts, size = segmenter_facts(model, saved), size_of(segmenter)
     seen = seen_lines(size, multiple_of(model), body, (facts["macs"], facts["segmenter_macs"]), "decoder",
-                      settings.model.model, "--crop-size")  # fmt: skip
-    run.describe_task(segmenter.decoder, config, facts, METRIC, model)
-    learn = SegmenterLearning(model, settings, accelerator, data, segmenter)
-    return learn_epochs(learn, run, [*describe_data(data), *known, *seen], say)
+                      config.model.model, "--crop-size")  # fmt: skip
+    run.describe_task(segmenter.decoder, saved, facts, METRIC, model)
+    trainer = SegmenterTrainer(model, config, accelerator, data, segmenter)
+    return learn_epochs(trainer, run, [*describe_data(data), *known, *seen], say)
 
 
-def size_of(segmenter: SegmenterSettings) -> tuple[int, int]:
+def size_of(segmenter: SegmenterConfig) -> tuple[int, int]:
     """Height and width of what a segmenter learns from; its settings are filled."""
     assert segmenter.crop_size is not None
     return segmenter.crop_size[0], segmenter.crop_size[-1]
 
 
-def _build(config: dict[str, Any]) -> nn.Module:
+def _build(saved: dict[str, Any]) -> nn.Module:
     """The segmenter that a config describes, with weights drawn anew."""
-    settings = SegmenterSettings(**config["segmenter"])
-    body = build_features(config["backbone"], size_of(settings))
-    return build_segmenter(body, config["backbone"], settings, len(config["label_names"]))
+    config = SegmenterConfig(**saved["segmenter"])
+    body = build_features(saved["backbone"], size_of(config))
+    return build_segmenter(body, saved["backbone"], config, len(saved["label_names"]))
 
 
-def segmenter_facts(model: Any, config: dict[str, Any]) -> dict[str, Any]:
+def segmenter_facts(model: Any, saved: dict[str, Any]) -> dict[str, Any]:
     """MACs of one image through the backbone, and through all; parameters of all, and of the backbone."""
-    size = size_of(SegmenterSettings(**config["segmenter"]))
-    shape = (config["preprocessing"]["in_chans"], *padded(size, multiple_of(model)))
+    size = size_of(SegmenterConfig(**saved["segmenter"]))
+    shape = (saved["preprocessing"]["in_chans"], *padded(size, multiple_of(model)))
     with explicit_attention():
-        built: Any = _build(config)
+        built: Any = _build(saved)
         return network_facts(shape, "segmenter_macs", (built, built.encoder.model), (model, model.encoder.model))
 
 
-class SegmenterLearning(DenseLearning):
+class SegmenterTrainer(DenseTrainer):
     """What changes while a segmenter learns.
 
     Args:
         model: images (B, C, H, W) -> logits (B, K, H, W).
-        settings: of the training.
+        config: of the training.
         accelerator: device, precision, processes.
         data: images with class maps.
         segmenter: with a value for each default.
@@ -120,20 +121,20 @@ class SegmenterLearning(DenseLearning):
     def __init__(
         self,
         model: Any,
-        settings: SegmentSettings,
+        config: SegmentConfig,
         accelerator: Accelerator,
         data: DenseData,
-        segmenter: SegmenterSettings,
+        segmenter: SegmenterConfig,
     ) -> None:
-        vary = Vary(settings.recipe.augment, data.mirror, data.mean, IGNORED, size_of(segmenter))
+        vary = Vary(config.recipe.augment, data.mirror, data.mean, IGNORED, size_of(segmenter))
         self.canvas, self.segmenter = Canvas(data.mean, data.std, multiple_of(model)), segmenter
-        super().__init__(model, settings, accelerator, data, vary, METRIC)
+        super().__init__(model, config, accelerator, data, vary, METRIC)
 
     def loss(self, batch: Batch, step: int) -> Tensor:
         """Cross-entropy in nats, a mean over all pixels, where ignored ones count 0; and Dice's loss where asked for.
 
         So images weigh alike, however many pixels are ignored, and batches summed over processes are one batch. The
-        hold-out's loss is a mean over the pixels that have a class: it is the greater where many are ignored.
+        validation split's loss is a mean over the pixels that have a class: it is the greater where many are ignored.
         """
         images, classes = batch.images.to(self.accelerator.device), batch.labels.to(self.accelerator.device)
         with self.accelerator.autocast():
@@ -205,17 +206,17 @@ def load_segmenter(folder: str) -> tuple[nn.Module, Canvas, dict[str, Any]]:
     Raises:
         UserError: no checkpoint of a segmenter, or a broken one.
     """
-    config = read_task(folder, TASK)
+    saved = read_task(folder, TASK)
     with building("segmenter", folder):
-        model = _build(config)
-        pixels = config["preprocessing"]
+        model = _build(saved)
+        pixels = saved["preprocessing"]
         canvas = Canvas(tuple(pixels["mean"]), tuple(pixels["std"]), multiple_of(model))
     load_weights(model, read_weights(folder), str(folder))
-    return model.eval(), canvas, config
+    return model.eval(), canvas, saved
 
 
 def evaluate_checkpoint(
-    folder: str, data: DenseDataSettings, machine: Machine, split: str = "test", batch_size: int = 8
+    folder: str, data: DenseDataConfig, machine: Machine, split: str = "test", batch_size: int = 8
 ) -> tuple[SegmentationFigures, DenseData]:
     """Evaluate a segmenter's checkpoint on a split of a set; scenes are of the size that it was trained on.
 
@@ -224,8 +225,8 @@ def evaluate_checkpoint(
     """
     check_whole("batch_size", batch_size)
     accelerator = open_machine(machine)
-    model, canvas, config = load_segmenter(folder)
-    opened = open_fitting(open_class_maps, data, config, folder)
+    model, canvas, saved = load_segmenter(folder)
+    opened = open_fitting(open_class_maps, data, saved, folder)
     images = ClassMapSplit(source_of(opened, split), strict=data.strict)
     model.to(accelerator.device)
     return evaluate_segmenter(model, canvas, images, opened, accelerator, batch_size, opened.workers), opened
@@ -270,9 +271,9 @@ def segment(folder: str, paths: Iterable[Path], machine: Machine) -> Iterator[Cl
         machine: device and precision.
     """
     accelerator = open_machine(machine)
-    model, canvas, config = load_segmenter(folder)
+    model, canvas, saved = load_segmenter(folder)
     model.to(accelerator.device)
-    names, in_chans = tuple(config["label_names"]), config["preprocessing"]["in_chans"]
+    names, in_chans = tuple(saved["label_names"]), saved["preprocessing"]["in_chans"]
     for path in paths:
         pixels = read_pixels(path, in_chans)
         if isinstance(pixels, UserError):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from psvit.data.objects.objects_config import ClassMapDataSettings, DenseDataSettings
+from psvit.data.objects.objects_config import ClassMapDataConfig, DenseDataConfig
 from psvit.engine.train_config import check_fraction, check_whole
 from psvit.errors import UserError
-from psvit.tasks.dense.dense_config import DenseSettings, is_small
+from psvit.tasks.dense.dense_config import DenseConfig, is_small
 
 DecoderName = Literal["fpn", "unet", "upernet", "deeplabv3plus", "segformer", "dpt"]
 DECODERS = ("fpn", "unet", "upernet", "deeplabv3plus", "segformer", "dpt")
@@ -21,7 +21,7 @@ CROP = 512
 
 
 @dataclass(frozen=True)
-class SegmenterSettings:
+class SegmenterConfig:
     """The decoder over the backbone; it is one of segmentation_models_pytorch's.
 
     Args:
@@ -58,7 +58,7 @@ class SegmenterSettings:
                 raise UserError(f"--crop-size {' '.join(map(str, sides))} is not a height and a width: give one or two")
             object.__setattr__(self, "crop_size", (sides[0], sides[-1]))
 
-    def filled(self, img_size: tuple[int, int] | None) -> SegmenterSettings:
+    def filled(self, img_size: tuple[int, int] | None) -> SegmenterConfig:
         """These settings with a value for each default, for images of this size (None: of different sizes)."""
         height, width = img_size or (CROP, CROP)
         defaults: dict[str, Any] = {
@@ -69,8 +69,8 @@ class SegmenterSettings:
 
 
 @dataclass(frozen=True)
-class SegmentSettings(DenseSettings):
+class SegmentConfig(DenseConfig):
     """Everything that the training of a segmenter depends on."""
 
-    data: DenseDataSettings = field(default_factory=ClassMapDataSettings)
-    segmenter: SegmenterSettings = field(default_factory=SegmenterSettings)
+    data: DenseDataConfig = field(default_factory=ClassMapDataConfig)
+    segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from psvit.data.objects.libraries import decoders
 from psvit.errors import UserError, one_line
 from psvit.tasks.dense.backbone import take_weights
-from psvit.tasks.segmentation.segmenter_config import SegmenterSettings
+from psvit.tasks.segmentation.segmenter_config import SegmenterConfig
 
 NAME = "psvit"
 """Of our encoder, among smp's."""
@@ -115,14 +115,14 @@ def levels_of(strides: Sequence[int]) -> list[int]:
 
 
 def build_segmenter(
-    body: Any, described: dict[str, Any], settings: SegmenterSettings, num_classes: int, source: str = "the backbone"
+    body: Any, described: dict[str, Any], config: SegmenterConfig, num_classes: int, source: str = "the backbone"
 ) -> nn.Module:
     """smp's model of that decoder over a backbone.
 
     Args:
         body: timm's features, with the weights to start from.
         described: what builds them again, see `psvit.tasks.dense.backbone.open_features`.
-        settings: with a value for each default, see `SegmenterSettings.filled`.
+        config: with a value for each default, see `SegmenterConfig.filled`.
         num_classes: K, with the background where the set has one.
         source: what a message calls the backbone.
 
@@ -131,37 +131,37 @@ def build_segmenter(
         The names of its weights are smp's and timm's own.
     """
     smp = decoders()
-    in_chans, channels = int(described["model_args"]["in_chans"]), int(settings.channels or 256)
+    in_chans, channels = int(described["model_args"]["in_chans"]), int(config.channels or 256)
     common = {"encoder_weights": None, "in_channels": in_chans, "classes": num_classes}
-    if settings.decoder == "dpt":
+    if config.decoder == "dpt":
         return _dpt(smp, body, described, channels, common, source)
     coarsest = max(levels_of(body.feature_info.reduction()))
     first: int | None = STEM
     last = max(coarsest, STEM + 1)
-    if settings.decoder == "unet":
+    if config.decoder == "unet":
         first = None
         own: dict[str, Any] = {"decoder_channels": [max(channels // 2**step, 8) for step in range(last)]}
-    elif settings.decoder == "fpn":  # it reads the four coarsest
+    elif config.decoder == "fpn":  # it reads the four coarsest
         last = max(coarsest, STEM + 3)
         first = last - 3
         # norms of 32 groups: two channels each at least, or a map of one pixel could not be normed
         own = {"decoder_pyramid_channels": channels, "decoder_segmentation_channels": max(channels // 64, 2) * 32,
-               "decoder_dropout": settings.dropout, "upsampling": 2**first}  # fmt: skip
-    elif settings.decoder == "upernet":
+               "decoder_dropout": config.dropout, "upsampling": 2**first}  # fmt: skip
+    elif config.decoder == "upernet":
         own = {"decoder_channels": channels}
-    elif settings.decoder == "segformer":
+    elif config.decoder == "segformer":
         own = {"decoder_segmentation_channels": channels}
     else:
         last = min(last, STEM + 2)  # stride 16, or 8 for a backbone that ends there
-        own = {"decoder_channels": channels, "decoder_aspp_dropout": settings.dropout, "encoder_output_stride": 2**last}
+        own = {"decoder_channels": channels, "decoder_aspp_dropout": config.dropout, "encoder_output_stride": 2**last}
     encoders = smp.encoders.encoders
     encoders[NAME] = {
         "encoder": partial(FeaturesEncoder, body, in_chans, first, last),
         "params": {},
-        "pretrained_settings": {},
+        "pretrained_config": {},
     }
     try:
-        model: nn.Module = smp.create_model(settings.decoder, NAME, encoder_depth=last, **common, **own)
+        model: nn.Module = smp.create_model(config.decoder, NAME, encoder_depth=last, **common, **own)
     finally:
         del encoders[NAME]  # it holds this backbone
     return model
