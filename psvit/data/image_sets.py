@@ -161,7 +161,7 @@ class _Cutting:
     def __init__(self, folder: ImageFolder, config: DataConfig) -> None:
         self.folder, self.config = folder, config
         self.rows = [row for rows in folder.splits.values() for row in rows]
-        self.splits = np.asarray([split for split, rows in folder.splits.items() for _ in rows], dtype="U8")
+        self.splits = np.asarray([split for split, rows in folder.splits.items() for _ in rows], dtype=object)
         self.labels = np.asarray([row.label for row in self.rows], dtype=object)
         folders = {split: f"{name}/" for split, name in folder.folders.items()}
         self.origins = dict(folder.origins) or folders or {"train": "the class folders"}
@@ -224,7 +224,7 @@ class _Cutting:
                   for digest, split in zip(digest_of, self.splits.tolist(), strict=True)]  # fmt: skip
         if moved := sum(a != b for a, b in zip(joined, self.splits.tolist(), strict=True)):
             self.notes.append(f"{moved} images are put where others of equal bytes are (--join-duplicates)")
-        self.splits = np.asarray(joined, dtype="U8")
+        self.splits = np.asarray(joined, dtype=object)
 
     def limit(self, most: int, classes: int) -> None:
         """Train on so many images only, evenly over the classes, the lowest hashes first."""
