@@ -21,6 +21,7 @@ from psvit.data.sources import ArraySource
 from psvit.latency.benchmark_config import LatencyConfig
 from psvit.latency.parts import part_calls
 from psvit.latency.table import LatencyTable
+from psvit.pipeline.run_page import _comparison
 from psvit.report.page import Page
 from psvit.search.around import space_for, width_choices
 from psvit.search.feasible_set import FeasibleSet
@@ -28,7 +29,6 @@ from psvit.search.scores import Journal
 from psvit.search.search import Found, random_member
 from psvit.search.search_config import SearchConfig, SearchFolder, SpaceConfig
 from psvit.search.search_folder import read_arch
-from psvit.search.search_page import _comparison
 
 ROOT = Path(__file__).parent.parent
 

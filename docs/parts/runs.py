@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from parts.markdown import markdown_table
-from psvit.search.search_page import standard_error
+from psvit.pipeline.run_page import standard_error
 
 
 def comparison_table(data: Mapping[str, Any]) -> str:
