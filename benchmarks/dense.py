@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -25,15 +26,16 @@ from typing import Any
 import torch
 
 from psvit.arch.arch import Arch
+from psvit.arch.model_config import ModelConfig, ModelFlags
+from psvit.arch.quantities import parse_macs
 from psvit.data.objects.object_sets import open_objects
 from psvit.data.objects.objects_config import DenseDataConfig
-from psvit.engine.checkpoints import parse_macs
 from psvit.engine.machine import machine_info
 from psvit.engine.run_folder import versions
-from psvit.engine.train_config import ModelConfig
 from psvit.errors import UserError
 from psvit.files import write_json
 from psvit.pipeline.compare import contender
+from psvit.report.command import command_line
 from psvit.studies.statistics import difference, interval, widest
 from psvit.tasks.dense.backbone import DENSE
 
@@ -124,22 +126,10 @@ def networks(macs: float, names: list[str]) -> dict[str, ModelConfig]:
         model, _, widths = name.partition("_")
         channels = tuple(map(int, widths.split("-")))
         if model == "resnet18":
-            found[name] = ModelConfig(model, model_args={"channels": list(channels)})
+            found[name] = ModelConfig.of(model, model_args={"channels": list(channels)})
         else:
             found[name] = contender("psvit_2d", replace(DENSE, genotype=model, widths=channels), data, macs)
     return found
-
-
-def flags_of(model: ModelConfig) -> list[str]:
-    """The flags of `psvit detect train` for a backbone."""
-    words = ["--model", model.model]
-    for name, value in model.arch_changes.items():
-        if isinstance(value, bool):
-            words += [f"--{name.replace('_', '-')}", str(value).lower()]
-        else:
-            values = value if isinstance(value, (tuple, list)) else [value]
-            words += [f"--{name.replace('_', '-')}", *map(str, values)] if values else []
-    return words + (["--model-args", json.dumps(model.model_args)] if model.model_args else [])
 
 
 def psvit(words: list[str], log: Path) -> str:
@@ -166,7 +156,8 @@ def trial(task: str, name: str, model: ModelConfig, seed: int, values: argparse.
     folder = Path(values.output) / f"{name}-{seed}"
     result = folder / f"{values.split}.json"
     if not finished(folder, values.epochs):
-        words = [task, "train", *flags_of(model), *values.train, "--seed", str(seed), "--split-seed", "0",
+        backbone = command_line("", model.flags(), ModelFlags())
+        words = [task, "train", *shlex.split(backbone), *values.train, "--seed", str(seed), "--split-seed", "0",
                  "--threads", "1", "--output", str(folder)]  # fmt: skip
         words += ["--resume"] if (folder / "run_config.json").exists() else []
         psvit(words, folder.with_suffix(".log"))
@@ -262,7 +253,7 @@ def main() -> None:
     whole, title = TASKS[task].whole, TASKS[task].title
     results = {"task": {"command": task, "title": title, "figures": TASKS[task].figures, "whole": whole},
                "config": {key: getattr(values, key) for key in keys},
-               "models": {name: " ".join(flags_of(model)) for name, model in found.items()},
+               "models": {name: command_line("", model.flags(), ModelFlags()) for name, model in found.items()},
                "summary": summary(task, rows), "comparisons": comparisons(task, rows), "rows": rows,
                "machine": machine_info(torch.device("cpu")), "versions": versions()}  # fmt: skip
     for line in results["summary"]:

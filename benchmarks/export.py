@@ -19,20 +19,20 @@ from typing import Any
 import onnxruntime
 import torch
 
-from psvit import Arch
+from psvit import VARIANTS, Arch
 from psvit.data.data_config import DataConfig
 from psvit.engine.checkpoints import read_config, save_checkpoint
 from psvit.engine.machine import keep_freed_memory, machine_info
 from psvit.export.export import Exported, export
 from psvit.export.export_config import ExportConfig
 from psvit.files import write_json
-from psvit.models.build import build
+from psvit.models.build import build_arch
 
 
 def random_checkpoint(folder: Path, name: str, classes: tuple[str, ...] = ("a", "b")) -> Path:
     """A checkpoint of a variant with random weights, and beside it a folder of noise to calibrate with."""
     torch.manual_seed(0)
-    model: Any = build(name, num_classes=len(classes))
+    model: Any = build_arch(VARIANTS[name], num_classes=len(classes))
     preprocessing = {key: model.pretrained_cfg[key] for key in ("mean", "std", "interpolation", "crop_pct")}
     save_checkpoint(
         folder / name, model, model.state_dict(), {"input_size": [3, 224, 224], **preprocessing}, classes, {}

@@ -129,9 +129,9 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     """Forward and backward of a detector for one image, in this process."""
     import torch
 
+    from psvit.arch.model_config import ModelConfig
     from psvit.engine.devices import attention_for_training
     from psvit.engine.machine import keep_freed_memory
-    from psvit.engine.train_config import ModelConfig
     from psvit.tasks.dense.backbone import open_features
     from psvit.tasks.detection.detector_config import DetectorConfig
     from psvit.tasks.detection.detectors import build_detector
@@ -143,7 +143,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     imported = peak()
     config = DetectorConfig(detector="faster_rcnn").filled(SIDES, False)
     with attention_for_training(torch.device("cpu")):
-        body, _ = open_features(ModelConfig(case["model"], windows=tuple(case["windows"]) or None), SIDES, 3)
+        body, _ = open_features(ModelConfig.of(case["model"], windows=tuple(case["windows"]) or None), SIDES, 3)
     if case["checkpointing"]:
         body.set_grad_checkpointing(True)  # type: ignore[operator]
     detector = build_detector(Backbone(body, "fpn", 256), config, 80, (0.5,) * 3, (0.2,) * 3).train()

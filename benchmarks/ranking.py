@@ -73,14 +73,14 @@ def recipe() -> Recipe:
 
 def train_alone(arch: Arch, seed: int, folder: Path) -> dict[str, Any]:
     """Train one network; the metrics of its last epoch on the validation split."""
-    from psvit.pipeline.compare import model_config
+    from psvit.arch.model_config import ModelConfig
     from psvit.tasks.classification.classify import train
 
     log = folder / "log.jsonl"
     if not log.exists() or len(log.read_text().splitlines()) < recipe().epochs:
         run = RunConfig(str(folder), overwrite=True)
         machine = Machine("cpu", "float32", 1)
-        train(TrainConfig(model_config(arch), data(seed), recipe(), machine=machine, run=run))
+        train(TrainConfig(ModelConfig(arch), data(seed), recipe(), machine=machine, run=run))
     last: dict[str, Any] = json.loads(log.read_text().splitlines()[-1])
     return last
 

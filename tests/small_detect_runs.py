@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from psvit.arch.model_config import ModelConfig
 from psvit.data.objects.objects_config import DenseDataConfig
-from psvit.engine.train_config import Machine, ModelConfig, RunConfig
+from psvit.engine.train_config import Machine, RunConfig
 from psvit.tasks.dense.dense_config import DenseRecipe
 from psvit.tasks.detection.detector_config import DetectConfig, DetectorConfig
 

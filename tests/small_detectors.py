@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from psvit.engine.train_config import ModelConfig
+from psvit.arch.model_config import ModelConfig
 from psvit.tasks.dense.backbone import open_features
 from psvit.tasks.detection.detector_config import DetectorConfig
 from psvit.tasks.detection.detectors import build_detector
@@ -16,7 +16,7 @@ SMALL: dict[str, Any] = {"channels": 16, "rois": 8, "proposals": 20, "head_width
 
 
 def backbone(name: str, size: tuple[int, int] | None = (64, 64), neck: Any = "auto", **more: Any) -> Backbone:
-    model = ModelConfig(name, **more) if name.startswith("A") else ModelConfig(name, model_args=more)
+    model = ModelConfig.of(name, **more) if name.startswith("A") else ModelConfig.of(name, model_args=more)
     return Backbone(open_features(model, size, 1, 0.0)[0], neck, 16).eval()
 
 

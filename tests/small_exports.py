@@ -12,7 +12,8 @@ from tiny import DIGITS
 from psvit import Arch
 from psvit.data.data_config import DataConfig
 from psvit.data.datasets import open_data
-from psvit.engine.checkpoints import cut_of, save_checkpoint
+from psvit.engine.checkpoints import save_checkpoint
+from psvit.engine.trained_on import cut_of
 from psvit.export.export_config import ExportConfig
 from psvit.export.graph import to_onnx
 from psvit.models.build import build_arch

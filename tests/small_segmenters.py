@@ -4,12 +4,12 @@ from typing import Any
 
 from torch import nn
 
-from psvit.engine.train_config import ModelConfig
+from psvit.arch.model_config import ModelConfig
 from psvit.tasks.dense.backbone import open_features
 from psvit.tasks.segmentation.segmenter_config import SegmenterConfig
 from psvit.tasks.segmentation.segmenters import build_segmenter
 
-ARCH = ModelConfig("AS-A", widths=(16, 32), head_dim=8, patch_size=4)
+ARCH = ModelConfig.of("AS-A", widths=(16, 32), head_dim=8, patch_size=4)
 
 
 def features(model: ModelConfig = ARCH, size: tuple[int, int] = (64, 64), in_chans: int = 1) -> Any:

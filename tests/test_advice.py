@@ -25,17 +25,17 @@ from psvit.analysis.analysis_page import (
 from psvit.analysis.maps import find_layers
 from psvit.analysis.subject import open_subject
 from psvit.analysis.verdict import CAVEAT, search_command, train_command, words
+from psvit.arch.model_config import ModelConfig
 from psvit.cli import main
 from psvit.data.data_config import DataConfig
 from psvit.data.datasets import open_data
-from psvit.engine.train_config import ModelConfig
 from psvit.errors import UserError
 
 
 def test_what_a_plain_vit_of_timm_is_in_our_words() -> None:
     data = DataConfig("digits")
     opened = open_data(data)
-    subject = open_subject(ModelConfig("deit_tiny_patch16_224"), data, opened)
+    subject = open_subject(ModelConfig.of("deit_tiny_patch16_224"), data, opened)
     layers, _ = find_layers(subject.model, "deit", torch.zeros(2, 1, 224, 224))
     arch = subject.arch(layers)
     assert arch == Arch("A" * 12, (192,), 64, pooling="2d", patch_size=16, class_token=True)
@@ -126,9 +126,7 @@ def test_the_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     command = train_command(arch, {"data": "my photos", "data_dir": None, "img_size": [32, 48]})
     assert main(shlex.split(command)[1:]) == 0
     config = caught[0]
-    from psvit.arch.variants import find_arch
-
-    assert find_arch(config.model.model, **config.model.arch_changes) == arch
+    assert config.model.network == arch
     assert (config.data.data, config.data.img_size) == ("my photos", (32, 48))
     assert (
         search_command({"data": "digits", "img_size": None}, 12_345_678) == "psvit search --data digits --budget 12.3M"

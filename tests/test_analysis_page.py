@@ -21,14 +21,14 @@ from psvit.analysis.analysis_page import CAPTIONS, SECTIONS, drawings, page
 from psvit.analysis.analyze import analyze
 from psvit.analysis.subject import Subject
 from psvit.analysis.using import commands, in_python
+from psvit.arch.model_config import ModelConfig
 from psvit.cli import main
 from psvit.data.data_config import DataConfig
-from psvit.engine.train_config import ModelConfig
 from psvit.report.in_python import arch_in_python, use_timm_in_python
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
-BEIT = ModelConfig("beit_base_patch16_224", model_args={"depth": 2, "embed_dim": 24, "num_heads": 2})
-VIT = ModelConfig("vit_tiny_patch16_224", model_args={"depth": 2, "embed_dim": 24, "num_heads": 2})
+BEIT = ModelConfig.of("beit_base_patch16_224", model_args={"depth": 2, "embed_dim": 24, "num_heads": 2})
+VIT = ModelConfig.of("vit_tiny_patch16_224", model_args={"depth": 2, "embed_dim": 24, "num_heads": 2})
 
 
 def analyzed(model: ModelConfig, folder: Path, data: DataConfig = DIGITS) -> tuple[dict[str, Any], str]:
@@ -64,7 +64,7 @@ def analysis(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
     torch.manual_seed(0)  # in whatever order tests run
     folder = tmp_path_factory.mktemp("analysis")
     best = checkpoint(folder / "best")
-    return Analysis(best, folder / "out", analyzed(ModelConfig(str(best)), folder / "out")[1])
+    return Analysis(best, folder / "out", analyzed(ModelConfig.of(str(best)), folder / "out")[1])
 
 
 def section(html: str, heading: str) -> str:
@@ -205,7 +205,7 @@ def test_five_lines_use_the_checkpoint(
 
 def test_a_folder_with_blanks_is_quoted_and_other_classes_are_not_evaluated() -> None:
     subject = Subject(None, "trained", lambda image: image, 1, (12, 12), "other classes")
-    found = commands(subject, ModelConfig("my runs/best"), DataConfig("x"))
+    found = commands(subject, ModelConfig.of("my runs/best"), DataConfig("x"))
     assert found == ["psvit predict 'my runs/best' IMAGE ...", "psvit benchmark 'my runs/best'"]
 
 
@@ -214,7 +214,7 @@ def test_five_lines_build_what_has_no_weights(tmp_path: Path, monkeypatch: pytes
     asked: list[Any] = []
     monkeypatch.setattr("psvit.tasks.classification.classify.train", asked.append)
     monkeypatch.setattr("psvit.engine.machine.keep_freed_memory", lambda: None)
-    ours = ModelConfig("AS-A", widths=(16, 32), head_dim=8, patch_size=2)
+    ours = ModelConfig.of("AS-A", widths=(16, 32), head_dim=8, patch_size=2)
     report, html = analyzed(ours, tmp_path / "ours")
     lines, shell = codes(section(html, "How to use it"))
     assert "with new weights" in html
@@ -245,7 +245,7 @@ def test_five_lines_use_a_pretrained_model(
     lines = in_python(subject, name)
     assert lines == use_timm_in_python(name, 3)
     assert len(lines.splitlines()) == 5
-    assert commands(subject, ModelConfig(name, pretrained=True), DIGITS) == [
+    assert commands(subject, ModelConfig.of(name, pretrained=True), DIGITS) == [
         f"psvit train --model {name} --data digits --pretrained --img-size 224"
     ]
     opened: list[tuple[str, bool]] = []

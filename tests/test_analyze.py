@@ -21,11 +21,11 @@ from psvit.analysis.maps import find_layers
 from psvit.analysis.measures import guesses
 from psvit.analysis.subject import Subject, open_subject
 from psvit.analysis.verdict import CAVEAT, GUESSING, NO_PLACE, RANDOM
+from psvit.arch.model_config import ModelConfig
 from psvit.cli import main
 from psvit.data.data_config import DataConfig
 from psvit.data.datasets import open_data
 from psvit.data.loading import Batch, ImageSplit, eval_batches
-from psvit.engine.train_config import ModelConfig
 from psvit.models.macs import explicit_attention
 
 VALIDATION = [*DATA[:2], "--validation", "0.02", "--device", "cpu", "--threads", "1", "--images", "20"]
@@ -51,7 +51,7 @@ def fit_head(folder: Path) -> None:
     """Ridge regression of the classes of the validation split's images."""
     data = DataConfig("digits", validation=0.02)
     opened = open_data(data)
-    subject = open_subject(ModelConfig(str(folder)), data, opened)
+    subject = open_subject(ModelConfig.of(str(folder)), data, opened)
     with torch.inference_mode():
         (batch,) = eval_batches(ImageSplit(opened.validation, subject.transform), batch_size=64)
         x = subject.model.forward_head(subject.model.forward_features(batch.images), pre_logits=True)
@@ -173,7 +173,7 @@ def test_the_test_split_is_not_read(trained: Path, tmp_path: Path, monkeypatch: 
     image = sources.ArraySource.image
     monkeypatch.setattr(sources.ArraySource, "image",
                         lambda self, i: read_from.add(self.title) or image(self, i))  # fmt: skip
-    report = analyze(ModelConfig(str(trained / "psvit" / "best")), DIGITS, CPU,
+    report = analyze(ModelConfig.of(str(trained / "psvit" / "best")), DIGITS, CPU,
                      replace(THRESHOLDS, images=8, output=str(tmp_path)), say=lambda line: None)  # fmt: skip
     assert read_from == {"digits train"}
     assert report["data"]["images"] == 8

@@ -11,7 +11,8 @@ from tiny import weights
 from torch import Tensor, nn
 
 from psvit import cost
-from psvit.engine.train_config import ModelConfig, light
+from psvit.arch.model_config import ModelConfig
+from psvit.engine.train_config import light
 from psvit.engine.trainer import make_optimizer
 from psvit.errors import UserError
 from psvit.models.macs import count_macs
@@ -58,7 +59,7 @@ def test_a_simple_pyramid_has_whole_strides() -> None:
 
 def test_backbones_that_cannot_are_refused() -> None:
     with pytest.raises(UserError, match=r"AS-A pools the sequence .* take a 2D variant"):
-        open_features(ModelConfig("AS-A", pooling="1d"), (64, 64), 1)
+        open_features(ModelConfig.of("AS-A", pooling="1d"), (64, 64), 1)
     with pytest.raises(UserError, match="--neck fpn needs maps of different strides"):
         backbone("vit_tiny_patch16_224", neck="fpn", **VIT)
     fixed = backbone("hiera_tiny_224", embed_dim=24)
@@ -82,7 +83,7 @@ def test_full_memory_is_not_taken_for_a_wrong_network(monkeypatch: pytest.Monkey
 
 
 def test_weights_that_a_simple_pyramid_does_not_read_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    body, described = open_features(ModelConfig("test_resnet"), (64, 64), 1)
+    body, described = open_features(ModelConfig.of("test_resnet"), (64, 64), 1)
     built = Backbone(body, "simple", 16)
     checked: list[Any] = []
     monkeypatch.setattr("psvit.tasks.detection.detect.check_read", lambda *given: checked.append(given))
@@ -100,7 +101,7 @@ def test_weights_that_a_simple_pyramid_does_not_read_are_refused(monkeypatch: py
 
 
 def test_a_one_dimensional_network_without_pooling_has_maps() -> None:
-    model = ModelConfig("AA", pooling="1d", patch_size=8, class_token=True)
+    model = ModelConfig.of("AA", pooling="1d", patch_size=8, class_token=True)
     built = Backbone(open_features(model, (64, 64), 1)[0], "auto", 16)
     assert built.simple
     assert [one.shape[-1] for one in built(torch.rand(1, 1, 64, 64)).values()] == [16, 8, 4, 2, 1]
@@ -108,7 +109,7 @@ def test_a_one_dimensional_network_without_pooling_has_maps() -> None:
 
 def test_features_have_the_weights_of_a_checkpoint(trained: Path) -> None:
     saved = weights(trained)
-    body, described = open_features(ModelConfig(str(trained)), (64, 64), 1)
+    body, described = open_features(ModelConfig.of(str(trained)), (64, 64), 1)
     own = body.state_dict()
     assert described["model_args"]["genotype"] == "AS-A"
     assert {name.removeprefix("model.") for name in own} == set(saved) - {f"{part}.{kind}" for part in ("norm", "head")
@@ -117,7 +118,7 @@ def test_features_have_the_weights_of_a_checkpoint(trained: Path) -> None:
         if "pos_embed" not in name:  # resampled to the larger grid
             assert torch.equal(value, saved[name.removeprefix("model.")])
     with pytest.raises(UserError, match="takes 1 image channels, the data have 3"):
-        open_features(ModelConfig(str(trained)), (64, 64), 3)
+        open_features(ModelConfig.of(str(trained)), (64, 64), 3)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +144,7 @@ def test_position_embeddings_are_not_decayed(name: str, more: dict[str, Any], ap
 def test_macs_are_those_of_the_padded_image() -> None:
     config = DetectorConfig(short_side=60, long_side=100).filled((30, 45), True)
     assert seen_size(config, {(30, 45)}) == (60, 90)
-    body, described = open_features(ModelConfig("auto"), (64, 64), 1)
+    body, described = open_features(ModelConfig.of("auto"), (64, 64), 1)
     facts = detector_facts(detector(Backbone(body, "auto", 16), "mask_rcnn"), described, (60, 90))
     assert facts["macs"] == cost.macs(DENSE, (64, 96), 1, 0)  # multiples of 16
     assert facts["pyramid_macs"] == count_macs(lambda: copy.deepcopy(Backbone(body, "auto", 16)), (1, 64, 96))

@@ -10,10 +10,12 @@ from refusals import refuses
 from timm.layers import DropPath
 
 from psvit.arch.arch import Arch
-from psvit.engine.checkpoints import load_checkpoint, open_model, save_checkpoint
-from psvit.engine.train_config import ModelConfig
+from psvit.arch.model_config import ModelConfig
+from psvit.arch.variants import VARIANTS
+from psvit.engine.checkpoints import save_checkpoint
+from psvit.engine.open_model import load_checkpoint, open_model
 from psvit.errors import UserError
-from psvit.models.build import build
+from psvit.models.build import build_timm
 from psvit.tasks.dense.backbone import open_features
 
 HRNET = "hrnet_w18_small"
@@ -26,7 +28,7 @@ def drops(model: Any) -> list[float]:
 @pytest.mark.parametrize("name", [HRNET, "mobilenetv3_small_050", "resnet10t", "deit_tiny_patch16_224"])
 def test_stochastic_depth_is_given_to_those_that_have_it(name: str) -> None:
     with torch.device("meta"):
-        model: Any = build(name, drop_path_rate=0.2, in_chans=1, num_classes=5)
+        model: Any = build_timm(name, drop_path_rate=0.2, in_chans=1, num_classes=5)
         try:
             expected = drops(timm.create_model(name, drop_path_rate=0.2, in_chans=1, num_classes=5))
         except TypeError:
@@ -39,14 +41,14 @@ def test_stochastic_depth_is_given_to_those_that_have_it(name: str) -> None:
 
 def test_a_name_is_offered_once() -> None:
     with pytest.raises(UserError, match=r"did you mean (.*)\?$") as raised:
-        build("psvit_2d_bas")
+        build_timm("psvit_2d_bas")
     offered = str(raised.value).partition("mean ")[2].rstrip("?").split(", ")
     assert offered[0] == "psvit_2d_base"
     assert len(set(offered)) == len(offered) == 3
 
 
 def test_hrnet_as_a_classifier_and_its_checkpoint(tmp_path: Path) -> None:
-    model = open_model(ModelConfig(HRNET), 0.1, img_size=(64, 64), in_chans=1, num_classes=4).eval()
+    model = open_model(ModelConfig.of(HRNET), 0.1, img_size=(64, 64), in_chans=1, num_classes=4).eval()
     pixels = {"input_size": (1, 64, 64), "mean": (0.5,), "std": (0.2,), "interpolation": "bilinear", "crop_pct": 1.0}
     save_checkpoint(tmp_path / "kept", model, model.state_dict(), pixels, list("abcd"), {})
     images = torch.randn(2, 1, 64, 64)
@@ -56,7 +58,7 @@ def test_hrnet_as_a_classifier_and_its_checkpoint(tmp_path: Path) -> None:
 
 def test_hrnet_as_a_backbone() -> None:
     features: Any
-    features, described = open_features(ModelConfig(HRNET), (64, 64), 1, 0.1)
+    features, described = open_features(ModelConfig.of(HRNET), (64, 64), 1, 0.1)
     assert described == {"architecture": HRNET, "model_args": {"in_chans": 1}}
     with torch.no_grad():
         maps = features.eval()(torch.randn(1, 1, 64, 64))
@@ -65,17 +67,16 @@ def test_hrnet_as_a_backbone() -> None:
 
 def test_a_wrong_argument_or_value_is_named() -> None:
     refuses(
-        lambda name: build(name, img_size=64, drop_path_rate=0.1, model_args={"colour": 1}),
+        lambda name: open_model(ModelConfig.of(name, model_args={"colour": 1}), 0.1, img_size=64),
         [(name, "takes no argument 'colour': leave it out of --model-args") for name in (HRNET, "resnet10t", "AS-A")],
     )
     with pytest.raises(UserError, match=r"deit_tiny_patch16_224 cannot be built with .*'embed_dim': 'wide'"):
-        build("deit_tiny_patch16_224", drop_path_rate=0.1, model_args={"embed_dim": "wide"})
+        build_timm("deit_tiny_patch16_224", drop_path_rate=0.1, embed_dim="wide")
 
 
 def test_a_family_takes_a_genotype() -> None:
-    name = "psvit_1d"
+    model = ModelConfig.of("psvit_1d", genotype="AS-A", patch_size=8)
+    assert model.network == Arch("AS-A", pooling="1d", patch_size=8)
     with torch.device("meta"):
-        model: Any = build(name, img_size=64, arch_changes={"genotype": "AS-A", "patch_size": 8})
-        assert model.arch == Arch("AS-A", pooling=name.removeprefix("psvit_"), patch_size=8)
-        built: Any = build(name)
-        assert built.arch == timm.create_model(name).arch  # type: ignore[attr-defined]
+        built: Any = timm.create_model("psvit_1d")
+        assert built.arch == ModelConfig.of("psvit_1d").network == VARIANTS["psvit_1d_tiny"]

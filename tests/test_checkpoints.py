@@ -15,19 +15,17 @@ from tiny import ARCH, DATA, MACHINE, NETWORK, TRAIN, Cli, config, read, same_we
 from torch import Tensor, nn
 
 from psvit.arch.arch import Arch
+from psvit.arch.model_config import ModelConfig
+from psvit.arch.quantities import parse_macs
 from psvit.data.data_config import DataConfig
 from psvit.engine import checkpoints
-from psvit.engine.checkpoints import (
+from psvit.engine.checkpoints import read_metrics, save_checkpoint
+from psvit.engine.open_model import load_checkpoint, open_model
+from psvit.engine.trained_on import (
     check_cut,
     cut_of,
-    load_checkpoint,
-    open_model,
-    parse_macs,
-    read_metrics,
-    save_checkpoint,
     trained_on,
 )
-from psvit.engine.train_config import ModelConfig
 from psvit.errors import UserError
 from psvit.files import write_json
 from psvit.tasks.classification.classify import train
@@ -103,7 +101,7 @@ def test_timm_loads_it_with_equal_outputs(trained: Path) -> None:
     ],
 )
 def test_a_checkpoint_of_any_model_loads_again(name: str, args: dict[str, Any], side: int, tmp_path: Path) -> None:
-    model = open_model(ModelConfig(name, model_args=args), **{**SHAPE, "img_size": side}).eval()
+    model = open_model(ModelConfig.of(name, model_args=args), **{**SHAPE, "img_size": side}).eval()
     save(tmp_path / "it", model, side)
     for loaded in (
         load_checkpoint(tmp_path / "it"),
@@ -113,7 +111,7 @@ def test_a_checkpoint_of_any_model_loads_again(name: str, args: dict[str, Any], 
 
 
 def test_tied_weights_are_saved(tmp_path: Path) -> None:
-    model = open_model(ModelConfig("vit_tiny_patch16_224", model_args={"depth": 2, "patch_size": 8}), **SHAPE).eval()
+    model = open_model(ModelConfig.of("vit_tiny_patch16_224", model_args={"depth": 2, "patch_size": 8}), **SHAPE).eval()
     model.blocks[1].mlp.fc1.weight = model.blocks[0].mlp.fc1.weight
     model.norm.bias.data = model.norm.weight.data[:]  # two names for the same memory
     save(tmp_path / "tied", model)
@@ -139,7 +137,7 @@ def test_what_a_model_was_built_with_outlives_a_second_training(cli: Cli, tmp_pa
 
 
 def test_a_training_starts_from_a_checkpoint(trained: Path, tmp_path: Path) -> None:
-    start_from = ModelConfig(str(trained / "best"))
+    start_from = ModelConfig.of(str(trained / "best"))
     train(config(tmp_path / "run", model=start_from, lr=1e-12, min_lr=0, epochs=1))
     before, after = weights(trained / "best"), weights(tmp_path / "run" / "last")
     assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
@@ -148,7 +146,7 @@ def test_a_training_starts_from_a_checkpoint(trained: Path, tmp_path: Path) -> N
     with pytest.raises(UserError, match="takes 1 image channels, the data have 3"):
         open_model(start_from, in_chans=3)
     with pytest.raises(UserError, match="whose network is fixed: leave out --macs, --widths"):
-        open_model(ModelConfig(str(trained / "best"), macs="2M", widths=(8, 8)))
+        open_model(ModelConfig.of(str(trained / "best"), macs="2M", widths=(8, 8)))
     with pytest.raises(UserError, match="2 x 2 pixels with patch size 2 leave a 1 x 1 grid"):
         open_model(start_from, img_size=2)
 
@@ -247,12 +245,15 @@ def test_a_folder_that_is_missing_or_incomplete(cli: Cli, best: Path, trained: P
 
 def test_weights_of_another_network(cli: Cli, best: Path, tmp_path: Path) -> None:
     for genotype, message in (("AA-A", "has no weight"), ("ASS-A", "has the weight stages.0.blocks.2")):
-        save(tmp_path / genotype, open_model(ModelConfig(genotype, widths=(16, 32), head_dim=8, patch_size=2), **SHAPE))
+        save(
+            tmp_path / genotype,
+            open_model(ModelConfig.of(genotype, widths=(16, 32), head_dim=8, patch_size=2), **SHAPE),
+        )
         shutil.copy(tmp_path / genotype / "model.safetensors", best)
         said = cli.refused("evaluate", best)
         assert message in said
         assert "AS-A" in said
-    wide = open_model(ModelConfig("AS-A", widths=(16, 40), head_dim=8, patch_size=2), **SHAPE)
+    wide = open_model(ModelConfig.of("AS-A", widths=(16, 40), head_dim=8, patch_size=2), **SHAPE)
     save(tmp_path / "wide", wide)
     shutil.copy(tmp_path / "wide" / "model.safetensors", best)
     assert "another class count, width or genotype" in cli.refused("evaluate", best)
@@ -303,9 +304,9 @@ def test_a_folder_named_like_a_model_is_not_taken_for_one(tmp_path: Path, monkey
     Path("AS-A").mkdir()
     Path("test_resnet").mkdir()
     assert open_model(ARCH, **SHAPE).arch.genotype == "AS-A"
-    assert open_model(ModelConfig("test_resnet"), **{**SHAPE, "img_size": 32}).num_classes == 10
+    assert open_model(ModelConfig.of("test_resnet"), **{**SHAPE, "img_size": 32}).num_classes == 10
     with pytest.raises(UserError, match=r"AS-A holds no config\.json"):
-        open_model(ModelConfig("./AS-A"))
+        open_model(ModelConfig.of("./AS-A"))
 
 
 def test_the_network_flags_reach_the_checkpoint(cli: Cli, tmp_path: Path) -> None:

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from psvit.arch.model_config import ModelConfig
 from psvit.data.objects.batches import ObjectSplit
 from psvit.data.objects.object_sets import open_objects
 from psvit.data.objects.objects import DenseSource
 from psvit.data.objects.objects_config import DenseAugment, DenseDataConfig
 from psvit.data.objects.transforms import to_tensor
 from psvit.engine.devices import attention_for_training, open_machine
-from psvit.engine.train_config import Machine, ModelConfig
+from psvit.engine.train_config import Machine
 from psvit.errors import UserError
 from psvit.tasks.dense.backbone import open_features
 from psvit.tasks.dense.drawing import files_for
@@ -243,8 +244,8 @@ def test_much_attention_is_told() -> None:
         ("test_resnet", {}, 2000, None, ""),
     ):
         network = {"patch_size": 8, "head_dim": 8, "widths": (16,) * (2 - (name == "AA")), **more}
-        own = ModelConfig("A-A" if "/" in name else name, **network)
-        model = ModelConfig(name) if name == "test_resnet" else own
+        own = ModelConfig.of("A-A" if "/" in name else name, **network)
+        model = ModelConfig.of(name) if name == "test_resnet" else own
         body, _ = open_features(model, (64, 64), 1)
         first, *notes = seen_lines((side, side), 8, body, (2e6, 3e6), "pyramid", name, "--short-side")
         said = f"seen at {side} x {side} pixels: 2 M MACs are the backbone's, 3 M with its pyramid"

@@ -14,12 +14,12 @@ from PIL import Image
 from small_detect_runs import CPU, FEW, HEADS, MACHINE, TRAIN, VIT, config
 from tiny import Cli, read, start, torchrun
 
+from psvit.arch.model_config import ModelConfig
 from psvit.data.objects.batches import ObjectSplit, check_validation
 from psvit.data.objects.object_sets import open_objects
 from psvit.data.objects.objects import DenseSource, DenseSubset, Objects
 from psvit.data.objects.objects_config import DenseAugment, DenseDataConfig
 from psvit.engine.devices import open_machine
-from psvit.engine.train_config import ModelConfig
 from psvit.tasks.detection.detect import (
     DetectorTrainer,
     evaluate_checkpoint,
@@ -80,7 +80,7 @@ def best(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     heads = DetectorConfig(short_side=48, long_side=64, channels=8, rois=8, proposals=20, head_width=8, mask_layers=1)
     data = DenseDataConfig(str(folders["masks"]), validation=0.4, workers=0)
     folder, lines = tmp_path_factory.mktemp("best"), list[str]()
-    model = ModelConfig("vit_tiny_patch16_224", model_args=VIT)
+    model = ModelConfig.of("vit_tiny_patch16_224", model_args=VIT)
     train_detector(config(folder, model=model, data=data, detector=heads, batch_size=2), lines.append)
     return folder / "best", "\n".join(lines)
 
@@ -132,7 +132,7 @@ def test_photos_of_one_size(
     small = size[0] <= 128
     data = DenseDataConfig(str(tmp_path / "data"), validation=0.4, workers=0)
     heads = HEADS if small else replace(HEADS, short_side=66)
-    model = ModelConfig("vit_tiny_patch16_224", model_args=VIT)
+    model = ModelConfig.of("vit_tiny_patch16_224", model_args=VIT)
     lines: list[str] = []
     best = train_detector(config(tmp_path / "run", model=model, data=data, detector=heads), lines.append)
     said = "\n".join(lines)

@@ -11,8 +11,8 @@ import torch
 from small_detect_runs import CPU, FEW, HEADS, LONG, MACHINE, SHORT, TRAIN, VIT, config
 from tiny import Cli, log, read, same_weights, saved_behind, start, start_slowed, stop_at, torchrun, weights
 
+from psvit.arch.model_config import ModelConfig
 from psvit.cli import main
-from psvit.engine.train_config import ModelConfig
 from psvit.tasks.detection.detect import (
     evaluate_checkpoint,
     load_detector,
@@ -176,9 +176,9 @@ def test_two_processes_are_one_where_nothing_is_sampled(cli: Cli, tmp_path: Path
 @pytest.mark.parametrize(
     ("detector", "model"),
     [
-        ("mask_rcnn", ModelConfig("AS-A", widths=(16, 32), head_dim=8, patch_size=4)),
-        ("faster_rcnn", ModelConfig("test_resnet")),
-        ("retinanet", ModelConfig("vit_tiny_patch16_224", model_args=VIT)),
+        ("mask_rcnn", ModelConfig.of("AS-A", widths=(16, 32), head_dim=8, patch_size=4)),
+        ("faster_rcnn", ModelConfig.of("test_resnet")),
+        ("retinanet", ModelConfig.of("vit_tiny_patch16_224", model_args=VIT)),
     ],
 )
 def test_a_checkpoint_gives_what_the_training_saw(detector: Any, model: ModelConfig, tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_a_checkpoint_gives_what_the_training_saw(detector: Any, model: ModelCon
 def test_a_detector_starts_from_a_classifier(trained: Path, tmp_path: Path) -> None:
     still = {"lr": 1e-30, "weight_decay": 0.0, "drop_path": 0.0}
     heads = replace(HEADS, neck="simple")
-    given = config(tmp_path, model=ModelConfig(str(trained)), data=FEW, detector=heads, **still)
+    given = config(tmp_path, model=ModelConfig.of(str(trained)), data=FEW, detector=heads, **still)
     train_detector(given, lambda line: None)
     before, after = weights(trained), weights(tmp_path / "last")
     body = {name.removeprefix("backbone.body.model."): value for name, value in after.items() if ".body." in name}

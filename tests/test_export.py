@@ -14,7 +14,7 @@ from tiny import Cli
 
 from psvit.data.data_config import DataConfig
 from psvit.data.datasets import open_data
-from psvit.engine.checkpoints import trained_on
+from psvit.engine.trained_on import trained_on
 from psvit.errors import UserError
 from psvit.export.export import METADATA
 from psvit.export.graph import example_images, frozen_copy, to_onnx

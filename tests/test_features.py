@@ -15,7 +15,8 @@ from small_features import CLASSES, NARROW, NETWORK, PREPROCESSING, checkpoint, 
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.ops import FeaturePyramidNetwork
 
-from psvit.engine.checkpoints import load_checkpoint, save_checkpoint
+from psvit.engine.checkpoints import save_checkpoint
+from psvit.engine.open_model import load_checkpoint
 from psvit.models.features import fine_strides, image_patches
 from psvit.models.pooling import TokenPool
 

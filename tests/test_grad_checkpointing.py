@@ -12,10 +12,11 @@ import torch
 from tiny import DATA, EVERYTHING, MACHINE, TRAIN, Cli, config, read, same_weights
 from torch import Tensor, nn
 
-from psvit.engine.checkpoints import open_model
+from psvit.arch.model_config import ModelConfig
 from psvit.engine.devices import Interrupt, norms_at_rest, recompute_activations
 from psvit.engine.loop import InterruptedTrainingError
-from psvit.engine.train_config import ModelConfig, RunConfig
+from psvit.engine.open_model import open_model
+from psvit.engine.train_config import RunConfig
 from psvit.errors import UserError
 from psvit.tasks.classification.classify import train
 from psvit.tasks.dense.backbone import open_features
@@ -25,11 +26,13 @@ from psvit.tasks.detection.pyramid import Backbone
 from psvit.tasks.segmentation.segmenter_config import SegmenterConfig
 from psvit.tasks.segmentation.segmenters import build_segmenter
 
-VIT = ModelConfig("vit_tiny_patch16_224", model_args={"depth": 3, "embed_dim": 32, "num_heads": 2, "patch_size": 8})
-PSVIT = ModelConfig("AS-ASA", widths=(16, 32), head_dim=8, patch_size=4)
-WINDOWED = replace(PSVIT, windows=(3, 0))
-RESNET = ModelConfig("test_resnet")
-SWIN = ModelConfig("swin_tiny_patch4_window7_224", model_args={"depths": (2, 2), "embed_dim": 16, "num_heads": (1, 2)})
+VIT = ModelConfig.of("vit_tiny_patch16_224", model_args={"depth": 3, "embed_dim": 32, "num_heads": 2, "patch_size": 8})
+PSVIT = ModelConfig.of("AS-ASA", widths=(16, 32), head_dim=8, patch_size=4)
+WINDOWED = ModelConfig.of("AS-ASA", widths=(16, 32), head_dim=8, patch_size=4, windows=(3, 0))
+RESNET = ModelConfig.of("test_resnet")
+SWIN_ARGS = {"depths": (2, 2), "embed_dim": 16, "num_heads": (1, 2)}
+SWIN = ModelConfig.of("swin_tiny_patch4_window7_224", model_args=SWIN_ARGS)
+
 NEAR = {"rtol": 1e-5, "atol": 1e-6}
 
 

@@ -11,8 +11,9 @@ from pages import HOSTILE, Tags, of_search
 from PIL import Image
 from tiny import RUN, Cli, read
 
+from psvit.arch.model_config import ModelConfig
 from psvit.cli.train import with_recipe
-from psvit.engine.train_config import RECIPES, ModelConfig, TrainConfig
+from psvit.engine.train_config import RECIPES, Machine, TrainConfig
 from psvit.pipeline.run_config import RunAllConfig
 from psvit.pipeline.run_page import comparison_chart, run_page
 from psvit.report.command import command_line
@@ -50,8 +51,8 @@ def test_a_command_without_anything_to_say() -> None:
 
 
 def test_a_switch_has_no_value_and_a_choice_has_one() -> None:
-    asked = TrainConfig(model=ModelConfig(class_token=True, pretrained=True))
-    assert command_line("psvit train", asked, TrainConfig()) == "psvit train --class-token true --pretrained"
+    asked = TrainConfig(model=ModelConfig.of("resnet18", pretrained=True), machine=Machine(threads=1))
+    assert command_line("psvit train", asked, TrainConfig()) == "psvit train --model resnet18 --pretrained --threads 1"
 
 
 # The search's page ---------------------------------------------------------------------------------------------------

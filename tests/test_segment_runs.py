@@ -15,11 +15,12 @@ from small_segmenters import ARCH, segmenter
 from tiny import MACHINE, Cli, log, read, same_weights, saved_behind, start, start_slowed, stop_at, torchrun, weights
 from torch import Tensor
 
+from psvit.arch.model_config import ModelConfig
 from psvit.cli import main
 from psvit.data.objects.object_sets import open_class_maps
 from psvit.data.objects.objects_config import DenseDataConfig
-from psvit.engine.checkpoints import open_model, save_checkpoint
-from psvit.engine.train_config import ModelConfig
+from psvit.engine.checkpoints import save_checkpoint
+from psvit.engine.open_model import open_model
 from psvit.tasks.dense.drawing import class_colour
 from psvit.tasks.segmentation.segment import ClassMap, load_segmenter
 from psvit.tasks.segmentation.segmenter_config import SegmenterConfig
@@ -189,7 +190,7 @@ def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_encoder_starts_from_a_classifier(classes: Path) -> None:
     own = load_file(classes / "model.safetensors")
     for decoder in ("unet", "dpt"):
-        network: Any = segmenter(decoder, ModelConfig(str(classes)), (48, 48))
+        network: Any = segmenter(decoder, ModelConfig.of(str(classes)), (48, 48))
         body = network.encoder.state_dict()
         assert len(body) > 20
         for name, weight in body.items():

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from small_segmenters import ARCH, features, segmenter
 from torch import Tensor, nn
 
-from psvit.engine.checkpoints import open_model
-from psvit.engine.train_config import ModelConfig
+from psvit.arch.model_config import ModelConfig
+from psvit.engine.open_model import open_model
 from psvit.engine.trainer import make_optimizer
 from psvit.errors import UserError
 from psvit.models.features import Features
@@ -18,13 +18,13 @@ from psvit.tasks.dense.dense_config import DenseRecipe
 from psvit.tasks.segmentation.segmenter_config import DECODERS, SegmenterConfig
 from psvit.tasks.segmentation.segmenters import Canvas, FeaturesEncoder, build_segmenter, multiple_of
 
-VIT = ModelConfig("vit_tiny_patch16_224", model_args={"embed_dim": 24, "num_heads": 3})
+VIT = ModelConfig.of("vit_tiny_patch16_224", model_args={"embed_dim": 24, "num_heads": 3})
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_every_decoder_learns_with_every_weight(decoder: Any) -> None:
     """On strides 4 and 8; 16, 32 and 64; a plain 16."""
-    for model in (ARCH, ModelConfig("A-A-A", widths=(16, 16, 16), head_dim=8, patch_size=16), VIT):
+    for model in (ARCH, ModelConfig.of("A-A-A", widths=(16, 16, 16), head_dim=8, patch_size=16), VIT):
         network: Any = segmenter(decoder, model)
         multiple = multiple_of(network)
         size = (64, 64) if model.model.startswith("vit") else (multiple, 2 * multiple)
@@ -41,7 +41,7 @@ def test_every_decoder_learns_with_every_weight(decoder: Any) -> None:
 
 def test_on_a_backbone_that_smp_knows_the_network_is_smps_own() -> None:
     for decoder in ("unet", "fpn", "upernet", "segformer"):
-        body, described = features(ModelConfig("resnet18"), in_chans=3)
+        body, described = features(ModelConfig.of("resnet18"), in_chans=3)
         ours = build_segmenter(body, described, SegmenterConfig(decoder, channels=256, dropout=0.2), 4).eval()
         theirs = smp.create_model(decoder, "tu-resnet18", encoder_weights=None, classes=4).eval()
         theirs.load_state_dict(ours.state_dict())
@@ -62,7 +62,7 @@ def test_a_psvit_is_built_by_smp_alone_too() -> None:
 
 
 def test_maps_stand_at_their_strides() -> None:
-    model = open_model(ModelConfig("A-A", widths=(16, 24), head_dim=8, patch_size=8), img_size=64, in_chans=1)
+    model = open_model(ModelConfig.of("A-A", widths=(16, 24), head_dim=8, patch_size=8), img_size=64, in_chans=1)
     body = Features(model, out_indices=2)
     maps = body(torch.ones(1, 1, 64, 64))
     encoder = FeaturesEncoder(body, 1, 2, 5, depth=5)
@@ -122,10 +122,10 @@ def test_position_embeddings_are_not_decayed() -> None:
 
 def test_a_backbone_with_channels_last() -> None:
     args = {"embed_dim": 24, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2]}
-    network = segmenter("upernet", ModelConfig("swin_tiny_patch4_window7_224", model_args=args))
+    network = segmenter("upernet", ModelConfig.of("swin_tiny_patch4_window7_224", model_args=args))
     assert network(torch.randn(2, 1, 64, 64)).shape == (2, 4, 64, 64)
 
 
 def test_strides_that_are_no_powers_of_two_are_refused() -> None:
     with pytest.raises(UserError, match=r"are of strides 12, 24: .* --patch-size 16"):
-        segmenter("unet", ModelConfig("A-A", widths=(16, 16), head_dim=8, patch_size=12), (48, 48))
+        segmenter("unet", ModelConfig.of("A-A", widths=(16, 16), head_dim=8, patch_size=12), (48, 48))

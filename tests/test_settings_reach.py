@@ -9,13 +9,13 @@ import yaml
 from tiny import Cli
 
 from psvit.arch.arch import ARCH_FIELDS, Arch
+from psvit.arch.model_config import ARCH_FILE, ModelConfig, ModelFlags
 from psvit.data.data_config import DataConfig
 from psvit.data.datasets import Data, open_data
-from psvit.engine.checkpoints import ARCH as ARCH_FILE
-from psvit.engine.checkpoints import open_model, save_checkpoint
-from psvit.engine.train_config import ModelConfig
+from psvit.engine.checkpoints import save_checkpoint
+from psvit.engine.open_model import open_model
 from psvit.errors import UserError, flag
-from psvit.pipeline.compare import contender, contenders, model_config
+from psvit.pipeline.compare import contender, contenders
 from psvit.pipeline.run_config import CompareConfig
 from psvit.studies.plan import Study
 from psvit.studies.study_file import read_study
@@ -58,14 +58,14 @@ def digits() -> Data:
 
 def test_every_field_of_arch_is_a_setting_of_the_network() -> None:
     apart = {"model", "macs", "model_args", "pretrained"}
-    assert {field.name for field in fields(ModelConfig)} - apart == set(ARCH_FIELDS) == set(OTHERS)
+    assert {field.name for field in fields(ModelFlags)} - apart == set(ARCH_FIELDS) == set(OTHERS)
 
 
 @pytest.mark.parametrize("name", ARCH_FIELDS)
 def test_a_field_of_arch_reaches_the_network(name: str) -> None:
     arch = other(name)
     assert getattr(arch, name) != getattr(BASE, name)
-    assert open_model(model_config(arch), img_size=24, in_chans=1, num_classes=3).arch == arch
+    assert open_model(ModelConfig(arch), img_size=24, in_chans=1, num_classes=3).arch == arch
 
 
 @pytest.mark.parametrize("name", ARCH_FIELDS)
@@ -85,14 +85,14 @@ def test_a_field_in_a_studys_yaml_reaches_the_network(name: str, tmp_path: Path,
 def test_a_falsy_value_beside_a_fixed_network_is_refused(name: str, place: str, fixed: Path) -> None:
     model = fixed if place == "checkpoint" else fixed / "search"
     with pytest.raises(UserError, match=f"leave out {flag(name)}$"):
-        open_model(ModelConfig(str(model), **{name: FALSY[name]}))
+        open_model(ModelConfig.of(str(model), **{name: FALSY[name]}))
 
 
 @pytest.fixture(scope="module")
 def fixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint folder, and a search's folder in it."""
     folder = tmp_path_factory.mktemp("fixed")
-    model = open_model(model_config(BASE), img_size=8, in_chans=1, num_classes=2)
+    model = open_model(ModelConfig(BASE), img_size=8, in_chans=1, num_classes=2)
     shown = {"input_size": (1, 8, 8), "mean": (0.5,), "std": (0.5,), "interpolation": "bilinear", "crop_pct": 1.0}
     save_checkpoint(folder / "c", model, model.state_dict(), shown, ("a", "b"), {})
     (folder / "c" / "search").mkdir()
@@ -103,7 +103,7 @@ def fixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_else_a_checkpoint_would_pass_over_is_refused(fixed: Path) -> None:
     for given in ({"macs": ""}, {"macs": "0"}, {"pretrained": True}, {"model_args": {"depth": 1}}):
         with pytest.raises(UserError, match=f"network is fixed: leave out {flag(*given)}$"):
-            open_model(ModelConfig(str(fixed), **given))
+            open_model(ModelConfig.of(str(fixed), **given))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import nn
 
 from psvit import VARIANTS, UserError
-from psvit.engine.checkpoints import load_checkpoint
+from psvit.engine.open_model import load_checkpoint
 
 
 @pytest.fixture(scope="module")

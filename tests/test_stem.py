@@ -24,15 +24,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from psvit import VARIANTS, Arch, PSViT, UserError
 from psvit.arch.arch import stem_channels
 from psvit.arch.cost import layer_costs, macs, params, scale_to
+from psvit.arch.model_config import ModelConfig
 from psvit.arch.variants import find_arch
-from psvit.engine.checkpoints import open_model, save_checkpoint
+from psvit.engine.checkpoints import save_checkpoint
+from psvit.engine.open_model import open_model
 from psvit.engine.run_folder import check_same
-from psvit.engine.train_config import ModelConfig
 from psvit.export.graph import example_images, frozen_copy, to_onnx, to_program
 from psvit.export.operators import onnx_operators
 from psvit.models.build import build_arch
 from psvit.models.stem import ConvStem, PatchEmbed
-from psvit.pipeline.compare import model_config
 from psvit.search.search_config import SupernetConfig
 from psvit.search.space import Space
 from psvit.search.supernet_training import supernet_training
@@ -290,7 +290,7 @@ def test_a_stem_round_trips_and_patches_are_as_before() -> None:
 
 def test_config_and_checkpoints_keep_the_stem(tmp_path: Path) -> None:
     arch = describe()
-    model: Any = open_model(model_config(arch), img_size=(20, 28), in_chans=1, num_classes=5).eval()
+    model: Any = open_model(ModelConfig(arch), img_size=(20, 28), in_chans=1, num_classes=5).eval()
     assert model.arch == arch
     with torch.no_grad():
         for parameter in model.parameters():
@@ -305,7 +305,7 @@ def test_config_and_checkpoints_keep_the_stem(tmp_path: Path) -> None:
         assert torch.equal(again(x), model(x))
         coloured: Any = timm.create_model(f"local-dir:{tmp_path / 'kept'}", pretrained=True, in_chans=3).eval()
         torch.testing.assert_close(coloured(x.expand(-1, 3, -1, -1)), model(x), **CLOSE)
-    assert ModelConfig("AS-A", stem="conv").arch_changes == {"stem": "conv"}
+    assert ModelConfig.of("AS-A", stem="conv").network.stem == "conv"
 
 
 def test_a_run_of_before_there_were_stems_is_resumed(tmp_path: Path) -> None:
@@ -314,7 +314,7 @@ def test_a_run_of_before_there_were_stems_is_resumed(tmp_path: Path) -> None:
     del before["config"]["model"]["stem"]
     (tmp_path / "run_config.json").write_text(json.dumps(before))
     check_same(tmp_path, now)
-    other = {**now, "config": asdict(config(model=ModelConfig("AS-A", stem="conv")))}
+    other = {**now, "config": asdict(config(model=ModelConfig.of("AS-A", stem="conv")))}
     with pytest.raises(UserError, match="was trained with"):
         check_same(tmp_path, other)
 

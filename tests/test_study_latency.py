@@ -12,8 +12,8 @@ from small_studies import NETWORK, STUDY, words
 from tiny import Cli, read
 from torch import nn
 
-from psvit.engine.checkpoints import open_model
-from psvit.engine.train_config import ModelConfig
+from psvit.arch.model_config import ModelConfig
+from psvit.engine.open_model import open_model
 from psvit.latency import parts as latency
 from psvit.latency.benchmark_config import LatencyConfig
 from psvit.latency.parts import measure_models
@@ -112,7 +112,7 @@ def test_what_cannot_be_measured_has_no_latency(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(latency, "open_model", opened)
     monkeypatch.setattr(latency, "MIN_SECONDS", 0.0)  # each timing is one call
     names = ("AS-A", "resnet10t", "vit_nothing", "fails0", "fails4")
-    models = {name: (ModelConfig(name, **(OWN if name == "AS-A" else {})), shape) for name in names}
+    models = {name: (ModelConfig.of(name, **(OWN if name == "AS-A" else {})), shape) for name in names}
     found = measure_models(models, LatencyConfig(latency_rounds=3), torch.device("cpu"), 1)
     assert [name for name, seconds in found.items() if seconds is not None] == ["AS-A", "resnet10t"]
     assert set(sizes) == {(1, 2, 12, 8)}

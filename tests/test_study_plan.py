@@ -8,7 +8,8 @@ import pytest
 import yaml
 from tiny import CPU, Cli
 
-from psvit.engine.train_config import ModelConfig, light
+from psvit.arch.model_config import ModelConfig
+from psvit.engine.train_config import light
 from psvit.errors import UserError
 from psvit.pipeline import compare
 from psvit.studies.jobs import Plan
@@ -121,7 +122,7 @@ def test_another_recipe_by_name(study: Callable[..., Study]) -> None:
 def test_numbers_that_yaml_takes_for_text(write: Write) -> None:
     read = read_study(str(write("{recipe: {lr: 1e-3, min_lr: 1e-05}, groups: {a: {macs: 2e6, networks: [deit]}}}")))
     assert (read.groups[0].recipe.lr, read.groups[0].recipe.min_lr) == (1e-3, 1e-5)
-    assert dict(Plan(read, Path("unused"), CPU).models)["a", "deit"].model
+    assert dict(Plan(read, Path("unused"), CPU).models)["a", "deit"].network
 
 
 def test_config_of_a_search_are_lists_or_single_values(study: Callable[..., Study]) -> None:
@@ -334,7 +335,7 @@ def test_names_of_folders() -> None:
 @pytest.mark.parametrize("name", names())
 def test_the_shipped_studies_can_be_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """But for the scaling of ResNets, which is slow and has its own test."""
-    monkeypatch.setattr(compare, "_scaled_timm", lambda model, macs, data: ModelConfig(model))
+    monkeypatch.setattr(compare, "_scaled_timm", lambda model, macs, data: ModelConfig.of(model))
     study, quick = read_study(name), read_study(name, quick=True)
     section = yaml.safe_load((STUDIES / f"{name}.yaml").read_text())["quick"]
     assert {group.recipe.epochs for group in quick.groups} == {section["recipe"]["epochs"]}

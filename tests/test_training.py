@@ -13,11 +13,19 @@ from numpy.typing import NDArray
 from tiny import CPU, DIGITS, config, log, read, weights
 from torch import Tensor, nn
 
+from psvit.arch.model_config import ModelConfig
 from psvit.data.datasets import open_data
 from psvit.data.loading import Batch
-from psvit.engine.checkpoints import open_model, save_checkpoint
+from psvit.engine.checkpoints import save_checkpoint
 from psvit.engine.devices import open_machine, seed_step
-from psvit.engine.train_config import Distillation, Machine, ModelConfig, Recipe, TrainConfig, deit
+from psvit.engine.open_model import open_model
+from psvit.engine.train_config import (
+    Distillation,
+    Machine,
+    Recipe,
+    TrainConfig,
+    deit,
+)
 from psvit.engine.trainer import INIT
 from psvit.errors import UserError
 from psvit.tasks.classification.classify import ClassifierTrainer, train
@@ -116,7 +124,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("teacher") / "vit"
     shape: dict[str, Any] = {"img_size": 8, "in_chans": 1, "num_classes": 10}
     args = {"patch_size": 4, "depth": 1, "embed_dim": 32, "num_heads": 2}
-    model = open_model(ModelConfig("vit_tiny_patch16_224", model_args=args), **shape)
+    model = open_model(ModelConfig.of("vit_tiny_patch16_224", model_args=args), **shape)
     nn.init.normal_(model.head.weight)
     preprocessing = {"input_size": (1, 8, 8), "mean": (0.3,), "std": (0.4,), "interpolation": "bicubic", "crop_pct": 1}
     save_checkpoint(folder, model, model.state_dict(), preprocessing, list("0123456789"), {})
@@ -152,7 +160,7 @@ def test_hard_distillation(teacher: Path) -> None:
 
 def test_a_teacher_of_other_classes_is_refused(teacher: Path, tmp_path: Path) -> None:
     other = read(teacher / "config.json")
-    model = open_model(ModelConfig(str(teacher)), num_classes=7)
+    model = open_model(ModelConfig.of(str(teacher)), num_classes=7)
     preprocessing = {name: other["pretrained_cfg"][name] for name in ("input_size", "mean", "std")}
     save_checkpoint(tmp_path / "seven", model, model.state_dict(), preprocessing, list("abcdefg"), {})
     with pytest.raises(UserError, match="knows 7 classes, the data have 10"):

@@ -9,7 +9,8 @@ import pytest
 import timm
 from tiny import CPU, DATA, DIGITS, MACHINE, TRAIN, Cli, config, log, read, same_weights, stop_at, weights
 
-from psvit.engine.train_config import Machine, ModelConfig
+from psvit.arch.model_config import ModelConfig
+from psvit.engine.train_config import Machine
 from psvit.errors import UserError
 from psvit.pipeline.compare import error_ratio, table
 from psvit.pipeline.run import run
@@ -42,7 +43,7 @@ def test_the_global_batch_and_the_scaled_rate_are_told(tmp_path: Path) -> None:
 )
 def test_any_model_of_timm_trains(name: str, args: dict[str, Any], tmp_path: Path) -> None:
     data = replace(DIGITS, img_size=32)
-    best = train(config(tmp_path, data=data, model=ModelConfig(name, model_args=args), epochs=1))
+    best = train(config(tmp_path, data=data, model=ModelConfig.of(name, model_args=args), epochs=1))
     model = timm.create_model(f"local-dir:{tmp_path / 'best'}", pretrained=True)
     assert best["images"] == 30
     assert sum(p.numel() for p in model.parameters()) == read(tmp_path / "best" / "metrics.json")["params"]

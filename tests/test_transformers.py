@@ -15,7 +15,7 @@ from PIL import Image
 from small_features import CLASSES, checkpoint, equal_maps, images
 from tiny import Cli, image_folder
 
-from psvit.engine.checkpoints import load_checkpoint
+from psvit.engine.open_model import load_checkpoint
 from psvit.models.features import image_patches
 from psvit.tasks.classification.evaluate import open_checkpoint, preprocess
 

@@ -18,11 +18,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from psvit import Arch, PSViT, UserError
 from psvit.arch.arch import even_parts
 from psvit.arch.cost import layer_costs, macs, params, scale_to
+from psvit.arch.model_config import ModelConfig
 from psvit.arch.variants import VARIANTS, with_changes
-from psvit.engine.checkpoints import open_model, save_checkpoint
-from psvit.engine.train_config import ModelConfig
+from psvit.engine.checkpoints import save_checkpoint
+from psvit.engine.open_model import open_model
 from psvit.models.windows import join_windows, split_windows
-from psvit.pipeline.compare import model_config
 from psvit.search.search_config import SupernetConfig
 from psvit.search.space import Space
 from psvit.search.supernet_training import supernet_training
@@ -291,7 +291,7 @@ def test_other_genotypes_keep_the_windows_of_their_stages() -> None:
 
 def test_config_and_checkpoints_keep_windows(tmp_path: Path) -> None:
     model = network((3, 0), "AS-A")
-    opened: Any = open_model(model_config(model.arch), img_size=(20, 28), num_classes=5).eval()
+    opened: Any = open_model(ModelConfig(model.arch), img_size=(20, 28), num_classes=5).eval()
     assert opened.arch == model.arch
     opened.load_state_dict(model.state_dict())
     preprocessing = {"input_size": (3, 20, 28), "mean": (0.3,) * 3, "std": (0.4,) * 3, "interpolation": "bicubic",
@@ -305,7 +305,7 @@ def test_config_and_checkpoints_keep_windows(tmp_path: Path) -> None:
         other: Any = timm.create_model(f"local-dir:{tmp_path / 'kept'}", pretrained=True, windows=(0, 0)).eval()
         assert not other.arch.windows
         assert torch.equal(other(x), network((), "AS-A")(x))  # windows change no weight
-    assert ModelConfig("AS-A", windows=(3, 0)).arch_changes == {"windows": (3, 0)}
+    assert ModelConfig.of("AS-A", windows=(3, 0)).network.windows == (3, 0)
 
 
 def test_a_wrong_value_is_named() -> None:

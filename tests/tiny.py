@@ -15,10 +15,17 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from psvit.arch.model_config import ModelConfig
 from psvit.cli import main
 from psvit.data.data_config import Augment, DataConfig
 from psvit.engine.devices import Interrupt
-from psvit.engine.train_config import Machine, ModelConfig, Recipe, RunConfig, TrainConfig, light
+from psvit.engine.train_config import (
+    Machine,
+    Recipe,
+    RunConfig,
+    TrainConfig,
+    light,
+)
 
 NETWORK = ["--model", "AS-A", "--widths", "16", "32", "--head-dim", "8", "--patch-size", "2"]
 DATA = ["--data", "digits", "--limit", "48", "--validation", "0.02"]  # 48 training images, 30 of the validation split
@@ -31,7 +38,7 @@ SPACE_FLAGS = ["--depth", "2", "4", "--stages", "1", "2", "--stage-widths", "16,
 RUN = ["run", "--data", "digits", "--limit", "64", *SPACE_FLAGS, *MACHINE, "--batch-size", "16", "--epochs", "2",
        "--first-slice", "20", "--finalists", "4", "--models", "deit", "resnet18", "searched"]  # fmt: skip
 
-ARCH = ModelConfig("AS-A", widths=(16, 32), head_dim=8, patch_size=2)
+ARCH = ModelConfig.of("AS-A", widths=(16, 32), head_dim=8, patch_size=2)
 DIGITS = DataConfig("digits", limit=48, validation=0.02)
 CPU = Machine("cpu", "float32", 1)
 

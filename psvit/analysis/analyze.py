@@ -36,12 +36,14 @@ from psvit.analysis.using import commands, in_python
 from psvit.analysis.verdict import search_command, train_command, words
 from psvit.arch import cost
 from psvit.arch.arch import Arch
+from psvit.arch.model_config import ModelConfig
 from psvit.data.data_config import DataConfig
 from psvit.data.datasets import open_data
 from psvit.data.loading import Batch, ImageSplit, eval_batches
-from psvit.engine.checkpoints import known_images, read_metrics
+from psvit.engine.checkpoints import read_metrics
 from psvit.engine.devices import open_machine
-from psvit.engine.train_config import Machine, ModelConfig
+from psvit.engine.train_config import Machine
+from psvit.engine.trained_on import known_images
 from psvit.errors import UserError
 from psvit.files import check_writable, write_json
 from psvit.models.macs import explicit_attention, macs_of
@@ -79,11 +81,11 @@ def analyze(
     folder = Path(config.output)
     _check_folder(folder, config.overwrite)
     device = open_machine(replace(machine, precision="float32")).device
-    opened = open_data(data, known_images(model.model, read_metrics(model.model)))
+    opened = open_data(data, known_images(model.name, read_metrics(model.name)))
     subject = open_subject(model, data, opened)
     subject.model.to(device)
     probe = torch.randn(2, subject.in_chans, *subject.img_size, generator=torch.Generator().manual_seed(0))
-    layers, left_out = find_layers(subject.model, model.model, probe.to(device))
+    layers, left_out = find_layers(subject.model, model.name, probe.to(device))
     split = draw_images(opened.validation, config.images, data)
 
     def batches() -> Iterator[Batch]:
@@ -99,14 +101,14 @@ def analyze(
 
     errors = Console(stderr=True)
     height, width = subject.img_size
-    say(f"network   {model.model}: {len(layers)} layers, {subject.weights} weights; float32, {device}")
+    say(f"network   {model.name}: {len(layers)} layers, {subject.weights} weights; float32, {device}")
     say(f"images    {min(config.images, len(split))} of the validation split of {opened.name}, {height}x{width} pixels")
     found = measure(subject, layers, batches, device, say)
     judged = subject.weights != "random" and not found.guesses
     advice = advise(found.rows, found.correlation, config) if judged else Advice()
     arch = subject.arch(layers)
     report: dict[str, Any] = {
-        "model": model.model,
+        "model": model.name,
         "weights": subject.weights,
         "network": None if arch is None else str(arch),
         "arch": None if arch is None else arch.to_dict(),
@@ -121,7 +123,7 @@ def analyze(
         "suggestion": {"share": [i + 1 for i in advice.share], "pool_behind": [i + 1 for i in advice.pool],
                        "unlike_but_free": [i + 1 for i in advice.free], "genotype": advice.genotype,
                        "network": None, "macs": None, "params": None, "cost": None, "commands": []},
-        "use": {"python": in_python(subject, model.model), "commands": commands(subject, model, data)},
+        "use": {"python": in_python(subject, model.name), "commands": commands(subject, model, data)},
         "rule": rule(config, not found.unlabelled) if judged else None,
         "config": {"data": asdict(data), "analysis": {
             name: value for name, value in asdict(config).items() if name not in ("output", "overwrite")}},

@@ -12,16 +12,16 @@ from psvit.analysis.maps import Layer
 from psvit.analysis.redundancy import LEAST_IMAGES
 from psvit.arch import cost
 from psvit.arch.arch import ATTEND, Arch
+from psvit.arch.model_config import Checkpoint, ModelConfig, TimmModel
 from psvit.data.augment import eval_transform
 from psvit.data.data_config import DataConfig
 from psvit.data.datasets import Data, balanced_order
 from psvit.data.loading import Transform
 from psvit.data.sources import Source, Stream, Subset
-from psvit.engine.checkpoints import arch_file, is_folder, open_model, read_config, set_size
+from psvit.engine.checkpoints import read_config
 from psvit.engine.devices import seed_step
-from psvit.engine.train_config import ModelConfig
+from psvit.engine.open_model import open_model, set_size
 from psvit.errors import UserError
-from psvit.models.build import is_psvit
 from psvit.models.macs import explicit_attention
 from psvit.models.psvit import PSViT
 from psvit.tasks.classification.evaluate import check_classes, preprocess
@@ -67,7 +67,7 @@ class Subject:
 
 
 def open_subject(config: ModelConfig, data: DataConfig, opened: Data) -> Subject:
-    """Open a model as `psvit.engine.checkpoints.open_model` understands its name, with explicit attention.
+    """Open a model as `psvit.engine.open_model.open_model` does, with explicit attention.
 
     A checkpoint and pretrained weights take images of their own size and preprocessing, unless --img-size is given; a
     network without weights takes those of the data, but for models of timm, which come in a size of their own.
@@ -75,9 +75,10 @@ def open_subject(config: ModelConfig, data: DataConfig, opened: Data) -> Subject
     Raises:
         UserError: see `open_model`.
     """
-    name = config.model
-    trained = is_folder(name) and arch_file(name) is None
-    weights = "trained" if trained else "pretrained" if config.pretrained else "random"
+    network, name = config.network, config.name
+    trained, of_timm = isinstance(network, Checkpoint), isinstance(network, TimmModel)
+    pretrained = isinstance(network, TimmModel) and network.pretrained
+    weights = "trained" if trained else "pretrained" if pretrained else "random"
     seed_step(data.seed, INIT)
     with explicit_attention():
         if trained:
@@ -85,8 +86,8 @@ def open_subject(config: ModelConfig, data: DataConfig, opened: Data) -> Subject
             if data.img_size is not None:
                 set_size(model, opened.img_size)
         else:
-            own_size = not is_psvit(name) and not is_folder(name) and data.img_size is None
-            shape = {} if config.pretrained else {"in_chans": opened.in_chans, "num_classes": len(opened.classes)}
+            own_size = of_timm and data.img_size is None
+            shape = {} if pretrained else {"in_chans": opened.in_chans, "num_classes": len(opened.classes)}
             model = open_model(config, img_size=None if own_size else opened.img_size, **shape)
     in_chans, *sides = model.pretrained_cfg["input_size"]
     height, width = sides if data.img_size is None else opened.img_size

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 
 from psvit.analysis.subject import Subject
+from psvit.arch.model_config import ModelConfig
 from psvit.data.data_config import DataConfig
-from psvit.engine.train_config import ModelConfig, TrainConfig
+from psvit.engine.train_config import TrainConfig
 from psvit.models.psvit import PSViT
 from psvit.report.command import command_line
 from psvit.report.in_python import (
@@ -44,7 +45,7 @@ def commands(subject: Subject, config: ModelConfig, data: DataConfig) -> list[st
         data: the images that were asked for.
     """
     if subject.weights == "trained":
-        name = shlex.quote(config.model)
+        name = shlex.quote(config.name)
         images = DataConfig(data.data, data.data_dir)
         evaluates = command_line(f"psvit evaluate {name}", images, DataConfig(), always=("data",))
         return [

@@ -9,6 +9,7 @@ from typing import Any
 
 from psvit.analysis.advice import Advice, AnalyzeConfig, Row, may_pool, may_share
 from psvit.arch.arch import SHARE, Arch
+from psvit.arch.quantities import format_count
 from psvit.errors import flag
 
 UNIFORM = 0.95
@@ -224,7 +225,7 @@ def train_command(arch: Arch, data: Mapping[str, Any]) -> str:
 
 def search_command(data: Mapping[str, Any], macs: float | None) -> str:
     """The command that searches, for the MACs of the suggestion if they are known."""
-    budget = ["--budget", f"{macs / 1e6:.3g}M" if macs < 1e9 else f"{macs / 1e9:.3g}G"] if macs else []
+    budget = ["--budget", format_count(macs, digits=3).replace(" ", "")] if macs else []
     return shlex.join(["psvit", "search", *_flags(data), *budget])
 
 

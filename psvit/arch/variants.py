@@ -23,9 +23,6 @@ VARIANTS: dict[str, Arch] = {
 FAMILIES = {"psvit_1d": "1d", "psvit_2d": "2d"}
 """Name -> pooling: any network of a family, by its genotype."""
 
-AUTO = "auto"
-"""The name of the network that `default_arch` chooses for the images at hand."""
-
 SMALL = 96
 """Images of at most this side, in pixels, get a small network by default."""
 

@@ -8,9 +8,10 @@ from dataclasses import fields
 from pathlib import Path
 
 from psvit.analysis.advice import AnalyzeConfig
+from psvit.arch.model_config import ModelFlags
 from psvit.cli.flags import Flags, config_from
 from psvit.data.data_config import DataConfig
-from psvit.engine.train_config import Machine, ModelConfig
+from psvit.engine.train_config import Machine
 
 DESCRIPTION = """How alike the attention maps of different layers, and neighbouring tokens, are in a vision transformer:
 where it could share maps and pool tokens. Leaves figures, numbers, and a page that says it in words.
@@ -23,14 +24,14 @@ KEPT = ("pretrained", "patch_size")
 
 def main(arguments: Sequence[str]) -> int:
     """Parse the flags, analyze, and print a table and the verdict."""
-    apart = ("limit", "precision", *(f.name for f in fields(ModelConfig) if f.name not in KEPT))
-    defaults = AnalyzeConfig(), DataConfig(), ModelConfig(), Machine()
+    apart = ("limit", "precision", *(f.name for f in fields(ModelFlags) if f.name not in KEPT))
+    defaults = AnalyzeConfig(), DataConfig(), ModelFlags(), Machine()
     flags = Flags("analyze MODEL", DESCRIPTION, *defaults, apart=apart)
     flags.add("model", help="checkpoint folder, model of timm, variant or genotype")
     flags.add("--json", action="store_true", help="print the numbers as JSON instead of a table")
     values = flags.parse(arguments)
     config = config_from(values, AnalyzeConfig())
-    model = config_from(values, ModelConfig(), model=values.model)
+    model = config_from(values, ModelFlags(), model=values.model).config()
 
     from psvit.engine.machine import keep_freed_memory
 

@@ -28,14 +28,14 @@ def main(arguments: Sequence[str]) -> int:
     keep_freed_memory()
     from rich.console import Console
 
-    from psvit.engine.checkpoints import open_model
-    from psvit.engine.train_config import ModelConfig
+    from psvit.arch.model_config import ModelConfig
+    from psvit.engine.open_model import open_model
     from psvit.latency.benchmark import benchmark, table
 
     console = Console(stderr=True)
     report = benchmark(
         config,
-        lambda name, img_size: open_model(ModelConfig(name), img_size=img_size).eval(),
+        lambda name, img_size: open_model(ModelConfig.of(name), img_size=img_size).eval(),
         progress=lambda line: console.print(line, style="dim", highlight=False),
     )
     if values.json:

@@ -92,7 +92,12 @@ def evaluated(
         UserError: as `evaluate_checkpoint`; or the validation split is another than the training's, which may have
             learned it.
     """
-    from psvit.engine.checkpoints import check_cut, known_images, read_metrics, trained_on
+    from psvit.engine.checkpoints import read_metrics
+    from psvit.engine.trained_on import (
+        check_cut,
+        known_images,
+        trained_on,
+    )
 
     metrics = read_metrics(values.checkpoint)
     trained = trained_on(metrics)

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     from psvit.engine.machine import keep_freed_memory
 
     keep_freed_memory()
-    from psvit.engine.checkpoints import check_cut, trained_on
+    from psvit.engine.trained_on import check_cut, trained_on
     from psvit.export.runtime import batch_size_for, open_classifier
     from psvit.tasks.classification.evaluate import evaluate_classifier
 

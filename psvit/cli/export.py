@@ -35,7 +35,8 @@ def main(arguments: Sequence[str]) -> int:
     keep_freed_memory()
     from rich.console import Console
 
-    from psvit.engine.checkpoints import read_metrics, trained_on
+    from psvit.engine.checkpoints import read_metrics
+    from psvit.engine.trained_on import trained_on
     from psvit.export.check import timing_table
     from psvit.export.export import export, summary
 

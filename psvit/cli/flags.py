@@ -24,6 +24,7 @@ from jsonargparse import (  # type: ignore[attr-defined]
     get_loader,
 )
 
+from psvit.arch.model_config import ModelConfig
 from psvit.data.data_config import DataConfig
 from psvit.errors import UserError, flag
 
@@ -109,6 +110,7 @@ class Flags:
             self.parser.add_argument("--config", action=_ConfigFile, help="YAML file with any of these flags")
 
     def _add(self, instance: Any) -> None:
+        instance = instance.flags() if isinstance(instance, ModelConfig) else instance
         hints, texts = get_type_hints(type(instance)), field_texts(type(instance))
         title = (type(instance).__doc__ or "").splitlines()[0].rstrip(".")
         group = self.parser.add_argument_group(title)
@@ -172,7 +174,9 @@ def config_from(values: Namespace, like: T, **fixed: Any) -> T:
     found: dict[str, Any] = {}
     for field in dataclasses.fields(like):  # type: ignore[arg-type]
         default = getattr(like, field.name)
-        if dataclasses.is_dataclass(default) and not isinstance(default, type):
+        if isinstance(default, ModelConfig):
+            found[field.name] = config_from(values, default.flags()).config()
+        elif dataclasses.is_dataclass(default) and not isinstance(default, type):
             found[field.name] = config_from(values, default)
         elif field.name in values:
             found[field.name] = _plain(values[field.name], default, get_type_hints(type(like))[field.name])

@@ -11,9 +11,11 @@ from typing import Any
 
 from psvit.arch import cost
 from psvit.arch.arch import ARCH_FIELDS, Arch
+from psvit.arch.model_config import read_arch
+from psvit.arch.quantities import format_count
 from psvit.arch.variants import FAMILIES, VARIANTS, find_arch
 from psvit.cli.flags import Flags
-from psvit.errors import UserError, flag, one_line
+from psvit.errors import UserError, flag
 
 DESCRIPTION = """Layers, tokens, widths, MACs and parameters of a variant, a genotype or a checkpoint, and a diagram.
 Example: psvit show ASAS-ASSA-AS --widths 192 256 384"""
@@ -79,7 +81,7 @@ def _show_search(folder: Path, as_json: bool) -> int:
     if as_json:
         print(json.dumps(data))
         return 0
-    arch = _read_arch(folder / "arch.json")
+    arch = read_arch(folder / "arch.json")
     limits = ", ".join(readable(kind, limit) for kind, limit in data["budget"].items())
     print(f"search in {folder}: {data['data']}, budget {limits}; {data['members']:,} networks scored\n")
     Console(width=None if sys.stdout.isatty() else 140).print(front_table(data))
@@ -99,7 +101,7 @@ def _find(name: str, changes: dict[str, Any]) -> tuple[Arch, dict[str, Any]]:
     what = "describes a network already" if described else "is a checkpoint, whose network is fixed"
     _refuse(changes, f"{name} {what}")
     if described:
-        return _read_arch(folder), _searched_shape(folder.parent)
+        return read_arch(folder), _searched_shape(folder.parent)
     if folder.is_file():
         raise UserError(f"{name} is a file; a checkpoint is a folder with config.json and model.safetensors")
     if not (folder / "config.json").is_file():
@@ -118,13 +120,6 @@ def _refuse(given: Mapping[str, Any], why: str) -> None:
     """Refuse flags that would change nothing; those that are None were not given."""
     if flags := [flag(name) for name, value in given.items() if value is not None]:
         raise UserError(f"{why}: leave out {', '.join(flags)}")
-
-
-def _read_arch(path: Path) -> Arch:
-    try:
-        return Arch.from_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} describes no network: {one_line(error)}") from error
 
 
 def _searched_shape(folder: Path) -> dict[str, Any]:
@@ -158,9 +153,9 @@ def _print(arch: Arch, layers: list[cost.LayerCost], sides: tuple[int, ...], pla
     params = sum(layer.params for layer in layers)
     plain = arch.plain()
     twin = "" if arch == plain else (
-        f"; {plain.genotype}, {plain.widths[0]} wide throughout, would take {_readable(plain_macs)} MACs"
+        f"; {plain.genotype}, {plain.widths[0]} wide throughout, would take {format_count(plain_macs)} MACs"
     )  # fmt: skip
-    console.print(f"\n[bold]{_readable(total)} MACs, {_readable(params)} parameters[/bold]{twin}")
+    console.print(f"\n[bold]{format_count(total)} MACs, {format_count(params)} parameters[/bold]{twin}")
 
 
 def diagram(arch: Arch, layers: Sequence[cost.LayerCost]) -> list[str]:
@@ -174,10 +169,3 @@ def diagram(arch: Arch, layers: Sequence[cost.LayerCost]) -> list[str]:
         label = f"{pooled}{'x'.join(map(str, first.grid))}"
         lines.append(f"{label:>14}  {letters}{' ' * (max(map(len, arch.stages)) - len(kinds))}  {bar}")
     return [*lines, f"{'':>14}  [cyan]A[/cyan] attends, [green]S[/green] shares the map of the layer before"]
-
-
-def _readable(number: int) -> str:
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.4g} {unit}"
-    return str(number)

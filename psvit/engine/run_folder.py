@@ -9,7 +9,7 @@ import platform
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,22 @@ from accelerate import Accelerator
 from torch import nn
 
 import psvit
-from psvit.arch import cost
+from psvit.arch.model_config import to_plain
 from psvit.data.image_list import IMAGES, ImageList, check_unchanged, list_files, read_image_list
 from psvit.data.image_sets import ImageSet
-from psvit.engine.checkpoints import TRAINED_ON, config_of, cut_of, open_model, read_metrics, write_checkpoint
+from psvit.engine.checkpoints import (
+    config_of,
+    read_metrics,
+    write_checkpoint,
+)
 from psvit.engine.devices import by_the_first, computed_in
+from psvit.engine.open_model import network_facts
 from psvit.engine.state import TrainState, rank
-from psvit.engine.train_config import LearnConfig, ModelConfig
+from psvit.engine.train_config import LearnConfig
+from psvit.engine.trained_on import TRAINED_ON, cut_of
 from psvit.engine.trainer import Trainer
-from psvit.errors import UserError, flag, one_line
+from psvit.errors import UserError, flag
 from psvit.files import check_writable, opened_for_torch, recover, replacing, write_json, writing
-from psvit.models.macs import count_macs
-from psvit.models.psvit import PSViT
 
 RUN_CONFIG, STATE, LOG, TABLE = "run_config.json", "state.pt", "log.jsonl", "log.csv"
 RESULTS = "results.json"  # of a comparison, in the folder above its runs
@@ -85,7 +89,7 @@ def begun(path: Path, resume: bool, accelerator: Accelerator) -> bool:
 def record_of(config: Any, accelerator: Accelerator) -> dict[str, Any]:
     """What a run's run_config.json holds: settings (a dataclass with a recipe), what they come to here, versions."""
     return {
-        "config": asdict(config),
+        "config": to_plain(config),
         "global_batch": config.recipe.global_batch(accelerator.num_processes),
         "computed_in": computed_in(config.machine),
         "versions": versions(),
@@ -254,12 +258,12 @@ class RunFolder:
     def describe(self, model: nn.Module, preprocessing: Mapping[str, Any], classes: Sequence[str]) -> None:
         """Take note of what every checkpoint says of the network."""
         self.model, self.preprocessing, self.classes = model, preprocessing, classes
-        self.facts = network_facts(model, preprocessing["input_size"], self.config)
+        self.facts = network_facts(model, preprocessing["input_size"], self.config.model)
 
     @property
     def title(self) -> str:
         """What is trained, for the line that says so."""
-        return str(getattr(self.model, "arch", self.config.model.model))
+        return str(getattr(self.model, "arch", self.config.model.name))
 
     @property
     def next_command(self) -> list[str]:
@@ -318,7 +322,7 @@ class RunFolder:
             write_checkpoint(self.path / name, self.checkpoint_config(), weights, metrics)
 
     def trained_on(self) -> dict[str, Any]:
-        """What tells the checkpoints' images from others; see `psvit.engine.checkpoints.cut_of`."""
+        """What tells the checkpoints' images from others; see `psvit.engine.trained_on.cut_of`."""
         return cut_of(self.config.data) | ({"images": self.images.fingerprint} if self.images is not None else {})
 
     def checkpoint_config(self) -> dict[str, Any]:
@@ -358,35 +362,6 @@ class RunFolder:
         if "_writer" in vars(self) and self._writer is not None:
             self._writer.close()
         self.accelerator.wait_for_everyone()
-
-
-def network_facts(model: nn.Module, input_size: Sequence[int], config: LearnConfig) -> dict[str, Any]:
-    """MACs of one image and parameters: exact from the Arch for PSViT, counted for other models."""
-    in_chans, *sides = input_size
-    if isinstance(model, PSViT):
-        macs = cost.macs(model.arch, (sides[0], sides[1]), in_chans, model.num_classes)
-    else:
-        macs = timm_macs(config.model, input_size, model.num_classes)
-    return {"macs": macs, "params": sum(p.numel() for p in model.parameters())}
-
-
-def timm_macs(config: ModelConfig, input_size: Sequence[int], num_classes: Any) -> int:
-    """MACs of one image through a model of timm, built anew.
-
-    Raises:
-        UserError: there is no such model, or it does not take images of this size.
-    """
-    in_chans, *sides = input_size
-    shape: dict[str, Any] = {"img_size": (sides[0], sides[1]), "in_chans": in_chans, "num_classes": num_classes}
-    try:
-        return count_macs(lambda: open_model(config, **shape), tuple(input_size))
-    except UserError:
-        raise
-    except Exception as error:  # its first image; each model fails in its own way
-        size = f"{sides[0]} x {sides[1]} pixels"
-        raise UserError(
-            f"{config.model} cannot take images of {size} ({one_line(error)}): give another --img-size"
-        ) from error
 
 
 def _lines(path: Path) -> list[str]:

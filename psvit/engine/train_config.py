@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
+from psvit.arch.model_config import ModelConfig
 from psvit.data.data_config import Augment, DataConfig
 from psvit.errors import UserError, flag
 
@@ -136,62 +137,6 @@ def light() -> Recipe:
 
 
 RECIPES = {"light": light, "deit": deit}
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Which network to build.
-
-    Args:
-        model: a psvit variant, a genotype, any model of timm, the folder of a search (its network, from scratch), or a
-            checkpoint folder to start from; auto is psvit_2d_tiny, or a small PSViT-2D for images up to 96 px.
-        genotype: another genotype for the variant, or the one of psvit_1d or psvit_2d.
-        widths: another width for each stage.
-        head_dim: channels of one attention head.
-        mlp_ratio: hidden channels of the MLP over the width.
-        pooling: 1d or 2d.
-        patch_size: side of a patch in pixels.
-        stride: pixels from patch to patch; by default the patch size.
-        class_token: classify by a class token.
-        qkv_bias: biases in the query, key and value projections.
-        pool_order: conv-pool or pool-conv.
-        pool_conv: full or depthwise.
-        pool_kernel: side of the pooling's convolution.
-        pool_op: max, avg or stride.
-        sharing: what an S shares: map, or only the query and key projections.
-        windows: tokens on a side of each stage's attention windows, 0 for none, for example 14 0 0.
-        stem: patch, or conv: convolutions of stride 2 instead of patches.
-        macs: widen or narrow the network to this many MACs, for example 25M.
-        model_args: further keyword arguments of timm.create_model, as JSON.
-        pretrained: start from timm's pretrained weights.
-    """
-
-    model: str = "auto"
-    genotype: str | None = None
-    widths: tuple[int, ...] | None = None
-    head_dim: int | None = None
-    mlp_ratio: float | None = None
-    pooling: str | None = None
-    patch_size: int | None = None
-    stride: int | None = None
-    class_token: bool | None = None
-    qkv_bias: bool | None = None
-    pool_order: str | None = None
-    pool_conv: str | None = None
-    pool_kernel: int | None = None
-    pool_op: str | None = None
-    sharing: str | None = None
-    windows: tuple[int, ...] | None = None
-    stem: str | None = None
-    macs: str | None = None
-    model_args: dict[str, Any] = field(default_factory=dict)
-    pretrained: bool = False
-
-    @property
-    def arch_changes(self) -> dict[str, Any]:
-        """The fields of Arch that are given."""
-        apart = ("model", "macs", "model_args", "pretrained")
-        return {n: v for n, v in vars(self).items() if n not in apart and v is not None}
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class Trainer(ABC):
         self.steps_per_epoch = max(1, len(split) // recipe.global_batch(accelerator.num_processes))
         self.recomputes = config.run.grad_checkpointing
         if self.recomputes:
-            recompute_activations(model, config.model.model)
+            recompute_activations(model, config.model.name)
         optimizer = make_optimizer(model, recipe, accelerator.num_processes)
         self.scheduler, _ = create_scheduler_v2(
             optimizer,

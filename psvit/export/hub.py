@@ -16,11 +16,11 @@ from psvit.engine.checkpoints import (
     CONFIG,
     METRICS,
     WEIGHTS,
-    load_checkpoint,
     read_metrics,
     save_checkpoint,
-    trained_on,
 )
+from psvit.engine.open_model import load_checkpoint
+from psvit.engine.trained_on import trained_on
 from psvit.errors import UserError, one_line
 from psvit.export.card import CardFacts, model_card, public_name
 from psvit.export.runtime import PREPROCESSING
@@ -163,7 +163,7 @@ def from_pretrained(
 
     Raises:
         UserError: neither; a revision of a folder; or a checkpoint that is broken, see
-            `psvit.engine.checkpoints.load_checkpoint`.
+            `psvit.engine.open_model.load_checkpoint`.
     """
     if Path(name).exists():
         if revision is not None:

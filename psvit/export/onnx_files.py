@@ -17,8 +17,12 @@ from psvit.data.data_config import DataConfig
 from psvit.data.datasets import Data, balanced_order, open_data
 from psvit.data.loading import ImageSplit, eval_batches
 from psvit.data.sources import Source, Stream, Subset
-from psvit.engine.checkpoints import TRAINED_ON, set_name, trained_on
 from psvit.engine.train_config import Machine
+from psvit.engine.trained_on import (
+    TRAINED_ON,
+    set_name,
+    trained_on,
+)
 from psvit.errors import UserError
 from psvit.export.check import Timing, check_difference, largest_difference, time_in_turns
 from psvit.export.export_config import ExportConfig

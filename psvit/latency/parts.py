@@ -19,8 +19,8 @@ from torch import Tensor
 
 from psvit.arch.arch import ATTEND, POOL, SHARE, Arch, image_sides
 from psvit.arch.cost import Parts
+from psvit.arch.model_config import ModelConfig
 from psvit.data.sources import CACHE
-from psvit.engine.checkpoints import load_checkpoint, open_model
 from psvit.engine.machine import (
     check_dtype,
     cpu_threads,
@@ -29,7 +29,7 @@ from psvit.engine.machine import (
     machine_info,
     resolve_device,
 )
-from psvit.engine.train_config import ModelConfig
+from psvit.engine.open_model import load_checkpoint, open_model
 from psvit.errors import UserError, one_line
 from psvit.files import write_json
 from psvit.latency.benchmark_config import LatencyConfig

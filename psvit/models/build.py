@@ -1,52 +1,53 @@
-"""A name -> a network: psvit variants, genotypes and every model of timm."""
+"""An Arch, or the name of a model of timm -> a network."""
 
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import count
 from typing import Any
 
 import timm
-from torch import nn
 
 from psvit.arch.arch import Arch, image_sides
-from psvit.arch.cost import scale_to
-from psvit.arch.variants import AUTO, FAMILIES, VARIANTS, default_arch, find_arch, with_changes
-from psvit.errors import UserError, flag, one_line
+from psvit.arch.cost import ImgSize
+from psvit.arch.variants import VARIANTS
+from psvit.errors import UserError, one_line
+from psvit.models.psvit import PSViT
+from psvit.models.zoo import build_psvit
 
 
-def is_psvit(name: str) -> bool:
-    """Whether `name` is one of our variants or families, ``auto``, or is written in the letters of a genotype."""
-    return name in (AUTO, *VARIANTS, *FAMILIES) or re.fullmatch(r"[AS-]+", name) is not None
+def build_arch(arch: Arch, img_size: ImgSize = 224, **kwargs: Any) -> PSViT:
+    """Build the network that `arch` describes for images of `img_size` pixels; keyword arguments are those of `PSViT`.
+
+    Raises:
+        UserError: images too small for it, or an argument that `PSViT` does not take.
+    """
+    sides = image_sides(img_size)
+    check_tokens(arch, sides)
+    variant = f"psvit_{arch.pooling}"
+    try:
+        model: Any = build_psvit(arch, variant, img_size=sides, **kwargs)
+    except UserError:
+        raise
+    except Exception as error:  # what --model-args hold is for PSViT and torch to judge
+        raise _no_argument(variant, _refused(error, kwargs), kwargs, error) from error
+    fields = {name: value for name, value in arch.to_dict().items() if name != "pooling"}
+    model._model_args = {"img_size": sides, **fields, **kwargs}  # by which timm's own functions save it
+    model.pretrained_cfg["input_size"] = (kwargs.get("in_chans", 3), *sides)
+    built: PSViT = model
+    return built
 
 
-def build(
-    name: str,
-    *,
-    img_size: int | tuple[int, int] | None = None,
-    in_chans: int | None = None,
-    num_classes: int | None = None,
-    drop_path_rate: float | None = None,
-    macs: float | None = None,
-    arch_changes: Mapping[str, Any] | None = None,
-    model_args: Mapping[str, Any] | None = None,
-    pretrained: bool = False,
-) -> nn.Module:
-    """Build a network by name through timm. Arguments that are None keep the network's own default.
+def build_timm(name: str, img_size: ImgSize | None = None, *, pretrained: bool = False, **kwargs: Any) -> Any:
+    """Build a model of timm; keyword arguments are those of ``timm.create_model``.
 
     Args:
-        name: a psvit variant or family, a genotype, any model of timm, or ``auto``: `psvit.arch.variants.default_arch`.
+        name: of the model.
         img_size: side or (height, width) in pixels; given on to models that are made for one size.
-        in_chans: image channels.
-        num_classes: classes.
-        drop_path_rate: stochastic depth; left out where a model has none.
-        macs: scale a psvit network to this many MACs for one image.
-        arch_changes: fields of `Arch` that differ.
-        model_args: further keyword arguments of ``timm.create_model``.
         pretrained: load timm's pretrained weights.
+        kwargs: a `drop_path_rate` is left out where a model has none.
 
     Returns:
         The network; its attribute ``model_args`` holds what a checkpoint's config needs to build it again.
@@ -54,55 +55,21 @@ def build(
     Raises:
         UserError: an unknown name (the message names close ones) or arguments that the model does not take.
     """
-    given = {"in_chans": in_chans, "num_classes": num_classes, "drop_path_rate": drop_path_rate}
-    kwargs = {key: value for key, value in given.items() if value is not None} | dict(model_args or {})
-    if is_psvit(name):
-        if pretrained:
-            raise UserError(f"there are no pretrained weights of {name}: leave out --pretrained, or give a checkpoint")
-        if name not in (AUTO, *VARIANTS, *FAMILIES) and "genotype" in (arch_changes or {}):
-            raise UserError(f"{name} is a genotype already: leave out --genotype, or give a variant to change")
-        changes = dict(arch_changes or {})
-        arch = with_changes(default_arch(img_size or 224), **changes) if name == AUTO else find_arch(name, **changes)
-        if macs is not None:
-            arch = scale_to(
-                arch, macs, img_size or 224, in_chans or 3, num_classes if num_classes is not None else 1000
-            )
-        return build_arch(arch, img_size or 224, name=name if arch == VARIANTS.get(name) else None, **kwargs)
     if not timm.is_model(name.partition(".")[0]):
         close = difflib.get_close_matches(name, dict.fromkeys([*VARIANTS, *timm.list_models()]), n=3)
         hint = f"; did you mean {', '.join(close)}?" if close else ": give a psvit variant, a genotype or a timm model"
         raise UserError(f"no model is called {name!r}{hint}")
-    changed = [field for field, value in (arch_changes or {}).items() if value is not None]
-    if ours := [flag(field) for field in (["macs"] if macs is not None else []) + changed]:
-        belongs = "belongs" if len(ours) == 1 else "belong"
-        raise UserError(
-            f"{', '.join(ours)} {belongs} to psvit networks, but {name!r} is not one: use --model-args for timm's"
-        )
     try:
         pretrained_cfg = timm.get_pretrained_cfg(name)
     except RuntimeError as error:  # what follows the dot names no weights
         raise UserError(f"no model is called {name!r}: {one_line(error)}") from error
     if img_size is not None and pretrained_cfg is not None and pretrained_cfg.fixed_input_size:
         kwargs.setdefault("img_size", image_sides(img_size))
-    model: Any = _create(name, pretrained, kwargs)
+    model = _create(name, pretrained, kwargs)
     if img_size is not None:
-        sides = image_sides(img_size)
-        model.pretrained_cfg["input_size"] = (kwargs.get("in_chans", model.pretrained_cfg["input_size"][0]), *sides)
-    built: nn.Module = model
-    return built
-
-
-def build_arch(
-    arch: Arch, img_size: int | tuple[int, int] = 224, *, name: str | None = None, **kwargs: Any
-) -> nn.Module:
-    """Build the network that `arch` describes, through timm, for images of `img_size` pixels."""
-    sides = image_sides(img_size)
-    fields = {} if name else {field: value for field, value in arch.to_dict().items() if field != "pooling"}
-    check_tokens(arch, sides)
-    model = _create(name or f"psvit_{arch.pooling}", False, {"img_size": sides, **fields, **kwargs})
-    model.pretrained_cfg["input_size"] = (kwargs.get("in_chans", 3), *sides)
-    built: nn.Module = model
-    return built
+        in_chans = kwargs.get("in_chans", model.pretrained_cfg["input_size"][0])
+        model.pretrained_cfg["input_size"] = (in_chans, *image_sides(img_size))
+    return model
 
 
 def check_tokens(arch: Arch, img_size: int | tuple[int, int], *, fixed: bool = False) -> None:
@@ -146,18 +113,13 @@ def _has_tokens(arch: Arch, sides: tuple[int, int]) -> bool:
 def _create(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:
     try:
         model: Any = timm.create_model(name, pretrained=pretrained, **kwargs)
-    except UserError:
-        raise
     except Exception as error:  # models refuse their arguments, and downloads fail, in many ways
         refused = _refused(error, kwargs)
         if "drop_path_rate" in refused:
             return _create(name, pretrained, {k: v for k, v in kwargs.items() if k != "drop_path_rate"})
-        if refused:
-            raise UserError(f"{name} takes no argument {refused[0]!r}: leave it out of --model-args") from error
-        reason = one_line(error, kind=True)
-        if pretrained:
-            raise UserError(f"{name} with pretrained weights is not to be had: {reason}") from error
-        raise UserError(f"{name} cannot be built with {kwargs}: {reason}") from error
+        if pretrained and not refused:
+            raise UserError(f"{name} with pretrained weights is not to be had: {one_line(error, kind=True)}") from error
+        raise _no_argument(name, refused, kwargs, error) from error
     model.model_args = {key: value for key, value in kwargs.items() if key not in ("num_classes", "drop_path_rate")}
     return model
 
@@ -165,3 +127,9 @@ def _create(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:
 def _refused(error: Exception, given: Mapping[str, Any]) -> list[str]:
     """The arguments that a model says it does not take: each words it in its own way, and quotes their names."""
     return [name for name in given if isinstance(error, TypeError) and f"'{name}'" in str(error)]
+
+
+def _no_argument(name: str, refused: list[str], kwargs: Mapping[str, Any], error: Exception) -> UserError:
+    if refused:
+        return UserError(f"{name} takes no argument {refused[0]!r}: leave it out of --model-args")
+    return UserError(f"{name} cannot be built with {kwargs}: {one_line(error, kind=True)}")

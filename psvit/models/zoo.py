@@ -75,15 +75,18 @@ def _grid_of_source(model: PSViT, pos_embed: Tensor) -> list[int] | None:
     return grid if tokens == pos_embed.shape[1] else None
 
 
-def create_psvit(variant: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Build `variant` through timm; keyword arguments are those of `PSViT` and the fields of `Arch`.
+def build_psvit(arch: Arch, variant: str, pretrained: bool = False, **kwargs: Any) -> Any:
+    """Build the network of `arch` through timm, or its features with ``features_only``.
+
+    Args:
+        arch: the network.
+        variant: the name by which timm knows it.
+        pretrained: load weights.
+        kwargs: those of `PSViT` and of timm's `build_model_with_cfg`.
 
     Raises:
-        UserError: a field outside its rule, or 2D features asked of a pooled 1D sequence.
+        UserError: 2D features asked of a pooled 1D sequence, or an argument outside its rule.
     """
-    changes = {name: kwargs.pop(name) for name in ARCH_FIELDS if name in kwargs}
-    base = VARIANTS[variant] if variant in VARIANTS else VARIANTS[f"{variant}_tiny"]
-    arch = with_changes(base, **changes)
     features: dict[str, Any] = {}
     if kwargs.get("features_only"):
         wanted = maps_to_take(arch, kwargs.get("out_indices"))
@@ -92,7 +95,7 @@ def create_psvit(variant: str, pretrained: bool = False, **kwargs: Any) -> nn.Mo
         features = {"out_indices": tuple(wanted), "feature_cls": Features}
         if "feature_cls" in kwargs:  # timm's own extractors know the stages alone
             features["out_indices"] = tuple(range(len(arch.stages)))
-    model: nn.Module = build_model_with_cfg(
+    return build_model_with_cfg(
         PSViT,
         variant,
         pretrained,
@@ -101,6 +104,17 @@ def create_psvit(variant: str, pretrained: bool = False, **kwargs: Any) -> nn.Mo
         arch=arch,
         **kwargs,
     )
+
+
+def create_psvit(variant: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Build `variant`; keyword arguments are those of `PSViT` and the fields of `Arch`.
+
+    Raises:
+        UserError: a field outside its rule; or see `build_psvit`.
+    """
+    changes = {name: kwargs.pop(name) for name in ARCH_FIELDS if name in kwargs}
+    base = VARIANTS[variant] if variant in VARIANTS else VARIANTS[f"{variant}_tiny"]
+    model: nn.Module = build_psvit(with_changes(base, **changes), variant, pretrained, **kwargs)
     return model
 
 

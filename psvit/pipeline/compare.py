@@ -13,13 +13,15 @@ from rich.table import Table
 
 from psvit.arch import cost
 from psvit.arch.arch import Arch, image_sides, parse_genotype
+from psvit.arch.model_config import ModelConfig, TimmModel
+from psvit.arch.quantities import parse_macs
 from psvit.arch.variants import default_arch, with_changes
 from psvit.data.datasets import Data
-from psvit.engine.checkpoints import parse_macs
-from psvit.engine.run_folder import refuse_run, timm_macs
-from psvit.engine.train_config import ModelConfig, RunConfig, TrainConfig
+from psvit.engine.open_model import timm_macs
+from psvit.engine.run_folder import refuse_run
+from psvit.engine.train_config import RunConfig, TrainConfig
 from psvit.errors import UserError
-from psvit.models.build import build, check_tokens
+from psvit.models.build import build_timm, check_tokens
 from psvit.models.macs import count_macs
 from psvit.pipeline.run_config import CompareConfig
 from psvit.tasks.classification.classify import train
@@ -120,7 +122,7 @@ def network_name(checkpoint: Path, model: ModelConfig) -> str:
     """What the network of a checkpoint is, in few letters: its Arch, or the name of a model of timm."""
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     arch: dict[str, Any] = config.get("psvit", {}).get("arch", {})
-    return str(Arch.from_dict(arch)) if arch else model.model
+    return str(Arch.from_dict(arch)) if arch else model.name
 
 
 def contenders(
@@ -179,7 +181,7 @@ def contender(
     check_tokens(arch, data.img_size)
     if macs is not None:
         arch = cost.scale_to(arch, macs, data.img_size, data.in_chans, len(data.classes))
-    return model_config(arch)
+    return ModelConfig(arch)
 
 
 def _widths(base: Arch, genotype: str) -> tuple[int, ...]:
@@ -188,28 +190,21 @@ def _widths(base: Arch, genotype: str) -> tuple[int, ...]:
     return (*base.widths, *[base.widths[-1]] * stages)[:stages]
 
 
-def model_config(arch: Arch) -> ModelConfig:
-    """The settings that build `arch`."""
-    fields = {name: value for name, value in arch.to_dict().items() if name != "genotype"}
-    fields |= {"widths": arch.widths, "windows": arch.windows or None}
-    fields["qkv_bias"] = None if arch.qkv_bias else False  # trainings that are kept from before say nothing of it
-    return ModelConfig(model=arch.genotype, **fields)
-
-
 def _scaled_timm(name: str, target: float | None, data: Data) -> ModelConfig:
     """A ResNet of timm with channels for the target MACs; any other model of timm as it is."""
     shape: dict[str, Any] = {"img_size": data.img_size, "in_chans": data.in_chans, "num_classes": len(data.classes)}
     input_size = (data.in_chans, *image_sides(data.img_size))
     if target is None or not name.startswith("resnet"):
-        timm_macs(ModelConfig(name), input_size, len(data.classes))  # what cannot run is told before hours of training
-        return ModelConfig(name)
+        config = ModelConfig(TimmModel(name))
+        timm_macs(config, input_size, len(data.classes))  # what cannot run is told before hours of training
+        return config
 
-    def channels(unit: int) -> dict[str, list[int]]:  # in eighths of a channel, since whole ones are coarse steps
+    def channels(unit: int) -> dict[str, Any]:  # in eighths of a channel, since whole ones are coarse steps
         return {"channels": [round(unit * 2**stage / 8) for stage in range(4)]}
 
     @cache
     def macs(unit: int) -> int:
-        return count_macs(lambda: build(name, model_args=channels(unit), **shape), input_size)
+        return count_macs(lambda: build_timm(name, **channels(unit), **shape), input_size)
 
     low, high = 16, 32
     while macs(high) < target:  # from below, since wide networks are slow to build
@@ -222,7 +217,7 @@ def _scaled_timm(name: str, target: float | None, data: Data) -> ModelConfig:
         raise cost.UnreachableError(
             f"{name} comes no closer to {target / 1e6:.4g} M MACs than {macs(nearest) / 1e6:.4g} M"
         )
-    return ModelConfig(name, model_args=channels(nearest))
+    return ModelConfig(TimmModel(name), model_args=channels(nearest))
 
 
 def table(results: dict[str, Any]) -> Table:

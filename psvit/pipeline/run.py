@@ -12,17 +12,18 @@ from typing import Any
 from accelerate import Accelerator
 
 from psvit.arch import cost
+from psvit.arch.model_config import Checkpoint, ModelConfig, to_plain
 from psvit.data.augment import preprocessing
 from psvit.data.datasets import Data, open_data
 from psvit.data.image_list import IMAGES, check_unchanged, list_files, read_image_list
 from psvit.engine.checkpoints import save_checkpoint
 from psvit.engine.devices import open_machine
 from psvit.engine.run_folder import RESULTS, clear_run, differing, flat, versions
-from psvit.engine.train_config import ModelConfig, TrainConfig
+from psvit.engine.train_config import TrainConfig
 from psvit.errors import UserError
 from psvit.files import check_writable, recover, sole_writer, write_json
 from psvit.latency.parts import measure_checkpoints
-from psvit.pipeline.compare import best_on_validation, compare, contenders, folders_of, model_config
+from psvit.pipeline.compare import best_on_validation, compare, contenders, folders_of
 from psvit.pipeline.run_config import CompareConfig, RunAllConfig
 from psvit.pipeline.run_page import run_page
 from psvit.search.search import Found, random_member, search
@@ -94,12 +95,12 @@ def _run(
         found = search(wanted, say, clear if not chosen.resume else lambda: None)
         macs = cost.macs(found.arch, *shape)
         given = {
-            "searched": inherit(found, config, accelerator) if chosen.inherit else model_config(found.arch),
-            "random": model_config(random_member(found, macs, config.data.seed)),
+            "searched": inherit(found, config, accelerator) if chosen.inherit else ModelConfig(found.arch),
+            "random": ModelConfig(random_member(found, macs, config.data.seed)),
         }
         with suppress(cost.UnreachableError):  # no heads for so few MACs: then the twin of the default network, or none
             twin = replace(found.arch, pooling="1d", class_token=True).plain()
-            given["deit"] = model_config(cost.scale_to(twin, macs, *shape))
+            given["deit"] = ModelConfig(cost.scale_to(twin, macs, *shape))
         chosen = replace(chosen, models=_possible(chosen, data, given, macs, say))
     elif main and not chosen.resume:
         clear()
@@ -124,7 +125,7 @@ def _run(
 
 def _record(config: RunAllConfig) -> dict[str, Any]:
     """The settings as results.json holds them."""
-    record: dict[str, Any] = json.loads(json.dumps(asdict(shown(config))))
+    record: dict[str, Any] = json.loads(json.dumps(to_plain(shown(config))))
     for name in ("resume", "overwrite"):  # a run that was interrupted has the same results
         del record["compare"][name], record["search"][name]
     return record
@@ -188,7 +189,7 @@ def inherit(found: Found, config: RunAllConfig, accelerator: Accelerator) -> Mod
             model = supernet.extract(found.arch)
             save_checkpoint(folder, model, model.state_dict(), preprocessing(found.data), found.data.classes, {})
     accelerator.wait_for_everyone()
-    return ModelConfig(str(folder))
+    return ModelConfig(Checkpoint(str(folder)))
 
 
 def _silent(line: str) -> None:

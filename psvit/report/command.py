@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from psvit.arch.model_config import ModelConfig
 from psvit.errors import flag
 
 APART = ("resume", "overwrite")
@@ -33,6 +34,7 @@ def _flat(config: Any) -> Iterator[tuple[str, Any]]:
     """Names and values of all flags; where one name stands in two groups, they have one value."""
     for field in fields(config):
         value = getattr(config, field.name)
+        value = value.flags() if isinstance(value, ModelConfig) else value
         if is_dataclass(value):
             yield from _flat(value)
         else:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from psvit.arch.arch import Arch
 from psvit.arch.cost import Parts
+from psvit.arch.quantities import COUNTS, format_count, parse_quantity
 from psvit.arch.steps import Step
 from psvit.errors import UserError
 
@@ -16,7 +16,6 @@ Cost = tuple[float, ...]
 """MACs, parameters and, where a latency is asked for, seconds of a batch."""
 
 KINDS = ("macs", "params", "latency")
-UNITS = {"k": 1e3, "M": 1e6, "G": 1e9}
 TIMES = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 
@@ -136,13 +135,8 @@ class Budget:
             if name not in KINDS:
                 raise UserError(f"--budget {text!r} limits {name!r}: the limits are {', '.join(KINDS)}")
             twin = {"macs": plain_macs, "params": plain_params}.get(name)
-            found = re.fullmatch(r"([0-9.]+(?:e[+-]?\d+)?)\s*([A-Za-z]*)", value)
-            units = TIMES if name == "latency" else UNITS | ({"x": twin} if twin else {}) | {"": 1.0}
-            try:
-                limit = float(found[1]) * units[found[2]] if found else 0.0
-            except (ValueError, KeyError):
-                limit = 0.0
-            if not 0 < limit < float("inf"):
+            limit = parse_quantity(value, TIMES if name == "latency" else COUNTS | ({"x": twin} if twin else {}))
+            if limit is None:
                 example = "latency=5ms" if name == "latency" else "600M, 0.5x or params=5M"
                 raise UserError(f"--budget {text!r} is not a positive limit such as {example}")
             if name in given:
@@ -183,5 +177,4 @@ def readable(kind: str, value: float) -> str:
     """``("macs", 6e8)`` -> ``"600 M MACs"``; ``("latency", 0.005)`` -> ``"5 ms"``."""
     if kind == "latency":
         return f"{1000 * value:.4g} ms"
-    size, unit = next(((size, unit) for unit, size in reversed(UNITS.items()) if value >= size), (1.0, ""))
-    return f"{value / size:.4g} {unit} ".replace("  ", " ") + {"macs": "MACs", "params": "parameters"}[kind]
+    return f"{format_count(value)} {'MACs' if kind == 'macs' else 'parameters'}"

@@ -11,18 +11,23 @@ from typing import Any
 from torch import nn
 
 from psvit.arch.arch import Arch
+from psvit.arch.model_config import ModelConfig
+from psvit.arch.quantities import parse_macs
 from psvit.arch.variants import default_arch, with_changes
 from psvit.data.data_config import DataConfig
 from psvit.data.datasets import Data, open_data
-from psvit.engine.checkpoints import parse_macs
 from psvit.engine.machine import machine_info, resolve_device
-from psvit.engine.train_config import Machine, ModelConfig, RunConfig, TrainConfig
+from psvit.engine.train_config import (
+    Machine,
+    RunConfig,
+    TrainConfig,
+)
 from psvit.engine.trainer import make_optimizer
 from psvit.errors import UserError, one_line
 from psvit.files import write_json
 from psvit.latency.benchmark_config import LatencyConfig
 from psvit.latency.parts import measure_models
-from psvit.pipeline.compare import contender, model_config
+from psvit.pipeline.compare import contender
 from psvit.search.search_config import SearchConfig, SearchFolder, SpaceConfig, SupernetConfig
 from psvit.studies.known import NOTHING, Known
 from psvit.studies.plan import SEARCHED, Group, Network, Study, check_slugs, slug
@@ -121,7 +126,7 @@ class Plan:
     def networks(self, archs: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], ModelConfig]:
         """The networks by group and label; `archs` as of `trials`."""
         return self.models | {
-            (group.name, network.label): model_config(Arch.from_dict(dict(archs[group.name])))
+            (group.name, network.label): ModelConfig(Arch.from_dict(dict(archs[group.name])))
             for group in self.study.groups
             for network in group.networks
             if network.network == SEARCHED and group.name in archs
@@ -168,7 +173,7 @@ class Plan:
         """
         config, device, shapes = LatencyConfig(), resolve_device(self.machine.device), self.shapes()
         models = self.networks({**self.known.searched, **archs})
-        keys = {where: json.dumps([asdict(model), shapes[where[0]]]) for where, model in models.items()}
+        keys = {where: json.dumps([asdict(model.flags()), shapes[where[0]]]) for where, model in models.items()}
         info = machine_info(device)
         measured = {name: info[name] for name in ("torch", "device", "device_name", "cpu")}
         measured |= {"threads": self.machine.threads or info["threads"], **asdict(config)}
@@ -260,13 +265,12 @@ class Plan:
 
 def arch_of(model: ModelConfig) -> Arch | None:
     """The Arch of a planned network; None of a model of timm."""
-    changes = model.arch_changes
-    return Arch(model.model, **changes) if "widths" in changes else None
+    return model.network if isinstance(model.network, Arch) else None
 
 
 def described(model: ModelConfig) -> str:
     """A network in few words."""
     arch = arch_of(model)
     if arch is None:
-        return " ".join([model.model, *(f"{name} {value}" for name, value in model.model_args.items())])
+        return " ".join([model.name, *(f"{name} {value}" for name, value in model.model_args.items())])
     return str(arch)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from psvit.arch.model_config import to_plain
 from psvit.engine.devices import computed_in
 from psvit.engine.loop import InterruptedTrainingError
 from psvit.engine.run_folder import LOG, RUN_CONFIG, clear_run, differing, versions
@@ -158,9 +159,9 @@ class Trial:
         old, new = ("null" if made.get(name) is None else made[name] for made in (before, now))
         if name in asdict(self.config.machine):
             told = f"{flag(name)} {old}, not {new}"
-        elif name in asdict(self.config.model) and macs not in (None, self.macs):
+        elif name in asdict(self.config.model.flags()) and macs not in (None, self.macs):
             told = f"macs {macs}, not {self.macs} as {self.study} says"
-        elif name in asdict(self.config.model):
+        elif name in asdict(self.config.model.flags()):
             told = f"another network, {name} {old}, than {self.study} asks for, {name} {new} (other macs change it too)"
         else:
             told = f"{name} {old}, not {new} as {self.study} says"
@@ -171,7 +172,7 @@ class Trial:
 
     def made_with(self) -> dict[str, Any]:
         """All settings that its figures depend on, flat."""
-        config = asdict(self.config)
+        config = to_plain(self.config)
         return {**_flat([config[part] for part in PARTS]), "reads": self.reads}
 
     def __call__(self) -> dict[str, Any]:

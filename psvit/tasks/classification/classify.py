@@ -11,15 +11,20 @@ from accelerate import Accelerator
 from timm.data import Mixup
 from torch import Tensor, nn
 
+from psvit.arch.model_config import ModelConfig, is_folder
 from psvit.data.augment import eval_transform, preprocessing, train_transform
 from psvit.data.datasets import Data, open_data
 from psvit.data.loading import Batch, ImageSplit, eval_batches
-from psvit.engine.checkpoints import is_folder, open_model
 from psvit.engine.devices import attention_for_training, open_machine, seed_step
 from psvit.engine.display import describe_data
 from psvit.engine.loop import learn_epochs
+from psvit.engine.open_model import open_model
 from psvit.engine.run_folder import RunFolder
-from psvit.engine.train_config import Distillation, ModelConfig, Recipe, TrainConfig
+from psvit.engine.train_config import (
+    Distillation,
+    Recipe,
+    TrainConfig,
+)
 from psvit.engine.trainer import INIT, Trainer
 from psvit.errors import UserError
 from psvit.tasks.classification.evaluate import evaluate
@@ -108,7 +113,7 @@ class Teacher:
 def _open_teacher(config: Distillation, data: Data, accelerator: Accelerator) -> Teacher | None:
     if config.teacher is None:
         return None
-    named = ModelConfig(config.teacher, pretrained=not is_folder(config.teacher))
+    named = ModelConfig.of(config.teacher, pretrained=not is_folder(config.teacher))
     model = open_model(named, img_size=data.img_size, in_chans=data.in_chans)
     if model.num_classes != len(data.classes):
         raise UserError(

@@ -24,17 +24,18 @@ from psvit.data.loading import Batch, ImageSplit, check_readable, eval_batches
 from psvit.data.sources import convert_image, load_image
 from psvit.engine.checkpoints import (
     CONFIG,
-    TRAINED_ON,
     class_names,
-    known_images,
-    load_checkpoint,
     read_config,
     read_metrics,
-    set_name,
-    set_size,
 )
 from psvit.engine.devices import open_machine
+from psvit.engine.open_model import load_checkpoint, set_size
 from psvit.engine.train_config import Machine
+from psvit.engine.trained_on import (
+    TRAINED_ON,
+    known_images,
+    set_name,
+)
 from psvit.errors import UserError, flag, one_line
 
 
@@ -174,7 +175,7 @@ def open_checkpoint(folder: str, instead: str | None = None, say: Callable[[str]
         say: takes a line for the user, where the classes are called by their numbers and not by the names told.
 
     Raises:
-        UserError: see `psvit.engine.checkpoints.load_checkpoint`.
+        UserError: see `psvit.engine.open_model.load_checkpoint`.
     """
     told = read_config(folder, instead).get("label_names")
     model = load_checkpoint(folder)

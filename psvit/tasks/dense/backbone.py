@@ -5,6 +5,7 @@ Legend: B images, C channels, H x W pixels.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fnmatch import fnmatch
 from typing import Any
 
@@ -12,9 +13,10 @@ import timm
 from torch import Tensor, nn
 
 from psvit.arch.arch import Arch
-from psvit.arch.variants import AUTO, with_changes
-from psvit.engine.checkpoints import network_config, open_model
-from psvit.engine.train_config import ModelConfig
+from psvit.arch.model_config import Auto, ModelConfig
+from psvit.arch.variants import with_changes
+from psvit.engine.checkpoints import network_config
+from psvit.engine.open_model import open_model
 from psvit.errors import UserError, one_line
 from psvit.models.psvit import PSViT
 from psvit.tasks.dense.dense_config import is_small
@@ -29,10 +31,10 @@ Chosen on the validation split of digits-scenes: where boxes lie is told by the 
 def open_features(
     config: ModelConfig, img_size: tuple[int, int] | None, in_chans: int, drop_path_rate: float | None = None
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """The backbone that `config` name, as timm's ``features_only`` network, and what builds it again.
+    """The backbone that `config` names, as timm's ``features_only`` network, and what builds it again.
 
     Args:
-        config: a variant, genotype, model of timm, search or checkpoint folder; a checkpoint's weights are kept.
+        config: which network; a checkpoint's weights are kept.
         img_size: height and width in pixels of all images; None if they differ.
         in_chans: image channels.
         drop_path_rate: stochastic depth.
@@ -47,10 +49,10 @@ def open_features(
         _for_scenes(config, img_size), drop_path_rate, img_size=img_size, in_chans=in_chans, num_classes=0
     )
     if isinstance(model, PSViT) and model.arch.pooling == "1d" and len(model.arch.widths) > 1:
-        raise UserError(f"{config.model} pools the sequence (1D), so its later stages have no maps: take a 2D variant")
+        raise UserError(f"{config.name} pools the sequence (1D), so its later stages have no maps: take a 2D variant")
     described = network_config(model, in_chans)
     features = build_features(described, img_size, drop_path_rate)
-    names = take_weights(features, model.state_dict(), config.model)
+    names = take_weights(features, model.state_dict(), config.name)
     undecayed = set(getattr(model, "no_weight_decay", set)())
     kept = {name for name, match in names.items() if any(fnmatch(match, pattern) for pattern in undecayed)}
     features.no_weight_decay = lambda: kept  # type: ignore[assignment]  # timm's wrappers of features forget the model's
@@ -59,13 +61,9 @@ def open_features(
 
 def _for_scenes(config: ModelConfig, img_size: tuple[int, int] | None) -> ModelConfig:
     """`auto` of small scenes is a network with finer maps than a classifier of that size has."""
-    if config.model != AUTO or not is_small(img_size):
+    if not isinstance(config.network, Auto) or not is_small(img_size):
         return config
-    changes = config.arch_changes
-    arch = with_changes(DENSE, **{"head_dim": DENSE.head_dim, **changes})
-    fields = {name: value for name, value in arch.to_dict().items() if name in ModelConfig.__dataclass_fields__}
-    fields |= {"genotype": None, "widths": arch.widths}
-    return ModelConfig(**{**vars(config), **fields, "model": arch.genotype})
+    return replace(config, network=with_changes(DENSE, **{"head_dim": DENSE.head_dim, **config.network.changes}))
 
 
 def build_features(

@@ -12,8 +12,13 @@ from torch import nn
 
 from psvit.data.objects.object_sets import SCENES, DenseData
 from psvit.data.objects.objects_config import DenseDataConfig
-from psvit.engine.checkpoints import COMMANDS, TRAINED_ON, read_json, read_metrics
+from psvit.engine.checkpoints import (
+    COMMANDS,
+    read_json,
+    read_metrics,
+)
 from psvit.engine.run_folder import RunFolder
+from psvit.engine.trained_on import TRAINED_ON
 from psvit.errors import UserError, one_line
 
 Data = TypeVar("Data", bound=DenseDataConfig)

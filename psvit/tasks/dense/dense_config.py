@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from psvit.data.objects.objects_config import DenseAugment, DenseDataConfig
-from psvit.engine.train_config import LearnConfig, ModelConfig, Schedule
+from psvit.engine.train_config import LearnConfig, Schedule
 
 SMALL = 128
 """Scenes of at most this side are small: their networks are too, and a detector does not resize them."""
@@ -14,17 +14,6 @@ SMALL = 128
 def is_small(img_size: tuple[int, int] | None) -> bool:
     """Whether images of this height and width are small; those of different sizes (None) are not."""
     return img_size is not None and max(img_size) <= SMALL
-
-
-@dataclass(frozen=True)
-class BackboneConfig(ModelConfig):
-    """Which network to build.
-
-    Args:
-        model: a psvit variant, a genotype, any model of timm, the folder of a search (its network, from scratch), or a
-            checkpoint folder to start from; auto is a small PSViT-2D for images or crops of one size up to 128 px,
-            else psvit_2d_tiny.
-    """
 
 
 @dataclass(frozen=True)
@@ -64,6 +53,5 @@ RECIPES = {"scratch": scratch, "finetune": finetune}
 class DenseConfig(LearnConfig):
     """What the training of a detector or a segmenter depends on, whichever it is."""
 
-    model: ModelConfig = field(default_factory=BackboneConfig)
     data: DenseDataConfig = field(default_factory=DenseDataConfig)
     recipe: DenseRecipe = field(default_factory=DenseRecipe)

@@ -18,7 +18,8 @@ from psvit.data.objects.objects import DenseSource
 from psvit.data.objects.objects_config import DenseDataConfig
 from psvit.data.objects.transforms import to_tensor
 from psvit.data.sources import load_image
-from psvit.engine.checkpoints import known_images, read_metrics
+from psvit.engine.checkpoints import read_metrics
+from psvit.engine.trained_on import known_images
 from psvit.errors import UserError, one_line
 
 OpenSet = Callable[[DenseDataConfig, ImageList | None, tuple[str, ...] | None], DenseData]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from psvit.engine.checkpoints import is_folder
+from psvit.arch.model_config import is_folder
 from psvit.models.macs import macs_of
 from psvit.models.psvit import PSViT
 

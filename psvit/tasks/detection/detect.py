@@ -75,7 +75,7 @@ def train_detector(config: DetectConfig, say: Callable[[str], None] = print) -> 
     size = seen_size(detector, data.sizes())
     facts = detector_facts(model, described, size)
     seen = seen_lines(size, model.transform.size_divisible, body, (facts["macs"], facts["pyramid_macs"]), "pyramid",
-                      config.model.model, "--short-side", largest=data.img_size is None)  # fmt: skip
+                      config.model.name, "--short-side", largest=data.img_size is None)  # fmt: skip
     run.describe_task(str(detector.detector), saved, facts, metric, model)
     trainer = DetectorTrainer(model, config, accelerator, data, metric)
     return learn_epochs(trainer, run, [*describe_data(data), *known, *seen], say)

@@ -71,13 +71,13 @@ def train_segmenter(config: SegmentConfig, say: Callable[[str], None] = print) -
     seed_step(config.data.seed, INIT)
     with attention_for_training(accelerator.device):
         body, described = open_features(config.model, size_of(segmenter), data.in_chans, config.recipe.drop_path)
-        model = build_segmenter(body, described, segmenter, len(data.classes), config.model.model)
+        model = build_segmenter(body, described, segmenter, len(data.classes), config.model.name)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     saved = task_config(TASK, data, described, segmenter=asdict(segmenter))
     facts, size = segmenter_facts(model, saved), size_of(segmenter)
     seen = seen_lines(size, multiple_of(model), body, (facts["macs"], facts["segmenter_macs"]), "decoder",
-                      config.model.model, "--crop-size")  # fmt: skip
+                      config.model.name, "--crop-size")  # fmt: skip
     run.describe_task(segmenter.decoder, saved, facts, METRIC, model)
     trainer = SegmenterTrainer(model, config, accelerator, data, segmenter)
     return learn_epochs(trainer, run, [*describe_data(data), *known, *seen], say)

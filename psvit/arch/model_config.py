@@ -1,0 +1,242 @@
+"""Which network to build: flags, and the one thing among a few that they name. No torch here."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from psvit.arch.arch import ARCH_FIELDS, DEFAULT_WIDTHS, Arch
+from psvit.arch.cost import ImgSize, scale_to
+from psvit.arch.quantities import format_count, parse_macs
+from psvit.arch.variants import FAMILIES, VARIANTS, default_arch, find_arch, with_changes
+from psvit.errors import UserError, flag, one_line
+
+AUTO = "auto"
+"""The name of the default network for the images at hand."""
+
+ARCH_FILE, CHECKPOINT_CONFIG = "arch.json", "config.json"
+PICKLES = {".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".tar"}
+
+
+@dataclass(frozen=True)
+class Auto:
+    """The default network for the images at hand, with `changes` to the fields of its Arch."""
+
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TimmModel:
+    """A model of timm by its name, with timm's weights if `pretrained`."""
+
+    name: str
+    pretrained: bool = False
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The network of a checkpoint folder, with its weights."""
+
+    folder: str
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network to build; `ModelConfig.of` takes it from a name.
+
+    Args:
+        network: an Arch, or what names a network.
+        macs: widen or narrow an Arch, or the default network, to this many MACs for one image.
+        model_args: further keyword arguments of timm.create_model.
+    """
+
+    network: Auto | Arch | TimmModel | Checkpoint = field(default_factory=Auto)
+    macs: float | None = None
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: str, **others: Any) -> ModelConfig:
+        """The network of a name, as ``--model`` and the other flags of `ModelFlags` give it."""
+        return ModelFlags(model, **others).config()
+
+    def arch(self, img_size: ImgSize = 224, in_chans: int = 3, num_classes: int = 1000) -> Arch | None:
+        """The Arch for images of this shape; None of a model of timm and of a checkpoint."""
+        if isinstance(self.network, Auto):
+            arch = with_changes(default_arch(img_size), **self.network.changes)
+        elif isinstance(self.network, Arch):
+            arch = self.network
+        else:
+            return None
+        return arch if self.macs is None else scale_to(arch, self.macs, img_size, in_chans, num_classes)
+
+    @property
+    def name(self) -> str:
+        """What ``--model`` calls it."""
+        return self.flags().model
+
+    def flags(self) -> ModelFlags:
+        """The flags that name it: the written form in commands, YAML files and the records of runs."""
+        network = self.network
+        changes: Mapping[str, Any] = {}
+        if isinstance(network, Arch):
+            name = next((name for name, arch in VARIANTS.items() if arch == network), network.genotype)
+            changes = {} if name in VARIANTS else _given_fields(network)
+        elif isinstance(network, Auto):
+            name, changes = AUTO, network.changes
+        else:
+            name = network.name if isinstance(network, TimmModel) else network.folder
+        macs = None if self.macs is None else format_count(self.macs, digits=15).replace(" ", "")
+        pretrained = isinstance(network, TimmModel) and network.pretrained
+        return ModelFlags(name, **changes, macs=macs, model_args=dict(self.model_args), pretrained=pretrained)
+
+
+def _given_fields(arch: Arch) -> dict[str, Any]:
+    """The fields of `arch` beside its genotype that are not the defaults."""
+    defaults = {item.name: item.default for item in fields(Arch)}
+    defaults |= {"genotype": arch.genotype, "widths": DEFAULT_WIDTHS[: len(arch.widths)]}
+    defaults |= {"stride": arch.patch_size, "class_token": arch.pooling == "1d"}
+    return {name: getattr(arch, name) for name in ARCH_FIELDS if getattr(arch, name) != defaults[name]}
+
+
+@dataclass(frozen=True)
+class ModelFlags:
+    """Which network to build.
+
+    Args:
+        model: a psvit variant, a genotype, any model of timm, the folder of a search (its network, from scratch), or a
+            checkpoint folder to start from; auto is psvit_2d_tiny, or a small PSViT-2D for small images.
+        genotype: another genotype for the variant, or the one of psvit_1d or psvit_2d.
+        widths: another width for each stage.
+        head_dim: channels of one attention head.
+        mlp_ratio: hidden channels of the MLP over the width.
+        pooling: 1d or 2d.
+        patch_size: side of a patch in pixels.
+        stride: pixels from patch to patch; by default the patch size.
+        class_token: classify by a class token.
+        qkv_bias: biases in the query, key and value projections.
+        pool_order: conv-pool or pool-conv.
+        pool_conv: full or depthwise.
+        pool_kernel: side of the pooling's convolution.
+        pool_op: max, avg or stride.
+        sharing: what an S shares: map, or only the query and key projections.
+        windows: tokens on a side of each stage's attention windows, 0 for none, for example 14 0 0.
+        stem: patch, or conv: convolutions of stride 2 instead of patches.
+        macs: widen or narrow the network to this many MACs, for example 25M.
+        model_args: further keyword arguments of timm.create_model, as JSON.
+        pretrained: start from timm's pretrained weights.
+    """
+
+    model: str = AUTO
+    genotype: str | None = None
+    widths: tuple[int, ...] | None = None
+    head_dim: int | None = None
+    mlp_ratio: float | None = None
+    pooling: str | None = None
+    patch_size: int | None = None
+    stride: int | None = None
+    class_token: bool | None = None
+    qkv_bias: bool | None = None
+    pool_order: str | None = None
+    pool_conv: str | None = None
+    pool_kernel: int | None = None
+    pool_op: str | None = None
+    sharing: str | None = None
+    windows: tuple[int, ...] | None = None
+    stem: str | None = None
+    macs: str | None = None
+    model_args: dict[str, Any] = field(default_factory=dict)
+    pretrained: bool = False
+
+    def config(self) -> ModelConfig:
+        """What the flags name; the Arch that a search has left is read here.
+
+        Raises:
+            UserError: a genotype or another value outside its rule, or a flag that the network named cannot have.
+        """
+        name = self.model
+        changes = {name: value for name in ARCH_FIELDS if (value := getattr(self, name)) is not None}
+        if is_psvit(name):
+            if self.pretrained:
+                raise UserError(
+                    f"there are no pretrained weights of {name}: leave out --pretrained, or give a checkpoint"
+                )
+            if "genotype" in changes and name not in (AUTO, *VARIANTS, *FAMILIES):
+                raise UserError(f"{name} is a genotype already: leave out --genotype, or give a variant to change")
+            return self._scaled(Auto(changes) if name == AUTO else find_arch(name, **changes))
+        ours = [*(["macs"] if self.macs is not None else []), *changes]
+        if not is_folder(name):
+            if ours:
+                close = difflib.get_close_matches(name, VARIANTS, n=1, cutoff=0.8)
+                hint = f"did you mean {close[0]}?" if close else "use --model-args for timm's"
+                belong = "belongs" if len(ours) == 1 else "belong"
+                raise UserError(f"{_flags(ours)} {belong} to psvit networks, but {name!r} is not one: {hint}")
+            return ModelConfig(TimmModel(name, self.pretrained), None, self.model_args)
+        if (path := arch_file(name)) is not None:
+            if changes:
+                raise UserError(f"{path} describes the network already: leave out {_flags(changes)}")
+            if self.pretrained:
+                raise UserError(f"{path} describes a network without weights: leave out --pretrained")
+            return self._scaled(read_arch(path))
+        if given := [*(part for part in ("model_args", "pretrained") if getattr(self, part)), *ours]:
+            raise UserError(f"{name} is a checkpoint, whose network is fixed: leave out {_flags(given)}")
+        return ModelConfig(Checkpoint(name))
+
+    def _scaled(self, network: Auto | Arch) -> ModelConfig:
+        return ModelConfig(network, None if self.macs is None else parse_macs(self.macs), self.model_args)
+
+
+def _flags(names: Iterable[str]) -> str:
+    return ", ".join(map(flag, names))
+
+
+def is_psvit(name: str) -> bool:
+    """Whether `name` is one of our variants or families, ``auto``, or is written in the letters of a genotype."""
+    return name in (AUTO, *VARIANTS, *FAMILIES) or re.fullmatch(r"[AS-]+", name) is not None
+
+
+def is_folder(name: str) -> bool:
+    """Whether `name` reads as a path, not as a model's name; ``./NAME`` is always a path."""
+    if any(mark in name for mark in ("/", "\\")) or Path(name).suffix in {*PICKLES, ".json"}:
+        return True
+    if is_psvit(name) or not Path(name).exists():
+        return False
+    import timm  # takes seconds, and few folders are called like a model of timm
+
+    return not timm.is_model(name.partition(".")[0])
+
+
+def arch_file(name: str) -> Path | None:
+    """The file of an Arch that `name` is, or that is in the folder (a search's) of this name; None if there is none."""
+    path = Path(name)
+    if path.suffix == ".json" and path.is_file():
+        return path
+    inside = path / ARCH_FILE
+    return inside if inside.is_file() and not (path / CHECKPOINT_CONFIG).exists() else None
+
+
+def read_arch(path: Path) -> Arch:
+    """The Arch in a JSON file.
+
+    Raises:
+        UserError: it is no Arch.
+    """
+    try:
+        return Arch.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} describes no network: {one_line(error)}") from error
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """A config (a dataclass, perhaps of dataclasses) as plain data; a `ModelConfig` in it as its flags."""
+    found: dict[str, Any] = {}
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if isinstance(value, ModelConfig):
+            found[item.name] = asdict(value.flags())
+        else:
+            found[item.name] = to_plain(value) if is_dataclass(value) else value
+    return found
