@@ -43,7 +43,7 @@ from psvit.studies.plan import SEARCHED, Claim, Figure, Group, Network, Study, i
 REWRITTEN = ("deit", "psvit_1d", "psvit_2d")
 """Networks that a genotype changes; deit is as deep as it."""
 
-STUDIES = Path(__file__).parent / "studies"
+STUDIES = Path(__file__).parent / "plans"
 
 
 def names() -> list[str]:
