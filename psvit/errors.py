@@ -9,6 +9,10 @@ class UserError(ValueError):
     """
 
 
+class StoppedError(UserError):
+    """The user (Ctrl-C) or the system (SIGTERM) stopped the work; what was done is kept, and can be resumed."""
+
+
 def flag(name: str) -> str:
     """A setting as the command line spells it: ``batch_size`` -> ``--batch-size``."""
     return "--" + name.replace("_", "-")

@@ -124,7 +124,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings of a study run in this process, one after the other: it saves the start of others."""
-    monkeypatch.setattr("psvit.studies.crew.work_all", in_turn)
+    monkeypatch.setattr("psvit.studies.task_runner.work_all", in_turn)
 
 
 @pytest.fixture

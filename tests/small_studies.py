@@ -74,7 +74,7 @@ def check_equal(a: Path, b: Path) -> None:
 
 def made(folder: Path, data: Any) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("psvit.studies.crew.work_all", in_turn)
+        patch.setattr("psvit.studies.task_runner.work_all", in_turn)
         assert main(words(folder, data)) == 0
     return folder
 

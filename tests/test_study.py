@@ -197,7 +197,7 @@ def test_a_study_says_whose_process_died(cli: Cli, tmp_path: Path, monkeypatch: 
     def died(*_: object) -> None:
         raise DiedError(2)
 
-    monkeypatch.setattr("psvit.studies.crew.work_all", died)
+    monkeypatch.setattr("psvit.studies.task_runner.work_all", died)
     said = cli.refused(*words(tmp_path / "study"), "--jobs", "2")
     assert "the process of small, attends, seed 0 died (out of memory?)" in said
     assert "go on with --resume, perhaps with fewer --jobs" in said

@@ -300,7 +300,7 @@ def test_a_dry_run_lists_everything_and_writes_nothing(
     def never(*_: object) -> None:
         raise AssertionError("it works")
 
-    monkeypatch.setattr("psvit.studies.crew.work_all", never)
+    monkeypatch.setattr("psvit.studies.task_runner.work_all", never)
     networks = {"ours": "psvit_2d", "found": "searched", "res": "resnet18"}
     path = write({**SMALL, "groups": {"one": {"macs": "1M", "seeds": [0, 2], "networks": networks}}})
     said = cli.ok("study", path, "--dry-run", "--output", tmp_path / "out", "--results", tmp_path / "results.json")

@@ -10,10 +10,9 @@ import pytest
 from small_studies import NETWORK, STUDY, TRIALS, on_a_machine, without_time, words, write
 from tiny import CPU, MACHINE, Cli, read
 
-from psvit.errors import UserError
+from psvit.errors import StoppedError, UserError
 from psvit.studies.study_file import read_study
 from psvit.studies.study_folder import RESULTS, recorded
-from psvit.studies.worker_pool import StoppedError
 
 pytestmark = pytest.mark.usefixtures("threads_kept")
 
@@ -55,7 +54,7 @@ def test_the_seconds_of_all_runs_are_added_up(cli: Cli, copied: Path, monkeypatc
         raise StoppedError("stopped")
 
     with monkeypatch.context() as patch:
-        patch.setattr("psvit.studies.crew.work_all", stopped)
+        patch.setattr("psvit.studies.task_runner.work_all", stopped)
         (copied / TRIALS[0] / "trial.json").unlink()
         assert "stopped, all is kept" in cli.refused(*words(copied), "--resume")
     assert read(record)["wall_seconds"] > spent + 0.1, "of a run that was stopped too"

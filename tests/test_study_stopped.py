@@ -12,8 +12,8 @@ import pytest
 from small_studies import STUDY, TRIALS, check_equal, made, words
 from tiny import Cli, start
 
+from psvit.errors import StoppedError
 from psvit.studies.study_folder import RESULTS
-from psvit.studies.worker_pool import StoppedError
 
 pytestmark = pytest.mark.usefixtures("threads_kept")
 
@@ -122,7 +122,7 @@ def test_a_stopped_search_and_training_have_not_failed_and_are_resumed_as_uninte
         raise StoppedError("stopped")
 
     with monkeypatch.context() as patch:
-        patch.setattr("psvit.studies.crew.work_all", first)
+        patch.setattr("psvit.studies.task_runner.work_all", first)
         patch.setattr("psvit.engine.devices.Interrupt.requested", lambda self, accelerator: True)
         assert "stopped, all is kept in" in cli.refused(*words(tmp_path / "study"))
     assert [line.split(", saved")[0] for line in stopped] == ["stopped at step 1 of 3", "stopped at step 1 of 6"]

@@ -11,11 +11,11 @@ from psvit.engine.display import Display
 from psvit.engine.run_folder import RunFolder
 from psvit.engine.state import TrainState
 from psvit.engine.trainer import Trainer
-from psvit.errors import UserError
+from psvit.errors import StoppedError
 from psvit.files import sole_writer
 
 
-class InterruptedTrainingError(UserError):
+class InterruptedTrainingError(StoppedError):
     """The user stopped a training; its state is saved."""
 
     def __init__(self, run: RunFolder, state: TrainState, total_steps: int) -> None:

@@ -23,7 +23,7 @@ from psvit.engine.devices import by_the_first, interrupts, open_machine
 from psvit.engine.run_folder import begun, read_log, record_of
 from psvit.engine.train_config import RunConfig, TrainConfig
 from psvit.engine.trainer import make_optimizer
-from psvit.errors import UserError, one_line
+from psvit.errors import StoppedError, UserError, one_line
 from psvit.files import sole_writer, write_json
 from psvit.latency.parts import measure_networks, open_table
 from psvit.latency.table import LatencyTable
@@ -182,7 +182,7 @@ def _search(
     return Found(chosen.arch, feasible, data, folder)
 
 
-class InterruptedSearchError(UserError):
+class InterruptedSearchError(StoppedError):
     """The user stopped a search while members were scored; what was scored is kept."""
 
     def __init__(self, folder: Path) -> None:

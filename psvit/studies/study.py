@@ -18,13 +18,13 @@ from psvit.engine.train_config import Machine
 from psvit.errors import UserError
 from psvit.files import recover, sole_writer, write_json
 from psvit.report.command import command_line
-from psvit.studies.crew import Crew, alike, first
 from psvit.studies.jobs import Plan
 from psvit.studies.known import known_of
 from psvit.studies.plan import Study
 from psvit.studies.study_config import StudyConfig
 from psvit.studies.study_folder import LATENCY, RESULTS, STUDY, check_folder, clear_study, recorded
 from psvit.studies.study_page import write_report
+from psvit.studies.task_runner import TaskRunner, alike
 
 
 def run_study(
@@ -76,14 +76,14 @@ def _run_study(
     if config.overwrite:
         clear_study(folder, study.name)
     begun = time.perf_counter()
-    others = [first(group) for group in alike(planned.trials({}))]  # they need not wait for the searches
+    others = [group[0] for group in alike(planned.trials({}))]  # they need not wait for the searches
     images = planned.image_lists()
     with recorded(folder, study, machine, images) as seconds:  # not before: a study of other settings has been refused
         with interrupts() as interrupt:
-            crew = Crew(jobs, lambda: interrupt.asked is not None, say, folder)
-            found = crew.work([*planned.searches, *others])[: len(planned.searches)]
+            runner = TaskRunner(jobs, lambda: interrupt.asked is not None, say, folder)
+            found = runner.run([*planned.searches, *others])[: len(planned.searches)]
             archs = {search.group: arch for search, arch in zip(planned.searches, found, strict=True)}
-            kept = crew.train(planned.trials(archs))
+            kept = runner.train(planned.trials(archs))
         milliseconds = planned.latencies(archs, say)
         data = {
             **json.loads(json.dumps(planned.results(kept, archs, milliseconds))),
@@ -102,7 +102,7 @@ def _run_study(
             write_json(Path(config.results), data)
         page, *_ = write_report(folder, data, command)
         trained = {one["folder"] for one in kept.values()}
-        if all(folder / one in crew.before for one in trained):
+        if all(folder / one in runner.resumed for one in trained):
             say(f"finished  {folder}: all {len(trained)} trainings were done, its results are written again")
         else:
             say(f"{len(trained)} trainings, {(time.perf_counter() - begun) / 60:.1f} minutes")

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Iterable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from psvit.arch.model_config import to_plain
 from psvit.engine.devices import computed_in
-from psvit.engine.loop import InterruptedTrainingError
 from psvit.engine.run_folder import LOG, RUN_CONFIG, clear_run, differing, versions
 from psvit.engine.train_config import Machine, TrainConfig
 from psvit.errors import UserError, flag
 from psvit.files import recover, write_json
 from psvit.pipeline.compare import network_name
-from psvit.search.search import InterruptedSearchError, search
+from psvit.search.search import search
 from psvit.search.search_config import SearchConfig
 from psvit.search.search_folder import INHERITED, OWN, SECONDS, SUPERNET, journals_of
 from psvit.studies.plan import IDLE, Split
-from psvit.studies.worker_pool import StoppedError
 from psvit.tasks.classification.classify import train
 from psvit.tasks.classification.evaluate import evaluate_checkpoint
 
@@ -69,15 +67,6 @@ def check_precision(folder: Path, before: str | None, machine: Machine) -> None:
         f"{folder} {told}, and --precision auto comes to {now} here: {onward} another --output, or start anew with "
         "--overwrite"
     )
-
-
-@contextmanager
-def _stops() -> Iterator[None]:
-    """What was stopped has not failed."""
-    try:
-        yield
-    except (InterruptedTrainingError, InterruptedSearchError) as error:
-        raise StoppedError(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -185,7 +174,7 @@ class Trial:
         if (kept := self.kept()) is not None:
             return kept
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / OUTPUT).open("a", encoding="utf-8") as file, redirect_stdout(file), _stops():
+        with (self.folder / OUTPUT).open("a", encoding="utf-8") as file, redirect_stdout(file):
             result = self._result()
         kept = {
             "made_with": self.made_with(),
@@ -272,6 +261,6 @@ class Search:
         """
         folder = replace(self.config.search, resume=True)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / OUTPUT).open("a", encoding="utf-8") as file, redirect_stdout(file), _stops():
+        with (self.folder / OUTPUT).open("a", encoding="utf-8") as file, redirect_stdout(file):
             found = search(replace(self.config, search=folder), lambda line: print(line, flush=True))
         return found.arch.to_dict()

@@ -1,32 +1,31 @@
-"""Tasks on several processes at a time, which stop and resume with the one that started them. No torch."""
+"""Tasks in processes of their own, several at a time, which stop with the one that started them. No torch."""
 
 from __future__ import annotations
 
 import os
+import pickle
 import signal
-import threading
+import subprocess
+import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from multiprocessing import get_context, parent_process, resource_tracker, set_start_method
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from tempfile import TemporaryFile
+from threading import Thread
 from typing import Any
 
-from psvit.errors import UserError, one_line
+from psvit.errors import StoppedError, UserError, one_line
 from psvit.files import FullDiskError, full_disk
 
 Task = Callable[[], Any]
 """Something to do; it can be pickled, as can what it returns."""
 
-POLL = 0.2
-"""Seconds between two looks at whether the user wants to stop."""
+POLL = 0.1
+"""Seconds between two looks at the processes."""
 
-STOPS = (signal.SIGINT, signal.SIGTERM)
-
-
-class StoppedError(UserError):
-    """The user, or the system, stopped the work; what was done is kept. A task that is stopped raises it too."""
+PATIENCE = 60.0
+"""Seconds in which a process that is asked to stop may save its state."""
 
 
 class DiedError(UserError):
@@ -37,146 +36,120 @@ class DiedError(UserError):
         self.number = number
 
 
-class _Worker:
-    """A process that does one task after the other. It may have children, such as those that load images."""
-
-    def __init__(self) -> None:
-        context = get_context("spawn")  # a fork would copy torch's threads half
-        self.pipe, theirs = context.Pipe()
-        self.process: SpawnProcess = context.Process(target=_work, args=(theirs,), daemon=False)
-        resource_tracker.ensure_running()  # its start would lift the mask below
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # inherited: they wait until it is ready
-        try:
-            self.process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        theirs.close()
-
-    def stop(self) -> None:
-        if self.process.pid is not None and self.process.is_alive():
-            with suppress(ProcessLookupError):
-                os.kill(self.process.pid, signal.SIGTERM)
-
-
 def work_all(
     tasks: Sequence[Task],
     jobs: int,
     done: Callable[[int, Any], None],
     stopped: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Do all tasks, `jobs` at a time, each in a process of its own kind.
+    """Do all tasks, `jobs` at a time, each in a process of its own.
 
     Args:
         tasks: what to do, in this order.
-        jobs: processes.
-        done: is told the number of each task that is finished, and what it returned: a UserError of the task's comes as
-            a value.
-        stopped: whether the user wants to stop. Tasks under way are then asked to (SIGTERM), and waited for; so they
-            are once a task says that it was stopped, since a signal to the whole group may reach it first.
+        jobs: processes at a time.
+        done: takes the number of each task that is finished, and what it returned, or the UserError that it raised.
+        stopped: whether the user wants to stop. The running tasks then get a SIGTERM, save their state and end.
 
     Raises:
-        StoppedError: the user stopped, or somebody a task.
+        StoppedError: the user stopped, or a task was stopped by a signal.
         DiedError: the process of a task died.
         OSError, FullDiskError: a task met one.
         RuntimeError: a task failed otherwise.
     """
-    todo = list(enumerate(tasks))[::-1]
-    workers: list[_Worker] = []
-    busy: dict[Connection, tuple[_Worker, int]] = {}
-    asked = halted = False
+    todo = list(enumerate(tasks))
+    running: dict[int, _Process] = {}
     try:
-        workers += [_Worker() for _ in range(min(jobs, len(tasks)))]
-        idle = list(workers)
-        while todo or busy:
-            while idle and todo:
-                worker = idle.pop()
-                number, task = todo.pop()
-                busy[worker.pipe] = (worker, number)
-                with suppress(BrokenPipeError):  # it died: its pipe tells so below
-                    worker.pipe.send(task)
-            if not asked and (halted or stopped()):
-                asked = True
-                todo.clear()
-                for worker, _ in busy.values():
-                    worker.stop()
-            for pipe in wait(list(busy), timeout=POLL):
-                assert isinstance(pipe, Connection)
-                worker, number = busy.pop(pipe)
-                value = _received(pipe, number)
-                if isinstance(value, StoppedError):
-                    halted = True
-                    todo.clear()
-                else:
-                    done(number, value)
-                idle.append(worker)
-        if asked or halted:
-            raise StoppedError("stopped")
+        while todo or running:
+            while todo and len(running) < jobs:
+                number, task = todo.pop(0)
+                running[number] = _Process(task)
+            if stopped():
+                raise StoppedError("stopped")
+            time.sleep(POLL)
+            for number in [number for number, process in running.items() if process.has_ended()]:
+                done(number, running.pop(number).result(number))
     finally:
-        for worker in workers:
-            worker.pipe.close()
-            if busy:
-                worker.stop()
-        for worker in workers:
-            worker.process.join(timeout=60)
-            worker.process.kill()
+        for process in running.values():
+            process.ask_to_stop()
+        for process in running.values():
+            process.end()
 
 
-def _received(pipe: Connection, number: int) -> Any:
-    try:
-        kind, value = pipe.recv()
-    except (EOFError, ConnectionResetError) as error:
-        raise DiedError(number) from error
-    if kind == "failed":
-        raise RuntimeError(f"task {number + 1} failed\n{value}")
-    if isinstance(value, (OSError, FullDiskError)):  # no failure of this task alone
-        raise value
-    return value
+class _Process:
+    """A process that does one task. Its own session keeps a terminal's Ctrl-C from it: it is this process's to act."""
 
+    def __init__(self, task: Task) -> None:
+        self.answer = TemporaryFile()  # noqa: SIM115 - closed with the process
+        command = [sys.executable, "-P", "-c", f"from psvit.studies.worker_pool import work; work({os.getpid()})"]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        with TemporaryFile() as question:
+            pickle.dump(task, question)
+            question.seek(0)
+            self.process = subprocess.Popen(
+                command, stdin=question, stdout=self.answer, start_new_session=True, env=environment
+            )
 
-def _work(pipe: Connection) -> None:
-    _ask_until_heard()
-    set_start_method(None, force=True)  # what loads a training's images starts as it does in `psvit train`
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    while True:
+    def has_ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def result(self, number: int) -> Any:
+        """What the task returned, or its UserError; other errors are raised."""
+        if self.process.returncode == -signal.SIGTERM:  # before it was ready to save anything
+            raise StoppedError("stopped")
         try:
-            task = pipe.recv()
-            pipe.send(_outcome(task))
-        except (EOFError, OSError):  # the parent wants no more
-            return
-        signal.setitimer(signal.ITIMER_REAL, 0)
+            self.answer.seek(0)
+            value = pickle.load(self.answer)
+        except (EOFError, pickle.UnpicklingError) as error:
+            raise DiedError(number) from error
+        finally:
+            self.answer.close()
+        if isinstance(value, RuntimeError):
+            raise RuntimeError(f"task {number + 1} failed\n{value}")
+        if isinstance(value, (StoppedError, FullDiskError, OSError)):  # not the failure of this task alone
+            raise value
+        return value
+
+    def ask_to_stop(self) -> None:
+        self.process.terminate()
+
+    def end(self) -> None:
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(PATIENCE)
+        self.process.kill()
+        self.process.wait()
+        self.answer.close()
 
 
-def _outcome(task: Task) -> tuple[str, Any]:
+def work(parent: int) -> None:
+    """Do the task on standard input, and write its outcome to standard output: what a process of `work_all` runs.
+
+    Args:
+        parent: the process that started it. When that is killed, this one ends too, since a study that is resumed
+            would train the same network again beside it.
+    """
+
+    def end_with_parent() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    Thread(target=end_with_parent, daemon=True).start()
+    with os.fdopen(os.dup(1), "wb") as answer:
+        os.dup2(2, 1)  # what the task prints is no part of the answer
+        pickle.dump(outcome(pickle.load(sys.stdin.buffer)), answer)
+
+
+def outcome(task: Task) -> Any:
+    """What a task returned, or its error, in a form that can be pickled; RuntimeError holds a traceback."""
     try:
-        return "done", task()
-    except StoppedError as error:
-        return "done", StoppedError(str(error))
-    except KeyboardInterrupt:  # asked twice, by the group's signal and by the parent: a training then ends at once
-        return "done", StoppedError("stopped")
+        return task()
+    except (StoppedError, KeyboardInterrupt) as error:
+        return StoppedError(str(error) or "stopped")
     except UserError as error:
-        return "done", (FullDiskError if isinstance(error, FullDiskError) else UserError)(str(error))
+        return (FullDiskError if isinstance(error, FullDiskError) else UserError)(str(error))
     except OSError as error:
         if reason := full_disk(error):
-            return "done", FullDiskError.of(error.filename or "the study", reason)
-        return "done", OSError(one_line(error, kind=True, limit=1000))
+            return FullDiskError.of(error.filename or "the study", reason)
+        return OSError(one_line(error, kind=True, limit=1000))
     except BaseException:
-        return "failed", traceback.format_exc()
-
-
-def _ask_until_heard() -> None:
-    """Only a training under way, which saves its state, takes a SIGTERM (training.machine); else it is sent again.
-
-    Ctrl-C reaches the whole group, but is the parent's to pass on: a training would take both for "at once".
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.setitimer(signal.ITIMER_REAL, POLL))
-    signal.signal(signal.SIGALRM, lambda number, frame: signal.raise_signal(signal.SIGTERM))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
-
-
-def _end_with_the_parent() -> None:
-    """Nobody would take the results: a study that goes on would train the same network again beside this one."""
-    parent = parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
+        return RuntimeError(traceback.format_exc())
