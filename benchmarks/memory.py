@@ -130,8 +130,8 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from psvit.arch.model_config import ModelConfig
-    from psvit.engine.devices import attention_for_training
-    from psvit.engine.machine import keep_freed_memory
+    from psvit.engine.hardware import keep_freed_memory
+    from psvit.models.attention import attention_for_training
     from psvit.tasks.dense.backbone import open_features
     from psvit.tasks.detection.detector_config import DetectorConfig
     from psvit.tasks.detection.detectors import build_detector
@@ -189,7 +189,7 @@ def kilobytes(path: str, name: str) -> int:
 def _machine(threads: int) -> dict[str, Any]:
     import torch
 
-    from psvit.engine.machine import machine_info
+    from psvit.engine.hardware import machine_info
 
     return {"machine": {**machine_info(torch.device("cpu")), "threads": threads}}
 

@@ -81,4 +81,4 @@ def made(folder: Path, data: Any) -> Path:
 
 def on_a_machine(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let auto come to `precision`."""
-    monkeypatch.setattr("psvit.engine.devices.best_precision", lambda device: precision)
+    monkeypatch.setattr("psvit.engine.accelerator.best_precision", lambda device: precision)

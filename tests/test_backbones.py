@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from psvit import cost
 from psvit.arch.model_config import ModelConfig
+from psvit.engine.optimizer import make_optimizer
 from psvit.engine.train_config import light
-from psvit.engine.trainer import make_optimizer
 from psvit.errors import UserError
 from psvit.models.macs import count_macs
 from psvit.tasks.dense.backbone import DENSE, open_features

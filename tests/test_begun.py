@@ -8,7 +8,7 @@ import pytest
 from small_studies import STUDY, words
 from tiny import MACHINE, RUN, TRAIN, Cli, config, image_folder, log, read, same_weights
 
-from psvit.engine.run_folder import check_same, same_value
+from psvit.engine.resuming import check_same, same_value
 from psvit.engine.train_config import Machine
 from psvit.errors import UserError
 from psvit.tasks.classification.classify import train

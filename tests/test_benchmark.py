@@ -11,10 +11,10 @@ from rich.console import Console
 from small_networks import CPU, Tiny
 
 from psvit import UserError
-from psvit.engine import machine
-from psvit.engine.machine import page_faults
+from psvit.engine.hardware import page_faults
 from psvit.errors import one_line
 from psvit.latency import benchmark as bench
+from psvit.latency import peak as machine
 from psvit.latency.benchmark import Report, Row, benchmark, finish, table, write_report
 from psvit.latency.benchmark_config import BenchmarkConfig
 from psvit.latency.timing import Spread, Stopwatch, summarise

@@ -19,9 +19,10 @@ from psvit.data.objects.object_sets import open_objects
 from psvit.data.objects.objects import DenseSource
 from psvit.data.objects.objects_config import DenseAugment, DenseDataConfig
 from psvit.data.objects.transforms import to_tensor
-from psvit.engine.devices import attention_for_training, open_machine
+from psvit.engine.accelerator import open_machine
 from psvit.engine.train_config import Machine
 from psvit.errors import UserError
+from psvit.models.attention import attention_for_training
 from psvit.tasks.dense.backbone import open_features
 from psvit.tasks.dense.drawing import files_for
 from psvit.tasks.dense.facts import seen_lines

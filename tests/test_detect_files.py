@@ -19,7 +19,7 @@ from psvit.data.objects.batches import ObjectSplit, check_validation
 from psvit.data.objects.object_sets import open_objects
 from psvit.data.objects.objects import DenseSource, DenseSubset, Objects
 from psvit.data.objects.objects_config import DenseAugment, DenseDataConfig
-from psvit.engine.devices import open_machine
+from psvit.engine.accelerator import open_machine
 from psvit.tasks.detection.detect import (
     DetectorTrainer,
     evaluate_checkpoint,

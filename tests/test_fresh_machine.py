@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from psvit.data.sources import cache_folder
-from psvit.engine.devices import interrupts
+from psvit.engine.interrupts import interrupts
 
 
 def test_the_cache_is_where_the_user_has_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from tiny import DATA, EVERYTHING, MACHINE, TRAIN, Cli, config, read, same_weigh
 from torch import Tensor, nn
 
 from psvit.arch.model_config import ModelConfig
-from psvit.engine.devices import Interrupt, norms_at_rest, recompute_activations
-from psvit.engine.loop import InterruptedTrainingError
+from psvit.engine.gradient_checkpointing import norms_at_rest, recompute_activations
+from psvit.engine.interrupts import Interrupt, InterruptedTrainingError
 from psvit.engine.open_model import open_model
 from psvit.engine.train_config import RunConfig
 from psvit.errors import UserError

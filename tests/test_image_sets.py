@@ -20,7 +20,8 @@ from psvit.data.image_list import (
 )
 from psvit.data.image_sets import open_image_set
 from psvit.data.splits import cut_by_hash, hashed_position
-from psvit.engine.run_folder import clear_run, differing
+from psvit.engine.resuming import differing
+from psvit.engine.run_folder import clear_run
 from psvit.errors import UserError
 
 NETWORK = ["--model", "AS-A", "--widths", "8", "16", "--head-dim", "8", "--patch-size", "4", "--img-size", "16"]

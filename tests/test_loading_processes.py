@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from psvit.arch.model_config import ModelConfig
 from psvit.data.loading import Batch, ImageSplit, train_batches
-from psvit.engine.devices import AskedToStop, interrupts, open_machine
-from psvit.engine.loop import InterruptedTrainingError
+from psvit.engine.accelerator import open_machine
+from psvit.engine.interrupts import AskedToStop, InterruptedTrainingError, interrupts
 from psvit.errors import UserError
 from psvit.tasks.classification.classify import ClassifierTrainer, train
 
@@ -102,8 +102,8 @@ def test_a_batch_norm_with_one_value_is_refused(tmp_path: Path, monkeypatch: pyt
     def small(*_: object, **__: object) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10))
 
-    monkeypatch.setattr("psvit.engine.loop.open_model", small)
-    monkeypatch.setattr("psvit.engine.run_folder.network_facts", lambda *_: {"macs": 1, "params": 1})
+    monkeypatch.setattr("psvit.tasks.classification.classify.open_model", small)
+    monkeypatch.setattr("psvit.tasks.classification.classify.network_facts", lambda *_: {"macs": 1, "params": 1})
     chosen = config(tmp_path, model=ModelConfig.of("resnet18"), batch_size=1)
     with pytest.raises(UserError, match=r"^--batch-size 1 is too small .* give --batch-size 2 or more$"):
         train(chosen)

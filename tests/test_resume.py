@@ -26,9 +26,10 @@ from tiny import (
 )
 from torch import Tensor
 
-from psvit.engine import devices as machine
-from psvit.engine.devices import Interrupt, interrupts, open_machine
-from psvit.engine.loop import InterruptedTrainingError
+from psvit.engine import accelerator
+from psvit.engine import interrupts as signals
+from psvit.engine.accelerator import open_machine
+from psvit.engine.interrupts import Interrupt, InterruptedTrainingError, interrupts
 from psvit.engine.train_config import Machine
 from psvit.errors import UserError
 from psvit.tasks.classification.classify import train
@@ -151,7 +152,7 @@ def test_a_second_ctrl_c_interrupts_at_once(monkeypatch: pytest.MonkeyPatch) -> 
         for _ in range(2):  # torchrun passes on what the terminal has sent already
             signal.raise_signal(signal.SIGINT)
         assert interrupt.requested(open_machine(CPU))
-        monkeypatch.setattr(machine, "PATIENCE", 0.0)
+        monkeypatch.setattr(signals, "PATIENCE", 0.0)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
@@ -208,7 +209,7 @@ def test_two_processes_are_one_at_the_same_global_batch(launcher: str, cli: Cli,
 
 
 def test_one_device_for_several_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "resolve_device", torch.device)
+    monkeypatch.setattr(accelerator, "resolve_device", torch.device)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="--device cuda:1 is one device for 2 processes: give --device cuda"):
         open_machine(Machine("cuda:1", "float32"))

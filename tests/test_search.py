@@ -187,7 +187,7 @@ def test_the_searched_network_inherits(cli: Cli, tmp_path: Path) -> None:
 def test_ctrl_c_while_scoring(uninterrupted: Path, copied: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     (copied / "journal.jsonl").unlink()
     (copied / "front.json").unlink()
-    monkeypatch.setattr("psvit.engine.devices.Interrupt.requested", lambda self, accelerator: True)
+    monkeypatch.setattr("psvit.engine.interrupts.Interrupt.requested", lambda self, accelerator: True)
     assert "go on with --resume" in cli.refused(*SEARCH, "--output", copied, "--resume")
     monkeypatch.undo()
     cli.ok(*SEARCH, "--output", copied, "--resume")

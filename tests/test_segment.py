@@ -16,7 +16,7 @@ from psvit.data.objects.batches import ClassMapSplit
 from psvit.data.objects.object_sets import open_class_maps
 from psvit.data.objects.objects_config import DenseAugment, DenseDataConfig
 from psvit.data.objects.transforms import Vary, vary_class_map
-from psvit.engine.devices import open_machine
+from psvit.engine.accelerator import open_machine
 from psvit.engine.train_config import Machine
 from psvit.tasks.dense.dense_config import DenseRecipe
 from psvit.tasks.segmentation.mean_iou import SegmentationFigures, confusion_matrix

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from psvit.arch.model_config import ModelConfig
 from psvit.engine.open_model import open_model
-from psvit.engine.trainer import make_optimizer
+from psvit.engine.optimizer import make_optimizer
 from psvit.errors import UserError
 from psvit.models.features import Features
 from psvit.tasks.dense.dense_config import DenseRecipe

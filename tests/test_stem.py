@@ -28,7 +28,7 @@ from psvit.arch.model_config import ModelConfig
 from psvit.arch.variants import find_arch
 from psvit.engine.checkpoints import save_checkpoint
 from psvit.engine.open_model import open_model
-from psvit.engine.run_folder import check_same
+from psvit.engine.resuming import check_same
 from psvit.export.graph import example_images, frozen_copy, to_onnx, to_program
 from psvit.export.operators import onnx_operators
 from psvit.models.build import build_arch

@@ -123,7 +123,7 @@ def test_a_stopped_search_and_training_have_not_failed_and_are_resumed_as_uninte
 
     with monkeypatch.context() as patch:
         patch.setattr("psvit.studies.task_runner.work_all", first)
-        patch.setattr("psvit.engine.devices.Interrupt.requested", lambda self, accelerator: True)
+        patch.setattr("psvit.engine.interrupts.Interrupt.requested", lambda self, accelerator: True)
         assert "stopped, all is kept in" in cli.refused(*words(tmp_path / "study"))
     assert [line.split(", saved")[0] for line in stopped] == ["stopped at step 1 of 3", "stopped at step 1 of 6"]
     assert not (tmp_path / "study" / RESULTS).exists()

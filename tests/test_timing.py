@@ -3,7 +3,7 @@
 import torch
 from small_networks import CPU
 
-from psvit.engine import machine
+from psvit.latency import peak as machine
 from psvit.latency.peak import matmul_peak
 from psvit.latency.timing import Spread, Stopwatch, interleave, summarise
 

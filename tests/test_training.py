@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from psvit.arch.model_config import ModelConfig
 from psvit.data.datasets import open_data
 from psvit.data.loading import Batch
+from psvit.engine.accelerator import open_machine
 from psvit.engine.checkpoints import save_checkpoint
-from psvit.engine.devices import open_machine, seed_step
 from psvit.engine.open_model import open_model
+from psvit.engine.seeding import INIT, seed_step
 from psvit.engine.train_config import (
     Distillation,
     Machine,
@@ -26,7 +27,6 @@ from psvit.engine.train_config import (
     TrainConfig,
     deit,
 )
-from psvit.engine.trainer import INIT
 from psvit.errors import UserError
 from psvit.tasks.classification.classify import ClassifierTrainer, train
 from psvit.tasks.classification.evaluate import evaluate_checkpoint

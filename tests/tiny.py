@@ -18,7 +18,7 @@ from torch import Tensor
 from psvit.arch.model_config import ModelConfig
 from psvit.cli import main
 from psvit.data.data_config import Augment, DataConfig
-from psvit.engine.devices import Interrupt
+from psvit.engine.interrupts import Interrupt
 from psvit.engine.train_config import (
     Machine,
     Recipe,

@@ -40,8 +40,8 @@ from psvit.arch.model_config import ModelConfig
 from psvit.data.data_config import DataConfig
 from psvit.data.datasets import open_data
 from psvit.data.loading import Batch, ImageSplit, eval_batches
+from psvit.engine.accelerator import open_machine
 from psvit.engine.checkpoints import read_metrics
-from psvit.engine.devices import open_machine
 from psvit.engine.train_config import Machine
 from psvit.engine.trained_on import known_images
 from psvit.errors import UserError

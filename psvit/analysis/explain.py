@@ -20,7 +20,7 @@ from torch import Tensor
 from psvit.analysis.maps import Layer, find_layers, look
 from psvit.arch.arch import SHARE
 from psvit.data.sources import load_image
-from psvit.engine.devices import open_machine
+from psvit.engine.accelerator import open_machine
 from psvit.engine.open_model import load_checkpoint
 from psvit.engine.train_config import Machine
 from psvit.errors import UserError

@@ -19,8 +19,8 @@ from psvit.data.datasets import Data, balanced_order
 from psvit.data.loading import Transform
 from psvit.data.sources import Source, Stream, Subset
 from psvit.engine.checkpoints import read_config
-from psvit.engine.devices import seed_step
 from psvit.engine.open_model import open_model, set_size
+from psvit.engine.seeding import seed_step
 from psvit.errors import UserError
 from psvit.models.macs import explicit_attention
 from psvit.models.psvit import PSViT

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     config = config_from(values, AnalyzeConfig())
     model = config_from(values, ModelFlags(), model=values.model).config()
 
-    from psvit.engine.machine import keep_freed_memory
+    from psvit.engine.hardware import keep_freed_memory
 
     keep_freed_memory()
     import json

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> int:
     values = flags.parse(arguments)
     config = config_from(values, defaults, models=tuple(values.models))
 
-    from psvit.engine.machine import keep_freed_memory
+    from psvit.engine.hardware import keep_freed_memory
 
     keep_freed_memory()
     from rich.console import Console

@@ -55,7 +55,7 @@ def train(arguments: Sequence[str]) -> int:
         ("data_dir", "class_folders"),
     )
 
-    from psvit.engine.machine import keep_freed_memory
+    from psvit.engine.hardware import keep_freed_memory
 
     keep_freed_memory()
     from psvit.tasks.detection.detect import train_detector
@@ -69,7 +69,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     data = ObjectDataConfig()
     values = evaluation_flags("detect", EVALUATE, data).parse(arguments)
 
-    from psvit.engine.machine import keep_freed_memory
+    from psvit.engine.hardware import keep_freed_memory
 
     keep_freed_memory()
     from psvit.tasks.dense.dense_checkpoints import as_trained
@@ -114,7 +114,7 @@ def predict(arguments: Sequence[str]) -> int:
         raise UserError(f"--threshold {values.threshold!r} is not a fraction: give 0 or more, less than 1")
     paths = find_images(values.images)
 
-    from psvit.engine.machine import keep_freed_memory
+    from psvit.engine.hardware import keep_freed_memory
 
     keep_freed_memory()
     from psvit.tasks.dense.drawing import draw_objects, files_for

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
     checkpoint = "checkpoint folder, for example runs/train/best, or an ONNX file of psvit export"
     values = add_evaluation_flags(flags, checkpoint, None, batch_text(128)).parse(arguments)
 
-    from psvit.engine.machine import keep_freed_memory
+    from psvit.engine.hardware import keep_freed_memory
 
     keep_freed_memory()
     from psvit.engine.trained_on import check_cut, trained_on

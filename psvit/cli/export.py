@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     if config.data is None and config.split != "validation":
         raise UserError(f"--split {config.split} needs images: give --data")
 
-    from psvit.engine.machine import keep_freed_memory
+    from psvit.engine.hardware import keep_freed_memory
 
     keep_freed_memory()
     from rich.console import Console

@@ -20,7 +20,7 @@ def main(arguments: Sequence[str]) -> int:
     """Parse the flags, search, train, and print the comparison."""
     config = with_recipe("run", DESCRIPTION, lambda recipe: RunAllConfig(recipe=recipe), arguments)
 
-    from psvit.engine.machine import keep_freed_memory
+    from psvit.engine.hardware import keep_freed_memory
 
     keep_freed_memory()
     from rich.console import Console

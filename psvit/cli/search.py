@@ -18,7 +18,7 @@ def main(arguments: Sequence[str]) -> int:
     """Parse the flags, search, and print the front."""
     config = with_recipe("search", DESCRIPTION, lambda recipe: SearchConfig(recipe=recipe), arguments)
 
-    from psvit.engine.machine import keep_freed_memory
+    from psvit.engine.hardware import keep_freed_memory
 
     keep_freed_memory()
     from rich.console import Console

@@ -51,7 +51,7 @@ def train(arguments: Sequence[str]) -> int:
         ("data_dir", "class_folders"),
     )  # fmt: skip
 
-    from psvit.engine.machine import keep_freed_memory
+    from psvit.engine.hardware import keep_freed_memory
 
     keep_freed_memory()
     from psvit.tasks.segmentation.segment import train_segmenter
@@ -65,7 +65,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     data = ClassMapDataConfig()
     values = evaluation_flags("segment", EVALUATE, data).parse(arguments)
 
-    from psvit.engine.machine import keep_freed_memory
+    from psvit.engine.hardware import keep_freed_memory
 
     keep_freed_memory()
     from psvit.tasks.dense.dense_checkpoints import as_trained
@@ -99,7 +99,7 @@ def predict(arguments: Sequence[str]) -> int:
     values = prediction_flags("segment", PREDICT, output).parse(arguments)
     paths = find_images(values.images)
 
-    from psvit.engine.machine import keep_freed_memory
+    from psvit.engine.hardware import keep_freed_memory
 
     keep_freed_memory()
     from psvit.tasks.dense.drawing import draw_class_map, files_for, write_class_map

@@ -6,19 +6,16 @@ import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from psvit.data.image_sets import ImageSet
+from psvit.engine.run_folder import Description
+from psvit.engine.state import TrainState
 from psvit.engine.train_config import LearnConfig
-
-if TYPE_CHECKING:
-    from psvit.data.image_sets import ImageSet
-    from psvit.engine.run_folder import RunFolder
-    from psvit.engine.state import TrainState
-
 
 NAMES = {"top1": "top-1", "box_ap": "box AP", "mask_ap": "mask AP", "miou": "mIoU"}
 """What figures in percent are called."""
@@ -59,7 +56,7 @@ class Display:
     """
 
     def __init__(self, say: Callable[[str], None] | None, total: int, done: int = 0, metric: str = "top1") -> None:
-        self.metric = metric
+        self.done, self.metric = done, metric
         self.say = say or (lambda line: None)
         self.bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
@@ -87,19 +84,18 @@ class Display:
     def start(
         self,
         config: LearnConfig,
+        description: Description,
         data: Sequence[str],
-        run: RunFolder,
-        world: int,
         accelerator: Accelerator,
         steps_per_epoch: int,
-        step: int,
     ) -> None:
         """Say what is about to be trained: the network, the data, the global batch and the scaled learning rate."""
-        recipe, facts = config.recipe, run.facts
+        recipe, facts, world = config.recipe, description.facts, accelerator.num_processes
         precision = {"no": "float32", "bf16": "bfloat16 autocast", "fp16": "float16 autocast"}
-        self.say(f"network   {run.title}: {facts['macs'] / 1e6:.4g} M MACs, {facts['params'] / 1e6:.4g} M parameters")
-        for heading, line in zip(("data", *[""] * len(data)), data, strict=False):
-            self.say(f"{heading:<9} {line}")
+        self.say(f"network   {description.title}: {facts['macs'] / 1e6:.4g} M MACs, {facts['params'] / 1e6:.4g} M "
+                 "parameters")  # fmt: skip
+        for number, line in enumerate(data):
+            self.say(f"{'' if number else 'data':<9} {line}")
         self.say(
             f"batch     {recipe.global_batch(world)} images globally = {recipe.batch_size} a process "
             f"x {recipe.accumulate} accumulated x {world} processes; {steps_per_epoch} steps an epoch"
@@ -108,7 +104,7 @@ class Display:
         self.say(f"lr        {recipe.scaled_lr(world):.3g} {source}, {recipe.epochs} epochs")
         memory = ", activations computed again in the backward pass" if config.run.grad_checkpointing else ""
         self.say(f"device    {accelerator.device}, {precision[accelerator.mixed_precision]}{memory}")
-        self.say(f"output    {run.path}" + (f", resumed at step {step}" if step else ""))
+        self.say(f"output    {config.run.output}" + (f", resumed at step {self.done}" if self.done else ""))
 
     def advance(self, epoch: int, loss: float) -> None:
         """Count one step."""
@@ -131,7 +127,7 @@ class Display:
         self.say(f"epoch {line['epoch']:>3}: {figures}, {line['images_per_second']:.0f} images/s")
         self.started = time.perf_counter()
 
-    def finish(self, state: TrainState, run: RunFolder) -> None:
+    def finish(self, state: TrainState, next_command: Sequence[str]) -> None:
         """Say what was left out, what came out, and what to do next."""
         if state.unreadable:
             some = ", ".join(state.unreadable[:3])
@@ -143,5 +139,5 @@ class Display:
             self.say(
                 f"best      epoch {best['epoch']}: validation split {NAMES[self.metric]} {best[self.metric]:.2f} %"
             )
-        if run.next_command:
-            self.say(f"next      {shlex.join(run.next_command)}")
+        if next_command:
+            self.say(f"next      {shlex.join(next_command)}")

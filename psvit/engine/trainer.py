@@ -1,36 +1,37 @@
-"""What changes while a network learns, whatever the task: weights, their average, the optimizer, the schedule."""
+"""The training loop: a network, a task's loss and metrics -> learned weights, in the folder of a run."""
 
 from __future__ import annotations
 
-import difflib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from timm.optim import create_optimizer_v2, list_optimizers, param_groups_weight_decay
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3, distribute_bn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from psvit.data.loading import Batch, Split, train_batches
-from psvit.engine.devices import norms_at_rest, recompute_activations, seed_step
-from psvit.engine.state import TrainState
-from psvit.engine.train_config import LearnConfig, Schedule
+from psvit.engine.display import Display
+from psvit.engine.gradient_checkpointing import norms_at_rest, recompute_activations
+from psvit.engine.interrupts import AskedToStop, Interrupt, InterruptedTrainingError, interrupts
+from psvit.engine.optimizer import make_optimizer
+from psvit.engine.run_folder import Description, RunFolder
+from psvit.engine.seeding import seed_step
+from psvit.engine.state import TrainState, rank
+from psvit.engine.train_config import LearnConfig
 from psvit.errors import UserError, one_line
+from psvit.files import sole_writer
 
 WARMUP_LR = 1e-6  # of the first step
 
-INIT = 2**32 - 1  # the "step" that seeds the first weights
-
 
 class Trainer(ABC):
-    """A network that learns; a task says what its loss is and how it is evaluated.
+    """Trains a network; each task has its own, with its loss and its metrics.
 
     Args:
         model: the network, as built.
@@ -41,7 +42,7 @@ class Trainer(ABC):
     """
 
     metric = "top1"
-    """The figure of `evaluate` by which epochs are ranked, higher is better."""
+    """The metric of `evaluate` by which epochs are ranked, higher is better."""
 
     def __init__(
         self, model: nn.Module, config: LearnConfig, accelerator: Accelerator, split: Split, workers: int
@@ -51,6 +52,7 @@ class Trainer(ABC):
         self.split, self.workers = split, workers
         self.seed = config.data.seed
         self.steps_per_epoch = max(1, len(split) // recipe.global_batch(accelerator.num_processes))
+        self.total_steps = self.steps_per_epoch * recipe.epochs
         self.recomputes = config.run.grad_checkpointing
         if self.recomputes:
             recompute_activations(model, config.model.name)
@@ -76,7 +78,69 @@ class Trainer(ABC):
 
     @abstractmethod
     def evaluate(self) -> dict[str, Any]:
-        """The figures on the validation split, as plain data (empty if there is none)."""
+        """The metrics on the validation split, as plain data (empty if there is none)."""
+
+    def fit(
+        self, run: RunFolder, description: Description, data: Sequence[str], say: Callable[[str], None] = print
+    ) -> dict[str, Any]:
+        """Train for all epochs, alone in the run's folder; of a run that was begun, for those that are left.
+
+        Args:
+            run: the folder.
+            description: what is trained.
+            data: lines that say what it learns from.
+            say: takes lines for the user.
+
+        Returns:
+            The metrics of the best epoch.
+
+        Raises:
+            UserError: another process writes to the folder, or see `step` and `check`.
+            InterruptedTrainingError: Ctrl-C; the message says how to resume.
+        """
+        main = self.accelerator.is_main_process
+        with sole_writer(run.path, f"--output {run.path}") if main else nullcontext():
+            state = self.restore(run.load_state()) if run.resumes else TrainState(metric=self.metric)
+            run.begin(description)
+            display = Display(say if main else None, self.total_steps, state.step, self.metric)
+            display.start(self.config, description, data, self.accelerator, self.steps_per_epoch)
+            with display, interrupts() as interrupt:
+                while state.step < self.total_steps:
+                    self._epoch(run, state, display, interrupt)
+            run.finish()
+            display.finish(state, description.next_command)
+        return state.best
+
+    def _epoch(self, run: RunFolder, state: TrainState, display: Display, interrupt: Interrupt) -> None:
+        """Train for what is left of an epoch, evaluate the weights, and save them."""
+        epoch, done = divmod(state.step, self.steps_per_epoch)
+        batches = self.epoch_batches(epoch, done)
+        for _ in range(done, self.steps_per_epoch):
+            try:
+                with interrupt.at_once(self.accelerator):
+                    micro = [next(batches) for _ in range(self.recipe.accumulate)]
+            except AskedToStop:
+                run.save_state(self.state_dict(), state)
+                raise InterruptedTrainingError(run.path, state.step, self.total_steps) from None
+            loss = self.step(micro, state.step)
+            state.add(loss, [name for batch in micro for name in batch.unreadable])
+            display.advance(epoch, loss)
+            if state.step % self.steps_per_epoch == 0:
+                break  # the epoch is evaluated before anything is saved
+            stop = interrupt.requested(self.accelerator)
+            if stop or state.step % self.config.run.save_every == 0:
+                run.save_state(self.state_dict(), state)
+            if stop:
+                raise InterruptedTrainingError(run.path, state.step, self.total_steps)
+        self.agree()
+        metrics = self.evaluate()
+        self.check(metrics, state.step)
+        global_batch = self.recipe.global_batch(self.accelerator.num_processes)
+        state.close_epoch(epoch, metrics, self.lr, display.images_per_second(global_batch))
+        run.save_epoch(self.evaluated.state_dict(), self.state_dict(), state)
+        display.epoch(state.history[-1])
+        if interrupt.requested(self.accelerator) and state.step < self.total_steps:
+            raise InterruptedTrainingError(run.path, state.step, self.total_steps)
 
     def prepare(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
         """Put the network on the device, and among several processes see that their gradients are averaged."""
@@ -194,6 +258,8 @@ class Trainer(ABC):
                 if self.accelerator.scaler is not None:
                     self.accelerator.scaler.load_state_dict(saved["scaler"])
             state = TrainState(**{"metric": self.metric, **saved.get("train", {})})
+            if state.history and not state.best:  # of a finished run, which keeps its log alone
+                state.best = max(state.history, key=lambda line: (rank(line, self.metric), line["epoch"]))
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"the saved state does not fit ({one_line(error)}): start anew with --overwrite") from error
         self.scheduler.step_update(state.step)
@@ -212,34 +278,3 @@ def _enough_to_norm(batch_size: int) -> Iterator[None]:
             f"--batch-size {batch_size} is too small for this network: one of its batch norms meets a single value of "
             "each channel; give --batch-size 2 or more"
         ) from error
-
-
-def make_optimizer(model: nn.Module, recipe: Schedule, processes: int) -> Optimizer:
-    """timm's optimizer of that name, with the learning rate for as many processes.
-
-    Raises:
-        UserError: timm has none of that name.
-    """
-    groups = partial(param_groups_weight_decay, weight_decay=recipe.weight_decay, no_weight_decay_list=undecayed(model))
-    try:
-        optimizer: Optimizer = create_optimizer_v2(
-            model, opt=recipe.opt, lr=recipe.scaled_lr(processes), param_group_fn=groups
-        )
-    except (ValueError, AssertionError, ImportError) as error:
-        close = difflib.get_close_matches(recipe.opt, map(str, list_optimizers()), n=3)
-        hint = f"; did you mean {', '.join(close)}?" if close else ""
-        raise UserError(f"--opt {recipe.opt!r} is not to be had ({one_line(error)}){hint}") from error
-    return optimizer
-
-
-def undecayed(model: nn.Module, prefix: str = "") -> set[str]:
-    """Names of the parameters that timm's networks want no weight decay on: the model's, or those of its parts.
-
-    timm asks the outermost module alone, and a detector says nothing of its backbone's position embeddings.
-    """
-    if hasattr(model, "no_weight_decay"):
-        return {f"{prefix}{name}" for name in model.no_weight_decay()}  # type: ignore[operator]  # timm's, a method
-    found: set[str] = set()
-    for name, part in model.named_children():
-        found |= undecayed(part, f"{prefix}{name}.")
-    return found

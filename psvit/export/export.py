@@ -17,7 +17,7 @@ import torch
 from psvit.arch.arch import image_sides
 from psvit.data.data_config import DataConfig
 from psvit.engine.checkpoints import CONFIG, WEIGHTS
-from psvit.engine.machine import cpu_threads
+from psvit.engine.hardware import cpu_threads
 from psvit.engine.open_model import set_size
 from psvit.engine.trained_on import check_cut, trained_on
 from psvit.errors import UserError

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from psvit.engine.machine import resolve_device
+from psvit.engine.hardware import resolve_device
 from psvit.errors import UserError, one_line
 from psvit.tasks.classification.evaluate import Classifier, open_checkpoint
 

@@ -23,7 +23,7 @@ from rich.table import Table
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
-from psvit.engine.machine import (
+from psvit.engine.hardware import (
     check_dtype,
     cpu_threads,
     fresh_compiler,

@@ -21,7 +21,7 @@ from psvit.arch.arch import ATTEND, POOL, SHARE, Arch, image_sides
 from psvit.arch.cost import Parts
 from psvit.arch.model_config import ModelConfig
 from psvit.data.sources import CACHE
-from psvit.engine.machine import (
+from psvit.engine.hardware import (
     check_dtype,
     cpu_threads,
     fresh_compiler,

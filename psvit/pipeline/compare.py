@@ -18,7 +18,7 @@ from psvit.arch.quantities import parse_macs
 from psvit.arch.variants import default_arch, with_changes
 from psvit.data.datasets import Data
 from psvit.engine.open_model import timm_macs
-from psvit.engine.run_folder import refuse_run
+from psvit.engine.resuming import refuse_run
 from psvit.engine.train_config import RunConfig, TrainConfig
 from psvit.errors import UserError
 from psvit.models.build import build_timm, check_tokens

@@ -16,9 +16,15 @@ from psvit.arch.model_config import Checkpoint, ModelConfig, to_plain
 from psvit.data.augment import preprocessing
 from psvit.data.datasets import Data, open_data
 from psvit.data.image_list import IMAGES, check_unchanged, list_files, read_image_list
+from psvit.engine.accelerator import open_machine
 from psvit.engine.checkpoints import save_checkpoint
-from psvit.engine.devices import open_machine
-from psvit.engine.run_folder import RESULTS, clear_run, differing, flat, versions
+from psvit.engine.resuming import (
+    RESULTS,
+    differing,
+    flat,
+    versions,
+)
+from psvit.engine.run_folder import clear_run
 from psvit.engine.train_config import TrainConfig
 from psvit.errors import UserError
 from psvit.files import check_writable, recover, sole_writer, write_json

@@ -13,7 +13,7 @@ from psvit.arch import cost
 from psvit.arch.arch import ATTEND, Arch
 from psvit.arch.variants import SMALL, default_arch
 from psvit.data.datasets import Data
-from psvit.engine.devices import by_the_first
+from psvit.engine.accelerator import by_the_first
 from psvit.errors import UserError
 from psvit.latency.parts import measure_networks
 from psvit.search.budget import Budget

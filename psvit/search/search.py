@@ -19,10 +19,12 @@ from torch import nn
 from psvit.arch.arch import ATTEND, POOL, Arch
 from psvit.data.datasets import Data, open_data
 from psvit.data.image_list import IMAGES, check_unchanged, read_image_list
-from psvit.engine.devices import by_the_first, interrupts, open_machine
-from psvit.engine.run_folder import begun, read_log, record_of
+from psvit.engine.accelerator import by_the_first, open_machine
+from psvit.engine.interrupts import interrupts
+from psvit.engine.optimizer import make_optimizer
+from psvit.engine.resuming import begun, record_of
+from psvit.engine.run_folder import read_log
 from psvit.engine.train_config import RunConfig, TrainConfig
-from psvit.engine.trainer import make_optimizer
 from psvit.errors import StoppedError, UserError, one_line
 from psvit.files import sole_writer, write_json
 from psvit.latency.parts import measure_networks, open_table

@@ -12,7 +12,12 @@ from accelerate import Accelerator
 
 from psvit.arch.arch import Arch
 from psvit.data.image_list import IMAGES, list_files
-from psvit.engine.run_folder import LOG, RUN_CONFIG, STATE, check_same
+from psvit.engine.resuming import (
+    LOG,
+    RUN_CONFIG,
+    STATE,
+    check_same,
+)
 from psvit.errors import UserError, one_line
 from psvit.files import check_writable, recover, write_json
 from psvit.search.evolution import DATABASE, WORKER

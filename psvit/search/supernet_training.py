@@ -21,16 +21,14 @@ from psvit.arch.arch import Arch
 from psvit.data.augment import eval_transform
 from psvit.data.datasets import Data
 from psvit.data.loading import Batch, ImageSplit, eval_batches
-from psvit.engine.checkpoints import load_weights, save_weights
-from psvit.engine.devices import attention_for_training, open_machine, seed_step
+from psvit.engine.accelerator import open_machine
+from psvit.engine.checkpoints import load_weights
 from psvit.engine.display import describe_data
-from psvit.engine.loop import learn_epochs
-from psvit.engine.run_folder import RunFolder
-from psvit.engine.state import TrainState
+from psvit.engine.run_folder import Description, RunFolder
+from psvit.engine.seeding import INIT, seed_step
 from psvit.engine.train_config import TrainConfig
-from psvit.engine.trainer import INIT, Trainer
 from psvit.errors import UserError, one_line
-from psvit.files import recover, replacing
+from psvit.models.attention import attention_for_training
 from psvit.search.feasible_set import FeasibleSet
 from psvit.search.search_config import SupernetConfig
 from psvit.search.space import Space
@@ -76,13 +74,12 @@ def train_supernet(
         UserError, InterruptedTrainingError: see `psvit.tasks.classification.classify.train`.
     """
     accelerator = open_machine(config.machine)
-    run = SupernetFolder(config, accelerator)
+    run = RunFolder(config, accelerator)
     seed_step(config.data.seed, INIT)
     with attention_for_training(accelerator.device):
         supernet = Supernet(feasible.space, config.supernet.entangle)
-    run.describe_supernet(supernet, feasible)
     trainer = SupernetTrainer(supernet, feasible, config, accelerator, data)
-    learn_epochs(trainer, run, describe_data(data), say)
+    trainer.fit(run, _description(feasible), describe_data(data), say)
     accelerator.wait_for_everyone()
     load_supernet(supernet, run.path)
     return supernet.to(accelerator.device).eval(), accelerator
@@ -240,39 +237,12 @@ def _ends(feasible: FeasibleSet) -> tuple[Arch, Arch]:
     return members[min(costs)[1]], members[max(costs)[1]]
 
 
-class SupernetFolder(RunFolder):
-    """The folder of a supernet's training: like any training's, but the weights are no network of timm's."""
-
-    config: SupernetTraining
-
-    def describe_supernet(self, supernet: Supernet, feasible: FeasibleSet) -> None:
-        """Take note of what the log says of the supernet."""
-        self.model = supernet
-        cost = feasible.costs(feasible.nearest())
-        self.facts = {"macs": cost[0], "params": cost[1]}
-        count = len(feasible.members) if feasible.members is not None else None
-        self.members = f"{count:,} members" if count is not None else "members too many to list"
-
-    @property
-    def title(self) -> str:
-        """What is trained."""
-        return f"supernet of {self.members}, the dearest"
-
-    def begin(self) -> None:
-        """As of any training."""
-        super().begin()
-        if self.accelerator.is_main_process:
-            recover(self.path / WEIGHTS)
-        self.accelerator.wait_for_everyone()
-
-    @property
-    def next_command(self) -> list[str]:
-        """None: the search goes on by itself."""
-        return []
-
-    def _save_checkpoints(self, trainer: Trainer, state: TrainState) -> None:
-        with replacing(self.path / WEIGHTS) as temporary:
-            save_weights(temporary, trainer.evaluated.state_dict())
+def _description(feasible: FeasibleSet) -> Description:
+    """What the run says of the supernet, whose weights are no network of timm's."""
+    cost = feasible.costs(feasible.nearest())
+    members = f"{len(feasible.members):,} members" if feasible.members is not None else "members too many to list"
+    facts = {"macs": cost[0], "params": cost[1]}
+    return Description(f"supernet of {members}, the dearest", facts, weights=WEIGHTS)
 
 
 def supernet_training(

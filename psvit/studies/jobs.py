@@ -16,13 +16,13 @@ from psvit.arch.quantities import parse_macs
 from psvit.arch.variants import default_arch, with_changes
 from psvit.data.data_config import DataConfig
 from psvit.data.datasets import Data, open_data
-from psvit.engine.machine import machine_info, resolve_device
+from psvit.engine.hardware import machine_info, resolve_device
+from psvit.engine.optimizer import make_optimizer
 from psvit.engine.train_config import (
     Machine,
     RunConfig,
     TrainConfig,
 )
-from psvit.engine.trainer import make_optimizer
 from psvit.errors import UserError, one_line
 from psvit.files import write_json
 from psvit.latency.benchmark_config import LatencyConfig

@@ -11,9 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from psvit.engine.devices import computed_in, interrupts
-from psvit.engine.machine import machine_info, resolve_device
-from psvit.engine.run_folder import versions
+from psvit.engine.accelerator import computed_in
+from psvit.engine.hardware import machine_info, resolve_device
+from psvit.engine.interrupts import interrupts
+from psvit.engine.resuming import versions
 from psvit.engine.train_config import Machine
 from psvit.errors import UserError
 from psvit.files import recover, sole_writer, write_json

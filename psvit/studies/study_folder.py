@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from psvit.engine.devices import computed_in
+from psvit.engine.accelerator import computed_in
 from psvit.engine.train_config import Machine
 from psvit.errors import UserError
 from psvit.files import check_writable, sole_writer, write_json

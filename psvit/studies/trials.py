@@ -11,8 +11,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from psvit.arch.model_config import to_plain
-from psvit.engine.devices import computed_in
-from psvit.engine.run_folder import LOG, RUN_CONFIG, clear_run, differing, versions
+from psvit.engine.accelerator import computed_in
+from psvit.engine.resuming import (
+    LOG,
+    RUN_CONFIG,
+    differing,
+    versions,
+)
+from psvit.engine.run_folder import clear_run
 from psvit.engine.train_config import Machine, TrainConfig
 from psvit.errors import UserError, flag
 from psvit.files import recover, write_json

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,18 +16,20 @@ from psvit.arch.model_config import ModelConfig, is_folder
 from psvit.data.augment import eval_transform, preprocessing, train_transform
 from psvit.data.datasets import Data, open_data
 from psvit.data.loading import Batch, ImageSplit, eval_batches
-from psvit.engine.devices import attention_for_training, open_machine, seed_step
+from psvit.engine.accelerator import open_machine
+from psvit.engine.checkpoints import config_of
 from psvit.engine.display import describe_data
-from psvit.engine.loop import learn_epochs
-from psvit.engine.open_model import open_model
-from psvit.engine.run_folder import RunFolder
+from psvit.engine.open_model import network_facts, open_model
+from psvit.engine.run_folder import Description, RunFolder
+from psvit.engine.seeding import INIT, seed_step
 from psvit.engine.train_config import (
     Distillation,
     Recipe,
     TrainConfig,
 )
-from psvit.engine.trainer import INIT, Trainer
+from psvit.engine.trainer import Trainer
 from psvit.errors import UserError
+from psvit.models.attention import attention_for_training
 from psvit.tasks.classification.evaluate import evaluate
 
 
@@ -156,5 +159,19 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> dict[str, 
             in_chans=data.in_chans,
             num_classes=len(data.classes),
         )
-    run.describe(model, preprocessing(data), data.classes)
-    return learn_epochs(ClassifierTrainer(model, config, accelerator, data), run, [*describe_data(data), *seen], say)
+    description = _description(model, config, data)
+    trainer = ClassifierTrainer(model, config, accelerator, data)
+    return trainer.fit(run, description, [*describe_data(data), *seen], say)
+
+
+def _description(model: nn.Module, config: TrainConfig, data: Data) -> Description:
+    pixels, asked = preprocessing(data), config.data
+    words = ["psvit", "evaluate", str(Path(config.run.output) / "best"), "--data", asked.data]
+    words += ["--class-folders", asked.class_folders] if asked.class_folders else []
+    words += ["--data-dir", asked.data_dir] if asked.data_dir else []
+    return Description(
+        title=str(getattr(model, "arch", config.model.name)),
+        facts=network_facts(model, pixels["input_size"], config.model),
+        checkpoint=config_of(model, pixels, data.classes),
+        next_command=words,
+    )

@@ -22,13 +22,13 @@ from psvit.data.datasets import Data, open_data
 from psvit.data.image_list import ImageList
 from psvit.data.loading import Batch, ImageSplit, check_readable, eval_batches
 from psvit.data.sources import convert_image, load_image
+from psvit.engine.accelerator import open_machine
 from psvit.engine.checkpoints import (
     CONFIG,
     class_names,
     read_config,
     read_metrics,
 )
-from psvit.engine.devices import open_machine
 from psvit.engine.open_model import load_checkpoint, set_size
 from psvit.engine.train_config import Machine
 from psvit.engine.trained_on import (

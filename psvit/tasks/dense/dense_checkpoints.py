@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from torch import nn
-
 from psvit.data.objects.object_sets import SCENES, DenseData
 from psvit.data.objects.objects_config import DenseDataConfig
 from psvit.engine.checkpoints import (
@@ -17,52 +15,32 @@ from psvit.engine.checkpoints import (
     read_json,
     read_metrics,
 )
-from psvit.engine.run_folder import RunFolder
+from psvit.engine.run_folder import Description
 from psvit.engine.trained_on import TRAINED_ON
 from psvit.errors import UserError, one_line
+from psvit.tasks.dense.dense_config import DenseConfig
 
 Data = TypeVar("Data", bound=DenseDataConfig)
 
 
-class DenseFolder(RunFolder):
-    """The folder of a detector's or segmenter's training: like any training's, with checkpoints of that task."""
+def describe(head: str, checkpoint: dict[str, Any], facts: dict[str, Any], config: DenseConfig) -> Description:
+    """What the run of a detector or segmenter says of it.
 
-    def describe_task(
-        self, head: str, config: dict[str, Any], facts: dict[str, Any], metric: str, plain: nn.Module
-    ) -> None:
-        """Take note of what every checkpoint says.
-
-        Args:
-            head: what stands on the backbone.
-            config: of the checkpoints, see `task_config`.
-            facts: macs and params, for metrics.json.
-            metric: the figure by which epochs are ranked.
-            plain: the network.
-        """
-        backbone = config["backbone"]
-        self.name = f"{head} on {backbone['model_args'].get('genotype', backbone['architecture'])}"
-        self.saved, self.facts, self.metric, self.model = config, facts, metric, plain
-
-    @property
-    def title(self) -> str:
-        """What is trained."""
-        return self.name
-
-    @property
-    def next_command(self) -> list[str]:
-        """Evaluation on the test split."""
-        return ["psvit", COMMANDS[self.saved["task"]], "evaluate", str(self.path / "best"),
-                "--data", self.config.data.data]  # fmt: skip
-
-    def checkpoint_config(self) -> dict[str, Any]:
-        """What the config.json of the checkpoints holds."""
-        return self.saved
-
-    def trained_on(self) -> dict[str, Any]:
-        """As any run's, and the scenes, of which the validation split is a fraction."""
-        data = self.config.data
-        scenes = {"scenes": data.scenes} if isinstance(data, DenseDataConfig) and data.data == SCENES else {}
-        return {**super().trained_on(), **scenes}
+    Args:
+        head: what stands on the backbone.
+        checkpoint: config of the checkpoints, see `task_config`.
+        facts: macs and params, for metrics.json.
+        config: of the training.
+    """
+    backbone, data = checkpoint["backbone"], config.data
+    return Description(
+        title=f"{head} on {backbone['model_args'].get('genotype', backbone['architecture'])}",
+        facts=facts,
+        checkpoint=checkpoint,
+        trained_on={"scenes": data.scenes} if data.data == SCENES else {},
+        next_command=["psvit", COMMANDS[checkpoint["task"]], "evaluate", str(Path(config.run.output) / "best"),
+                      "--data", data.data],
+    )  # fmt: skip
 
 
 def as_trained(folder: str, data: Data) -> Data:

@@ -21,16 +21,17 @@ from psvit.data.objects.object_sets import DenseData, open_objects
 from psvit.data.objects.objects import BoxesAlone
 from psvit.data.objects.objects_config import DenseDataConfig
 from psvit.data.objects.transforms import Vary
+from psvit.engine.accelerator import open_machine
 from psvit.engine.checkpoints import load_weights, read_weights
-from psvit.engine.devices import attention_for_training, open_machine, seed_step
 from psvit.engine.display import describe_data
-from psvit.engine.loop import learn_epochs
+from psvit.engine.run_folder import RunFolder
+from psvit.engine.seeding import INIT, seed_step
 from psvit.engine.train_config import Machine, check_whole
-from psvit.engine.trainer import INIT
 from psvit.errors import UserError
+from psvit.models.attention import attention_for_training
 from psvit.models.macs import explicit_attention
 from psvit.tasks.dense.backbone import build_features, open_features
-from psvit.tasks.dense.dense_checkpoints import DenseFolder, building, read_task, task_config
+from psvit.tasks.dense.dense_checkpoints import building, describe, read_task, task_config
 from psvit.tasks.dense.dense_config import is_small
 from psvit.tasks.dense.dense_trainer import DenseTrainer
 from psvit.tasks.dense.evaluation import open_fitting, own_batches, read_pixels, source_of
@@ -58,7 +59,7 @@ def train_detector(config: DetectConfig, say: Callable[[str], None] = print) -> 
     """
     coco_classes()  # not to miss it after an epoch
     accelerator = open_machine(config.machine)
-    run = DenseFolder(config, accelerator)
+    run = RunFolder(config, accelerator)
     if (best := run.finished(say)) is not None:
         return best
     kept = run.kept_images()
@@ -76,9 +77,9 @@ def train_detector(config: DetectConfig, say: Callable[[str], None] = print) -> 
     facts = detector_facts(model, described, size)
     seen = seen_lines(size, model.transform.size_divisible, body, (facts["macs"], facts["pyramid_macs"]), "pyramid",
                       config.model.name, "--short-side", largest=data.img_size is None)  # fmt: skip
-    run.describe_task(str(detector.detector), saved, facts, metric, model)
     trainer = DetectorTrainer(model, config, accelerator, data, metric)
-    return learn_epochs(trainer, run, [*describe_data(data), *known, *seen], say)
+    description = describe(str(detector.detector), saved, facts, config)
+    return trainer.fit(run, description, [*describe_data(data), *known, *seen], say)
 
 
 def assemble(body: nn.Module, detector: DetectorConfig, saved: dict[str, Any]) -> nn.Module:

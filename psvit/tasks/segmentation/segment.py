@@ -21,16 +21,17 @@ from psvit.data.objects.object_sets import DenseData, open_class_maps
 from psvit.data.objects.objects import IGNORED
 from psvit.data.objects.objects_config import DenseDataConfig
 from psvit.data.objects.transforms import Vary
+from psvit.engine.accelerator import open_machine
 from psvit.engine.checkpoints import load_weights, read_weights
-from psvit.engine.devices import attention_for_training, open_machine, seed_step
 from psvit.engine.display import describe_data
-from psvit.engine.loop import learn_epochs
+from psvit.engine.run_folder import RunFolder
+from psvit.engine.seeding import INIT, seed_step
 from psvit.engine.train_config import Machine, check_whole
-from psvit.engine.trainer import INIT
 from psvit.errors import UserError
+from psvit.models.attention import attention_for_training
 from psvit.models.macs import explicit_attention
 from psvit.tasks.dense.backbone import build_features, open_features
-from psvit.tasks.dense.dense_checkpoints import DenseFolder, building, read_task, task_config
+from psvit.tasks.dense.dense_checkpoints import building, describe, read_task, task_config
 from psvit.tasks.dense.dense_trainer import DenseTrainer
 from psvit.tasks.dense.evaluation import open_fitting, own_batches, read_pixels, source_of
 from psvit.tasks.dense.facts import network_facts, padded, seen_lines
@@ -56,7 +57,7 @@ def train_segmenter(config: SegmentConfig, say: Callable[[str], None] = print) -
         UserError, InterruptedTrainingError: see `psvit.tasks.classification.classify.train`.
     """
     accelerator = open_machine(config.machine)
-    run = DenseFolder(config, accelerator)
+    run = RunFolder(config, accelerator)
     if (best := run.finished(say)) is not None:
         return best
     decoders()
@@ -78,9 +79,9 @@ def train_segmenter(config: SegmentConfig, say: Callable[[str], None] = print) -
     facts, size = segmenter_facts(model, saved), size_of(segmenter)
     seen = seen_lines(size, multiple_of(model), body, (facts["macs"], facts["segmenter_macs"]), "decoder",
                       config.model.name, "--crop-size")  # fmt: skip
-    run.describe_task(segmenter.decoder, saved, facts, METRIC, model)
     trainer = SegmenterTrainer(model, config, accelerator, data, segmenter)
-    return learn_epochs(trainer, run, [*describe_data(data), *known, *seen], say)
+    description = describe(segmenter.decoder, saved, facts, config)
+    return trainer.fit(run, description, [*describe_data(data), *known, *seen], say)
 
 
 def size_of(segmenter: SegmenterConfig) -> tuple[int, int]:

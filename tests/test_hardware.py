@@ -7,8 +7,12 @@ import torch
 from small_networks import CPU
 
 from psvit import UserError
-from psvit.engine import machine
-from psvit.engine.machine import keep_freed_memory, page_faults, resolve_device
+from psvit.engine import hardware
+from psvit.engine.hardware import (
+    keep_freed_memory,
+    page_faults,
+    resolve_device,
+)
 
 
 def test_resolve_device(monkeypatch):
@@ -42,8 +46,8 @@ def test_where_freed_memory_cannot_be_kept_nothing_happens(monkeypatch):
     def refuse(name):
         raise OSError("no library")
 
-    monkeypatch.setattr(machine.platform, "libc_ver", lambda: ("glibc", ""))
-    monkeypatch.setattr(machine.ctypes, "CDLL", refuse)
+    monkeypatch.setattr(hardware.platform, "libc_ver", lambda: ("glibc", ""))
+    monkeypatch.setattr(hardware.ctypes, "CDLL", refuse)
     keep_freed_memory()
-    monkeypatch.setattr(machine.ctypes, "CDLL", lambda name: object())
+    monkeypatch.setattr(hardware.ctypes, "CDLL", lambda name: object())
     keep_freed_memory()

@@ -1,4 +1,4 @@
-"""The machine that is measured: its devices, its matrix-product peak, its memory."""
+"""What hardware there is: devices, number formats, the CPU, memory."""
 
 from __future__ import annotations
 
@@ -38,6 +38,19 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def best_precision(device: torch.device) -> str:
+    """bfloat16 where the device computes in it natively, else float32."""
+    if device.type == "cpu":  # any CPU emulates it; it pays only where the instruction set has it
+        native = {"avx512_bf16", "amx_bf16", "bf16"} & set(_cpuinfo("flags", "Features").split())
+        return "bfloat16" if native else "float32"
+    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device can compute in bfloat16 at all."""
+    return device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported())
+
+
 def check_dtype(device: torch.device, dtype: Dtype) -> None:
     """Multiply two small matrices of that dtype.
 
@@ -59,7 +72,7 @@ def machine_info(device: torch.device) -> dict[str, Any]:
         "timm": timm.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": _cpu_name(),
+        "cpu": _cpuinfo("model name") or platform.processor() or platform.machine(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": str(device),
@@ -68,13 +81,13 @@ def machine_info(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _cpu_name() -> str:
+def _cpuinfo(*names: str) -> str:
+    """The first value of one of these names in Linux's description of the CPU; empty elsewhere."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(names)), "")
 
 
 def keep_freed_memory() -> None:

@@ -1,0 +1,44 @@
+"""The optimizer of a training, by its name in timm."""
+
+from __future__ import annotations
+
+import difflib
+from functools import partial
+
+from timm.optim import create_optimizer_v2, list_optimizers, param_groups_weight_decay
+from torch import nn
+from torch.optim import Optimizer
+
+from psvit.engine.train_config import Schedule
+from psvit.errors import UserError, one_line
+
+
+def make_optimizer(model: nn.Module, recipe: Schedule, processes: int) -> Optimizer:
+    """timm's optimizer of that name, with the learning rate for as many processes.
+
+    Raises:
+        UserError: timm has none of that name.
+    """
+    groups = partial(param_groups_weight_decay, weight_decay=recipe.weight_decay, no_weight_decay_list=undecayed(model))
+    try:
+        optimizer: Optimizer = create_optimizer_v2(
+            model, opt=recipe.opt, lr=recipe.scaled_lr(processes), param_group_fn=groups
+        )
+    except (ValueError, AssertionError, ImportError) as error:
+        close = difflib.get_close_matches(recipe.opt, map(str, list_optimizers()), n=3)
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        raise UserError(f"--opt {recipe.opt!r} is not to be had ({one_line(error)}){hint}") from error
+    return optimizer
+
+
+def undecayed(model: nn.Module, prefix: str = "") -> set[str]:
+    """Names of the parameters that timm's networks want no weight decay on: the model's, or those of its parts.
+
+    timm asks the outermost module alone, and a detector says nothing of its backbone's position embeddings.
+    """
+    if hasattr(model, "no_weight_decay"):
+        return {f"{prefix}{name}" for name in model.no_weight_decay()}  # type: ignore[operator]  # timm's, a method
+    found: set[str] = set()
+    for name, part in model.named_children():
+        found |= undecayed(part, f"{prefix}{name}.")
+    return found

@@ -1,0 +1,158 @@
+"""Whether a folder holds a run, and whether that is the run which is asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from accelerate import Accelerator
+
+import psvit
+from psvit.arch.model_config import to_plain
+from psvit.engine.accelerator import by_the_first, computed_in
+from psvit.errors import UserError, flag
+
+RUN_CONFIG, STATE, LOG, TABLE = "run_config.json", "state.pt", "log.jsonl", "log.csv"
+RESULTS = "results.json"  # of a comparison, in the folder above its runs
+SEARCHED = ("front.json", "arch.json", "journal.jsonl", "supernet")  # of a search
+FREE_TO_CHANGE = (
+    "run.",
+    "search.output",
+    "search.resume",
+    "search.overwrite",
+    "search.save_every",
+    "machine.threads",
+    "data.workers",
+    "data.accept_changes",
+    "evolution.storage",
+)  # what may differ when a run is resumed
+PATHS = ("data", "data_dir", "model", "teacher")  # what may be spelled otherwise
+
+
+def refuse_run(path: Path) -> None:
+    """Refuse a folder with a run in it that has saved anything.
+
+    Raises:
+        UserError: it holds one.
+    """
+    if any((path / name).exists() for name in (STATE, LOG, RESULTS, *SEARCHED)):
+        raise UserError(
+            f"{path} already holds a run: give --resume to go on, --overwrite to replace it, or another --output"
+        )
+
+
+def begun(path: Path, resume: bool, accelerator: Accelerator) -> bool:
+    """Whether there is a run to resume, as the first process sees it; ``--resume`` begins one where there is none yet.
+
+    Raises:
+        UserError: what is there tells no settings.
+    """
+    if not resume:
+        return False
+    if found := by_the_first(accelerator, (path / RUN_CONFIG).is_file):
+        return found
+    other = next((name for name in (STATE, LOG, RESULTS, *SEARCHED) if (path / name).exists()), None)
+    if other is not None:
+        raise UserError(
+            f"{path} holds {other}, but no {RUN_CONFIG} that would tell whose it is: give another --output, or start "
+            "anew with --overwrite"
+        )
+    return False
+
+
+def record_of(config: Any, accelerator: Accelerator) -> dict[str, Any]:
+    """What a run's run_config.json holds: settings (a dataclass with a recipe), what they come to here, versions."""
+    return {
+        "config": to_plain(config),
+        "global_batch": config.recipe.global_batch(accelerator.num_processes),
+        "computed_in": computed_in(config.machine),
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what figures depend on."""
+    return {
+        "psvit": psvit.__version__,
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def check_same(path: Path, record: Mapping[str, Any]) -> None:
+    """Refuse to resume a run with other settings than it was started with.
+
+    Args:
+        path: the run's folder; record: see `record_of`.
+
+    Raises:
+        UserError: its settings are broken or cannot be read, or one of them differs.
+    """
+    try:
+        before = json.loads((path / RUN_CONFIG).read_text(encoding="utf-8"))
+        old, batch = flat(before["config"]), before["global_batch"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path / RUN_CONFIG} is broken ({error!r}): start anew with --overwrite") from error
+    now = json.loads(json.dumps(record))
+    new = flat(now["config"])
+    for name in differing(old, new):
+        if name.startswith(FREE_TO_CHANGE):
+            continue
+        if name not in old and not new[name]:
+            raise UserError(f"{path} was begun by an older version, which cut the splits of a folder in another way: "
+                            "start anew with --overwrite")  # fmt: skip
+        raise UserError(
+            f"{path} was trained with {flag(name.rpartition('.')[2])} {_plainly(old.get(name))}, not "
+            f"{_plainly(new.get(name))}: resume with the same settings, or start anew with --overwrite"
+        )
+    if before.get("computed_in", now.get("computed_in")) != now.get("computed_in"):  # --precision auto, elsewhere
+        raise UserError(
+            f"{path} was computed in {before['computed_in']}, and --precision {new['machine.precision']} comes to "
+            f"{now['computed_in']} here: resume it on a machine like the one it was begun on, or start anew "
+            "with --overwrite"
+        )
+    if batch != now["global_batch"]:
+        raise UserError(
+            f"{path} has a global batch of {batch}, not {now['global_batch']}: resume with as many processes"
+        )
+
+
+def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Names of the settings that differ, of both by their dotted names or by their own.
+
+    One that an older version did not know is the same while it is off; but not of a folder, whose splits were cut in
+    another way then.
+    """
+    named = str(new.get("data.data", new.get("data")))
+    unknown = set() if Path(named).is_dir() else {name for name in new if name not in old and not new[name]}
+    return [name for name in sorted({*old, *new} - unknown) if not same_value(name, old.get(name), new.get(name))]
+
+
+def same_value(name: str, old: Any, new: Any) -> bool:
+    """Whether a setting is as it was; a folder may be spelled otherwise, as ``I/`` or ``./I`` for ``I``."""
+    if old == new:
+        return True
+    if name.rpartition(".")[2] not in PATHS or not (isinstance(old, str) and isinstance(new, str)):
+        return False
+    before, now = (Path(os.path.expanduser(text)) for text in (old, new))
+    return before.exists() and now.exists() and before.samefile(now)
+
+
+def _plainly(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in data.items():
+        nested = isinstance(value, dict) and name != "model_args"
+        found |= flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return found
