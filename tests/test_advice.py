@@ -247,10 +247,10 @@ def test_thresholds_have_limits() -> None:
     for wrong, message in (
         ({"images": 3}, "--images 3 is not a whole number of at least 4"),
         ({"batch_size": 0}, "--batch-size 0 is not"),
-        ({"share_above": 2.0}, "--share-above 2.0 is not between -1 and 1"),
-        ({"pool_above": math.nan}, "--pool-above nan is not between -1 and 1"),
-        ({"loss_below": math.inf}, "--loss-below inf is not a number of nats"),
-        ({"drop_below": -1.0}, "--drop-below -1.0 is not a number of points from 0"),
+        ({"share_above": 2.0}, "--share-above 2.0 is not a number from -1 to 1"),
+        ({"pool_above": math.nan}, "--pool-above nan is not a number from -1 to 1"),
+        ({"loss_below": math.inf}, "--loss-below inf is not a number of at least 0"),
+        ({"drop_below": -1.0}, "--drop-below -1.0 is not a number from 0 to 100"),
     ):
         with pytest.raises(UserError, match=message):
             AnalyzeConfig(**wrong)

@@ -313,10 +313,10 @@ def test_the_size_that_macs_are_told_for() -> None:
 def test_wrong_config() -> None:
     for setting, message in (
         ({"rois": 0}, "--rois 0 is not a whole number of at least 1"),
-        ({"detector": "yolo"}, "--detector 'yolo' is not mask_rcnn, faster_rcnn or retinanet"),
-        ({"neck": "long"}, "--neck 'long' is not auto, fpn or simple"),
+        ({"detector": "yolo"}, "--detector 'yolo' is not one of mask_rcnn, faster_rcnn, retinanet"),
+        ({"neck": "long"}, "--neck 'long' is not one of auto, fpn, simple"),
         ({"score_threshold": 1.0}, "--score-threshold 1.0 is not a fraction"),
-        ({"anchor_scale": 0.0}, "--anchor-scale 0.0 is not above 0"),
+        ({"anchor_scale": 0.0}, "--anchor-scale 0.0 is not a positive number below 1000"),
         ({"short_side": 900, "long_side": 800}, "--short-side 900 is more than --long-side 800"),
     ):
         with pytest.raises(UserError, match=message):
@@ -325,9 +325,9 @@ def test_wrong_config() -> None:
 
 def test_wrong_augmentation() -> None:
     for setting, message in (
-        ({"hflip": 1.5}, "--hflip 1.5 is not between 0 and 1"),
-        ({"jitter": (1.2, 0.8)}, r"--jitter \(1.2, 0.8\) is not a range"),
-        ({"color_jitter": float("nan")}, "--color-jitter nan is negative"),
+        ({"hflip": 1.5}, "--hflip 1.5 is not a number from 0 to 1"),
+        ({"jitter": (1.2, 0.8)}, "--jitter 1.2 0.8 is not a range"),
+        ({"color_jitter": float("nan")}, "--color-jitter nan is not a number of at least 0"),
     ):
         with pytest.raises(UserError, match=message):
             DenseAugment(**setting)  # type: ignore[arg-type]

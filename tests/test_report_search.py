@@ -12,7 +12,7 @@ from PIL import Image
 from tiny import RUN, Cli, read
 
 from psvit.arch.model_config import ModelConfig
-from psvit.cli.train import with_recipe
+from psvit.cli.flags import with_recipe
 from psvit.engine.train_config import RECIPES, Machine, TrainConfig
 from psvit.pipeline.run_config import RunAllConfig
 from psvit.pipeline.run_page import comparison_chart, run_page

@@ -210,7 +210,6 @@ def test_scenes_written_as_coco_are_read_back(tmp_path: Path) -> None:
 def test_mistakes_are_named() -> None:
     for config, message in (
         ({"scenes": 0}, "--scenes 0 is not a whole number of at least 1"),
-        ({"data": " "}, "--data ' ' is not a name or a folder: give digits-scenes"),
         ({"data_dir": "x"}, "--data-dir 'x' is not used"),
         ({"data": "no-such-folder"}, "--data 'no-such-folder' is neither a folder nor a known set: give digits-scenes"),
         ({"data": __file__}, "is a file, not a folder"),

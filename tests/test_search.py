@@ -201,7 +201,7 @@ def test_bad_input(cli: Cli, tmp_path: Path) -> None:
         (["--validation", "0"], "the validation split has 0 images for 10 classes"),
         (["--stage-widths", "8;9"], "--stage-widths '8;9' is not a list"),
         (["--depth", "1", "2", "3"], "is not one number or two"),
-        (["--least", "1"], "--least 1.0 is not a part of the budget"),
+        (["--least", "1"], "--least 1.0 is not a fraction"),
         (["--method", "luck"], "--method"),
         (["--data", "no-such-folder"], "is neither a folder nor a known set"),
     ):

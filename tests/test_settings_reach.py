@@ -108,12 +108,12 @@ def test_what_else_a_checkpoint_would_pass_over_is_refused(fixed: Path) -> None:
 
 @pytest.mark.parametrize(
     ("given", "message"),
-    [({"head_dim": 0}, "head_dim 0 is not a positive"), ({"patch_size": 0}, "patch_size 0 is not a positive"),
+    [({"head_dim": 0}, "--head-dim 0 is not a whole number"), ({"patch_size": 0}, "--patch-size 0 is not a whole"),
      ({"genotype": ""}, "genotype '' is empty"), ({"macs": ""}, "--macs '' is not a positive number")],
 )  # fmt: skip
 def test_a_comparison_takes_no_nothing_for_its_default(given: dict[str, Any], message: str, digits: Data) -> None:
     with pytest.raises(UserError, match=message):
-        contenders(CompareConfig(("psvit_2d",), **given), digits, {})
+        contenders(CompareConfig(models=("psvit_2d",), **given), digits, {})
 
 
 def test_show_names_the_flags_that_would_change_nothing(cli: Cli, fixed: Path) -> None:

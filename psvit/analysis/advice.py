@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import inf
-from typing import Any
+from typing import Annotated, Any
 
 from psvit.arch.arch import ATTEND, POOL, SHARE, Arch
-from psvit.errors import UserError, flag
+from psvit.config import Config, Count, NotNegative, at_least, between
 
 Row = Mapping[str, Any]
 """What was measured of a layer, as `psvit.analysis.analyze` writes it."""
@@ -18,7 +17,7 @@ MOST_POOLINGS, LEAST_TOKENS = 2, 4
 
 
 @dataclass(frozen=True)
-class AnalyzeConfig:
+class AnalyzeConfig(Config):
     """What to measure, and from where on a layer counts as redundant.
 
     Args:
@@ -32,27 +31,14 @@ class AnalyzeConfig:
         overwrite: replace the analysis that the folder holds.
     """
 
-    images: int = 256
-    batch_size: int = 16
-    share_above: float = 0.7
-    pool_above: float = 0.7
-    loss_below: float = 0.1
-    drop_below: float = 2.0
+    images: Annotated[int, at_least(4)] = 256
+    batch_size: Count = 16
+    share_above: Annotated[float, between(-1, 1)] = 0.7
+    pool_above: Annotated[float, between(-1, 1)] = 0.7
+    loss_below: NotNegative = 0.1
+    drop_below: Annotated[float, between(0, 100)] = 2.0
     output: str = "runs/analyze"
     overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        for name, least in (("images", 4), ("batch_size", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise UserError(f"{flag(name)} {value!r} is not a whole number of at least {least}")
-        for name in ("share_above", "pool_above"):
-            if not -1 <= getattr(self, name) <= 1:
-                raise UserError(f"{flag(name)} {getattr(self, name)!r} is not between -1 and 1")
-        if not 0 <= self.loss_below < inf:
-            raise UserError(f"--loss-below {self.loss_below!r} is not a number of nats: give 0 or more, as in 0.1")
-        if not 0 <= self.drop_below <= 100:
-            raise UserError(f"--drop-below {self.drop_below!r} is not a number of points from 0 to 100")
 
     def bears(self, cost: Mapping[str, float] | None) -> bool:
         """Whether a change costs little enough, or what it costs was not measured."""

@@ -18,10 +18,10 @@ def main(arguments: Sequence[str]) -> int:
     """Parse the flags, measure and print a table."""
     defaults = BenchmarkConfig(("MODEL",))
     flags = Flags("benchmark MODEL [MODEL ...]", DESCRIPTION, defaults, apart=("models",))
-    flags.add("models", nargs="+", help="variants, genotypes, checkpoint folders, models of timm")
-    flags.add("--json", action="store_true", help="print JSON instead of a table")
+    flags.add("models", "variants, genotypes, checkpoint folders, models of timm", tuple[str, ...])
+    flags.add("--json", "print JSON instead of a table", bool, False)
     values = flags.parse(arguments)
-    config = config_from(values, defaults, models=tuple(values.models))
+    config = config_from(values, defaults)
 
     from psvit.engine.hardware import keep_freed_memory
 

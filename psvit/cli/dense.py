@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from jsonargparse import Namespace
-
 from psvit.cli.evaluate import add_evaluation_flags, prints, trained_on_line
-from psvit.cli.flags import CUT_FLAGS, Flags, add_cut_flags, config_from, cut_from
+from psvit.cli.flags import Flags, SplitFlags, config_from
 from psvit.cli.predict import add_prediction_flags
 from psvit.data.objects.objects_config import DenseDataConfig
 from psvit.engine.train_config import Machine
@@ -43,9 +42,8 @@ def run_action(
 
 def evaluation_flags(command: str, description: str, data: DenseDataConfig) -> Flags:
     """The flags of the action evaluate; `data` holds the defaults of the data's."""
-    apart = ("data_dir", "limit", "class_folders", "accept_changes", *CUT_FLAGS)
-    flags = Flags(f"{command} evaluate CHECKPOINT", description, data, Machine(), apart=apart)
-    add_cut_flags(flags)
+    apart = ("data_dir", "limit", "class_folders", "accept_changes")
+    flags = Flags(f"{command} evaluate CHECKPOINT", description, SplitFlags(), data, Machine(), apart=apart)
     return add_evaluation_flags(flags, f"checkpoint folder, for example runs/{command}/best", batch_size=8)
 
 
@@ -53,8 +51,8 @@ def prediction_flags(command: str, description: str, output: str) -> Flags:
     """The flags of the action predict; `output` says what is written into that folder."""
     flags = Flags(f"{command} predict CHECKPOINT IMAGE [IMAGE ...]", description, Machine())
     add_prediction_flags(flags, f"checkpoint folder, for example runs/{command}/best")
-    flags.add("--output", help=output)
-    flags.add("--overwrite", action="store_true", help="replace files in that folder")
+    flags.add("--output", output)
+    flags.add("--overwrite", "replace files in that folder", bool, False)
     return flags
 
 
@@ -101,7 +99,8 @@ def evaluated(
 
     metrics = read_metrics(values.checkpoint)
     trained = trained_on(metrics)
-    given, machine = config_from(values, data, **cut_from(values, trained)), config_from(values, Machine())
+    split, machine = config_from(values, SplitFlags()), config_from(values, Machine())
+    given = config_from(values, data, **split.filled(trained))
     if values.split == "validation" and trained is not None:
         check_cut(values.checkpoint, trained, given)
     figures, opened = evaluate_checkpoint(values.checkpoint, given, machine, values.split, values.batch_size)

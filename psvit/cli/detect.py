@@ -10,12 +10,11 @@ from typing import Any
 
 from psvit.cli.dense import evaluated, evaluation_flags, prediction_flags, run_action
 from psvit.cli.evaluate import prints, report_unreadable
-from psvit.cli.flags import config_from
+from psvit.cli.flags import config_from, with_recipe
 from psvit.cli.predict import find_images, readable
-from psvit.cli.train import with_recipe
+from psvit.config import Fraction
 from psvit.data.objects.objects_config import ObjectDataConfig
 from psvit.engine.train_config import Machine, RunConfig
-from psvit.errors import UserError
 from psvit.tasks.dense.dense_config import RECIPES
 from psvit.tasks.detection.detector_config import DetectConfig
 
@@ -108,10 +107,8 @@ def _percent(value: float | None) -> str:
 def predict(arguments: Sequence[str]) -> int:
     """Parse the flags, detect, print one line an image and draw what was found."""
     flags = prediction_flags("detect", PREDICT, "folder for the images with what was found in them drawn")
-    flags.add("--threshold", type=float, default=0.5, help="least score of what is shown")
+    flags.add("--threshold", "least score of what is shown", Fraction, 0.5)
     values = flags.parse(arguments)
-    if not 0 <= values.threshold < 1:
-        raise UserError(f"--threshold {values.threshold!r} is not a fraction: give 0 or more, less than 1")
     paths = find_images(values.images)
 
     from psvit.engine.hardware import keep_freed_memory

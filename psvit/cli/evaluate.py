@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from typing import Literal
 
-from psvit.cli.flags import CUT_FLAGS, Flags, add_cut_flags, config_from, cut_from
+from psvit.cli.flags import Flags, SplitFlags, config_from
 from psvit.cli.predict import batch_text
+from psvit.config import Count
 from psvit.data.data_config import DataConfig
 from psvit.engine.train_config import Machine
 
@@ -17,10 +19,8 @@ Example: psvit evaluate runs/train/best --data digits"""
 
 def main(arguments: Sequence[str]) -> int:
     """Parse the flags, evaluate and print."""
-    flags = Flags(
-        "evaluate CHECKPOINT", DESCRIPTION, DataConfig(), Machine(), apart=("limit", "accept_changes", *CUT_FLAGS)
-    )
-    add_cut_flags(flags)
+    defaults = SplitFlags(), DataConfig(), Machine()
+    flags = Flags("evaluate CHECKPOINT", DESCRIPTION, *defaults, apart=("limit", "accept_changes"))
     checkpoint = "checkpoint folder, for example runs/train/best, or an ONNX file of psvit export"
     values = add_evaluation_flags(flags, checkpoint, None, batch_text(128)).parse(arguments)
 
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     machine = config_from(values, Machine())
     classifier = open_classifier(values.checkpoint, machine.threads, machine.precision, machine.device)
     trained = trained_on(classifier.told)
-    data = config_from(values, DataConfig(), **cut_from(values, trained))
+    data = config_from(values, DataConfig(), **config_from(values, SplitFlags()).filled(trained))
     if values.split == "validation" and trained is not None:
         check_cut(classifier.source, trained, data)
     batch_size = batch_size_for(classifier, values.batch_size, 128)
@@ -87,10 +87,10 @@ def add_evaluation_flags(flags: Flags, checkpoint: str, batch_size: int | None, 
         batch_size: the default.
         batch_text: what the help tells of it, where it is None.
     """
-    flags.add("checkpoint", help=checkpoint)
-    flags.add("--split", choices=["test", "validation", "train"], default="test", help="images to evaluate on")
-    flags.add("--batch-size", type=int, default=batch_size, help=f"images at a time {batch_text}".rstrip())
-    flags.add("--json", action="store_true", help="print JSON")
+    flags.add("checkpoint", checkpoint)
+    flags.add("--split", "images to evaluate on", Literal["test", "validation", "train"], "test")
+    flags.add("--batch-size", f"images at a time {batch_text}".rstrip(), Count, batch_size)
+    flags.add("--json", "print JSON", bool, False)
     return flags
 
 

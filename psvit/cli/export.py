@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from psvit.cli.flags import CUT_FLAGS, Flags, add_cut_flags, config_from, cut_from
+from psvit.cli.flags import Flags, SplitFlags, config_from
 from psvit.data.data_config import DataConfig
 from psvit.errors import UserError
 from psvit.export.export_config import ExportConfig
@@ -20,11 +20,10 @@ Example: psvit export runs/train/best --int8 --data fashion-mnist"""
 
 def main(arguments: Sequence[str]) -> int:
     """Parse the flags, export and print what was found."""
-    apart = ("limit", *CUT_FLAGS)
-    flags = Flags("export CHECKPOINT", DESCRIPTION, ExportConfig(), DataConfig(), apart=apart)
-    add_cut_flags(flags)
-    flags.add("checkpoint", help="checkpoint folder, for example runs/train/best")
-    flags.add("--json", action="store_true", help="print JSON")
+    defaults = ExportConfig(), SplitFlags(), DataConfig()
+    flags = Flags("export CHECKPOINT", DESCRIPTION, *defaults, apart=("limit",))
+    flags.add("checkpoint", "checkpoint folder, for example runs/train/best")
+    flags.add("--json", "print JSON", bool, False)
     values = flags.parse(arguments)
     config = config_from(values, ExportConfig())
     if config.data is None and config.split != "validation":
@@ -43,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     data = None
     if config.data is not None:
         trained = trained_on(read_metrics(values.checkpoint))
-        data = config_from(values, DataConfig(), img_size=None, **cut_from(values, trained))
+        data = config_from(values, DataConfig(), img_size=None, **config_from(values, SplitFlags()).filled(trained))
     say = partial(print, file=sys.stderr if values.json else sys.stdout)
     result = export(values.checkpoint, config, data, say)
     if values.json:

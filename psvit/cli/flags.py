@@ -1,84 +1,54 @@
-"""Settings dataclasses -> flags, help and YAML files (through jsonargparse) -> settings."""
+"""Settings as flags and YAML files: a dataclass's fields -> flags and help -> the dataclass again."""
 
 from __future__ import annotations
 
-import dataclasses
+import argparse
 import difflib
 import json
 import os
 import re
-import types
-from argparse import SUPPRESS, Action, ArgumentError
-from collections.abc import Sequence
-from contextlib import suppress
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
 import yaml
-from jsonargparse import (  # type: ignore[attr-defined]
-    ActionConfigFile,
-    ArgumentParser,
-    DefaultHelpFormatter,
-    Namespace,
-    get_loader,
-)
+from docstring_parser.google import parse as parse_docstring
 
 from psvit.arch.model_config import ModelConfig
+from psvit.config import Config, Fraction, Whole, checked, hints_of, leaves
 from psvit.data.data_config import DataConfig
-from psvit.errors import UserError, flag
+from psvit.engine.train_config import RECIPES, Schedule
+from psvit.errors import UserError, flag, one_line
+from psvit.report.command import flag_words
 
 T = TypeVar("T")
 
-KINDS = {int: "a whole number", float: "a number", bool: "true or false", dict: "a JSON object", str: "text"}
-METAVARS = {int: "N", float: "X"}
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Adds the default to a flag's text, where there is one."""
 
-class _Help(DefaultHelpFormatter):
-    """A description's lines as they are, and a default where there is one; the types stand in the texts."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return "\n".join(indent + line for line in text.splitlines())
-
-    def _get_help_string(self, action: Action) -> str:
+    def _get_help_string(self, action: argparse.Action) -> str:
         text, default = action.help or "", action.default
-        if default is None or default is False or default in (SUPPRESS, {}, []) or not action.option_strings:
+        if default is None or default is False or default in (argparse.SUPPRESS, (), {}) or not action.option_strings:
             return text
-        values = default if isinstance(default, list) else [default]
+        values = default if isinstance(default, tuple) else (default,)
         return f"{text} (default {' '.join(f'{x:g}' if isinstance(x, float) else str(x) for x in values)})"
 
 
-class _ConfigFile(ActionConfigFile):
-    """A YAML file in which a list of one may be the value alone, and several values stand as behind the flag."""
-
-    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
-        values = _at_home(values)
-        with suppress(OSError, ValueError, yaml.YAMLError):  # what is wrong with the file is said below
-            given = get_loader("yaml")(Path(values).read_text(encoding="utf-8"))
-            if isinstance(given, dict):
-                values = json.dumps(given | _lists(parser, given), default=str)
-        super().__call__(parser, cfg, values, option_string)  # type: ignore[no-untyped-call]
-
-
-def _lists(parser: ArgumentParser, given: dict[str, Any]) -> dict[str, list[Any]]:
-    """The values of those names in a YAML file that are lists on the command line."""
-    found: dict[str, list[Any]] = {}
-    for action in parser._actions:
-        value = given.get(action.dest)
-        if action.nargs == "+" and value is not None:
-            parts = value.split() if isinstance(value, str) else value
-            found[action.dest] = parts if isinstance(parts, list) else [parts]
-    return found
-
-
-def _at_home(value: Any) -> Any:
-    """A path, or a file in a URL, that begins with ``~``, with the folder that this stands for; all else as it is."""
-    if isinstance(value, list):
-        return [_at_home(part) for part in value]
-    if not isinstance(value, str):
-        return value
-    url, path = re.fullmatch(r"(sqlite:///|journal://|)(.*)", value, re.DOTALL).groups()  # type: ignore[union-attr]
-    return url + os.path.expanduser(path) if path.startswith("~") else value
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        """Refuse the arguments in one line."""
+        if unknown := re.match(r"unrecognized arguments: (\S+)", message):
+            name = unknown[1].partition("=")[0]
+            close = difflib.get_close_matches(name, self._option_string_actions, n=1, cutoff=0.7)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            message = f"there is no flag {name}{hint}" if name.startswith("-") else f"{unknown[1]!r} is too many"
+        command = " ".join(takewhile(str.islower, self.prog.split()))
+        raise UserError(f"{message.removeprefix('argument ')} (see {command} --help)")
 
 
 class Flags:
@@ -87,174 +57,187 @@ class Flags:
     Args:
         command: its name.
         description: what it does, an example.
-        config: instances whose fields become flags and whose values their defaults. A nested dataclass's fields
-            become flags of their own.
+        configs: instances whose fields become flags and whose values their defaults, also those of dataclasses in
+            them. Of two fields of one name the first tells the default and the help.
         apart: names of fields that become no flags.
     """
 
-    def __init__(self, command: str, description: str, *config: Any, apart: Sequence[str] = ()) -> None:
-        self.parser = ArgumentParser(
+    def __init__(self, command: str, description: str, *configs: Any, apart: Sequence[str] = ()) -> None:
+        self.parser = _Parser(
             prog=f"psvit {command}",
             usage=f"psvit {command} [flags]",
             description=description,
-            exit_on_error=False,
             formatter_class=_Help,
-            print_config="--print-config",
+            allow_abbrev=False,
         )
-        self.help = f"psvit {' '.join(takewhile(str.islower, command.split()))} --help"
-        self.apart = set(apart)
-        self.kinds: dict[str, str] = {}
-        for instance in config:
-            self._add(instance)
-        if config:
-            self.parser.add_argument("--config", action=_ConfigFile, help="YAML file with any of these flags")
+        self.hints: dict[str, Any] = {}
+        for config in configs:
+            self._add_config(config, apart)
+        if configs:
+            self.parser.add_argument("--config", metavar="FILE", help="YAML file with any of these flags")
+            self.parser.add_argument("--print-config", action="store_true", help="print such a file, with all values")
 
-    def _add(self, instance: Any) -> None:
-        instance = instance.flags() if isinstance(instance, ModelConfig) else instance
-        hints, texts = get_type_hints(type(instance)), field_texts(type(instance))
-        title = (type(instance).__doc__ or "").splitlines()[0].rstrip(".")
-        group = self.parser.add_argument_group(title)
-        for field in dataclasses.fields(instance):
-            default = getattr(instance, field.name)
-            if dataclasses.is_dataclass(default):
-                self._add(default)
-            elif field.name not in self.apart | set(self.kinds):
-                hint, text = hints[field.name], texts.get(field.name, "").rstrip(".")
-                self.kinds[field.name] = _kind(hint)
-                default = list(default) if isinstance(default, tuple) else default
-                group.add_argument(flag(field.name), default=default, help=text, **_options(hint, default))
+    def _add_config(self, config: Any, apart: Sequence[str]) -> None:
+        config = config.flags() if isinstance(config, ModelConfig) else config
+        cls = type(config)
+        texts = {param.arg_name: param.description for base in reversed(cls.__mro__) if is_dataclass(base)
+                 for param in parse_docstring(base.__doc__ or "").params}  # fmt: skip
+        group = self.parser.add_argument_group((cls.__doc__ or "").splitlines()[0].rstrip("."))
+        for field in fields(config):
+            value = getattr(config, field.name)
+            if is_dataclass(value):
+                self._add_config(value, apart)
+            elif field.name not in apart and field.name not in self.hints:
+                text = " ".join((texts.get(field.name) or "").split()).rstrip(".")
+                self.add(flag(field.name), text, hints_of(cls)[field.name], value, group)
 
-    def add(self, name: str, **options: Any) -> None:
-        """One more argument, as argparse's add_argument takes it."""
-        kind = options.get("type", str)
-        self.kinds[name.lstrip("-").replace("-", "_")] = KINDS[kind]
-        if name.startswith("-") and kind in METAVARS:
-            options.setdefault("metavar", METAVARS[kind])
-        self.parser.add_argument(name, **options)
+    def add(self, name: str, text: str, hint: Any = str, default: Any = None, group: Any = None) -> None:
+        """One more flag, or argument without a name: its help, the annotation that its values obey, its default."""
+        self.hints[name.lstrip("-").replace("-", "_")] = hint
+        kinds = list(leaves(hint))
+        options: dict[str, Any] = {"default": default, "help": text.replace("%", "%%")}
+        if hint is bool and default is False:
+            options["action"] = "store_true"
+        elif name.startswith("-"):
+            options["metavar"] = next(filter(None, map(_metavar, kinds)), None)
+        if any(get_origin(kind) is tuple for kind in kinds):
+            options["nargs"] = "+"
+        (group or self.parser).add_argument(name, **options)
 
     def parse(self, arguments: Sequence[str]) -> Namespace:
-        """Parse the arguments after the command's name.
+        """The values of all flags, by the arguments after the command's name.
 
         Raises:
             UserError: an argument that does not fit.
         """
-        try:
-            values = self.parser.parse_args(list(arguments))
-        except (ArgumentError, TypeError, ValueError) as error:
-            raise UserError(f"{self._plainly(error)} (see {self.help})") from error
-        for name, value in vars(values).items():
-            values[name] = _at_home(value)
+        values = self.parser.parse_args(self.expanded(arguments))
+        for name, hint in self.hints.items():
+            given, known = getattr(values, name), flag(name) in self.parser._option_string_actions
+            setattr(values, name, checked(_meant(given, hint), hint | None, flag(name) if known else name))
+        if getattr(values, "print_config", False):
+            shown = {name: getattr(values, name) for name in self.hints}
+            print(yaml.safe_dump(json.loads(json.dumps(shown)), sort_keys=False, allow_unicode=True), end="")
+            raise SystemExit(0)
         return values
 
-    def _plainly(self, error: Exception) -> str:
-        """What jsonargparse and argparse say, in the words of the command line."""
-        message = " ".join(str(getattr(error, "message", error)).split())
-        wrong = re.match(r'Parser key "(\w+)".*?(?:Got|Given) value: (.*)', message)
-        if wrong and wrong[1] in self.kinds:
-            known = any(action.dest == wrong[1] and action.option_strings for action in self.parser._actions)
-            return f"{flag(wrong[1]) if known else wrong[1]} {wrong[2]!r} is not {self.kinds[wrong[1]]}"
-        if unknown := re.match(r"unrecognized arguments: (\S+)", message):
-            is_flag = unknown[1].startswith("-")
-            return (
-                f"there is no flag {unknown[1]}{self._close(unknown[1])}" if is_flag else f"{unknown[1]!r} is too many"
-            )
-        if unknown := re.match(r"(?:.*?config.*?: )?Option '(\w+)' is not accepted", message):
-            return f"the config file has no setting {unknown[1]!r}{self._close(flag(unknown[1]))}"
-        message = re.sub(r'^Parser key "(\w+)"', lambda key: flag(key[1]), message).replace("argument --", "--")
-        return message if len(message) <= 300 else message[:299] + "…"
+    def expanded(self, arguments: Sequence[str]) -> list[str]:
+        """The arguments with the flags that a YAML file names in place of ``--config FILE``.
 
-    def _close(self, name: str) -> str:
-        options = [option for action in self.parser._actions for option in action.option_strings]
-        close = difflib.get_close_matches(name.partition("=")[0], options, n=1, cutoff=0.7)
-        return f"; did you mean {close[0]}?" if close else ""
+        Raises:
+            UserError: it cannot be read, or holds no names with values.
+        """
+        found, rest = list[str](), iter(arguments)
+        for word in rest:
+            name, given, path = word.partition("=")
+            if name != "--config" or not (path := path if given else next(rest, "")):
+                found.append(word)
+                continue
+            try:
+                data = yaml.safe_load(Path(_at_home(path)).read_text(encoding="utf-8")) or {}
+            except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+                raise UserError(f"--config {path} cannot be read: {one_line(error)}") from error
+            if not isinstance(data, dict):
+                raise UserError(f"--config {path} is not a list of flags with values, such as epochs: 3")
+            for key, value in data.items():
+                switch = self.hints.get(str(key).replace("-", "_")) is bool
+                found += [] if switch and value is False else flag_words(str(key), value, switch)
+        return found
+
+
+def _metavar(kind: Any) -> str | None:
+    if get_origin(kind) is Literal:
+        return "{" + ",".join(map(str, get_args(kind))) + "}"
+    return {int: "N", float: "X", bool: "{true,false}"}.get(kind)
+
+
+def _meant(given: Any, hint: Any) -> Any:
+    """The value that text on the command line means; what is no text is a default already."""
+    if isinstance(given, list):
+        return [_meant(one, hint) for one in given] if len(given) > 1 else _meant(given[0], hint)
+    kinds = list(leaves(hint))
+    if not isinstance(given, str) or (str in kinds or any(get_origin(kind) is Literal for kind in kinds)):
+        return None if given == "null" and NoneType in kinds else _at_home(given)
+    for parse in (json.loads, float):
+        try:
+            return parse(given)
+        except ValueError:
+            continue
+    return given
+
+
+def _at_home(value: Any) -> Any:
+    """A path that begins with ``~``, also in a URL, with the folder that this stands for; all else as it is."""
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"^(sqlite:///|journal://|)(~[^\n]*)", lambda path: path[1] + os.path.expanduser(path[2]), value)
 
 
 def config_from(values: Namespace, like: T, **fixed: Any) -> T:
-    """An instance of `like`'s class with the parsed values; nested dataclasses too."""
+    """An instance of `like`'s class with the parsed values, also in the dataclasses in it; `fixed` comes first."""
     found: dict[str, Any] = {}
-    for field in dataclasses.fields(like):  # type: ignore[arg-type]
-        default = getattr(like, field.name)
-        if isinstance(default, ModelConfig):
-            found[field.name] = config_from(values, default.flags()).config()
-        elif dataclasses.is_dataclass(default) and not isinstance(default, type):
-            found[field.name] = config_from(values, default)
+    for field in fields(cast(Any, like)):
+        value = getattr(like, field.name)
+        if isinstance(value, ModelConfig):
+            found[field.name] = config_from(values, value.flags()).config()
+        elif is_dataclass(value):
+            found[field.name] = config_from(values, value)
         elif field.name in values:
-            found[field.name] = _plain(values[field.name], default, get_type_hints(type(like))[field.name])
-        else:
-            found[field.name] = default
-    return type(like)(**{**found, **fixed})
+            found[field.name] = getattr(values, field.name)
+    return replace(cast(Any, like), **{**found, **fixed})
 
 
-def _options(hint: Any, default: Any) -> dict[str, Any]:
-    if hint is bool and default is False:
-        return {"action": "store_true"}
-    element = _sequence_element(hint)
-    if element is not None:
-        return {"nargs": "+", "type": element, **_metavar(element)}
-    return {"type": hint, **_metavar(hint)}
+def with_recipe(
+    command: str,
+    description: str,
+    defaults: Callable[[Any], T],
+    arguments: Sequence[str],
+    recipes: Mapping[str, Callable[[], Schedule]] = RECIPES,
+    apart: Sequence[str] = (),
+) -> T:
+    """Parse the flags of a command whose defaults come from a recipe, which is one of its flags itself.
 
+    Args:
+        command: its name.
+        description: what it does, an example.
+        defaults: a recipe -> the settings.
+        arguments: of the command line.
+        recipes: by name, the default first.
+        apart: names of fields that become no flags.
 
-def _metavar(hint: Any) -> dict[str, str]:
-    plain = [kind for kind in (*get_args(hint), hint) if kind in METAVARS]
-    return {"metavar": METAVARS[plain[0]]} if plain else {}
-
-
-def _kind(hint: Any) -> str:
-    """What a value has to be, for a message."""
-    kind = _sequence_element(hint) or hint
-    if get_origin(kind) in (Union, types.UnionType):
-        kind = get_args(kind)[0]
-    if get_origin(kind) is Literal:
-        return "one of " + ", ".join(map(str, get_args(kind)))
-    return KINDS.get(get_origin(kind) or kind, "what it has to be")
-
-
-def _sequence_element(hint: Any) -> Any:
-    """The element type of a tuple or list among the alternatives of `hint`, or None."""
-    alternatives = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    for alternative in alternatives:
-        if get_origin(alternative) in (tuple, list):
-            return get_args(alternative)[0]
-    return None
-
-
-def _plain(value: Any, default: Any, hint: Any) -> Any:
-    if isinstance(value, Namespace):
-        return value.as_dict()
-    if isinstance(value, list) and _sequence_element(hint) is not None:
-        scalar_too = get_origin(hint) in (Union, types.UnionType) and _sequence_element(hint) in get_args(hint)
-        return value[0] if scalar_too and len(value) == 1 else tuple(value)
-    return value
-
-
-def field_texts(cls: type) -> dict[str, str]:
-    """The lines of the docstring's Args section, by field; those of base classes where the class says nothing new."""
-    texts: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        section = (base.__doc__ or "").partition("Args:")[2].partition("\n\n")[0]
-        entries = re.split(r"\n {8}(?=\w+: )", section)
-        found = (entry.strip().partition(":") for entry in entries)
-        texts |= {name: " ".join(text.split()) for name, _, text in found if text}
-    return texts
-
-
-CUT_FLAGS = {
-    "validation": (float, "fraction of each class that is the validation split"),
-    "seed": (int, "of the validation split, and of the choice of images where only some are taken"),
-    "split_seed": (int, "of the validation split alone"),
-}
-"""Flags that say which images are the validation split."""
-
-
-def add_cut_flags(flags: Flags) -> None:
-    """Add the flags that say which images are the validation split; where they are not given, the training's
-    validation split is.
+    Raises:
+        UserError: an argument that does not fit.
     """
-    for name, (kind, text) in CUT_FLAGS.items():
-        flags.add(flag(name), type=kind, default=None, help=f"{text}; by default as in the training")
+    name, *_ = recipes
+
+    def flags_of(recipe: str) -> tuple[Flags, T]:
+        config = defaults(recipes.get(recipe, recipes[name])())
+        flags = Flags(command, description, *vars(config).values(), apart=apart)
+        flags.add("--recipe", "where the defaults of the training come from", Literal[tuple(recipes)], recipe)
+        return flags, config
+
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument("--recipe", nargs="?", default=name)
+    words = flags_of(name)[0].expanded(arguments)
+    flags, config = flags_of(first.parse_known_args(words)[0].recipe)
+    return config_from(flags.parse(words), config)
 
 
-def cut_from(values: Namespace, trained: DataConfig | None) -> dict[str, Any]:
-    """The values of these flags; of those that are not given, the training's, or `DataConfig`'s if nothing tells."""
-    default = trained or DataConfig()
-    return {name: getattr(default, name) if values[name] is None else values[name] for name in CUT_FLAGS}
+@dataclass(frozen=True)
+class SplitFlags(Config):
+    """Which images are the validation split; by default as in the training.
+
+    Args:
+        validation: fraction of each class that is the validation split; by default as in the training.
+        seed: of the validation split, and of the choice of images where only some are taken; by default as in the
+            training.
+        split_seed: of the validation split alone; by default as in the training.
+    """
+
+    validation: Fraction | None = None
+    seed: Whole | None = None
+    split_seed: Whole | None = None
+
+    def filled(self, trained: DataConfig | None) -> dict[str, Any]:
+        """These values; in place of those that are not given the training's, or the defaults if nothing tells them."""
+        default = trained or DataConfig()
+        return {name: getattr(default, name) if value is None else value for name, value in vars(self).items()}

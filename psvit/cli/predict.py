@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from psvit.cli.flags import Flags, config_from
+from psvit.config import Count
 from psvit.engine.train_config import Machine
 from psvit.errors import UserError
 
@@ -22,10 +23,10 @@ def main(arguments: Sequence[str]) -> int:
     """Parse the flags, predict and print one line an image."""
     flags = Flags("predict CHECKPOINT IMAGE [IMAGE ...]", DESCRIPTION, Machine())
     add_prediction_flags(flags, "checkpoint folder, for example runs/train/best, or an ONNX file of psvit export")
-    flags.add("--top", type=int, default=5, help="classes of each image")
-    flags.add("--batch-size", type=int, help=f"images at a time {batch_text(64)}")
-    flags.add("--explain", metavar="FOLDER", help="draw what each layer attends to, a PNG an image, into this folder")
-    flags.add("--overwrite", action="store_true", help="replace figures of --explain that are there already")
+    flags.add("--top", "classes of each image", Count, 5)
+    flags.add("--batch-size", f"images at a time {batch_text(64)}", Count)
+    flags.add("--explain", "draw what each layer attends to, a PNG an image, into this folder")
+    flags.add("--overwrite", "replace figures of --explain that are there already", bool, False)
     values = flags.parse(arguments)
     paths = find_images(values.images)
 
@@ -65,9 +66,9 @@ def batch_text(default: int) -> str:
 
 def add_prediction_flags(flags: Flags, checkpoint: str) -> None:
     """Add the flags of any prediction; `checkpoint` says what a checkpoint is."""
-    flags.add("checkpoint", help=checkpoint)
-    flags.add("images", nargs="+", help="image files, or folders of them")
-    flags.add("--json", action="store_true", help="print one JSON object a line")
+    flags.add("checkpoint", checkpoint)
+    flags.add("images", "image files, or folders of them", tuple[str, ...])
+    flags.add("--json", "print one JSON object a line", bool, False)
 
 
 def readable(paths: Sequence[Path], found: Iterable[T | UserError]) -> Iterator[tuple[Path, T]]:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from psvit.cli.train import with_recipe
+from psvit.cli.flags import with_recipe
 from psvit.pipeline.run_config import RunAllConfig
 
 DESCRIPTION = """Search the network for your images and your budget, train it, and compare it at equal MACs with its

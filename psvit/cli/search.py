@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from psvit.cli.train import with_recipe
+from psvit.cli.flags import with_recipe
 from psvit.search.search_config import SearchConfig
 
 DESCRIPTION = """Find where to pool, what to share and how wide to be, from your images and under your budget.

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from psvit.cli.dense import evaluated, evaluation_flags, prediction_flags, run_action
 from psvit.cli.evaluate import prints, report_unreadable
-from psvit.cli.flags import config_from
+from psvit.cli.flags import config_from, with_recipe
 from psvit.cli.predict import find_images, readable
-from psvit.cli.train import with_recipe
 from psvit.data.objects.objects_config import ClassMapDataConfig
 from psvit.engine.train_config import Machine, RunConfig
 from psvit.errors import UserError

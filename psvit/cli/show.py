@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from psvit.arch import cost
 from psvit.arch.arch import ARCH_FIELDS, Arch
@@ -24,11 +24,12 @@ Example: psvit show ASAS-ASSA-AS --widths 192 256 384"""
 def main(arguments: Sequence[str]) -> int:
     """Parse the flags and print."""
     values = _flags().parse(arguments)
+    given = vars(values)
     is_name = values.network in VARIANTS or set(values.network) <= set("AS-")
     folder = None if is_name else search_folder(Path(values.network))
-    changes = {field: values[field] for field in ARCH_FIELDS if field in values}
+    changes = {field: given[field] for field in ARCH_FIELDS if field in given}
     if folder is not None:
-        sizes = {name: values[name] for name in ("img_size", "in_chans", "num_classes")}
+        sizes = {name: given[name] for name in ("img_size", "in_chans", "num_classes")}
         _refuse({**sizes, **changes}, f"{values.network} holds a search, of which psvit show lists what it found")
         return _show_search(folder, values.json)
     arch, shape = _find(values.network, changes)
@@ -49,19 +50,19 @@ def main(arguments: Sequence[str]) -> int:
 
 def _flags() -> Flags:
     flags = Flags("show NETWORK", DESCRIPTION)
-    flags.add("network", help="a psvit variant, a genotype, a checkpoint folder, or the folder of a run or search")
-    flags.add("--img-size", type=int, nargs="+", help="pixels: the side, or height and width (default 224)")
-    flags.add("--in-chans", type=int, help="image channels (default 3)")
-    flags.add("--num-classes", type=int, help="classes (default 1000)")
-    flags.add("--widths", type=int, nargs="+", help="channels of each stage (default 192 256 384 512)")
-    flags.add("--pooling", choices=["1d", "2d"], help="pool the sequence or the grid (default 2d)")
-    flags.add("--head-dim", type=int, help="channels of one attention head (default 64)")
-    flags.add("--mlp-ratio", type=float, help="hidden channels of the MLP over the width (default 4)")
-    flags.add("--patch-size", type=int, help="side of a patch in pixels (default 16)")
-    flags.add("--stride", type=int, help="pixels from patch to patch (default: the patch size)")
-    flags.add("--windows", type=int, nargs="+", help="tokens on a side of each stage's windows, 0: none (default none)")
-    flags.add("--stem", choices=["patch", "conv"], help="patches, or convolutions of stride 2 (default patch)")
-    flags.add("--json", action="store_true", help="print JSON")
+    flags.add("network", "a psvit variant, a genotype, a checkpoint folder, or the folder of a run or search")
+    flags.add("--img-size", "pixels: the side, or height and width (default 224)", tuple[int, ...])
+    flags.add("--in-chans", "image channels (default 3)", int)
+    flags.add("--num-classes", "classes (default 1000)", int)
+    flags.add("--widths", "channels of each stage (default 192 256 384 512)", tuple[int, ...])
+    flags.add("--pooling", "pool the sequence or the grid (default 2d)", Literal["1d", "2d"])
+    flags.add("--head-dim", "channels of one attention head (default 64)", int)
+    flags.add("--mlp-ratio", "hidden channels of the MLP over the width (default 4)", float)
+    flags.add("--patch-size", "side of a patch in pixels (default 16)", int)
+    flags.add("--stride", "pixels from patch to patch (default: the patch size)", int)
+    flags.add("--windows", "tokens on a side of each stage's windows, 0: none (default none)", tuple[int, ...])
+    flags.add("--stem", "patches, or convolutions of stride 2 (default patch)", Literal["patch", "conv"])
+    flags.add("--json", "print JSON", bool, False)
     return flags
 
 

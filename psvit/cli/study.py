@@ -20,8 +20,8 @@ To change a setting: psvit study claims --print > mine.yaml, edit it, psvit stud
 def main(arguments: Sequence[str]) -> int:
     """Parse the flags, train, and print what came out."""
     flags = Flags("study NAME", DESCRIPTION, StudyConfig(), Machine())
-    flags.add("name", help=f"{', '.join(names())}, or a YAML file")
-    flags.add("--print", action="store_true", help="print the study's YAML file, to change it")
+    flags.add("name", f"{', '.join(names())}, or a YAML file")
+    flags.add("--print", "print the study's YAML file, to change it", bool, False)
     values = flags.parse(arguments)
     if values.print:
         print(study_file(values.name).read_text(encoding="utf-8"), end="")

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from psvit.arch.model_config import ModelConfig
+from psvit.config import Config, Count, Fraction, NotNegative, Positive, Rule, Text, Whole
 from psvit.data.data_config import Augment, DataConfig
-from psvit.errors import UserError, flag
+from psvit.errors import UserError
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Dtype = Literal["float32", "bfloat16", "float16"]
+Device = Annotated[str, Rule("auto, cpu, cuda, cuda:N or mps", re.compile(r"auto|cpu|mps|cuda(:\d+)?").fullmatch)]
+Step = Annotated[float, Rule("a positive number up to 1e30", lambda value: 0 < value <= 1e30)]
+"""A learning rate, or another size of what an optimizer does in one step."""
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(Config):
     """How weights are learned, whatever the task.
 
     Args:
@@ -32,30 +37,18 @@ class Schedule:
         ema_decay: decay of an exponential moving average of the weights, which is then evaluated and kept; 0 for none.
     """
 
-    epochs: int = 300
-    batch_size: int = 128
-    accumulate: int = 1
-    base_lr: float = 5e-4
-    lr: float | None = None
-    min_lr: float = 1e-5
-    warmup_epochs: int = 5
+    epochs: Count = 300
+    batch_size: Count = 128
+    accumulate: Count = 1
+    base_lr: Step = 5e-4
+    lr: Step | None = None
+    min_lr: NotNegative = 1e-5
+    warmup_epochs: Whole = 5
     opt: str = "adamw"
-    weight_decay: float = 0.05
-    clip_grad: float | None = None
-    drop_path: float = 0.1
-    ema_decay: float = 0.99996
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate"):
-            check_whole(name, getattr(self, name))
-        for name in ("base_lr", "lr", "clip_grad"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value <= 1e30:
-                raise UserError(f"{flag(name)} {value!r} is not above 0 and at most 1e30")
-        for name in ("min_lr", "warmup_epochs", "weight_decay"):
-            check_not_negative(name, getattr(self, name))
-        for name in ("drop_path", "ema_decay"):
-            check_fraction(name, getattr(self, name))
+    weight_decay: NotNegative = 0.05
+    clip_grad: Step | None = None
+    drop_path: Fraction = 0.1
+    ema_decay: Fraction = 0.99996
 
     def global_batch(self, processes: int) -> int:
         """Images per optimizer step over all processes."""
@@ -64,24 +57,6 @@ class Schedule:
     def scaled_lr(self, processes: int) -> float:
         """The learning rate after warm-up."""
         return self.lr if self.lr is not None else self.base_lr * self.global_batch(processes) / 512
-
-
-def check_whole(name: str, value: object, least: int = 1) -> None:
-    """Refuse what is not a whole number of at least `least`; `name` is the setting's."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise UserError(f"{flag(name)} {value!r} is not a whole number of at least {least}")
-
-
-def check_not_negative(name: str, value: float) -> None:
-    """Refuse a number below 0, and NaN."""
-    if not value >= 0:
-        raise UserError(f"{flag(name)} {value!r} is negative")
-
-
-def check_fraction(name: str, value: float) -> None:
-    """Refuse a number outside of 0 <= x < 1."""
-    if not 0 <= value < 1:
-        raise UserError(f"{flag(name)} {value!r} is not a fraction: give 0 or more, less than 1")
 
 
 @dataclass(frozen=True)
@@ -96,18 +71,14 @@ class Recipe(Schedule):
         augment: random crops, flips, colours.
     """
 
-    label_smoothing: float = 0.1
-    mixup: float = 0.8
-    cutmix: float = 1.0
-    repeats: int = 3
+    label_smoothing: Fraction = 0.1
+    mixup: NotNegative = 0.8
+    cutmix: NotNegative = 1.0
+    repeats: Count = 3
     augment: Augment = field(default_factory=lambda: Augment(auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.25))
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_whole("repeats", self.repeats)
-        for name in ("mixup", "cutmix"):
-            check_not_negative(name, getattr(self, name))
-        check_fraction("label_smoothing", self.label_smoothing)
         if self.mixes and self.batch_size % 2:
             raise UserError(f"--batch-size {self.batch_size} is odd: mixup and cutmix pair images, so give an even one")
 
@@ -140,7 +111,7 @@ RECIPES = {"light": light, "deit": deit}
 
 
 @dataclass(frozen=True)
-class Distillation:
+class Distillation(Config):
     """Learning from a teacher beside the labels.
 
     Args:
@@ -152,20 +123,12 @@ class Distillation:
 
     teacher: str | None = None
     distill: Literal["soft", "hard"] = "hard"
-    distill_weight: float = 0.5
-    distill_temperature: float = 3.0
-
-    def __post_init__(self) -> None:
-        if self.distill not in ("soft", "hard"):
-            raise UserError(f"--distill {self.distill!r} is not soft or hard")
-        if not 0 < self.distill_weight <= 1:
-            raise UserError(f"--distill-weight {self.distill_weight!r} is not above 0 and at most 1")
-        if not self.distill_temperature > 0:
-            raise UserError(f"--distill-temperature {self.distill_temperature!r} is not positive")
+    distill_weight: Annotated[float, Rule("a positive number up to 1", lambda value: 0 < value <= 1)] = 0.5
+    distill_temperature: Positive = 3.0
 
 
 @dataclass(frozen=True)
-class Machine:
+class Machine(Config):
     """Where to compute, and in which precision.
 
     Args:
@@ -174,43 +137,55 @@ class Machine:
         threads: CPU threads of this process; by default torch's choice.
     """
 
-    device: str = "auto"
+    device: Device = "auto"
     precision: Precision = "auto"
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.precision not in ("auto", "float32", "bfloat16", "float16"):
-            raise UserError(f"--precision {self.precision!r} is not auto, float32, bfloat16 or float16")
-        if self.threads is not None and self.threads < 1:
-            raise UserError(f"--threads {self.threads!r} is not a whole number of at least 1")
+    threads: Count | None = None
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """Where a training is kept, and what memory it takes: what leaves its results as they are.
+class FolderConfig(Config):
+    """Where a run is kept.
 
     Args:
         output: folder of the run.
         resume: go on with the run that the folder holds; where it holds none yet, begin one.
         overwrite: throw away the run that the folder holds.
+    """
+
+    output: Text = "runs"
+    resume: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.resume and self.overwrite:
+            raise UserError("--resume and --overwrite contradict each other: give one of them")
+
+
+@dataclass(frozen=True)
+class SavedConfig(FolderConfig):
+    """Where a run is kept, and how often it is saved.
+
+    Args:
         save_every: optimizer steps between two savings of the state for --resume, besides those after each epoch.
+    """
+
+    save_every: Count = 200
+
+
+@dataclass(frozen=True)
+class RunConfig(SavedConfig):
+    """Where a training is kept, and what memory it takes: what leaves its results as they are.
+
+    Args:
         keep_state: keep the state for --resume after the last epoch too.
         grad_checkpointing: compute a layer's activations again in the backward pass instead of keeping them: less
             memory, slower steps, the same results.
     """
 
-    output: str = "runs/train"
-    resume: bool = False
-    overwrite: bool = False
-    save_every: int = 200
+    output: Text = "runs/train"
     keep_state: bool = False
     grad_checkpointing: bool = False
-
-    def __post_init__(self) -> None:
-        if self.resume and self.overwrite:
-            raise UserError("--resume and --overwrite contradict each other: give one of them")
-        if self.save_every < 1:
-            raise UserError(f"--save-every {self.save_every!r} is not a whole number of at least 1")
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
+from psvit.config import Config, Count, ImageSize, Positive, Whole, between
 from psvit.errors import UserError, flag
 
 Format = Literal["onnx", "torch-export", "torchscript", "timm"]
@@ -17,7 +18,7 @@ OPSETS = (18, 25)
 
 
 @dataclass(frozen=True)
-class ExportConfig:
+class ExportConfig(Config):
     """What to export, and how it is checked.
 
     Args:
@@ -47,40 +48,23 @@ class ExportConfig:
     int8: bool = False
     data: str | None = None
     split: Literal["validation", "test"] = "validation"
-    calibration: int = 256
+    calibration: Count = 256
     reduce_range: bool = False
     output: str | None = None
-    opset: int = 20
-    img_size: int | tuple[int, int] | None = None
-    batch_size: int | None = None
-    tolerance: float = 1e-4
-    timed_batches: tuple[int, ...] = (1, 16)
-    rounds: int = 15
-    threads: int | None = None
+    opset: Annotated[int, between(*OPSETS)] = 20
+    img_size: ImageSize | None = None
+    batch_size: Count | None = None
+    tolerance: Positive = 1e-4
+    timed_batches: tuple[Count, ...] = (1, 16)
+    rounds: Whole = 15
+    threads: Count | None = None
     push_to_hub: str | None = None
     private: bool = False
     license: str | None = None
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        for name, choices in (("format", get_args(Format)), ("split", ("validation", "test"))):
-            if getattr(self, name) not in choices:
-                raise UserError(f"{flag(name)} {getattr(self, name)!r} is not one of {', '.join(choices)}")
-        object.__setattr__(self, "timed_batches", tuple(self.timed_batches))
-        wholes = [("calibration", self.calibration, 1), ("rounds", self.rounds, 0)]
-        wholes += [(name, value, 1) for name in ("batch_size", "threads") if (value := getattr(self, name)) is not None]
-        wholes += [("timed_batches", value, 1) for value in self.timed_batches]
-        for name, value, least in wholes:
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise UserError(f"{flag(name)} {value!r} is not a whole number of at least {least}")
-        oldest, newest = OPSETS
-        if not isinstance(self.opset, int) or isinstance(self.opset, bool) or not oldest <= self.opset <= newest:
-            raise UserError(f"--opset {self.opset!r} is not a whole number from {oldest} to {newest}")
-        if not 0 < self.tolerance < float("inf"):
-            raise UserError(f"--tolerance {self.tolerance!r} is not a positive number, such as 1e-4")
-        self._check_what_goes_together()
-
-    def _check_what_goes_together(self) -> None:
+        super().__post_init__()
         if self.int8 and self.format != "onnx":
             raise UserError(f"--int8 is ONNX Runtime's, --format is {self.format}: give --format onnx")
         if self.format != "onnx" and self.opset != ExportConfig.opset:

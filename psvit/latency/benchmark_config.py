@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
-from psvit.engine.train_config import Dtype
-from psvit.errors import UserError, flag
+from psvit.config import Config, Count, Rule, Text
+from psvit.engine.train_config import Device, Dtype
 
+EACH_ONCE = Rule("one or more formats or modes, each once", lambda values: 0 < len(values) == len(set(values)))
 Mode = Literal["eager", "compile"]
 
 
 @dataclass(frozen=True)
-class BenchmarkConfig:
+class BenchmarkConfig(Config):
     """What to measure, and how.
 
     Args:
@@ -33,47 +32,22 @@ class BenchmarkConfig:
         overwrite: replace an output that exists.
     """
 
-    models: tuple[str, ...]
-    batch_size: int = 16
-    dtype: tuple[Dtype, ...] = ("float32",)
-    mode: tuple[Mode, ...] = ("eager",)
-    img_size: int | None = None
-    device: str = "auto"
-    rounds: int = 15
-    warmup: int = 3
-    threads: int | None = None
+    models: Annotated[tuple[Text, ...], Rule("one or more names", len)]
+    batch_size: Count = 16
+    dtype: Annotated[tuple[Dtype, ...], EACH_ONCE] = ("float32",)
+    mode: Annotated[tuple[Mode, ...], EACH_ONCE] = ("eager",)
+    img_size: Count | None = None
+    device: Device = "auto"
+    rounds: Count = 15
+    warmup: Count = 3
+    threads: Count | None = None
     train: bool = False
     output: str | None = None
     overwrite: bool = False
 
-    def __post_init__(self) -> None:
-        for name in ("models", "dtype", "mode"):
-            values = getattr(self, name)
-            if isinstance(values, str) or not isinstance(values, Sequence) or not values:
-                called = name if name == "models" else flag(name)
-                raise UserError(f"{called} {values!r} is not a list of one or more names")
-            object.__setattr__(self, name, tuple(values))
-        if not all(isinstance(model, str) and model for model in self.models):
-            raise UserError(f"models {self.models!r} holds something that is not a name")
-        for name, choices in (("dtype", get_args(Dtype)), ("mode", get_args(Mode))):
-            values = getattr(self, name)
-            for value in values:
-                if value not in choices:
-                    raise UserError(f"--{name} {value!r} is not one of {', '.join(choices)}")
-            if len(set(values)) < len(values):
-                raise UserError(f"--{name} {' '.join(values)} names one twice: give each once")
-        for name in ("batch_size", "img_size", "rounds", "warmup", "threads"):
-            value = getattr(self, name)
-            if value is None and name in ("img_size", "threads"):
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UserError(f"{flag(name)} {value!r} is not a positive whole number")
-        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
-            raise UserError(f"--device {self.device!r} is not auto, cpu, cuda, cuda:INDEX or mps")
-
 
 @dataclass(frozen=True)
-class LatencyConfig:
+class LatencyConfig(Config):
     """How latency is measured.
 
     Args:
@@ -83,13 +57,7 @@ class LatencyConfig:
         latency_rounds: timings of each part and network, of which the median counts.
     """
 
-    latency_batch: int = 1
+    latency_batch: Count = 1
     latency_dtype: Dtype = "float32"
     latency_mode: Mode = "eager"
-    latency_rounds: int = 9
-
-    def __post_init__(self) -> None:
-        for name in ("latency_batch", "latency_rounds"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UserError(f"{flag(name)} {value!r} is not a positive whole number")
+    latency_rounds: Count = 9

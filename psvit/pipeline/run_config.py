@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Annotated
 
-from psvit.data.data_config import as_tuple
-from psvit.engine.train_config import RunConfig
+from psvit.config import Count, Rule, Text
+from psvit.engine.train_config import SavedConfig
 from psvit.errors import UserError
 from psvit.search.search_config import SearchConfig, SearchFolder
 
 
 @dataclass(frozen=True)
-class CompareConfig:
+class CompareConfig(SavedConfig):
     """What to compare, and where it is kept.
 
     Args:
@@ -26,28 +27,16 @@ class CompareConfig:
         inherit: start the searched network from its weights in the supernet, instead of from scratch.
         output: folder of the run; each network has a folder of its own in it.
         results: JSON file to write the results to as well.
-        resume: go on with the run that the folder holds; where it holds none yet, begin one.
-        overwrite: throw away the run that the folder holds.
-        save_every: optimizer steps between two savings of the state for --resume.
     """
 
-    models: tuple[str, ...] = ("deit", "random", "psvit_2d", "searched")
+    models: Annotated[tuple[Text, ...], Rule("one or more networks", len)] = ("deit", "random", "psvit_2d", "searched")
     genotype: str | None = None
-    patch_size: int | None = None
-    head_dim: int | None = None
+    patch_size: Count | None = None
+    head_dim: Count | None = None
     macs: str | None = None
     inherit: bool = False
-    output: str = "runs/run"
+    output: Text = "runs/run"
     results: str | None = None
-    resume: bool = False
-    overwrite: bool = False
-    save_every: int = 200
-
-    def __post_init__(self) -> None:
-        RunConfig(self.output, self.resume, self.overwrite, self.save_every)  # the same rules
-        object.__setattr__(self, "models", as_tuple(self.models))
-        if not self.models:
-            raise UserError("--models is empty: name at least one network")
 
 
 @dataclass(frozen=True)
@@ -76,9 +65,7 @@ class RunAllConfig(SearchConfig):
         folder = replace(
             self.search,
             budget=self.search.budget if own.macs is None else (own.macs,),
-            output=str(Path(own.output) / "search"),
-            resume=own.resume,
-            overwrite=own.overwrite,
-            save_every=own.save_every,
+            **{f.name: getattr(own, f.name) for f in fields(SavedConfig)}
+            | {"output": str(Path(own.output) / "search")},
         )
         return SearchConfig(**{**kept, "search": folder})

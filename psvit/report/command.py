@@ -26,7 +26,7 @@ def command_line(command: str, config: Any, defaults: Any, always: Sequence[str]
     """
     words, usual, asked = shlex.split(command), dict(_flat(defaults)), dict(_flat(config))
     for name in [*always, *(name for name in asked if name not in always and asked[name] != usual[name])]:
-        words += [] if name in APART else _words(name, asked[name], switch=usual[name] is False)
+        words += [] if name in APART else flag_words(name, asked[name], switch=usual[name] is False)
     return shlex.join(words)
 
 
@@ -41,7 +41,8 @@ def _flat(config: Any) -> Iterator[tuple[str, Any]]:
             yield field.name, value
 
 
-def _words(name: str, value: Any, switch: bool) -> list[str]:
+def flag_words(name: str, value: Any, switch: bool) -> list[str]:
+    """A flag with its value; a switch is a flag that stands alone."""
     if value is True and switch:
         return [flag(name)]
     if isinstance(value, (tuple, list)):

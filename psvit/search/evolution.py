@@ -20,10 +20,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from psvit.arch.arch import ATTEND, Arch
-from psvit.errors import UserError, flag, one_line
+from psvit.config import Config, Count, Text, at_least
+from psvit.errors import UserError, one_line
 from psvit.files import replacing
 from psvit.search.feasible_set import FeasibleSet
 from psvit.search.genome import Genes, Genome
@@ -43,7 +44,7 @@ TRIES = 50
 
 
 @dataclass(frozen=True)
-class EvolutionConfig:
+class EvolutionConfig(Config):
     """How a space too large to list is searched.
 
     Args:
@@ -55,19 +56,10 @@ class EvolutionConfig:
         study_name: name of the search in its storage, the same for all its workers; by default psvit.
     """
 
-    population: int = 50
-    evaluations: int = 1000
-    storage: str | None = None
-    study_name: str | None = None
-
-    def __post_init__(self) -> None:
-        for name, least in (("population", 2), ("evaluations", 1)):  # a child has two parents
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise UserError(f"{flag(name)} {value!r} is not a whole number of at least {least}")
-        for name in ("storage", "study_name"):
-            if getattr(self, name) == "":
-                raise UserError(f"{flag(name)} is empty: give one, or leave it out")
+    population: Annotated[int, at_least(2)] = 50  # a child has two parents
+    evaluations: Count = 1000
+    storage: Text | None = None
+    study_name: Text | None = None
 
 
 def evolve(

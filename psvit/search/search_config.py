@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from psvit.data.data_config import DataConfig, as_tuple
-from psvit.engine.train_config import Machine, Recipe, RunConfig, light
-from psvit.errors import UserError, flag
+from psvit.config import Config, Count, Fraction, Positive, Rule, Text, at_least
+from psvit.data.data_config import DataConfig
+from psvit.engine.train_config import Machine, Recipe, SavedConfig, light
+from psvit.errors import UserError
 from psvit.latency.benchmark_config import LatencyConfig
 from psvit.search.evolution import EvolutionConfig
 from psvit.search.storage import hidden
 
+Widths = Annotated[str, Rule("a list of whole numbers such as 32,48,64", re.compile(r"\d+(,\d+)*").fullmatch)]
+
+UpToTwo = Annotated[tuple[Count, ...], Rule("one number or two, least first", lambda given: len(given) <= 2)]
+OneOrTwo = Annotated[tuple[Count, ...], Rule("one number or two, least first", lambda given: 0 < len(given) <= 2)]
+
 
 @dataclass(frozen=True)
-class SupernetConfig:
+class SupernetConfig(Config):
     """How the supernet learns.
 
     Args:
@@ -27,24 +33,20 @@ class SupernetConfig:
         distill: with --sandwich, the others learn the dearest member's probabilities instead of the labels.
     """
 
-    draws: int = 1
+    draws: Count = 1
     sampling: Literal["uniform", "balanced"] = "uniform"
     entangle: Literal["stage", "place"] = "stage"
     sandwich: bool = False
     distill: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.draws, int) or isinstance(self.draws, bool) or self.draws < 1:
-            raise UserError(f"--draws {self.draws!r} is not a positive whole number")
-        for name, choices in (("sampling", ("uniform", "balanced")), ("entangle", ("stage", "place"))):
-            if getattr(self, name) not in choices:
-                raise UserError(f"{flag(name)} {getattr(self, name)!r} is not {' or '.join(choices)}")
+        super().__post_init__()
         if self.distill and not self.sandwich:
             raise UserError("--distill needs a dearest member to learn from: give --sandwich too")
 
 
 @dataclass(frozen=True)
-class ScoringConfig:
+class ScoringConfig(Config):
     """How members are scored under the supernet.
 
     Args:
@@ -55,23 +57,15 @@ class ScoringConfig:
         score_memory: memory for the layers of a path under way, in GiB.
     """
 
-    first_slice: int = 128
-    reduction_factor: int = 8
-    finalists: int = 8
-    score_batch: int = 256
-    score_memory: float = 4.0
-
-    def __post_init__(self) -> None:
-        for name, least in (("first_slice", 1), ("reduction_factor", 2), ("finalists", 1), ("score_batch", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise UserError(f"{flag(name)} {value!r} is not a whole number of at least {least}")
-        if not self.score_memory > 0:
-            raise UserError(f"--score-memory {self.score_memory!r} is not positive")
+    first_slice: Count = 128
+    reduction_factor: Annotated[int, at_least(2)] = 8
+    finalists: Count = 8
+    score_batch: Count = 256
+    score_memory: Positive = 4.0
 
 
 @dataclass(frozen=True)
-class SpaceConfig:
+class SpaceConfig(Config):
     """Which networks to search among.
 
     Args:
@@ -88,39 +82,20 @@ class SpaceConfig:
         least: networks that use less than this part of the budget are left out.
     """
 
-    depth: tuple[int, ...] = ()
-    stages: tuple[int, ...] = (1, 3)
+    depth: UpToTwo = ()
+    stages: OneOrTwo = (1, 3)
     max_share: int = 2
     earliest_pool: int = 1
-    stage_widths: tuple[str, ...] = ()
-    width_choices: int = 4
+    stage_widths: tuple[Widths, ...] = ()
+    width_choices: Count = 4
     pooling: Literal["1d", "2d"] = "2d"
-    patch_size: int | None = None
-    head_dim: int | None = None
-    least: float = 0.8
-
-    def __post_init__(self) -> None:
-        for name in ("depth", "stages"):
-            values = getattr(self, name)
-            given = values if isinstance(values, (tuple, list)) else (values,)
-            if len(given) > 2 or (name == "stages" and not given):
-                raise UserError(f"{flag(name)} {' '.join(map(str, given))} is not one number or two, least first")
-            object.__setattr__(self, name, tuple(given))
-        if not isinstance(self.width_choices, int) or self.width_choices < 1:
-            raise UserError(f"--width-choices {self.width_choices!r} is not a positive whole number")
-        if not 0 <= self.least < 1:
-            raise UserError(f"--least {self.least!r} is not a part of the budget: give 0 or more, less than 1")
-        object.__setattr__(self, "stage_widths", as_tuple(self.stage_widths))
-        for name in ("patch_size", "head_dim"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise UserError(f"{flag(name)} {getattr(self, name)!r} is not a positive whole number")
-        for text in self.stage_widths:
-            if not re.fullmatch(r"\d+(,\d+)*", text):
-                raise UserError(f"--stage-widths {text!r} is not a list of whole numbers such as 32,48,64")
+    patch_size: Count | None = None
+    head_dim: Count | None = None
+    least: Fraction = 0.8
 
 
 @dataclass(frozen=True)
-class SearchFolder:
+class SearchFolder(SavedConfig):
     """What to search for, and where it is kept.
 
     Args:
@@ -129,27 +104,12 @@ class SearchFolder:
         method: tree scores every network of the space, evolution a part of them; auto takes the tree for up to
             20,000 networks.
         supernet_epochs: epochs of the supernet; by default one and a half times --epochs.
-        output: folder of the run.
-        resume: go on with the run that the folder holds; where it holds none yet, begin one.
-        overwrite: throw away the run that the folder holds.
-        save_every: optimizer steps between two savings of the state for --resume.
     """
 
     budget: tuple[str, ...] = ()
     method: Literal["auto", "tree", "evolution"] = "auto"
-    supernet_epochs: int | None = None
-    output: str = "runs/search"
-    resume: bool = False
-    overwrite: bool = False
-    save_every: int = 200
-
-    def __post_init__(self) -> None:
-        RunConfig(self.output, self.resume, self.overwrite, self.save_every)  # the same rules
-        object.__setattr__(self, "budget", as_tuple(self.budget))
-        if self.method not in ("auto", "tree", "evolution"):
-            raise UserError(f"--method {self.method!r} is not auto, tree or evolution")
-        if self.supernet_epochs is not None and self.supernet_epochs < 1:
-            raise UserError(f"--supernet-epochs {self.supernet_epochs!r} is not a positive whole number")
+    supernet_epochs: Count | None = None
+    output: Text = "runs/search"
 
 
 @dataclass(frozen=True)

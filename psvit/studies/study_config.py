@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from psvit.errors import UserError
+from psvit.config import Count
+from psvit.engine.train_config import FolderConfig
 
 
 @dataclass(frozen=True)
-class StudyConfig:
+class StudyConfig(FolderConfig):
     """Where a study is kept, and how it is run.
 
     Args:
@@ -17,22 +18,12 @@ class StudyConfig:
         known: results.json of an earlier study: networks that it trained alike are taken from it, not trained again.
         quick: a small version of the study, for minutes instead of hours; its figures mean little.
         jobs: trainings at a time; by default one for each processor, or one on other devices than a CPU.
-        resume: go on with the study that the folder holds, or begin it; trainings that are finished are kept.
-        overwrite: throw away the study that the folder holds.
         dry_run: list the trainings, train nothing.
     """
 
-    output: str | None = None
+    output: str | None = None  # type: ignore[assignment]
     results: str | None = None
     known: str | None = None
     quick: bool = False
-    jobs: int | None = None
-    resume: bool = False
-    overwrite: bool = False
+    jobs: Count | None = None
     dry_run: bool = False
-
-    def __post_init__(self) -> None:
-        if self.resume and self.overwrite:
-            raise UserError("--resume and --overwrite contradict each other: give one of them")
-        if self.jobs is not None and self.jobs < 1:
-            raise UserError(f"--jobs {self.jobs!r} is not a whole number of at least 1")

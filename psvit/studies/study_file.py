@@ -23,18 +23,17 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import fields, replace
 from math import inf
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple
 
 import yaml
 
 from psvit.arch.arch import ARCH_FIELDS
-from psvit.data.data_config import Augment, DataConfig
+from psvit.data.data_config import DataConfig
 from psvit.engine.train_config import RECIPES, Machine, Recipe
 from psvit.errors import UserError, one_line
 from psvit.search.search_config import SearchFolder, SpaceConfig, SupernetConfig
@@ -102,6 +101,12 @@ class _Once(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# to YAML 1e-3 is text, 1.0e-3 a number; here both are numbers, as on the command line
+_Once.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"), list("+-0123456789")
+)
+
+
 def _study(name: str, data: Mapping[str, Any], quick: bool) -> Study:
     apart = ("title", "question", "reads", "precision", "groups", "claims", "figures", "quick")
     check_names(data, (*apart, "data", "recipe", "search", "arch"), "the file")
@@ -122,7 +127,7 @@ def _study(name: str, data: Mapping[str, Any], quick: bool) -> Study:
     study = Study(name, str(data.get("title", name)), str(data.get("question", "")).strip(), reads, groups, quick=quick)
     return replace(
         study,
-        **typed(Machine, {"precision": data.get("precision", "auto")}, "the file"),
+        precision=Machine(precision=data.get("precision", "auto")).precision,
         claims=tuple(_claim(entry, study) for entry in _list(data.get("claims"), "claims")),
         figures=tuple(_figure(entry, study) for entry in _list(data.get("figures"), "figures"))
         or tuple(Figure((group.name,)) for group in groups),
@@ -153,7 +158,7 @@ def _group(name: str, own: Mapping[str, Any], shared: Mapping[str, Any], small: 
     if not found:
         raise UserError(f"group {name} has no networks")
     macs = own.get("macs")
-    data = DataConfig(**typed(DataConfig, {"split_seed": 0, **given["data"]}, "data"))
+    data = _made(DataConfig, {"split_seed": 0, **given["data"]}, "data")
     group = Group(
         str(name), found, None if macs is None else str(macs), data, _recipe(given["recipe"]), _pairs(given["search"])
     )
@@ -199,8 +204,8 @@ def _recipe(given: Mapping[str, Any]) -> Recipe:
     if name not in list(RECIPES):
         raise UserError(f"there is no recipe {name!r}: the recipes are {', '.join(RECIPES)}")
     base = RECIPES[name]()
-    augment = typed(Augment, _mapping(given.pop("augment", {}), "augment"), "augment")
-    return replace(base, augment=replace(base.augment, **augment), **typed(Recipe, given, "recipe"))
+    augment = _made(base.augment, _mapping(given.pop("augment", {}), "augment"), "augment")
+    return _made(base, {**given, "augment": augment}, "recipe")
 
 
 def _claim(entry: Any, study: Study) -> Claim:
@@ -233,66 +238,29 @@ def _figure(entry: Any, study: Study) -> Figure:
 
 
 def search_config(given: Mapping[str, Any], what: str) -> dict[str, dict[str, Any]]:
-    """Settings of a search, by the part of `SearchConfig` that they belong to, each checked to be of its kind.
+    """Settings of a search, by the part of `SearchConfig` that they belong to, each checked.
 
     Raises:
-        UserError: one that there is not, that the study sets itself, or that is of another kind; it begins with `what`.
+        UserError: one that there is not, that the study sets itself, or that breaks its rule; it begins with `what`.
     """
     kinds: dict[str, type[Any]] = {"search": SearchFolder, "space": SpaceConfig, "supernet": SupernetConfig}
     apart = ("budget", "output", "resume", "overwrite")
     own = {part: [f.name for f in fields(kind) if f.name not in apart] for part, kind in kinds.items()}
     check_names(given, [name for names in own.values() for name in names], what)
-    return {
-        part: typed(kind, {name: value for name, value in given.items() if name in own[part]}, what)
-        for part, kind in kinds.items()
-    }
+    parts = {part: {name: value for name, value in given.items() if name in own[part]} for part in kinds}
+    for part, kind in kinds.items():
+        kind(**parts[part])
+    return parts
 
 
-KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
-
-
-def typed(kind: type[Any], given: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """Fields of a settings class, each checked to be of the kind that the class says.
+def _made(base: Any, given: Mapping[str, Any], what: str) -> Any:
+    """A settings class, or settings with other values.
 
     Raises:
-        UserError: a field that it does not have, or of another kind.
+        UserError: a field that there is not, or a value that breaks its rule.
     """
-    check_names(given, [f.name for f in fields(kind)], what)
-    hints = get_type_hints(kind)
-    return {name: _value(value, hints[name], f"{what}: {name}") for name, value in given.items()}
-
-
-def _value(value: Any, hint: Any, where: str) -> Any:
-    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    if isinstance(value, list):
-        value = tuple(value)
-    for kind in kinds:
-        if not isinstance(value, tuple) and get_args(kind)[1:] == (Ellipsis,) and _fits(value, get_args(kind)[0]):
-            value = (value,)  # a list of one, as flags take it
-    if float in kinds and isinstance(value, str):
-        with suppress(ValueError):  # to YAML 1e-3 is text, 1.0e-3 a number
-            value = float(value)
-    if not any(_fits(value, kind) for kind in kinds):
-        raise UserError(f"{where} {value!r} is not {' or '.join(map(_kind, kinds))}")
-    return value
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    if get_origin(kind) is Literal:
-        return value in get_args(kind)
-    if get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(_fits(part, get_args(kind)[0]) for part in value)
-    if isinstance(value, bool):
-        return kind is bool
-    return isinstance(value, kind) or (kind is float and isinstance(value, int))
-
-
-def _kind(kind: Any) -> str:
-    if get_origin(kind) is Literal:
-        return " or ".join(map(str, get_args(kind)))
-    if get_origin(kind) is tuple:
-        return "a list of texts" if get_args(kind)[0] is str else "a list of numbers"
-    return KINDS.get(kind, "as it should be")
+    check_names(given, [field.name for field in fields(base)], what)
+    return base(**given) if isinstance(base, type) else replace(base, **given)
 
 
 def _seeds(given: Any, where: str) -> tuple[int, ...]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from psvit.config import Config, Count, NotNegative, Probability, Range, Rule
 from psvit.data.data_config import DataConfig
 from psvit.errors import UserError
 
@@ -32,18 +33,14 @@ class DenseDataConfig(DataConfig):
     known: ClassVar[str] = WITH_CLASS_MAPS
 
     data: str = "digits-scenes"
-    scenes: int = 2000
+    scenes: Count = 2000
 
     def __post_init__(self) -> None:
-        if not isinstance(self.data, str) or not self.data.strip():
-            raise UserError(f"--data {self.data!r} is not a name or a folder: give {self.known}")
+        super().__post_init__()
         if self.data_dir is not None:
             raise UserError(f"--data-dir {self.data_dir!r} is not used for boxes and masks: give the folder as --data")
-        if isinstance(self.scenes, bool) or not isinstance(self.scenes, int) or self.scenes < 1:
-            raise UserError(f"--scenes {self.scenes!r} is not a whole number of at least 1: correct it or leave it out")
         if self.class_folders is not None:
             raise UserError(f"--class-folders {self.class_folders!r} is not used for boxes and masks: leave it out")
-        super().__post_init__()
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ class ClassMapDataConfig(DenseDataConfig):
 
 
 @dataclass(frozen=True)
-class DenseAugment:
+class DenseAugment(Config):
     """What training does to a scene and its objects at random, through torchvision's transforms.
 
     Args:
@@ -77,18 +74,6 @@ class DenseAugment:
         color_jitter: strength of random brightness, contrast and saturation.
     """
 
-    hflip: float = 0.5
-    jitter: tuple[float, float] = (0.8, 1.25)
-    color_jitter: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.hflip <= 1:
-            raise UserError(f"--hflip {self.hflip!r} is not between 0 and 1: correct it or leave it out")
-        if not 0 <= self.color_jitter < float("inf"):
-            raise UserError(f"--color-jitter {self.color_jitter!r} is negative: correct it or leave it out")
-        pair: object = self.jitter
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not 0 < pair[0] <= pair[1] <= 10:
-            raise UserError(
-                f"--jitter {pair!r} is not a range: give two positive numbers up to 10, the lower first, as 0.8 1.25"
-            )
-        object.__setattr__(self, "jitter", tuple(pair))
+    hflip: Probability = 0.5
+    jitter: Annotated[Range, Rule("a range up to 10, as 0.8 1.25", lambda pair: pair[1] <= 10)] = (0.8, 1.25)
+    color_jitter: NotNegative = 0.0

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from psvit.config import Config, Count, Fraction, Rule
 from psvit.data.objects.objects_config import DenseDataConfig, ObjectDataConfig
-from psvit.engine.train_config import check_whole
 from psvit.errors import UserError
 from psvit.tasks.dense.dense_config import DenseConfig, is_small
 
@@ -15,7 +15,7 @@ Neck = Literal["auto", "fpn", "simple"]
 
 
 @dataclass(frozen=True)
-class DetectorConfig:
+class DetectorConfig(Config):
     """The detector around the backbone; its parts are torchvision's.
 
     Args:
@@ -39,30 +39,20 @@ class DetectorConfig:
 
     detector: DetectorName | None = None
     neck: Neck = "auto"
-    channels: int | None = None
-    short_side: int | None = None
-    long_side: int | None = None
-    anchor_scale: float | None = None
-    proposals: int | None = None
-    rois: int | None = None
-    head_width: int | None = None
-    mask_layers: int | None = None
-    detections: int = 100
-    score_threshold: float = 0.05
+    channels: Count | None = None
+    short_side: Count | None = None
+    long_side: Count | None = None
+    anchor_scale: Annotated[float, Rule("a positive number below 1000", lambda value: 0 < value < 1000)] | None = None
+    proposals: Count | None = None
+    rois: Count | None = None
+    head_width: Count | None = None
+    mask_layers: Count | None = None
+    detections: Count = 100
+    score_threshold: Fraction = 0.05
     frozen_norm: bool = False
 
     def __post_init__(self) -> None:
-        if self.detector not in (None, "mask_rcnn", "faster_rcnn", "retinanet"):
-            raise UserError(f"--detector {self.detector!r} is not mask_rcnn, faster_rcnn or retinanet")
-        if self.neck not in ("auto", "fpn", "simple"):
-            raise UserError(f"--neck {self.neck!r} is not auto, fpn or simple")
-        for name in WHOLE:
-            if getattr(self, name) is not None:
-                check_whole(name, getattr(self, name))
-        if self.anchor_scale is not None and not 0 < self.anchor_scale < 1000:
-            raise UserError(f"--anchor-scale {self.anchor_scale!r} is not above 0 and below 1000")
-        if not 0 <= self.score_threshold < 1:
-            raise UserError(f"--score-threshold {self.score_threshold!r} is not a fraction: give 0 to less than 1")
+        super().__post_init__()
         if self.short_side and self.long_side and self.short_side > self.long_side:
             raise UserError(f"--short-side {self.short_side} is more than --long-side {self.long_side}")
 
@@ -87,7 +77,6 @@ class DetectorConfig:
         return replace(self, **{n: v for n, v in defaults.items() if getattr(self, n) is None})
 
 
-WHOLE = ("channels", "short_side", "long_side", "proposals", "rois", "head_width", "mask_layers", "detections")
 FULL = {
     "channels": 256, "short_side": 800, "long_side": 1333, "anchor_scale": 8.0, "proposals": 1000, "rois": 512,
     "head_width": 1024, "mask_layers": 4,

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from psvit.config import Count, checked
 from psvit.data.loading import Batch, check_readable
 from psvit.data.objects.batches import ClassMapSplit, check_validation
 from psvit.data.objects.libraries import decoders
@@ -26,7 +27,7 @@ from psvit.engine.checkpoints import load_weights, read_weights
 from psvit.engine.display import describe_data
 from psvit.engine.run_folder import RunFolder
 from psvit.engine.seeding import INIT, seed_step
-from psvit.engine.train_config import Machine, check_whole
+from psvit.engine.train_config import Machine
 from psvit.errors import UserError
 from psvit.models.attention import attention_for_training
 from psvit.models.macs import explicit_attention
@@ -224,7 +225,7 @@ def evaluate_checkpoint(
     Raises:
         UserError: a broken checkpoint, or data of other classes or channels than it was trained on.
     """
-    check_whole("batch_size", batch_size)
+    checked(batch_size, Count, "--batch-size")
     accelerator = open_machine(machine)
     model, canvas, saved = load_segmenter(folder)
     opened = open_fitting(open_class_maps, data, saved, folder)

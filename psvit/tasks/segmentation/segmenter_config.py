@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from psvit.config import Config, Count, Fraction, Rule
 from psvit.data.objects.objects_config import ClassMapDataConfig, DenseDataConfig
-from psvit.engine.train_config import check_fraction, check_whole
-from psvit.errors import UserError
 from psvit.tasks.dense.dense_config import DenseConfig, is_small
 
 DecoderName = Literal["fpn", "unet", "upernet", "deeplabv3plus", "segformer", "dpt"]
@@ -19,9 +18,12 @@ GROUP = 32
 CROP = 512
 """Side in pixels of what is cut from images of different sizes; of images of one size it is the most."""
 
+Channels = Annotated[Count, Rule(f"a multiple of {GROUP}", lambda value: value % GROUP == 0)]
+Sides = Annotated[tuple[Count, ...], Rule("a height and a width: give one or two", lambda sides: len(sides) in (1, 2))]
+
 
 @dataclass(frozen=True)
-class SegmenterConfig:
+class SegmenterConfig(Config):
     """The decoder over the backbone; it is one of segmentation_models_pytorch's.
 
     Args:
@@ -34,29 +36,15 @@ class SegmenterConfig:
     """
 
     decoder: DecoderName = "fpn"
-    channels: int | None = None
-    dropout: float = 0.1
+    channels: Channels | None = None
+    dropout: Fraction = 0.1
     loss: LossName = "cross-entropy+dice"
-    crop_size: tuple[int, ...] | None = None
+    crop_size: Sides | None = None
 
     def __post_init__(self) -> None:
-        if self.decoder not in DECODERS:
-            raise UserError(f"--decoder {self.decoder!r} is not one of {', '.join(DECODERS)}")
-        if self.loss not in ("cross-entropy", "cross-entropy+dice"):
-            raise UserError(f"--loss {self.loss!r} is not cross-entropy or cross-entropy+dice")
-        if self.channels is not None:
-            check_whole("channels", self.channels)
-            if self.channels % GROUP:
-                raise UserError(f"--channels {self.channels} is not a multiple of {GROUP}")
-        check_fraction("dropout", self.dropout)
-        crop: object = self.crop_size
-        if crop is not None:
-            sides = tuple(crop) if isinstance(crop, (list, tuple)) else (crop,)
-            for side in sides:
-                check_whole("crop_size", side)
-            if len(sides) not in (1, 2):
-                raise UserError(f"--crop-size {' '.join(map(str, sides))} is not a height and a width: give one or two")
-            object.__setattr__(self, "crop_size", (sides[0], sides[-1]))
+        super().__post_init__()
+        if self.crop_size is not None:
+            object.__setattr__(self, "crop_size", (self.crop_size[0], self.crop_size[-1]))
 
     def filled(self, img_size: tuple[int, int] | None) -> SegmenterConfig:
         """These settings with a value for each default, for images of this size (None: of different sizes)."""
