@@ -51,7 +51,6 @@ def chart(text: str = "one") -> Chart:
         groups={text: [0], "other": [1, 2]},
         lines={"top1 macs": [0, 1]},
         chosen=[1],
-        labels=[text, "b", "c"],
         errors={"top1": [1.0, 2.0, 0.0]},
     )
 

@@ -1,56 +1,49 @@
-"""Figures and the diagram of a network: clean SVG that names what it shows, in colours that stand out."""
+"""Figures and the diagram of a network: SVG that names what it shows, in colours that stand out."""
 
-import json
 import re
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from pages import ARCH
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from psvit import Arch
 from psvit.arch.variants import VARIANTS
 from psvit.report import figures
-from psvit.report.chart import SCRIPT
-from psvit.report.diagram import diagram_svg
-
-NAMESPACE = "{http://www.w3.org/2000/svg}"
-
+from psvit.report.diagram import LEGEND, diagram
 
 # Figures -------------------------------------------------------------------------------------------------------------
 
-MATRIX = [[1.0, 0.25, None], [0.5, 0.75, 0.125], [0.0, float("nan"), 1.0]]
+MATRIX = [[1.0, 0.25, None], [0.5, -0.75, 0.125], [0.0, float("nan"), 1.0]]
 FIGURES: dict[str, Any] = {
     "curves": lambda: figures.curves(
         {"a": ([1, 2, 3], [3.0, 2.0, 1.0]), "b $x$": ([1, 2], [1.0, 2.0])}, "epoch", "loss, nats",
         bands={"a": ([2.5, 1.5, 0.5], [3.5, 2.5, 1.5])},
     ),
-    "curves on a logarithmic axis": lambda: figures.curves({"a": ([1e6, 2e6], [1.0, 2.0])}, "MACs", "y", log_x=True),
-    "heatmap": lambda: figures.heatmap(MATRIX, ["A1", "S2", "A3"], "CKA", lines=[2]),
-    "an empty heatmap": lambda: figures.heatmap([[None]], ["A1"], "CKA", low=0, high=1),
+    "heatmap": lambda: figures.heatmap(MATRIX, ["A1", "S2", "A3"], "CKA", 0, 1, lines=[2]),
+    "an empty heatmap": lambda: figures.heatmap([[None]], ["A1"], "CKA", 0, 1),
     "intervals": lambda: figures.intervals([("first", 1.0, 0.5, 1.5), ("second", 2.0, 2.0, 2.0)], "points"),
     "scatter": lambda: figures.scatter({"a": [(1e6, 90, 89, 91)], "b": [(2e6, 91, 90, 93)]}, "MACs", "top-1, %", True),
     "bars": lambda: figures.bars({"cat": {"a": 1.0, "b": 2.0}, "dog": {"b": 3.0}}, "top-1, %"),
+    "diagram": lambda: diagram(Arch("AS-A", widths=(16, 32), head_dim=16), (32, 64), 1, 10),
 }  # fmt: skip
 
 
-def texts(svg: str) -> list[str]:
-    return ["".join(node.itertext()).strip() for node in ElementTree.fromstring(svg).iter(f"{NAMESPACE}text")]
+def texts(figure: Figure) -> list[str]:
+    nodes = ElementTree.fromstring(figures.svg(figure)).iter("{http://www.w3.org/2000/svg}text")
+    return ["".join(node.itertext()).strip() for node in nodes]
 
 
-def test_figures_are_clean() -> None:
+def test_figures_suit_light_and_dark_pages() -> None:
     for name, draw in FIGURES.items():
-        svg = draw()
-        root = ElementTree.fromstring(svg)
-        assert root.tag == f"{NAMESPACE}svg", name
-        assert root.get("width") == "100%", name
-        assert root.get("height") is None, name
-        assert re.fullmatch(r"0 0 440 \d+(\.\d+)?", root.get("viewBox") or ""), name
-        assert "currentColor" in svg, name
-        for gone in (figures.INK, "<style", "<metadata", "#000000", "#333333"):  # ink would be lost in the dark
-            assert gone not in svg, name
-        assert svg == draw(), f"{name}: the same bytes"
+        svg = figures.svg(draw())
+        assert f"fill: {figures.INK}" in svg, name
+        assert "@media (prefers-color-scheme: dark)" in svg, name
+        assert "<image" not in svg, name
+        assert svg == figures.svg(draw()), f"{name}: the same bytes"
 
 
 def test_figures_name_what_they_show() -> None:
@@ -58,56 +51,35 @@ def test_figures_name_what_they_show() -> None:
     assert {"first", "second", "points"} <= set(texts(FIGURES["intervals"]()))
     assert {"cat", "dog", "a", "b", "top-1, %"} <= set(texts(FIGURES["bars"]()))
     assert "1 M" in texts(FIGURES["scatter"]())
+    assert "2×4" in " ".join(texts(FIGURES["diagram"]()))
 
 
 def test_a_small_matrix_has_its_values_written() -> None:
     written = texts(FIGURES["heatmap"]())
-    assert {".25", ".50", ".75", ".12", "A1", "S2", "A3", "CKA"} <= set(written)
+    assert {".25", ".50", "−.75", ".12", "A1", "S2", "A3", "CKA"} <= set(written)
     assert written.count("1") == 2, "but for the blank cells"
     large = [[0.5] * 15 for _ in range(15)]
-    assert ".50" not in texts(figures.heatmap(large, [str(i) for i in range(15)], "CKA"))
+    assert ".50" not in texts(figures.heatmap(large, [str(i) for i in range(15)], "CKA", 0, 1))
 
 
-def test_few_values_on_a_logarithmic_axis_are_its_ticks() -> None:
-    for across, ticks in (
+@pytest.mark.parametrize(
+    ("across", "ticks"),
+    [
         ([2.99, 3.01, 2.95, 5.98, 5.92, 6.02, 11.9, 12.1], ["3", "6", "12"]),
         ([3.0] * 3 + [6.0] * 3 + [9.75] + [12.0] * 2, ["3", "6", "12"]),
         ([1000, 5000, 54_000], ["1 k", "5 k", "54 k"]),
         ([5.0, 7.5, 12.5], ["5", "7.5", "12.5"]),
-    ):
-        drawn = figures.scatter({"a": [(x, 1.0, 1.0, 1.0) for x in across]}, "x", "y", log_x=True)
-        assert texts(drawn)[: texts(drawn).index("x")] == ticks
-    many = figures.scatter({"a": [(1.3**i, 1.0, 1.0, 1.0) for i in range(12)]}, "x", "y", log_x=True)
-    assert len(texts(many)[: texts(many).index("x")]) < 8
+    ],
+)
+def test_few_values_on_a_logarithmic_axis_are_its_ticks(across: list[float], ticks: list[str]) -> None:
+    drawn = texts(figures.scatter({"a": [(x, 1.0, 1.0, 1.0) for x in across]}, "x", "y", log_x=True))
+    assert drawn[: drawn.index("x")] == ticks
 
 
-def test_what_a_user_wrote_stays_as_it_is() -> None:
-    name = f"{figures.INK} {figures.PALETTE[0]} 'DejaVu Sans'"
-    drawn = figures.curves({name: ([1, 2], [1.0, 2.0])}, "currentColor", "var(--c0, #0072b2)")
-    for svg in (drawn, drawn.alone(), drawn.themed()):
-        assert {name, "currentColor", "var(--c0, #0072b2)"} <= set(texts(svg))
-
-
-def test_a_file_for_browsers_is_light_and_dark() -> None:
-    drawn = figures.curves({"a": ([1, 2], [1.0, 2.0])}, "x", "y")
-    themed, alone = drawn.themed(), drawn.alone()
-    ElementTree.fromstring(themed)
-    assert "prefers-color-scheme: dark" in themed
-    assert themed.count("--c0: ") == 1
-    assert "currentColor" in themed
-    assert not re.search("var|currentColor|<style", alone)
-    assert 'width="586"' in themed
-    assert 'width="586"' in alone
-
-
-def test_a_value_below_0_has_a_minus_sign_in_its_cell() -> None:
-    assert "−.25" in texts(figures.heatmap([[1.0, -0.25], [-0.25, 1.0]], ["1", "2"], "correlation"))
-
-
-def test_the_chart_has_the_markers_of_the_figures() -> None:
-    assert len(figures.SYMBOLS) == len(figures.MARKERS)
-    assert f"SYMBOLS = {json.dumps(figures.SYMBOLS)}" in SCRIPT
-    assert 'symbol: one ? "circle" : SYMBOLS[i % SYMBOLS.length]' in SCRIPT
+def test_a_figure_is_written_as_svg_and_png(tmp_path: Path) -> None:
+    figures.save(FIGURES["bars"](), tmp_path / "bars")
+    assert (tmp_path / "bars.svg").read_text() == figures.svg(FIGURES["bars"]())
+    assert (tmp_path / "bars.png").read_bytes().startswith(b"\x89PNG")
 
 
 def luminance(shade: str) -> float:
@@ -117,38 +89,40 @@ def luminance(shade: str) -> float:
 
 
 def test_colours_stand_out() -> None:
-    for palette, paper in ((figures.PALETTE, "#ffffff"), (figures.NIGHT, "#15181c")):
-        for shade in palette:  # WCAG 2.1: 3 to 1 for what is not text
+    for paper in (figures.PAPER, figures.DARK_PAPER):
+        for shade in figures.PALETTE:  # WCAG 2.1: 3 to 1 for what is not text
             light, dark = sorted((luminance(shade), luminance(paper)), reverse=True)
             assert (light + 0.05) / (dark + 0.05) >= 3, shade
-        assert len(set(palette)) == len(palette)
+    assert len(set(figures.PALETTE)) == len(figures.PALETTE) == len(figures.MARKERS)
 
 
 # The diagram ---------------------------------------------------------------------------------------------------------
 
-NETWORKS = (
-    *VARIANTS.values(),
-    Arch("A" * 24, widths=(192,)),
-    Arch("A-A-A-A-AS", widths=(16, 32, 64, 64, 192), head_dim=16),
-    Arch("AS" * 40, widths=(64,)),
+
+def boxes(figure: Figure) -> list[Rectangle]:
+    """Every layer, in order, without those of the legend."""
+    return [p for p in figure.axes[0].patches if isinstance(p, Rectangle) and p.get_linewidth() == 1.6][:-2]
+
+
+@pytest.mark.parametrize(
+    "arch",
+    [
+        *VARIANTS.values(),
+        Arch("A" * 24, widths=(192,)),
+        Arch("A-A-A-A-AS", widths=(16, 32, 64, 64, 192), head_dim=16),
+        Arch("AS" * 40, widths=(64,)),
+    ],
+    ids=str,
 )
-
-
-def boxes(svg: str) -> list[tuple[float, float]]:
-    """Width and height of every layer, in order."""
-    found = [node for node in ElementTree.fromstring(svg).iter(f"{NAMESPACE}rect") if node.get("rx")]
-    return [(float(node.get("width", 0)), float(node.get("height", 0))) for node in found[:-2]]  # the legend's
-
-
-def shows_every_layer(arch: Arch) -> None:
-    svg = diagram_svg(arch, 224, 3, 1000)
-    letters = [text for text in texts(svg) if text in ("A", "S")]
-    assert "".join(letters) == arch.genotype.replace("-", "") + "AS"  # the legend's
-    assert len(boxes(svg)) == arch.depth
-    right = max(float(node.get("x", 0)) + float(node.get("width", 0)) for node in ElementTree.fromstring(svg).iter()
-                if node.tag.endswith("rect"))  # fmt: skip
-    assert right < float((ElementTree.fromstring(svg).get("viewBox") or "").split()[2])
-    words = " ".join(texts(svg))
+def test_the_diagram_shows_every_layer(arch: Arch) -> None:
+    drawn = diagram(arch, 224, 3, 1000)
+    said = [text.get_text() for text in drawn.axes[0].texts]
+    assert "".join(text for text in said if text in ("A", "S")) == arch.genotype.replace("-", "") + "AS"  # the legend's
+    assert len(boxes(drawn)) == arch.depth
+    assert max(box.get_x() + box.get_width() for box in boxes(drawn)) < drawn.get_figwidth() * 72
+    assert max(text.get_position()[1] for text in drawn.axes[0].texts) < drawn.get_figheight() * 72
+    words = " ".join(said)
+    assert said[-1] == list(LEGEND.values())[-1]
     for width, heads in zip(arch.widths, arch.num_heads, strict=True):
         assert f"{width} channels, {heads} head" in words
     shares = [float(share) for share in re.findall(r"; ([\d.e-]+) %", words)]
@@ -156,24 +130,9 @@ def shows_every_layer(arch: Arch) -> None:
     assert sum(shares) == pytest.approx(100, abs=0.5 * len(shares))
 
 
-def test_the_diagram_shows_every_layer() -> None:
-    for arch in NETWORKS:
-        shows_every_layer(arch)
-
-
 def test_layers_are_as_wide_as_channels_and_as_tall_as_tokens() -> None:
-    arch = Arch("AS-AS-A", widths=(96, 192, 384), head_dim=32)
-    sizes = boxes(diagram_svg(arch, 224, 3, 10))
-    assert sizes[0] == sizes[1]
-    assert sizes[2][0] == pytest.approx(2 * sizes[0][0], abs=0.1)
-    assert sizes[4][0] == pytest.approx(4 * sizes[0][0], abs=0.1)
-    assert sizes[2][1] == pytest.approx(sizes[0][1] / 2, abs=0.1)  # 14 x 14 -> 7 x 7
-    assert [a[1] >= b[1] for a, b in pairwise(sizes)] == [True] * 4
-
-
-def test_a_picture_for_a_file_brings_its_colours() -> None:
-    inside, alone = (diagram_svg(ARCH, (32, 64), 1, 10, standalone=alone) for alone in (False, True))
-    assert "<style" not in inside
-    assert "prefers-color-scheme: dark" in alone
-    assert int(ElementTree.fromstring(alone).get("width", 0)) > 0
-    assert "8×16" in inside
+    drawn = boxes(diagram(Arch("AS-AS-A", widths=(96, 192, 384), head_dim=32), 224, 3, 10))
+    wide, tall = [box.get_width() for box in drawn], [box.get_height() for box in drawn]
+    assert wide == pytest.approx([wide[0] * factor for factor in (1, 1, 2, 2, 4)])
+    assert tall[2] == pytest.approx(tall[0] / 2)  # 14 x 14 -> 7 x 7
+    assert all(a >= b for a, b in pairwise(tall))

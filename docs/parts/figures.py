@@ -15,13 +15,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure as MplFigure
+
 from parts.from_code import NETWORK, PLAIN
 from psvit import cost
 from psvit.analysis.analysis_page import CAPTIONS, drawings
 from psvit.arch.arch import Arch
+from psvit.report import diagram as picture
 from psvit.report import figures as drawing
-from psvit.report.diagram import diagram_svg
-from psvit.report.figures import Drawing, bars, curves
+from psvit.report.figures import bars, curves, svg
 from psvit.studies.tables import caption, figure
 
 Data = Mapping[str, Any]
@@ -84,7 +86,7 @@ def _rounded(value: Any) -> Any:
 
 def figures_of(data: Data, name: str) -> dict[str, Figure]:
     """The figures of a JSON file, by the part of its blocks: ``figure``, ``figure-2`` and so on."""
-    found: list[tuple[Any, str, Callable[[], Drawing]]] = []
+    found: list[tuple[Any, str, Callable[[], MplFigure]]] = []
     if "study" in data:
         for entry in data["config"]["figures"]:
             found.append((_shown(entry, data), caption(entry), partial(figure, entry, data)))
@@ -96,16 +98,16 @@ def figures_of(data: Data, name: str) -> dict[str, Figure]:
         found.append((data["rows"], words, partial(speedup_figure, data["rows"])))
     parts = ("" if number == 1 else f"-{number}" for number in range(1, len(found) + 1))
     return {
-        f"figure{part}": Figure(f"figures/{name}{part}", shows, words, partial(_themed, draw))
+        f"figure{part}": Figure(f"figures/{name}{part}", shows, words, partial(_drawn, draw))
         for part, (shows, words, draw) in zip(parts, found, strict=True)
     }
 
 
-def _themed(draw: Callable[[], Drawing]) -> str:
-    return draw().themed()
+def _drawn(draw: Callable[[], MplFigure]) -> str:
+    return svg(draw())
 
 
-def analysis_figure(data: Data, kind: str) -> Drawing:
+def analysis_figure(data: Data, kind: str) -> MplFigure:
     """A figure of an analysis, of that kind."""
     return drawings(data)[kind]
 
@@ -119,7 +121,7 @@ def _shown(entry: Data, data: Data) -> Any:
     return [data["reads"], dict(entry), groups]
 
 
-def speedup_figure(rows: Sequence[Data]) -> Drawing:
+def speedup_figure(rows: Sequence[Data]) -> MplFigure:
     """How many times fewer MACs than its plain twin a genotype has, beside how many times faster it is."""
     groups: dict[str, dict[str, float]] = {}
     for row in rows:
@@ -145,7 +147,7 @@ def tokens_figure() -> Figure:
 
     def draw() -> str:
         series = {name: (list(range(1, len(counts) + 1)), counts) for name, counts in lines.items()}
-        return curves(series, "layer", "tokens").themed()
+        return svg(curves(series, "layer", "tokens"))
 
     return Figure("figures/tokens", lines, "Tokens of each layer at 224 pixels.", draw)
 
@@ -166,16 +168,16 @@ def macs_figure() -> Figure:
             group[names.get(layer.kind, names["embed"])] += layer.macs / 1e6
     return Figure(
         "figures/macs", groups, "M MACs of the parts at 224 pixels, all stages 192 wide.",
-        lambda: bars(groups, "M MACs for one image").themed(),
+        lambda: svg(bars(groups, "M MACs for one image")),
     )  # fmt: skip
 
 
 def network_figure() -> Figure:
     """A network as reports show it."""
     arch = Arch("ASAS-ASSA-AS")
-    picture = diagram_svg(arch, 224, standalone=True)  # drawn without matplotlib: the same bytes everywhere
+    shows = [arch.to_dict(), Path(picture.__file__).read_text(encoding="utf-8")]
     words = "ASAS-ASSA-AS: image, patches, three stages of layers with token pooling between them, head"
-    return Figure("network", picture, words, lambda: picture)
+    return Figure("network", shows, words, lambda: svg(picture.diagram(arch, 224)))
 
 
 def of_code() -> Iterator[Figure]:

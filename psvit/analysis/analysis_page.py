@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from psvit.arch.arch import Arch
-from psvit.report.figures import Drawing, curves, heatmap, intervals, scatter
+from psvit.report.figures import curves, heatmap, intervals, scatter
 from psvit.report.page import Page
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.table import Table
 
 PAGE, FIGURES = "report.html", "figures"
@@ -54,7 +54,7 @@ SECTIONS = (
 FILES = tuple(f"{FIGURES}/{name}.{kind}" for name in CAPTIONS for kind in ("svg", "png"))
 
 
-def drawings(report: Mapping[str, Any]) -> dict[str, Drawing]:
+def drawings(report: Mapping[str, Any]) -> dict[str, Figure]:
     """The figures by their names; those for which nothing was measured are left out."""
     rows = report["layers"]
     labels = [str(row["layer"]) for row in rows]
@@ -103,7 +103,7 @@ def _interval(label: str, cost: Mapping[str, float]) -> tuple[str, float, float,
     return label, cost["loss"], cost["loss"] - cost["error"], cost["loss"] + cost["error"]
 
 
-def page(report: Mapping[str, Any], pictures: Mapping[str, Drawing], arch: Arch | None) -> Page:
+def page(report: Mapping[str, Any], pictures: Mapping[str, Figure], arch: Arch | None) -> Page:
     """The page of an analysis.
 
     Args:
@@ -136,10 +136,7 @@ def page(report: Mapping[str, Any], pictures: Mapping[str, Drawing], arch: Arch 
     for title, *rows in SECTIONS:
         made.heading(title)
         for names in rows:
-            drawn = [name for name in names if name in pictures]
-            with made.beside() if len(drawn) > 1 else nullcontext():
-                for name in drawn:
-                    made.figure(pictures[name], CAPTIONS[name])
+            made.figures([(pictures[name], CAPTIONS[name], CAPTIONS[name]) for name in names if name in pictures])
     made.note(
         "Averaging tokens is a stand-in for a trained token pooling: the tokens of a window stay equal in all later "
         "layers, and count as many times as there are in attention."
@@ -165,11 +162,7 @@ def _network(made: Page, report: Mapping[str, Any], suggested: Arch | None) -> N
         made.text(f"{report['model']}: {report['macs'] / 1e6:,.2f} M MACs for one image{params}.")
     if own is not None and suggested is not None:
         made.text("As it is, and as suggested:")
-    with made.beside() if own is not None and suggested is not None else nullcontext():
-        if own is not None:
-            made.network(Arch.from_dict(own), *shape)
-        if suggested is not None:
-            made.network(suggested, *shape)
+    made.networks([*([Arch.from_dict(own)] if own else []), *([suggested] if suggested else [])], *shape)
     if commands:
         made.text("To find out what the suggestion reaches:")
         made.code("\n".join(commands))

@@ -47,6 +47,7 @@ from psvit.engine.trained_on import known_images
 from psvit.errors import UserError
 from psvit.files import check_writable, write_json
 from psvit.models.macs import explicit_attention, macs_of
+from psvit.report.figures import save
 
 NUMBERS = "redundancy.json"
 DIGITS = 6
@@ -310,6 +311,6 @@ def _write(folder: Path, report: Mapping[str, Any], new: Arch | None) -> None:
     (folder / FIGURES).mkdir(parents=True, exist_ok=True)
     pictures = drawings(report)
     for name, picture in pictures.items():
-        picture.write(folder / FIGURES / name)
+        save(picture, folder / FIGURES / name)
     page(report, pictures, new).write(folder / PAGE)
     write_json(folder / NUMBERS, report)

@@ -27,7 +27,7 @@ from psvit.errors import UserError
 from psvit.files import check_writable, replacing
 from psvit.models.macs import explicit_attention
 from psvit.models.psvit import PSViT
-from psvit.report.figures import PAPER_INK, STYLE
+from psvit.report.figures import STYLE
 from psvit.tasks.classification.evaluate import Prediction, preprocess
 
 if TYPE_CHECKING:
@@ -319,13 +319,12 @@ def write_figure(path: Path, title: str, legend: str, image: Tensor, panels: Seq
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    paper = {name: PAPER_INK for name in STYLE if name.endswith("color") and name != "grid.color"}
-    style = {**STYLE, **paper, "font.size": 9, "axes.titlesize": 9, "xtick.labelsize": 8}
+    style = {**STYLE, "font.size": 9, "axes.titlesize": 9, "xtick.labelsize": 8}
     with matplotlib.rc_context(style), replacing(path) as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a class name in letters that the font has not
         figure = _figure(title, legend, image, panels)
         FigureCanvasAgg(figure)
-        figure.savefig(temporary, format="png", dpi=DOTS, facecolor="white", metadata={"Software": None})
+        figure.savefig(temporary, format="png", dpi=DOTS, metadata={"Software": None})
 
 
 def _figure(title: str, legend: str, image: Tensor, panels: Sequence[Panel]) -> Figure:

@@ -155,7 +155,6 @@ def comparison_chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
         ],
         groups={row["name"]: [number] for number, row in enumerate(rows)},
         errors={"top1": errors},
-        labels=[row["name"] for row in rows],
     )
 
 

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
-from string import Template
+from typing import TYPE_CHECKING, Any
 
-from psvit.report.figures import NIGHT, PALETTE, SYMBOLS
+from psvit.report.figures import PALETTE
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "star")
+CONFIG = {"displaylogo": False, "responsive": True, "plotlyServerURL": ""}  # no button that uploads the plot
 
 
 @dataclass(frozen=True)
 class Chart:
-    """Points with several figures each, of which the reader chooses one for each axis.
+    """Points with several metrics each; the reader chooses which two are drawn.
 
     Args:
-        columns: figures of all points, by a short name; None, and what is not finite, is left out of the plot.
-        names: what each column is, with its unit.
-        across: columns to choose from for the horizontal axis, the first at first.
-        up: columns to choose from for the vertical axis.
+        columns: metrics of all points, by a short name, which the menu shows; None and what is not finite are not
+            drawn.
+        names: what each column is, with its unit: the titles of the axes.
+        across: columns for the horizontal axis, the first one drawn first.
+        up: columns for the vertical axis.
         text: of each point, shown when it is pointed at; lines are parted by newlines.
         groups: for each group of points, by its name, their numbers, in the order they are drawn.
         pale: names of groups that stay in the background, the palest first.
@@ -28,7 +34,6 @@ class Chart:
         line: name of that stair.
         chosen: numbers of points that wear a star.
         errors: half the height of each point's interval, by the column that goes up.
-        labels: short texts that stand beside the points.
     """
 
     columns: Mapping[str, Sequence[float | None]]
@@ -42,127 +47,65 @@ class Chart:
     line: str = "front"
     chosen: Sequence[int] = ()
     errors: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    labels: Sequence[str] = ()
 
-    def html(self, number: int) -> str:
-        """The plot's place in the page, its data and its choices.
+    def figure(self) -> Figure:
+        """The plot, with a menu of the pairs of axes."""
+        from plotly import graph_objects as go  # slow to read
 
-        Args:
-            number: tells it from the others in the page.
-        """
-        data = {
-            **vars(self),  # plotly reads tags in what it writes
-            "columns": {column: _finite(values) for column, values in self.columns.items()},
-            "errors": {column: _finite(values) for column, values in self.errors.items()},
-            "names": {column: html.escape(name, quote=False) for column, name in self.names.items()},
-            "text": [html.escape(text, quote=False).replace("\n", "<br>") for text in self.text],
-            "groups": {html.escape(name, quote=False): points for name, points in self.groups.items()},
-            "pale": [html.escape(name, quote=False) for name in self.pale],
-            "line": html.escape(self.line, quote=False),
-            "labels": [html.escape(label, quote=False) for label in self.labels],
-        }
-        written = json.dumps(data, separators=(",", ":"), allow_nan=False)
-        safe = written.replace("<", "\\u003c")  # nothing in it can end the script
-        return (
-            f'<div class="chart" id="chart{number}">\n<form>{self._choice("across", self.across)}'
-            f"{self._choice('up', self.up)}</form>\n"
-            f'<div class="plot"><noscript>The plot needs JavaScript.</noscript></div>\n'
-            f'<script type="application/json">{safe}</script>\n</div>'
-        )
+        pairs = [(up, across) for up in self.up for across in self.across]
+        first, titles = self._places(*pairs[0]), self._titles(*pairs[0])
+        buttons = [{"label": f"{up} against {across}", "method": "update",
+                    "args": [self._places(up, across), self._titles(up, across)]} for up, across in pairs]  # fmt: skip
+        layout = go.Layout(
+            titles, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", dragmode=False, hovermode="closest",
+            margin={"l": 10, "r": 10, "t": 60, "b": 10}, legend={"orientation": "h", "yref": "container", "y": 0},
+            font={"size": 13, "family": "system-ui, sans-serif"}, hoverlabel={"align": "left"},
+            modebar={"bgcolor": "rgba(0,0,0,0)", "color": PALETTE[-1], "activecolor": PALETTE[0]},
+            updatemenus=[{"buttons": buttons, "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}]
+            if len(buttons) > 1 else [],
+        )  # fmt: skip
+        layout.update({axis: {"automargin": True, "zeroline": False, "gridcolor": "rgba(128,128,128,.3)",
+                              "exponentformat": "SI"} for axis in ("xaxis", "yaxis")})  # fmt: skip
+        figure = go.Figure(layout=layout)
+        for number, trace in enumerate(self._traces()):
+            figure.add_scatter(x=first["x"][number], y=first["y"][number], **trace)
+            figure.data[-1].error_y.array = first["error_y.array"][number]
+        return figure
 
-    def _choice(self, name: str, columns: Sequence[str]) -> str:
-        options = "".join(
-            f'<option value="{html.escape(column)}">{html.escape(self.names[column])}</option>' for column in columns
-        )
-        return f'<label>{name} <select name="{name}">{options}</select></label>\n'
+    def _traces(self) -> list[dict[str, Any]]:
+        """How each group, the stair and the star look."""
+        traces: list[dict[str, Any]] = []
+        one = len(self.groups) - len(self.pale) < 2
+        for number, (name, points) in enumerate(self.groups.items()):
+            paler = len(self.pale) - self.pale.index(name) if name in self.pale else 0
+            place = 0 if one else number
+            marker = {"color": PALETTE[place % len(PALETTE)], "symbol": SYMBOLS[place % len(SYMBOLS)],
+                      "size": 5 if paler else 8, "opacity": 0.7 ** (paler + 1) if paler else 0.9}  # fmt: skip
+            text = [html.escape(self.text[i], quote=False).replace("\n", "<br>") for i in points]
+            traces.append({"name": html.escape(name, quote=False), "mode": "markers", "marker": marker, "text": text,
+                           "hovertemplate": "%{text}<extra></extra>"})  # fmt: skip
+        if self.lines:
+            traces.append({"name": html.escape(self.line, quote=False), "mode": "lines", "hoverinfo": "skip",
+                           "line": {"shape": "hv", "color": PALETTE[1], "width": 2}})  # fmt: skip
+        if self.chosen:
+            marker = {"symbol": "star-open", "size": 17, "color": PALETTE[1], "line": {"width": 2}}
+            traces.append({"name": "chosen", "mode": "markers", "marker": marker, "hoverinfo": "skip"})
+        return traces
+
+    def _places(self, up: str, across: str) -> dict[str, list[Any]]:
+        """Where the points of each trace lie, and their intervals, as plotly updates them."""
+        traces = [*self.groups.values()]
+        traces += [self.lines.get(f"{up} {across}", ())] * bool(self.lines) + [self.chosen] * bool(self.chosen)
+        x, y = ([[_finite(self.columns[name][i]) for i in points] for points in traces] for name in (across, up))
+        errors = [[_finite(self.errors[up][i]) for i in points] if up in self.errors else None
+                  for points in self.groups.values()]  # fmt: skip
+        return {"x": x, "y": y, "error_y.array": errors + [None] * (len(traces) - len(errors))}
+
+    def _titles(self, up: str, across: str) -> dict[str, str]:
+        titles = {"xaxis.title.text": self.names[across], "yaxis.title.text": self.names[up]}
+        return {axis: html.escape(title, quote=False) for axis, title in titles.items()}
 
 
-def _finite(values: Sequence[float | None]) -> list[float | None]:
-    """The values with None for those that JSON cannot hold."""
-    return [None if value is None or not isfinite(value) else value for value in values]
-
-
-SCRIPT = Template("""
-"use strict";
-const DAY = $day, NIGHT = $night, SYMBOLS = $symbols;
-const dark = matchMedia("(prefers-color-scheme: dark)"), touch = matchMedia("(hover: none)").matches;
-let printing = false;
-const charts = [...document.querySelectorAll(".chart")].map(place => {
-  const data = JSON.parse(place.querySelector("script").textContent), columns = data.columns;
-  const plot = place.querySelector(".plot"), form = place.querySelector("form");
-  const names = Object.keys(data.groups);
-  function draw() {
-    const across = form.across.value, up = form.up.value, night = dark.matches && !printing;
-    const shade = i => (night ? NIGHT : DAY)[i % DAY.length];
-    const ink = night ? "#e6e8eb" : "#1f2328", grid = night ? "#343a42" : "#e3e6ea", red = shade(1);
-    const trace = (points, more) => ({
-      type: "scatter", mode: "markers", hovertemplate: "%{customdata}<extra></extra>",
-      x: points.map(i => columns[across][i]), y: points.map(i => columns[up][i]),
-      customdata: points.map(i => data.text[i]), ...more
-    });
-    const one = names.length - data.pale.length < 2;
-    const traces = names.map((name, i) => {
-      const points = data.groups[name], place = data.pale.indexOf(name);
-      const paler = place < 0 ? 0 : data.pale.length - place;
-      const color = one ? shade(0) : shade(i);
-      const error = data.errors[up] && {
-        type: "data", array: points.map(i => data.errors[up][i]), color, thickness: 1.5, width: 4
-      };
-      return trace(points, {
-        name, showlegend: !data.labels.length, ...(error ? { error_y: error } : {}),
-        ...(data.labels.length ? { mode: "markers+text", text: points.map(i => data.labels[i]),
-          textposition: points.map(i => side(columns[across], columns[up], i)), cliponaxis: false } : {}),
-        marker: {
-          color, size: paler ? 5 : data.labels.length ? 10 : 7, opacity: paler ? 0.6 * Math.pow(0.6, paler) : 0.9,
-          symbol: one ? "circle" : SYMBOLS[i % SYMBOLS.length]
-        }
-      });
-    });
-    const stair = data.lines[up + " " + across];
-    if (stair) traces.push(trace(stair, {
-      name: data.line, mode: "lines+markers", line: { shape: "hv", color: red, width: 2 },
-      marker: { color: red, size: 7 }
-    }));
-    if (data.chosen.length) traces.push(trace(data.chosen, {
-      name: "chosen", marker: { symbol: "star", size: 17, color: red, line: { color: ink, width: 1.5 } }
-    }));
-    const axis = name => ({
-      title: { text: data.names[name], standoff: 8 }, gridcolor: grid, linecolor: grid, zeroline: false,
-      automargin: true,
-      ...(["macs", "params"].includes(name) ? { tickformat: "~s" } : {})
-    });
-    Plotly.react(plot, traces, {
-      autosize: !printing, ...(printing ? { width: 600, height: 340 } : {}), dragmode: touch ? false : "zoom",
-      font: { color: ink, size: 13, family: "system-ui, sans-serif" }, paper_bgcolor: "transparent",
-      plot_bgcolor: "transparent", margin: { l: 10, r: 10, t: 32, b: 10 }, xaxis: axis(across), yaxis: axis(up),
-      legend: { orientation: "h", x: 0, yref: "container", y: 0, yanchor: "bottom" }, hovermode: "closest",
-      hoverlabel: { align: "left" }, modebar: { bgcolor: "transparent", color: grid, activecolor: ink }
-    }, {
-      responsive: true, displaylogo: false, displayModeBar: touch ? false : "hover",
-      showSendToCloud: false, plotlyServerURL: ""  // a button that would upload the plot
-    });
-  }
-  function side(x, y, i) {  // a text stands towards the middle of the plot, two that would meet apart
-    const ends = column => {
-      const known = column.filter(value => value !== null);
-      return [Math.min(...known), Math.max(...known)];
-    };
-    const [left, right] = ends(x), [low, high] = ends(y);
-    const apart = (column, j, size) => Math.abs(column[j] - column[i]) / size;
-    const near = x.map((_, j) => j).filter(
-      j => j !== i && apart(x, j, right - left || 1) < 0.3 && apart(y, j, high - low || 1) < 0.07
-    );
-    const above = near.every(j => y[i] > y[j] || (y[i] === y[j] && i < j));
-    const level = near.length ? (above ? "top" : "bottom") : "middle";
-    return level + (x[i] > (left + right) / 2 ? " left" : " right");
-  }
-  plot.querySelector("noscript").remove();
-  form.addEventListener("change", draw);
-  return draw;
-});
-const redraw = () => charts.forEach(draw => draw());
-dark.addEventListener("change", redraw);
-addEventListener("beforeprint", () => { printing = true; redraw(); });
-addEventListener("afterprint", () => { printing = false; redraw(); });
-redraw();
-""").substitute(day=json.dumps(PALETTE), night=json.dumps(NIGHT), symbols=json.dumps(SYMBOLS))
+def _finite(value: float | None) -> float | None:
+    """None for what JSON cannot hold."""
+    return value if value is not None and isfinite(value) else None

@@ -10,7 +10,7 @@ from typing import Any
 from psvit.arch.arch import Arch
 from psvit.files import replacing
 from psvit.report.chart import Chart
-from psvit.report.figures import curves
+from psvit.report.figures import curves, save
 from psvit.report.in_python import use_in_python
 from psvit.report.page import Page
 from psvit.studies.tables import (
@@ -59,7 +59,7 @@ def write_figures(folder: Path, stem: str, data: Data) -> list[Path]:
     written: list[Path] = []
     for entry, svg, png in zip(entries, paths[::2], paths[1::2], strict=True):
         if is_measured(entry, data):
-            figure(entry, data).write(svg)
+            save(figure(entry, data), svg)
             written += [svg, png]
     return written
 

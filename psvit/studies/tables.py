@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from psvit.report.figures import Drawing, curves, intervals, scatter
+from psvit.report.figures import curves, intervals, scatter
 from psvit.studies.known import precision_of
 from psvit.studies.statistics import ONE_SEED
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Data = Mapping[str, Any]
 
@@ -160,7 +163,7 @@ def is_measured(entry: Data, data: Data) -> bool:
     return any(row["mean"] is not None for g in data["groups"] if g["name"] in entry["groups"] for row in g["rows"])
 
 
-def figure(entry: Data, data: Data) -> Drawing:
+def figure(entry: Data, data: Data) -> Figure:
     """A figure of a study.
 
     Args:
