@@ -88,8 +88,8 @@ class Chart:
             traces.append({"name": html.escape(self.line, quote=False), "mode": "lines", "hoverinfo": "skip",
                            "line": {"shape": "hv", "color": PALETTE[1], "width": 2}})  # fmt: skip
         if self.chosen:
-            marker = {"symbol": "star-open", "size": 17, "color": PALETTE[1], "line": {"width": 2}}
-            traces.append({"name": "chosen", "mode": "markers", "marker": marker, "hoverinfo": "skip"})
+            star = {"symbol": "star-open", "size": 17, "color": PALETTE[1], "line": {"width": 2}}
+            traces.append({"name": "chosen", "mode": "markers", "marker": star, "hoverinfo": "skip"})
         return traces
 
     def _places(self, up: str, across: str) -> dict[str, list[Any]]:
