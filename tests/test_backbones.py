@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_detectors import VIT, backbone, detector
+from small_dense import HEADS, VIT, backbone, detection, detector
 from tiny import weights
 from torch import Tensor, nn
 
@@ -17,11 +17,11 @@ from psvit.engine.train_config import light
 from psvit.errors import UserError
 from psvit.models.macs import count_macs
 from psvit.tasks.dense.backbone import DENSE, open_features
-from psvit.tasks.detection.detect import detector_facts, seen_size
-from psvit.tasks.detection.detector_config import DetectorConfig
+from psvit.tasks.dense.dense_cost import network_cost
 from psvit.tasks.detection.pyramid import Backbone, check_read, pyramid_strides
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+PLAIN: dict[str, Any] = {"patch_size": 16, "widths": (32,), "head_dim": 16}
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
         ("test_resnet", {}, [4, 8, 16, 32], False),
         ("vit_tiny_patch16_224", VIT, [4, 8, 16, 32], True),
         ("vit_tiny_patch16_224", VIT | {"patch_size": 14}, [7, 14, 28, 56], True),
+        ("AAAA", {"pooling": "2d", **PLAIN}, [4, 8, 16, 32], True),  # its features begin with patches, no stage
+        ("AAAA", {"pooling": "1d", **PLAIN}, [4, 8, 16, 32], True),
         ("swin_tiny_patch4_window7_224", {"depths": (1, 1, 1, 1), "embed_dim": 24}, [4, 8, 16, 32], False),
     ],
 )
@@ -88,8 +90,8 @@ def test_weights_that_a_simple_pyramid_does_not_read_are_refused(monkeypatch: py
     checked: list[Any] = []
     monkeypatch.setattr("psvit.tasks.detection.detect.check_read", lambda *given: checked.append(given))
     for neck in ("simple", "fpn"):
-        model = detector(Backbone(body, neck, 16), "faster_rcnn")
-        assert detector_facts(model, described, (64, 64))["macs"] > 0
+        task = detection(**vars(HEADS) | {"detector": "faster_rcnn", "neck": neck})
+        assert network_cost(task, task.build(body, described), described, (64, 64))["macs"] > 0
     assert len(checked) == 1, "of the simple pyramid alone"
     check_read(built.to("meta"), (1, 64, 64))
     maps, body.side = body.forward, nn.Parameter(torch.ones(1, device="meta"))  # of the first map, as HRNet's branches
@@ -98,13 +100,6 @@ def test_weights_that_a_simple_pyramid_does_not_read_are_refused(monkeypatch: py
     )
     with pytest.raises(UserError, match=r"--neck simple reads .* last map alone, and 1 of .*: take fpn"):
         check_read(built, (1, 64, 64))
-
-
-def test_a_one_dimensional_network_without_pooling_has_maps() -> None:
-    model = ModelConfig.of("AA", pooling="1d", patch_size=8, class_token=True)
-    built = Backbone(open_features(model, (64, 64), 1)[0], "auto", 16)
-    assert built.simple
-    assert [one.shape[-1] for one in built(torch.rand(1, 1, 64, 64)).values()] == [16, 8, 4, 2, 1]
 
 
 def test_features_have_the_weights_of_a_checkpoint(trained: Path) -> None:
@@ -142,10 +137,10 @@ def test_position_embeddings_are_not_decayed(name: str, more: dict[str, Any], ap
 
 
 def test_macs_are_those_of_the_padded_image() -> None:
-    config = DetectorConfig(short_side=60, long_side=100).filled((30, 45), True)
-    assert seen_size(config, {(30, 45)}) == (60, 90)
+    task = detection(**vars(HEADS.filled((30, 45), True)) | {"short_side": 60, "long_side": 100})
+    assert task.seen_size({(30, 45)}) == (60, 90)
     body, described = open_features(ModelConfig.of("auto"), (64, 64), 1)
-    facts = detector_facts(detector(Backbone(body, "auto", 16), "mask_rcnn"), described, (60, 90))
-    assert facts["macs"] == cost.macs(DENSE, (64, 96), 1, 0)  # multiples of 16
-    assert facts["pyramid_macs"] == count_macs(lambda: copy.deepcopy(Backbone(body, "auto", 16)), (1, 64, 96))
-    assert facts["backbone_params"] < facts["params"]
+    cost_ = network_cost(task, task.build(body, described), described, (60, 90))
+    assert cost_["macs"] == cost.macs(DENSE, (64, 96), 1, 0)  # multiples of 16
+    assert cost_["pyramid_macs"] == count_macs(lambda: copy.deepcopy(Backbone(body, "auto", 16)), (1, 64, 96))
+    assert cost_["backbone_params"] < cost_["params"]

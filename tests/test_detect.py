@@ -2,13 +2,14 @@
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_detectors import VIT, backbone, detector
+from small_dense import CPU, VIT, backbone, detection, detector
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
@@ -20,13 +21,13 @@ from psvit.data.objects.objects import DenseSource
 from psvit.data.objects.objects_config import DenseAugment, DenseDataConfig
 from psvit.data.objects.transforms import to_tensor
 from psvit.engine.accelerator import open_machine
-from psvit.engine.train_config import Machine
 from psvit.errors import UserError
 from psvit.models.attention import attention_for_training
 from psvit.tasks.dense.backbone import open_features
+from psvit.tasks.dense.dense_checkpoints import own_batches
+from psvit.tasks.dense.dense_cost import cost_lines
 from psvit.tasks.dense.drawing import files_for
-from psvit.tasks.dense.facts import seen_lines
-from psvit.tasks.detection.detect import evaluate_detector, seen_size
+from psvit.tasks.detection.detect import Detection
 from psvit.tasks.detection.detector_config import DetectorConfig
 from psvit.tasks.detection.detectors import Anchors, build_detector
 from psvit.tasks.detection.pasting import cut, mask_loss, paste
@@ -95,7 +96,7 @@ def test_a_thin_image_is_seen_one_pixel_thin() -> None:
         [found] = model.eval()([torch.rand(1, *size)])
         assert found["masks"].shape[2:] == size, size
         assert (found["boxes"] <= box[0, [2, 3, 2, 3]]).all(), size
-        assert min(seen_size(DetectorConfig(short_side=64, long_side=64), [size])) == 1, size
+        assert min(detection(short_side=64, long_side=64).seen_size([size])) == 1, size
 
 
 @pytest.mark.parametrize("network", ["auto", "vit_tiny_patch16_224"])
@@ -213,24 +214,16 @@ class Oracle(nn.Module):
 
 def test_an_evaluation_of_what_is_known() -> None:
     data = open_objects(DenseDataConfig(scenes=200, img_size=64))
-    split, machine = ObjectSplit(data.validation), open_machine(Machine("cpu", "float32", 1))
-    figures = evaluate_detector(Oracle(data.validation), split, data, machine, batch_size=3, workers=0)
-    assert figures.images == len(data.validation) == 20
-    assert figures.mask is not None
-    for kind in (figures.box, figures.mask):
+    task = Detection(DetectorConfig("mask_rcnn"), data.classes, 1, (0.5,), (0.2,), data.img_size)
+    batches = own_batches(ObjectSplit(data.validation), open_machine(CPU), batch_size=3, workers=0)
+    metrics = task.evaluate(Oracle(data.validation), batches, data, open_machine(CPU))
+    assert metrics.images == len(data.validation) == 20
+    assert metrics.mask is not None
+    for kind in (metrics.box, metrics.mask):
         assert kind["ap"] == pytest.approx(sum(kind["per_class"].values()) / 10, abs=1e-3)
         assert {name for name, value in kind["per_class"].items() if value == 100} == set("01234569")
         assert kind["per_class"]["7"] == 0
         assert 10 < kind["per_class"]["8"] < 90
-
-
-def test_a_plain_transformer_gets_the_simple_pyramid_however_it_is_written() -> None:
-    """A 2D network's features begin with patches of the image, which are of other strides and no stages."""
-    for name, more in (("AAAA", {"pooling": "2d"}), ("AAAA", {"pooling": "1d"}), ("vit_tiny_patch16_224", VIT)):
-        more = {"patch_size": 16, "widths": (32,), "head_dim": 16, **more} if name == "AAAA" else more
-        built = backbone(name, **more)
-        assert (built.simple, built.strides) == (True, [4, 8, 16, 32, 64]), name
-        assert not backbone("A-A", patch_size=16, widths=(32, 32), head_dim=16).simple, name
 
 
 def test_much_attention_is_told() -> None:
@@ -248,7 +241,10 @@ def test_much_attention_is_told() -> None:
         own = ModelConfig.of("A-A" if "/" in name else name, **network)
         model = ModelConfig.of(name) if name == "test_resnet" else own
         body, _ = open_features(model, (64, 64), 1)
-        first, *notes = seen_lines((side, side), 8, body, (2e6, 3e6), "pyramid", name, "--short-side")
+        task = detection()
+        network: Any = SimpleNamespace(transform=SimpleNamespace(size_divisible=8), backbone=SimpleNamespace(body=body))
+        cost = {"macs": 2_000_000, "pyramid_macs": 3_000_000}
+        first, *notes = cost_lines(task, network, cost, (side, side), name)
         said = f"seen at {side} x {side} pixels: 2 M MACs are the backbone's, 3 M with its pyramid"
         assert first == said + (f"; {tokens} tokens in its first stage" if tokens else ""), note
         assert len(notes) == bool(note), note
@@ -304,33 +300,27 @@ def test_the_size_that_macs_are_told_for() -> None:
         ({"short_side": 30}, [(64, 48), (60, 60), (40, 80)], (30, 60)),
     ):
         config = DetectorConfig(**changes).filled(sizes[0] if len(sizes) == 1 else None, True)  # type: ignore[arg-type]
-        assert seen_size(config, sizes) == expected, changes
+        assert detection(**vars(config)).seen_size(sizes) == expected, changes
         resize = GeneralizedRCNNTransform(int(config.short_side or 0), int(config.long_side or 0), [0.5], [0.2])
         seen = [tuple(resize([torch.rand(1, *size)])[0].image_sizes[0]) for size in sizes]
         assert not seen or max(seen, key=lambda size: (size[0] * size[1], size)) == expected, changes
 
 
-def test_wrong_config() -> None:
-    for setting, message in (
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
         ({"rois": 0}, "--rois 0 is not a whole number of at least 1"),
         ({"detector": "yolo"}, "--detector 'yolo' is not one of mask_rcnn, faster_rcnn, retinanet"),
-        ({"neck": "long"}, "--neck 'long' is not one of auto, fpn, simple"),
         ({"score_threshold": 1.0}, "--score-threshold 1.0 is not a fraction"),
         ({"anchor_scale": 0.0}, "--anchor-scale 0.0 is not a positive number below 1000"),
         ({"short_side": 900, "long_side": 800}, "--short-side 900 is more than --long-side 800"),
-    ):
-        with pytest.raises(UserError, match=message):
-            DetectorConfig(**setting)
-
-
-def test_wrong_augmentation() -> None:
-    for setting, message in (
         ({"hflip": 1.5}, "--hflip 1.5 is not a number from 0 to 1"),
         ({"jitter": (1.2, 0.8)}, "--jitter 1.2 0.8 is not a range"),
-        ({"color_jitter": float("nan")}, "--color-jitter nan is not a number of at least 0"),
-    ):
-        with pytest.raises(UserError, match=message):
-            DenseAugment(**setting)  # type: ignore[arg-type]
+    ],
+)
+def test_wrong_settings(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        (DenseAugment if {"hflip", "jitter"} & set(setting) else DetectorConfig)(**setting)
 
 
 def test_no_image_is_replaced_by_its_drawing(tmp_path: Path) -> None:

@@ -8,18 +8,20 @@ from typing import Any
 
 import pytest
 import torch
-from small_detect_runs import CPU, FEW, HEADS, LONG, MACHINE, SHORT, TRAIN, VIT, config
+from small_dense import CPU, FEW, HEADS, MACHINE, TRAIN, VIT, config
 from tiny import Cli, log, read, same_weights, saved_behind, start, start_slowed, stop_at, torchrun, weights
 
 from psvit.arch.model_config import ModelConfig
 from psvit.cli import main
-from psvit.tasks.detection.detect import (
-    evaluate_checkpoint,
-    load_detector,
-    train_detector,
-)
+from psvit.tasks.dense.dense_checkpoints import evaluate_dense, load_dense
+from psvit.tasks.dense.dense_training import train_dense
+from psvit.tasks.detection.detect import Detection
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+KEPT = ["--ema-decay", "0.9", "--drop-path", "0.2", "--color-jitter", "0.3", "--save-every", "1", "--keep-state"]
+SHORT = [*TRAIN, *KEPT, "--batch-size", "4"]  # 4 steps an epoch
+LONG = [*TRAIN, *KEPT, "--batch-size", "2"]  # 8
 
 
 # ---- interrupted and resumed
@@ -103,56 +105,22 @@ def test_it_learns_and_says_what(cli: Cli, tmp_path: Path) -> None:
 # ---- several processes
 
 
-NORMS = """
-import sys
-import torch
-from psvit.cli import main
-from psvit.tasks.detection.detect import DetectorTrainer
-
-evaluate = DetectorTrainer.evaluate
-
-def evaluated(self):
-    for name, model in (("plain", self.plain), ("ema", self.ema.module)):
-        norms = {name: value for name, value in model.named_buffers() if "running" in name}
-        torch.save(norms, f"{sys.argv[1]}/{name}{self.accelerator.process_index}.pt")
-    return evaluate(self)
-
-DetectorTrainer.evaluate = evaluated
-sys.exit(main(sys.argv[2:]))
-"""
-"""psvit, which leaves what the batch norms of each process remember when it evaluates."""
-
-
 @pytest.mark.slow
 def test_two_processes_agree(cli: Cli, tmp_path: Path) -> None:
-    """Before any step they are one process; later each samples boxes of its own, so only their figures agree.
-
-    The batch norms of test_resnet have seen other images in each process: what is evaluated is their average.
-    """
-    words = [*TRAIN, "--model", "test_resnet", "--ema-decay", "0.9", "--output"]
-    (tmp_path / "norms.py").write_text(NORMS)
-    process = start(tmp_path / "norms.py", tmp_path, *words, tmp_path / "two", "--batch-size", "2", launcher=torchrun())
+    """Each samples boxes of its own, and its batch norms see images of its own: what is evaluated is their average."""
+    words = [*TRAIN, "--model", "test_resnet", "--ema-decay", "0.9", "--output", tmp_path, "--batch-size", "2"]
+    process = start("-m", "psvit", *words, launcher=torchrun())
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert out.count("batch     4 images globally = 2 a process x 1 accumulated x 2 processes; 4 steps an epoch") == 1
-    lines = log(tmp_path / "two")
+    lines = log(tmp_path)
     assert [line["step"] for line in lines] == [4, 8]
-    assert all(0 < line["train_loss"] < 20 for line in lines)
-    assert lines[1]["train_loss"] < lines[0]["train_loss"]
-    last = weights(tmp_path / "two" / "last")
-    for name in ("plain", "ema"):
-        first, second = (torch.load(tmp_path / f"{name}{rank}.pt", weights_only=True) for rank in range(2))
-        assert len(first) > 10
-        assert all(torch.equal(first[key], second[key]) for key in first)
-    assert all(torch.equal(first[key], last[key]) for key in first)  # the average of weights is what is kept
+    assert lines[1]["train_loss"] < lines[0]["train_loss"] < 20
     # what two processes found together is what one finds with the weights that they left
-    said = json.loads(cli.ok("detect", "evaluate", tmp_path / "two" / "last", "--split", "validation", "--scenes", "16",
-                             "--validation", "0.25", "--batch-size", "2", *MACHINE, "--json"))  # fmt: skip
-    for name, value in said.items():
-        if name in lines[1] and value is not None:
-            assert value == pytest.approx(lines[1][name], abs=1e-3)
-    assert said["images"] == 4
-    assert "has a global batch of 4, not 2" in cli.refused(*words, tmp_path / "two", "--batch-size", "2", "--resume")
+    said = json.loads(cli.ok("detect", "evaluate", tmp_path / "last", "--split", "validation", *MACHINE, "--json"))
+    for name in ("box_ap", "box_ap50", "images"):
+        assert said[name] == pytest.approx(lines[1][name], abs=1e-3)
+    assert "has a global batch of 4, not 2" in cli.refused(*words, "--resume")
 
 
 @pytest.mark.slow
@@ -184,20 +152,21 @@ def test_two_processes_are_one_where_nothing_is_sampled(cli: Cli, tmp_path: Path
 def test_a_checkpoint_gives_what_the_training_saw(detector: Any, model: ModelConfig, tmp_path: Path) -> None:
     heads = replace(HEADS, detector=detector, score_threshold=0.0, frozen_norm=detector == "faster_rcnn")
     data = replace(FEW, img_size=(48, 64))
-    best = train_detector(config(tmp_path, model=model, data=data, detector=heads), lambda line: None)
-    figures, opened = evaluate_checkpoint(str(tmp_path / "best"), replace(data, img_size=None), CPU, "validation", 4)
+    best = train_dense(Detection, config(tmp_path, model=model, data=data, detector=heads), lambda line: None)
+    data = replace(data, img_size=None)
+    found, opened = evaluate_dense(Detection, str(tmp_path / "best"), data, CPU, "validation", 4)
     assert opened.img_size == (48, 64)
     shown = {name: None if value is None else pytest.approx(value, abs=1e-3) for name, value in best.items()}
-    assert figures.to_dict() == {name: shown[name] for name in figures.to_dict()}
-    assert (figures.mask is not None) == (detector == "mask_rcnn")
+    assert found.to_dict() == {name: shown[name] for name in found.to_dict()}
+    assert (found.mask is not None) == (detector == "mask_rcnn")
     metrics = read(tmp_path / "best" / "metrics.json")
     assert metrics["backbone_params"] < metrics["params"]
     assert 0 < metrics["macs"] < metrics["pyramid_macs"]
     images = [torch.rand(1, 48, 64), torch.rand(1, 37, 53), torch.rand(1, 90, 30)]
-    (one, saved), (two, _) = (load_detector(tmp_path / "best") for _ in range(2))
+    (one, task), (two, _) = (load_dense(Detection, tmp_path / "best") for _ in range(2))
     saved = weights(tmp_path / "best")
     assert all(torch.equal(value, saved[name]) for name, value in one.state_dict().items())
-    assert saved["detector"]["detector"] == detector
+    assert task.head.detector == detector
     with torch.inference_mode():
         for a, b in zip(one(images), two(images), strict=True):
             assert len(a["boxes"]) > 0
@@ -208,7 +177,7 @@ def test_a_detector_starts_from_a_classifier(trained: Path, tmp_path: Path) -> N
     still = {"lr": 1e-30, "weight_decay": 0.0, "drop_path": 0.0}
     heads = replace(HEADS, neck="simple")
     given = config(tmp_path, model=ModelConfig.of(str(trained)), data=FEW, detector=heads, **still)
-    train_detector(given, lambda line: None)
+    train_dense(Detection, given, lambda line: None)
     before, after = weights(trained), weights(tmp_path / "last")
     body = {name.removeprefix("backbone.body.model."): value for name, value in after.items() if ".body." in name}
     assert set(before) - set(body) == {"norm.weight", "norm.bias", "head.weight", "head.bias"}

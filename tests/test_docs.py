@@ -195,7 +195,8 @@ class Reached(Exception):  # noqa: N818  not an error: the command has understoo
     """The command is about to work."""
 
 
-TASKS = "psvit.tasks"
+DENSE = [f"psvit.tasks.dense.dense_{name}"
+         for name in ("training.train_dense", "checkpoints.evaluate_dense", "checkpoints.predict_dense")]  # fmt: skip
 WORK = {
     "run": ["psvit.pipeline.run.run"],
     "search": ["psvit.search.search.search"],
@@ -205,10 +206,8 @@ WORK = {
     "analyze": ["psvit.analysis.analyze.analyze"],
     "study": ["psvit.studies.study.run_study"],
     "benchmark": ["psvit.latency.benchmark.benchmark"],
-    "detect": [f"{TASKS}.detection.detect.{name}" for name in ("train_detector", "evaluate_checkpoint", "detect")],
-    "segment": [
-        f"{TASKS}.segmentation.segment.{name}" for name in ("train_segmenter", "evaluate_checkpoint", "segment")
-    ],
+    "detect": DENSE,
+    "segment": DENSE,
     "export": ["psvit.export.export.export"],
 }
 """What each command calls when it has understood its arguments."""

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from small_segmenters import ARCH, segmenter
+from small_dense import ARCH, segmenter
 from tiny import MACHINE, Cli, log, read, same_weights, saved_behind, start, start_slowed, stop_at, torchrun, weights
 from torch import Tensor
 
@@ -21,8 +21,9 @@ from psvit.data.objects.object_sets import open_class_maps
 from psvit.data.objects.objects_config import DenseDataConfig
 from psvit.engine.checkpoints import save_checkpoint
 from psvit.engine.open_model import open_model
+from psvit.tasks.dense.dense_checkpoints import load_dense
 from psvit.tasks.dense.drawing import class_colour
-from psvit.tasks.segmentation.segment import ClassMap, load_segmenter
+from psvit.tasks.segmentation.segment import ClassMap, Segmentation
 from psvit.tasks.segmentation.segmenter_config import SegmenterConfig
 
 NETWORK = ["--model", "AS-A", "--widths", "16", "32", "--head-dim", "8", "--patch-size", "4"]
@@ -133,9 +134,9 @@ def test_predict_writes_class_maps(cli: Cli, trained: Path, tmp_path: Path) -> N
     line = json.loads(out)
     assert (line["height"], line["width"]) == (37, 53)
     assert sum(line["percent"].values()) == pytest.approx(100, abs=1e-2)
-    model, canvas, _ = load_segmenter(str(trained / "last"))
+    model, task = load_dense(Segmentation, trained / "last")
     with torch.no_grad():
-        expected: Tensor = canvas(model, torch.from_numpy(pixels)[None, None] / 255)[0].argmax(dim=0)
+        expected: Tensor = task.logits(model, torch.from_numpy(pixels)[None, None] / 255)[0].argmax(dim=0)
     with Image.open(tmp_path / "found" / "masks" / "odd.png") as mask:
         assert mask.mode == "P"
         assert np.array_equal(np.asarray(mask), expected)
@@ -163,7 +164,7 @@ def test_predict_leaves_out_what_rounds_to_nothing(cli: Cli, tmp_path: Path, mon
     classes = torch.zeros(100, 100, dtype=torch.long)
     classes[0, :5], classes[1, :4] = 1, 2  # 0.05 % and 0.04 %
     found = ClassMap("a.png", classes, ("sky", "sea", "sand", "sun"), torch.zeros(1, 100, 100))
-    monkeypatch.setattr("psvit.tasks.segmentation.segment.segment", lambda *words: iter([found]))
+    monkeypatch.setattr("psvit.tasks.dense.dense_checkpoints.predict_dense", lambda *words: iter([found]))
     Image.new("L", (2, 2)).save(tmp_path / "a.png")
     assert cli.ok("segment", "predict", "nowhere", tmp_path / "a.png") == "a.png  sky 99.9 %  sea 0.1 %\n"
     said = json.loads(cli.ok("segment", "predict", "nowhere", tmp_path / "a.png", "--json"))
@@ -268,7 +269,7 @@ def test_two_processes_of_which_one_has_no_image_left_say_once_what_one_says(
 
 
 @pytest.mark.parametrize("what", ["image", "mask"])
-def test_a_hold_out_without_figures_is_refused_before_training(
+def test_a_validation_split_without_metrics_is_refused_before_training(
     what: str, cli: Cli, photos: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(photos, tmp_path / "data")
@@ -315,15 +316,3 @@ def test_what_is_cut_by_default() -> None:
     ):
         filled = SegmenterConfig().filled(size)
         assert (filled.crop_size, filled.channels) == (crop, channels), size
-
-
-def test_a_set_without_class_maps_is_refused(cli: Cli, tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    Image.new("RGB", (8, 8)).save(tmp_path / "images" / "a.png")
-    said = cli.refused("segment", "train", "--data", tmp_path, *MACHINE, "--output", tmp_path / "run")
-    assert "holds no class maps: give a folder with images/ and masks/" in said
-
-
-def test_actions(cli: Cli) -> None:
-    assert "usage: psvit segment train | evaluate | predict" in cli.ok("segment")
-    assert "does not know 'draw': give train, evaluate or predict" in cli.refused("segment", "draw")

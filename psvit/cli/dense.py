@@ -6,7 +6,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from psvit.cli.evaluate import add_evaluation_flags, prints, trained_on_line
 from psvit.cli.flags import Flags, SplitFlags, config_from
@@ -14,6 +14,9 @@ from psvit.cli.predict import add_prediction_flags
 from psvit.data.objects.objects_config import DenseDataConfig
 from psvit.engine.train_config import Machine
 from psvit.errors import UserError
+
+if TYPE_CHECKING:
+    from psvit.tasks.dense.dense_task import DenseTask
 
 T = TypeVar("T")
 
@@ -81,21 +84,16 @@ class Evaluated(Generic[T]):
         return f"{values.data}, {values.split} split{origin}, {images} images{known}"
 
 
-def evaluated(
-    evaluate_checkpoint: Callable[..., tuple[T, Any]], values: Namespace, data: DenseDataConfig
-) -> Evaluated[T]:
-    """The figures of a checkpoint, by the flags of `evaluation_flags`; notes on the data go to stderr.
+def evaluated(task_type: type[DenseTask], values: Namespace, data: DenseDataConfig) -> Evaluated[Any]:
+    """The metrics of a checkpoint, by the flags of `evaluation_flags`; notes on the data go to stderr.
 
     Raises:
-        UserError: as `evaluate_checkpoint`; or the validation split is another than the training's, which may have
+        UserError: as `evaluate_dense`; or the validation split is another than the training's, which may have
             learned it.
     """
     from psvit.engine.checkpoints import read_metrics
-    from psvit.engine.trained_on import (
-        check_cut,
-        known_images,
-        trained_on,
-    )
+    from psvit.engine.trained_on import check_cut, known_images, trained_on
+    from psvit.tasks.dense.dense_checkpoints import evaluate_dense
 
     metrics = read_metrics(values.checkpoint)
     trained = trained_on(metrics)
@@ -103,7 +101,7 @@ def evaluated(
     given = config_from(values, data, **split.filled(trained))
     if values.split == "validation" and trained is not None:
         check_cut(values.checkpoint, trained, given)
-    figures, opened = evaluate_checkpoint(values.checkpoint, given, machine, values.split, values.batch_size)
+    figures, opened = evaluate_dense(task_type, values.checkpoint, given, machine, values.split, values.batch_size)
     for note in opened.notes if prints() else ():
         print(note, file=sys.stderr)
     if opened.files is None:

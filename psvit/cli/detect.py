@@ -57,9 +57,10 @@ def train(arguments: Sequence[str]) -> int:
     from psvit.engine.hardware import keep_freed_memory
 
     keep_freed_memory()
-    from psvit.tasks.detection.detect import train_detector
+    from psvit.tasks.dense.dense_training import train_dense
+    from psvit.tasks.detection.detect import Detection
 
-    train_detector(config)
+    train_dense(Detection, config)
     return 0
 
 
@@ -72,11 +73,11 @@ def evaluate(arguments: Sequence[str]) -> int:
 
     keep_freed_memory()
     from psvit.tasks.dense.dense_checkpoints import as_trained
-    from psvit.tasks.detection.detect import evaluate_checkpoint
+    from psvit.tasks.detection.detect import Detection
 
     data = as_trained(values.checkpoint, data)
     values = evaluation_flags("detect", EVALUATE, data).parse(arguments)  # again: the default of --scenes is known now
-    found = evaluated(evaluate_checkpoint, values, data)
+    found = evaluated(Detection, values, data)
     figures = found.figures
     if not prints():
         return 0
@@ -114,11 +115,13 @@ def predict(arguments: Sequence[str]) -> int:
     from psvit.engine.hardware import keep_freed_memory
 
     keep_freed_memory()
+    from psvit.tasks.dense.dense_checkpoints import predict_dense
     from psvit.tasks.dense.drawing import draw_objects, files_for
-    from psvit.tasks.detection.detect import detect
+    from psvit.tasks.detection.detect import Detection
 
     drawn = files_for(paths, values.output, values.overwrite) if values.output else {}
-    predictions = detect(values.checkpoint, paths, config_from(values, Machine()), values.threshold)
+    machine = config_from(values, Machine())
+    predictions = predict_dense(Detection, values.checkpoint, paths, machine, score_threshold=values.threshold)
     for path, found in readable(paths, predictions):
         objects = [_plain(label, score, box) for label, score, box in
                    zip(found.labels, found.scores, found.boxes.tolist(), strict=True)]  # fmt: skip

@@ -53,9 +53,10 @@ def train(arguments: Sequence[str]) -> int:
     from psvit.engine.hardware import keep_freed_memory
 
     keep_freed_memory()
-    from psvit.tasks.segmentation.segment import train_segmenter
+    from psvit.tasks.dense.dense_training import train_dense
+    from psvit.tasks.segmentation.segment import Segmentation
 
-    train_segmenter(config)
+    train_dense(Segmentation, config)
     return 0
 
 
@@ -68,11 +69,11 @@ def evaluate(arguments: Sequence[str]) -> int:
 
     keep_freed_memory()
     from psvit.tasks.dense.dense_checkpoints import as_trained
-    from psvit.tasks.segmentation.segment import evaluate_checkpoint
+    from psvit.tasks.segmentation.segment import Segmentation
 
     data = as_trained(values.checkpoint, data)
     values = evaluation_flags("segment", EVALUATE, data).parse(arguments)  # again: the default of --scenes is known now
-    found = evaluated(evaluate_checkpoint, values, data)
+    found = evaluated(Segmentation, values, data)
     figures = found.figures
     if not prints():
         return 0
@@ -101,8 +102,9 @@ def predict(arguments: Sequence[str]) -> int:
     from psvit.engine.hardware import keep_freed_memory
 
     keep_freed_memory()
+    from psvit.tasks.dense.dense_checkpoints import predict_dense
     from psvit.tasks.dense.drawing import draw_class_map, files_for, write_class_map
-    from psvit.tasks.segmentation.segment import segment
+    from psvit.tasks.segmentation.segment import Segmentation
 
     folder = Path(values.output) if values.output else None
     if folder is not None and folder.exists() and not folder.is_dir():
@@ -118,7 +120,7 @@ def predict(arguments: Sequence[str]) -> int:
                         "another --output")  # fmt: skip
     masks = files_for(paths, str(folder / "masks"), values.overwrite) if folder else {}
     drawn = files_for(paths, str(folder / "drawn"), values.overwrite) if folder else {}
-    predictions = segment(values.checkpoint, paths, config_from(values, Machine()))
+    predictions = predict_dense(Segmentation, values.checkpoint, paths, config_from(values, Machine()))
     for path, found in readable(paths, predictions):
         shares = found.shares
         if values.json:

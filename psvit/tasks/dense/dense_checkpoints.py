@@ -1,50 +1,124 @@
-"""Checkpoints of detectors and segmenters: the folders of classifiers, with a task and what builds it again."""
+"""Checkpoints of detectors and segmenters: loaded, evaluated on a split of a set, used on image files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from psvit.config import Count, checked
+from psvit.data.loading import Batch, eval_batches
+from psvit.data.objects.batches import DenseSplit
 from psvit.data.objects.object_sets import SCENES, DenseData
 from psvit.data.objects.objects_config import DenseDataConfig
-from psvit.engine.checkpoints import (
-    COMMANDS,
-    read_json,
-    read_metrics,
-)
-from psvit.engine.run_folder import Description
-from psvit.engine.trained_on import TRAINED_ON
+from psvit.data.objects.transforms import to_tensor
+from psvit.data.sources import load_image
+from psvit.engine.accelerator import open_machine
+from psvit.engine.checkpoints import COMMANDS, load_weights, read_json, read_metrics, read_weights
+from psvit.engine.train_config import Machine
+from psvit.engine.trained_on import TRAINED_ON, known_images
 from psvit.errors import UserError, one_line
-from psvit.tasks.dense.dense_config import DenseConfig
+from psvit.tasks.dense.backbone import build_features
+from psvit.tasks.dense.dense_task import DenseTask
 
+Task = TypeVar("Task", bound=DenseTask)
 Data = TypeVar("Data", bound=DenseDataConfig)
 
 
-def describe(head: str, checkpoint: dict[str, Any], facts: dict[str, Any], config: DenseConfig) -> Description:
-    """What the run of a detector or segmenter says of it.
+def load_dense(task_type: type[Task], folder: str | Path, **head: Any) -> tuple[nn.Module, Task]:
+    """The network of a checkpoint folder, in evaluation mode, and its task.
 
     Args:
-        head: what stands on the backbone.
-        checkpoint: config of the checkpoints, see `task_config`.
-        facts: macs and params, for metrics.json.
-        config: of the training.
+        task_type: `psvit.tasks.detection.detect.Detection` or `psvit.tasks.segmentation.segment.Segmentation`.
+        folder: the checkpoint.
+        head: settings of the head that differ from the checkpoint's.
+
+    Raises:
+        UserError: no checkpoint, one of another task, or a broken one.
     """
-    backbone, data = checkpoint["backbone"], config.data
-    return Description(
-        title=f"{head} on {backbone['model_args'].get('genotype', backbone['architecture'])}",
-        facts=facts,
-        checkpoint=checkpoint,
-        trained_on={"scenes": data.scenes} if data.data == SCENES else {},
-        next_command=["psvit", COMMANDS[checkpoint["task"]], "evaluate", str(Path(config.run.output) / "best"),
-                      "--data", data.data],
-    )  # fmt: skip
+    saved = read_json(folder)
+    found = saved.get("task", "classes")
+    if found != task_type.name:
+        command = f"psvit {COMMANDS[found]}" if found in COMMANDS else "psvit"
+        raise UserError(
+            f"{folder} is a checkpoint for {found}, not for {task_type.name}: take {command} evaluate or "
+            f"{command} predict"
+        )
+    try:
+        task = task_type.read(saved)
+        task = replace(task, head=replace(task.head, **head))
+        model = task.build(build_features(saved["backbone"], task.backbone_size), saved["backbone"])
+    except UserError:
+        raise
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError, AssertionError) as error:
+        raise UserError(
+            f"{folder}/config.json describes no {task_type.head_key}: {one_line(error, kind=True)}"
+        ) from error
+    load_weights(model, read_weights(folder), str(folder))
+    return model.eval(), task
+
+
+@torch.inference_mode()
+def evaluate_dense(
+    task_type: type[DenseTask],
+    folder: str,
+    data: DenseDataConfig,
+    machine: Machine,
+    split: str = "test",
+    batch_size: int = 8,
+) -> tuple[Any, DenseData]:
+    """Evaluate a checkpoint on a split of a set; scenes are of the size that it was trained on.
+
+    Returns:
+        The task's metrics, and the opened set.
+
+    Raises:
+        UserError: a broken checkpoint, or data of other classes or channels than it was trained on.
+    """
+    checked(batch_size, Count, "--batch-size")
+    task_type.check_library()
+    accelerator = open_machine(machine)
+    model, task = load_dense(task_type, folder)
+    opened = _open_fitting(task, data, folder)
+    if opened.files is not None:
+        opened.files.check_split(split, opened.name)
+    images = task.split_type(opened.split(split), strict=data.strict)
+    batches = own_batches(images, accelerator, batch_size, opened.workers)
+    return task.evaluate(model.to(accelerator.device), batches, opened, accelerator), opened
+
+
+@torch.inference_mode()
+def predict_dense(
+    task_type: type[DenseTask], folder: str, paths: Iterable[Path], machine: Machine, **head: Any
+) -> Iterator[Any]:
+    """Yield what is found in each image file in turn; for one that cannot be read, a UserError with the reason.
+
+    Args:
+        task_type: its `predict` says what is found.
+        folder: the checkpoint.
+        paths: image files.
+        machine: device and precision.
+        head: settings of the head that differ from the checkpoint's, as score_threshold.
+    """
+    accelerator = open_machine(machine)
+    model, task = load_dense(task_type, folder, **head)
+    model.to(accelerator.device)
+    for path in paths:
+        try:
+            pixels = to_tensor(load_image(path, task.in_chans))
+        except OSError as error:
+            yield UserError(one_line(error, limit=1000))  # it names the path, which may be long
+            continue
+        yield task.predict(model, str(path), pixels, accelerator)
 
 
 def as_trained(folder: str, data: Data) -> Data:
-    """These settings with as many scenes as a checkpoint was trained on, where it tells: its validation split is of
+    """These settings with as many scenes as a checkpoint was trained on, if it tells: its validation split is a part of
     them.
     """
     told = read_metrics(folder).get(TRAINED_ON)
@@ -55,51 +129,38 @@ def as_trained(folder: str, data: Data) -> Data:
         return data
 
 
-def task_config(task: str, data: DenseData, described: dict[str, Any], **head: dict[str, Any]) -> dict[str, Any]:
-    """The config of a checkpoint: its task, what builds the network again, and the images that it knows.
-
-    Args:
-        task: detection or segmentation.
-        data: the set that is trained on.
-        described: the backbone, see `psvit.tasks.dense.backbone.open_features`.
-        head: settings of what stands on it, by their name.
-    """
-    return {
-        "task": task,
-        "label_names": list(data.classes),
-        "backbone": described,
-        **head,
-        "preprocessing": {"in_chans": data.in_chans, "mean": list(data.mean), "std": list(data.std)},
-        "img_size": list(data.img_size) if data.img_size else None,
-    }
+def own_batches(split: DenseSplit, accelerator: Accelerator, batch_size: int, workers: int) -> Iterator[Batch]:
+    """The batches of this process, which takes its part of the images of a split; see `eval_batches`."""
+    return eval_batches(
+        split,
+        batch_size=batch_size,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        workers=workers,
+    )
 
 
-def read_task(folder: str | Path, task: str) -> dict[str, Any]:
-    """The config of a checkpoint of `task`.
+def _open_fitting(task: DenseTask, config: DenseDataConfig, folder: str) -> DenseData:
+    """Open a set to evaluate the task of a checkpoint folder on.
+
+    A folder of images that it was trained on keeps the splits of the training. Of another folder without splits all
+    images are the test split.
 
     Raises:
-        UserError: no checkpoint, or one of another task.
+        UserError: data of other classes or channels than it was trained on.
     """
-    config = read_json(folder)
-    found = config.get("task", "classes")
-    if found != task:
-        command = f"psvit {COMMANDS[found]}" if found in COMMANDS else "psvit"
+    if config.data == SCENES and config.img_size is None and task.img_size is not None:
+        config = replace(config, img_size=task.img_size)
+    data = type(task).open_data(config, known_images(folder, read_metrics(folder)), task.classes)
+    known, found = task.classes, data.classes
+    if found != known:
+        place = next((at for at, pair in enumerate(zip(known, found, strict=False)) if pair[0] != pair[1]), None)
+        where = ""
+        if place is not None:
+            where = f", and class {place} is {known[place]} in the checkpoint, {found[place]} in the set"
         raise UserError(
-            f"{folder} is a checkpoint for {found}, not for {task}: take {command} evaluate or {command} predict"
+            f"{folder} knows {len(known)} classes, {data.name} has {len(found)}{where}: it is another set's"
         )
-    return config
-
-
-@contextmanager
-def building(what: str, folder: str | Path) -> Iterator[None]:
-    """Build what a config describes inside of this.
-
-    Raises:
-        UserError: whatever fails there, since the config is broken then.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError, AssertionError) as error:
-        raise UserError(f"{folder}/config.json describes no {what}: {one_line(error, kind=True)}") from error
+    if data.in_chans != task.in_chans:
+        raise UserError(f"{folder} takes {task.in_chans} image channels, {data.name} has {data.in_chans}")
+    return data

@@ -16,7 +16,7 @@ from psvit.data.objects.objects import IGNORED
 
 
 def confusion_matrix(predicted: Tensor, truth: Tensor, num_classes: int) -> Tensor:
-    """How many pixels of each class (rows) were taken for each class (columns): (K, K) int64; ignored ones left out.
+    """How many pixels of each class (rows) were taken for each class (columns): (K, K) int64.
 
     Args:
         predicted: class numbers, of any shape.
@@ -29,7 +29,7 @@ def confusion_matrix(predicted: Tensor, truth: Tensor, num_classes: int) -> Tens
 
 
 @dataclass(frozen=True, eq=False)
-class SegmentationFigures:
+class SegmentationMetrics:
     """What the counts of a split come to.
 
     Args:
@@ -66,10 +66,6 @@ class SegmentationFigures:
         return 100 * int(self.counts.diagonal().sum()) / int(self.counts.sum())
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures without those of single classes, as plain data."""
-        return {
-            "miou": round(self.miou, 4),
-            "pixel_accuracy": round(self.pixel_accuracy, 4),
-            "loss": self.loss,
-            "images": self.images,
-        }
+        """The metrics without those of single classes, as plain data."""
+        shown = {"miou": round(self.miou, 4), "pixel_accuracy": round(self.pixel_accuracy, 4)}
+        return {**shown, "loss": self.loss, "images": self.images}

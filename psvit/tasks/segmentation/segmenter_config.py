@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from psvit.config import Config, Count, Fraction, Rule
 from psvit.data.objects.objects_config import ClassMapDataConfig, DenseDataConfig
+from psvit.errors import UserError
 from psvit.tasks.dense.dense_config import DenseConfig, is_small
 
 DecoderName = Literal["fpn", "unet", "upernet", "deeplabv3plus", "segformer", "dpt"]
@@ -62,3 +63,8 @@ class SegmentConfig(DenseConfig):
 
     data: DenseDataConfig = field(default_factory=ClassMapDataConfig)
     segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
+
+    def __post_init__(self) -> None:
+        if self.recipe.batch_size == 1 and self.segmenter.decoder in ("upernet", "deeplabv3plus"):
+            raise UserError(f"--batch-size 1 is too small for {self.segmenter.decoder}: it norms one value of each "
+                            "image over the batch; give 2 or more, or --decoder fpn")  # fmt: skip

@@ -11,14 +11,12 @@ Legend: B images, C channels, H x W pixels, K classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from math import log2
 from types import ModuleType
 from typing import Any
 
 import timm
-import torch
 import torch.nn.functional as F
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
@@ -211,37 +209,3 @@ def multiple_of(model: Any) -> int:
         return encoder.output_stride
     # DPT scales its maps to strides 4, 8, ... and adds each to the next, twice as large
     return max(*encoder.output_strides, 2 ** (len(encoder.output_strides) + 1))
-
-
-@dataclass(frozen=True)
-class Canvas:
-    """How images come to a segmenter, and its logits back to them.
-
-    Args:
-        mean: of each channel, for pixels in 0..1.
-        std: of each channel.
-        multiple: of which the segmenter's images have to be.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    multiple: int
-
-    def __call__(self, model: nn.Module, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) in 0..1 of any size -> logits (B, K, H, W).
-
-        Images are padded right and below with their mean, and the logits are cut back.
-
-        Raises:
-            UserError: a network that takes images of one size only.
-        """
-        height, width = images.shape[2:]
-        mean, std = (torch.tensor(values, device=images.device).view(1, -1, 1, 1) for values in (self.mean, self.std))
-        padded = F.pad((images - mean) / std, (0, -width % self.multiple, 0, -height % self.multiple))
-        try:
-            logits: Tensor = model(padded)
-        except AssertionError as error:  # how timm's networks of one size say so
-            raise UserError(
-                f"this network cannot take an image of {height} x {width} pixels: {one_line(error)}"
-            ) from error
-        return logits[:, :, :height, :width]

@@ -1,4 +1,4 @@
-"""Detectors that learn from folders: photos of any size, masks, validation splits."""
+"""psvit detect: folders of photos of any size, predictions, what is refused."""
 
 import json
 from dataclasses import replace
@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from coco_writer import write_coco
 from dense_folders import save, write
 from PIL import Image
-from small_detect_runs import CPU, FEW, HEADS, MACHINE, TRAIN, VIT, config
+from small_dense import CPU, FEW, HEADS, MACHINE, SCENES, TRAIN, VIT, config
 from tiny import Cli, read, start, torchrun
 
 from psvit.arch.model_config import ModelConfig
@@ -19,15 +18,17 @@ from psvit.data.objects.batches import ObjectSplit, check_validation
 from psvit.data.objects.object_sets import open_objects
 from psvit.data.objects.objects import DenseSource, DenseSubset, Objects
 from psvit.data.objects.objects_config import DenseAugment, DenseDataConfig
-from psvit.engine.accelerator import open_machine
-from psvit.tasks.detection.detect import (
-    DetectorTrainer,
-    evaluate_checkpoint,
-    train_detector,
-)
+from psvit.errors import UserError
+from psvit.tasks.dense.dense_checkpoints import evaluate_dense, load_dense, predict_dense
+from psvit.tasks.dense.dense_training import train_dense
+from psvit.tasks.detection.detect import Detection
 from psvit.tasks.detection.detector_config import DetectorConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+EVALUATE = ["detect", "evaluate", *MACHINE, "--workers", "0"]
+
+
+# ---- folders
 
 
 class Photos(DenseSource):
@@ -81,11 +82,8 @@ def best(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     data = DenseDataConfig(str(folders["masks"]), validation=0.4, workers=0)
     folder, lines = tmp_path_factory.mktemp("best"), list[str]()
     model = ModelConfig.of("vit_tiny_patch16_224", model_args=VIT)
-    train_detector(config(folder, model=model, data=data, detector=heads, batch_size=2), lines.append)
+    train_dense(Detection, config(folder, model=model, data=data, detector=heads, batch_size=2), lines.append)
     return folder / "best", "\n".join(lines)
-
-
-EVALUATE = ["detect", "evaluate", *MACHINE, "--workers", "0"]
 
 
 def test_photos_of_different_sizes(cli: Cli, folders: dict[str, Path], best: tuple[Path, str]) -> None:
@@ -134,7 +132,7 @@ def test_photos_of_one_size(
     heads = HEADS if small else replace(HEADS, short_side=66)
     model = ModelConfig.of("vit_tiny_patch16_224", model_args=VIT)
     lines: list[str] = []
-    best = train_detector(config(tmp_path / "run", model=model, data=data, detector=heads), lines.append)
+    best = train_dense(Detection, config(tmp_path / "run", model=model, data=data, detector=heads), lines.append)
     said = "\n".join(lines)
     assert f"validation images of {size[0]}x{size[1]} pixels" in said
     assert f"seen at {'40 x 52' if small else '70 x 66'} pixels" in said
@@ -142,18 +140,11 @@ def test_photos_of_one_size(
     assert saved["img_size"] == list(size)
     sides = (saved["detector"]["short_side"], saved["detector"]["long_side"], saved["detector"]["anchor_scale"])
     assert sides == ((40, 52, 3) if small else (66, 1333, 8))
-    figures, _ = evaluate_checkpoint(str(tmp_path / "run" / "best"), data, CPU, "validation", 4)
-    assert figures.box["ap"] == pytest.approx(best["box_ap"], abs=1e-3)
+    metrics, _ = evaluate_dense(Detection, str(tmp_path / "run" / "best"), data, CPU, "validation", 4)
+    assert metrics.box["ap"] == pytest.approx(best["box_ap"], abs=1e-3)
     found = cli("detect", "evaluate", tmp_path / "run" / "best", *MACHINE, "--workers", "0", "--data", folders["masks"])
     assert found.code == 0, found.err
     assert "test split (annotations/instances_val.json), 5 images" in found.out
-
-
-def test_masks_need_masks(cli: Cli, folders: dict[str, Path], tmp_path: Path) -> None:
-    said = cli.refused("detect", "train", *MACHINE, "--data", folders["boxes"], "--detector", "mask_rcnn", "--output",
-                       tmp_path / "run")  # fmt: skip
-    assert "--detector mask_rcnn needs masks, the set has boxes only: take faster_rcnn or retinanet" in said
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", ["mask_rcnn", "faster_rcnn", "retinanet"])
@@ -172,18 +163,16 @@ def test_what_is_learned_from_is_what_is_asked_for(name: Any, tmp_path: Path) ->
             save(tmp_path / "images" / f"{split}{i}.png", (100, 100))
     data = open_objects(DenseDataConfig(str(tmp_path), validation=0, workers=0))
     assert any("masks without a pixel, their box is taken: 4 " in note for note in data.notes)
-    still = DenseAugment(hflip=0.0, jitter=(1.0, 1.0))
-    given = config(tmp_path / "run", detector=replace(HEADS, detector=name), augment=still)
-    metric = "mask_ap" if name == "mask_rcnn" else "box_ap"
-    trainer = DetectorTrainer(torch.nn.Linear(1, 1), given, open_machine(CPU), data, metric)
-    target, truth = trainer.split[0, 0].label, data.test.objects(0)
+    task = Detection.of(config(tmp_path / "run", detector=replace(HEADS, detector=name)), data)
+    split = task.train_split(data, DenseAugment(hflip=0.0, jitter=(1.0, 1.0)), strict=True)
+    target, truth = split[0, 0].label, data.test.objects(0)
     assert target["boxes"].tolist() == truth.boxes.tolist() == [[10, 10, 50, 70], [5, 80, 65, 82], [70, 70, 80, 80]]
     assert ("masks" in target) == (name == "mask_rcnn")
     if "masks" in target:
         assert target["masks"].sum(dim=(1, 2)).tolist() == truth.areas.tolist() == [800, 120, 100]
 
 
-def test_a_hold_out_that_cannot_be_read_is_refused_before_training(cli: Cli, tmp_path: Path) -> None:
+def test_a_validation_split_that_cannot_be_read_is_refused_before_training(cli: Cli, tmp_path: Path) -> None:
     write_coco(Photos(True), ("cat", "dog"), tmp_path / "data", "train")
     write_coco(Photos(True), ("cat", "dog"), tmp_path / "data", "val")
     held = open_objects(DenseDataConfig(str(tmp_path / "data"), validation=0.1)).validation
@@ -211,24 +200,145 @@ def test_a_hold_out_that_cannot_be_read_is_refused_before_training(cli: Cli, tmp
     check_validation(two)
 
 
-class Crowds(DenseSubset):
-    """Images in which all that there is are crowds."""
+def test_a_validation_split_without_objects_has_no_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_objects(FEW)
 
-    def objects(self, i: int) -> Objects:
-        found = super().objects(i)
-        return replace(found, crowd=np.ones(len(found), dtype=bool))
+    class Crowds(DenseSubset):
+        def objects(self, i: int) -> Objects:
+            return replace(found := super().objects(i), crowd=np.ones(len(found), dtype=bool))
 
-
-def test_a_hold_out_without_objects_has_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = open_objects(FEW)
-    monkeypatch.setattr(
-        "psvit.tasks.detection.detect.open_objects",
-        lambda *_: replace(data, validation=Crowds(data.validation, range(2))),
-    )
+    data = replace(opened, validation=Crowds(opened.validation, range(2)))
+    monkeypatch.setattr(Detection, "open_data", staticmethod(lambda *_: data))
     told: list[str] = []
-    best = train_detector(config(tmp_path, data=FEW, epochs=2), told.append)
+    best = train_dense(Detection, config(tmp_path, data=FEW, epochs=2), told.append)
     assert (best["epoch"], best["mask_ap"]) == (2, None)
     assert not any("mask AP" in line for line in told)
+
+
+# ---- predictions
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short training."""
+    folder = tmp_path_factory.mktemp("whole")
+    train_dense(Detection, config(folder, data=FEW), lambda line: None)
+    return folder
+
+
+def test_predict(cli: Cli, whole: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    open_objects(SCENES).test.image(0).save(photos / "scene.png")
+    Image.new("RGB", (53, 37), (90, 20, 30)).save(photos / "photo.jpg")
+    (photos / "broken.png").write_bytes(b"\x89PNG broken")
+    words = ["detect", "predict", whole / "best", photos, "--threshold", "0", *MACHINE]
+    result = cli(*words, "--json", "--output", tmp_path / "found")
+    assert result.code == 0
+    assert [line.split(":")[0] for line in result.err.splitlines()[:1]] == ["psvit"]
+    assert "broken.png" in result.err
+    lines = [json.loads(line) for line in result.out.splitlines()]
+    assert [Path(line["image"]).name for line in lines] == ["photo.jpg", "scene.png"]
+    assert {one["label"] for one in lines[1]["objects"]} <= set("0123456789")
+    for line, (width, height) in zip(lines, ((53, 37), (48, 48)), strict=True):
+        scores = [one["score"] for one in line["objects"]]
+        assert scores == sorted(scores, reverse=True)
+        assert len(scores) > 0
+        for one in line["objects"]:
+            x0, y0, x1, y1 = one["box"]
+            assert 0 <= x0 <= x1 <= width
+            assert 0 <= y0 <= y1 <= height
+    drawn = {path.name: Image.open(path).size for path in (tmp_path / "found").iterdir()}
+    assert drawn == {"photo.png": (477, 333), "scene.png": (480, 480)}  # enlarged by a whole number
+    assert "is there already: give --overwrite" in cli.refused(*words, "--output", tmp_path / "found")
+    plain = cli.ok("detect", "predict", whole / "best", photos / "photo.jpg", "--threshold", "0.999", *MACHINE)
+    assert plain == f"{photos / 'photo.jpg'}  nothing\n"
+    [one] = predict_dense(Detection, str(whole / "best"), [photos / "scene.png"], CPU, score_threshold=0.0)
+    assert not isinstance(one, UserError)
+    assert one.masks is not None
+    assert one.masks.shape == (len(one.boxes), 48, 48)
+
+
+# ---- refused
+
+
+def test_predict_refuses(cli: Cli, whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    image = tmp_path / "a.png"
+    Image.new("L", (48, 48)).save(image)
+    for words, message in (
+        ([whole / "best", tmp_path / "empty"], "holds no images"),
+        ([whole / "best", tmp_path / "nowhere.png"], "there is no file or folder"),
+        ([whole, image], "did you mean"),
+        ([tmp_path / "nowhere", image], "there is no checkpoint folder"),
+        ([whole / "best", image, "--threshold", "1"], "--threshold 1.0 is not a fraction"),
+        ([whole / "best", image, "--output", image], "is a file: give a folder"),
+        ([whole / "best", image, "--output", tmp_path, "--overwrite"], "is one of the images"),
+    ):
+        assert message in cli.refused("detect", "predict", *words, *MACHINE)
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG broken")
+    result = cli("detect", "predict", whole / "best", tmp_path / "broken.png", *MACHINE)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.splitlines()[-1] == "psvit: none of 1 images can be read"
+
+
+def test_checkpoints_of_another_task_are_refused(cli: Cli, whole: Path, trained: Path, tmp_path: Path) -> None:
+    image = tmp_path / "a.png"
+    Image.new("L", (8, 8)).save(image)
+    for words in (["evaluate", trained], ["predict", trained, image]):
+        said = cli.refused("detect", *words, *MACHINE)
+        assert "is a checkpoint for classes, not for detection: take psvit evaluate or psvit predict" in said
+    used = "take psvit detect evaluate or psvit detect predict\n"
+    trained = "take a classifier's checkpoint, from which backbones start too; --resume goes on with a run\n"
+    for command, hint in (
+        (["evaluate", whole / "best", "--data", "digits", *MACHINE], used),
+        (["predict", whole / "best", image, *MACHINE], used),
+        (["train", "--data", "digits", "--model", whole / "best", "--output", tmp_path / "x", *MACHINE], trained),
+        (["detect", "train", "--model", whole / "best", "--output", tmp_path / "x", *MACHINE], trained),
+        (["export", whole / "best"], "detectors and segmenters cannot be exported, only classifiers\n"),
+    ):
+        assert f"is a checkpoint for detection, not for classes: {hint}" in cli.refused(*command)
+    config = read(whole / "best" / "config.json") | {"task": "segmentation"}
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "other" / "model.safetensors").write_bytes((whole / "best" / "model.safetensors").read_bytes())
+    said = cli.refused("detect", "evaluate", tmp_path / "other", *MACHINE)
+    assert (
+        "is a checkpoint for segmentation, not for detection: take psvit segment evaluate or psvit segment predict"
+        in said
+    )
+
+
+def test_broken_configs_are_refused(whole: Path, tmp_path: Path) -> None:
+    config = read(whole / "best" / "config.json")
+    (tmp_path / "model.safetensors").write_bytes((whole / "best" / "model.safetensors").read_bytes())
+    changes: tuple[tuple[Any, str], ...] = (
+        ({"detector": {"detector": "yolo"}}, "--detector 'yolo' is not mask_rcnn"),
+        ({"detector": {"boxes": 3}}, r"config\.json describes no detector"),
+        ({"backbone": {}}, r"config\.json describes no detector"),
+        ({"backbone": None}, r"config\.json describes no detector"),
+        ({"label_names": ["a", "b"]}, "another class count"),
+    )
+    for change, message in changes:
+        (tmp_path / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(UserError, match=message):
+            load_dense(Detection, tmp_path)
+
+
+def test_an_evaluation_that_would_mislead_is_refused(cli: Cli, whole: Path, tmp_path: Path) -> None:
+    write_coco(DenseSubset(open_objects(FEW).test, range(2)), tuple("abcdefghij"), tmp_path, "val")
+    write_coco(DenseSubset(open_objects(FEW).train, range(2)), tuple("abcdefghij"), tmp_path, "train")
+    evaluate = ["detect", "evaluate", whole / "best", *MACHINE]
+    assert "it is another set's" in cli.refused(*evaluate, "--data", tmp_path)
+    assert "--batch-size 0 is not a whole number" in cli.refused(*evaluate, "--batch-size", "0")
+    assert "was trained on" in cli.refused(*evaluate, "--validation", "0", "--split", "validation")
+
+
+def test_masks_need_masks(cli: Cli, folders: dict[str, Path], tmp_path: Path) -> None:
+    said = cli.refused("detect", "train", *MACHINE, "--data", folders["boxes"], "--detector", "mask_rcnn", "--output",
+                       tmp_path / "run")  # fmt: skip
+    assert "--detector mask_rcnn needs masks, the set has boxes only: take faster_rcnn or retinanet" in said
+    assert not (tmp_path / "run").exists()
 
 
 def test_wrong_commands_are_refused(cli: Cli, tmp_path: Path) -> None:
