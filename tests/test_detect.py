@@ -238,8 +238,11 @@ def test_much_attention_is_told() -> None:
         ("test_resnet", {}, 2000, None, ""),
     ):
         network = {"patch_size": 8, "head_dim": 8, "widths": (16,) * (2 - (name == "AA")), **more}
-        own = ModelConfig.of("A-A" if "/" in name else name, **network)
-        model = ModelConfig.of(name) if name == "test_resnet" else own
+        model = (
+            ModelConfig.of(name)
+            if name == "test_resnet"
+            else ModelConfig.of(name.replace("runs/best", "A-A"), **network)
+        )
         body, _ = open_features(model, (64, 64), 1)
         task = detection()
         network: Any = SimpleNamespace(transform=SimpleNamespace(size_divisible=8), backbone=SimpleNamespace(body=body))
