@@ -16,6 +16,7 @@ from members import MEMBERS, SPACE, TIMED, dominates, facts, score, some_scores
 from rich.console import Console
 
 from psvit import Arch, UserError, cost
+from psvit.report.tables import to_rich
 from psvit.search.front import Ranked, front_table, fronts, pareto, rank, read_front, thin, write_front
 from psvit.search.scores import Score
 
@@ -27,7 +28,7 @@ def written(folder: Path, ranked: Sequence[Ranked], **more: Any) -> None:
 def shown(data: dict[str, Any]) -> list[str]:
     console = Console(width=140, color_system=None)
     with console.capture() as capture:
-        console.print(front_table(data))
+        console.print(to_rich(front_table(data)))
     return capture.get().splitlines()
 
 
@@ -249,7 +250,7 @@ def test_a_long_table_is_thinned_around_the_chosen(tmp_path: Path) -> None:
         write_front(tmp_path, ranked, facts(ranked[place]))
         data = read_front(tmp_path)
         table = front_table(data)
-        assert table.row_count == 20
+        assert len(table.rows) == 20
         lines = [line.split() for line in shown(data)[1:21]]
         ranks = [int(line[-2] if line[-1] == "chosen" else line[-1]) for line in lines]
         assert ranks == sorted(ranks, reverse=True)
@@ -269,7 +270,7 @@ def test_a_chosen_network_off_the_front_is_in_the_table(tmp_path: Path) -> None:
     assert "ms" in heading.split()
     line = next(line for line in lines if "chosen, off the front" in line)
     assert line.split()[0] == off.arch.genotype
-    assert front_table(data).row_count == len(data["front"]) + 1
+    assert len(front_table(data).rows) == len(data["front"]) + 1
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.sets(st.integers(0, 59)))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tiny import Cli
 
-from psvit.pipeline.compare import best_on_validation, table
+from psvit.pipeline.compare import best_on_validation, comparison_table
 from psvit.pipeline.run_config import RunAllConfig
 from psvit.pipeline.run_page import run_page
 
@@ -64,5 +64,5 @@ def test_terminal_page_and_next_command_name_the_same(
     assert f"{name}, {why}: " in re.sub("<[^>]*>", "", page)
     assert f"psvit predict {tmp_path / name / 'best'}" in re.sub("<[^>]*>", "", page)
     marked = re.findall('<tr class="mark"><td>(.*?)</td>', page)
-    bold = [one["name"] for one, line in zip(rows, table(results).rows, strict=True) if line.style == "bold"]
+    bold = [rows[place]["name"] for place in comparison_table(results).highlight]
     assert marked == bold == ([name] if validation[0] else [])

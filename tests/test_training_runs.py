@@ -12,7 +12,7 @@ from tiny import CPU, DATA, DIGITS, MACHINE, TRAIN, Cli, config, log, read, same
 from psvit.arch.model_config import ModelConfig
 from psvit.engine.train_config import Machine
 from psvit.errors import UserError
-from psvit.pipeline.compare import error_ratio, table
+from psvit.pipeline.compare import error_ratio
 from psvit.pipeline.run import run
 from psvit.pipeline.run_config import CompareConfig, RunAllConfig
 from psvit.tasks.classification.classify import train
@@ -199,6 +199,3 @@ def test_nothing_is_over_a_first_network_without_errors() -> None:
     assert error_ratio(75, 50) == 0.5
     assert error_ratio(100, 50) == 0
     assert error_ratio(75, 100) is None
-    row = {"name": "a", "network": "AS", "macs": 1, "params": 1, "validation_top1": None, "top1": 75.0, "loss": 1.0}
-    shown = table({"rows": [{**row, "error_ratio": None}, {**row, "error_ratio": 0.5}], "chosen": None})
-    assert list(shown.columns[-1].cells) == ["–", "0.50"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from parts.markdown import markdown_table
+from psvit.report.tables import Table, to_markdown
 
 
 def dense_table(data: Mapping[str, Any]) -> str:
@@ -31,7 +31,7 @@ def dense_table(data: Mapping[str, Any]) -> str:
         + (" Where one side of a comparison was trained once, both take the variance that all backbones share." * alone)
     )
     compared = f"\n\n{comparisons_table(data)}" if data["comparisons"] else ""
-    return f"{markdown_table(headings, lines, left=1)}\n\n{note}{compared}"
+    return f"{to_markdown(Table(headings, lines, 1))}\n\n{note}{compared}"
 
 
 def comparisons_table(data: Mapping[str, Any]) -> str:
@@ -43,7 +43,7 @@ def comparisons_table(data: Mapping[str, Any]) -> str:
         spans = [f"{row[k]['delta']:+.2f} [{row[k]['low']:+.2f}, {row[k]['high']:+.2f}]" for k in figures]
         lines.append((row["name"], *spans, f"**{row[last]['verdict']}**"))
     titles = [f"{title.removesuffix(', %')}, points [95 %]" for title in figures.values()]
-    return markdown_table(("comparison", *titles, figures[last].removesuffix(", %")), lines, left=1)
+    return to_markdown(Table(("comparison", *titles, figures[last].removesuffix(", %")), lines, 1))
 
 
 def memory_table(data: Mapping[str, Any]) -> str:
@@ -64,7 +64,7 @@ def memory_table(data: Mapping[str, Any]) -> str:
         'in a process of its own; torch and weights are counted too. "over": stopped there, or not begun because an '
         "estimate said so."
     )
-    return f"{markdown_table(headings, lines, left=4)}\n\n{note}"
+    return f"{to_markdown(Table(headings, lines, 4))}\n\n{note}"
 
 
 FROM_DENSE = {"comparisons": dense_table, "cases": memory_table}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from parts.markdown import markdown_table
+from psvit.report.tables import Table, to_markdown
 
 
 def export_table(data: Mapping[str, Any]) -> str:
@@ -38,7 +38,7 @@ def export_table(data: Mapping[str, Any]) -> str:
         "interleaved rounds. × torch: times as fast as the network in torch; × float32: as the float32 file. Largest "
         "difference: of an output to the network's."
     )
-    return f"{markdown_table(headings, lines, left=2)}\n\n{note}"
+    return f"{to_markdown(Table(headings, lines, 2))}\n\n{note}"
 
 
 def _spread(values: Sequence[float] | None) -> str:

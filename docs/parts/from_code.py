@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from rich.text import Text
 
-from parts.markdown import markdown_table
 from psvit import cost
 from psvit.arch.arch import Arch
 from psvit.arch.variants import VARIANTS
 from psvit.cli.show import diagram
+from psvit.report.tables import Table, to_markdown
 
 
 def variants_table() -> str:
@@ -23,7 +23,7 @@ def variants_table() -> str:
         macs, params = f"{cost.macs(arch) / 1e9:.2f}", f"{cost.params(arch) / 1e6:.1f}"
         lines.append((f"`{name}`", f"`{arch.genotype}`", widths, str(arch.stride), grids, macs, params))
     headings = ("variant", "genotype", "widths", "stride", "token grids", "G MACs", "M params")
-    return markdown_table(headings, lines, left=2)
+    return to_markdown(Table(headings, lines, 2))
 
 
 def show_diagram() -> str:
@@ -63,7 +63,7 @@ def reinvested_table() -> str:
     headings = (
         "", "genotype", "G MACs, 192 wide", "of neither's", "M params", "then widened to", "G MACs", "M params",
     )  # fmt: skip
-    return markdown_table(headings, lines, left=2)
+    return to_markdown(Table(headings, lines, 2))
 
 
 def strides_table() -> str:
@@ -81,7 +81,7 @@ def strides_table() -> str:
             params = cost.params(arch if stride == arch.stride else cost.scale_to(replace(arch, stride=stride), of))
             cells.append(f"**{params / 1e6:.1f}**" if stride == arch.stride else f"{params / 1e6:.1f}")
         lines.append((f"`{name}`", *cells))
-    return markdown_table(("genotype of", "stride 16", "stride 12", "stride 8"), lines, left=1)
+    return to_markdown(Table(("genotype of", "stride 16", "stride 12", "stride 8"), lines, 1))
 
 
 FROM_CODE: dict[str, Callable[[], str]] = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from parts.markdown import markdown_table
-from psvit.pipeline.run_page import standard_error
+from psvit.pipeline.compare import standard_error
+from psvit.report.tables import Table, to_markdown
 
 
 def comparison_table(data: Mapping[str, Any]) -> str:
@@ -27,7 +27,7 @@ def comparison_table(data: Mapping[str, Any]) -> str:
         f"seed {config['data']['seed']}, one run each. ± is the standard error by the number of test images; "
         "another seed adds to it."
     )
-    return f"{markdown_table(headings, lines, left=2)}\n\n{note}"
+    return f"{to_markdown(Table(headings, lines, 2))}\n\n{note}"
 
 
 def benchmark_table(data: Mapping[str, Any]) -> str:
@@ -39,7 +39,7 @@ def benchmark_table(data: Mapping[str, Any]) -> str:
         kind = row["dtype"] + (f", {row['mode']}" if modes else "")
         cells = (row["model"], kind, _scaled(row["parameters"], 1e6, ".2f"), _scaled(row["macs"], 1e9, ".2f"))
         if row["speed"] is None:
-            reason = row["error"].replace("|", "\\|") if row["error"] else "not run"
+            reason = row["error"] or "not run"
             lines.append((*cells, f"could not run: {reason}", "", ""))
             continue
         speed, ratio = row["speed"]["images_per_second"], row["speed"]["ratio"]
@@ -53,7 +53,7 @@ def benchmark_table(data: Mapping[str, Any]) -> str:
         f"torch {machine['torch']}; median [quartiles] of {config['rounds']} interleaved rounds. "
         "× first: images/s over the first model's. Of peak: MACs per second over this machine's fastest matrix product."
     )
-    return f"{markdown_table(headings, lines, left=2)}\n\n{note}"
+    return f"{to_markdown(Table(headings, lines, 2))}\n\n{note}"
 
 
 def speedup_table(data: Mapping[str, Any]) -> str:
@@ -71,7 +71,7 @@ def speedup_table(data: Mapping[str, Any]) -> str:
         f"{config['width']}, batch {config['batch_size']}, {config['rounds']} rounds. "
         f"At least as much faster as fewer MACs: {holds} of {len(rows)}."
     )
-    return f"{markdown_table(('genotype', 'MACs', *dtypes), lines, left=1)}\n\n{note}"
+    return f"{to_markdown(Table(('genotype', 'MACs', *dtypes), lines, 1))}\n\n{note}"
 
 
 def _scaled(value: float | None, unit: float, form: str) -> str:

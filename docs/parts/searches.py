@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from parts.markdown import markdown_table
 from psvit.arch.arch import Arch
+from psvit.report.tables import Table, to_markdown
 
 
 def ranking_table(data: Mapping[str, Any]) -> str:
@@ -27,7 +27,7 @@ def ranking_table(data: Mapping[str, Any]) -> str:
         f"three stages. Standard deviation between seeds: {data['seed_noise']:.2f} points over all, "
         f"{data['seed_noise_pooled']:.2f} over pooled."
     )
-    return f"{markdown_table(headings, lines, left=1)}\n\n{note}"
+    return f"{to_markdown(Table(headings, lines, 1))}\n\n{note}"
 
 
 def worth_table(data: Mapping[str, Any]) -> str:
@@ -49,7 +49,7 @@ def worth_table(data: Mapping[str, Any]) -> str:
         f"and {data['score_seconds']:.0f} s for scoring all members, a training alone {data['alone_seconds']:.0f} s on "
         f"the same core: {seconds / data['alone_seconds']:.1f} trainings."
     )
-    return f"{markdown_table(headings, lines, left=2)}\n\n{note}"
+    return f"{to_markdown(Table(headings, lines, 2))}\n\n{note}"
 
 
 def scoring_table(data: Mapping[str, Any]) -> str:
@@ -65,7 +65,7 @@ def scoring_table(data: Mapping[str, Any]) -> str:
         f"{data['compared']} had the same score, bitwise. The layers of a path take at most "
         f"{data['memory_bound_mib']:.0f} MiB."
     )
-    return f"{markdown_table(('all of the 12-layer set', 'layers', 'seconds'), lines, left=1)}\n\n{note}"
+    return f"{to_markdown(Table(('all of the 12-layer set', 'layers', 'seconds'), lines, 1))}\n\n{note}"
 
 
 def latency_table(data: Mapping[str, Any]) -> str:
@@ -84,7 +84,7 @@ def latency_table(data: Mapping[str, Any]) -> str:
         f"{data['machine']['threads']} threads, digits. Measured: when it was chosen; once more: after all searches. "
         "Tau, R² and median error: of the table of parts, on networks that it was not fitted to."
     )
-    return f"{markdown_table(headings, lines, left=2)}\n\n{note}"
+    return f"{to_markdown(Table(headings, lines, 2))}\n\n{note}"
 
 
 def kills_table(data: Mapping[str, Any]) -> str:
@@ -94,7 +94,7 @@ def kills_table(data: Mapping[str, Any]) -> str:
         (f"`{row['command']}`", f"{row['seconds']:.0f}", str(row["kills"]), ", ".join(row["differing"]) or "nothing")
         for row in rows
     ]
-    return markdown_table(("command", "s", kind, "differs from the uninterrupted"), lines, left=1)
+    return to_markdown(Table(("command", "s", kind, "differs from the uninterrupted"), lines, 1))
 
 
 FROM_BENCHMARKS: dict[str, Callable[[Mapping[str, Any]], str]] = {

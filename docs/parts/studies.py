@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from parts.markdown import markdown_table
 from psvit.analysis.analysis_page import layer_legend, layer_table
+from psvit.report.tables import Table, to_markdown
 from psvit.studies.plan import slug
-from psvit.studies.tables import claims_table, group_note, group_table, markdown, notes, to_markdown
+from psvit.studies.tables import claims_table, group_note, group_table, notes, study_markdown
 
 Data = Mapping[str, Any]
 
@@ -20,16 +20,16 @@ def study_block(data: Data, name: str, part: str) -> str:
         ValueError: no such part.
     """
     if not part:
-        return to_markdown(data)
+        return study_markdown(data)
     if part == "claims":
-        return "\n\n".join([markdown(claims_table(data)), *notes(data)])
+        return "\n\n".join([to_markdown(claims_table(data)), *notes(data)])
     groups = {slug(group["name"]): group for group in data["groups"]}
     if part not in groups:
         raise ValueError(f"results:{name}.{part}: the study has no such group: {', '.join(['claims', *groups])}")
     group = groups[part]
     quick = "**This is the quick version of the study: its figures mean little.** " if data["quick"] else ""
     note = f"{quick}{group_note(group, data)} ±: 95 % confidence interval of the mean over seeds."
-    return f"{markdown(group_table(group, data['reads']))}\n\n{note}"
+    return f"{to_markdown(group_table(group, data['reads']))}\n\n{note}"
 
 
 def analysis_block(data: Data, name: str, part: str) -> str:
@@ -53,4 +53,4 @@ def analysis_block(data: Data, name: str, part: str) -> str:
         f"{size} pixels{figures}."
     )
     headings, rows = layer_table(data)
-    return f"{told}\n\n{markdown_table(headings, rows, left=1)}\n\n{layer_legend(data)}.\n\n{verdict}"
+    return f"{told}\n\n{to_markdown(Table(headings, rows, 1))}\n\n{layer_legend(data)}.\n\n{verdict}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,17 +22,16 @@ def main(arguments: Sequence[str]) -> int:
     from psvit.engine.hardware import keep_freed_memory
 
     keep_freed_memory()
-    from rich.console import Console
-
-    from psvit.pipeline.compare import table
+    from psvit.pipeline.compare import comparison_table
     from psvit.pipeline.run import run
     from psvit.pipeline.run_page import to_use
+    from psvit.report.tables import print_table
 
     results = run(config)
     if os.environ.get("RANK", "0") != "0":  # one of several processes: the first tells
         return 0
     print()
-    Console(width=None if sys.stdout.isatty() else 140).print(table(results))
+    print_table(comparison_table(results))
     row, why = to_use(results)
     print(f"\nuse       {row['name']}: {why}")
     print(f"report    {Path(config.compare.output) / 'report.html'}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 from collections.abc import Sequence
 
 from psvit.cli.flags import with_recipe
@@ -21,8 +20,7 @@ def main(arguments: Sequence[str]) -> int:
     from psvit.engine.hardware import keep_freed_memory
 
     keep_freed_memory()
-    from rich.console import Console
-
+    from psvit.report.tables import print_table
     from psvit.search.front import front_table, read_front
     from psvit.search.search import search
 
@@ -30,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     if os.environ.get("RANK", "0") != "0":  # one of several processes: the first tells
         return 0
     print()
-    Console(width=None if sys.stdout.isatty() else 140).print(front_table(read_front(found.folder)))
+    print_table(front_table(read_front(found.folder)))
     data = ["--data", config.data.data] + (["--data-dir", config.data.data_dir] if config.data.data_dir else [])
     print(f"\nreport    {found.folder / 'report.html'}")
     print(f"next      psvit train --model {shlex.quote(str(found.folder / 'arch.json'))} {shlex.join(data)}")

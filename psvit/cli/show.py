@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -73,8 +72,7 @@ def search_folder(path: Path) -> Path | None:
 
 def _show_search(folder: Path, as_json: bool) -> int:
     """Print the front that a search found, and the network that it chose."""
-    from rich.console import Console
-
+    from psvit.report.tables import print_table
     from psvit.search.budget import readable
     from psvit.search.front import front_table, read_front
 
@@ -85,7 +83,7 @@ def _show_search(folder: Path, as_json: bool) -> int:
     arch = read_arch(folder / "arch.json")
     limits = ", ".join(readable(kind, limit) for kind, limit in data["budget"].items())
     print(f"search in {folder}: {data['data']}, budget {limits}; {data['members']:,} networks scored\n")
-    Console(width=None if sys.stdout.isatty() else 140).print(front_table(data))
+    print_table(front_table(data))
     print(f"\nchosen    {arch}\nreport    {folder / 'report.html'}\nnext      psvit show {folder / 'arch.json'}")
     return 0
 

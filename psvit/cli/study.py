@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from psvit.cli.flags import Flags, config_from
 from psvit.engine.train_config import Machine
@@ -33,26 +31,11 @@ def main(arguments: Sequence[str]) -> int:
 
     data = run_study(study, config, machine, lambda line: print(line, flush=True))
     if data:
-        _print(data)
+        from psvit.report.tables import print_table
+        from psvit.studies.tables import claims_table, group_table
+
+        for group in data["groups"]:
+            print_table(group_table(group, data["reads"]), group["name"])
+        if data["claims"]:
+            print_table(claims_table(data), "claims")
     return 0
-
-
-def _print(data: Mapping[str, Any]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    from psvit.studies.tables import claims_table, group_table
-
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    tables = [(group["name"], group_table(group, data["reads"])) for group in data["groups"]]
-    tables += [("claims", claims_table(data))] if data["claims"] else []
-    for title, (headings, rows, left) in tables:
-        style: dict[str, Any] = {"box": box.SIMPLE_HEAD, "title_justify": "left", "title_style": "bold"}
-        shown = Table(title=escape(title), pad_edge=False, **style)
-        for number, heading in enumerate(headings):
-            shown.add_column(heading, justify="left" if number < left else "right")
-        for row in rows:
-            shown.add_row(*(escape(cell.replace("**", "").replace("`", "")) for cell in row))
-        console.print(shown)

@@ -6,10 +6,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from math import sqrt
 from pathlib import Path
 from typing import Any
-
-from rich.table import Table
 
 from psvit.arch import cost
 from psvit.arch.arch import Arch, image_sides, parse_genotype
@@ -24,6 +23,7 @@ from psvit.errors import UserError
 from psvit.models.build import build_timm, check_tokens
 from psvit.models.macs import count_macs
 from psvit.pipeline.run_config import CompareConfig
+from psvit.report.tables import Table
 from psvit.tasks.classification.classify import train
 from psvit.tasks.classification.evaluate import evaluate_checkpoint
 
@@ -220,18 +220,27 @@ def _scaled_timm(name: str, target: float | None, data: Data) -> ModelConfig:
     return ModelConfig(TimmModel(name), model_args=channels(nearest))
 
 
-def table(results: dict[str, Any]) -> Table:
-    """The rows of `compare` as a table; the one that is ``chosen`` is bold."""
-    shown = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("network", ""):
-        shown.add_column(heading)
-    for heading in ("M MACs", "M params", "validation %", "test %", "loss", "error / first"):
-        shown.add_column(heading, justify="right")
-    for row in results["rows"]:
-        validation = "" if row["validation_top1"] is None else f"{row['validation_top1']:.2f}"
-        over = "–" if row["error_ratio"] is None else f"{row['error_ratio']:.2f}"
-        macs, params = f"{row['macs'] / 1e6:.2f}", f"{row['params'] / 1e6:.3f}"
-        cells = (macs, params, validation, f"{row['top1']:.2f}", f"{row['loss']:.3f}", over)
-        style = "bold" if row["name"] == results["chosen"] else None
-        shown.add_row(row["name"], row["network"], *cells, style=style)
-    return shown
+def comparison_table(results: Mapping[str, Any]) -> Table:
+    """The rows of `compare`; the one that is ``chosen`` is bold, ``latency_ms`` is shown where all rows have it."""
+    rows, timed = results["rows"], all(row.get("latency_ms") is not None for row in results["rows"])
+    headings = ("name", "network", "M MACs", "M params", "validation %", "test %", "loss", "error / first")
+    return Table(
+        (*headings, *["ms"] * timed),
+        [
+            (row["name"], f"`{row['network']}`", f"{row['macs'] / 1e6:,.2f}", f"{row['params'] / 1e6:,.3f}",
+             "" if row["validation_top1"] is None else f"{row['validation_top1']:.2f}",
+             f"{row['top1']:.2f} ± {standard_error(row['top1'], row['images']):.2f}", f"{row['loss']:.3f}",
+             "–" if row["error_ratio"] is None else f"{row['error_ratio']:.2f}",
+             *([f"{row['latency_ms']:.3g}"] if timed else []))
+            for row in rows
+        ],
+        left=2,
+        caption="One run each, one seed. ± is the standard error by the number of test images; another seed adds more."
+        + timed * " ms: latency of a batch on this machine, measured in turns.",
+        highlight=[place for place, row in enumerate(rows) if row["name"] == results["chosen"]],
+    )  # fmt: skip
+
+
+def standard_error(percent: float, images: int) -> float:
+    """Of an accuracy in percent, measured on so many images (binomial)."""
+    return sqrt(percent * (100 - percent) / images)

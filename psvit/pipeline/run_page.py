@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
 from psvit.arch.arch import Arch
 from psvit.engine.run_folder import read_log
+from psvit.pipeline.compare import comparison_table, standard_error
 from psvit.pipeline.run_config import RunAllConfig
 from psvit.report.chart import Chart
 from psvit.report.figures import bars, curves
@@ -23,11 +23,6 @@ CLASSES = 20
 """Classes of which a page shows the accuracy, those that are told apart worst."""
 
 TESTED = {"top1": "test top-1, %", "validation_top1": "validation top-1, %"}
-
-
-def standard_error(percent: float, images: int) -> float:
-    """Of an accuracy in percent, measured on so many images (binomial)."""
-    return sqrt(percent * (100 - percent) / images)
 
 
 def run_page(
@@ -59,7 +54,7 @@ def run_page(
     page.facts(_asked(name, results, config, found))
     page.code(command_of("run", config, folder))
     page.heading("Comparison")
-    _comparison(page, rows, results["chosen"], found)
+    _comparison(page, results, found)
     _networks(page, [best, *(row for row in rows if row["name"] == "searched" and row is not best)], shape)
     if found:
         page.text(f"The search scored {found['members']:,} networks within {budget_text(found['budget'])}.")
@@ -101,31 +96,16 @@ def _asked(
     }
 
 
-def _comparison(
-    page: Page, rows: Sequence[Mapping[str, Any]], chosen: str | None, found: Mapping[str, Any] | None
-) -> None:
-    lines, timed = [], all(row.get("latency_ms") is not None for row in rows)
-    for row in rows:
-        validation = "" if row["validation_top1"] is None else f"{row['validation_top1']:.2f}"
-        over = "–" if row["error_ratio"] is None else f"{row['error_ratio']:.2f}"
-        test = f"{row['top1']:.2f} ± {standard_error(row['top1'], row['images']):.2f}"
-        lines.append((row["name"], f"`{row['network']}`", f"{row['macs'] / 1e6:,.2f}", f"{row['params'] / 1e6:,.3f}",
-                      validation, test, f"{row['loss']:.3f}", over,
-                      *([f"{row['latency_ms']:.3g}"] if timed else [])))  # fmt: skip
-    page.table(
-        ("name", "network", "M MACs", "M params", "validation %", "test %", "loss", "error / first", *["ms"] * timed),
-        lines,
-        left=2,
-        caption="One run each, one seed. ± is the standard error by the number of test images; another seed adds more."
-        + timed * " ms: latency of a batch on this machine, measured in turns.",
-        highlight=[place for place, row in enumerate(rows) if row["name"] == chosen],
-    )
+def _comparison(page: Page, results: Mapping[str, Any], found: Mapping[str, Any] | None) -> None:
+    page.table(*comparison_table(results))
     if found and found.get("measured_ms") is not None:
         told = (found.get("chosen") or {}).get("latency_ms")
         predicted = f"; predicted were {told:.4g} ms" if told else ""
         page.text(f"Latency of `searched`: {found['measured_ms']:.4g} ms measured for a batch{predicted}.")
-    if len(rows) > 1:
-        page.chart(comparison_chart(rows), "Bars span one standard error by the number of test images, each way.")
+    if len(results["rows"]) > 1:
+        page.chart(
+            comparison_chart(results["rows"]), "Bars span one standard error by the number of test images, each way."
+        )
 
 
 def _networks(page: Page, rows: Sequence[Mapping[str, Any]], shape: tuple[tuple[int, int], int, int]) -> None:

@@ -9,18 +9,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf, isfinite, isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 from psvit.arch.arch import Arch
 from psvit.arch.steps import steps_of
 from psvit.errors import UserError, one_line
 from psvit.files import replacing, write_json
+from psvit.report.tables import Table
 from psvit.search.budget import Prices
 from psvit.search.scores import Score, name_of
 from psvit.search.space import Space
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 COLUMNS = ("rank", "genotype", "widths", "loss", "top1", "images", "macs", "params", "latency_ms")
 LISTED = 20
@@ -175,24 +173,8 @@ def read_front(folder: Path) -> dict[str, Any]:
     return data
 
 
-class Listed(NamedTuple):
-    """A front as the text of a table.
-
-    Args:
-        headings: of the columns, the first two words, then figures, then a mark.
-        rows: cells, from cheap to dear.
-        chosen: number of the row of the chosen network, if it is known.
-        caption: what the table holds.
-    """
-
-    headings: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-    chosen: int | None
-    caption: str
-
-
-def listed(data: Mapping[str, Any]) -> Listed:
-    """What `front_data` or `read_front` returned, as text: at most `LISTED` rows, the chosen one marked."""
+def front_table(data: Mapping[str, Any]) -> Table:
+    """What `front_data` or `read_front` returned, from cheap to dear: at most `LISTED` rows, the chosen one marked."""
     chosen, count = data.get("chosen") or {}, len(data["front"])
     others = [row for row in data["front"] if not _is_chosen(row["genotype"], row["widths"], data)]
     rows = [*others, chosen] if "rank" in chosen else list(data["front"])
@@ -210,31 +192,15 @@ def listed(data: Mapping[str, Any]) -> Listed:
         figures += [f"{row['latency_ms']:.4g}"] if timed else []
         figures += ["" if row["loss"] is None else f"{row['loss']:.4f}", f"{row['top1']:.2f}", f"{row['rank']:,}"]
         mark = ("chosen" if len(rows) == count else "chosen, off the front") if marked[i] else ""
-        lines.append((row["genotype"], " ".join(map(str, row["widths"])), *figures, mark))
-    return Listed(
+        lines.append((f"`{row['genotype']}`", " ".join(map(str, row["widths"])), *figures, mark))
+    return Table(
         ("genotype", "widths", "M MACs", "M params", *(["ms"] if timed else []), "loss", "top-1 %", "rank", ""),
         lines,
-        next((place for place, i in enumerate(shown) if marked[i]), None),
+        2,
         f"{some}{count:,} networks on the front, which holds what no other beats in loss and cost; loss and top-1 are "
         f"the supernet's{images} of the validation split",
+        [place for place, i in enumerate(shown) if marked[i]],
     )
-
-
-def front_table(data: Mapping[str, Any]) -> Table:
-    """The same for a terminal."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    front = listed(data)
-    table = Table(box=None, header_style="bold", pad_edge=False, caption_justify="left", caption=front.caption)
-    for heading in front.headings[:2]:
-        table.add_column(heading, overflow="fold")
-    for heading in front.headings[2:-1]:
-        table.add_column(heading, justify="right")
-    table.add_column("")
-    for number, (genotype, *cells) in enumerate(front.rows):
-        table.add_row(escape(genotype), *cells, style="bold green" if number == front.chosen else None)
-    return table
 
 
 def thin(count: int, limit: int, keep: Iterable[int] = ()) -> list[int]:

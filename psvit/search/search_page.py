@@ -17,7 +17,7 @@ from psvit.report.figures import curves
 from psvit.report.in_python import build_in_python
 from psvit.report.page import Page
 from psvit.search.budget import readable
-from psvit.search.front import Ranked, chosen_of, figures_of, front_data, listed, pareto, thin
+from psvit.search.front import Ranked, chosen_of, figures_of, front_data, front_table, pareto, thin
 from psvit.search.search_config import SearchConfig
 
 REPORT = "report.html"
@@ -61,9 +61,7 @@ def search_page(
         page.network(chosen.arch, *shape)
     page.heading("The front")
     page.chart(front_chart(ranked, chosen), front_note(ranked))
-    front = listed(front_data(ranked, facts))
-    page.table(front.headings, [(f"`{genotype}`", *cells) for genotype, *cells in front.rows], left=2,
-               caption=front.caption, highlight=[] if front.chosen is None else [front.chosen])  # fmt: skip
+    page.table(*front_table(front_data(ranked, facts)))
     if history:
         page.heading("The supernet")
         page.figure(

@@ -9,10 +9,15 @@ from typing import Any
 
 from psvit.studies.known import NOTHING, Known
 from psvit.studies.plan import Claim, Study
-from psvit.studies.statistics import GUESSES, ONE_SEED, Spread, difference, interval, ratio, verdict, widest
+from psvit.studies.statistics import Spread, difference, interval, ratio, verdict, widest
 
 Kept = Mapping[tuple[str, str, int], Mapping[str, Any]]
 """What trainings came to, by group, label and seed; one that failed has an ``error`` alone."""
+
+ONE_SEED = ", one seed"
+"""Follows a verdict on networks of which one was trained once: its interval borrows the scatter of another."""
+
+AT_CHANCE = "not tested: the other network is at chance"
 
 FLOOR = 1e-3
 """Errors below this, in percent, count as this much in the ratios of claims."""
@@ -125,31 +130,25 @@ def judged(claims: Sequence[Claim], groups: Sequence[Mapping[str, Any]]) -> list
     Returns:
         Of each claim the ``difference`` in points and the ``ratio`` of errors, both as (value, low, high); whether the
         intervals of the two means are ``apart``, None where one network was trained once; the ``verdict``, which then
-        ends in `ONE_SEED`, and names it where the worse network `GUESSES`.
+        ends in `ONE_SEED`; it is `AT_CHANCE` over a network that has learned next to nothing.
     """
-    samples = {(group["name"], row["label"]): row["top1"] for group in groups for row in group["rows"]}
-    guessing = {(group["name"], row["label"]) for group in groups for row in group["rows"] if _guesses(row, group)}
+    rows = {(group["name"], row["label"]): row for group in groups for row in group["rows"]}
+    classes = {group["name"]: group["shape"]["num_classes"] for group in groups}
     trained = _networks(groups)
-    points = widest(trained)
-    errors = widest([[log(_error(top1)) for top1 in values] for values in trained])
-    found = [_claim(claim, samples, points, errors) for claim in claims]
-    return [_marked(entry, claim.worse in guessing) for entry, claim in zip(found, claims, strict=True)]
+    points, errors = widest(trained), widest([[log(_error(top1)) for top1 in values] for values in trained])
+    found = []
+    for claim in claims:
+        entry = _claim(claim, rows[claim.better]["top1"], rows[claim.worse]["top1"], points, errors)
+        if entry["verdict"] != "not measured" and _at_chance(rows[claim.worse], classes[claim.worse[0]]):
+            entry["verdict"] = AT_CHANCE
+        found.append(entry)
+    return found
 
 
-def _guesses(row: Mapping[str, Any], group: Mapping[str, Any]) -> bool:
-    """Whether a network is less than two standard errors of its images above guessing, among classes of one size."""
-    if row["mean"] is None:
-        return False
-    share = 1 / group["shape"]["num_classes"]
+def _at_chance(row: Mapping[str, Any], classes: int) -> bool:
+    """Whether a network is less than two standard errors of its images above chance, among classes of one size."""
+    share = 1 / classes
     return bool(row["mean"] / 100 < share + 2 * sqrt(share * (1 - share) / row["images"]))
-
-
-def _marked(entry: dict[str, Any], guesses: bool) -> dict[str, Any]:
-    """A claim's entry, whose verdict says it where the worse network guesses."""
-    if not guesses or entry["verdict"] == "not measured":
-        return entry
-    found, comma, seeds = entry["verdict"].partition(",")
-    return {**entry, "verdict": f"{found}{GUESSES}{comma}{seeds}"}
 
 
 def _networks(groups: Sequence[Mapping[str, Any]]) -> list[list[float]]:
@@ -169,9 +168,8 @@ def _networks(groups: Sequence[Mapping[str, Any]]) -> list[list[float]]:
 
 
 def _claim(
-    claim: Claim, samples: Mapping[tuple[str, str], Sequence[float]], points: Spread, errors: Spread
+    claim: Claim, better: Sequence[float], worse: Sequence[float], points: Spread, errors: Spread
 ) -> dict[str, Any]:
-    better, worse = samples[claim.better], samples[claim.worse]
     entry: dict[str, Any] = {
         "claim": claim.claim, "better": list(claim.better), "worse": list(claim.worse), "at_most": claim.at_most,
         "seeds": [len(better), len(worse)],

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import exp, inf, log, sqrt
 from statistics import fmean, variance
-from typing import Literal
+from typing import Any, Literal
 
 from scipy.stats import t as student
+from scipy.stats import ttest_1samp, ttest_ind
 
 CONFIDENCE = 0.95
 
 Verdict = Literal["holds", "does not hold", "open"]
-ONE_SEED = ", one seed"
-"""Follows a verdict on networks of which one was trained once: its interval borrows the scatter of another."""
-GUESSES = ", over one that guesses"
-"""Follows a verdict over a network that has learned next to nothing."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class Spread:
     """How much a network of a study scatters with its seeds, for comparisons in which one side was trained once.
 
     Args:
-        variance: of the figure.
+        variance: of the metric.
         freedom: degrees of freedom behind it; 0 if no network was trained twice.
     """
 
@@ -35,8 +33,8 @@ class Spread:
 def widest(samples: Sequence[Sequence[float]]) -> Spread:
     """The scatter of the sample that scatters most.
 
-    Networks of one study scatter by very different amounts, and one that was trained once may be of the restless ones:
-    a mean of all would promise more than is known.
+    Networks of one study scatter by very different amounts, and one that was trained once may scatter as much as any:
+    the mean of all scatters would promise too much.
     """
     spreads = [Spread(variance(values), len(values) - 1) for values in samples if len(values) > 1]
     return max(spreads, key=lambda spread: spread.variance, default=Spread(inf, 0))
@@ -44,10 +42,7 @@ def widest(samples: Sequence[Sequence[float]]) -> Spread:
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
     """The 95 % confidence interval of the mean of `values`, by Student's t; None of fewer than two."""
-    if len(values) < 2:
-        return None
-    half = float(student.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * sqrt(variance(values) / len(values))
-    return fmean(values) - half, fmean(values) + half
+    return None if len(values) < 2 else _interval(ttest_1samp, values, 0)
 
 
 def difference(a: Sequence[float], b: Sequence[float], spread: Spread) -> tuple[float, float, float]:
@@ -58,17 +53,19 @@ def difference(a: Sequence[float], b: Sequence[float], spread: Spread) -> tuple[
     """
     delta = fmean(a) - fmean(b)
     if len(a) > 1 and len(b) > 1:
-        parts = variance(a) / len(a), variance(b) / len(b)
-        total = sum(parts)
-        if total == 0:
-            return delta, delta, delta
-        freedom = total**2 / (parts[0] ** 2 / (len(a) - 1) + parts[1] ** 2 / (len(b) - 1))
-    elif spread.freedom:
-        total, freedom = spread.variance * (1 / len(a) + 1 / len(b)), spread.freedom
-    else:
+        return delta, *_interval(ttest_ind, a, b, equal_var=False)
+    if not spread.freedom:
         return delta, -inf, inf
-    half = float(student.ppf((1 + CONFIDENCE) / 2, freedom)) * sqrt(total)
+    error = sqrt(spread.variance * (1 / len(a) + 1 / len(b)))
+    half = float(student.ppf((1 + CONFIDENCE) / 2, spread.freedom)) * error
     return delta, delta - half, delta + half
+
+
+def _interval(test: Callable[..., Any], *samples: Any, **options: Any) -> tuple[float, float]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of equal values, whose interval is exact all the same
+        low, high = test(*samples, **options).confidence_interval(CONFIDENCE)
+    return float(low), float(high)
 
 
 def ratio(a: Sequence[float], b: Sequence[float], spread: Spread) -> tuple[float, float, float]:
@@ -76,8 +73,8 @@ def ratio(a: Sequence[float], b: Sequence[float], spread: Spread) -> tuple[float
 
     The interval is that of the difference of the logarithms (`difference`); `spread` is of the logarithms too.
     """
-    _, low, high = difference([log(value) for value in a], [log(value) for value in b], spread)
-    point, centre = fmean(a) / fmean(b), fmean(map(log, a)) - fmean(map(log, b))
+    centre, low, high = difference([log(value) for value in a], [log(value) for value in b], spread)
+    point = fmean(a) / fmean(b)
     return point, point * exp(low - centre), point * exp(high - centre) if high < inf else inf
 
 

@@ -23,7 +23,7 @@ from psvit.studies.tables import (
     is_measured,
     mean,
     notes,
-    to_markdown,
+    study_markdown,
 )
 
 Data = Mapping[str, Any]
@@ -45,7 +45,7 @@ def write_report(folder: Path, data: Data, command: str) -> list[Path]:
     page = study_page(data, folder, command)
     page.write(folder / PAGE)
     with replacing(folder / TABLES) as temporary:
-        temporary.write_text(to_markdown(data) + "\n", encoding="utf-8")
+        temporary.write_text(study_markdown(data) + "\n", encoding="utf-8")
     return [folder / PAGE, folder / TABLES, *write_figures(folder, data["study"], data)]
 
 
@@ -84,8 +84,8 @@ def study_page(data: Data, folder: Path, command: str) -> Page:
         page.note(note.replace("**", ""))
     if data["claims"]:
         page.heading("The claims")
-        headings, rows, left = claims_table(data)
-        page.table(headings, [tuple(cell.replace("**", "") for cell in row) for row in rows], left)
+        claims = claims_table(data)
+        page.table(claims.headings, [[cell.replace("**", "") for cell in row] for row in claims.rows], claims.left)
     sets = by_data(data)
     if sets:
         page.heading("Figures")
@@ -127,8 +127,7 @@ def study_page(data: Data, folder: Path, command: str) -> Page:
 
 def _group(page: Page, group: Data, data: Data) -> None:
     page.heading(group["name"])
-    headings, rows, left = group_table(group, data["reads"])
-    page.table(headings, rows, left, caption=group_note(group, data))
+    page.table(*group_table(group, data["reads"])._replace(caption=group_note(group, data)))
     lines = {row["label"]: _line(row) for row in group["rows"] if row["mean"] is not None}
     if any(len(epochs) > 1 for epochs, _ in lines.values()):
         page.figure(curves(lines, "epoch", "validation top-1, %"), "Learning curves, means of the seeds.")

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from psvit.report.figures import curves, intervals, scatter
+from psvit.report.tables import Table, to_markdown
 from psvit.studies.known import precision_of
-from psvit.studies.statistics import ONE_SEED
+from psvit.studies.results import ONE_SEED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Data = Mapping[str, Any]
-
-
-class Table(NamedTuple):
-    """Headings, rows of texts, and how many of the columns are aligned to the left."""
-
-    headings: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
-    left: int
 
 
 def group_table(group: Data, reads: str) -> Table:
@@ -37,7 +30,8 @@ def group_table(group: Data, reads: str) -> Table:
         if row["mean"] is None:
             rows.append((row["label"], failure(row), *[""] * (5 + timed)))
             continue
-        cost = f"{row['macs'] / 1e6:.2f}", f"{row['params'] / 1e6:.3f}", *[_milliseconds(row)] * timed
+        milliseconds = "–" if row.get("latency_ms") is None else f"{row['latency_ms']:.2f}"
+        cost = f"{row['macs'] / 1e6:.2f}", f"{row['params'] / 1e6:.3f}", *[milliseconds] * timed
         values = " ".join(f"{value:.2f}" for value in row["top1"])
         over = "–" if row["error_ratio"] is None else f"{row['error_ratio']:.2f}"
         name = f"{row['label']}{' (' + failure(row) + ')' if row['failed'] else ''}"
@@ -50,10 +44,6 @@ def group_table(group: Data, reads: str) -> Table:
 def is_timed(rows: Sequence[Data]) -> bool:
     """Whether the latency of one of these networks was measured."""
     return any(row.get("latency_ms") is not None for row in rows)
-
-
-def _milliseconds(row: Data) -> str:
-    return "–" if row.get("latency_ms") is None else f"{row['latency_ms']:.2f}"
 
 
 def mean(row: Data) -> str:
@@ -111,8 +101,14 @@ def notes(data: Data) -> list[str]:
             "whole is above, and is open otherwise. Ratios are compared by Welch's test. Intervals apart: of the two "
             "means themselves."
         )
-        if any(claim["verdict"].endswith(ONE_SEED) for claim in data["claims"]):
-            found.append(one_seed(data))
+        if one := [claim for claim in data["claims"] if claim["verdict"].endswith(ONE_SEED)]:
+            unknown = all(claim["ratio"][2] is None for claim in one)
+            found.append(
+                "One seed: one of the two networks, or both, were trained once, so their own scatter is not known. "
+                + ("No network of the study was trained several times, so there are no intervals."
+                   if unknown else
+                   "The interval then assumes the scatter of that network of the study whose seeds differ most.")
+            )  # fmt: skip
     if any(is_timed(group["rows"]) for group in data["groups"]):
         how = data["latency"]
         found.append(
@@ -148,14 +144,6 @@ def _device(machine: Data) -> str:
     precision = precision_of(machine)
     told = f"in {precision}" if precision else "in a precision that was not recorded"
     return f"{machine['device_name'] or machine['cpu']} {told}"
-
-
-def one_seed(data: Data) -> str:
-    """What the verdicts assume in which a network was trained once."""
-    told = "One seed: one of the two networks, or both, were trained once, so their own scatter is not known."
-    if all(claim["ratio"][2] is None for claim in data["claims"] if claim["verdict"].endswith(ONE_SEED)):
-        return f"{told} Nor is another's: no network of the study was trained several times, so there are no intervals."
-    return f"{told} The interval then assumes the scatter of that network of the study whose seeds differ most."
 
 
 def is_measured(entry: Data, data: Data) -> bool:
@@ -201,18 +189,10 @@ def caption(entry: Data) -> str:
     return f"Accuracy over {({'macs': 'MACs', 'images': 'training images', 'epochs': 'epochs'})[entry['x']]}."
 
 
-def markdown(table: Table) -> str:
-    """A table in Markdown."""
-    rule = ["---" if column < table.left else "---:" for column in range(len(table.headings))]
-    rows = (table.headings, rule, *table.rows)
-    lines = [tuple(" ".join(cell.split()).replace("|", "\\|") for cell in row) for row in rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def to_markdown(data: Data) -> str:
+def study_markdown(data: Data) -> str:
     """All tables of a study in Markdown."""
-    parts = [markdown(claims_table(data))] if data["claims"] else []
+    parts = [to_markdown(claims_table(data))] if data["claims"] else []
     for group in data["groups"]:
-        table = markdown(group_table(group, data["reads"]))
-        parts.append(f"**{group['name']}**\n\n{table}\n\n{group_note(group, data)}")
+        table = group_table(group, data["reads"])
+        parts.append(f"**{group['name']}**\n\n{to_markdown(table)}\n\n{group_note(group, data)}")
     return "\n\n".join([*parts, *notes(data)])
