@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from psvit.data.loading import Batch
+from psvit.data.samples import Batch
 from psvit.data.sources import Source, Stream
 
 

@@ -25,7 +25,8 @@ from psvit.arch.model_config import ModelConfig
 from psvit.cli import main
 from psvit.data.data_config import DataConfig
 from psvit.data.datasets import open_data
-from psvit.data.loading import Batch, ImageSplit, eval_batches
+from psvit.data.loading import eval_batches
+from psvit.data.samples import Batch, ImageSplit
 from psvit.models.macs import explicit_attention
 
 VALIDATION = [*DATA[:2], "--validation", "0.02", "--device", "cpu", "--threads", "1", "--images", "20"]

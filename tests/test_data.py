@@ -14,7 +14,8 @@ from tiny import image_folder
 from psvit.data.augment import eval_transform, preprocessing, train_transform
 from psvit.data.data_config import Augment, DataConfig
 from psvit.data.datasets import Data, open_data
-from psvit.data.loading import ImageSplit, eval_batches, train_batches
+from psvit.data.loading import eval_batches, train_batches
+from psvit.data.samples import ImageSplit
 from psvit.data.sources import Source, Stream, Subset, load_image
 from psvit.data.splits import cut
 from psvit.errors import UserError

@@ -238,7 +238,7 @@ def test_images_that_pillow_reads(tmp_path: Path, ending: str) -> None:
     assert len(maps(root).files.rows) == 5  # type: ignore[union-attr]
 
 
-def test_what_systems_leave_is_passed_over_and_said(tmp_path: Path) -> None:
+def test_what_systems_leave_is_left_out_and_said(tmp_path: Path) -> None:
     root = set_of(tmp_path, *[blobs(0, 1)] * 5)
     for folder in ("images", "masks"):
         (root / folder / "._0.png").write_bytes(b"\0\5\26\7")
@@ -248,11 +248,11 @@ def test_what_systems_leave_is_passed_over_and_said(tmp_path: Path) -> None:
     (root / "images" / "again.png").symlink_to(root / "images" / "0.png")
     data = maps(root)
     assert len(data.files.rows) == 5  # type: ignore[union-attr]
-    assert "4 hidden or system files: " in note(data, "system files")
+    assert "hidden or system files: 4 (" in note(data, "system files")
     assert "images/._0.png" in note(data, "system files")
-    assert "2 hidden or system folders: " in note(data, "system folders")
-    assert "1 files that are read already, by another name: images/again.png" in note(data, "by another name")
-    assert "1 .txt files" in note(data, ".txt")
+    assert "hidden or system folders: 2 (" in note(data, "system folders")
+    assert "files already read under another name: 1 ('images/again.png')" in note(data, "another name")
+    assert "which Pillow cannot read: 1 (" in note(data, ".txt")
 
 
 def test_names_are_compared_composed(tmp_path: Path) -> None:
@@ -517,7 +517,7 @@ def test_boxes_on_stored_pixels_fit(tmp_path: Path) -> None:
     for part in (data.train, data.test):
         assert part.image(0).size == (20, 16)
         assert bright(part.image(0)) == [(0, 0)]
-    assert "EXIF orientation that annotations leave out of account, read as they are stored: 2" in note(data, "EXIF")
+    assert "images whose EXIF orientation annotations ignore, read as they are stored: 2" in note(data, "EXIF")
 
 
 def test_sizes_that_do_not_tell(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
-"""The list of a run's images where names and contents are repeated, and files that only look like one."""
+"""The list of a run's images: written, found, compared, and kept to by exported files."""
 
 import os
-import shutil
 import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,14 +8,22 @@ from typing import ClassVar
 
 import pytest
 import torch
-from image_folders import by_split, classes, fill, opened
+from image_folders import classes, fill, opened, picture
 from torch import nn
 
 from psvit.data.data_config import DataConfig
-from psvit.data.image_files import images_in
-from psvit.data.image_list import IMAGES, ImageList, Listed, check_unchanged, find_image_list, read_image_list
+from psvit.data.image_list import (
+    IMAGES,
+    ImageList,
+    Listed,
+    check_unchanged,
+    find_image_list,
+    list_files,
+    read_image_list,
+)
 from psvit.data.image_sets import open_image_set
 from psvit.engine.checkpoints import save_weights
+from psvit.engine.run_folder import clear_run
 from psvit.errors import UserError
 from psvit.export.export_config import ExportConfig
 from psvit.tasks.classification.evaluate import Classifier
@@ -27,15 +34,59 @@ def resumed(root: Path, kept: ImageList) -> ImageList:
     return open_image_set(DataConfig(str(root)), kept).images
 
 
-def test_images_of_equal_bytes_stay_in_their_splits(tmp_path: Path) -> None:
-    classes(tmp_path, 20)
-    for at in range(10):
-        shutil.copy(tmp_path / "cat" / f"{at:03d}.png", tmp_path / "cat" / f"copy {at}.png")
-    kept = opened(tmp_path).images
-    assert kept.repeated()
-    now = resumed(tmp_path, kept)
-    assert now.fingerprint == kept.fingerprint
-    assert not kept.changes(now)
+def test_a_list_is_read_as_it_was_written(tmp_path: Path) -> None:
+    rows = (Listed("train", "größe, m²", "größe, m²/a\udce9.png", "0" * 32), Listed("test", "蜂", '蜂/"b".png', ""))
+    ImageList(rows).write(tmp_path / IMAGES)
+    assert read_image_list(tmp_path / IMAGES) == ImageList(rows)
+    assert read_image_list(tmp_path / "gone.csv") is None
+
+
+def test_a_list_is_found_beside_a_checkpoint_if_it_is_its_own(tmp_path: Path) -> None:
+    found = ImageList((Listed("train", "a", "a/b.png", "0"),))
+    found.write(tmp_path / IMAGES)
+    (best := tmp_path / "searched" / "best").mkdir(parents=True)
+    assert find_image_list(best, found.fingerprint) == ImageList(found.rows, found.learned())
+    assert find_image_list(best, "another") is None
+    assert find_image_list(best, None) is None
+    ImageList((Listed("train", "a", "a/c.png", "1"),)).write(tmp_path / IMAGES)  # what was learned before stays
+    again = find_image_list(best, found.fingerprint)
+    assert again is not None
+    assert again.rows == found.rows
+    assert again.trained(["0", "1", "2"]) == 2
+    assert len(list_files(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"id,label\n1,cat\n", b"", b"\0", b"split,label,path,digest\ntrian,a,a/b.png,0\n",
+     b"split,label,path,digest\ntrain,a\n", b'split,label,path,digest\n"' + b"x" * 140_000, "größe".encode("utf-16")],
+)  # fmt: skip
+def test_a_users_own_file_is_no_list_and_is_left_alone(content: bytes, tmp_path: Path) -> None:
+    own = ImageList((Listed("train", "a", "a/b.png", "0"),))
+    (best := tmp_path / "run" / "best").mkdir(parents=True)
+    (tmp_path / "run" / IMAGES).write_bytes(content)
+    with pytest.raises(UserError, match="is not a list of images"):
+        read_image_list(tmp_path / "run" / IMAGES)
+    own.write(tmp_path / IMAGES)
+    assert find_image_list(best, own.fingerprint) is not None
+    (mine := tmp_path / "images_of_mine.csv").write_bytes(content)
+    clear_run(tmp_path)
+    assert list(tmp_path.glob("*.csv")) == [mine]
+
+
+def test_changes_are_named(tmp_path: Path) -> None:
+    classes(tmp_path, 12)
+    before = opened(tmp_path).images
+    assert check_unchanged(before, opened(tmp_path).images, False, tmp_path) == ()
+    (tmp_path / "cat" / "new.png").write_bytes(picture())
+    (tmp_path / "cat" / "003.png").write_bytes(picture())
+    (tmp_path / "dog" / "001.png").unlink()
+    now = opened(tmp_path).images
+    with pytest.raises(UserError) as caught:
+        check_unchanged(before, now, False, tmp_path)
+    assert ("1 added, such as cat/new.png; 1 gone, such as dog/001.png; 1 with other bytes, such as cat/003.png: "
+            "bring them back, give --accept-changes") in str(caught.value)  # fmt: skip
+    assert len(check_unchanged(before, now, True, tmp_path)) == 3
 
 
 def test_other_classes_are_never_gone_on_with(tmp_path: Path) -> None:
@@ -66,22 +117,6 @@ def test_two_files_of_one_composed_name_are_two(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"id,label\n1,cat\n", b"", b"split;label;path;digest\n", b"split,label,path,digest\ntrian,a,a/b.png,0\n",
-     b"split,label,path,digest\ntrain,a\n", b'split,label,path,digest\n"' + b"x" * 140_000, "größe".encode("utf-16")],
-)  # fmt: skip
-def test_a_file_that_only_looks_like_a_list_is_passed_by(content: bytes, tmp_path: Path) -> None:
-    own = ImageList((Listed("train", "a", "a/b.png", "0"),))
-    (best := tmp_path / "run" / "best").mkdir(parents=True)
-    (tmp_path / "run" / IMAGES).write_bytes(content)
-    with pytest.raises(UserError, match="is not a list of images"):
-        read_image_list(tmp_path / "run" / IMAGES)
-    assert find_image_list(best, own.fingerprint) is None
-    own.write(tmp_path / IMAGES)
-    assert find_image_list(best, own.fingerprint) is not None
-
-
 def test_a_list_is_there_at_any_moment_of_its_replacement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before, after = (ImageList((Listed("train", "a", path, "0"),)) for path in ("a/b.png", "a/c.png"))
     before.write(tmp_path / IMAGES)
@@ -96,25 +131,6 @@ def test_a_list_is_there_at_any_moment_of_its_replacement(tmp_path: Path, monkey
     after.write(tmp_path / IMAGES)
     assert seen == [before, before]
     assert read_image_list(tmp_path / IMAGES) == after
-
-
-def test_a_home_that_is_nobodys_is_a_name_like_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="'~no-such-user/x' is neither"):
-        open_image_set(DataConfig("~no-such-user/x"))
-    with pytest.raises(UserError, match="no file or folder ~no-such-user/x"):
-        images_in(["~no-such-user/x"])
-    classes(tmp_path / "~no-such-user", 3)
-    assert len(by_split(opened(Path("~no-such-user")))) == 6
-
-
-def test_two_splits_that_are_one_folder_are_told(tmp_path: Path) -> None:
-    classes(tmp_path / "real", 3)
-    (tmp_path / "set").mkdir()
-    for split in ("test", "train"):
-        os.symlink(tmp_path / "real", tmp_path / "set" / split)
-    with pytest.raises(UserError, match=r"no train/ \(1 folders that are read already, by another name: train\)"):
-        opened(tmp_path / "set")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no such modes")

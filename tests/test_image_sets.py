@@ -11,17 +11,11 @@ from tiny import MACHINE, Cli, read
 from psvit.data.data_config import DataConfig
 from psvit.data.image_list import (
     IMAGES,
-    ImageList,
-    Listed,
-    check_unchanged,
-    find_image_list,
-    list_files,
     read_image_list,
 )
 from psvit.data.image_sets import open_image_set
 from psvit.data.splits import cut_by_hash, hashed_position
 from psvit.engine.resuming import differing
-from psvit.engine.run_folder import clear_run
 from psvit.errors import UserError
 
 NETWORK = ["--model", "AS-A", "--widths", "8", "16", "--head-dim", "8", "--patch-size", "4", "--img-size", "16"]
@@ -115,69 +109,7 @@ def test_images_of_equal_bytes_are_named_and_put_together_on_request(tmp_path: P
     ]
     together = opened(tmp_path, validation=0, join_duplicates=True)
     assert by_split(together)["train/cat/003.png"] == by_split(together)["train/cat/wrong.png"] == "test"
-    assert "2 images are put where others of equal bytes are (--join-duplicates)" in together.notes
-
-
-# ---- the list
-
-
-def test_a_list_is_read_as_it_was_written(tmp_path: Path) -> None:
-    rows = (Listed("train", "größe, m²", "größe, m²/a\udce9.png", "0" * 32), Listed("test", "蜂", '蜂/"b".png', ""))
-    ImageList(rows).write(tmp_path / IMAGES)
-    assert read_image_list(tmp_path / IMAGES) == ImageList(rows)
-    assert read_image_list(tmp_path / "gone.csv") is None
-    for broken in ("x\n", "", "split,label,path,digest\ntrain,a\n", "split,label,path,digest\ndev,a,b,0\n", "\0"):
-        (tmp_path / IMAGES).write_text(broken)
-        with pytest.raises(UserError, match="is not a list of images"):
-            read_image_list(tmp_path / IMAGES)
-
-
-def test_a_list_is_found_beside_a_checkpoint_if_it_is_its_own(tmp_path: Path) -> None:
-    found = ImageList((Listed("train", "a", "a/b.png", "0"),))
-    found.write(tmp_path / IMAGES)
-    best = tmp_path / "searched" / "best"
-    best.mkdir(parents=True)
-    told = find_image_list(best, found.fingerprint)
-    assert told is not None
-    assert told.rows == found.rows
-    assert find_image_list(best, "another") is None
-    assert find_image_list(best, None) is None
-    ImageList((Listed("train", "a", "a/c.png", "1"),)).write(
-        tmp_path / IMAGES
-    )  # accepted: what was learned before stays
-    again = find_image_list(best, found.fingerprint)
-    assert again is not None
-    assert again.rows == found.rows
-    assert again.trained(["0", "1", "2"]) == 2
-    assert len(list_files(tmp_path)) == 2
-
-
-def test_files_that_are_no_lists_are_left_alone(tmp_path: Path) -> None:
-    found = ImageList((Listed("train", "a", "a/b.png", "0"),))
-    own = tmp_path / "images_of_mine.csv"
-    for path in (own, tmp_path / IMAGES):
-        path.write_text("name,price\n")
-    found.write(tmp_path / "run" / IMAGES)
-    (tmp_path / "run" / "best").mkdir()
-    assert find_image_list(tmp_path / "run" / "best", found.fingerprint) == ImageList(found.rows, found.learned())
-    assert find_image_list(tmp_path / "run" / "best", "another") is None
-    clear_run(tmp_path)
-    assert list(tmp_path.glob("*.csv")) == [own]
-
-
-def test_changes_are_named(tmp_path: Path) -> None:
-    classes(tmp_path, 12)
-    before = opened(tmp_path).images
-    assert check_unchanged(before, opened(tmp_path).images, False, tmp_path) == ()
-    (tmp_path / "cat" / "new.png").write_bytes(picture())
-    (tmp_path / "cat" / "003.png").write_bytes(picture())
-    (tmp_path / "dog" / "001.png").unlink()
-    now = opened(tmp_path).images
-    with pytest.raises(UserError) as caught:
-        check_unchanged(before, now, False, tmp_path)
-    assert ("1 added, such as cat/new.png; 1 gone, such as dog/001.png; 1 with other bytes, such as cat/003.png: "
-            "bring them back, give --accept-changes") in str(caught.value)  # fmt: skip
-    assert len(check_unchanged(before, now, True, tmp_path)) == 3
+    assert "images moved to the split of others with equal bytes (--join-duplicates): 2" in together.notes
 
 
 def test_known_images_keep_their_split_wherever_they_lie(tmp_path: Path) -> None:
@@ -243,7 +175,7 @@ def test_a_training_says_what_it_reads(trained: Path, cli: Cli, tmp_path: Path) 
     assert rows is not None
     for name, split in (("train", "train"), ("validation split", "validation"), ("test", "test")):
         assert f"{name:<10}{rows.counts()[split]:>8}{2:>9}  " in said
-    assert "passed over: 1 hidden or system files: cat/._1.png" in said
+    assert "left out: hidden or system files: 1 ('cat/._1.png')" in said
     assert read(tmp_path / "run" / "best" / "metrics.json")["trained_on"]["images"] == rows.fingerprint
 
 
@@ -270,18 +202,6 @@ def test_none_that_was_trained_on_is_tested(trained: Path, cli: Cli, tmp_path: P
     figures = json.loads(cli.ok("evaluate", best, "--data", photos, "--json", *MACHINE))
     assert figures["images"] < 40  # its test split, cut again, not all 87
     assert figures["trained_on"] is None
-
-
-def test_an_exported_file_is_measured_on_images_not_trained_on(trained: Path, cli: Cli, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
-    root = copied(trained, tmp_path / "it")
-    best, photos = root / "run" / "best", root / "photos"
-    kept = read_image_list(root / "run" / IMAGES)
-    assert kept is not None
-    told = cli.ok("export", best, "--data", photos, "--rounds", 0, "--workers", 0)
-    assert f"(top-1 on {kept.counts()['validation']} images, " in told
-    figures = json.loads(cli.ok("evaluate", f"{best}.onnx", "--data", photos, "--json"))
-    assert (figures["trained_on"], figures["images"]) == (0, kept.counts()["test"])
 
 
 def test_a_changed_folder_is_not_resumed_unless_accepted(trained: Path, cli: Cli, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from torch import Tensor
 from psvit.data.augment import eval_transform, train_transform
 from psvit.data.data_config import Augment, DataConfig
 from psvit.data.datasets import Data, open_data
-from psvit.data.loading import Batch, ImageSplit, eval_batches, train_batches
+from psvit.data.loading import eval_batches, train_batches
+from psvit.data.samples import Batch, ImageSplit
 from psvit.data.sources import FileSource, Subset
 from psvit.errors import UserError
 

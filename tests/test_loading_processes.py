@@ -14,7 +14,8 @@ from tiny import config, log, same_weights
 from torch import Tensor, nn
 
 from psvit.arch.model_config import ModelConfig
-from psvit.data.loading import Batch, ImageSplit, train_batches
+from psvit.data.loading import train_batches
+from psvit.data.samples import Batch, ImageSplit
 from psvit.engine.accelerator import open_machine
 from psvit.engine.interrupts import AskedToStop, InterruptedTrainingError, interrupts
 from psvit.errors import UserError

@@ -39,7 +39,7 @@ from psvit.analysis.redundancy import (
     pooled,
     row_entropy,
 )
-from psvit.data.loading import Batch
+from psvit.data.samples import Batch
 from psvit.errors import UserError
 from psvit.models.macs import explicit_attention
 

@@ -12,11 +12,11 @@ from small_dense import ARCH, CPU, features, segmentation, segmenter
 from torch import Tensor, nn
 
 from psvit.arch.model_config import ModelConfig
-from psvit.data.loading import Batch
 from psvit.data.objects.batches import ClassMapSplit
 from psvit.data.objects.object_sets import DenseData, open_class_maps
 from psvit.data.objects.objects_config import DenseAugment, DenseDataConfig
 from psvit.data.objects.transforms import Vary, vary_class_map
+from psvit.data.samples import Batch
 from psvit.engine.accelerator import open_machine
 from psvit.engine.open_model import open_model
 from psvit.engine.optimizer import make_optimizer

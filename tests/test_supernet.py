@@ -14,7 +14,7 @@ from torch import nn
 
 from psvit import UserError
 from psvit.data.datasets import Data, open_data
-from psvit.data.loading import Batch
+from psvit.data.samples import Batch
 from psvit.engine.accelerator import open_machine
 from psvit.engine.train_config import TrainConfig
 from psvit.search.budget import Budget

@@ -18,7 +18,8 @@ from psvit.data import timm_sets
 from psvit.data.augment import train_transform
 from psvit.data.data_config import Augment, DataConfig
 from psvit.data.datasets import open_data
-from psvit.data.loading import Batch, ImageSplit, eval_batches, train_batches
+from psvit.data.loading import eval_batches, train_batches
+from psvit.data.samples import Batch, ImageSplit
 from psvit.errors import UserError
 
 

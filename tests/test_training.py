@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from psvit.arch.model_config import ModelConfig
 from psvit.data.datasets import open_data
-from psvit.data.loading import Batch
+from psvit.data.samples import Batch
 from psvit.engine.accelerator import open_machine
 from psvit.engine.checkpoints import save_checkpoint
 from psvit.engine.open_model import open_model

@@ -45,7 +45,7 @@ def test_voc_files_that_are_wrong(tmp_path: Path) -> None:
     write(root / "Annotations" / "a2.xml", xml(an_object("cup")))
     assert "val.txt has classes that the training split lacks: 'cup'" in refusal(root)
     write(root / "ImageSets" / "Main" / "val.txt", "a")
-    assert "1 images are in train.txt and in val.txt: 'a'" in refusal(root)
+    assert "images of val.txt are in train.txt too: 'a'" in refusal(root)
 
 
 def test_voc_without_an_object_to_learn_from_is_refused(tmp_path: Path) -> None:

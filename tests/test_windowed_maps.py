@@ -23,7 +23,7 @@ from psvit.analysis.measures import comparable, first_pass, matched, partners, s
 from psvit.analysis.redundancy import pooled
 from psvit.analysis.verdict import train_command
 from psvit.arch.arch import even_parts
-from psvit.data.loading import Batch
+from psvit.data.samples import Batch
 from psvit.engine.checkpoints import save_checkpoint
 from psvit.models.attention import merge_heads, split_heads
 from psvit.models.build import build_arch

@@ -39,7 +39,8 @@ from psvit.arch.arch import Arch
 from psvit.arch.model_config import ModelConfig
 from psvit.data.data_config import DataConfig
 from psvit.data.datasets import open_data
-from psvit.data.loading import Batch, ImageSplit, eval_batches
+from psvit.data.loading import eval_batches
+from psvit.data.samples import Batch, ImageSplit
 from psvit.engine.accelerator import open_machine
 from psvit.engine.checkpoints import read_metrics
 from psvit.engine.train_config import Machine

@@ -30,7 +30,7 @@ from psvit.analysis.redundancy import (
     row_entropy,
 )
 from psvit.arch.arch import SHARE
-from psvit.data.loading import Batch
+from psvit.data.samples import Batch
 
 Batches = Callable[[], Iterable[Batch]]
 """A pass over all images: called once for each."""

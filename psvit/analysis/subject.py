@@ -16,7 +16,7 @@ from psvit.arch.model_config import Checkpoint, ModelConfig, TimmModel
 from psvit.data.augment import eval_transform
 from psvit.data.data_config import DataConfig
 from psvit.data.datasets import Data, balanced_order
-from psvit.data.loading import Transform
+from psvit.data.samples import Transform
 from psvit.data.sources import Source, Stream, Subset
 from psvit.engine.checkpoints import read_config
 from psvit.engine.open_model import open_model, set_size

@@ -89,14 +89,14 @@ def readable(paths: Sequence[Path], found: Iterable[T | UserError]) -> Iterator[
 
 
 def find_images(names: Sequence[str]) -> list[Path]:
-    """The files named, and all images below the folders named; what is passed over is told on stderr.
+    """The files named, and all images below the folders named; stderr says what is left out.
 
     Raises:
         UserError: a path that does not exist, or a folder without images.
     """
     from psvit.data.image_files import images_in
 
-    found, passed = images_in(names)
-    for line in passed.lines():
-        print(f"passed over: {line}", file=sys.stderr)
+    found, left_out = images_in(names)
+    for line in left_out.lines():
+        print(f"left out: {line}", file=sys.stderr)
     return found

@@ -10,7 +10,7 @@ from timm.data.transforms_factory import create_transform
 
 from psvit.data.data_config import INTERPOLATION, Augment
 from psvit.data.datasets import SMALL, Data
-from psvit.data.loading import Transform
+from psvit.data.samples import Transform
 from psvit.errors import UserError, one_line
 
 

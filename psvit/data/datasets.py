@@ -1,13 +1,10 @@
-"""A name or a folder -> Data: classes, pixels, and the three splits. The validation split is cut from the training
-split.
-"""
+"""A name or a folder -> Data: its classes, its pixels, and its three splits."""
 
 from __future__ import annotations
 
 import gzip
 import os
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,15 +17,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from psvit.data.data_config import DataConfig
 from psvit.data.image_list import ImageList
 from psvit.data.image_sets import ImageSet, open_image_set
-from psvit.data.sources import (
-    CACHE,
-    ArraySource,
-    LazySource,
-    Source,
-    Stream,
-    Subset,
-    no_images,
-)
+from psvit.data.sources import CACHE, ArraySource, LazySource, Source, Stream, Subset, no_images
 from psvit.data.splits import DIGITS, TEST_FRACTION, cut, digits
 from psvit.data.timm_sets import PREFIXES, open_timm
 from psvit.errors import UserError, flag, one_line
@@ -56,9 +45,9 @@ class Data:
         mirror: an image keeps its class when mirrored left to right.
         train: training images, without the validation split.
         validation: cut from the training split, by class; empty if config.validation is 0.
-        test: opened when first asked for anything; a folder's file names alone are listed at once.
+        test: opened when first used; of a folder only the file names are listed before.
         workers: loading processes.
-        notes: lines that the user should read.
+        notes: lines for the user.
         files: of a folder, its image files, each in its split.
     """
 
@@ -88,11 +77,7 @@ def open_data(config: DataConfig, kept: ImageList | None = None, evaluated: tupl
     Raises:
         UserError: the set is not known or not found, is broken, or has too few classes or images.
     """
-    known: dict[str, Callable[[DataConfig], Data]] = {
-        "digits": _open_digits,
-        "fashion-mnist": _open_fashion_mnist,
-        "mnist-5k": _open_mnist_5k,
-    }
+    known = {"digits": _open_digits, "fashion-mnist": _open_fashion_mnist, "mnist-5k": _open_mnist_5k}
     if config.data in known:
         data = known[config.data](config)
     elif config.data.partition("/")[0].lower() in PREFIXES and "/" in config.data:
@@ -103,8 +88,7 @@ def open_data(config: DataConfig, kept: ImageList | None = None, evaluated: tupl
         raise UserError(f"--data {data.name!r} has one class only, {data.classes[0]!r}: classifying needs two or more")
     if config.img_size is not None:
         size = config.img_size
-        height, width = (size, size) if isinstance(size, int) else size
-        data = replace(data, img_size=(height, width))
+        data = replace(data, img_size=(size, size) if isinstance(size, int) else (size[0], size[1]))
     if config.workers is not None:
         data = replace(data, workers=config.workers)
     if data.files is not None:
@@ -129,7 +113,7 @@ def _cut_validation(data: Data, train: Source, config: DataConfig) -> Data:
 
 
 def balanced_order(labels: NDArray[Any], rng: np.random.Generator) -> NDArray[np.int64]:
-    """The numbers of all images in an order of which every beginning holds the classes as evenly as can be."""
+    """All images' numbers, ordered so that the first n hold the classes as evenly as possible, for every n."""
     rank = np.empty(len(labels), dtype=np.int64)  # an image's place within its shuffled class
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
@@ -137,20 +121,17 @@ def balanced_order(labels: NDArray[Any], rng: np.random.Generator) -> NDArray[np
     return np.lexsort((labels, rank))
 
 
-def _open_digits(config: DataConfig) -> Data:
-    train, test = digits()
+def _grey(config: DataConfig, train: Source, test: Source, mean: float, std: float, **more: Any) -> Data:
+    """A set of small grey images in memory; `mean` and `std` are of its training pixels in 0..1."""
+    facts = {"classes": DIGITS, "img_size": (28, 28), "mirror": False, **more}
     return Data(
-        name="digits",
-        classes=DIGITS,
-        in_chans=1,
-        img_size=(8, 8),
-        mean=(0.3055,),  # mean and std of the training pixels
-        std=(0.3759,),
-        mirror=False,
-        train=ArraySource(*train, "digits train"),
-        validation=no_images(),
-        test=ArraySource(*test, "digits test"),
+        name=config.data, in_chans=1, mean=(mean,), std=(std,), train=train, validation=no_images(), test=test, **facts
     )
+
+
+def _open_digits(config: DataConfig) -> Data:
+    train, test = (ArraySource(*part, f"digits {name}") for part, name in zip(digits(), ("train", "test"), strict=True))
+    return _grey(config, train, test, 0.3055, 0.3759, img_size=(8, 8))
 
 
 def _open_mnist_5k(config: DataConfig) -> Data:
@@ -162,37 +143,18 @@ def _open_mnist_5k(config: DataConfig) -> Data:
         ) from error
     values, labels = mnist_data()
     pixels, labels = values.reshape(-1, 28, 28).astype(np.uint8), labels.astype(np.int64)
-    classes = tuple(map(str, range(10)))
-    train, test = cut(labels, TEST_FRACTION, np.random.default_rng(0), classes)
-    return Data(
-        name="mnist-5k",
-        classes=classes,
-        in_chans=1,
-        img_size=(28, 28),
-        mean=(0.1307,),  # mean and std of MNIST's training pixels
-        std=(0.3081,),
-        mirror=False,
-        train=ArraySource(pixels[train], labels[train], "mnist-5k train"),
-        validation=no_images(),
-        test=ArraySource(pixels[test], labels[test], "mnist-5k test"),
+    parts = cut(labels, TEST_FRACTION, np.random.default_rng(0), DIGITS)
+    train, test = (
+        ArraySource(pixels[part], labels[part], f"mnist-5k {name}")
+        for part, name in zip(parts, ("train", "test"), strict=True)
     )
+    return _grey(config, train, test, 0.1307, 0.3081)  # of MNIST
 
 
 def _open_fashion_mnist(config: DataConfig) -> Data:
     folder = _find_fashion_mnist(config.data_dir)
-    train = _read_fashion_mnist(folder, "train")
-    return Data(
-        name="fashion-mnist",
-        classes=FASHION_CLASSES,
-        in_chans=1,
-        img_size=(28, 28),
-        mean=(0.2860,),  # mean and std of the training pixels
-        std=(0.3530,),
-        mirror=True,
-        train=train,
-        validation=no_images(),
-        test=LazySource(partial(_read_fashion_mnist, folder, "t10k")),
-    )
+    train, test = _read_fashion_mnist(folder, "train"), LazySource(partial(_read_fashion_mnist, folder, "t10k"))
+    return _grey(config, train, test, 0.2860, 0.3530, classes=FASHION_CLASSES, mirror=True)
 
 
 def _find_fashion_mnist(data_dir: str | None) -> Path:
@@ -231,7 +193,7 @@ def _idx_path(folder: Path, name: str) -> Path:
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
-    """Read an array of bytes from an IDX file, packed (.gz) or not.
+    """Read an array of bytes from an IDX file, packed (.gz) or not; torchvision's reader takes no packed one.
 
     Raises:
         UserError: the file is missing or broken.
@@ -248,45 +210,22 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * ndim).reshape(shape).copy()
 
 
+def _colour(config: DataConfig, **more: Any) -> Data:
+    """A set of photographs, which are normalized as ImageNet's."""
+    facts = {"img_size": (224, 224), "mirror": True, "workers": min(4, os.cpu_count() or 1), **more}
+    return Data(name=config.data, in_chans=3, mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, **facts)
+
+
 def _open_folder(config: DataConfig, kept: ImageList | None, evaluated: tuple[str, ...] | None) -> Data:
     found = open_image_set(config, kept, evaluated)
-    return Data(
-        name=config.data,
-        classes=found.classes,
-        in_chans=3,
-        img_size=(224, 224),
-        mean=IMAGENET_DEFAULT_MEAN,
-        std=IMAGENET_DEFAULT_STD,
-        mirror=True,
-        train=found.source("train"),
-        validation=found.source("validation"),
-        test=found.source("test"),
-        workers=_default_workers(),
-        notes=found.notes,
-        files=found,
-    )
+    splits = {split: found.source(split) for split in ("train", "validation", "test")}
+    return _colour(config, classes=found.classes, notes=found.notes, files=found, **splits)
 
 
 def _open_timm(config: DataConfig) -> Data:
     train, validation, test, classes = open_timm(config)
-    own_size = (224, 224)
-    if isinstance(train, Source):
-        width, height = train.image(0).size
-        own_size = (height, width) if max(height, width) <= SMALL else own_size
-    return Data(
-        name=config.data,
-        classes=classes,
-        in_chans=3,
-        img_size=own_size,
-        mean=IMAGENET_DEFAULT_MEAN,
-        std=IMAGENET_DEFAULT_STD,
-        mirror=config.data.lower().rpartition("/")[2] not in ("mnist", "kmnist", "qmnist"),
-        train=train,
-        validation=validation,
-        test=test,
-        workers=_default_workers(),
-    )
-
-
-def _default_workers() -> int:
-    return min(4, os.cpu_count() or 1)
+    size = (224, 224)
+    if isinstance(train, Source) and max(train.image(0).size) <= SMALL:
+        size = train.image(0).size[::-1]
+    mirror = config.data.lower().rpartition("/")[2] not in ("mnist", "kmnist", "qmnist")
+    return _colour(config, img_size=size, mirror=mirror, classes=classes, train=train, validation=validation, test=test)

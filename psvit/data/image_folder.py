@@ -1,7 +1,4 @@
-"""A folder of images -> its classes and splits, as people have them; what leaves them open is refused. No torch here.
-
-The rule is docs/howto/own-data.md.
-"""
+"""A folder of images -> its classes and splits, where they are plain (docs/howto/own-data.md). No torch here."""
 
 from __future__ import annotations
 
@@ -12,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from psvit.data.image_files import ImageFile, PassedOver, find_images, normalized
+from psvit.data.findings import Findings
+from psvit.data.image_files import ImageFile, find_images, normalized
 from psvit.data.sources import natural, printable, quoted
 from psvit.errors import UserError
 
@@ -30,8 +28,8 @@ DATES = re.compile(r"(?<![^/])(19|20)\d\d([-_./]?\d\d){0,2}(?![^/])")
 class Labelled(NamedTuple):
     """An image file with its class.
 
-    `key` is its path below its split's folder, which names the class: the same wherever the set lies. `where` is its
-    path below the set's folder.
+    `key` is its path below its split's folder, so it is the same wherever the set lies. `where` is its path below the
+    set's folder.
     """
 
     path: str
@@ -46,19 +44,18 @@ class ImageFolder:
 
     Args:
         classes: names of all classes, in natural order.
-        splits: the images of train, validation and test, as far as they have folders of their own; without any, all are
-            of train.
+        splits: the images of train, validation and test, where they have folders of their own; else all are of train.
         folders: the name of each split's folder; empty without any.
-        passed: what is left out, and why.
-        notes: lines that the user should read.
+        left_out: what is left out, and why.
+        notes: lines for the user.
         origins: where each split comes from, in words; empty where its folder tells it.
     """
 
     classes: tuple[str, ...]
     splits: dict[str, list[Labelled]]
     folders: dict[str, str]
-    passed: PassedOver
-    notes: tuple[str, ...]
+    left_out: Findings
+    notes: tuple[str, ...] = ()
     origins: dict[str, str] = field(default_factory=dict)
 
 
@@ -83,54 +80,43 @@ def read_image_folder(root: Path, given: str, class_folders: str | None = None) 
     return _Reading(root, f"--data {given!r}", class_folders).read()
 
 
-@dataclass
 class _Reading:
-    root: Path
-    given: str
-    class_folders: str | None
-    passed: PassedOver = field(default_factory=PassedOver)
-    notes: list[str] = field(default_factory=list)
+    """A folder while it is read."""
+
+    def __init__(self, root: Path, given: str, class_folders: str | None) -> None:
+        self.root, self.given, self.class_folders = root, given, class_folders
+        self.files, self.left_out = find_images(root)
+        self.notes: list[str] = []
 
     def read(self) -> ImageFolder:
-        files, self.passed = find_images(self.root)
+        folders = {name: None for file in self.files for name in file.parts[:-1]}
+        for name in (str(self.root), *folders):
+            if printable(name) != name:  # checkpoints and reports could not be written with such names of classes
+                raise UserError(f"{self.given}: the name of the folder {name!r} is not UTF-8: rename it")
         tops: dict[str, list[ImageFile]] = {}
-        for file in files:
+        for file in self.files:
             tops.setdefault(file.parts[0] if len(file.parts) > 1 else "", []).append(file)
         self._leave_out("images outside of a class folder", tops.pop("", []))
-        self._refuse_undecodable(tops)
-        folders = self._split_folders(tops)
-        if not folders:
-            splits = {"train": self._labelled([file for top in tops.values() for file in top], 0)}
-        else:
+        given = self._split_folders(tops)
+        if given:
             for name in tops:
                 if split_named(name) is None:
                     self._leave_out(f"images in {name}/, which is no split", tops[name])
-            splits = {split: self._labelled(tops[name], 1) for split, name in folders.items()}
-        splits = self._check_classes(splits, folders)
+            splits = {split: self._labelled(tops[name], 1) for split, name in given.items()}
+        else:
+            splits = {"train": self._labelled([file for top in tops.values() for file in top], 0)}
+        splits = self._check_classes(splits, given)
         classes = {image.label for images in splits.values() for image in images}
         if not classes:
-            raise UserError(f"{self.given}: no class folder of it holds an image{self._found()}: put each class's "
-                            "images into a folder of its name")  # fmt: skip
-        return ImageFolder(
-            classes=tuple(sorted(classes, key=natural)),
-            splits=splits,
-            folders={split: name for split, name in folders.items() if split in splits},
-            passed=self.passed,
-            notes=tuple(self.notes),
-        )
+            raise UserError(
+                f"{self.given}: no class folder of it holds an image{self.left_out.in_brackets()}: put each class's "
+                "images into a folder of its name"
+            )
+        kept = {split: name for split, name in given.items() if split in splits}
+        return ImageFolder(tuple(sorted(classes, key=natural)), splits, kept, self.left_out, tuple(self.notes))
 
     def _leave_out(self, why: str, files: Sequence[ImageFile]) -> None:
-        self.passed.add(why, *("/".join(file.parts) for file in files))
-
-    def _found(self) -> str:
-        return f" ({'; '.join(self.passed.lines())})" if self.passed.names else ""
-
-    def _refuse_undecodable(self, tops: dict[str, list[ImageFile]]) -> None:
-        """Checkpoints and reports could not be written with such names of classes."""
-        folders = {name: None for files in tops.values() for file in files for name in file.parts[:-1]}
-        for name in (str(self.root), *folders):
-            if printable(name) != name:
-                raise UserError(f"{self.given}: the name of the folder {name!r} is not UTF-8: rename it")
+        self.left_out.add(why, *("/".join(file.parts) for file in files))
 
     def _split_folders(self, tops: dict[str, list[ImageFile]]) -> dict[str, str]:
         """The folder of each split; none where all folders are classes."""
@@ -158,15 +144,14 @@ class _Reading:
                 f"{_folders(beside)}: give --data {self.root / labelled[0]}{others}, or move what is not meant away"
             )
         found: dict[str, str] = {}
-        for name in labelled:
-            split = named[name]
-            if split in found:
-                raise UserError(f"{self.given} has two folders for one split, {found[split]}/ and {name}/: put their "
-                                "images into one, or move one elsewhere")  # fmt: skip
-            found[split] = name
-        for name in named:
+        for name, split in named.items():
             if name not in labelled:
                 self._leave_out(f"images in {name}/, which has no class folders", tops[name])
+            elif found.setdefault(split, name) != name:
+                raise UserError(
+                    f"{self.given} has two folders for one split, {found[split]}/ and {name}/: put their images into "
+                    "one, or move one elsewhere"
+                )
         return found
 
     def _labelled(self, files: Sequence[ImageFile], depth: int) -> list[Labelled]:
@@ -174,13 +159,10 @@ class _Reading:
         inside = [file for file in files if len(file.parts) > depth + 1]
         self._leave_out("images outside of a class folder", [file for file in files if len(file.parts) <= depth + 1])
         nested = [file for file in inside if len(file.parts) > depth + 2]
-        inner = bool(nested) and self._classes_are_inner(inside, nested, depth)
-        found = []
-        for file in inside:
-            below = file.parts[depth:]
-            label = below[-2] if inner else below[0]
-            found.append(Labelled(file.path, label, "/".join(below), "/".join(file.parts)))
-        return found
+        at = -2 if nested and self._classes_are_inner(inside, nested, depth) else depth
+        return [
+            Labelled(file.path, file.parts[at], "/".join(file.parts[depth:]), "/".join(file.parts)) for file in inside
+        ]
 
     def _classes_are_inner(self, inside: Sequence[ImageFile], nested: Sequence[ImageFile], depth: int) -> bool:
         """Whether the folder that an image lies in is its class, not the outermost.
@@ -236,13 +218,11 @@ class _Reading:
             return splits
         known = {image.label for image in splits["train"]}
         kept = {"train": splits["train"]}
-        for split in ("validation", "test"):
-            if split not in splits:
-                continue
+        for split in sorted(splits.keys() - {"train"}, reverse=True):
             name, own = folders[split], {image.label for image in splits[split]}
             if len(own) == 1 and not own & known:
                 why = f"images in {name}/, whose only folder {next(iter(own))}/ is no class of {folders['train']}/"
-                self.passed.add(why, *(image.where for image in splits[split]))
+                self.left_out.add(why, *(image.where for image in splits[split]))
                 continue
             if extra := sorted(own - known, key=natural):
                 raise UserError(

@@ -1,6 +1,6 @@
-"""The list of a network's images: which was trained on, held out or tested, and what each holds. No torch here.
+"""The list of a network's images: the split and the content of each. No torch here.
 
-A run keeps it beside its checkpoints, so that an evaluation can tell what the network has seen, wherever it lies now.
+A run keeps it beside its checkpoints, so that an evaluation knows images that the network has seen, wherever they are.
 """
 
 from __future__ import annotations
@@ -25,22 +25,23 @@ from psvit.errors import UserError, one_line
 from psvit.files import replacing
 
 IMAGES, EARLIER = "images.csv", "images-" + "[0-9a-f]" * 8 + ".csv"
-"""The list's file, and the pattern of those that it took the place of."""
+"""The list's file, and the pattern of earlier ones that it replaced."""
 
 SPLITS = ("unused", "train", "validation", "test")
-"""The splits of a list, the later the less an image of it may be trained on."""
+"""The splits of a list; of equal images in several, all belong to the last."""
 
 MANY = 5000
-"""So many images take seconds to read, which a progress bar shows."""
+"""From this many images on, reading takes seconds and has a progress bar."""
 
 CHUNK = 256
 """Images that a thread reads at a time: a task for each of a million would take a gigabyte."""
 
 
 class Listed(NamedTuple):
-    """One image: its split (train, validation, test, or unused), its class, its path below the set's folder (with /),
-    and
-    the digest of its bytes, empty if it cannot be read."""
+    """One image: its split, its class, its path below the set's folder (with /), and the digest of its bytes.
+
+    The digest is empty if the file cannot be read.
+    """
 
     split: str
     label: str
@@ -56,39 +57,33 @@ class ImageList:
     before: frozenset[str] = frozenset()
 
     @cached_property
-    def by_path(self) -> dict[str, Listed]:
-        """Rows by path."""
-        return {row.path: row for row in self.rows}
-
-    @cached_property
-    def by_both(self) -> dict[tuple[str, str], Listed]:
-        """Rows by path and digest: two files may have one path, as it is compared."""
-        return {(row.path, row.digest): row for row in self.rows}
-
-    @cached_property
-    def by_digest(self) -> dict[str, Listed]:
-        """Rows by what they hold; of images of equal content, one that is tested before one that is trained on."""
+    def _split_by(self) -> tuple[dict[tuple[str, str], str], dict[str, str], dict[str, str]]:
+        """Splits by path and digest (paths are compared composed, so two files may have one), by digest, by path."""
         ordered = sorted(self.rows, key=lambda row: SPLITS.index(row.split))
-        return {row.digest: row for row in ordered if row.digest}
+        return (
+            {(row.path, row.digest): row.split for row in self.rows},
+            {row.digest: row.split for row in ordered if row.digest},
+            {row.path: row.split for row in self.rows},
+        )
 
     @cached_property
     def fingerprint(self) -> str:
-        """What tells this list from others."""
+        """A digest of the list."""
         text = "\n".join("\t".join(row) for row in sorted(self.rows))
         return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
     def split_of(self, path: str, digest: str) -> str | None:
-        """The split that keeps an image: one that is as it was, one that has moved, one that has changed; None: new."""
-        row = self.by_both.get((path, digest)) or self.by_digest.get(digest) or self.by_path.get(path)
-        return None if row is None else row.split
+        """The split of an image that is as it was, has moved, or has changed; None if it is new."""
+        by_both, by_digest, by_path = self._split_by
+        return by_both.get((path, digest)) or by_digest.get(digest) or by_path.get(path)
 
     def is_of(self, digests: Iterable[str]) -> bool:
-        """Whether a folder of these contents is the one of this list: it holds at least half of its images."""
+        """Whether these digests are of the folder of this list: they hold at least half of its images."""
         there = set(digests)
         return 2 * sum(row.digest in there for row in self.rows) >= len(self.rows)
 
     def trained(self, digests: Iterable[str]) -> int:
-        """How many images of these contents were trained on."""
+        """How many of these images were trained on."""
         known = self.before | self.learned()
         return sum(digest in known for digest in digests)
 
@@ -136,7 +131,7 @@ class ImageList:
         return Counter(row.split for row in self.rows)
 
     def write(self, path: Path) -> None:
-        """Write it as CSV, whole or not at all; another list that is there, which checkpoints know, is kept beside."""
+        """Write it as CSV, whole or not at all; an earlier list, which checkpoints may name, is renamed."""
         earlier = read_image_list(path)
         if earlier is not None and earlier.fingerprint != self.fingerprint:
             earlier.write(path.with_name(f"{path.stem}-{earlier.fingerprint[:8]}{path.suffix}"))
@@ -171,15 +166,12 @@ def read_image_list(path: Path) -> ImageList | None:
 
 
 def find_image_list(near: Path, fingerprint: object) -> ImageList | None:
-    """The list of this fingerprint in a checkpoint's folder, or in one of the two above it; None if it is not there.
-
-    A file of that name that is no such list may be anybody's, and is left alone.
-    """
+    """The list of this fingerprint in a checkpoint's folder, or in one of the two above it; None if it is not there."""
     for folder in (near, *near.resolve().parents[:2]) if fingerprint else ():
-        lists = []
+        lists: list[ImageList] = []
         for path in list_files(folder):
-            with suppress(UserError):
-                lists += [found] if (found := read_image_list(path)) is not None else []
+            with suppress(UserError):  # a user's own file of that name
+                lists += filter(None, [read_image_list(path)])
         for found in lists:
             if found.fingerprint == fingerprint:
                 return replace(found, before=frozenset().union(*(one.learned() for one in lists)))
@@ -192,19 +184,10 @@ def list_files(folder: Path) -> list[Path]:
 
 
 def check_unchanged(kept: ImageList | None, now: ImageList | None, accept: bool, where: Path) -> tuple[str, ...]:
-    """Refuse to go on with other images than a run began with, unless they are accepted.
-
-    Args:
-        kept: the list that the run began with; None if it keeps none.
-        now: the list of the images as they are.
-        accept: whether changes are accepted.
-        where: the run's folder.
-
-    Returns:
-        Lines that say what has changed.
+    """Lines that say how images have changed since a run began in the folder `where`.
 
     Raises:
-        UserError: something has.
+        UserError: they have changed, and `accept` is not set; or the classes have.
     """
     if kept is None or now is None:
         return ()

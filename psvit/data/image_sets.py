@@ -1,13 +1,14 @@
-"""A folder of images -> its three splits, cut where it has none, in a way that never moves. No torch here.
+"""A folder of images -> its three splits; those that it has no folders for are cut. No torch here.
 
-What is cut is cut by a hash of each image's class and relative path: added, removed and renamed files leave the others
-where they are, on every machine. Images that a network has seen keep the split that they had then.
+Cuts go by a hash of each image's class and relative path, so that no image moves, on any machine, when others are
+added, removed or renamed. Images that a network has seen keep their splits.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,8 +23,6 @@ from psvit.data.sources import FileSource, natural, printable, quoted
 from psvit.data.splits import TEST_FRACTION, cut_by_hash, hashed_position
 from psvit.errors import UserError
 
-KEPT, BY_HASH = "as the training kept it", "cut from {from_} by a hash of {what} ({fraction:.0%})"
-
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
@@ -33,8 +32,8 @@ class ImageSet:
         classes: class names, by class number.
         rows: the images; splits: the split of each: train, validation, test, or unused.
         origins: where each split comes from, in words.
-        notes: lines that the user should read.
-        known: the digests of the images, where they are known already.
+        notes: lines for the user.
+        known: the digests of the images, if they are known already.
     """
 
     classes: tuple[str, ...]
@@ -42,7 +41,7 @@ class ImageSet:
     splits: tuple[str, ...]
     origins: dict[str, str]
     notes: tuple[str, ...]
-    known: tuple[str, ...] | None = None
+    known: tuple[str, ...] = ()
 
     def source(self, split: str) -> FileSource:
         """The images of a split."""
@@ -51,22 +50,15 @@ class ImageSet:
         return FileSource([row.path for row in chosen], [number[row.label] for row in chosen])
 
     def check_split(self, split: str, name: str) -> None:
-        """Refuse to evaluate on a split without an image; `name` is what the user called the set.
-
-        Raises:
-            UserError: it has none.
-        """
+        """Refuse to evaluate on a split without an image; `name` is what the user called the set."""
         if split not in self.splits:
             there = ", ".join(sorted(set(self.splits) - {"unused"}))
             raise UserError(f"--split {split} of {name!r} holds no image, but {there} does: give another --split")
 
     def trained_on(self, split: str, known: ImageList | None, unreadable: Sequence[str] = ()) -> int | None:
-        """How many images of a split are among those that the network of a list was trained on; None without one.
+        """How many images of a split a network was trained on, by its list; None without one.
 
-        Args:
-            split: train, validation or test.
-            known: the list.
-            unreadable: images that do not count, as NAME (REASON).
+        Images in `unreadable`, NAME (REASON), do not count.
         """
         if known is None:
             return None
@@ -92,24 +84,36 @@ def open_image_set(
     Args:
         config: which folder, and how to cut.
         kept: the list of a network's images: they keep their splits.
-        evaluated: the classes of a network that is to be evaluated: of another folder than that of `kept`, one without
-            splits is a test split as a whole, and need not have all classes.
+        evaluated: the classes of a network to evaluate. Then a folder without splits, if it is not that of `kept`, is a
+            test split as a whole, and need not have all classes.
 
     Raises:
         UserError: see `read_image_folder`; or no image can be trained on.
     """
-    root = Path(os.path.expanduser(config.data))
-    if not root.is_dir():
-        what = "is a file, not a folder" if root.exists() else "is neither a folder nor a known set"
-        raise UserError(f"--data {config.data!r} {what}: give {KNOWN}")
+    root = data_folder(config, KNOWN)
     folder = read_image_folder(root, config.data, config.class_folders)
     if "train" not in folder.splits and evaluated is None:
         there = ", ".join(f"{name}/" for name in folder.folders.values())
-        found = f" ({'; '.join(lines)})" if (lines := folder.passed.lines()) else ""
-        raise UserError(f"--data {config.data!r} has {there}, but no train/{found}: put the images to train on there")
+        raise UserError(
+            f"--data {config.data!r} has {there}, but no train/{folder.left_out.in_brackets()}: put the images to "
+            "train on there"
+        )
     if evaluated is not None and set(folder.classes) <= set(evaluated):
         folder = replace(folder, classes=evaluated)
     return split_images(folder, config, kept, evaluated is not None)
+
+
+def data_folder(config: DataConfig, known: str) -> Path:
+    """The folder that --data names; `known` says what it may be.
+
+    Raises:
+        UserError: there is none.
+    """
+    root = Path(os.path.expanduser(config.data))
+    if not root.is_dir():
+        what = "is a file, not a folder" if root.exists() else "is neither a folder nor a known set"
+        raise UserError(f"--data {config.data!r} {what}: give {known}")
+    return root
 
 
 def split_images(
@@ -121,21 +125,19 @@ def split_images(
         folder: the images, by the splits that they have folders for.
         config: how to cut.
         kept: the list of a network's images: they keep their splits.
-        evaluated: a network is to be evaluated: of another folder than that of `kept`, one without splits is a test
-            split as a whole.
+        evaluated: a network is evaluated, see `open_image_set`.
 
     Raises:
         UserError: --limit leaves a class without an image.
     """
     cutting = _Cutting(folder, config)
-    notes: list[str] = [*folder.notes]
     if kept is not None or config.join_duplicates:
         cutting.digests = tuple(digests([row.path for row in cutting.rows]))
-    if kept is not None and evaluated and not kept.is_of(cutting.digests or ()):
-        notes.append("this is another folder than the network was trained on")
+    if kept is not None and evaluated and not kept.is_of(cutting.digests):
+        cutting.notes.append("this is another folder than the network was trained on")
         kept = None
     if evaluated and kept is None and not folder.folders:
-        cutting.splits[:] = "test"
+        cutting.splits = ["test"] * len(cutting.rows)
         cutting.origins = {"test": "all images"}
     else:
         cutting.cut()
@@ -148,97 +150,96 @@ def split_images(
     return ImageSet(
         classes=folder.classes,
         rows=tuple(cutting.rows),
-        splits=tuple(cutting.splits.tolist()),
+        splits=tuple(cutting.splits),
         origins=cutting.origins,
-        notes=(*notes, *cutting.notes, *(f"passed over: {line}" for line in folder.passed.lines())),
+        notes=(*cutting.notes, *folder.left_out.notes()),
         known=cutting.digests,
     )
 
 
 class _Cutting:
-    """The rows of a folder and the split of each, while it is decided."""
+    """The rows of a folder, and the split of each while it is decided."""
 
     def __init__(self, folder: ImageFolder, config: DataConfig) -> None:
-        self.folder, self.config = folder, config
+        self.config = config
         self.rows = [row for rows in folder.splits.values() for row in rows]
-        self.splits = np.asarray([split for split, rows in folder.splits.items() for _ in rows], dtype=object)
-        self.labels = np.asarray([row.label for row in self.rows], dtype=object)
+        self.splits = [split for split, rows in folder.splits.items() for _ in rows]
         folders = {split: f"{name}/" for split, name in folder.folders.items()}
         self.origins = dict(folder.origins) or folders or {"train": "the class folders"}
-        self.notes: list[str] = []
+        self.notes = [*folder.notes]
         self.by_folder: set[str] = set()
-        self.digests: tuple[str, ...] | None = None
-
-    def contents(self) -> list[tuple[str, str]]:
-        """Path below the root, and digest, of each image."""
-        return [(row.where, digest) for row, digest in zip(self.rows, self.digests or (), strict=True)]
+        self.digests: tuple[str, ...] = ()
 
     def cut(self) -> None:
         """Cut a test split and a validation split where there are no folders of theirs."""
         if "test" not in self.origins and "validation" in self.origins:
-            self.splits[self.splits == "validation"] = "test"
+            self.splits = ["test" if split == "validation" else split for split in self.splits]
             self.origins["test"] = self.origins.pop("validation")
         self.by_folder = {split for split in ("validation", "test") if split in self.origins}
         if "test" not in self.origins:
             self._cut_off("test", TEST_FRACTION, "test")
-        validation = self.config.validation
         if "validation" not in self.origins:
-            self._cut_off("validation", validation, f"hold-out {self.config.seed_of_split}")
-        elif not validation:
-            self.splits[self.splits == "validation"] = "unused"
+            # the salt keeps the older word: with another one, all validation splits that there are would change
+            self._cut_off("validation", self.config.validation, f"hold-out {self.config.seed_of_split}")
+        elif not self.config.validation:
+            self.splits = ["unused" if split == "validation" else split for split in self.splits]
             self.notes.append(f"{self.origins.pop('validation')} is not used: --validation is 0")
 
     def _cut_off(self, split: str, fraction: float, salt: str) -> None:
-        """Cut a part of what is trained on off, by a hash."""
+        """Cut a fraction off the training split by a hash."""
         if not fraction or "train" not in self.origins:
             return
-        members = np.flatnonzero(self.splits == "train")
+        members = self._members("train")
         labels = [self.rows[at].label for at in members]
         off, ranked = cut_by_hash([self.rows[at].key for at in members], labels, fraction, salt)
-        self.splits[members[off]] = split
+        for at in np.flatnonzero(off):
+            self.splits[members[at]] = split
         what = "class and path" if any(labels) else "the path"
-        self.origins[split] = BY_HASH.format(from_=self.origins["train"], what=what, fraction=fraction)
-        without = sorted(set(labels) - set(self.labels[members[off]]), key=natural)
-        name = "validation split" if split == "validation" else f"{split} split"
+        self.origins[split] = f"cut from {self.origins['train']} by a hash of {what} ({fraction:.0%})"
+        without = sorted(set(labels) - {labels[at] for at in np.flatnonzero(off)}, key=natural)
         if without:
-            self.notes.append(f"too few images for a part of the {name}{_named(without)}; add some")
+            self.notes.append(f"too few images for a part of the {split} split{_named(without)}; add some")
         if small := [label for label in ranked if label not in without]:
-            self.notes.append(f"too few images to cut the {name} by a threshold{_named(small)}; it takes those of the "
-                              "lowest hashes, so added images may move others")  # fmt: skip
+            self.notes.append(
+                f"too few images to cut the {split} split by a threshold{_named(small)}; it takes those of the lowest "
+                "hashes, so added images may move others"
+            )
+
+    def _members(self, split: str) -> list[int]:
+        return [at for at, own in enumerate(self.splits) if own == split]
 
     def keep(self, kept: ImageList) -> None:
-        """Give images that a network has seen the split that they had, as far as folders do not say another."""
-        for at, (where, digest) in enumerate(self.contents()):
-            before = kept.split_of(where, digest)
-            if before is not None and self.by_folder.isdisjoint((before, str(self.splits[at]))):
+        """Give images that a network has seen the split that they had, unless a folder says another."""
+        for at, (row, digest) in enumerate(zip(self.rows, self.digests, strict=True)):
+            before = kept.split_of(row.where, digest)
+            if before is not None and self.by_folder.isdisjoint((before, self.splits[at])):
                 self.splits[at] = before
-        self.origins |= dict.fromkeys({*self.origins, *self.splits.tolist()} - self.by_folder - {"unused"}, KEPT)
+        cut = {*self.origins, *self.splits} - self.by_folder - {"unused"}
+        self.origins |= dict.fromkeys(cut, "as the training kept it")
 
     def join(self) -> None:
         """Put images of equal content into one split: test before the validation split, before training."""
         last: dict[str, int] = {}
-        digest_of = self.digests or ()
-        for digest, split in zip(digest_of, self.splits.tolist(), strict=True):
+        for digest, split in zip(self.digests, self.splits, strict=True):
             last[digest] = max(last.get(digest, 0), SPLITS.index(split))
-        joined = [SPLITS[last[digest]] if digest else split
-                  for digest, split in zip(digest_of, self.splits.tolist(), strict=True)]  # fmt: skip
-        if moved := sum(a != b for a, b in zip(joined, self.splits.tolist(), strict=True)):
-            self.notes.append(f"{moved} images are put where others of equal bytes are (--join-duplicates)")
-        self.splits = np.asarray(joined, dtype=object)
+        before = self.splits
+        self.splits = [
+            SPLITS[last[digest]] if digest else split for digest, split in zip(self.digests, before, strict=True)
+        ]
+        if moved := sum(a != b for a, b in zip(before, self.splits, strict=True)):
+            self.notes.append(f"images moved to the split of others with equal bytes (--join-duplicates): {moved}")
 
     def limit(self, most: int, classes: int) -> None:
         """Train on so many images only, evenly over the classes, the lowest hashes first."""
         if most < classes:
             raise UserError(f"--limit {most} is below the {classes} classes: give each one image")
         salt = f"limit {self.config.seed_of_split}"
-        members = np.flatnonzero(self.splits == "train").tolist()
-        members.sort(key=lambda at: hashed_position(self.rows[at].key, salt))
-        rank: dict[str, int] = {}
+        rank: Counter[str] = Counter()
         ranked = []
-        for at in members:
+        for at in sorted(self._members("train"), key=lambda at: hashed_position(self.rows[at].key, salt)):
             label = self.rows[at].label
-            rank[label] = rank.get(label, -1) + 1
             ranked.append((rank[label], label, at))
+            rank[label] += 1
         for _, _, at in sorted(ranked)[most:]:
             self.splits[at] = "unused"
 

@@ -1,4 +1,4 @@
-"""Files, arrays and streams -> images: one split of a set, its images by number or from its start. No torch here."""
+"""Files, arrays and streams -> the images of one split, by number or from the start. No torch here."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class Source(ABC):
 
     @abstractmethod
     def name(self, i: int) -> str:
-        """What a message calls image i: its file name, where it has one."""
+        """What a message calls image i: its file name, or for example ``digits #12``."""
 
     def labels(self) -> Sequence[int] | None:
         """Every class number, without decoding an image; None: not known before the images are read."""
@@ -167,15 +167,15 @@ class ArraySource(Source):
 class FileSource(Source):
     """Image files with their class numbers."""
 
-    def __init__(self, paths: Sequence[str], targets: Sequence[int], in_chans: int = 3) -> None:
-        self.paths, self.targets, self.in_chans = paths, targets, in_chans
+    def __init__(self, paths: Sequence[str], targets: Sequence[int]) -> None:
+        self.paths, self.targets = paths, targets
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def image(self, i: int) -> Image.Image:
         """Decode file i."""
-        return load_image(self.paths[i], self.in_chans)
+        return load_image(self.paths[i])
 
     def label(self, i: int) -> int:
         """Class number of file i."""
@@ -186,26 +186,7 @@ class FileSource(Source):
         return printable(self.paths[i])
 
 
-class _View(Source):
-    """A source that shows images of another."""
-
-    @abstractmethod
-    def _at(self, i: int) -> tuple[Source, int]: ...
-
-    def image(self, i: int) -> Image.Image:
-        source, at = self._at(i)
-        return source.image(at)
-
-    def label(self, i: int) -> int:
-        source, at = self._at(i)
-        return source.label(at)
-
-    def name(self, i: int) -> str:
-        source, at = self._at(i)
-        return source.name(at)
-
-
-class Subset(_View):
+class Subset(Source):
     """Some images of another source."""
 
     def __init__(self, source: Source, indices: Sequence[int] | NDArray[np.int64]) -> None:
@@ -214,26 +195,34 @@ class Subset(_View):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def _at(self, i: int) -> tuple[Source, int]:
-        return self.source, int(self.indices[i])
+    def image(self, i: int) -> Image.Image:
+        """The other source's image."""
+        return self.source.image(int(self.indices[i]))
+
+    def label(self, i: int) -> int:
+        """Its class number."""
+        return self.source.label(int(self.indices[i]))
+
+    def name(self, i: int) -> str:
+        """Its name."""
+        return self.source.name(int(self.indices[i]))
 
 
-class LazySource(_View):
-    """A source that is opened when it is first asked for anything: so nothing looks into a test split by accident."""
+class LazySource(Subset):
+    """All images of a source that is opened when it is first used: so no test split is looked into by accident."""
 
     def __init__(self, open_source: Callable[[], Source]) -> None:
         self.open_source = open_source
 
     @cached_property
-    def source(self) -> Source:
+    def source(self) -> Source:  # type: ignore[override]
         """The source itself; asking for it opens it."""
         return self.open_source()
 
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def _at(self, i: int) -> tuple[Source, int]:
-        return self.source, i
+    @cached_property
+    def indices(self) -> NDArray[np.int64]:  # type: ignore[override]
+        """All numbers."""
+        return np.arange(len(self.source))
 
 
 class Stream:
@@ -248,7 +237,7 @@ class Stream:
 
     @cached_property
     def length(self) -> int:
-        """Number of images by the set's own account."""
+        """Number of images that the set says it has."""
         return len(self.open_stream(is_training=False, seed=0, batch_size=1))
 
     def __len__(self) -> int:

@@ -15,7 +15,8 @@ from timm.utils import ModelEmaV3, distribute_bn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from psvit.data.loading import Batch, Split, train_batches
+from psvit.data.loading import train_batches
+from psvit.data.samples import Batch, Split
 from psvit.engine.display import Display
 from psvit.engine.gradient_checkpointing import norms_at_rest, recompute_activations
 from psvit.engine.interrupts import AskedToStop, Interrupt, InterruptedTrainingError, interrupts

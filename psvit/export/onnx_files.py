@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 import psvit
 from psvit.data.data_config import DataConfig
 from psvit.data.datasets import Data, balanced_order, open_data
-from psvit.data.loading import ImageSplit, eval_batches
+from psvit.data.loading import eval_batches
+from psvit.data.samples import ImageSplit
 from psvit.data.sources import Source, Stream, Subset
 from psvit.engine.train_config import Machine
 from psvit.engine.trained_on import (

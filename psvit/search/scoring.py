@@ -23,7 +23,8 @@ from psvit.arch.arch import Arch
 from psvit.arch.steps import Step, steps_of
 from psvit.data.augment import eval_transform
 from psvit.data.datasets import Data, balanced_order
-from psvit.data.loading import Batch, ImageSplit, eval_batches
+from psvit.data.loading import eval_batches
+from psvit.data.samples import Batch, ImageSplit
 from psvit.data.sources import Source, Subset
 from psvit.errors import UserError
 from psvit.search.feasible_set import FeasibleSet

@@ -20,7 +20,8 @@ from torch.optim import Optimizer
 from psvit.arch.arch import Arch
 from psvit.data.augment import eval_transform
 from psvit.data.datasets import Data
-from psvit.data.loading import Batch, ImageSplit, eval_batches
+from psvit.data.loading import eval_batches
+from psvit.data.samples import Batch, ImageSplit
 from psvit.engine.accelerator import open_machine
 from psvit.engine.checkpoints import load_weights
 from psvit.engine.display import describe_data

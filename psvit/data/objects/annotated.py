@@ -1,23 +1,20 @@
-"""Image files and the objects that a file of annotations names in them, as COCO and Pascal VOC have them. No torch."""
+"""Image files with annotated objects, as COCO and Pascal VOC have them. No torch here."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from psvit.data.objects.findings import Findings
-from psvit.data.objects.libraries import mask_tools
-from psvit.data.objects.objects import DenseSource, Objects
-from psvit.data.sources import load_image, printable
+from psvit.data.findings import Findings
+from psvit.data.objects.objects import DenseFiles, Objects
+from psvit.data.objects.outlines import Shape, draw
+from psvit.data.sources import load_image
 from psvit.errors import UserError, one_line
-
-Shape = tuple[NDArray[np.float64], ...] | dict[str, Any]
-"""An object's outline: polygons (x0, y0, x1, y1, ...), or runs of pixels: size and compressed counts."""
 
 ROUNDING = 1.0
 """Pixels by which a box may stand out of its image without a note: annotation tools round."""
@@ -25,7 +22,7 @@ ROUNDING = 1.0
 
 @dataclass(frozen=True, eq=False)
 class Annotation:
-    """One object as its file tells it: x0, y0, x1, y1 in pixels; a name for messages."""
+    """One object as annotated: x0, y0, x1, y1 in pixels; a name for messages."""
 
     box: tuple[float, float, float, float]
     label: int
@@ -36,9 +33,9 @@ class Annotation:
 
 @dataclass(frozen=True, eq=False)
 class Annotated:
-    """One image file: path, height and width, boxes (n, 4) within it, labels (n,), crowd (n,), n shapes.
+    """One image file: height and width, boxes (n, 4) within it, labels (n,), crowd (n,), n outlines.
 
-    `as_stored`: they are for the pixels as stored, whatever the EXIF orientation.
+    `as_stored`: annotations are for the pixels as stored, whatever the EXIF orientation.
     """
 
     path: str
@@ -53,7 +50,7 @@ class Annotated:
 def annotate(
     path: str, size: tuple[int, int], found: Sequence[Annotation], findings: Findings, as_stored: bool = False
 ) -> Annotated:
-    """Clip boxes to the image; drop those that have no area there."""
+    """Clip boxes to the image; drop those without area in it."""
     height, width = size
     boxes = np.asarray([one.box for one in found], dtype=np.float32).reshape(-1, 4)
     clipped = np.clip(boxes, 0, np.asarray((width, height, width, height), dtype=np.float32))
@@ -79,7 +76,18 @@ def annotate(
     )
 
 
-class AnnotatedSource(DenseSource):
+def check_objects(where: Path, images: Sequence[Annotated], notes: Sequence[str], crowds: bool = False) -> None:
+    """Refuse a training split without an object to learn from; with `crowds` a crowd is one. `notes` may say why."""
+    if not any(len(one.labels) if crowds else (~one.crowd).any() for one in images):
+        kind = "an object" if crowds else "an object that is neither a crowd nor difficult"
+        found = f" (found on the way: {'; '.join(notes)})" if notes else ""
+        raise UserError(
+            f"{where}: none of the {len(images)} images of the training split has {kind}: there is nothing to learn; "
+            f"annotate some{found}"
+        )
+
+
+class AnnotatedSource(DenseFiles):
     """Annotated image files.
 
     Args:
@@ -104,10 +112,6 @@ class AnnotatedSource(DenseSource):
             )
         return image
 
-    def name(self, i: int) -> str:
-        """Path of file i, as it can be written down."""
-        return printable(self.images[i].path)
-
     def path(self, i: int) -> str:
         """Path of file i."""
         return self.images[i].path
@@ -119,11 +123,7 @@ class AnnotatedSource(DenseSource):
     def objects(self, i: int) -> Objects:
         """Objects of file i; OSError if a mask cannot be decoded."""
         one = self.images[i]
-        masks = None
-        if self.has_masks:
-            masks = np.zeros((len(one.labels), *one.size), dtype=bool)
-            for mask, drawn in zip(masks, self._masks(i), strict=True):
-                mask[:] = drawn
+        masks = np.array([*self._masks(i)], dtype=bool).reshape(-1, *one.size) if self.has_masks else None
         return Objects(one.boxes, one.labels, masks, one.crowd)
 
     def class_map(self, i: int) -> NDArray[np.int64]:
@@ -145,34 +145,6 @@ class AnnotatedSource(DenseSource):
                 yield mask if mask is not None and mask.any() else _filled(box, one.size)
             except (ValueError, RuntimeError) as error:  # what the decoder says to runs that do not add up
                 raise OSError(f"image {one.path}: a mask cannot be decoded ({one_line(error)})") from error
-
-
-def draw(shape: Shape, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The pixels (H, W) of an outline, as COCO's own tools draw them."""
-    tools = mask_tools()
-    runs = shape
-    if not isinstance(shape, dict):
-        runs = tools.merge(tools.frPyObjects([polygon.tolist() for polygon in shape], *size))
-    return np.asarray(tools.decode(runs), dtype=bool)
-
-
-def is_empty(shape: Shape, size: tuple[int, int]) -> bool:
-    """Whether an outline has no pixel: it is too thin, or outside of the image. Not of runs that do not add up."""
-    if not isinstance(shape, dict) and any(_is_broad(polygon, size) for polygon in shape):
-        return False
-    try:
-        return not draw(shape, size).any()
-    except (ValueError, RuntimeError):  # what the decoder says to them; it is said again when they are asked for
-        return False
-
-
-def _is_broad(polygon: NDArray[np.float64], size: tuple[int, int]) -> bool:
-    """Whether a polygon within the image is sure to have a pixel: most are, and drawing them all would take long."""
-    x, y = polygon[0::2], polygon[1::2]
-    area = abs(x[:-1] @ y[1:] - x[1:] @ y[:-1] + x[-1] * y[0] - x[0] * y[-1]) / 2
-    left, right, top, bottom = x.min(), x.max(), y.min(), y.max()
-    inside = left >= 0 and top >= 0 and right <= size[1] and bottom <= size[0]
-    return bool(inside and area >= 2 * (right - left + bottom - top))
 
 
 def _filled(box: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.bool_]:

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from psvit.data.loading import Split
 from psvit.data.objects.objects import IGNORED, DenseSource, Objects
 from psvit.data.objects.transforms import Vary, to_tensor, vary_class_map, vary_objects
+from psvit.data.samples import Split
 from psvit.errors import UserError, one_line
 
 

@@ -1,4 +1,4 @@
-"""A folder in COCO's layout -> annotated images: the files of a split, checked entry by entry. No torch here."""
+"""A folder in COCO's layout -> annotated images; its files are checked entry by entry. No torch here."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from psvit.data.findings import Findings
 from psvit.data.image_files import is_hidden, normalized
-from psvit.data.objects.annotated import Annotated, Annotation, Shape, annotate, is_empty
-from psvit.data.objects.findings import Findings
+from psvit.data.objects.annotated import Annotated, AnnotatedSource, Annotation, annotate, check_objects
 from psvit.data.objects.headers import made_as_stored, read_headers
-from psvit.data.objects.libraries import mask_tools
+from psvit.data.objects.objects import Found
+from psvit.data.objects.outlines import bound, is_empty, read_shape
 from psvit.data.objects.split_names import folders_in, split_in, splits_in
 from psvit.data.sources import natural, quoted
 from psvit.errors import UserError, one_line
@@ -25,59 +25,105 @@ OTHER_TASKS = ("captions_", "person_keypoints_", "image_info_", "stuff_", "panop
 """How COCO's files begin that hold no boxes of objects."""
 
 MOST = 1 << 20
-"""Pixels of a side from which on it is a mistake."""
-
-FAR = 10
-"""A corner this many images away from its own is a mistake, and drawing up to it could take all memory."""
+"""A side of this many pixels is a mistake."""
 
 
-@dataclass(frozen=True, eq=False)
-class CocoSplit:
-    """One annotation file, read: class names by class number, images, and whether any object has a mask.
+def open_coco(
+    root: Path, strict: bool = False, evaluated: Sequence[str] | None = None, crowds: bool = False
+) -> Found | None:
+    """Read a folder in COCO's layout; None if it has no file of annotations.
 
-    `named` holds what the notes count.
+    Args:
+        root: the folder.
+        strict: an image that is not on disk is an error.
+        evaluated: the classes of a network to evaluate; they are the set's if it has no other.
+        crowds: crowds alone are enough to train on.
+
+    Raises:
+        UserError: there is nothing to train on, or several files would do for one split; see `read_coco`.
     """
-
-    classes: tuple[str, ...]
-    images: tuple[Annotated, ...]
-    has_masks: bool
-    notes: tuple[str, ...]
-    named: frozenset[str]
+    files = find_coco(root)
+    if not files:
+        return None
+    learned = next(split for split in ("train", "", *files) if split in files)
+    notes: list[str] = []
+    if "train" in files and "" in files:
+        notes.append(f"{files['']} is not used: {files['train']} is trained on")
+    elif learned not in ("train", "") and evaluated is None:
+        there = quoted([path.name for path in files.values()])
+        raise UserError(
+            f"{root} has annotations in {there}, but none to train on: add a file with train in its name, as in "
+            "annotations/instances_train.json"
+        )
+    first = read_coco(files[learned], root, learned or "train", strict, evaluated=evaluated)
+    check_objects(files[learned], first.images, first.notes, crowds)
+    read = {learned or "train": first}
+    for split in ("validation", "test"):
+        if split in files and split != learned:
+            read[split] = read_coco(files[split], root, split, strict, first.classes)
+    for split, part in read.items():
+        notes += part.notes
+        if first.has_masks and not part.has_masks:
+            notes.append(f"{files[split]} has no masks: there boxes take their place")
+    return Found(
+        root=root,
+        classes=first.classes,
+        source=AnnotatedSource([image for part in read.values() for image in part.images], first.has_masks),
+        splits=tuple(split for split, part in read.items() for _ in part.images),
+        origins={split: os.path.relpath(path, root) for split, path in files.items() if split} if learned else {},
+        notes=tuple(notes),
+        named=frozenset().union(*(part.named for part in read.values())),
+        has_masks=first.has_masks,
+    )
 
 
 def find_coco(root: Path) -> dict[str, Path]:
     """The annotation files of a folder, by split (train, validation, test), empty if it holds none.
 
-    They are looked for in the folder, in its annotations/ and in its other folders (train/_annotations.coco.json). One
-    file alone, whose name tells no split, is by the empty name.
+    They lie in the folder, in its annotations/ or in its other folders (train/_annotations.coco.json). One file alone,
+    whose name tells no split, has the empty name.
 
     Raises:
         UserError: several files would do for one split.
     """
     files = [*root.glob("*.json"), *root.glob("*/*.json")]
-    files = [path for path in files if not is_hidden(path.name) and not is_hidden(path.parent.name)
-             and not path.name.startswith(OTHER_TASKS)]  # fmt: skip
+    files = [
+        path
+        for path in files
+        if not is_hidden(path.name) and not is_hidden(path.parent.name) and not path.name.startswith(OTHER_TASKS)
+    ]
     files = list({path.resolve(): path for path in reversed(files)}.values())  # a link that leads back to the folder
     plain = [path for path in files if path.name.startswith("instances_")]
     splits: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(plain or files, key=lambda path: natural(str(path))):
         if plain or _looks_like_coco(path):
-            splits[split_in(path.stem) or (split_in(path.parent.name) if path.parent != root else None) or ""].append(
-                path
-            )
+            by_folder = split_in(path.parent.name) if path.parent != root else None
+            splits[split_in(path.stem) or by_folder or ""].append(path)
     for name, paths in splits.items():
         if len(paths) > 1:
-            raise UserError(f"{root} has several annotation files for its {name or 'only'} split: "
-                            f"{quoted([str(p.relative_to(root)) for p in paths])}; leave one in it")  # fmt: skip
+            raise UserError(
+                f"{root} has several annotation files for its {name or 'only'} split: "
+                f"{quoted([str(p.relative_to(root)) for p in paths])}; leave one in it"
+            )
     return {split: paths[0] for split, paths in splits.items()}
 
 
 def _looks_like_coco(path: Path) -> bool:
-    # Its beginning is enough, and a large file is read once only; a broken file is COCO's until it is read.
+    # The beginning is enough, and saves reading a large file twice; a broken file counts until it is read.
     with path.open("rb") as file:
         start = file.read(1 << 16)
     keys = (b'"images"', b'"annotations"', b'"categories"', b'"licenses"')
     return any(key in start for key in keys) or path.parent.name == "annotations"
+
+
+class CocoSplit(NamedTuple):
+    """One annotation file: class names, images, lines for the user, names that these count, whether it has masks."""
+
+    classes: tuple[str, ...]
+    images: list[Annotated]
+    notes: list[str]
+    named: frozenset[str]
+    has_masks: bool
 
 
 def read_coco(
@@ -96,10 +142,10 @@ def read_coco(
         split: train, validation or test: folders of such names may hold the images.
         strict: an image that is not on disk is an error.
         classes: of the training split; by default the file's own categories, by their ids.
-        evaluated: the classes of a network that is to be evaluated; they are the set's if it has no other.
+        evaluated: the classes of a network to evaluate; they are the set's if it has no other.
 
     Raises:
-        UserError: the file is broken or lacks what cannot be done without; none of its images is on disk.
+        UserError: the file is broken or incomplete; none of its images is on disk.
     """
     content = _read_json(path)
     findings = Findings(path.name, strict)
@@ -113,12 +159,10 @@ def read_coco(
     entries = _entries(content, "images", path, ("id", "file_name"))
     if not entries:
         raise UserError(f"{path} lists no images: there is nothing to read; write them into its 'images'")
-    known = {entry["id"] for entry in entries}
-    if len(known) < len(entries):
-        twice = [str(key) for key, times in Counter(entry["id"] for entry in entries).items() if times > 1]
+    if twice := [str(key) for key, times in Counter(entry["id"] for entry in entries).items() if times > 1]:
         raise UserError(f"{path} gives several images one id: {quoted(twice)}; which one is meant cannot be known")
-    annotations = _entries(content, "annotations", path, ("image_id", "category_id"))
-    objects = _by_image(annotations, known, numbers, findings)
+    known = {entry["id"] for entry in entries}
+    objects = _by_image(_entries(content, "annotations", path, ("image_id", "category_id")), known, numbers, findings)
     found = list(_on_disk(entries, path, root, split, findings))
     headers = read_headers([str(file) for _, file in found])
     stored, turned = made_as_stored(headers, [_size(entry) for entry, _ in found], "annotations")
@@ -131,13 +175,20 @@ def read_coco(
         images.append(annotate(str(file), size, inside, findings, as_stored))
     if not images:
         raise UserError(f"{path}: none of its {len(entries)} images can be read; see that they are beside it")
-    return _summed_up(names, images, findings, turned)
+    without_mask = [shape is None for image in images for shape in image.shapes]
+    has_masks = not all(without_mask)
+    if has_masks and any(without_mask):
+        turned.append(f"objects without a mask, their box is taken: {sum(without_mask)}")
+    if empty := sum(not len(image.labels) for image in images):
+        turned.append(f"images without objects, kept as background: {empty}")
+    notes = [*findings.notes(), *(f"{path.name}: {line}" for line in turned)]
+    return CocoSplit(names, images, notes, findings.all_names(), has_masks)
 
 
 def _by_image(
     annotations: list[dict[str, Any]], known: set[Any], numbers: Mapping[Any, int], findings: Findings
 ) -> dict[Any, list[Mapping[str, Any]]]:
-    """The annotations of each image that is listed, of categories that are."""
+    """The annotations of each listed image; those of unlisted images and categories are dropped."""
     objects: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     ids: set[Any] = set()
     for at, entry in enumerate(annotations):
@@ -152,16 +203,6 @@ def _by_image(
             ids |= {entry["id"]} if isinstance(entry.get("id"), (int, float, str)) else set()
             objects[entry["image_id"]].append(entry)
     return objects
-
-
-def _summed_up(names: tuple[str, ...], images: list[Annotated], findings: Findings, turned: Sequence[str]) -> CocoSplit:
-    shapes = [shape is not None for image in images for shape in image.shapes]
-    notes = (*findings.notes(), *(f"{findings.where}: {note}" for note in turned))
-    if any(shapes) and not all(shapes):
-        notes += (f"{findings.where}: objects without a mask, their box is taken: {shapes.count(False)}",)
-    if empty := sum(not len(image.labels) for image in images):
-        notes += (f"{findings.where}: images without objects, kept as background: {empty}",)
-    return CocoSplit(names, tuple(images), any(shapes), notes, findings.named())
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -208,7 +249,7 @@ def _categories(entries: list[dict[str, Any]], findings: Findings, path: Path) -
 def _on_disk(
     entries: list[dict[str, Any]], path: Path, root: Path, split: str, findings: Findings
 ) -> Iterator[tuple[dict[str, Any], Path]]:
-    """The listed images that are there, with their files."""
+    """The listed images that are on disk, with their files."""
     tail = path.stem.removeprefix("instances_")
     above = [root, *(folder for name, folder in folders_in(root).items() if name in ("images", "image", "imgs"))]
     named = [folder for base in above for folder in splits_in(base).get(split, ())]
@@ -248,10 +289,16 @@ def _size(entry: Mapping[str, Any]) -> tuple[int, int] | None:
 
 def _annotation(entry: Mapping[str, Any], label: int, size: tuple[int, int], findings: Findings) -> Annotation:
     name = f"annotation {entry['id']}" if "id" in entry else f"one of image {entry['image_id']}"
-    shape = _shape(entry.get("segmentation"), size, name, findings)
+    shape = None
+    try:
+        shape = read_shape(entry.get("segmentation"), size)
+    except UserError:  # a package is missing
+        raise
+    except (ValueError, TypeError, KeyError, RuntimeError, OverflowError):
+        findings.add("masks that cannot be drawn, their box is taken", name)
     box = entry.get("bbox")
     if box is None and shape is not None:
-        box = _bound(shape, size)
+        box = bound(shape, size)
     if shape is not None and is_empty(shape, size):
         findings.add("masks without a pixel, their box is taken", name)
         shape = None
@@ -262,39 +309,3 @@ def _annotation(entry: Mapping[str, Any], label: int, size: tuple[int, int], fin
     if width < 0 or height < 0:
         width = height = 0.0
     return Annotation((x, y, x + width, y + height), label, bool(entry.get("iscrowd")), shape, name)
-
-
-def _bound(shape: Shape, size: tuple[int, int]) -> list[float]:
-    tools = mask_tools()
-    runs = shape if isinstance(shape, dict) else tools.merge(tools.frPyObjects([p.tolist() for p in shape], *size))
-    return [float(x) for x in tools.toBbox(runs)]
-
-
-def _shape(segmentation: Any, size: tuple[int, int], name: str, findings: Findings) -> Shape | None:
-    """The outline, if there is one that can be drawn."""
-    if segmentation is None or segmentation == []:
-        return None
-    try:
-        if isinstance(segmentation, dict):
-            if list(segmentation["size"]) != list(size):
-                raise ValueError("of another size")
-            counts = segmentation["counts"]
-            if isinstance(counts, str):
-                packed = {"size": list(size), "counts": counts.encode()}
-                if mask_tools().area(packed) > size[0] * size[1]:  # faster-coco-eval refuses it by itself
-                    raise ValueError("more pixels than the image has")
-                return packed
-            runs: dict[str, Any] = mask_tools().frPyObjects(segmentation, *size)
-            if sum(counts) != size[0] * size[1]:
-                raise ValueError("the runs do not add up")
-            return runs
-        polygons = [np.asarray(polygon, dtype=np.float64) for polygon in segmentation]
-        polygons = [p for p in polygons if p.ndim == 1 and len(p) >= 6 and len(p) % 2 == 0]
-        if not polygons or not all((np.abs(p) < FAR * max(size)).all() for p in polygons):
-            raise ValueError("no polygon")
-        return tuple(polygons)
-    except UserError:
-        raise
-    except (ValueError, TypeError, KeyError, RuntimeError, OverflowError):  # as the decoder and numpy see fit
-        findings.add("masks that cannot be drawn, their box is taken", name)
-        return None

@@ -1,4 +1,4 @@
-"""Headers of image files: their sizes, stored and upright, and which of both annotations are for. No torch here."""
+"""Headers of image files: sizes as stored and upright, and which of the two annotations are for. No torch here."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ def read_header(path: str) -> Header | None:
 
 
 def read_headers(paths: Sequence[str]) -> list[Header | None]:
-    """The headers of image files."""
+    """The headers of image files, read by several threads."""
     with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
         return list(pool.map(read_header, paths))
 
 
 def made_as_stored(
     headers: Sequence[Header | None], sizes: Sequence[tuple[int, int] | None], what: str
-) -> tuple[list[bool], tuple[str, ...]]:
+) -> tuple[list[bool], list[str]]:
     """Which images' annotations were made on the pixels as they are stored, not on the upright picture.
 
-    An annotation tool does one or the other, so one image of a quarter turn tells it of all that have an orientation;
-    where they differ, each by itself.
+    An annotation tool does one or the other, so one image of a quarter turn decides for all that have an orientation;
+    where such images differ, each decides for itself.
 
     Args:
         headers: of the images.
-        sizes: height and width that the annotations of each are for, where they tell.
-        what: the annotations or the masks, for the lines.
+        sizes: height and width that the annotations of each are for, if known.
+        what: annotations or masks, for the lines.
 
     Returns:
-        Whether it is so of each image, and lines for the user.
+        The answer for each image, and lines for the user.
     """
     pairs = list(zip(headers, sizes, strict=True))
     oriented = [header is not None and header.oriented for header in headers]
@@ -58,11 +58,8 @@ def made_as_stored(
     upright = [header is not None and header.upright == size != header.stored for header, size in pairs]
     if any(stored) and not any(upright):
         stored = oriented
-    notes = []
     if count := sum(stored):
-        notes.append(f"images with an EXIF orientation that {what} leave out of account, read as they are stored: "
-                     f"{count}")  # fmt: skip
-    elif sum(oriented) and not any(upright):
-        notes.append(f"images with an EXIF orientation, read upright; sizes do not tell whether {what} are for that: "
-                     f"{sum(oriented)}")  # fmt: skip
-    return stored, tuple(notes)
+        return stored, [f"images whose EXIF orientation {what} ignore, read as they are stored: {count}"]
+    count = 0 if any(upright) else sum(oriented)
+    unknown = f"images with an EXIF orientation, read upright; sizes do not tell whether {what} are for that: {count}"
+    return stored, [unknown] if count else []

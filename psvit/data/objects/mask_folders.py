@@ -1,4 +1,4 @@
-"""Where the images and the masks of a folder lie, split by split, whatever the layout. No torch here."""
+"""Where the images and the masks of a folder lie, split by split, and which belong together. No torch here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from psvit.data.image_files import find_images, is_hidden, is_image
+from psvit.data.findings import Findings
+from psvit.data.image_files import ImageFile, find_images, is_hidden, is_image
+from psvit.data.objects.class_names import FILES
+from psvit.data.objects.mask_files import EXACT
 from psvit.data.objects.split_names import files_by_stem, folders_in, one_for_each, split_of_folder, splits_in
 
 IMAGES = ("images", "image", "imgs", "img", "jpegimages")
@@ -16,9 +19,9 @@ MASKS = (
     "masks", "mask", "masks_machine", "labels", "label", "stuffthingmaps", "segmentationclasspng", "segmentationclass",
     "annotations",
 )  # fmt: skip
-"""Names of the folder of masks, in any case: Supervisely's, COCO-stuff's, labelme's, VOC's and ADE20K's among them."""
+"""Names of the folder of masks: of Supervisely, COCO-stuff, labelme, VOC, ADE20K and others."""
 BESIDE = re.compile(r"[_-](masks?|labels?|seg|gt)$", re.IGNORECASE)
-"""How the name of a mask may end that is called after its image."""
+"""What may follow the image's name in the name of its mask."""
 
 
 def find_folders(root: Path) -> dict[str, tuple[Path, Path]]:
@@ -89,3 +92,58 @@ def find_other_masks(root: Path) -> Path | None:
     tops = folders_in(root)
     there = any(name in tops for name in IMAGES) or "train" in splits_in(root)
     return next((tops[name] for name in MASKS if there and name in tops), None)
+
+
+class Pairs:
+    """Images and masks of a folder while they are found: the split of each pair, and what is to be said of them."""
+
+    def __init__(self, root: Path, strict: bool) -> None:
+        self.root = root
+        self.findings = Findings(root.name, strict)
+        self.left_out = Findings("left out")
+        self.pairs: list[tuple[Path, Path]] = []
+        self.splits: list[str] = []
+
+    def add(self, split: str, image: Path, mask: Path) -> None:
+        """Add an image with its mask."""
+        self.pairs.append((image, mask))
+        self.splits.append(split)
+
+    def find(self, split: str, images: Path, masks: Path) -> None:
+        """The images of a folder with their masks: of the same name and folder, or with _mask or the like behind it."""
+        listed = drawn = self._files(images)
+        if masks != images:
+            drawn = self._files(masks)
+        else:
+            listed = [file for file in listed if not BESIDE.search(_stem(file))]
+            drawn = [file for file in drawn if BESIDE.search(_stem(file))]
+        found: dict[tuple[str, ...], ImageFile] = {}
+        for file in sorted(drawn, key=lambda file: Path(file.path).suffix.lower() not in EXACT):
+            for name in dict.fromkeys((_stem(file), BESIDE.sub("", _stem(file)))):
+                found.setdefault((*file.parts[:-1], name), file)
+        used: set[str] = set()
+        for file in listed:
+            mask = found.get((*file.parts[:-1], _stem(file))) or found.get(file.parts)
+            if mask is None:
+                self.findings.skip("images without a mask", file.path)
+            else:
+                used.add(mask.path)
+                self.add(split, Path(file.path), Path(mask.path))
+        alone = [file.path for file in drawn if file.path not in used]
+        self.findings.add("masks without an image, left out", *alone)
+
+    def _files(self, folder: Path) -> list[ImageFile]:
+        """The image files of a folder; what is left out is noted, but not files that name classes."""
+        files, left_out = find_images(folder)
+        for why, names in left_out.names.items():
+            kept = [name for name in names if os.path.basename(name) not in FILES]
+            self.left_out.add(why, *(os.path.relpath(folder / name, self.root) for name in kept))
+        return files
+
+    def notes(self) -> tuple[str, ...]:
+        """Lines for the user."""
+        return (*self.findings.notes(), *self.left_out.notes())
+
+
+def _stem(file: ImageFile) -> str:
+    return os.path.splitext(file.parts[-1])[0]

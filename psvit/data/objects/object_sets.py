@@ -10,18 +10,18 @@ from pathlib import Path
 
 import numpy as np
 
-from psvit.data.image_files import PassedOver, find_images, normalized
+from psvit.data.findings import Findings
+from psvit.data.image_files import find_images, normalized
 from psvit.data.image_folder import ImageFolder, Labelled
 from psvit.data.image_list import ImageList
-from psvit.data.image_sets import ImageSet, split_images
-from psvit.data.objects.annotated import Annotated, AnnotatedSource
-from psvit.data.objects.class_maps import MapSource, open_maps, open_voc_maps
-from psvit.data.objects.coco import find_coco, read_coco
+from psvit.data.image_sets import ImageSet, data_folder, split_images
+from psvit.data.objects.class_maps import open_maps, open_voc_maps
+from psvit.data.objects.coco import open_coco
 from psvit.data.objects.mask_folders import find_other_masks
-from psvit.data.objects.objects import IGNORED, DenseSource, DenseSubset
+from psvit.data.objects.objects import IGNORED, DenseSource, DenseSubset, Found
 from psvit.data.objects.objects_config import WITH_CLASS_MAPS, WITH_OBJECTS, DenseDataConfig
 from psvit.data.objects.scenes import LEAST_SIDE, SIDE, ScenesSource
-from psvit.data.objects.voc import find_voc, read_voc
+from psvit.data.objects.voc import open_voc
 from psvit.data.sources import printable, quoted
 from psvit.data.splits import DIGITS, cut, digits
 from psvit.errors import UserError
@@ -48,7 +48,7 @@ class DenseData:
         has_masks: objects have masks.
         img_size: height and width of the images of all splits; None if they differ.
         workers: loading processes.
-        notes: lines that the user should read.
+        notes: lines for the user.
         files: of a folder, its image files, each in its split.
     """
 
@@ -87,8 +87,7 @@ def open_objects(
     Args:
         config: which set, and how to cut it.
         kept: the list of a network's images: they keep their splits.
-        evaluated: the classes of a network that is to be evaluated: of another folder than that of `kept`, one without
-            splits is a test split as a whole, and need not have all classes.
+        evaluated: the classes of a network to evaluate; see `open_image_set`.
 
     Raises:
         UserError: the set is not known or not found, is broken, or has too few images.
@@ -96,15 +95,13 @@ def open_objects(
     if config.data == SCENES:
         return _open_scenes(config)
     root = _folder(config, WITH_OBJECTS, "the detector scales them (--short-side and --long-side of train)")
-    if folder := find_voc(root):
-        return _in_splits(config, _open_voc(config, folder, evaluated), kept, evaluated is not None)
-    if files := find_coco(root):
-        found = _open_coco(config, root, files, crowds=False, evaluated=evaluated)
-        return _in_splits(config, found, kept, evaluated is not None)
-    raise UserError(
-        f"--data {config.data!r} holds no boxes: give a folder with annotations/instances_train.json, as in COCO, "
-        "or with JPEGImages and Annotations, as in Pascal VOC"
-    )
+    found = open_voc(root, config.strict, evaluated) or open_coco(root, config.strict, evaluated)
+    if found is None:
+        raise UserError(
+            f"--data {config.data!r} holds no boxes: give a folder with annotations/instances_train.json, as in COCO, "
+            "or with JPEGImages and Annotations, as in Pascal VOC"
+        )
+    return _in_splits(config, found, kept, evaluated is not None)
 
 
 def open_class_maps(
@@ -118,20 +115,17 @@ def open_class_maps(
     if config.data == SCENES:
         return _with_background(_open_scenes(config))
     root = _folder(config, WITH_CLASS_MAPS, "training cuts pieces of one size from them (--crop-size)")
-    maps = open_voc_maps(folder, config.strict) if (folder := find_voc(root)) else None
-    maps = maps or open_maps(root, config.strict, evaluated)
-    if maps is not None:
-        found = _Found(root, maps.classes, maps.source, maps.splits, maps.folders, False, maps.notes, maps.named)
-        return _in_splits(config, found, kept, evaluated is not None)
-    if files := find_coco(root):
-        own = None if evaluated is None else evaluated[1:]  # without the background
-        data = _in_splits(config, _open_coco(config, root, files, True, own), kept, evaluated is not None)
-        if not data.has_masks:
+    if maps := open_voc_maps(root, config.strict) or open_maps(root, config.strict, evaluated):
+        return _in_splits(config, maps, kept, evaluated is not None)
+    own = None if evaluated is None else evaluated[1:]  # without the background
+    if found := open_coco(root, config.strict, own, crowds=True):
+        if not found.has_masks:
             raise UserError(f"--data {config.data!r} has boxes, but no masks: class maps cannot be drawn from them")
-        if len(data.classes) >= IGNORED:
-            raise UserError(f"--data {config.data!r} has {len(data.classes)} classes: a class map holds "
-                            f"{IGNORED - 1} at most")  # fmt: skip
-        return _with_background(data)
+        if len(found.classes) >= IGNORED:
+            raise UserError(
+                f"--data {config.data!r} has {len(found.classes)} classes: a class map holds {IGNORED - 1} at most"
+            )
+        return _with_background(_in_splits(config, found, kept, evaluated is not None))
     if (masks := find_other_masks(root)) is not None:
         raise UserError(f"{masks} holds no images: put the masks there, as PNG, called as their images")
     raise UserError(
@@ -145,84 +139,17 @@ def _with_background(data: DenseData) -> DenseData:
 
 
 def _folder(config: DenseDataConfig, known: str, instead: str) -> Path:
-    """The folder that is named as the data, of those `known`; `instead` says how its images come to one size."""
-    root = Path(os.path.expanduser(config.data))
-    if not root.is_dir():
-        what = "is a file, not a folder" if root.exists() else "is neither a folder nor a known set"
-        raise UserError(f"--data {config.data!r} {what}: give {known}")
+    """The folder that is named as the data; `instead` says how its images come to one size."""
+    root = data_folder(config, known)
     if config.img_size is not None:
-        raise UserError(f"--img-size is the side of digits-scenes: images of {config.data!r} keep their sizes, and "
-                        f"{instead}; leave it out")  # fmt: skip
+        raise UserError(
+            f"--img-size is the side of digits-scenes: images of {config.data!r} keep their sizes, and {instead}; "
+            "leave it out"
+        )
     return root
 
 
-@dataclass(frozen=True, eq=False)
-class _Found:
-    """What a folder holds: classes, all images, the split that it gives each (train where it gives none).
-
-    `folders` names what gives each split: a folder (with / behind it) or a file. `named` holds what the notes count.
-    """
-
-    root: Path
-    classes: tuple[str, ...]
-    source: AnnotatedSource | MapSource
-    splits: tuple[str, ...]
-    folders: dict[str, str]
-    has_masks: bool
-    notes: tuple[str, ...]
-    named: frozenset[str]
-
-
-def _open_coco(
-    config: DenseDataConfig, root: Path, files: dict[str, Path], crowds: bool, evaluated: tuple[str, ...] | None
-) -> _Found:
-    notes: tuple[str, ...] = ()
-    if "train" in files and "" in files:
-        notes = (f"{files['']} is not used: {files['train']} is trained on",)
-    elif not {"train", ""} & set(files) and evaluated is None:
-        there = quoted([path.name for path in files.values()])
-        raise UserError(f"{root} has annotations in {there}, but none to train on: add a file with train in its name, "
-                        "as in annotations/instances_train.json")  # fmt: skip
-    learned = next(split for split in ("train", "", *files) if split in files)
-    first = read_coco(files[learned], root, learned or "train", config.strict, evaluated=evaluated)
-    _check_objects(files[learned], first.images, crowds, first.notes)
-    images, splits = list(first.images), [learned or "train"] * len(first.images)
-    notes += first.notes
-    counted = first.named
-    for split in ("validation", "test"):
-        if split in files and split != learned:
-            read = read_coco(files[split], root, split, config.strict, first.classes)
-            notes += read.notes
-            if first.has_masks and not read.has_masks:
-                notes += (f"{files[split]} has no masks: there boxes take their place",)
-            counted |= read.named
-            images += read.images
-            splits += [split] * len(read.images)
-    named = {split: os.path.relpath(path, root) for split, path in files.items() if split} if learned else {}
-    source = AnnotatedSource(images, first.has_masks)
-    return _Found(root, first.classes, source, tuple(splits), named, first.has_masks, notes, counted)
-
-
-def _open_voc(config: DenseDataConfig, folder: Path, evaluated: tuple[str, ...] | None) -> _Found:
-    read = read_voc(folder, config.strict, evaluated)
-    learned = next(split for split in ("train", *read.splits) if read.splits.get(split))
-    _check_objects(folder, read.splits[learned], crowds=False, notes=read.notes)
-    images = [image for part in read.splits.values() for image in part]
-    splits = tuple(split for split, part in read.splits.items() for _ in part)
-    source = AnnotatedSource(images, False)
-    return _Found(folder, read.classes, source, splits, read.lists, False, read.notes, read.named)
-
-
-def _check_objects(where: Path, images: Sequence[Annotated], crowds: bool, notes: Sequence[str]) -> None:
-    """Refuse a training split without an object to learn from; with `crowds` a crowd is one. `notes` may say why."""
-    if not any(len(one.labels) if crowds else (~one.crowd).any() for one in images):
-        kind = "an object" if crowds else "an object that is neither a crowd nor difficult"
-        found = f" (found on the way: {'; '.join(notes)})" if notes else ""
-        raise UserError(f"{where}: none of the {len(images)} images of the training split has {kind}: there is nothing "
-                        f"to learn; annotate some{found}")  # fmt: skip
-
-
-def _in_splits(config: DenseDataConfig, found: _Found, kept: ImageList | None, evaluated: bool) -> DenseData:
+def _in_splits(config: DenseDataConfig, found: Found, kept: ImageList | None, evaluated: bool) -> DenseData:
     """Cut the splits that a folder has none of, by a hash of each image's path, and keep to --limit.
 
     Raises:
@@ -241,8 +168,8 @@ def _in_splits(config: DenseDataConfig, found: _Found, kept: ImageList | None, e
     for (split, _), path in paths.items():
         where = normalized(os.path.relpath(path, found.root).replace(os.sep, "/"))
         splits.setdefault(split, []).append(Labelled(path, "", where, where))
-    origins = found.folders or {"train": "the images"}
-    folder = ImageFolder((), splits, found.folders, PassedOver(), (), origins)
+    origins = found.origins or {"train": "the images"}
+    folder = ImageFolder((), splits, found.origins, Findings("left out"), origins=origins)
     files = split_images(folder, config, kept, evaluated)
     split_of = {row.path: split for row, split in zip(files.rows, files.splits, strict=True)}
     placed = np.asarray([split_of[paths[pair]] for pair in given])
@@ -254,9 +181,7 @@ def _in_splits(config: DenseDataConfig, found: _Found, kept: ImageList | None, e
         mean=IMAGENET_DEFAULT_MEAN,
         std=IMAGENET_DEFAULT_STD,
         mirror=True,
-        train=parts["train"],
-        validation=parts["validation"],
-        test=parts["test"],
+        **parts,
         has_masks=found.has_masks,
         img_size=_one_size(source),
         workers=min(4, os.cpu_count() or 1) if config.workers is None else config.workers,
@@ -278,7 +203,7 @@ def _real_paths(paths: Sequence[str]) -> list[str]:
     return found
 
 
-def _check_apart(config: DenseDataConfig, found: _Found, real: Sequence[str]) -> None:
+def _check_apart(config: DenseDataConfig, found: Found, real: Sequence[str]) -> None:
     """Refuse a file that is in two splits, by whatever path, unless it is to be put into one."""
     places: dict[str, set[str]] = {}
     for file, split in zip(real, found.splits, strict=True):
@@ -287,16 +212,15 @@ def _check_apart(config: DenseDataConfig, found: _Found, real: Sequence[str]) ->
     if both and not config.join_duplicates:
         first, second = sorted(places[both[0]], key=("train", "validation", "test").index)[:2]
         raise UserError(
-            f"{config.data}: {len(both)} images of {found.folders.get(second, second)} are in "
-            f"{found.folders.get(first, first)} too: {quoted(list(map(printable, both)))}; what is tested on must "
+            f"{config.data}: {len(both)} images of {found.origins.get(second, second)} are in "
+            f"{found.origins.get(first, first)} too: {quoted(list(map(printable, both)))}; what is tested on must "
             "not be trained on: take them out of one, or give --join-duplicates to train on the others alone"
         )
 
 
-def _unlisted(found: _Found, real: Sequence[str]) -> tuple[str, ...]:
-    """How many images lie in the set's folders that are not used, and are not told of otherwise."""
-    masks = [str(mask) for _, mask in found.source.pairs] if isinstance(found.source, MapSource) else []
-    used = {*real, *_real_paths(masks)}
+def _unlisted(found: Found, real: Sequence[str]) -> tuple[str, ...]:
+    """How many images in the set's folders are not used, and no other note counts."""
+    used = {*real, *_real_paths(found.masks)}
     files, _ = find_images(found.root)
     counts: Counter[str] = Counter()
     for file, path in zip(files, _real_paths([file.path for file in files]), strict=True):
@@ -310,7 +234,7 @@ def _unlisted(found: _Found, real: Sequence[str]) -> tuple[str, ...]:
 
 
 def _one_size(source: DenseSource) -> tuple[int, int] | None:
-    """Height and width of all images, if they have but one; looks no further than to a second."""
+    """Height and width of all images, if they are of one size."""
     found: set[tuple[int, int]] = set()
     for at in range(len(source)):
         if (size := source.size_of(at)) is not None:

@@ -1,15 +1,17 @@
-"""What is in an image, and the images of one split with what is in them. No torch here."""
+"""The objects in an image, and sources of images with objects or class maps. No torch here."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from psvit.data.sources import printable
 from psvit.errors import UserError
 
 IGNORED = 255
@@ -58,7 +60,7 @@ class DenseSource(ABC):
         """What a message calls image i: its file name, where it has one."""
 
     def size_of(self, i: int) -> tuple[int, int] | None:
-        """Height and width of image i, without decoding it; None where that does not tell."""
+        """Height and width of image i, if known without decoding it."""
         return None
 
     def objects(self, i: int) -> Objects:
@@ -68,6 +70,44 @@ class DenseSource(ABC):
     def class_map(self, i: int) -> NDArray[np.int64]:
         """(H, W) class number of each pixel of image i, 255 = ignored; UserError in a set that has none."""
         raise UserError(f"{self.name(i)} has no class map: give --data a folder of images and masks")
+
+
+class DenseFiles(DenseSource):
+    """Image files."""
+
+    @abstractmethod
+    def path(self, i: int) -> str:
+        """Path of file i."""
+
+    def name(self, i: int) -> str:
+        """Path of file i, as it can be written down."""
+        return printable(self.path(i))
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a folder in one of the layouts holds.
+
+    Args:
+        root: the folder.
+        classes: class names, by class number.
+        source: all its images, with the masks in `masks` where these are files.
+        splits: the split that the folder gives each image; train where it gives none.
+        origins: the file or folder (with / behind it) that gives each split; empty where none does.
+        notes: lines for the user.
+        named: names of files that the notes count.
+        has_masks: objects have masks.
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    source: DenseFiles
+    splits: tuple[str, ...]
+    origins: dict[str, str]
+    notes: tuple[str, ...]
+    named: frozenset[str]
+    masks: tuple[str, ...] = ()
+    has_masks: bool = False
 
 
 class DenseSubset(DenseSource):
@@ -80,23 +120,23 @@ class DenseSubset(DenseSource):
         return len(self.indices)
 
     def image(self, i: int) -> Image.Image:
-        """The other's image."""
+        """The other source's image."""
         return self.source.image(int(self.indices[i]))
 
     def name(self, i: int) -> str:
-        """The other's name for it."""
+        """Its name."""
         return self.source.name(int(self.indices[i]))
 
     def size_of(self, i: int) -> tuple[int, int] | None:
-        """What the other knows of its size."""
+        """Its size."""
         return self.source.size_of(int(self.indices[i]))
 
     def objects(self, i: int) -> Objects:
-        """The other's objects."""
+        """Its objects."""
         return self.source.objects(int(self.indices[i]))
 
     def class_map(self, i: int) -> NDArray[np.int64]:
-        """The other's class map."""
+        """Its class map."""
         return self.source.class_map(int(self.indices[i]))
 
 
@@ -107,7 +147,7 @@ class BoxesAlone(DenseSubset):
         super().__init__(source, range(len(source)))
 
     def objects(self, i: int) -> Objects:
-        """The other's objects, without masks."""
+        """Its objects, without masks."""
         return replace(super().objects(i), masks=None)
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from psvit.data.findings import Findings
 from psvit.data.image_files import normalized
 from psvit.data.image_folder import split_named
-from psvit.data.objects.annotated import Annotated, Annotation, annotate
-from psvit.data.objects.findings import Findings
+from psvit.data.objects.annotated import Annotated, AnnotatedSource, Annotation, annotate, check_objects
 from psvit.data.objects.headers import made_as_stored, read_headers
+from psvit.data.objects.objects import Found
 from psvit.data.objects.split_names import files_by_stem
 from psvit.data.sources import natural, quoted
 from psvit.errors import UserError, one_line
@@ -24,20 +24,6 @@ CLASSES = (
 """Of Pascal VOC itself; another set in its layout has the classes that its annotations name."""
 
 
-@dataclass(frozen=True, eq=False)
-class Voc:
-    """A folder, read: class names, images by split (train, validation, test), the list that names each split.
-
-    `named` holds what the notes count.
-    """
-
-    classes: tuple[str, ...]
-    splits: dict[str, tuple[Annotated, ...]]
-    lists: dict[str, str]
-    notes: tuple[str, ...]
-    named: frozenset[str]
-
-
 def find_voc(root: Path) -> Path | None:
     """The folder with JPEGImages: the given one, or the last year beneath it (VOCdevkit/VOC2012)."""
     beneath = [path for pattern in ("VOC*", "VOC*/VOC*") for path in root.glob(pattern)]
@@ -47,14 +33,22 @@ def find_voc(root: Path) -> Path | None:
     return None
 
 
-def find_splits(
-    folder: Path, task: str, labelled: Mapping[str, Path]
-) -> tuple[dict[str, list[str]], dict[str, str], tuple[str, ...]]:
-    """Names of the images of each split (train, validation, test), the lists that name them, notes on what is not used.
+NO_LIST = "images in no list"
 
-    A list whose images have no labels, as VOC2012's test.txt, is left alone. Of trainval.txt the validation split is
-    cut; it
-    is trained on where there is another test split. Without a list to train on, all that is in no other list is.
+
+class Lists(NamedTuple):
+    """Names of the images of each split, the list that names each split, and notes on what is not used."""
+
+    names: dict[str, list[str]]
+    origins: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def read_lists(folder: Path, task: str, labelled: Mapping[str, Path]) -> Lists:
+    """Read which images of a folder are in train, validation and test.
+
+    A list whose images have no labels, as VOC2012's test.txt, is not used. A validation split is cut from trainval.txt,
+    which is trained on if there is another test split. Without a list to train on, all images in no other list are.
 
     Args:
         folder: with JPEGImages.
@@ -65,7 +59,8 @@ def find_splits(
         UserError: an image is in two of the lists, or a list cannot be read.
     """
     files = files_by_stem(folder / "ImageSets" / task, lambda name: name.lower().endswith(".txt"))
-    names: dict[str, tuple[str, list[str]]] = {}
+    names: dict[str, list[str]] = {}
+    origins: dict[str, str] = {}
     unlabelled: list[str] = []
     for stem, path in files.items():
         split = "trainval" if stem.casefold() == "trainval" else split_named(stem)
@@ -73,26 +68,28 @@ def find_splits(
             continue
         listed = _read_list(path)
         if split in names:
-            raise UserError(f"{folder} has two lists for one split, {names[split][0]} and {path.name}: leave one")
+            raise UserError(f"{folder} has two lists for one split, {origins[split]} and {path.name}: leave one")
         if any(normalized(name) in labelled for name in listed[:20]):
-            names[split] = (path.name, listed)
+            names[split], origins[split] = listed, path.name
         else:
             unlabelled.append(path.name)
     if "test" in names and "trainval" in names:
-        names["train"] = names.pop("trainval")
+        names["train"], origins["train"] = names["trainval"], origins["trainval"]
         names.pop("validation", None)  # it is part of it
     names.pop("trainval", None)
     if "train" not in names:
-        taken = {name for _, listed in names.values() for name in listed}
-        names["train"] = ("", sorted((name for name in labelled if name not in taken), key=natural))
-    for split, (file, listed) in names.items():
-        if split != "train" and (both := set(listed) & set(names["train"][1])):
-            raise UserError(f"{folder}: {len(both)} images are in {names['train'][0]} and in {file}: "
-                            f"{quoted(sorted(both))}; what is tested on must not be trained on")  # fmt: skip
+        taken = {name for listed in names.values() for name in listed}
+        names["train"] = sorted((name for name in labelled if name not in taken), key=natural)
+        origins["train"] = NO_LIST
+    for split, listed in names.items():
+        if split != "train" and (both := sorted(set(listed) & set(names["train"]))):
+            raise UserError(
+                f"{folder}: images of {origins[split]} are in {origins['train']} too: {quoted(both)}; what is tested "
+                "on must not be trained on"
+            )
     notes = (f"{folder}: {quoted(unlabelled)} not used: none of the first 20 images has labels",) if unlabelled else ()
-    lists = {split: file or "images in no list" for split, (file, _) in names.items()} if len(names) > 1 or names[
-        "train"][0] else {}  # fmt: skip
-    return {split: listed for split, (_, listed) in names.items()}, lists, notes
+    told = len(names) > 1 or origins["train"] != NO_LIST
+    return Lists(names, {split: origins[split] for split in names if told}, notes)
 
 
 def _read_list(path: Path) -> list[str]:
@@ -108,54 +105,54 @@ def images_of(folder: Path) -> dict[str, Path]:
     return files_by_stem(folder / "JPEGImages")
 
 
-def read_voc(folder: Path, strict: bool = False, evaluated: tuple[str, ...] | None = None) -> Voc:
-    """Read the annotations of all splits. A difficult object counts as a crowd.
+def open_voc(root: Path, strict: bool = False, evaluated: tuple[str, ...] | None = None) -> Found | None:
+    """Read the boxes of a folder in Pascal VOC's layout; None if it is not. A difficult object counts as a crowd.
 
-    That is more lenient than VOC's metric: COCO's forgives any number of boxes within a crowd, VOC's those that overlap
-    the object by half.
+    That is more lenient than VOC's metric: COCO's forgives any number of boxes within a crowd, VOC's only boxes that
+    overlap the object by half.
 
     Args:
-        folder: with JPEGImages and Annotations.
+        root: the folder.
         strict: an image that cannot be used is an error.
-        evaluated: the classes of a network that is to be evaluated; they are the set's if it names no other.
+        evaluated: the classes of a network to evaluate; they are the set's if it names no other.
 
     Raises:
         UserError: there is nothing to train on; another split has a class that the training split lacks.
     """
+    folder = find_voc(root)
+    if folder is None:
+        return None
     annotations = files_by_stem(folder / "Annotations", lambda name: name.lower().endswith(".xml"))
-    names, lists, notes = find_splits(folder, "Main", annotations)
+    names, origins, notes = read_lists(folder, "Main", annotations)
     findings = Findings(folder.name, strict)
     images = images_of(folder)
-    parsed = {split: _read_all(images, annotations, listed, findings) for split, listed in names.items()}
-    learned = "train" if parsed["train"] or evaluated is None else next((s for s in parsed if parsed[s]), "train")
-    if not parsed[learned]:
+    parsed = [(split, one) for split in names for one in _read_all(images, annotations, names[split], findings)]
+    if not parsed or (evaluated is None and "train" not in dict(parsed)):
         raise UserError(f"{folder}: no image of JPEGImages has a file in Annotations: there is nothing to train on")
-    named = {split: {name for one in read for name, *_ in one.objects} for split, read in parsed.items()}
-    classes = CLASSES if named[learned] <= set(CLASSES) else tuple(sorted(named[learned], key=natural))
-    if evaluated is not None and set.union(*named.values()) <= set(evaluated):
+    learned = "train" if "train" in dict(parsed) else parsed[0][0]
+    found = {split: {name for own, one in parsed if own == split for name, *_ in one.objects} for split in names}
+    classes = CLASSES if found[learned] <= set(CLASSES) else tuple(sorted(found[learned], key=natural))
+    if evaluated is not None and set.union(*found.values()) <= set(evaluated):
         classes = evaluated
-    for split in ("validation", "test"):
-        if missing := sorted(named.get(split, set()) - set(classes)):
-            raise UserError(f"{folder}: {lists[split]} has classes that the training split lacks: {quoted(missing)}")
-    if not named[learned]:
+    for split in found:
+        if missing := sorted(found[split] - set(classes)):
+            raise UserError(f"{folder}: {origins[split]} has classes that the training split lacks: {quoted(missing)}")
+    if not found[learned]:
         raise UserError(f"{folder}: no annotation of the training split names an object: there is nothing to detect")
-    number = {name: at for at, name in enumerate(classes)}
-    every = [one for read in parsed.values() for one in read]
-    headers = read_headers([str(one.file) for one in every])
-    stored, turned = made_as_stored(headers, [one.size for one in every], "annotations")
-    found = dict(zip(map(id, every), zip(headers, stored, strict=True), strict=True))
-    ready: dict[str, list[Annotated]] = {}
-    for split, read in parsed.items():
-        ready[split] = []
-        for one in read:
-            header, as_stored = found[id(one)]
-            if (size := one.size or (header and header.upright)) is None:
-                findings.skip("images that cannot be read", str(one.file))
-                continue
-            objects = [Annotation(box, number[name], hard, None, one.file.stem) for name, box, hard in one.objects]
-            ready[split].append(annotate(str(one.file), size, objects, findings, as_stored))
-    notes += tuple(f"{folder.name}: {note}" for note in turned) + findings.notes()
-    return Voc(classes, {split: tuple(read) for split, read in ready.items()}, lists, notes, findings.named())
+    headers = read_headers([str(one.file) for _, one in parsed])
+    stored, turned = made_as_stored(headers, [one.size for _, one in parsed], "annotations")
+    ready: list[tuple[str, Annotated]] = []
+    for (split, one), header, as_stored in zip(parsed, headers, stored, strict=True):
+        if (size := one.size or (header and header.upright)) is None:
+            findings.skip("images that cannot be read", str(one.file))
+            continue
+        objects = [Annotation(box, classes.index(name), hard, None, one.file.stem) for name, box, hard in one.objects]
+        ready.append((split, annotate(str(one.file), size, objects, findings, as_stored)))
+    notes += (*(f"{folder.name}: {line}" for line in turned), *findings.notes())
+    check_objects(folder, [image for split, image in ready if split == learned], notes)
+    source = AnnotatedSource([image for _, image in ready], False)
+    splits = tuple(split for split, _ in ready)
+    return Found(folder, classes, source, splits, origins, notes, findings.all_names())
 
 
 Box = tuple[float, float, float, float]

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from psvit.arch.model_config import ModelConfig, is_folder
 from psvit.data.augment import eval_transform, preprocessing, train_transform
 from psvit.data.datasets import Data, open_data
-from psvit.data.loading import Batch, ImageSplit, eval_batches
+from psvit.data.loading import eval_batches
+from psvit.data.samples import Batch, ImageSplit
 from psvit.engine.accelerator import open_machine
 from psvit.engine.checkpoints import config_of
 from psvit.engine.display import describe_data

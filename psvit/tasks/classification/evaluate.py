@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from psvit.data.data_config import DataConfig
 from psvit.data.datasets import Data, open_data
 from psvit.data.image_list import ImageList
-from psvit.data.loading import Batch, ImageSplit, check_readable, eval_batches
+from psvit.data.loading import check_readable, eval_batches
+from psvit.data.samples import Batch, ImageSplit
 from psvit.data.sources import convert_image, load_image
 from psvit.engine.accelerator import open_machine
 from psvit.engine.checkpoints import (

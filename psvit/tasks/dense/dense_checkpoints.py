@@ -12,11 +12,12 @@ from accelerate import Accelerator
 from torch import nn
 
 from psvit.config import Count, checked
-from psvit.data.loading import Batch, eval_batches
+from psvit.data.loading import eval_batches
 from psvit.data.objects.batches import DenseSplit
 from psvit.data.objects.object_sets import SCENES, DenseData
 from psvit.data.objects.objects_config import DenseDataConfig
 from psvit.data.objects.transforms import to_tensor
+from psvit.data.samples import Batch
 from psvit.data.sources import load_image
 from psvit.engine.accelerator import open_machine
 from psvit.engine.checkpoints import COMMANDS, load_weights, read_json, read_metrics, read_weights

@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Protocol, Self
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from psvit.data.loading import Batch
 from psvit.data.objects.batches import DenseSplit
 from psvit.data.objects.object_sets import DenseData
 from psvit.data.objects.objects_config import DenseAugment
+from psvit.data.samples import Batch
 from psvit.tasks.dense.dense_config import DenseConfig
 
 

@@ -10,9 +10,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from psvit.data.loading import Batch
 from psvit.data.objects.batches import check_validation
 from psvit.data.objects.object_sets import SCENES, DenseData
+from psvit.data.samples import Batch
 from psvit.engine.accelerator import open_machine
 from psvit.engine.checkpoints import COMMANDS
 from psvit.engine.display import describe_data

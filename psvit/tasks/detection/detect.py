@@ -12,13 +12,14 @@ from accelerate.utils import gather_object
 from timm.utils.model import freeze_batch_norm_2d
 from torch import Tensor, nn
 
-from psvit.data.loading import Batch, check_readable
+from psvit.data.loading import check_readable
 from psvit.data.objects.batches import ObjectSplit
 from psvit.data.objects.libraries import coco_classes
 from psvit.data.objects.object_sets import DenseData, open_objects
 from psvit.data.objects.objects import BoxesAlone
 from psvit.data.objects.objects_config import DenseAugment
 from psvit.data.objects.transforms import Vary
+from psvit.data.samples import Batch
 from psvit.tasks.dense.dense_config import is_small
 from psvit.tasks.dense.dense_task import DenseTask
 from psvit.tasks.detection.average_precision import average_precision, found_objects, true_objects

@@ -13,13 +13,14 @@ from accelerate import Accelerator
 from accelerate.utils import extract_model_from_parallel, gather_object
 from torch import Tensor, nn
 
-from psvit.data.loading import Batch, check_readable
+from psvit.data.loading import check_readable
 from psvit.data.objects.batches import ClassMapSplit
 from psvit.data.objects.libraries import decoders
 from psvit.data.objects.object_sets import DenseData, open_class_maps
 from psvit.data.objects.objects import IGNORED
 from psvit.data.objects.objects_config import DenseAugment
 from psvit.data.objects.transforms import Vary
+from psvit.data.samples import Batch
 from psvit.errors import UserError, one_line
 from psvit.tasks.dense.dense_task import DenseTask
 from psvit.tasks.segmentation.mean_iou import SegmentationMetrics, confusion_matrix

@@ -1,0 +1,171 @@
+"""One image -> one sample, and samples -> a batch; what becomes of images that cannot be read."""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from psvit.data.sources import Source, Stream, printable
+from psvit.errors import UserError, one_line
+
+Key = tuple[int, int]
+"""The index of an image, and the draw: the number that seeds its augmentation."""
+
+Transform = Callable[[Image.Image], Tensor]
+
+TRIES = 16
+"""An unreadable training image is replaced by one of the next, at most this many in a row."""
+
+
+class Sample(NamedTuple):
+    """A transformed image (None if unreadable), its class number or a task's target, and unreadable files.
+
+    `unreadable` holds NAME (REASON) of this image, or of those that it replaces.
+    """
+
+    image: Tensor | None
+    label: Any
+    unreadable: tuple[str, ...]
+
+
+class Batch(NamedTuple):
+    """Images (B, C, H, W) float32, labels (B,) int64, and the files that could not be read: NAME (REASON).
+
+    Other tasks than classification have targets in place of labels, and a list of images where sizes differ.
+    """
+
+    images: Any
+    labels: Any
+    unreadable: tuple[str, ...]
+
+
+class Split(Dataset[Sample], ABC):
+    """A split with its transforms: a key (index, draw) -> Sample.
+
+    Args:
+        training: replace an unreadable image by the next readable one; evaluation drops it. Both name it.
+        strict: stop at the first unreadable image with a UserError.
+    """
+
+    def __init__(self, *, training: bool = False, strict: bool = False) -> None:
+        self.training, self.strict = training, strict
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def name(self, i: int) -> str:
+        """What a message calls image i."""
+
+    @abstractmethod
+    def read(self, i: int) -> Any:
+        """Image i with its target, as stored; OSError if it cannot be read."""
+
+    @abstractmethod
+    def transformed(self, item: Any) -> tuple[Tensor, Any]:
+        """What `read` gave -> tensor and target; randomness comes from the global generators, which are seeded."""
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """Samples -> the batch; those without an image are dropped, and named."""
+        images = [sample.image for sample in samples if sample.image is not None]
+        labels = [sample.label for sample in samples if sample.image is not None]
+        return Batch(*self.stacked(images, labels), tuple(name for sample in samples for name in sample.unreadable))
+
+    def stacked(self, images: list[Tensor], labels: list[Any]) -> tuple[Any, Any]:
+        """Images and labels of a batch."""
+        return torch.stack(images) if images else torch.empty(0), torch.tensor(labels, dtype=torch.int64)
+
+    def __getitem__(self, key: Key) -> Sample:
+        index, draw = key
+        unreadable: list[str] = []
+        for step in range(min(TRIES, len(self)) if self.training else 1):
+            i = (index + step) % len(self)
+            try:
+                item = self.read(i)
+            except OSError as error:
+                if self.strict:
+                    reason = " ".join(str(error).split())
+                    raise UserError(f"--strict: {self.name(i)}: {reason}; mend or remove the file") from error
+                unreadable.append(_with_reason(self.name(i), error))
+            else:
+                return Sample(*self.drawn(item, draw), tuple(unreadable))
+        if self.training:
+            raise UserError(
+                f"{len(unreadable)} images in a row cannot be read, from {unreadable[0]} to {unreadable[-1]}: "
+                "mend or remove these files"
+            )
+        return Sample(None, -1, tuple(unreadable))
+
+    def drawn(self, item: Any, draw: int) -> tuple[Tensor, Any]:
+        """`transformed`, with the randomness of one draw in training."""
+        if self.training:
+            random.seed(draw)
+            np.random.seed(draw % 2**32)
+            torch.default_generator.manual_seed(draw)  # torch.manual_seed would seed the GPU's generator too
+        return self.transformed(item)
+
+
+class ImageSplit(Split):
+    """Images with their class numbers.
+
+    Args:
+        source: the images; a stream is shuffled in training.
+        transform: image -> tensor (C, H, W); its randomness comes from the key's draw alone.
+        training: replace unreadable images.
+        strict: stop at the first unreadable image with a UserError.
+    """
+
+    def __init__(
+        self, source: Source | Stream, transform: Transform, *, training: bool = False, strict: bool = False
+    ) -> None:
+        super().__init__(training=training, strict=strict)
+        if isinstance(source, Stream) and strict:
+            raise UserError("--strict cannot hold for a streamed set: timm's reader skips unreadable images unseen")
+        self.source, self.transform = source, transform
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def name(self, i: int) -> str:
+        """What a message calls image i."""
+        return self._numbered().name(i)
+
+    def read(self, i: int) -> tuple[Image.Image, int]:
+        """Image i and its class number."""
+        return self._numbered().image(i), self._numbered().label(i)
+
+    def _numbered(self) -> Source:
+        if isinstance(self.source, Stream):
+            raise TypeError("a streamed set has no image by number: use train_batches or eval_batches")
+        return self.source
+
+    def transformed(self, item: tuple[Image.Image, int]) -> tuple[Tensor, int]:
+        """PIL image and class number -> (C, H, W) and the number."""
+        return self.transform(item[0]), item[1]
+
+
+def _with_reason(name: str, error: OSError) -> str:
+    """NAME (REASON); most reasons begin with the name, which is said once."""
+    reason = one_line(error, limit=1000).removeprefix(f"image {printable(name)}")  # it may hold long paths
+    return f"{name} ({reason.lstrip(' :')})"
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """Give the global generators back as they were: loading in this process shares them with the model's dropout."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
