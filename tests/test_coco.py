@@ -6,17 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from coco_writer import write_coco
 from dense_folders import HEIGHT, SQUARE, WIDTH, coco, coco_folder, filled, maps, objects, opened, refusal, save, write
-from PIL import Image, ImageFile
-from tiny import read
+from PIL import ImageFile
 
 from psvit.data.loading import eval_batches
 from psvit.data.objects.annotated import AnnotatedSource
 from psvit.data.objects.batches import ClassMapSplit, ObjectSplit
 from psvit.data.objects.libraries import mask_tools
 from psvit.data.objects.object_sets import open_class_maps
-from psvit.data.objects.objects import DenseSource, DenseSubset, Objects
+from psvit.data.objects.objects import DenseSubset
 from psvit.data.objects.objects_config import DenseDataConfig
 from psvit.errors import UserError
 
@@ -302,46 +300,6 @@ def test_nothing_is_decoded_before_it_is_asked_for(tmp_path: Path, monkeypatch: 
     assert isinstance(subset, DenseSubset)
     assert isinstance(subset.source, AnnotatedSource)
     assert objects(data).masks is not None
-
-
-class Squares(DenseSource):
-    """Images of one square."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def name(self, i: int) -> str:
-        return f"square {i}"
-
-    def image(self, i: int) -> Image.Image:
-        return Image.new("RGB", (WIDTH, HEIGHT))
-
-    def objects(self, i: int) -> Objects:
-        boxes = np.array([[2, 3, 8, 9]], dtype=np.float32)
-        return Objects(boxes, np.zeros(1, dtype=np.int64), None, np.zeros(1, dtype=bool))
-
-
-def test_a_written_split_is_replaced_and_nothing_of_the_users(tmp_path: Path) -> None:
-    def again(count: int) -> Path:
-        return write_coco(Squares(count), ("ant",), tmp_path, overwrite=True)
-
-    again(3)
-    again(2)
-    pictures = tmp_path / "train"
-    assert sorted(path.name for path in pictures.iterdir()) == ["000000.png", "000001.png"]
-    for name in ("NOTES.md", "000007.png", ".git"):
-        (pictures / name).write_text("mine")
-        with pytest.raises(UserError, match=f"{name} is no image of a split written before, and is not replaced"):
-            again(1)
-        (pictures / name).unlink()
-    assert len(list(pictures.iterdir())) == 2
-    assert len(read(tmp_path / "annotations" / "instances_train.json")["images"]) == 2
-    (tmp_path / "annotations" / "instances_train.json").unlink()
-    with pytest.raises(UserError, match=r"000000\.png is no image"):  # so a user's own may be called
-        again(1)
 
 
 def test_masks_are_read_alike_by_pycocotools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,29 +179,23 @@ def test_colours_that_no_file_names(tmp_path: Path) -> None:
     assert " colours that are no class's, in " in note(data, "colours")
 
 
-def test_a_palette_of_named_colours(tmp_path: Path) -> None:
-    """CVAT and VOC's tools write colours as palettes; the numbers of their entries may be any."""
+@pytest.mark.parametrize("tool", ["cvat", "labelme"])
+def test_names_of_a_palette(tmp_path: Path, tool: str) -> None:
+    """CVAT and VOC's tools write colours as palettes of any numbers; labelme writes class numbers."""
     for name in "abcde":
         save(tmp_path / "JPEGImages" / f"{name}.jpg", (24, 24))
-        image = Image.fromarray(blobs(2, 0, 1))
+        image = Image.fromarray(blobs(2, 0, 1) if tool == "cvat" else blobs(0, 1))
         image.putpalette([200, 0, 0, 0, 0, 250, 0, 0, 0])
-        path = tmp_path / "SegmentationClass" / f"{name}.png"
+        path = tmp_path / ("SegmentationClass" if tool == "cvat" else "SegmentationClassPNG") / f"{name}.png"
         path.parent.mkdir(exist_ok=True)
         image.save(path)
-    write(tmp_path / "labelmap.txt", "# label\nground:0,0,0::\nred:200,0,0::\nsky:0,0,250::\n")
+    if tool == "cvat":
+        write(tmp_path / "labelmap.txt", "# label\nground:0,0,0::\nred:200,0,0::\nsky:0,0,250::\n")
+    else:
+        write(tmp_path / "class_names.txt", "__ignore__\n_background_\ncat\n")
     data = maps(tmp_path)
-    assert data.classes == ("ground", "red", "sky")
-    assert np.array_equal(data.train.class_map(0), blobs(0, 1, 2))
-
-
-def test_labelme_names_its_classes(tmp_path: Path) -> None:
-    for name in "abcde":
-        save(tmp_path / "JPEGImages" / f"{name}.jpg", (24, 24))
-        drawn(tmp_path / "SegmentationClassPNG" / f"{name}.png", blobs(0, 1))
-    write(tmp_path / "class_names.txt", "__ignore__\n_background_\ncat\n")
-    data = maps(tmp_path)
-    assert data.classes == ("_background_", "cat")
-    assert np.array_equal(data.train.class_map(0), blobs(0, 1))
+    assert data.classes == (("ground", "red", "sky") if tool == "cvat" else ("_background_", "cat"))
+    assert np.array_equal(data.train.class_map(0), blobs(0, 1, 2) if tool == "cvat" else blobs(0, 1))
 
 
 # ---- what counts as an image, as a mask, as a split
@@ -226,33 +220,6 @@ def test_masks_in_formats_that_change_numbers(tmp_path: Path, ending: str, how: 
     said = refused(set_of(tmp_path / "three", *[blobs(0, 1, 2, side=48)] * 5, ending=ending, **how))
     assert "is of a format that changes numbers" in said
     assert "save masks as PNG" in said
-
-
-@pytest.mark.parametrize("ending", [".tif", ".webp", ".JPG", ".jfif", ".bmp"])
-def test_images_that_pillow_reads(tmp_path: Path, ending: str) -> None:
-    root = set_of(tmp_path, *[blobs(0, 1)] * 5)
-    for image in list((root / "images").iterdir()):
-        with Image.open(image) as opened_:
-            opened_.save(image.with_suffix(ending))
-        image.unlink()
-    assert len(maps(root).files.rows) == 5  # type: ignore[union-attr]
-
-
-def test_what_systems_leave_is_left_out_and_said(tmp_path: Path) -> None:
-    root = set_of(tmp_path, *[blobs(0, 1)] * 5)
-    for folder in ("images", "masks"):
-        (root / folder / "._0.png").write_bytes(b"\0\5\26\7")
-        drawn(root / folder / ".ipynb_checkpoints" / "9.png", blobs(0, 1))
-        (root / folder / "Thumbs.db").write_bytes(b"")
-    (root / "masks" / "notes.txt").write_text("")
-    (root / "images" / "again.png").symlink_to(root / "images" / "0.png")
-    data = maps(root)
-    assert len(data.files.rows) == 5  # type: ignore[union-attr]
-    assert "hidden or system files: 4 (" in note(data, "system files")
-    assert "images/._0.png" in note(data, "system files")
-    assert "hidden or system folders: 2 (" in note(data, "system folders")
-    assert "files already read under another name: 1 ('images/again.png')" in note(data, "another name")
-    assert "which Pillow cannot read: 1 (" in note(data, ".txt")
 
 
 def test_names_are_compared_composed(tmp_path: Path) -> None:
@@ -367,9 +334,6 @@ def test_one_more_file_moves_no_other(tmp_path: Path) -> None:
     after = parts(maps(root, validation=0.2))
     for split in before:
         assert before[split] - {"3.png"} <= after[split]
-    other = parts(maps(root, validation=0.2, split_seed=1))
-    assert other["test"] == after["test"]
-    assert other["validation"] != after["validation"]
     few = parts(maps(root, validation=0.2, limit=7))
     assert len(few["train"]) == 7
     assert few["train"] < after["train"]
@@ -393,19 +357,6 @@ def test_images_of_a_training_keep_their_splits(tmp_path: Path) -> None:
     other = open_class_maps(DenseDataConfig(str(labelled(tmp_path / "other", 4, 50))), kept, first.classes)
     assert parts(other) == {"train": set(), "validation": set(), "test": {"50.png", "51.png", "52.png", "53.png"}}
     assert "this is another folder than the network was trained on" in other.notes
-
-
-def test_equal_images_are_put_into_one_split_on_request(tmp_path: Path) -> None:
-    for split, count in (("train", 4), ("test", 2)):
-        for at in range(count):
-            drawn(tmp_path / "images" / split / f"{split}{at}.png", np.full((24, 24, 3), at))
-            drawn(tmp_path / "masks" / split / f"{split}{at}.png", blobs(0, 1))
-    data = maps(tmp_path)
-    assert len(data.train) == 4
-    [line] = data.files.images.repeated()  # type: ignore[union-attr]
-    assert line.startswith("2 images are in several splits, with equal bytes: images/")
-    joined = maps(tmp_path, join_duplicates=True)
-    assert (len(joined.train), len(joined.test)) == (2, 4)
 
 
 def test_a_folder_is_evaluated_by_the_classes_of_the_network(tmp_path: Path) -> None:
@@ -442,32 +393,26 @@ def test_a_run_keeps_its_images(cli: Cli, tmp_path: Path) -> None:
     """On the folder that it was trained on an evaluation takes the splits as kept; elsewhere it counts by content."""
     root, run = labelled(tmp_path / "set", 24), tmp_path / "run"
     said = cli.ok(*SEGMENT, "--data", root, "--epochs", "1", "--keep-state", "--output", run)
-    assert "from\n" in said
     assert "cut from the images by a hash of the path (20%)" in said
     kept = read_image_list(run / "images.csv")
     assert kept is not None
     assert {row.label for row in kept.rows} == {""}
     counts = kept.counts()
-    assert sum(counts.values()) == 24
     labelled(root, 1, start=90)
     evaluate = ["segment", "evaluate", run / "best", *MACHINE, "--workers", "0", "--data"]
-    figures = json.loads(cli.ok(*evaluate, root, "--json"))
-    assert figures["trained_on"] == 0
-    assert counts["test"] <= figures["images"] <= counts["test"] + 1
-    for split in ("train", "validation"):
-        figures = json.loads(cli.ok(*evaluate, root, "--json", "--split", split))
-        assert figures["trained_on"] == (counts["train"] if split == "train" else 0)
+    for split in ("train", "test"):
+        found = json.loads(cli.ok(*evaluate, root, "--json", "--split", split))
+        assert found["trained_on"] == (counts["train"] if split == "train" else 0)
+        assert counts[split] <= found["images"] <= counts[split] + 1
     labelled(tmp_path / "other", 4)
     labelled(tmp_path / "other", 3, start=200)
     trained = sum(row.split == "train" for row in kept.rows if row.path in {f"images/{at}.png" for at in range(4)})
     text = cli.ok(*evaluate, tmp_path / "other")
     assert "test split (all images), 7 images" in text
     assert f"the network was TRAINED ON {trained} of them" in text
-    assert "--split train of" in cli.refused(*evaluate, tmp_path / "other", "--split", "train")
     resume = [*SEGMENT, "--data", root, "--epochs", "1", "--keep-state", "--output", run, "--resume"]
     (run / "log.jsonl").unlink()  # by which a run is known to be finished
-    assert "the images have changed since" in (refusal := cli.refused(*resume))
-    assert "1 added, such as images/90.png: bring them back, give --accept-changes" in refusal
+    assert "1 added, such as images/90.png: bring them back, give --accept-changes" in cli.refused(*resume)
     assert "changed since the run began: 1 added" in cli.ok(*resume, "--accept-changes")
 
 
@@ -541,25 +486,12 @@ def test_masks_of_turned_pictures(tmp_path: Path, upright: bool) -> None:
 
 
 def test_voc_of_turned_pictures(tmp_path: Path) -> None:
-    sizes = {"a": "<width>20</width><height>16</height>", "b": "<width>20</width><height>16</height>"}
-    voc_folder(tmp_path, {name: xml(an_object(), size=f"<size>{size}</size>") for name, size in sizes.items()},
-               {"train": "a", "val": "b"})  # fmt: skip
+    voc_folder(tmp_path, {name: xml(an_object()) for name in "ab"}, {"train": "a", "val": "b"})
     for name in "ab":
         phone(tmp_path / "JPEGImages" / f"{name}.jpg")
     data = opened(tmp_path)
     assert bright(data.train.image(0)) == [(0, 0)]
     assert objects(data).boxes.tolist() == [[2, 3, 8, 9]]
-    for name in "ab":
-        write(tmp_path / "Annotations" / f"{name}.xml", xml(an_object(), size=""))
-    assert opened(tmp_path).train.image(0).size == (16, 20)
-
-
-def test_linked_folders_are_followed(tmp_path: Path) -> None:
-    store = labelled(tmp_path / "store", 5)
-    (tmp_path / "set").mkdir()
-    for kind in ("images", "masks"):
-        (tmp_path / "set" / kind).symlink_to(store / kind)
-    assert len(maps(tmp_path / "set").files.rows) == 5  # type: ignore[union-attr]
 
 
 def test_masks_by_number_stay_so_however_they_are_saved(tmp_path: Path) -> None:

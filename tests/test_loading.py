@@ -1,6 +1,5 @@
 """Loading: a batch depends on (seed, epoch, position) alone, and what becomes of images that cannot be read."""
 
-import json
 import random
 import re
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 import torch
 from image_sources import Numbered, same, source_of, truncated_jpeg
 from PIL import Image
-from tiny import MACHINE, NETWORK, Cli, image_folder, start, torchrun
+from tiny import image_folder
 from torch import Tensor
 
 from psvit.data.augment import eval_transform, train_transform
@@ -226,23 +225,3 @@ def test_a_process_that_can_read_none_of_its_images_leaves_it_to_the_others(tmp_
     assert [batch.labels.tolist() for batch in first] == [[0]]
     assert [len(batch.labels) for batch in second] == [0]
     assert [Path(name).name for name in named([*first, *second])] == ["2.png", "1.png", "3.png"]
-
-
-def test_two_processes_evaluate_what_one_can_and_print_it_once(cli: Cli, tmp_path: Path) -> None:
-    for split, each in (("train", 4), ("test", 1)):
-        image_folder(tmp_path / "data" / split, each=each)
-    truncated_jpeg(tmp_path / "data" / "test" / "bee" / "0.png")
-    shared = ["--data", tmp_path / "data", "--img-size", "8", "--workers", "0", *MACHINE]
-    cli.ok("train", *NETWORK, *shared, "--epochs", "1", "--batch-size", "4", "--output", tmp_path / "run")
-    words = ["evaluate", tmp_path / "run" / "last", *shared, "--json"]
-    process = start("-m", "psvit", *words, launcher=torchrun())
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    said = json.loads(out)  # once
-    assert said == json.loads(cli.ok(*words))
-    assert said["images"] == len(said["unreadable"]) == 1
-    truncated_jpeg(tmp_path / "data" / "test" / "ant" / "0.png")
-    process = start("-m", "psvit", *words, launcher=torchrun())
-    out, err = process.communicate(timeout=300)
-    assert process.returncode != 0
-    assert "psvit: none of 2 images can be read" in err
