@@ -113,12 +113,6 @@ def test_grids_round_up(arch: Arch, height: int, width: int) -> None:
         assert arch.strides[stage] == arch.stride * 2**stage
 
 
-def test_grids_of_the_papers_image() -> None:
-    assert Arch("A-A-A").grids(224) == ((14, 14), (7, 7), (4, 4))
-    assert Arch("A-A-A", pooling="1d").grids(224) == ((14, 14), (1, 98), (1, 49))
-    assert Arch("A-A").grids((37, 53)) == ((3, 4), (2, 2))
-
-
 def test_defaults_and_what_follows_from_them() -> None:
     arch = Arch("ASAS-ASSA-AS")
     assert str(arch) == "ASAS-ASSA-AS 2d 192-256-384 /16"
@@ -128,11 +122,6 @@ def test_defaults_and_what_follows_from_them() -> None:
     assert (arch.class_token, Arch("A", pooling="1d").class_token) == (False, True)
     assert str(Arch("A-A", widths=(64, 128), pooling="1d", stride=12)) == "A-A 1d 64-128 /12"
     assert Arch("AA", mlp_ratio=2) == Arch("AA", mlp_ratio=2.0)
-
-
-def test_the_plain_twin_is_a_deit_of_the_same_depth() -> None:
-    plain = Arch("AS-ASS-A", widths=(64, 128, 192), pooling="1d").plain()
-    assert plain == Arch("AAAAAA", widths=(64,), pooling="1d")
 
 
 def test_a_wrong_value_is_named() -> None:
@@ -167,12 +156,6 @@ def test_a_wrong_value_is_named() -> None:
             ({"pool_op": "min"}, r"pool_op 'min' is not one of max, avg, stride"),
         ),
     )
-
-
-def test_more_stages_than_default_widths_need_widths() -> None:
-    with pytest.raises(UserError, match="has 5 stages: give widths"):
-        Arch("A-A-A-A-A")
-    assert Arch("A-A-A-A-A", widths=(64,) * 5).strides[-1] == 256
 
 
 def test_wrong_json_is_named() -> None:

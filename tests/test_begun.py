@@ -90,7 +90,7 @@ def test_a_run_is_not_resumed_in_another_precision(tmp_path: Path) -> None:
 def test_what_has_no_config_is_not_taken_for_an_empty_folder(tmp_path: Path) -> None:
     train(config(tmp_path))
     (tmp_path / "run_config.json").unlink()
-    with pytest.raises(UserError, match=r"holds log\.jsonl, but no settings\.json that would tell whose it is"):
+    with pytest.raises(UserError, match=r"holds log\.jsonl, but no run_config\.json that would tell whose it is"):
         train(config(tmp_path, run={"resume": True}))
     assert (tmp_path / "best").is_dir()
 

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file, save_file
-from tiny import ARCH, DATA, MACHINE, NETWORK, TRAIN, Cli, config, read, same_weights, weights
+from tiny import ARCH, DATA, MACHINE, TRAIN, Cli, config, read, weights
 from torch import Tensor, nn
 
 from psvit.arch.arch import Arch
@@ -23,7 +22,6 @@ from psvit.engine.checkpoints import read_metrics, save_checkpoint
 from psvit.engine.open_model import load_checkpoint, open_model
 from psvit.engine.trained_on import (
     check_cut,
-    cut_of,
     trained_on,
 )
 from psvit.errors import UserError
@@ -110,15 +108,6 @@ def test_a_checkpoint_of_any_model_loads_again(name: str, args: dict[str, Any], 
         torch.testing.assert_close(loaded.eval()(images(side)), model(images(side)), rtol=1e-5, atol=1e-5)
 
 
-def test_tied_weights_are_saved(tmp_path: Path) -> None:
-    model = open_model(ModelConfig.of("vit_tiny_patch16_224", model_args={"depth": 2, "patch_size": 8}), **SHAPE).eval()
-    model.blocks[1].mlp.fc1.weight = model.blocks[0].mlp.fc1.weight
-    model.norm.bias.data = model.norm.weight.data[:]  # two names for the same memory
-    save(tmp_path / "tied", model)
-    assert set(weights(tmp_path / "tied")) == set(model.state_dict())
-    torch.testing.assert_close(load_checkpoint(tmp_path / "tied")(images()), model(images()))
-
-
 def test_what_a_model_was_built_with_outlives_a_second_training(cli: Cli, tmp_path: Path) -> None:
     args = '{"depth": 1, "embed_dim": 32, "num_heads": 2, "patch_size": 4}'
     more = [*DATA, *MACHINE, "--epochs", "1", "--batch-size", "16"]
@@ -167,18 +156,6 @@ def test_a_failure_while_writing_leaves_the_old_checkpoint(
     for name in ("config.json", "model.safetensors", "metrics.json"):
         assert (best / name).read_bytes() == (trained / "best" / name).read_bytes()
     assert [path.name for path in best.parent.iterdir()] == ["best"]
-
-
-def test_a_full_disk_is_one_line(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cli.ok(*TRAIN, "--output", tmp_path, "--keep-state")
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")}
-
-    def fails(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device", str(tmp_path / "x"))
-
-    monkeypatch.setattr(checkpoints, "save_file", fails)
-    assert "No space left on device" in cli.refused(*TRAIN, "--epochs", "3", "--output", tmp_path / "again")
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")} == before
 
 
 # ---- what is refused
@@ -259,12 +236,6 @@ def test_weights_of_another_network(cli: Cli, best: Path, tmp_path: Path) -> Non
     assert "another class count, width or genotype" in cli.refused("evaluate", best)
 
 
-def test_weights_of_another_class_count(cli: Cli, best: Path) -> None:
-    tensors = load_file(best / "model.safetensors")
-    save_file({**tensors, "head.weight": torch.zeros(7, 32), "head.bias": torch.zeros(7)}, best / "model.safetensors")
-    assert "head.weight has the shape (7, 32), but this network's is (10, 32)" in cli.refused("evaluate", best)
-
-
 def test_a_checkpoint_of_other_classes_is_not_evaluated(cli: Cli, best: Path, tmp_path: Path) -> None:
     model = open_model(ARCH, **{**SHAPE, "num_classes": 3})
     save_checkpoint(tmp_path / "three", model, model.state_dict(), PREPROCESSING, ("a", "b", "c"), {})
@@ -309,14 +280,6 @@ def test_a_folder_named_like_a_model_is_not_taken_for_one(tmp_path: Path, monkey
         open_model(ModelConfig.of("./AS-A"))
 
 
-def test_the_network_flags_reach_the_checkpoint(cli: Cli, tmp_path: Path) -> None:
-    cli.ok("train", "--model", "psvit_1d_tiny", "--genotype", "A-A", *NETWORK[2:], "--pool-op", "avg",
-           "--mlp-ratio", "2", *DATA, *MACHINE, "--epochs", "1", "--output", tmp_path)  # fmt: skip
-    arch = Arch.from_dict(read(tmp_path / "best" / "config.json")["psvit"]["arch"])
-    assert arch == Arch("A-A", (16, 32), head_dim=8, patch_size=2, mlp_ratio=2.0, pooling="1d", pool_op="avg")
-    assert same_weights(tmp_path / "best", tmp_path / "last")
-
-
 # ---- the validation split of the training
 
 
@@ -325,14 +288,6 @@ def test_a_checkpoint_tells_its_hold_out(trained: Path) -> None:
         metrics = read_metrics(trained / name)
         assert metrics["trained_on"] == {"data": "digits", "validation": 0.02, "seed": 0, "split_seed": None}
         assert trained_on(metrics) == DataConfig("digits", validation=0.02)
-
-
-def test_of_a_folder_the_name_alone_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "photos").mkdir()
-    monkeypatch.chdir(tmp_path)
-    for data in (str(tmp_path / "photos"), "photos", "./photos/"):
-        assert cut_of(DataConfig(data))["data"] == "photos"
-    assert cut_of(DataConfig("hfds/user/photos"))["data"] == "hfds/user/photos"
 
 
 WHOLE = {"data": "digits", "validation": 0.1, "seed": 0, "split_seed": None}

@@ -215,13 +215,6 @@ def test_torchvision_extracts_stages(name: str, changes: dict[str, Any]) -> None
         assert torch.equal(found["logits"], model(x))
 
 
-def test_torch_fx_traces_the_features() -> None:
-    backbone = timm.create_model("psvit_2d_small", features_only=True, **NARROW).eval()
-    graph = torch.fx.symbolic_trace(backbone)
-    x = images(37, 53)
-    equal_maps(graph(x), backbone(x))
-
-
 def test_torchvision_builds_a_pyramid() -> None:
     backbone = timm.create_model("psvit_2d_small", features_only=True, **NARROW)
     pyramid = FeaturePyramidNetwork(backbone.feature_info.channels(), 16)

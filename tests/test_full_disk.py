@@ -58,7 +58,7 @@ def broken_off(moment: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
                 no_space()
             yield temporary
 
-    for module in ("psvit.engine.run_folder", "psvit.engine.checkpoints", "psvit.search.supernet_training"):
+    for module in ("psvit.engine.run_folder", "psvit.engine.checkpoints"):
         monkeypatch.setattr(f"{module}.replacing", full)
     return told
 
@@ -133,12 +133,6 @@ def test_what_was_saved_before_stays_whole(save: Callable[[Path], None], size: i
     assert list(tmp_path.iterdir()) == [path]
     save(path)  # and with room it is replaced
     assert path.stat().st_size > 50000
-
-
-def test_what_torch_writes_is_what_it_writes_to_a_path(tmp_path: Path) -> None:
-    with opened_for_torch(tmp_path / "file") as file:
-        torch.save({"a": torch.arange(5)}, file)
-    assert torch.equal(torch.load(tmp_path / "file", weights_only=True)["a"], torch.arange(5))
 
 
 def test_each_library_has_its_own_words_for_a_full_disk() -> None:

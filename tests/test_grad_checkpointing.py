@@ -121,13 +121,6 @@ def test_a_segmenter_has_the_same_gradients(model: ModelConfig) -> None:
     agree(build, lambda network: network(images).square().mean(), 0.95)
 
 
-def test_hooks_over_a_whole_network_are_seen_through() -> None:
-    model: Any = timm.create_model("vit_tiny_patch16_224", depth=2, embed_dim=32, num_heads=2, features_only=True,
-                                   feature_cls="hook", out_indices=(0, 1))  # fmt: skip
-    recompute_activations(model, "it")
-    assert model["body"].grad_checkpointing
-
-
 def test_norms_rest_within_and_go_on_behind() -> None:
     norm, x = nn.BatchNorm2d(3), torch.randn(4, 3, 2, 2)
     norm(x)

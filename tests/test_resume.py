@@ -121,19 +121,6 @@ def test_resumed_at_any_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert {**best, **log(tmp_path / "whole")[best["epoch"] - 1]} == best, step
 
 
-def test_a_state_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = config(tmp_path)
-    with monkeypatch.context() as patch:
-        stop_at(patch, 2)
-        with pytest.raises(InterruptedTrainingError):
-            train(chosen)
-    saved = torch.load(tmp_path / "state.pt", weights_only=True)
-    saved["train"]["mood"] = "good"
-    torch.save(saved, tmp_path / "state.pt")
-    with pytest.raises(UserError, match=r"the saved state does not fit \(.*'mood'\): start anew with --overwrite"):
-        train(replace(chosen, run=replace(chosen.run, resume=True)))
-
-
 @pytest.mark.parametrize("opt", ["sgd", "muon", "adafactor"])
 def test_the_state_of_other_optimizers_resumes(opt: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = config(tmp_path / "run", opt=opt)

@@ -1,15 +1,12 @@
 """An S that shares projections only: its numbers by hand, its tied weights, and that it can be kept and exported."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
 import torch
 from torch import Tensor, nn
 
 from psvit import Arch, UserError, cost
-from psvit.engine.checkpoints import save_checkpoint
 from psvit.models.attention import Attend, ShareProjections
 from psvit.models.build import build_arch
 from psvit.models.macs import count_macs
@@ -51,17 +48,6 @@ def test_the_map_is_computed_from_its_own_tokens_with_the_shared_weights(qkv_bia
     torch.testing.assert_close(found, by_hand(x, attends.qkv, shares.v, shares.proj, 2))
 
 
-def test_with_equal_values_it_is_the_layer_that_attends() -> None:
-    attends = Attend(16, 2)
-    shares = ShareProjections(attends, 16, 2)
-    with torch.no_grad():
-        shares.v.weight.copy_(attends.qkv.weight[32:])
-        shares.v.bias.copy_(attends.qkv.bias[32:])
-        shares.proj.load_state_dict(attends.proj.state_dict())
-    x = torch.randn(2, 5, 16)
-    torch.testing.assert_close(shares(x)[0], attends(x)[0])
-
-
 def test_both_layers_teach_the_shared_weights() -> None:
     attends = Attend(16, 2)
     shares = ShareProjections(attends, 16, 2)
@@ -76,13 +62,6 @@ def test_both_layers_teach_the_shared_weights() -> None:
     assert gradients[1][:32].abs().max() > 0
     assert gradients[1][32:].abs().max() == 0, "values are its own"
     torch.testing.assert_close(gradients[0] + gradients[1], gradients[2])
-
-
-def test_every_parameter_learns_and_counts_once() -> None:
-    model = network()
-    model(torch.randn(2, 1, 8, 8)).square().sum().backward()
-    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
-    assert sum(p.numel() for p in model.parameters()) == cost.params(ARCH, 8, 1, 10)
 
 
 def test_the_cost_of_two_layers_by_hand() -> None:
@@ -102,34 +81,8 @@ def test_it_saves_parameters_and_no_macs() -> None:
     assert count_macs(network, (1, 8, 8)) == cost.macs(ARCH, 8, 1, 10)
 
 
-def test_a_checkpoint_keeps_the_ties(tmp_path: Path) -> None:
-    model, images = network(), torch.randn(2, 1, 8, 8)
-    preprocessing = {"input_size": (1, 8, 8), "mean": (0.3,), "std": (0.4,), "interpolation": "bicubic", "crop_pct": 1}
-    save_checkpoint(tmp_path / "kept", model, model.state_dict(), preprocessing, list("0123456789"), {})
-    again: Any = timm.create_model(f"local-dir:{tmp_path / 'kept'}", pretrained=True).eval()
-    assert again.arch == ARCH
-    assert torch.equal(again(images), model(images))
-    attends, shares = (again.stages[0].blocks[place].attn for place in (0, 1))
-    assert shares.qkv is attends.qkv
-
-
-@pytest.mark.slow
-def test_it_is_exported_and_compiled_whole() -> None:
-    model, images = network(), torch.randn(2, 1, 8, 8)
-    expected = model(images)
-    exported = torch.export.export(model, (images,)).module()
-    torch.testing.assert_close(exported(images), expected)
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(images), expected)
-
-
 def test_it_cannot_be_searched() -> None:
     like = Arch("A", widths=(16,), head_dim=8, patch_size=2, sharing="projections")
     space = Space(like=like, depth=(2, 2), stages=(1, 1), widths=((16,),), img_size=(8, 8), in_chans=1, num_classes=10)
     with pytest.raises(UserError, match="sharing 'projections' cannot be searched"):
         Supernet(space)
-
-
-def test_another_value_is_named() -> None:
-    with pytest.raises(UserError, match="sharing 'both' is not one of map, projections"):
-        Arch("AS", sharing="both")  # type: ignore[arg-type]

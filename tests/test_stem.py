@@ -1,41 +1,17 @@
 """The stem of convolutions: the grids of patches, its cost to the integer, and timm's contract as ever."""
 
-import json
-import random
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import hypothesis
-import numpy as np
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
 from refusals import refuses
-from timm.models import group_parameters
-from timm.models._features_fx import FeatureGraphNet
-from tiny import Cli, check_gradients, config
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from psvit import VARIANTS, Arch, PSViT, UserError
+from psvit import Arch, PSViT, UserError
 from psvit.arch.arch import stem_channels
-from psvit.arch.cost import layer_costs, macs, params, scale_to
-from psvit.arch.model_config import ModelConfig
-from psvit.arch.variants import find_arch
-from psvit.engine.checkpoints import save_checkpoint
-from psvit.engine.open_model import open_model
-from psvit.engine.resuming import check_same
-from psvit.export.graph import example_images, frozen_copy, to_onnx, to_program
-from psvit.export.operators import onnx_operators
-from psvit.models.build import build_arch
-from psvit.models.stem import ConvStem, PatchEmbed
-from psvit.search.search_config import SupernetConfig
+from psvit.arch.cost import layer_costs, macs, scale_to
 from psvit.search.space import Space
-from psvit.search.supernet_training import supernet_training
 
 CLOSE: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-5}
 SIDES = [(20, 28), (16, 16), (37, 53), (1, 9)]
@@ -86,23 +62,6 @@ def test_a_stem_is_convolutions_norms_and_a_linear_map(stride: int) -> None:
     assert grid == y.shape[2:] == (-(-37 // stride), -(-53 // stride))
 
 
-def test_channels_double_up_to_the_width() -> None:
-    assert stem_channels(2, 96) == (96,)
-    assert stem_channels(8, 96) == (24, 48, 96)
-    assert stem_channels(16, 192) == (24, 48, 96, 192)
-
-
-@hypothesis.settings(max_examples=30)
-@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([2, 4, 8]))
-def test_grids_are_those_of_patches(height: int, width: int, stride: int) -> None:
-    x = torch.zeros(1, 3, height, width)
-    with torch.no_grad():
-        tokens, grid = ConvStem(stride, 3, 32)(x)
-        patches, grid_of_patches = PatchEmbed(stride, stride, 3, 32)(x)
-    assert grid == grid_of_patches == describe(stride=stride).grids((height, width))[0]
-    assert tokens.shape == patches.shape
-
-
 def test_strides_are_true() -> None:
     for stride in (2, 4, 8, 16):
         model = PSViT(describe("A-A-A", stride, widths=(64, 64, 64)), img_size=64, num_classes=0).eval()
@@ -125,53 +84,7 @@ def test_an_image_of_a_batch_does_not_see_the_others() -> None:
     assert not list(model.buffers())
 
 
-def test_every_parameter_learns_and_checkpointing_changes_no_gradient() -> None:
-    check_gradients(network(8).train(), images())
-
-
-def test_tokens_begin_neither_dead_nor_large() -> None:
-    """The variance is kept: at the start a token's channels have about that of GELU of a normal number, 0.42."""
-    torch.manual_seed(0)
-    stem: Any = PSViT(Arch("A", (192,), patch_size=16, stem="conv"), img_size=64).patch_embed
-    with torch.no_grad():
-        tokens, _ = stem(images(4, (64, 64)))
-    assert 0.3 < tokens.square().mean() < 0.6
-    assert not stem.convs[-1].bias.any()
-
-
-def test_bfloat16_autocast_is_close() -> None:
-    model, x = network(), images(4)
-    with torch.no_grad():
-        exact = model(x)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            mixed = model(x).float()
-    assert (mixed - exact).norm() / exact.norm() < 0.03
-
-
 # the cost
-
-
-def random_arch(rng: random.Random) -> tuple[Arch, tuple[int, int], int]:
-    genotype = "A" + "".join(rng.choice(["A", "S", "-A"]) for _ in range(rng.randint(1, 5)))
-    stride, head_dim = rng.choice([2, 4, 8, 16]), rng.choice([8, 16])
-    first = 64 + max(head_dim, stride // 2) * rng.randint(0, 4)
-    pooling = rng.choice(["1d", "2d"])
-    arch = Arch(
-        genotype, (first, *(head_dim * rng.randint(1, 8) for _ in range(genotype.count("-")))), head_dim,
-        pooling=pooling, patch_size=stride, class_token=rng.random() < 0.5, stem="conv",
-    )  # fmt: skip
-    return arch, rng.choice([(32, 32), (21, 30), (40, 17)]), rng.choice([1, 3])
-
-
-@pytest.mark.usefixtures("explicit_attention")
-def test_macs_and_params_are_torchs_own() -> None:
-    for seed in range(16):
-        arch, sides, in_chans = random_arch(random.Random(seed))
-        model = PSViT(arch, img_size=sides, in_chans=in_chans, num_classes=5).eval()
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model(images(1, sides, in_chans))
-        assert 2 * macs(arch, sides, in_chans, 5) == counter.get_total_flops(), arch
-        assert params(arch, sides, in_chans, 5) == sum(p.numel() for p in model.parameters()), arch
 
 
 def test_a_stem_counted_by_hand() -> None:
@@ -200,65 +113,7 @@ def test_scaling_below_the_narrowest_stem_is_refused() -> None:
         scale_to(start, 1e4, 64, num_classes=10)
 
 
-def test_patches_scale_as_before() -> None:
-    """Figures of before there were other stems."""
-    assert scale_to(VARIANTS["psvit_2d_small"], 2e9).widths == (128, 256, 320)
-    assert scale_to(Arch("AS-ASS-AS", (48, 96, 144), 16, patch_size=4), 12e6, 28, 1, 10).widths == (48, 80, 160)
-
-
 # the contract
-
-
-def test_torch_fx_sees_the_same_network() -> None:
-    model, x = network(), images()
-    with torch.no_grad():
-        taps = model.forward_intermediates(x, output_fmt="NLC", intermediates_only=True)
-        for tap, feature in zip(taps, FeatureGraphNet(model, (0, 1))(x), strict=True):
-            assert torch.equal(tap, feature)
-        graph = timm.models.create_feature_extractor(model, {"head": "logits"})
-        for sides in SIDES:
-            assert torch.equal(graph(y := images(sides=sides))["logits"], model(y))
-
-
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
-def test_torchscript_gives_the_same_numbers() -> None:
-    model = network()
-    scripted = torch.jit.script(model)
-    with torch.no_grad():
-        for sides in SIDES:
-            torch.testing.assert_close(scripted(y := images(sides=sides)), model(y), **CLOSE)
-
-
-@pytest.mark.slow
-def test_compiles_as_one_graph() -> None:
-    model, x = network(), images()
-    torch.compiler.reset()
-    with torch.no_grad():
-        torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="aot_eager")(x), model(x), **CLOSE)
-
-
-@pytest.mark.slow
-def test_exported_graphs_are_plain_and_compute_the_same() -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    model, size = frozen_copy(network(img_size=(18, 22), in_chans=1)), (1, 18, 22)
-    program, proto = to_program(model, size), to_onnx(model, size)  # they refuse operators that are not plain
-    assert onnx_operators(proto)["Conv"] == 4  # three of the stem, one of the pooling
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    for count in (1, 2, 5):
-        inputs = example_images(size, count, seed=count)
-        torch.testing.assert_close(program.module()(inputs), model(inputs), **CLOSE)
-        (logits,) = session.run(None, {"images": inputs.numpy()})
-        np.testing.assert_allclose(logits, model(inputs).numpy(), atol=1e-5, rtol=1e-5)
-
-
-def test_layers_are_grouped_and_decayed_as_with_patches() -> None:
-    model = network()
-    groups = group_parameters(model, model.group_matcher(), reverse=True)
-    names = [name for name, _ in model.named_parameters() if name.startswith("patch_embed")]
-    assert len(names) == 8  # three convolutions, a bias, two norms
-    assert {groups[name] for name in names} == {groups["pos_embed"]} == {0}
-    assert model.no_weight_decay() == {"pos_embed", "cls_token"}
 
 
 def test_another_input_size_but_no_other_patches() -> None:
@@ -288,37 +143,6 @@ def test_a_stem_round_trips_and_patches_are_as_before() -> None:
     assert stem.plain() == plain.plain()  # a DeiT
 
 
-def test_config_and_checkpoints_keep_the_stem(tmp_path: Path) -> None:
-    arch = describe()
-    model: Any = open_model(ModelConfig(arch), img_size=(20, 28), in_chans=1, num_classes=5).eval()
-    assert model.arch == arch
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.05)
-    preprocessing = {"input_size": (1, 20, 28), "mean": (0.3,), "std": (0.4,), "interpolation": "bicubic",
-                     "crop_pct": 1}  # fmt: skip
-    save_checkpoint(tmp_path / "kept", model, model.state_dict(), preprocessing, list("01234"), {})
-    again: Any = timm.create_model(f"local-dir:{tmp_path / 'kept'}", pretrained=True, in_chans=1).eval()
-    assert again.arch == arch
-    x = images(in_chans=1)
-    with torch.no_grad():
-        assert torch.equal(again(x), model(x))
-        coloured: Any = timm.create_model(f"local-dir:{tmp_path / 'kept'}", pretrained=True, in_chans=3).eval()
-        torch.testing.assert_close(coloured(x.expand(-1, 3, -1, -1)), model(x), **CLOSE)
-    assert ModelConfig.of("AS-A", stem="conv").network.stem == "conv"
-
-
-def test_a_run_of_before_there_were_stems_is_resumed(tmp_path: Path) -> None:
-    now = {"config": asdict(config()), "global_batch": 16}
-    before = json.loads(json.dumps(now))
-    del before["config"]["model"]["stem"]
-    (tmp_path / "run_config.json").write_text(json.dumps(before))
-    check_same(tmp_path, now)
-    other = {**now, "config": asdict(config(model=ModelConfig.of("AS-A", stem="conv")))}
-    with pytest.raises(UserError, match="was trained with"):
-        check_same(tmp_path, other)
-
-
 def test_a_wrong_value_is_named() -> None:
     refuses(
         lambda changes: Arch(**{"genotype": "AS-A", "stem": "conv", **changes}),
@@ -339,26 +163,3 @@ def test_a_wrong_value_is_named() -> None:
 def test_stems_are_not_searched() -> None:
     with pytest.raises(UserError, match="stem conv is not searched: give it to the network that is found"):
         Space(4, 2, like=Arch("A", stem="conv"))
-
-
-def test_a_search_is_recorded_as_before() -> None:
-    space = Space(4, 2, like=Arch("A"))
-    training = supernet_training(config(), SupernetConfig(), space, {})
-    assert "stem" not in training.space["like"]
-    assert "stem" not in repr(space)
-
-
-def test_variants_take_a_stem() -> None:
-    arch = find_arch("psvit_2d_small", stem="conv", patch_size=8)
-    assert (arch.stem, arch.stride, arch.widths) == ("conv", 8, VARIANTS["psvit_2d_small"].widths)
-    assert macs(scale_to(arch, macs(VARIANTS["psvit_2d_small"]))) == pytest.approx(4.61e9, rel=0.03)
-    built: Any = build_arch(describe(), (20, 28), num_classes=5)
-    assert isinstance(built.patch_embed, ConvStem)
-
-
-def test_the_command_line(cli: Cli) -> None:
-    shown = cli.ok("show", "AS-A", "--img-size", "32", "--patch-size", "4", "--stem", "conv")
-    assert "AS-A 2d 192-256 /4 conv for 32x32 pixels" in shown
-    assert "convolutional stem" in shown
-    train = ("train", "--data", "digits", "--model", "AS-A", "--output", "unused", "--stem", "conv")
-    assert "stride 3 does not fit stem conv" in cli.refused(*train, "--patch-size", "3")

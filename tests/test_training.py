@@ -25,7 +25,6 @@ from psvit.engine.train_config import (
     Machine,
     Recipe,
     TrainConfig,
-    deit,
 )
 from psvit.errors import UserError
 from psvit.tasks.classification.classify import ClassifierTrainer, train
@@ -59,15 +58,6 @@ def log_softmax(logits: Tensor) -> NDArray[np.float64]:
 
 
 # ---- recipes
-
-
-def test_the_deit_recipe_is_deits() -> None:
-    recipe = deit()
-    assert (recipe.epochs, recipe.warmup_epochs, recipe.opt, recipe.weight_decay) == (300, 5, "adamw", 0.05)
-    assert (recipe.mixup, recipe.cutmix, recipe.label_smoothing, recipe.drop_path) == (0.8, 1.0, 0.1, 0.1)
-    assert (recipe.repeats, recipe.ema_decay, recipe.min_lr, recipe.clip_grad) == (3, 0.99996, 1e-5, None)
-    assert (recipe.augment.auto_augment, recipe.augment.random_erasing) == ("rand-m9-mstd0.5-inc1", 0.25)
-    assert recipe.scaled_lr(8) == 5e-4 * 128 * 8 / 512  # its global batch of 1024
 
 
 def test_the_learning_rate_grows_with_the_global_batch() -> None:

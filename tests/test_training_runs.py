@@ -10,7 +10,6 @@ import timm
 from tiny import CPU, DATA, DIGITS, MACHINE, TRAIN, Cli, config, log, read, same_weights, stop_at, weights
 
 from psvit.arch.model_config import ModelConfig
-from psvit.engine.train_config import Machine
 from psvit.errors import UserError
 from psvit.pipeline.compare import error_ratio
 from psvit.pipeline.run import run
@@ -124,12 +123,6 @@ def test_weights_that_break_in_the_last_step_are_not_kept(tmp_path: Path) -> Non
         train(chosen)
     assert not (tmp_path / "last").exists()
     train(replace(chosen, recipe=replace(chosen.recipe, weight_decay=0)))  # nothing was saved: nothing is in the way
-
-
-def test_two_trainings_in_one_process_may_differ_in_precision(tmp_path: Path) -> None:
-    for precision in ("float32", "bfloat16", "float32"):
-        machine = Machine("cpu", precision, 1)  # type: ignore[arg-type]
-        train(config(tmp_path / precision, machine=machine, epochs=1, run={"overwrite": True}))
 
 
 # ---- psvit run

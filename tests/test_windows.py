@@ -1,31 +1,19 @@
 """Windows: a windowed stage is its layers on each window alone; nothing else changes but memory and MACs."""
 
-import copy
-from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from refusals import refuses
-from timm.models._features_fx import FeatureGraphNet
-from tiny import Cli, check_gradients, config
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from psvit import Arch, PSViT, UserError
+from psvit import Arch, PSViT
 from psvit.arch.arch import even_parts
-from psvit.arch.cost import layer_costs, macs, params, scale_to
-from psvit.arch.model_config import ModelConfig
+from psvit.arch.cost import layer_costs, macs, scale_to
 from psvit.arch.variants import VARIANTS, with_changes
-from psvit.engine.checkpoints import save_checkpoint
-from psvit.engine.open_model import open_model
 from psvit.models.windows import join_windows, split_windows
-from psvit.search.search_config import SupernetConfig
-from psvit.search.space import Space
-from psvit.search.supernet_training import supernet_training
 
 CLOSE: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-5}
 
@@ -138,112 +126,13 @@ def test_a_token_reaches_its_windows_and_no_other() -> None:
     assert changed[:, 3:].all()  # both rows of windows and both columns hold it
 
 
-def test_a_later_stage_joins_the_windows() -> None:
-    model = network((3, 0), "AS-A")
-    x = torch.randn(1, 35, 16, requires_grad=True)
-    y, grid = model.stages[1](*model.stages[0](x, (5, 7)))
-    (moved,) = torch.autograd.grad(y[0, 0].square().sum(), x)
-    assert (moved.abs().sum(-1) > 0).all()
-    assert grid == (3, 4)
-
-
-def test_fused_and_explicit_attention_give_the_same_numbers() -> None:
-    model, x = network(), images()
-    explicit = copy.deepcopy(model)
-    for module in explicit.modules():
-        if hasattr(module, "fused_attn"):
-            module.fused_attn = False
-    with torch.no_grad():
-        torch.testing.assert_close(model(x), explicit(x), **CLOSE)
-
-
 # training
-
-
-def test_every_parameter_learns_and_checkpointing_changes_no_gradient() -> None:
-    check_gradients(network().train(), images())
-
-
-def test_bfloat16_autocast_is_close() -> None:
-    model, x = network(), images(4)
-    with torch.no_grad():
-        exact = model(x)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            mixed = model(x).float()
-    assert (mixed - exact).norm() / exact.norm() < 0.03
 
 
 # the contract
 
 
-def test_torch_fx_sees_the_same_network() -> None:
-    model, x = network(), images()
-    with torch.no_grad():
-        taps = model.forward_intermediates(x, output_fmt="NLC", intermediates_only=True)
-        for tap, feature in zip(taps, FeatureGraphNet(model, (0, 1, 2))(x), strict=True):
-            assert torch.equal(tap, feature)
-        graph = timm.models.create_feature_extractor(model, {"head": "logits"})
-        for sides in ((20, 28), (37, 53)):  # windows follow the grid
-            assert torch.equal(graph(y := images(sides=sides))["logits"], model(y))
-
-
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
-def test_torchscript_gives_the_same_numbers() -> None:
-    model = network()
-    scripted = torch.jit.script(model)
-    with torch.no_grad():
-        for sides in ((20, 28), (37, 53)):
-            torch.testing.assert_close(scripted(y := images(sides=sides)), model(y), **CLOSE)
-
-
-@pytest.mark.slow
-def test_compiles_as_one_graph() -> None:
-    model, x = network(), images()
-    torch.compiler.reset()
-    with torch.no_grad():
-        torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="aot_eager")(x), model(x), **CLOSE)
-
-
-def test_exports_with_a_dynamic_batch_and_plain_operators() -> None:
-    model = network()
-    batch = torch.export.Dim("batch", min=1, max=64)
-    program = torch.export.export(model, (images(),), dynamic_shapes={"x": {0: batch}})
-    with torch.no_grad():
-        for size in (1, 5):
-            torch.testing.assert_close(program.module()(y := images(size)), model(y), **CLOSE)
-    names = {str(n.target) for n in program.graph.nodes if isinstance(n.target, torch._ops.OpOverload)}
-    assert not [name for name in names if any(word in name for word in ("index", "gather", "scatter", "pad", "where"))]
-
-
-@pytest.mark.slow
-def test_onnx_runtime_gives_the_same_numbers(tmp_path: Path) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    model, path = network(), tmp_path / "windows.onnx"
-    batch = torch.export.Dim("batch", min=1, max=64)
-    torch.onnx.export(model, (images(),), path, dynamo=True, dynamic_shapes=({0: batch},), verbose=False)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    for size in (1, 3):
-        y = images(size)
-        (found,) = session.run(None, {session.get_inputs()[0].name: y.numpy()})
-        with torch.no_grad():
-            torch.testing.assert_close(torch.from_numpy(found), model(y), atol=1e-4, rtol=1e-4)
-
-
 # the cost
-
-
-@pytest.mark.parametrize("sharing", ["map", "projections"])
-@pytest.mark.usefixtures("explicit_attention")
-def test_macs_and_params_are_torchs_own(sharing: str) -> None:
-    for sides in ((20, 28), (37, 53), (64, 16)):
-        for windows in ((3, 2, 0), (1, 1, 1), (4, 0, 2), (50, 50, 50)):
-            model = network(windows, sharing=sharing, img_size=sides)
-            with torch.no_grad(), FlopCounterMode(display=False) as counter:
-                model(images(1, sides))
-            told = f"{sides} in windows of {windows}"
-            assert 2 * macs(model.arch, sides, num_classes=5) == counter.get_total_flops(), told
-            assert params(model.arch, sides, num_classes=5) == sum(p.numel() for p in model.parameters()), told
 
 
 def test_a_windowed_layer_counted_by_hand() -> None:
@@ -289,25 +178,6 @@ def test_other_genotypes_keep_the_windows_of_their_stages() -> None:
     assert with_changes(arch, windows=(0, 0, 0)) == Arch("A-A-A")
 
 
-def test_config_and_checkpoints_keep_windows(tmp_path: Path) -> None:
-    model = network((3, 0), "AS-A")
-    opened: Any = open_model(ModelConfig(model.arch), img_size=(20, 28), num_classes=5).eval()
-    assert opened.arch == model.arch
-    opened.load_state_dict(model.state_dict())
-    preprocessing = {"input_size": (3, 20, 28), "mean": (0.3,) * 3, "std": (0.4,) * 3, "interpolation": "bicubic",
-                     "crop_pct": 1}  # fmt: skip
-    save_checkpoint(tmp_path / "kept", opened, opened.state_dict(), preprocessing, list("01234"), {})
-    again: Any = timm.create_model(f"local-dir:{tmp_path / 'kept'}", pretrained=True).eval()
-    assert again.arch == model.arch
-    x = images()
-    with torch.no_grad():
-        assert torch.equal(again(x), model(x))
-        other: Any = timm.create_model(f"local-dir:{tmp_path / 'kept'}", pretrained=True, windows=(0, 0)).eval()
-        assert not other.arch.windows
-        assert torch.equal(other(x), network((), "AS-A")(x))  # windows change no weight
-    assert ModelConfig.of("AS-A", windows=(3, 0)).network.windows == (3, 0)
-
-
 def test_a_wrong_value_is_named() -> None:
     refuses(
         lambda changes: Arch(**{"genotype": "AS-A", **changes}),
@@ -324,24 +194,3 @@ def test_a_wrong_value_is_named() -> None:
             ({"windows": (14, 0), "class_token": True}, r"divide a grid, and a class token stands in none"),
         ),
     )
-
-
-def test_windows_are_not_searched() -> None:
-    with pytest.raises(UserError, match=r"windows \(7,\) are not searched: give them to the network that is found"):
-        Space(4, 2, like=Arch("A", windows=(7,)))
-
-
-def test_a_search_is_recorded_as_before() -> None:
-    """What was begun before there were windows goes on: its records and signatures have none."""
-    space = Space(4, 2, like=Arch("A"))
-    training = supernet_training(config(), SupernetConfig(), space, {})
-    assert "windows" not in training.space["like"]
-    assert "windows" not in repr(space)
-
-
-def test_the_command_line(cli: Cli) -> None:
-    shown = cli.ok("show", "psvit_2d_small", "--img-size", "800", "1216", "--windows", "14", "0", "0")
-    assert "AS-ASSASS-ASS 2d 256-320-576 /8 w14-0-0 for 800x1216 pixels" in shown
-    assert "119.9 G MACs" in shown  # 293.9 G without
-    train = ("train", "--data", "digits", "--model", "AS-A", "--output", "unused")
-    assert "window of stage 1 -2 is not a whole number" in cli.refused(*train, "--windows", "-2", "0")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import timm.layers
 import torch
@@ -44,6 +45,7 @@ class Attend(nn.Module):
         qkv_bias: biases of the query, key and value projections.
         attn_drop: dropout of the map, proj_drop: of the output.
         map_is_shared: the next layer shares this layer's map.
+        dd: device and dtype.
     """
 
     def __init__(
@@ -54,16 +56,15 @@ class Attend(nn.Module):
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
         map_is_shared: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **dd: Any,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.map_is_shared = map_is_shared
         self.fused_attn = use_fused_attn() > 0
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, device=device, dtype=dtype)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **dd)
         self.attn_drop = nn.Dropout(attn_drop)
-        self.proj = nn.Linear(dim, dim, device=device, dtype=dtype)
+        self.proj = nn.Linear(dim, dim, **dd)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor, attn: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -87,20 +88,13 @@ class Share(nn.Module):
     """
 
     def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        qkv_bias: bool = True,
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        self, dim: int, num_heads: int, qkv_bias: bool = True, attn_drop: float = 0.0, proj_drop: float = 0.0, **dd: Any
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.v = nn.Linear(dim, dim, bias=qkv_bias, device=device, dtype=dtype)
+        self.v = nn.Linear(dim, dim, bias=qkv_bias, **dd)
         self.attn_drop = nn.Dropout(attn_drop)
-        self.proj = nn.Linear(dim, dim, device=device, dtype=dtype)
+        self.proj = nn.Linear(dim, dim, **dd)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor, attn: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -129,15 +123,14 @@ class ShareProjections(nn.Module):
         qkv_bias: bool = True,
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **dd: Any,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.qkv = attends.qkv
-        self.v = nn.Linear(dim, dim, bias=qkv_bias, device=device, dtype=dtype)
+        self.v = nn.Linear(dim, dim, bias=qkv_bias, **dd)
         self.attn_drop = nn.Dropout(attn_drop)
-        self.proj = nn.Linear(dim, dim, device=device, dtype=dtype)
+        self.proj = nn.Linear(dim, dim, **dd)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor, attn: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -162,21 +155,14 @@ class Block(nn.Module):
     """
 
     def __init__(
-        self,
-        attn: nn.Module,
-        dim: int,
-        hidden_dim: int,
-        proj_drop: float = 0.0,
-        drop_path: float = 0.0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        self, attn: nn.Module, dim: int, hidden_dim: int, proj_drop: float = 0.0, drop_path: float = 0.0, **dd: Any
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6, device=device, dtype=dtype)
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6, **dd)
         self.attn = attn
         self.drop_path1 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6, device=device, dtype=dtype)
-        self.mlp = Mlp(dim, hidden_dim, drop=proj_drop, device=device, dtype=dtype)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6, **dd)
+        self.mlp = Mlp(dim, hidden_dim, drop=proj_drop, **dd)
         self.drop_path2 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, x: Tensor, attn: Tensor | None = None) -> tuple[Tensor, Tensor | None]:

@@ -42,6 +42,7 @@ class TokenPool(nn.Module):
         num_prefix_tokens: P, tokens in front of the sequence that are not pooled.
         dilation: 0 to halve. Otherwise no token is dropped, and the weights meet tokens that are this many times as far
             apart, as they would if earlier poolings had halved: every second token each way is what halving gives.
+        dd: device and dtype.
     """
 
     def __init__(
@@ -55,11 +56,9 @@ class TokenPool(nn.Module):
         op: PoolOp = "max",
         num_prefix_tokens: int = 0,
         dilation: int = 0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **dd: Any,
     ) -> None:
         super().__init__()
-        dd: dict[str, Any] = {"device": device, "dtype": dtype}
         self.one_row = pooling == "1d"
         self.order = order
         self.op = op

@@ -17,14 +17,12 @@ from timm.layers import (
     trunc_normal_,
 )
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from psvit.arch.arch import ATTEND, SHARE, Arch, image_sides
+from psvit.arch.arch import Arch, image_sides
 from psvit.errors import UserError
-from psvit.models.attention import Attend, Block, Share, ShareProjections
-from psvit.models.pooling import Grid, TokenPool, tokens_to_map
+from psvit.models.pooling import Grid, tokens_to_map
+from psvit.models.stage import Stage, build_stages
 from psvit.models.stem import ConvStem, PatchEmbed, build_stem
-from psvit.models.windows import join_windows, split_windows
 
 GlobalPool = Literal["", "token", "avg", "max"]
 
@@ -43,7 +41,7 @@ def positions_for(grid: Grid, pos_embed: Tensor, native: Grid, num_prefix_tokens
     return resample_abs_pos_embed(pos_embed, list(grid), list(native), num_prefix_tokens)
 
 
-for function in (check_size, positions_for, split_windows, join_windows):
+for function in (check_size, positions_for):
     torch.fx.wrap(function.__name__)  # they branch on sizes: torch.fx keeps them whole
 
 
@@ -57,38 +55,6 @@ def init_layers(model: nn.Module, patch_embed: PatchEmbed | ConvStem) -> None:
         trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5 if convolved else 0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-
-
-class Stage(nn.Module):
-    """The layers between two poolings, behind the pooling that leads to them (none in the first stage).
-
-    With windows of at most `window` x `window` tokens, all its layers see only their window, as if each were an image
-    of its own (so drop path skips windows, not images); what lies in different windows meets in the poolings and in
-    later stages. Windows change no parameters.
-    """
-
-    def __init__(self, pool: TokenPool | None, blocks: Sequence[Block], window: int = 0) -> None:
-        super().__init__()
-        self.pool = pool
-        self.blocks = nn.ModuleList(blocks)
-        self.window = window
-        self.grad_checkpointing = False
-
-    def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
-        """(B, N, C) and its grid -> (B, N', C') and its grid."""
-        if self.pool is not None:
-            x, grid = self.pool(x, grid)
-        if self.window:
-            x = split_windows(x, grid, self.window)
-        attn: Tensor | None = None
-        for block in self.blocks:
-            if self.grad_checkpointing and not torch.jit.is_scripting():
-                x, attn = checkpoint(block, x, attn, use_reentrant=False)
-            else:
-                x, attn = block(x, attn)
-        if self.window:
-            x = join_windows(x, grid, self.window)
-        return x, grid
 
 
 class PSViT(nn.Module):
@@ -152,7 +118,7 @@ class PSViT(nn.Module):
         self.pos_embed = nn.Parameter(torch.empty(1, self.num_prefix_tokens + num_patches, dim, **dd))
         self.pos_drop = nn.Dropout(pos_drop_rate)
         self.stages = nn.ModuleList(
-            _build_stages(arch, self.output_stride, attn_drop_rate, proj_drop_rate, drop_path_rate, **dd)
+            build_stages(arch, self.output_stride, attn_drop_rate, proj_drop_rate, drop_path_rate, **dd)
         )
         self.feature_info = _feature_info(arch, self.output_stride)
         self.norm: nn.Module = nn.LayerNorm(self.num_features, eps=1e-6, **dd)
@@ -317,9 +283,8 @@ class PSViT(nn.Module):
                     f"{self.arch.stride}: build and train a network of that patch size"
                 )
             old = self.patch_embed.proj
-            embed = PatchEmbed(
-                patch_size, patch_size, self.in_chans, old.out_channels, old.weight.device, old.weight.dtype
-            )
+            dd = {"device": old.weight.device, "dtype": old.weight.dtype}
+            embed = PatchEmbed(patch_size, patch_size, self.in_chans, old.out_channels, **dd)
             weight = resample_patch_embed(old.weight, [patch_size, patch_size])
             embed.proj.load_state_dict({"weight": weight, "bias": old.bias})
             embed.requires_grad_(old.weight.requires_grad)
@@ -380,35 +345,3 @@ def _feature_info(arch: Arch, output_stride: int | None) -> list[dict[str, Any]]
         {"num_chs": width, "reduction": min(stride, output_stride or stride), "module": f"stages.{stage}"}
         for stage, (width, stride) in enumerate(zip(arch.widths, arch.strides, strict=True))
     ]
-
-
-def _build_stages(
-    arch: Arch, output_stride: int | None, attn_drop: float, proj_drop: float, drop_path_rate: float, **dd: Any
-) -> list[Stage]:
-    drop_paths = iter(torch.linspace(0, drop_path_rate, arch.depth, device="cpu").tolist())
-    stages: list[Stage] = []
-    before, dilation = 0, 0
-    for layers, dim, heads, hidden in zip(arch.stages, arch.widths, arch.num_heads, arch.hidden_widths, strict=True):
-        pool = None
-        if before:
-            if output_stride is not None and arch.strides[len(stages)] > output_stride:
-                dilation = 2 * dilation or 1
-            pool = TokenPool(
-                before, dim, arch.pooling, arch.pool_order, arch.pool_conv, arch.pool_kernel, arch.pool_op,
-                num_prefix_tokens=int(bool(arch.class_token)), dilation=dilation, **dd,
-            )  # fmt: skip
-        blocks = []
-        for kind, following in zip(layers, layers[1:] + ATTEND, strict=True):
-            drops = {"attn_drop": attn_drop, "proj_drop": proj_drop, **dd}
-            if kind == ATTEND:
-                hands_on = following == SHARE and arch.sharing == "map"
-                attends = Attend(dim, heads, arch.qkv_bias, map_is_shared=hands_on, **drops)
-                attn: nn.Module = attends
-            elif arch.sharing == "map":
-                attn = Share(dim, heads, arch.qkv_bias, **drops)
-            else:
-                attn = ShareProjections(attends, dim, heads, arch.qkv_bias, **drops)
-            blocks.append(Block(attn, dim, hidden, proj_drop, next(drop_paths), **dd))
-        stages.append(Stage(pool, blocks, arch.window(len(stages))))
-        before = dim
-    return stages

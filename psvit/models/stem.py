@@ -5,7 +5,8 @@ Legend: B batch, h x w grid of tokens, C image channels, C' width of the first s
 
 from __future__ import annotations
 
-import torch
+from typing import Any
+
 import torch.fx
 import torch.nn.functional as F
 from timm.layers import LayerNorm2d
@@ -31,19 +32,11 @@ class PatchEmbed(nn.Module):
     is smaller than the patch.
     """
 
-    def __init__(
-        self,
-        patch_size: int,
-        stride: int,
-        in_chans: int,
-        dim: int,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, patch_size: int, stride: int, in_chans: int, dim: int, **dd: Any) -> None:
         super().__init__()
         self.stride = stride
         overlap = (patch_size - stride) // 2
-        self.proj = nn.Conv2d(in_chans, dim, patch_size, stride, overlap, device=device, dtype=dtype)
+        self.proj = nn.Conv2d(in_chans, dim, patch_size, stride, overlap, **dd)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
         """Images (B, C, H, W) -> tokens (B, h w, C') and their grid (h, w)."""
@@ -67,29 +60,22 @@ class ConvStem(nn.Module):
         dim: width of the tokens.
     """
 
-    def __init__(
-        self,
-        stride: int,
-        in_chans: int,
-        dim: int,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, stride: int, in_chans: int, dim: int, **dd: Any) -> None:
         super().__init__()
         self.stride = stride
         first, *later = stem_channels(stride, dim)
         # named as the patches' convolution: timm adapts its weights to other numbers of image channels
-        self.proj = _halving(in_chans, first, device, dtype)
-        layers: list[nn.Module] = [LayerNorm2d(first, device=device, dtype=dtype), nn.GELU()]
+        self.proj = _halving(in_chans, first, **dd)
+        layers: list[nn.Module] = [LayerNorm2d(first, **dd), nn.GELU()]
         before = first
         for after in later:
             layers += [
-                _halving(before, after, device, dtype),
-                LayerNorm2d(after, device=device, dtype=dtype),
+                _halving(before, after, **dd),
+                LayerNorm2d(after, **dd),
                 nn.GELU(),
             ]
             before = after
-        self.convs = nn.Sequential(*layers, nn.Conv2d(dim, dim, 1, device=device, dtype=dtype))
+        self.convs = nn.Sequential(*layers, nn.Conv2d(dim, dim, 1, **dd))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
         """Images (B, C, H, W) -> tokens (B, h w, C') and their grid (h, w)."""
@@ -97,14 +83,12 @@ class ConvStem(nn.Module):
         return map_to_tokens(x).contiguous(), (x.shape[2], x.shape[3])
 
 
-def _halving(before: int, after: int, device: torch.device | str | None, dtype: torch.dtype | None) -> nn.Conv2d:
-    return nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False, device=device, dtype=dtype)
+def _halving(before: int, after: int, **dd: Any) -> nn.Conv2d:
+    return nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False, **dd)
 
 
-def build_stem(
-    arch: Arch, in_chans: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-) -> PatchEmbed | ConvStem:
+def build_stem(arch: Arch, in_chans: int, **dd: Any) -> PatchEmbed | ConvStem:
     """The stem that `arch` describes."""
     if arch.stem == "conv":
-        return ConvStem(arch.stride, in_chans, arch.widths[0], device, dtype)
-    return PatchEmbed(arch.patch_size, arch.stride, in_chans, arch.widths[0], device, dtype)
+        return ConvStem(arch.stride, in_chans, arch.widths[0], **dd)
+    return PatchEmbed(arch.patch_size, arch.stride, in_chans, arch.widths[0], **dd)

@@ -1,8 +1,9 @@
-"""The named variants, registered with timm, and the road from DeiT's parameter names to ours."""
+"""The named variants, registered with timm; weights of DeiT and of other image sizes."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from math import ceil
 from typing import Any
 
@@ -118,49 +119,16 @@ def create_psvit(variant: str, pretrained: bool = False, **kwargs: Any) -> nn.Mo
     return model
 
 
-@register_model
-def psvit_1d_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """PSViT-1D at the MACs of DeiT-Tiny."""
-    return create_psvit("psvit_1d_tiny", pretrained, **kwargs)
+def _entrypoint(variant: str) -> Callable[..., nn.Module]:
+    def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        return create_psvit(variant, pretrained, **kwargs)
+
+    build.__name__ = build.__qualname__ = variant
+    build.__doc__ = (
+        f"{VARIANTS.get(variant, f'Any {variant}')}; takes the fields of `Arch` and the arguments of `PSViT`."
+    )
+    return build
 
 
-@register_model
-def psvit_1d_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """PSViT-1D at the MACs of DeiT-Small."""
-    return create_psvit("psvit_1d_small", pretrained, **kwargs)
-
-
-@register_model
-def psvit_1d_base(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """PSViT-1D at the MACs of DeiT-Base."""
-    return create_psvit("psvit_1d_base", pretrained, **kwargs)
-
-
-@register_model
-def psvit_2d_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """PSViT-2D at the MACs of DeiT-Tiny."""
-    return create_psvit("psvit_2d_tiny", pretrained, **kwargs)
-
-
-@register_model
-def psvit_2d_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """PSViT-2D at the MACs of DeiT-Small."""
-    return create_psvit("psvit_2d_small", pretrained, **kwargs)
-
-
-@register_model
-def psvit_2d_base(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """PSViT-2D at the MACs of DeiT-Base."""
-    return create_psvit("psvit_2d_base", pretrained, **kwargs)
-
-
-@register_model
-def psvit_1d(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Any PSViT-1D: takes `genotype`, `widths` and the other fields of `Arch` (by default those of tiny)."""
-    return create_psvit("psvit_1d", pretrained, **kwargs)
-
-
-@register_model
-def psvit_2d(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Any PSViT-2D: takes `genotype`, `widths` and the other fields of `Arch` (by default those of tiny)."""
-    return create_psvit("psvit_2d", pretrained, **kwargs)
+for variant in default_cfgs:
+    globals()[variant] = register_model(_entrypoint(variant))
