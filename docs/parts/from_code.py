@@ -13,6 +13,12 @@ from psvit.arch.variants import VARIANTS
 from psvit.cli.show import diagram
 from psvit.report.tables import Table, to_markdown
 
+PLAIN = Arch("AAAAAAAAAA", widths=(192,), pooling="1d")
+"""The plain twin of `NETWORK`, as wide as DeiT-Tiny."""
+
+NETWORK = Arch("ASAS-ASSA-AS", widths=(192, 192, 192))
+"""The network of the concepts' page, before savings are reinvested."""
+
 
 def variants_table() -> str:
     """The named variants with their exact cost at 224 pixels and 1,000 classes."""
@@ -34,60 +40,27 @@ def show_diagram() -> str:
     return "\n".join(["```text", *(line[indent:] for line in lines), "```"])
 
 
-PLAIN = Arch("AAAAAAAAAA", widths=(192,), pooling="1d")
-"""The plain twin of `NETWORK`, as wide as DeiT-Tiny."""
-
-NETWORK = Arch("ASAS-ASSA-AS", widths=(192, 192, 192))
-"""The network of the concepts' page, before savings are reinvested."""
-
-
 def reinvested_table() -> str:
     """What the two mechanisms save at fixed widths, and which widths the savings buy."""
+    archs = {
+        "neither": PLAIN,
+        "sharing": replace(NETWORK, genotype="ASASASSAAS", widths=(192,)),
+        "pooling": replace(NETWORK, genotype="AAAA-AAAA-AA"),
+        "both": NETWORK,
+    }
     lines, target = [], cost.macs(PLAIN)
-    for name, genotype in (
-        ("neither", PLAIN.genotype),
-        ("sharing", "ASASASSAAS"),
-        ("pooling", "AAAA-AAAA-AA"),
-        ("both", NETWORK.genotype),
-    ):
-        arch = (
-            PLAIN
-            if name == "neither"
-            else replace(NETWORK, genotype=genotype, widths=(192,) * len(genotype.split("-")))
-        )
-        wide = replace(arch, widths=(192, 256, 384)[: len(arch.widths)])
-        wide = cost.scale_to(wide, target)
-        saved = f"{cost.macs(arch) / 1e9:.2f}", f"{cost.macs(arch) / target:.2f}", f"{cost.params(arch) / 1e6:.1f}"
+    for name, arch in archs.items():
+        wide = cost.scale_to(replace(arch, widths=(192, 256, 384)[: len(arch.widths)]), target)
+        saved = f"{cost.macs(arch) / 1e9:.2f}", f"{cost.params(arch) / 1e6:.1f}"
         bought = "-".join(map(str, wide.widths)), f"{cost.macs(wide) / 1e9:.2f}", f"{cost.params(wide) / 1e6:.1f}"
-        lines.append((name, f"`{genotype}`", *saved, *bought))
-    headings = (
-        "", "genotype", "G MACs, 192 wide", "of neither's", "M params", "then widened to", "G MACs", "M params",
-    )  # fmt: skip
+        lines.append((name, f"`{arch.genotype}`", *saved, *bought))
+    headings = ("", "genotype", "G MACs, 192 wide", "M params", "then widened to", "G MACs", "M params")
     return to_markdown(Table(headings, lines, 2))
-
-
-def strides_table() -> str:
-    """Parameters of genotypes at DeiT's MACs, by the stride of the patches; those chosen are bold."""
-    lines = []
-    for name, of in (
-        ("psvit_2d_small", 4.61e9),
-        ("psvit_2d_base", 17.58e9),
-        ("psvit_1d_small", 4.61e9),
-        ("psvit_1d_base", 17.58e9),
-    ):
-        cells = []
-        for stride in (16, 12, 8):
-            arch = VARIANTS[name]
-            params = cost.params(arch if stride == arch.stride else cost.scale_to(replace(arch, stride=stride), of))
-            cells.append(f"**{params / 1e6:.1f}**" if stride == arch.stride else f"{params / 1e6:.1f}")
-        lines.append((f"`{name}`", *cells))
-    return to_markdown(Table(("genotype of", "stride 16", "stride 12", "stride 8"), lines, 1))
 
 
 FROM_CODE: dict[str, Callable[[], str]] = {
     "variants": variants_table,
     "diagram": show_diagram,
     "reinvested": reinvested_table,
-    "strides": strides_table,
 }
 """Parts of pages by their names."""

@@ -1,0 +1,275 @@
+"""Files of docs/results -> tables in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from psvit.analysis.analysis_page import layer_table
+from psvit.arch.arch import Arch
+from psvit.pipeline.compare import standard_error
+from psvit.report.tables import Table, to_markdown
+from psvit.studies.plan import slug
+from psvit.studies.tables import claims_table, group_note, group_table, made_on, mean
+
+Data = Mapping[str, Any]
+
+
+def table_of(data: Data, part: str = "") -> str:
+    """The table of a file, or of a part of it.
+
+    Raises:
+        ValueError: a file of an unknown kind, or no such part.
+    """
+    if "study" in data:
+        return study(data, part)
+    if part:
+        raise ValueError("only studies have parts")
+    for key, render in KINDS.items():
+        if key in data:
+            return render(data)
+    raise ValueError("the file comes neither from psvit run, benchmark, study or analyze nor from benchmarks/")
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int, note: str) -> str:
+    """A table whose first `left` columns are aligned to the left, and a note below it."""
+    return f"{to_markdown(Table(headings, rows, left))}\n\n{note}"
+
+
+def study(data: Data, part: str) -> str:
+    """The part ``claims`` of a study, ``groups`` (every network in one table), or one group by the slug of its name."""
+    groups = {slug(group["name"]): group for group in data["groups"]}
+    if part == "claims":
+        table = claims_table(data)
+        return _table(table.headings[:4], [row[:4] for row in table.rows], table.left, made_on(data))
+    if part == "groups":
+        headings = "group", "", "network", "M MACs", "M params", f"{data['reads']} %, mean"
+        rows = [_network(group, row) for group in data["groups"] for row in group["rows"]]
+        notes = dict.fromkeys(group_note(group, data).partition(" ms:")[0] for group in data["groups"])
+        return _table(headings, rows, 3, "\n".join(notes))
+    if part not in groups:
+        raise ValueError(f"there is no such part: {', '.join(['claims', 'groups', *groups])}")
+    note = f"{group_note(groups[part], data)} ±: 95 % confidence interval of the mean over seeds."
+    return f"{to_markdown(group_table(groups[part], data['reads']))}\n\n{note}"
+
+
+def _network(group: Data, row: Data) -> tuple[str, ...]:
+    cost = f"{row['macs'] / 1e6:.2f}", f"{row['params'] / 1e6:.3f}"
+    name = group["name"] if row is group["rows"][0] else ""
+    return name, row["label"], f"`{row['network']}`", *cost, mean(row)
+
+
+def analysis(data: Data) -> str:
+    """An analysis: how alike maps and tokens are, what sharing and pooling would cost, and its verdict in words."""
+    headings, rows = layer_table(data)
+    columns = [
+        n
+        for n, name in enumerate(headings)
+        if name in ("layer", "tokens", "map corr", "to share", "neighbours", "to pool")
+    ]
+    rows = [[row[column] for column in columns] for row in rows]
+    images = data["data"]
+    note = (
+        f"`{data['network']}`, {data['weights']} weights, top-1 {data['top1']:.1f} %, on {images['images']} validation "
+        f"images of {images['name']}. map corr: correlation with the map of the layer before; neighbours: mean cosine "
+        "of neighbouring tokens; to share, to pool: change of the loss in nats ± standard error, without training."
+    )
+    verdict = "\n".join(f"- {line}" for line in data["verdict"])
+    return f"{_table([headings[column] for column in columns], rows, 1, note)}\n\n{verdict}"
+
+
+def comparison(data: Data) -> str:
+    """Results of ``psvit run``: accuracy and cost of each network, and how they were trained."""
+    lines = []
+    for row in data["rows"]:
+        validation = "" if row["validation_top1"] is None else f"{row['validation_top1']:.2f}"
+        test = f"{row['top1']:.2f} ± {standard_error(row['top1'], row['images']):.2f}"
+        cost = f"{row['macs'] / 1e6:.2f}", f"{row['params'] / 1e6:.3f}"
+        lines.append((row["name"], f"`{row['network']}`", *cost, validation, test, f"{row['error_ratio']:.2f}"))
+    headings = "name", "network", "M MACs", "M params", "validation %", "test %", "error / first"
+    recipe = data["config"]["recipe"]
+    note = (
+        f"{data['data']}, {data['rows'][0]['images']:,} test images; {recipe['epochs']} epochs, batch "
+        f"{recipe['batch_size'] * recipe['accumulate']}, seed {data['config']['data']['seed']}, one run each. "
+        "±: standard error by the number of test images; another seed adds to it."
+    )
+    return _table(headings, lines, 2, note)
+
+
+def benchmark(data: Data) -> str:
+    """A report of ``psvit benchmark``: speed beside cost, and on what it was measured."""
+    lines = []
+    for row in data["rows"]:
+        cost = f"{row['parameters'] / 1e6:.2f}", f"{row['macs'] / 1e9:.2f}"
+        speed = [
+            f"{spread['median']:{form}} [{spread['low']:{form}}, {spread['high']:{form}}]"
+            for spread, form in ((row["speed"]["images_per_second"], ".4g"), (row["speed"]["ratio"], ".2f"))
+        ]
+        lines.append((row["model"], row["dtype"], *cost, *speed, f"{row['peak_fraction']:.0%}"))
+    headings = "model", "dtype", "M params", "G MACs", "images/s", "× first", "of peak"
+    config, machine = data["config"], data["machine"]
+    note = (
+        f"Inference, batch {config['batch_size']}; {machine['device_name'] or machine['cpu']}, {machine['threads']} "
+        f"threads, torch {machine['torch']}; median [quartiles] of {config['rounds']} interleaved rounds. × first: "
+        "images/s over the first model's. Of peak: MACs per second over this machine's fastest matrix product."
+    )
+    return _table(headings, lines, 2, note)
+
+
+def ranking(data: Data) -> str:
+    """How supernets rank members, beside the ceiling of seed noise (benchmarks/ranking.py report)."""
+    lines, groups = [], data["groups"]
+    for row in data["supernets"]:
+        options = row["options"]
+        how = f"{options['entangle']}, {options['sampling']}, {options['draws']} a step"
+        how += ", sandwich" * options["sandwich"] + ", distilled" * options["distill"]
+        lines.append((how, str(row["epochs"]), *(f"{row[f'tau_loss_{group}']:.2f}" for group in groups)))
+    lines.append(("one seed alone against the other", "", *(f"{data['ceiling'][group]:.2f}" for group in groups)))
+    note = (
+        f"Kendall's tau between the supernet's loss and the mean validation top-1 of {len(data['alone'])} trainings "
+        "alone; in brackets how many members. Drawn: evenly from the feasible set; pooled: of two or three stages. "
+        f"Standard deviation between seeds: {data['seed_noise']:.2f} points."
+    )
+    return _table(("supernet", "epochs", *(f"{name} ({count})" for name, count in groups.items())), lines, 1, note)
+
+
+def worth(data: Data) -> str:
+    """The searched network beside drawn members and the default one (benchmarks/ranking.py worth)."""
+    lines = []
+    for row in data["rows"]:
+        top1 = " ".join(f"{value:.2f}" for value in row["top1"])
+        network, macs = f"`{Arch.from_dict(row['arch'])}`", f"{row['macs'] / 1e6:.2f}"
+        lines.append((row["name"], network, macs, top1, f"{row['mean']:.2f}", f"{row['fresh']:.2f}"))
+    lines.append(("ten drawn members, mean", "", "", "", f"{data['drawn_mean']:.2f}", ""))
+    seconds = data["train_seconds"] + data["score_seconds"]
+    note = (
+        "Validation top-1, trained alone. The best drawn one was chosen by seeds 1 and 2; 3 and 4 are fresh for all. "
+        f"Standard deviation between seeds: {data['seed_noise_of_rows']:.2f} points over these three. The search took "
+        f"as long as {seconds / data['alone_seconds']:.1f} trainings."
+    )
+    headings = "network", "", "M MACs", "top-1 % with seeds 1 to 4", "mean", "seeds 3 and 4"
+    return _table(headings, lines, 2, note)
+
+
+def scoring(data: Data) -> str:
+    """The tree against members alone (benchmarks/scoring.py)."""
+    lines = [
+        ("on the tree", f"{data['tree_layers']:,}", f"{data['tree_seconds']:.0f}"),
+        ("alone", f"{data['alone_layers']:,}", f"{data['alone_seconds']:.0f}"),
+        ("ratio", f"{data['alone_layers'] / data['tree_layers']:.2f}", f"{data['times_faster']:.2f}"),
+    ]
+    note = (
+        f"{data['members']:,} members on {data['images']} images. Alone: {data['sample']} members, scaled up to all; "
+        f"{data['equal']} of {data['compared']} had the same score, bitwise."
+    )
+    return _table(("scoring", "layers", "seconds"), lines, 1, note)
+
+
+def latency(data: Data) -> str:
+    """Searches within budgets of latency, and what their networks took (benchmarks/latency.py)."""
+    lines = []
+    for row in data["searches"]:
+        times = (f"{row[f'{what}_ms']:.2f}" for what in ("predicted", "measured", "again"))
+        fit = f"{row['table']['kendall']:.2f}", f"{row['table']['median_error']:.1%}"
+        network = f"`{row['genotype']} {'-'.join(map(str, row['widths']))}`"
+        lines.append((f"{row['budget_ms']:g}", network, *times, f"{row['over']:+.1%}", *fit))
+    headings = "budget ms", "network found", "predicted ms", "measured ms", "once more", "over", "tau", "median error"
+    note = (
+        f"Batch {data['config']['latency_batch']}, {data['config']['latency_dtype']}, {data['machine']['threads']} "
+        "threads, digits. Once more: after all searches. Tau, median error: of the table of parts, on other networks."
+    )
+    return _table(headings, lines, 2, note)
+
+
+def interrupted(data: Data) -> str:
+    """A command killed again and again, or its disk filled (benchmarks/kills.py)."""
+    kind, rows = ("times killed", data["killed"]) if "killed" in data else ("times full", data["full"])
+    lines = [
+        (f"`{row['command'].partition(' --')[0]}`{', evolution' * ('evolution' in row['command'])}", str(row["kills"]),
+         ", ".join(row["differing"]) or "nothing") for row in rows
+    ]  # fmt: skip
+    return to_markdown(Table(("command", kind, "differs from the uninterrupted"), lines, 1))
+
+
+def dense(data: Data) -> str:
+    """Several backbones under one detector or segmenter, and which is ahead (benchmarks/dense.py)."""
+    task, config = data["task"], data["config"]
+    names, (whole, including) = task["figures"], task["whole"]
+    lines = []
+    for row in data["summary"]:
+        halves = {name: "" if row[f"{name}_half"] is None else f" ± {row[f'{name}_half']:.2f}" for name in names}
+        cost = f"{row['macs'] / 1e6:.1f}", f"{row['backbone_params'] / 1e6:.2f}", f"{row[whole] / 1e6:.0f}"
+        lines.append((row["title"], *cost, *(f"{row[name]:.2f}{half}" for name, half in halves.items())))
+    note = (
+        f"{task['title']} on digits-scenes, {config['scenes']:,} scenes, {config['epochs']} epochs from scratch, alike "
+        f"for all; {data['rows'][0]['images']} {config['split']} scenes. M MACs: of one scene, the backbone alone and "
+        f'"{including}". ±: 95 % confidence interval of the mean over seeds.'
+    )
+    found = _table(("backbone", "M MACs", "M params", including, *names.values()), lines, 1, note)
+    return f"{found}\n\n{_ahead(data, names)}" if data["comparisons"] else found
+
+
+def _ahead(data: Data, names: Mapping[str, str]) -> str:
+    *_, last = names
+    lines = []
+    for row in data["comparisons"]:
+        spans = [f"{row[name]['delta']:+.2f} [{row[name]['low']:+.2f}, {row[name]['high']:+.2f}]" for name in names]
+        lines.append((row["name"], *spans, f"**{row[last]['verdict']}**"))
+    titles = [title.removesuffix(", %") for title in names.values()]
+    headings = "comparison", *(f"{title}, points [95 %]" for title in titles), titles[-1]
+    return to_markdown(Table(headings, lines, 1))
+
+
+def memory(data: Data) -> str:
+    """Peak memory of a detector's forward and backward pass over one large image (benchmarks/memory.py)."""
+    kinds = [(precision, checkpointing) for precision in ("float32", "bfloat16") for checkpointing in (False, True)]
+    found: dict[tuple[str, str], dict[tuple[str, bool], str]] = {}
+    for case in data["cases"]:
+        peak = f"over {case['over_gb']:.0f}" if case.get("peak_gb") is None else f"{case['peak_gb']:.1f}"
+        row = found.setdefault((case["model"], " ".join(map(str, case["windows"])) or "none"), {})
+        row[case["precision"], case["checkpointing"]] = peak
+    lines = [(f"`{name}`", windows, *(row.get(kind, "") for kind in kinds)) for (name, windows), row in found.items()]
+    headings = "backbone", "windows", *(f"{precision}{', checkpointing' * again}" for precision, again in kinds)
+    height, width = data["image"]
+    note = (
+        f"Peak GB of {data['detector']}, forward and backward of one image of {height} x {width} pixels on a CPU, "
+        "torch and weights included. Over: stopped there, or not begun because an estimate said so."
+    )
+    return _table(headings, lines, 2, note)
+
+
+def exports(data: Data) -> str:
+    """Exported files beside the network in torch: size, difference, accuracy, speed (benchmarks/export.py)."""
+    lines = []
+    for found in data["exports"]:
+        name = f"`{found['network']}`, " + ("28 px, trained" if found["trained"] else "224 px")
+        for file, over in (("float32", "torch"), ("int8", "float32")):
+            timings = [one for one in found["timings"] if one["name"] == file]
+            faster = "; ".join(f"{one['batch_size']}: {one['speed_over'][over][1]:.2f}" for one in timings)
+            top1 = (found.get("top1") or {}).get(file)
+            size, largest = f"{found['bytes'][file] / 1e6:.2f}", f"{found['largest_difference'][file]:.0e}"
+            lines.append((name, file, size, largest, f"{top1:.2f}" if top1 is not None else "", f"{over}, {faster}"))
+    machine = data["machine"]
+    note = (
+        f"ONNX Runtime {machine['onnxruntime']} beside torch {machine['torch'].partition('+')[0]} in eager mode, "
+        f"{data['config']['threads']} thread, {machine['cpu']}; medians of {data['config']['rounds']} rounds."
+    )
+    headings = "network", "file", "MB", "largest difference", "test top-1 %", "times as fast as, by batch size"
+    return _table(headings, lines, 2, note)
+
+
+KINDS: dict[str, Callable[[Data], str]] = {
+    "maps": analysis,
+    "peaks": benchmark,
+    "supernets": ranking,
+    "drawn_mean": worth,
+    "tree_layers": scoring,
+    "searches": latency,
+    "killed": interrupted,
+    "full": interrupted,
+    "comparisons": dense,
+    "cases": memory,
+    "exports": exports,
+    "data": comparison,
+}
+"""A key that tells what wrote a file, the special ones first, and the table of such a file."""
