@@ -1,4 +1,4 @@
-"""Pages and results made up for the builder."""
+"""The pages, their builder, and pages made up for it."""
 
 import importlib.util
 from pathlib import Path
@@ -22,7 +22,3 @@ build = _load_build()
 
 def block(name: str, inside: str = "stale") -> str:
     return f"<!-- results:{name} -->\n{inside}\n<!-- /results:{name} -->\n"
-
-
-def value(path: str, inside: str = "?") -> str:
-    return f"<!-- value:{path} -->{inside}<!-- /value -->"
