@@ -110,10 +110,10 @@ def _shown(entry: Data, data: Data) -> Any:
 
 def of_code() -> Iterator[Figure]:
     """The figures that need no measurement: a network, tokens of each layer, MACs of the parts."""
-    arch = Arch("ASAS-ASSA-AS")
-    shows = [arch.to_dict(), Path(picture.__file__).read_text(encoding="utf-8")]
+    example = Arch("ASAS-ASSA-AS")
+    shows = [example.to_dict(), Path(picture.__file__).read_text(encoding="utf-8")]
     words = "ASAS-ASSA-AS: image, patches, three stages of layers with token pooling between them, head"
-    yield Figure("network", shows, words, lambda: svg(picture.diagram(arch, 224)))
+    yield Figure("network", shows, words, lambda: svg(picture.diagram(example, 224)))
 
     lines = {
         ("plain: " if arch is PLAIN else "") + f"{arch.genotype}, {arch.pooling.upper()}": [
