@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from psvit.config import Count, Fraction, Whole
 from psvit.data.objects.objects_config import DenseAugment, DenseDataConfig
-from psvit.engine.train_config import LearnConfig, Schedule
+from psvit.engine.train_config import LearnConfig, Schedule, Step
 
 SMALL = 128
 """Scenes of at most this side are small: their networks are too, and a detector does not resize them."""
@@ -20,13 +21,13 @@ def is_small(img_size: tuple[int, int] | None) -> bool:
 class DenseRecipe(Schedule):
     """How the weights are learned."""
 
-    epochs: int = 12
-    batch_size: int = 8
-    base_lr: float = 0.128
-    warmup_epochs: int = 1
-    clip_grad: float | None = 1.0
-    drop_path: float = 0.05
-    ema_decay: float = 0.0
+    epochs: Count = 12
+    batch_size: Count = 8
+    base_lr: Step = 0.128
+    warmup_epochs: Whole = 1
+    clip_grad: Step | None = 1.0
+    drop_path: Fraction = 0.05
+    ema_decay: Fraction = 0.0
     augment: DenseAugment = field(default_factory=DenseAugment)
 
 
