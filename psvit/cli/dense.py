@@ -1,110 +1,163 @@
-"""What ``psvit detect`` and ``psvit segment`` have in common: three actions, and their flags."""
+"""What ``psvit detect`` and ``psvit segment`` have in common: to train, evaluate and predict by the same flags."""
 
 from __future__ import annotations
 
+import json
 import sys
-from argparse import Namespace
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from psvit.cli.evaluate import add_evaluation_flags, prints, trained_on_line
-from psvit.cli.flags import Flags, SplitFlags, config_from
-from psvit.cli.predict import add_prediction_flags
+from psvit.cli.evaluate import add_evaluation_flags, print_split, print_unreadable, prints
+from psvit.cli.flags import Flags, SplitFlags, config_from, with_recipe
+from psvit.cli.predict import add_prediction_flags, find_images, readable
 from psvit.data.objects.objects_config import DenseDataConfig
-from psvit.engine.train_config import Machine
+from psvit.engine.train_config import Machine, RunConfig
 from psvit.errors import UserError
+from psvit.tasks.dense.dense_config import RECIPES, DenseConfig
 
 if TYPE_CHECKING:
     from psvit.tasks.dense.dense_task import DenseTask
 
-T = TypeVar("T")
 
+class DenseCommand(ABC):
+    """A command with the actions train, evaluate and predict."""
 
-def run_action(
-    command: str, text: str, actions: Mapping[str, Callable[[Sequence[str]], int]], arguments: Sequence[str]
-) -> int:
-    """Run the action that the first argument names, or print the help.
+    name: ClassVar[str]
+    help: ClassVar[Mapping[str, str]]
+    """Of each action, and of the command itself by its name."""
+    data: ClassVar[DenseDataConfig]
+    config: ClassVar[type[DenseConfig]]
+    output: ClassVar[str]
+    """What --output of the action predict is, in words."""
 
-    Args:
-        command: detect or segment.
-        text: its help.
-        actions: train, evaluate and predict.
-        arguments: of the command line.
+    head_flags: ClassVar[Mapping[str, tuple[str, str, Any, Any]]] = {}
+    """What predict may change of the head: settings, with their flag, its text, annotation and default."""
 
-    Raises:
-        UserError: there is no such action.
-    """
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(text)
+    @abstractmethod
+    def task(self) -> type[DenseTask]:
+        """The task, imported when it is needed."""
+
+    @abstractmethod
+    def per_class(self, metrics: Any) -> dict[str, Any]:
+        """The metrics of single classes, for JSON."""
+
+    @abstractmethod
+    def print_metrics(self, metrics: Any) -> None:
+        """Print the metrics as a table."""
+
+    @abstractmethod
+    def plain(self, found: Any) -> dict[str, Any]:
+        """What was found in an image, for JSON."""
+
+    @abstractmethod
+    def summary(self, found: Any) -> str:
+        """What was found in an image, in words."""
+
+    @abstractmethod
+    def drawing(self, folder: Path, paths: Sequence[Path], overwrite: bool) -> tuple[Callable[[Path, Any], None], str]:
+        """What draws a finding into the folder, by the image's path, and the line that says where."""
+
+    def run(self, arguments: Sequence[str]) -> int:
+        """Run the action that the first argument names, or print the help.
+
+        Raises:
+            UserError: there is no such action, or it refuses its arguments.
+        """
+        actions = {"train": self.train, "evaluate": self.evaluate, "predict": self.predict}
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print(self.help[self.name])
+        elif arguments[0] not in actions:
+            raise UserError(f"psvit {self.name} does not know {arguments[0]!r}: give train, evaluate or predict")
+        else:
+            actions[arguments[0]](arguments[1:])
         return 0
-    if arguments[0] not in actions:
-        raise UserError(f"psvit {command} does not know {arguments[0]!r}: give train, evaluate or predict")
-    return actions[arguments[0]](arguments[1:])
 
+    def train(self, arguments: Sequence[str]) -> None:
+        """Parse the flags and train."""
+        run = RunConfig(output=f"runs/{self.name}")
+        config = with_recipe(
+            f"{self.name} train", self.help["train"], lambda recipe: self.config(recipe=recipe, run=run), arguments,
+            RECIPES, ("data_dir", "class_folders"),
+        )  # fmt: skip
 
-def evaluation_flags(command: str, description: str, data: DenseDataConfig) -> Flags:
-    """The flags of the action evaluate; `data` holds the defaults of the data's."""
-    apart = ("data_dir", "limit", "class_folders", "accept_changes")
-    flags = Flags(f"{command} evaluate CHECKPOINT", description, SplitFlags(), data, Machine(), apart=apart)
-    return add_evaluation_flags(flags, f"checkpoint folder, for example runs/{command}/best", batch_size=8)
+        from psvit.engine.hardware import keep_freed_memory
 
+        keep_freed_memory()
+        from psvit.tasks.dense.dense_training import train_dense
 
-def prediction_flags(command: str, description: str, output: str) -> Flags:
-    """The flags of the action predict; `output` says what is written into that folder."""
-    flags = Flags(f"{command} predict CHECKPOINT IMAGE [IMAGE ...]", description, Machine())
-    add_prediction_flags(flags, f"checkpoint folder, for example runs/{command}/best")
-    flags.add("--output", output)
-    flags.add("--overwrite", "replace files in that folder", bool, False)
-    return flags
+        train_dense(self.task(), config)
 
+    def _evaluation_flags(self, data: DenseDataConfig) -> Flags:
+        apart = ("data_dir", "limit", "class_folders", "accept_changes")
+        defaults = SplitFlags(), data, Machine()
+        flags = Flags(f"{self.name} evaluate CHECKPOINT", self.help["evaluate"], *defaults, apart=apart)
+        return add_evaluation_flags(flags, f"checkpoint folder, for example runs/{self.name}/best", batch_size=8)
 
-@dataclass(frozen=True)
-class Evaluated(Generic[T]):
-    """What an evaluation came to.
+    def evaluate(self, arguments: Sequence[str]) -> None:
+        """Parse the flags, evaluate and print."""
+        values = self._evaluation_flags(self.data).parse(arguments)
 
-    Args:
-        figures: of the checkpoint.
-        origin: of a folder, where the split comes from, in words.
-        trained_on: of a folder, how many of its images the network was trained on; None: not known.
-    """
+        from psvit.engine.hardware import keep_freed_memory
 
-    figures: T
-    origin: str | None = None
-    trained_on: int | None = None
+        keep_freed_memory()
+        from psvit.engine.checkpoints import read_metrics
+        from psvit.engine.trained_on import check_cut, known_images, trained_on
+        from psvit.tasks.dense.dense_checkpoints import as_trained, evaluate_dense
 
-    def told(self) -> dict[str, int | None]:
-        """What JSON says of the images."""
-        return {"trained_on": self.trained_on} if self.origin is not None else {}
+        checkpoint = values.checkpoint
+        data = as_trained(checkpoint, self.data)
+        values = self._evaluation_flags(data).parse(arguments)  # again: the default of --scenes is known now
+        saved = read_metrics(checkpoint)
+        trained = trained_on(saved)
+        data = config_from(values, data, **config_from(values, SplitFlags()).filled(trained))
+        if values.split == "validation" and trained is not None:
+            check_cut(checkpoint, trained, data)
+        machine = config_from(values, Machine())
+        metrics, opened = evaluate_dense(self.task(), checkpoint, data, machine, values.split, values.batch_size)
+        if not prints():
+            return
+        for note in opened.notes:
+            print(note, file=sys.stderr)
+        known = {}
+        if opened.files is not None:
+            known["trained_on"] = opened.files.trained_on(values.split, known_images(checkpoint, saved))
+        if values.json:
+            told = {**metrics.to_dict(), **self.per_class(metrics), "unreadable": list(metrics.unreadable), **known}
+            print(json.dumps(told, ensure_ascii=False))
+            return
+        origin = opened.files.origins[values.split] if opened.files is not None else None
+        print_split(data.data, values.split, metrics.images, origin, known.get("trained_on"))
+        self.print_metrics(metrics)
+        print_unreadable(metrics.unreadable)
 
-    def heading(self, values: Namespace, images: int) -> str:
-        """The first lines of the table."""
-        origin = f" ({self.origin})" if self.origin is not None else ""
-        known = f"\n{trained_on_line(self.trained_on, values.split)}" if self.origin is not None else ""
-        return f"{values.data}, {values.split} split{origin}, {images} images{known}"
+    def predict(self, arguments: Sequence[str]) -> None:
+        """Parse the flags, print one line an image, and draw what was found."""
+        flags = Flags(f"{self.name} predict CHECKPOINT IMAGE [IMAGE ...]", self.help["predict"], Machine())
+        add_prediction_flags(flags, f"checkpoint folder, for example runs/{self.name}/best")
+        flags.add("--output", self.output)
+        flags.add("--overwrite", "replace files in that folder", bool, False)
+        for flag in self.head_flags.values():
+            flags.add(*flag)
+        values = flags.parse(arguments)
+        paths = find_images(values.images)
 
+        from psvit.engine.hardware import keep_freed_memory
 
-def evaluated(task_type: type[DenseTask], values: Namespace, data: DenseDataConfig) -> Evaluated[Any]:
-    """The metrics of a checkpoint, by the flags of `evaluation_flags`; notes on the data go to stderr.
+        keep_freed_memory()
+        from psvit.tasks.dense.dense_checkpoints import predict_dense
 
-    Raises:
-        UserError: as `evaluate_dense`; or the validation split is another than the training's, which may have
-            learned it.
-    """
-    from psvit.engine.checkpoints import read_metrics
-    from psvit.engine.trained_on import check_cut, known_images, trained_on
-    from psvit.tasks.dense.dense_checkpoints import evaluate_dense
-
-    metrics = read_metrics(values.checkpoint)
-    trained = trained_on(metrics)
-    split, machine = config_from(values, SplitFlags()), config_from(values, Machine())
-    given = config_from(values, data, **split.filled(trained))
-    if values.split == "validation" and trained is not None:
-        check_cut(values.checkpoint, trained, given)
-    figures, opened = evaluate_dense(task_type, values.checkpoint, given, machine, values.split, values.batch_size)
-    for note in opened.notes if prints() else ():
-        print(note, file=sys.stderr)
-    if opened.files is None:
-        return Evaluated(figures)
-    known = known_images(values.checkpoint, metrics)
-    return Evaluated(figures, opened.files.origins[values.split], opened.files.trained_on(values.split, known))
+        draw, where = self.drawing(Path(values.output), paths, values.overwrite) if values.output else (None, "")
+        machine = config_from(values, Machine())
+        head = {name: getattr(values, flag.lstrip("-")) for name, (flag, *_) in self.head_flags.items()}
+        predictions = predict_dense(self.task(), values.checkpoint, paths, machine, **head)
+        for path, found in readable(paths, predictions):
+            if values.json:
+                print(json.dumps({"image": found.image, **self.plain(found)}, ensure_ascii=False))
+            else:
+                print(f"{found.image}  {self.summary(found)}")
+            if draw is not None:
+                draw(path, found)
+        if where:
+            print(where, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""``psvit evaluate``: the figures of a checkpoint."""
+"""``psvit evaluate``: the metrics of a checkpoint."""
 
 from __future__ import annotations
 
@@ -50,25 +50,27 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     for note in opened.notes:
         print(f"note      {note}", file=sys.stderr)
-    origin = f" ({opened.files.origins[values.split]})" if opened.files is not None else ""
-    print(f"{data.data}, {values.split} split{origin}, {metrics.count} images")
-    if opened.files is not None:
-        print(trained_on_line(metrics.trained_on, values.split))
+    origin = opened.files.origins[values.split] if opened.files is not None else None
+    print_split(data.data, values.split, metrics.count, origin, metrics.trained_on)
     print(f"top-1 {metrics.top1:.2f} %   top-5 {metrics.top5:.2f} %   loss {metrics.loss:.4f}\n")
     width = max(map(len, classes))
     for (name, accuracy), images in zip(per_class.items(), metrics.images, strict=True):
         print(f"  {name:<{width}}  " + (f"{accuracy:6.2f} % of {images}" if accuracy is not None else "   no images"))
-    report_unreadable(metrics.unreadable)
+    print_unreadable(metrics.unreadable)
     return 0
 
 
-def trained_on_line(count: int | None, split: str) -> str:
-    """What is told of images that the network knows from its training."""
-    if count is None:
-        return "whether the network was trained on some of them is not known: no images.csv of its run lies beside it"
-    if split == "train" or not count:
-        return f"the network was trained on {count} of them"
-    return f"the network was TRAINED ON {count} of them (equal bytes): these figures are too high"
+def print_split(data: str, split: str, images: int, origin: str | None, trained_on: int | None) -> None:
+    """Print which images were evaluated, and of a folder's (which have an origin) how many the network knows."""
+    print(f"{data}, {split} split{f' ({origin})' if origin is not None else ''}, {images} images")
+    if origin is None:
+        return
+    if trained_on is None:
+        print("whether the network was trained on some of them is not known: no images.csv of its run lies beside it")
+    elif split == "train" or not trained_on:
+        print(f"the network was trained on {trained_on} of them")
+    else:
+        print(f"the network was TRAINED ON {trained_on} of them (equal bytes): these metrics are too high")
 
 
 def prints() -> bool:
@@ -94,7 +96,7 @@ def add_evaluation_flags(flags: Flags, checkpoint: str, batch_size: int | None, 
     return flags
 
 
-def report_unreadable(names: Sequence[str]) -> None:
+def print_unreadable(names: Sequence[str]) -> None:
     """Say on stderr which images were left out."""
     if names:
         print(f"skipped {len(names)} unreadable images: {', '.join(names[:3])}", file=sys.stderr)

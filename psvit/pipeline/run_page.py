@@ -1,4 +1,4 @@
-"""What a run came to -> its page, ``report.html``. No torch here."""
+"""What a run came to -> its page, ``report.html``."""
 
 from __future__ import annotations
 
