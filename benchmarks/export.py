@@ -22,7 +22,8 @@ import torch
 from psvit import VARIANTS, Arch
 from psvit.data.data_config import DataConfig
 from psvit.engine.checkpoints import read_config, save_checkpoint
-from psvit.engine.hardware import keep_freed_memory, machine_info
+from psvit.engine.hardware import machine_info
+from psvit.engine.memory import keep_freed_memory
 from psvit.export.export import Exported, export
 from psvit.export.export_config import ExportConfig
 from psvit.files import write_json

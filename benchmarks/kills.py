@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from psvit.cli import main as command
-from psvit.engine.hardware import keep_freed_memory
+from psvit.engine.memory import keep_freed_memory
 from psvit.files import write_json
 
 FREE = {"output", "resume", "overwrite", "results", "checkpoint", "images_per_second", "threads"}

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from psvit.engine.hardware import keep_freed_memory, machine_info
+from psvit.engine.hardware import machine_info
+from psvit.engine.memory import keep_freed_memory
 from psvit.engine.train_config import light
 from psvit.files import write_json
 from psvit.latency.benchmark_config import LatencyConfig

@@ -130,7 +130,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from psvit.arch.model_config import ModelConfig
-    from psvit.engine.hardware import keep_freed_memory
+    from psvit.engine.memory import keep_freed_memory
     from psvit.models.attention import attention_for_training
     from psvit.tasks.dense.backbone import open_features
     from psvit.tasks.detection.detector_config import DetectorConfig

@@ -26,7 +26,7 @@ from psvit.arch.arch import Arch
 from psvit.arch.variants import default_arch
 from psvit.data.data_config import DataConfig
 from psvit.data.datasets import open_data
-from psvit.engine.hardware import keep_freed_memory
+from psvit.engine.memory import keep_freed_memory
 from psvit.engine.train_config import Machine, Recipe, RunConfig, TrainConfig, light
 from psvit.files import write_json
 from psvit.search.budget import Budget

@@ -20,7 +20,8 @@ from accelerate import Accelerator
 from psvit.arch.arch import Arch
 from psvit.data.data_config import DataConfig
 from psvit.data.datasets import open_data
-from psvit.engine.hardware import keep_freed_memory, machine_info
+from psvit.engine.hardware import machine_info
+from psvit.engine.memory import keep_freed_memory
 from psvit.files import write_json
 from psvit.search.scores import Score
 from psvit.search.scoring import Scorer, Slices, batch_bytes, prefix_tree

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from psvit import Arch, cost
-from psvit.engine.hardware import keep_freed_memory
+from psvit.engine.memory import keep_freed_memory
 from psvit.files import write_json
 from psvit.latency.benchmark import benchmark
 from psvit.latency.benchmark_config import BenchmarkConfig

@@ -121,7 +121,7 @@ def test_the_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
 
     caught: list[Any] = []
     monkeypatch.setattr("psvit.tasks.classification.classify.train", caught.append)
-    monkeypatch.setattr("psvit.engine.hardware.keep_freed_memory", lambda: None)
+    monkeypatch.setattr("psvit.cli.keep_freed_memory", lambda: None)
     arch = Arch("AS-A", (48, 96), 16, 3.0, "2d", 4, 2, True, pool_op="avg")
     command = train_command(arch, {"data": "my photos", "data_dir": None, "img_size": [32, 48]})
     assert main(shlex.split(command)[1:]) == 0

@@ -214,7 +214,7 @@ def test_a_folder_with_blanks_is_quoted_and_other_classes_are_not_evaluated() ->
 def test_five_lines_build_what_has_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     monkeypatch.setattr("psvit.tasks.classification.classify.train", asked.append)
-    monkeypatch.setattr("psvit.engine.hardware.keep_freed_memory", lambda: None)
+    monkeypatch.setattr("psvit.cli.keep_freed_memory", lambda: None)
     ours = ModelConfig.of("AS-A", widths=(16, 32), head_dim=8, patch_size=2)
     report, html = analyzed(ours, tmp_path / "ours")
     lines, shell = codes(section(html, "How to use it"))

@@ -11,7 +11,7 @@ from rich.console import Console
 from small_networks import CPU, Tiny
 
 from psvit import UserError
-from psvit.engine.hardware import page_faults
+from psvit.engine.memory import page_faults
 from psvit.errors import one_line
 from psvit.latency import benchmark as bench
 from psvit.latency import peak as machine

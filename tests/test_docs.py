@@ -150,9 +150,9 @@ def _no_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     for name in (name for names in WORK.values() for name in names):
         monkeypatch.setattr(name, reached)
-    for command in ("segment", "detect", "predict"):  # predict's last: the others take it from there when imported
+    for command in ("dense", "predict"):  # predict's last: the other takes it from there when imported
         monkeypatch.setattr(f"psvit.cli.{command}.find_images", lambda names: [Path(name) for name in names])
-    monkeypatch.setattr("psvit.engine.hardware.keep_freed_memory", lambda: None)
+    monkeypatch.setattr("psvit.cli.keep_freed_memory", lambda: None)
 
 
 @pytest.mark.usefixtures("_no_work")

@@ -7,12 +7,9 @@ import torch
 from small_networks import CPU
 
 from psvit import UserError
-from psvit.engine import hardware
-from psvit.engine.hardware import (
-    keep_freed_memory,
-    page_faults,
-    resolve_device,
-)
+from psvit.engine import memory
+from psvit.engine.hardware import resolve_device
+from psvit.engine.memory import keep_freed_memory, page_faults
 
 
 def test_resolve_device(monkeypatch):
@@ -46,8 +43,8 @@ def test_where_freed_memory_cannot_be_kept_nothing_happens(monkeypatch):
     def refuse(name):
         raise OSError("no library")
 
-    monkeypatch.setattr(hardware.platform, "libc_ver", lambda: ("glibc", ""))
-    monkeypatch.setattr(hardware.ctypes, "CDLL", refuse)
+    monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("glibc", ""))
+    monkeypatch.setattr(memory.ctypes, "CDLL", refuse)
     keep_freed_memory()
-    monkeypatch.setattr(hardware.ctypes, "CDLL", lambda name: object())
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
     keep_freed_memory()

@@ -11,6 +11,7 @@ from io import TextIOWrapper
 from typing import TextIO
 
 from psvit import __version__
+from psvit.engine.memory import keep_freed_memory
 from psvit.errors import UserError, one_line
 from psvit.files import FullDiskError, full_disk
 
@@ -86,6 +87,7 @@ def _dispatch(name: str, arguments: list[str]) -> int:
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         raise UserError(f"there is no command {name!r}" + (f"; did you mean {close[0]}?" if close else ": see --help"))
+    keep_freed_memory()
     try:
         code: int = import_module(f"psvit.cli.{name}").main(arguments)
     finally:

@@ -33,9 +33,6 @@ def main(arguments: Sequence[str]) -> int:
     config = config_from(values, AnalyzeConfig())
     model = config_from(values, ModelFlags(), model=values.model).config()
 
-    from psvit.engine.hardware import keep_freed_memory
-
-    keep_freed_memory()
     import json
 
     from rich.console import Console

@@ -23,9 +23,6 @@ def main(arguments: Sequence[str]) -> int:
     values = flags.parse(arguments)
     config = config_from(values, defaults)
 
-    from psvit.engine.hardware import keep_freed_memory
-
-    keep_freed_memory()
     from rich.console import Console
 
     from psvit.arch.model_config import ModelConfig

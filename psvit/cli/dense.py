@@ -82,9 +82,6 @@ class DenseCommand(ABC):
             RECIPES, ("data_dir", "class_folders"),
         )  # fmt: skip
 
-        from psvit.engine.hardware import keep_freed_memory
-
-        keep_freed_memory()
         from psvit.tasks.dense.dense_training import train_dense
 
         train_dense(self.task(), config)
@@ -99,9 +96,6 @@ class DenseCommand(ABC):
         """Parse the flags, evaluate and print."""
         values = self._evaluation_flags(self.data).parse(arguments)
 
-        from psvit.engine.hardware import keep_freed_memory
-
-        keep_freed_memory()
         from psvit.engine.checkpoints import read_metrics
         from psvit.engine.trained_on import check_cut, known_images, trained_on
         from psvit.tasks.dense.dense_checkpoints import as_trained, evaluate_dense
@@ -143,9 +137,6 @@ class DenseCommand(ABC):
         values = flags.parse(arguments)
         paths = find_images(values.images)
 
-        from psvit.engine.hardware import keep_freed_memory
-
-        keep_freed_memory()
         from psvit.tasks.dense.dense_checkpoints import predict_dense
 
         draw, where = self.drawing(Path(values.output), paths, values.overwrite) if values.output else (None, "")

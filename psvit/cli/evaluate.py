@@ -24,9 +24,6 @@ def main(arguments: Sequence[str]) -> int:
     checkpoint = "checkpoint folder, for example runs/train/best, or an ONNX file of psvit export"
     values = add_evaluation_flags(flags, checkpoint, None, batch_text(128)).parse(arguments)
 
-    from psvit.engine.hardware import keep_freed_memory
-
-    keep_freed_memory()
     from psvit.engine.trained_on import check_cut, trained_on
     from psvit.export.runtime import batch_size_for, open_classifier
     from psvit.tasks.classification.evaluate import evaluate_classifier

@@ -29,9 +29,6 @@ def main(arguments: Sequence[str]) -> int:
     if config.data is None and config.split != "validation":
         raise UserError(f"--split {config.split} needs images: give --data")
 
-    from psvit.engine.hardware import keep_freed_memory
-
-    keep_freed_memory()
     from rich.console import Console
 
     from psvit.engine.checkpoints import read_metrics

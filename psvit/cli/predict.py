@@ -30,9 +30,6 @@ def main(arguments: Sequence[str]) -> int:
     values = flags.parse(arguments)
     paths = find_images(values.images)
 
-    from psvit.engine.hardware import keep_freed_memory
-
-    keep_freed_memory()
     from psvit.export.runtime import batch_size_for, open_classifier
     from psvit.tasks.classification.evaluate import predict
 

@@ -19,9 +19,6 @@ def main(arguments: Sequence[str]) -> int:
     """Parse the flags, search, train, and print the comparison."""
     config = with_recipe("run", DESCRIPTION, lambda recipe: RunAllConfig(recipe=recipe), arguments)
 
-    from psvit.engine.hardware import keep_freed_memory
-
-    keep_freed_memory()
     from psvit.pipeline.compare import comparison_table
     from psvit.pipeline.run import run
     from psvit.pipeline.run_page import to_use

@@ -17,9 +17,6 @@ def main(arguments: Sequence[str]) -> int:
     """Parse the flags, search, and print the front."""
     config = with_recipe("search", DESCRIPTION, lambda recipe: SearchConfig(recipe=recipe), arguments)
 
-    from psvit.engine.hardware import keep_freed_memory
-
-    keep_freed_memory()
     from psvit.report.tables import print_table
     from psvit.search.front import front_table, read_front
     from psvit.search.search import search

@@ -16,9 +16,6 @@ def main(arguments: Sequence[str]) -> int:
     """Parse the flags and train."""
     config = with_recipe("train", DESCRIPTION, lambda recipe: TrainConfig(recipe=recipe), arguments)
 
-    from psvit.engine.hardware import keep_freed_memory
-
-    keep_freed_memory()
     from psvit.tasks.classification.classify import train
 
     train(config)

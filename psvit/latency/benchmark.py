@@ -23,15 +23,8 @@ from rich.table import Table
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
-from psvit.engine.hardware import (
-    check_dtype,
-    cpu_threads,
-    fresh_compiler,
-    keep_freed_memory,
-    machine_info,
-    page_faults,
-    resolve_device,
-)
+from psvit.engine.hardware import check_dtype, cpu_threads, fresh_compiler, machine_info, resolve_device
+from psvit.engine.memory import keep_freed_memory, page_faults
 from psvit.engine.train_config import Dtype
 from psvit.errors import UserError, one_line
 from psvit.files import check_writable, replacing

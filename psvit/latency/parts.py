@@ -21,14 +21,8 @@ from psvit.arch.arch import ATTEND, POOL, SHARE, Arch, image_sides
 from psvit.arch.cost import Parts
 from psvit.arch.model_config import ModelConfig
 from psvit.data.sources import CACHE
-from psvit.engine.hardware import (
-    check_dtype,
-    cpu_threads,
-    fresh_compiler,
-    keep_freed_memory,
-    machine_info,
-    resolve_device,
-)
+from psvit.engine.hardware import check_dtype, cpu_threads, fresh_compiler, machine_info, resolve_device
+from psvit.engine.memory import keep_freed_memory
 from psvit.engine.open_model import load_checkpoint, open_model
 from psvit.errors import UserError, one_line
 from psvit.files import write_json
