@@ -313,7 +313,7 @@ def test_broken_configs_are_refused(whole: Path, tmp_path: Path) -> None:
     config = read(whole / "best" / "config.json")
     (tmp_path / "model.safetensors").write_bytes((whole / "best" / "model.safetensors").read_bytes())
     changes: tuple[tuple[Any, str], ...] = (
-        ({"detector": {"detector": "yolo"}}, "--detector 'yolo' is not mask_rcnn"),
+        ({"detector": {"detector": "yolo"}}, "--detector 'yolo' is not one of mask_rcnn"),
         ({"detector": {"boxes": 3}}, r"config\.json describes no detector"),
         ({"backbone": {}}, r"config\.json describes no detector"),
         ({"backbone": None}, r"config\.json describes no detector"),
