@@ -30,8 +30,7 @@ from psvit.arch.model_config import ModelConfig, ModelFlags
 from psvit.arch.quantities import parse_macs
 from psvit.data.objects.object_sets import open_objects
 from psvit.data.objects.objects_config import DenseDataConfig
-from psvit.engine.hardware import machine_info
-from psvit.engine.resuming import versions
+from psvit.engine.hardware import machine_info, versions
 from psvit.errors import UserError
 from psvit.files import write_json
 from psvit.pipeline.compare import contender

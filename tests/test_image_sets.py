@@ -15,7 +15,6 @@ from psvit.data.image_list import (
 )
 from psvit.data.image_sets import open_image_set
 from psvit.data.splits import cut_by_hash, hashed_position
-from psvit.engine.resuming import differing
 from psvit.errors import UserError
 
 NETWORK = ["--model", "AS-A", "--widths", "8", "16", "--head-dim", "8", "--patch-size", "4", "--img-size", "16"]
@@ -223,22 +222,6 @@ def test_a_changed_folder_is_not_resumed_unless_accepted(trained: Path, cli: Cli
     listed = (tmp_path / "run" / IMAGES).rename(tmp_path / IMAGES)
     assert f"has no {IMAGES}, the list of the images" in cli.refused(*words, "--resume")
     listed.rename(tmp_path / "run" / IMAGES)
-    before_it = read(path := tmp_path / "run" / "run_config.json")
-    path.write_text(
-        json.dumps(
-            {
-                **before_it,
-                "config": {
-                    **before_it["config"],
-                    "data": {
-                        name: value for name, value in before_it["config"]["data"].items() if name != "join_duplicates"
-                    },
-                },
-            }
-        )
-    )
-    assert "was begun by an older version" in cli.refused(*words, "--resume")
-    path.write_text(json.dumps(before_it))
     said = cli.ok(*words, "--resume", "--accept-changes")
     assert "changed since the run began: 3 added" in said
     after = read_image_list(tmp_path / "run" / IMAGES)
@@ -246,15 +229,3 @@ def test_a_changed_folder_is_not_resumed_unless_accepted(trained: Path, cli: Cli
     assert after is not None
     assert len(after.rows) == len(before.rows) + 3
     assert {row.path: row.split for row in before.rows}.items() <= {row.path: row.split for row in after.rows}.items()
-
-
-def test_a_setting_that_an_older_version_did_not_know_is_the_same_while_it_is_off() -> None:
-    old = {"data.seed": 0, "data.limit": None}
-    assert differing(old, {**old, "data.join_duplicates": False, "data.class_folders": None}) == []
-    assert differing(old, {**old, "data.join_duplicates": True, "data.seed": 1}) == [
-        "data.join_duplicates",
-        "data.seed",
-    ]
-    assert differing(old, {"data.limit": None}) == ["data.seed"]
-    old = {"data": str(Path(__file__).parent)}  # a folder
-    assert differing(old, {**old, "join_duplicates": False}) == ["join_duplicates"]

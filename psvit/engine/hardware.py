@@ -59,13 +59,20 @@ def check_dtype(device: torch.device, dtype: Dtype) -> None:
         raise UserError(f"--dtype {dtype} does not work on device {device}: {one_line(error, kind=True)}") from error
 
 
-def machine_info(device: torch.device) -> dict[str, Any]:
-    """What a reader of the numbers needs to know of the machine."""
+def versions() -> dict[str, str]:
+    """The versions of what numbers depend on."""
     return {
         "psvit": psvit.__version__,
         "torch": torch.__version__,
         "timm": timm.__version__,
         "python": platform.python_version(),
+    }
+
+
+def machine_info(device: torch.device) -> dict[str, Any]:
+    """What a reader of the numbers needs to know of the machine."""
+    return {
+        **versions(),
         "platform": platform.platform(),
         "cpu": _cpuinfo("model name") or platform.processor() or platform.machine(),
         "cpus": os.cpu_count(),

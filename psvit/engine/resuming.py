@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import timm
-import torch
 from accelerate import Accelerator
 
-import psvit
 from psvit.arch.model_config import to_plain
 from psvit.engine.accelerator import by_the_first, computed_in
+from psvit.engine.hardware import versions
 from psvit.errors import UserError, flag
 
 RUN_CONFIG, STATE, LOG, TABLE = "run_config.json", "state.pt", "log.jsonl", "log.csv"
@@ -76,16 +73,6 @@ def record_of(config: Any, accelerator: Accelerator) -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
-    """Of what figures depend on."""
-    return {
-        "psvit": psvit.__version__,
-        "torch": torch.__version__,
-        "timm": timm.__version__,
-        "python": platform.python_version(),
-    }
-
-
 def check_same(path: Path, record: Mapping[str, Any]) -> None:
     """Refuse to resume a run with other settings than it was started with.
 
@@ -97,7 +84,7 @@ def check_same(path: Path, record: Mapping[str, Any]) -> None:
     """
     try:
         before = json.loads((path / RUN_CONFIG).read_text(encoding="utf-8"))
-        old, batch = flat(before["config"]), before["global_batch"]
+        old, batch, computed = flat(before["config"]), before["global_batch"], before["computed_in"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path / RUN_CONFIG} is broken ({error!r}): start anew with --overwrite") from error
     now = json.loads(json.dumps(record))
@@ -105,16 +92,13 @@ def check_same(path: Path, record: Mapping[str, Any]) -> None:
     for name in differing(old, new):
         if name.startswith(FREE_TO_CHANGE):
             continue
-        if name not in old and not new[name]:
-            raise UserError(f"{path} was begun by an older version, which cut the splits of a folder in another way: "
-                            "start anew with --overwrite")  # fmt: skip
         raise UserError(
             f"{path} was trained with {flag(name.rpartition('.')[2])} {_plainly(old.get(name))}, not "
             f"{_plainly(new.get(name))}: resume with the same settings, or start anew with --overwrite"
         )
-    if before.get("computed_in", now.get("computed_in")) != now.get("computed_in"):  # --precision auto, elsewhere
+    if computed != now["computed_in"]:  # --precision auto, elsewhere
         raise UserError(
-            f"{path} was computed in {before['computed_in']}, and --precision {new['machine.precision']} comes to "
+            f"{path} was computed in {computed}, and --precision {new['machine.precision']} comes to "
             f"{now['computed_in']} here: resume it on a machine like the one it was begun on, or start anew "
             "with --overwrite"
         )
@@ -125,14 +109,8 @@ def check_same(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Names of the settings that differ, of both by their dotted names or by their own.
-
-    One that an older version did not know is the same while it is off; but not of a folder, whose splits were cut in
-    another way then.
-    """
-    named = str(new.get("data.data", new.get("data")))
-    unknown = set() if Path(named).is_dir() else {name for name in new if name not in old and not new[name]}
-    return [name for name in sorted({*old, *new} - unknown) if not same_value(name, old.get(name), new.get(name))]
+    """Names of the settings that differ; both by their dotted names, or both by their own."""
+    return [name for name in sorted({*old, *new}) if not same_value(name, old.get(name), new.get(name))]
 
 
 def same_value(name: str, old: Any, new: Any) -> bool:

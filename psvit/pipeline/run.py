@@ -18,11 +18,11 @@ from psvit.data.datasets import Data, open_data
 from psvit.data.image_list import IMAGES, check_unchanged, list_files, read_image_list
 from psvit.engine.accelerator import open_machine
 from psvit.engine.checkpoints import save_checkpoint
+from psvit.engine.hardware import versions
 from psvit.engine.resuming import (
     RESULTS,
     differing,
     flat,
-    versions,
 )
 from psvit.engine.run_folder import clear_run
 from psvit.engine.train_config import TrainConfig

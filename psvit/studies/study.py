@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from psvit.engine.accelerator import computed_in
-from psvit.engine.hardware import machine_info, resolve_device
+from psvit.engine.hardware import machine_info, resolve_device, versions
 from psvit.engine.interrupts import interrupts
-from psvit.engine.resuming import versions
 from psvit.engine.train_config import Machine
 from psvit.errors import UserError
 from psvit.files import recover, sole_writer, write_json

@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 
 from psvit.arch.model_config import to_plain
 from psvit.engine.accelerator import computed_in
+from psvit.engine.hardware import versions
 from psvit.engine.resuming import (
     LOG,
     RUN_CONFIG,
     differing,
-    versions,
 )
 from psvit.engine.run_folder import clear_run
 from psvit.engine.train_config import Machine, TrainConfig
