@@ -24,10 +24,10 @@ if sys.platform != "win32":
 
 LOCK = ".psvit.lock"
 PATIENCE = 2.0
-"""Seconds in which a process that is ending may let go of its folder."""
+"""Seconds to wait for a process that is ending to release its folder."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Numbers of the errors of a full disk: no space, no quota, a file as large as files may be."""
+"""Error numbers of a full disk: no space, no quota, a file as large as files may be."""
 
 
 class FullDiskError(UserError):
@@ -35,7 +35,7 @@ class FullDiskError(UserError):
 
     @classmethod
     def of(cls, place: str | Path, reason: str) -> FullDiskError:
-        """The disk of a place is."""
+        """The error for the disk of a place."""
         return cls(
             f"the disk of {place} is full ({reason}): make room and give the command again, with --resume if it "
             "began a run"
@@ -43,7 +43,7 @@ class FullDiskError(UserError):
 
 
 def full_disk(error: BaseException) -> str | None:
-    """Of which kind of full disk an error tells, itself or by what it came from; None if of another thing."""
+    """The reason if an error, or one that caused it, says that a disk is full; else None."""
     found: BaseException | None = error
     seen: list[BaseException] = []  # libraries may raise an error from itself
     while found is not None and found not in seen:
@@ -60,11 +60,7 @@ def full_disk(error: BaseException) -> str | None:
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Whatever the writing of `path` raises when its disk is full becomes one line.
-
-    Raises:
-        FullDiskError: it is.
-    """
+    """Turn what any library raises while it writes `path` to a full disk into a FullDiskError."""
     try:
         yield
     except UserError:
@@ -79,7 +75,7 @@ def check_writable(folder: Path, given: str) -> None:
     """Refuse a folder in which nothing can be written, before the work whose results go there.
 
     Args:
-        folder: it need not be there yet; nothing is left in it, and it is not made.
+        folder: it need not exist; it is not made, and nothing is left in it.
         given: what the user gave, as ``--output runs/train``.
 
     Raises:
@@ -102,13 +98,13 @@ def check_writable(folder: Path, given: str) -> None:
 
 @contextmanager
 def sole_writer(folder: Path, given: str) -> Iterator[None]:
-    """Keep a run's folder to this process: a second one would mix its weights and figures with the first one's.
+    """Keep other processes out of a run's folder: a second one would mix its files with the first one's.
 
-    The lock is the process's: it goes with it, however it ends, and children do not inherit it. Where the system or the
-    file system knows no locks, nobody is kept out.
+    The lock ends with the process, however that ends. filelock would not do: its lock is flock, which the processes
+    that load images inherit and hold for seconds after a kill. Where the system knows no locks, nobody is kept out.
 
     Args:
-        folder: made if need be, and removed again if nothing came into it.
+        folder: made if need be, and removed again if it stays empty.
         given: what the user gave, as ``--output runs/train``.
 
     Raises:
@@ -123,13 +119,13 @@ def sole_writer(folder: Path, given: str) -> Iterator[None]:
             (folder / LOCK).unlink()
         if lock is not None:
             os.close(lock)
-        with suppress(OSError):  # something is in it
+        with suppress(OSError):  # it is not empty
             for place in made:
                 place.rmdir()
 
 
 def _held(path: Path, given: str) -> int | None:
-    """The open file of the lock, once it is ours; None where there are no locks."""
+    """The open lock file, once it is ours; None where there are no locks."""
     waited = time.monotonic() + PATIENCE
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,25 +147,17 @@ def _held(path: Path, given: str) -> int | None:
                     ) from error
                 time.sleep(0.05)
                 continue
-            if _is(lock, path):
-                with suppress(OSError):  # a full disk: what is written next tells it
+            if path.exists() and os.path.samestat(os.fstat(lock), path.stat()):
+                with suppress(OSError):  # a full disk: the next writing reports it
                     os.truncate(lock, 0)
                     os.write(lock, str(os.getpid()).encode())
                 return lock
             os.close(lock)  # its last holder has removed the file meanwhile
 
 
-def _is(file: int, path: Path) -> bool:
-    """Whether the open file is still the one of this name."""
-    try:
-        return os.path.samestat(os.fstat(file), path.stat())
-    except FileNotFoundError:
-        return False
-
-
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Hand out a temporary path beside `path`; what was written there takes its place at the end, or nothing does.
+    """Give a temporary path beside `path`; what was written there replaces `path` at the end, or nothing does.
 
     Raises:
         FullDiskError: the disk is full; `path` is as it was.
@@ -197,7 +185,7 @@ def _replace_folder(new: Path, path: Path) -> None:
 
 
 class _Patient(io.RawIOBase):
-    """A file that keeps its first error to itself, and swallows what comes behind it."""
+    """A file that keeps its first error, and ignores what is written after it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -226,9 +214,9 @@ class _Patient(io.RawIOBase):
 
 @contextmanager
 def opened_for_torch(path: Path) -> Iterator[Any]:
-    """Open a file for ``torch.save`` and the like; errors in writing it are raised once they have ended.
+    """Open a file for ``torch.save`` and the like; an error in writing is raised after they have ended.
 
-    torch's writer, in C++, meets an error with another that hides it, and at some moments ends the process.
+    torch's writer, in C++, hides such an error behind another, and at some moments ends the process.
 
     Raises:
         OSError: the first error in writing.
@@ -241,7 +229,7 @@ def opened_for_torch(path: Path) -> Iterator[Any]:
 
 
 def recover(path: Path) -> None:
-    """Mend what a killed process left of `replacing` `path`: half-written files, a folder between its two renamings."""
+    """Mend what a killed process left of `replacing` `path`: half-written files, a folder that was half renamed."""
     old = path.with_name(f".{path.name}.old")
     if old.is_dir():
         shutil.rmtree(old) if path.exists() else old.rename(path)

@@ -81,7 +81,7 @@ def test_a_run_that_was_killed_at_its_end_is_finished(tmp_path: Path) -> None:
 def test_a_run_is_not_resumed_in_another_precision(tmp_path: Path) -> None:
     now = {"config": asdict(config(machine=Machine())), "global_batch": 16, "computed_in": "float32"}
     (tmp_path / "run_config.json").write_text(json.dumps({**now, "computed_in": "bfloat16"}))
-    with pytest.raises(UserError, match="was computed in bfloat16, and --precision auto comes to float32 here"):
+    with pytest.raises(UserError, match="was computed in bfloat16, and --precision auto is float32 here"):
         check_same(tmp_path, now)
     (tmp_path / "run_config.json").write_text(json.dumps(now))
     check_same(tmp_path, now)
@@ -90,7 +90,7 @@ def test_a_run_is_not_resumed_in_another_precision(tmp_path: Path) -> None:
 def test_what_has_no_config_is_not_taken_for_an_empty_folder(tmp_path: Path) -> None:
     train(config(tmp_path))
     (tmp_path / "run_config.json").unlink()
-    with pytest.raises(UserError, match=r"holds log\.jsonl, but no run_config\.json that would tell whose it is"):
+    with pytest.raises(UserError, match=r"holds log\.jsonl, but no run_config\.json: give another"):
         train(config(tmp_path, run={"resume": True}))
     assert (tmp_path / "best").is_dir()
 

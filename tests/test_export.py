@@ -61,7 +61,7 @@ def test_the_hold_out_is_the_trainings(cli: Cli, tmp_path: Path, cuts: set[Any])
         assert cuts == {cut}
         assert "does not tell its validation split" not in text
         for file in (best, tmp_path / "best.onnx"):
-            assert trained_on(open_classifier(str(file)).told) == trained
+            assert trained_on(open_classifier(str(file)).metadata) == trained
 
 
 def test_a_hold_out_that_was_learned_is_refused(cli: Cli, tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_checkpoint_that_tells_no_hold_out_goes_on_with_a_note(cli: Cli, best:
         in text
     )
     assert cuts == {(0.1, 3, None)}
-    assert trained_on(open_classifier(f"{best}.onnx").told) is None
+    assert trained_on(open_classifier(f"{best}.onnx").metadata) is None
 
 
 # ---- the other formats

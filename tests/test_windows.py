@@ -190,7 +190,7 @@ def test_a_wrong_value_is_named() -> None:
             ({"windows": (7.0, 0)}, r"window of stage 1 7.0 is not a whole number"),
             ({"windows": (True, 0)}, r"window of stage 1 True is not a whole number"),
             ({"windows": "14"}, r"windows '14' is not a list of whole numbers, one per stage"),
-            ({"windows": (14, 0), "pooling": "1d"}, r"divide a grid, and a sequence \(pooling 1d\) stands in none"),
-            ({"windows": (14, 0), "class_token": True}, r"divide a grid, and a class token stands in none"),
+            ({"windows": (14, 0), "pooling": "1d"}, r"divide a grid, which a sequence \(pooling 1d\) does not have"),
+            ({"windows": (14, 0), "class_token": True}, r"divide a grid, which a class token does not have"),
         ),
     )

@@ -176,7 +176,7 @@ class Arch:
             object.__setattr__(self, "windows", ())
         elif self.pooling == "1d" or self.class_token:
             what = "a sequence (pooling 1d)" if self.pooling == "1d" else "a class token"
-            raise UserError(f"windows {self.windows} divide a grid, and {what} stands in none: leave one of them out")
+            raise UserError(f"windows {self.windows} divide a grid, which {what} does not have: leave one of them out")
 
     def _check_stem(self) -> None:
         if self.stem == "patch":

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
 
     machine = config_from(values, Machine())
     classifier = open_classifier(values.checkpoint, machine.threads, machine.precision, machine.device)
-    trained = trained_on(classifier.told)
+    trained = trained_on(classifier.metadata)
     data = config_from(values, DataConfig(), **config_from(values, SplitFlags()).filled(trained))
     if values.split == "validation" and trained is not None:
         check_cut(classifier.source, trained, data)

@@ -48,7 +48,7 @@ def open_machine(machine: Machine) -> Accelerator:
 
 
 def by_the_first(accelerator: Accelerator, make: Callable[[], T]) -> T:
-    """What the first process makes, for all: measurements differ from process to process."""
+    """What the first process makes, sent to all: measurements differ from process to process."""
     made: list[Any] = [None, None]
     if accelerator.is_main_process:
         try:
@@ -64,5 +64,5 @@ def by_the_first(accelerator: Accelerator, make: Callable[[], T]) -> T:
 
 
 def computed_in(machine: Machine) -> str:
-    """The precision of a training's products: what auto comes to on this machine."""
+    """The precision in which a training computes: auto resolved for this machine."""
     return best_precision(resolve_device(machine.device)) if machine.precision == "auto" else machine.precision

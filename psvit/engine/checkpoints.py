@@ -56,12 +56,12 @@ def write_checkpoint(
 
 
 def save_weights(path: Path, state_dict: Mapping[str, Tensor]) -> None:
-    """Write weights as safetensors, for all to read who can read a new file."""
+    """Write weights as safetensors, with the permissions of any new file."""
     # copies, since safetensors refuses tensors that share their memory, as tied weights do
     weights = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state_dict.items()}
     path.touch()
     mode = path.stat().st_mode
-    save_file(weights, path, metadata={"format": "pt"})  # it puts a file of the user's alone in its place
+    save_file(weights, path, metadata={"format": "pt"})  # it makes a file that the user alone may read
     path.chmod(mode)
 
 
@@ -109,7 +109,7 @@ def network_config(model: nn.Module, in_chans: int) -> dict[str, Any]:
 
 
 def read_metrics(folder: str | Path) -> dict[str, Any]:
-    """What metrics.json of a checkpoint folder tells; nothing if it is not there."""
+    """metrics.json of a checkpoint folder; empty if it is not there."""
     try:
         metrics = json.loads((Path(folder) / METRICS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -160,7 +160,7 @@ def class_names(label_names: Any, num_classes: int) -> tuple[str, ...]:
     """The names of a network's classes, by class number.
 
     Args:
-        label_names: those that its config tells. transformers keeps the names that a network had before it was
+        label_names: those in its config. transformers keeps the names that a network had before it was
             fine-tuned, however many classes it has then.
         num_classes: of its classifier.
 

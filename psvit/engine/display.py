@@ -1,4 +1,4 @@
-"""What a training tells the person who runs it."""
+"""Lines and a progress bar for the person who runs a training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from psvit.engine.state import TrainState
 from psvit.engine.train_config import LearnConfig
 
 NAMES = {"top1": "top-1", "box_ap": "box AP", "mask_ap": "mask AP", "miou": "mIoU"}
-"""What figures in percent are called."""
+"""Metrics in percent, and their names for the user."""
 
 
 def describe_data(data: Any) -> list[str]:
@@ -52,7 +52,7 @@ class Display:
     Args:
         say: takes lines; None on all processes but the first, which stay silent.
         total: optimizer steps of the training; done: those that a resumed run has behind it.
-        metric: the figure by which epochs are ranked.
+        metric: the one by which epochs are ranked.
     """
 
     def __init__(self, say: Callable[[str], None] | None, total: int, done: int = 0, metric: str = "top1") -> None:
@@ -119,16 +119,16 @@ class Display:
         return round(speed, 1)
 
     def epoch(self, line: Mapping[str, Any]) -> None:
-        """Say what one epoch came to."""
-        figures = f"train loss {line['train_loss']:.3f}"
+        """Say the metrics of one epoch."""
+        text = f"train loss {line['train_loss']:.3f}"
         if line.get(self.metric) is not None:
             loss = f"loss {line['loss']:.3f}, " if "loss" in line else ""
-            figures += f", validation split {loss}{NAMES[self.metric]} {line[self.metric]:.2f} %"
-        self.say(f"epoch {line['epoch']:>3}: {figures}, {line['images_per_second']:.0f} images/s")
+            text += f", validation split {loss}{NAMES[self.metric]} {line[self.metric]:.2f} %"
+        self.say(f"epoch {line['epoch']:>3}: {text}, {line['images_per_second']:.0f} images/s")
         self.started = time.perf_counter()
 
     def finish(self, state: TrainState, next_command: Sequence[str]) -> None:
-        """Say what was left out, what came out, and what to do next."""
+        """Say which images could not be read, the best metrics, and what to do next."""
         if state.unreadable:
             some = ", ".join(state.unreadable[:3])
             self.say(

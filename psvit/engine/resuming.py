@@ -48,7 +48,7 @@ def begun(path: Path, resume: bool, accelerator: Accelerator) -> bool:
     """Whether there is a run to resume, as the first process sees it; ``--resume`` begins one where there is none yet.
 
     Raises:
-        UserError: what is there tells no settings.
+        UserError: a run without its config.
     """
     if not resume:
         return False
@@ -57,14 +57,13 @@ def begun(path: Path, resume: bool, accelerator: Accelerator) -> bool:
     other = next((name for name in (STATE, LOG, RESULTS, *SEARCHED) if (path / name).exists()), None)
     if other is not None:
         raise UserError(
-            f"{path} holds {other}, but no {RUN_CONFIG} that would tell whose it is: give another --output, or start "
-            "anew with --overwrite"
+            f"{path} holds {other}, but no {RUN_CONFIG}: give another --output, or start anew with --overwrite"
         )
     return False
 
 
 def record_of(config: Any, accelerator: Accelerator) -> dict[str, Any]:
-    """What a run's run_config.json holds: settings (a dataclass with a recipe), what they come to here, versions."""
+    """What a run's run_config.json holds: the config, what it amounts to on this machine, versions."""
     return {
         "config": to_plain(config),
         "global_batch": config.recipe.global_batch(accelerator.num_processes),
@@ -98,7 +97,7 @@ def check_same(path: Path, record: Mapping[str, Any]) -> None:
         )
     if computed != now["computed_in"]:  # --precision auto, elsewhere
         raise UserError(
-            f"{path} was computed in {computed}, and --precision {new['machine.precision']} comes to "
+            f"{path} was computed in {computed}, and --precision {new['machine.precision']} is "
             f"{now['computed_in']} here: resume it on a machine like the one it was begun on, or start anew "
             "with --overwrite"
         )

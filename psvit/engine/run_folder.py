@@ -34,7 +34,7 @@ def clear_run(path: Path) -> None:
         shutil.rmtree(path / name, ignore_errors=True)
     for listed in list_files(path):
         listed.unlink()
-    for name in reversed(FILES):  # the config last: it tells whose the rest is
+    for name in reversed(FILES):  # the config last: it says which run the rest is of
         (path / name).unlink(missing_ok=True)
 
 
@@ -44,10 +44,10 @@ class Description:
 
     Args:
         title: what it is, for the user.
-        facts: macs and params, and what else of it stands in metrics.json.
+        facts: macs, params, and what else goes into metrics.json.
         checkpoint: config.json of the checkpoints; empty where the weights alone are kept, in `weights`.
         weights: name of that file.
-        trained_on: what tells its validation split besides the settings of every set, see `cut_of`.
+        trained_on: what its validation split depends on besides `cut_of`.
         next_command: what the user may want to do after the training; empty for nothing.
     """
 
@@ -88,7 +88,7 @@ class RunFolder:
             refuse_run(self.path)
 
     def finished(self, say: Callable[[str], None]) -> dict[str, Any] | None:
-        """The metrics of the best epoch, if the run to resume has come to its end, which is said; else None."""
+        """The metrics of the best epoch if the run to resume is finished, which `say` is told; else None."""
         if not self.resumes or not (history := self._finished_history()):
             return None
         if self.config.run.keep_state and self.load_state()["train"]["step"] < history[-1]["step"]:

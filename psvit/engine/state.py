@@ -16,8 +16,8 @@ class TrainState:
         loss_sum: of the epoch under way, in nats; loss_count: its steps so far.
         unreadable: names of images that could not be read so far.
         history: one dict for each finished epoch.
-        best: the figures of the best epoch.
-        metric: the figure by which epochs are ranked; higher is better, and a lower validation loss among equals.
+        best: the metrics of the best epoch.
+        metric: the one by which epochs are ranked; higher is better, and a lower validation loss among equals.
     """
 
     step: int = 0

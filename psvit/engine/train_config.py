@@ -67,7 +67,7 @@ class Recipe(Schedule):
         label_smoothing: part of the target spread over all classes.
         mixup: strength of mixup, 0 for none.
         cutmix: strength of cutmix, 0 for none.
-        repeats: DeiT's repeated augmentation: times that an image stands in a batch, each time augmented anew.
+        repeats: DeiT's repeated augmentation: copies of an image in a batch, each augmented anew.
         augment: random crops, flips, colours.
     """
 
@@ -89,7 +89,7 @@ class Recipe(Schedule):
 
 
 def deit() -> Recipe:
-    """The DeiT recipe for ImageNet-1k at 224 pixels: 300 epochs, global batch 1024 (our figures for it: none yet).
+    """The DeiT recipe for ImageNet-1k at 224 pixels: 300 epochs, global batch 1024 (not yet measured by us).
 
     ``psvit train --recipe deit --data FOLDER --model psvit_2d_tiny``
     """

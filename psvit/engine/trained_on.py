@@ -1,4 +1,4 @@
-"""What a checkpoint tells of the images that it was trained on: the set, its validation split, their list."""
+"""What a checkpoint says of the images it was trained on: the data set, its validation split, their list."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CUT = ("validation", "seed", "split_seed")
 
 
 def set_name(data: str) -> str:
-    """What a file tells of --data: of a folder its name alone, for others may read it."""
+    """--data as files record it: of a folder the name alone, since others may read the file."""
     folder = Path(os.path.expanduser(data))
     return folder.resolve().name if folder.is_dir() else data
 
@@ -41,8 +41,8 @@ def trained_on(metrics: Mapping[str, Any]) -> DataConfig | None:
         None if they do not tell: of older checkpoints, and of timm's.
     """
     try:
-        told = metrics[TRAINED_ON]
-        return DataConfig(told["data"], **{name: told[name] for name in CUT})
+        entry = metrics[TRAINED_ON]
+        return DataConfig(entry["data"], **{name: entry[name] for name in CUT})
     except (KeyError, TypeError, UserError):
         return None
 
@@ -54,8 +54,8 @@ def known_images(source: str | Path, metrics: Mapping[str, Any]) -> ImageList | 
         source: the checkpoint, or an ONNX file.
         metrics: see `trained_on`.
     """
-    told = metrics.get(TRAINED_ON)
-    return find_image_list(Path(source), told.get("images")) if isinstance(told, dict) else None
+    entry = metrics.get(TRAINED_ON)
+    return find_image_list(Path(source), entry.get("images")) if isinstance(entry, dict) else None
 
 
 def check_cut(source: str, trained: DataConfig, data: DataConfig) -> None:

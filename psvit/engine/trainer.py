@@ -152,7 +152,7 @@ class Trainer(ABC):
         """What is left to do after the backward pass among several processes; here DDP has done it."""
 
     def epoch_batches(self, epoch: int, done: int) -> Iterator[Batch]:
-        """The micro-batches of an epoch of which `done` steps are behind us."""
+        """The micro-batches of an epoch after its first `done` steps."""
         return train_batches(
             self.split,
             batch_size=self.recipe.batch_size,
@@ -167,7 +167,7 @@ class Trainer(ABC):
         )
 
     repeats = 1
-    """Times that an image stands in a batch."""
+    """Copies of an image in a batch."""
 
     @property
     def lr(self) -> float:

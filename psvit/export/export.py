@@ -102,7 +102,7 @@ def export(
         channels = classifier.model.pretrained_cfg["input_size"][0]
         classifier.model.pretrained_cfg["input_size"] = (channels, *sides)
     if data is not None and (config.split == "validation" or config.int8):
-        trained = trained_on(classifier.told)
+        trained = trained_on(classifier.metadata)
         if trained is None:
             say(
                 f"note      {checkpoint} does not tell its validation split: unless --validation and --seed are "

@@ -121,8 +121,8 @@ def metadata_of(classifier: Classifier, precision: str) -> dict[str, Any]:
         "preprocessing": {name: cfg[name] for name in PREPROCESSING},
         "architecture": cfg.get("architecture"),
     }
-    if trained_on(classifier.told) is not None:
-        known[TRAINED_ON] = classifier.told[TRAINED_ON]
+    if trained_on(classifier.metadata) is not None:
+        known[TRAINED_ON] = classifier.metadata[TRAINED_ON]
     if isinstance(model, PSViT):
         known |= {"genotype": model.arch.genotype, "arch": model.arch.to_dict()}
     return known

@@ -81,8 +81,7 @@ def check_tokens(arch: Arch, img_size: int | tuple[int, int], *, fixed: bool = F
         fixed: the network is there already, so that only the images can change.
 
     Raises:
-        UserError: the message tells a patch size that would do, or that there are too many stages; of a network that
-            is `fixed`, the least side.
+        UserError: too small; the message names a patch size that would do, or for a `fixed` network the least side.
     """
     height, width = image_sides(img_size)
     if _has_tokens(arch, (height, width)):

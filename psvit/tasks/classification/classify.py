@@ -74,7 +74,7 @@ class ClassifierTrainer(Trainer):
         return *self.mix(images, labels), 0.0  # timm's mixup smooths the labels itself
 
     def evaluate(self) -> dict[str, Any]:
-        """The figures on the validation split (empty if there is none)."""
+        """The metrics on the validation split (empty if there is none)."""
         if len(self.data.validation) == 0:
             return {}
         batches = eval_batches(

@@ -1,4 +1,4 @@
-"""Weights -> figures: top-1, top-5, loss and accuracy per class; and the class of single images."""
+"""Weights -> metrics: top-1, top-5, loss and accuracy per class; and the class of single images."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from psvit.errors import UserError, flag, one_line
 
 @dataclass
 class Metrics:
-    """Sums over evaluated images, from which the figures follow.
+    """Sums over evaluated images, from which the metrics follow.
 
     Args:
         loss_sum: sum of the cross-entropies, in nats.
@@ -81,7 +81,7 @@ class Metrics:
         return 100 * sum(self.hits5) / self.count
 
     def to_dict(self) -> dict[str, float | int]:
-        """The figures, as plain data."""
+        """The metrics, as plain data."""
         return {"top1": round(self.top1, 4), "top5": round(self.top5, 4), "loss": self.loss, "images": self.count}
 
     def per_class(self) -> list[float | None]:
@@ -142,25 +142,25 @@ class Classifier:
     Args:
         source: its folder or file, for messages.
         model: images (B, C, H, W) -> logits (B, num_classes), in evaluation mode; with `num_classes`, timm's
-            `pretrained_cfg`, which tells the preprocessing, and `set_input_size` unless every size will do.
+            `pretrained_cfg`, which holds the preprocessing, and `set_input_size` unless every size will do.
         classes: class names, by class number.
-        told: what is known of its training: metrics.json of the checkpoint, or the metadata of the file.
+        metadata: what is known of its training: metrics.json of the checkpoint, or the metadata of the file.
     """
 
     source: str
     model: Any
     classes: tuple[str, ...]
-    told: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def images(self) -> ImageList | None:
         """The images that it was trained on, held out or tested, where a list of them lies beside it."""
-        return known_images(self.source, self.told)
+        return known_images(self.source, self.metadata)
 
     def lost(self, data: DataConfig) -> bool:
         """Whether a folder is, by its name, the one that it was trained on, and the list of its images is not there."""
-        told = self.told.get(TRAINED_ON) or {}
-        return "images" in told and self.images is None and told.get("data") == set_name(data.data)
+        entry = self.metadata.get(TRAINED_ON) or {}
+        return "images" in entry and self.images is None and entry.get("data") == set_name(data.data)
 
 
 def _on_stderr(line: str) -> None:
@@ -173,15 +173,15 @@ def open_checkpoint(folder: str, instead: str | None = None, say: Callable[[str]
     Args:
         folder: the checkpoint.
         instead: what to do where it is one of another task, see `psvit.engine.checkpoints.read_config`.
-        say: takes a line for the user, where the classes are called by their numbers and not by the names told.
+        say: takes a line for the user, where the classes get numbers instead of names.
 
     Raises:
         UserError: see `psvit.engine.open_model.load_checkpoint`.
     """
-    told = read_config(folder, instead).get("label_names")
+    named = read_config(folder, instead).get("label_names")
     model = load_checkpoint(folder)
-    names = class_names(told, model.num_classes)
-    if told and list(names) != told:
+    names = class_names(named, model.num_classes)
+    if named and list(names) != named:
         say(
             f"note      {Path(folder) / CONFIG} does not hold a name for each of the network's {len(names)} classes: "
             "they are called by their numbers; write the names into its label_names"
