@@ -11,7 +11,7 @@ import torch
 from image_sources import Numbered
 from PIL import Image
 from tiny import config, log, same_weights
-from torch import Tensor, nn
+from torch import Tensor
 
 from psvit.arch.model_config import ModelConfig
 from psvit.data.loading import train_batches
@@ -99,12 +99,7 @@ def test_among_several_processes_nobody_stops_alone() -> None:
             raise AssertionError("asked before")
 
 
-def test_a_batch_norm_with_one_value_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def small(*_: object, **__: object) -> nn.Module:
-        return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10))
-
-    monkeypatch.setattr("psvit.tasks.classification.classify.open_model", small)
-    monkeypatch.setattr("psvit.tasks.classification.classify.network_facts", lambda *_: {"macs": 1, "params": 1})
+def test_a_batch_norm_with_one_value_is_refused(tmp_path: Path) -> None:
     chosen = config(tmp_path, model=ModelConfig.of("resnet18"), batch_size=1)
     with pytest.raises(UserError, match=r"^--batch-size 1 is too small .* give --batch-size 2 or more$"):
         train(chosen)
