@@ -1,5 +1,10 @@
 """The one error for a user's mistake, and the words that messages share."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
 
 class UserError(ValueError):
     """A wrong value, path or file of the user's.
@@ -23,3 +28,23 @@ def one_line(error: BaseException, *, kind: bool = False, limit: int = 160) -> s
     name, message = type(error).__name__, " ".join(str(error).split())
     text = (f"{name}: {message}" if kind else message) if message else name
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def need(what: str, *names: str, package: str, extra: str) -> ModuleType:
+    """The first of these modules that is installed.
+
+    Args:
+        what: what needs it, with the verb, for the message.
+        names: of modules, the preferred one first.
+        package: that holds the preferred one.
+        extra: of psvit, that installs it.
+
+    Raises:
+        UserError: none is installed.
+    """
+    for name in names:
+        try:
+            return import_module(name)
+        except ImportError as error:
+            missing = error
+    raise UserError(f'{what} {package}: pip install "psvit[{extra}]"') from missing

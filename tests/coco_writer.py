@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from psvit.data.objects.libraries import mask_tools
 from psvit.data.objects.objects import DenseSource
+from psvit.data.objects.outlines import mask_tools
 from psvit.files import write_json
 
 

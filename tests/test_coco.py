@@ -12,10 +12,10 @@ from PIL import ImageFile
 from psvit.data.loading import eval_batches
 from psvit.data.objects.annotated import AnnotatedSource
 from psvit.data.objects.batches import ClassMapSplit, ObjectSplit
-from psvit.data.objects.libraries import mask_tools
 from psvit.data.objects.object_sets import open_class_maps
 from psvit.data.objects.objects import DenseSubset
 from psvit.data.objects.objects_config import DenseDataConfig
+from psvit.data.objects.outlines import mask_tools
 from psvit.errors import UserError
 
 

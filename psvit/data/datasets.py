@@ -71,8 +71,8 @@ def open_data(config: DataConfig, kept: ImageList | None = None, evaluated: tupl
 
     Args:
         config: which set, and how to cut it.
-        kept: the list of a network's images, which keep their splits; see `open_image_set`.
-        evaluated: the classes of a network that is to be evaluated; see `open_image_set`.
+        kept: the list of a network's images, which keep their splits.
+        evaluated: the classes of a network to evaluate; see `open_image_set`.
 
     Raises:
         UserError: the set is not known or not found, is broken, or has too few classes or images.

@@ -1,4 +1,4 @@
-"""What was found in a user's files, and what was done about it: counted and named. No torch here."""
+"""Problems in a user's files, and what was done about them: counted and named. No torch here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from psvit.errors import UserError
 
 
 class Findings:
-    """Kinds of cases that were met while a file or folder was read, each with the names of what it is true of.
+    """Kinds of problems met while a file or folder is read, each with the names of the files or entries.
 
     Args:
         where: the file or folder, as a message calls it.
@@ -19,7 +19,7 @@ class Findings:
         self.names: dict[str, list[str]] = {}
 
     def add(self, what: str, *names: str) -> None:
-        """Note files or entries; `what` says what is wrong with them and what was done about it."""
+        """Note files or entries; `what` says what is wrong with them, and what was done."""
         if names:
             self.names.setdefault(what, []).extend(map(printable, names))
 

@@ -1,4 +1,4 @@
-"""A folder -> the image files beneath it, and what is left out and why (docs/howto/own-data.md). No torch here."""
+"""A folder -> the image files beneath it, and the files left out (docs/howto/own-data.md). No torch here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from psvit.data.sources import add_pillow_plugins, natural
 from psvit.errors import UserError
 
 NO_PHOTOGRAPHS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF"}
-"""Formats whose endings Pillow knows, but which it cannot decode by itself."""
+"""Formats that Pillow knows, but cannot decode without other programs."""
 
 SYSTEM = {
     "@eadir", "#recycle", "@recycle", "$recycle.bin", "__macosx", "__pycache__", "system volume information",
@@ -72,7 +72,7 @@ class ImageFile(NamedTuple):
 
 
 class _Walk:
-    """Files and folders met so far, each once: folders before what links lead to."""
+    """Walks a folder, and meets each file and folder once: links are followed last."""
 
     def __init__(self, root: Path) -> None:
         self.files: list[ImageFile] = []
@@ -150,7 +150,7 @@ class _Walk:
         return new
 
     def empty(self) -> list[str]:
-        """Folders with no image anywhere beneath; of one within another, the outer alone."""
+        """Folders with no image anywhere beneath; the outermost only."""
         named = self.left_out.names
         told = [tuple(name.split("/")) for why in (READ_FOLDERS, READ_FILES) for name in named.get(why, ())]
         met = [file.parts for file in self.files] + told

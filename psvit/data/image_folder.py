@@ -46,9 +46,9 @@ class ImageFolder:
         classes: names of all classes, in natural order.
         splits: the images of train, validation and test, where they have folders of their own; else all are of train.
         folders: the name of each split's folder; empty without any.
-        left_out: what is left out, and why.
+        left_out: files left out, by reason.
         notes: lines for the user.
-        origins: where each split comes from, in words; empty where its folder tells it.
+        origins: where each split comes from, for the user; empty if from its folder.
     """
 
     classes: tuple[str, ...]
@@ -72,10 +72,10 @@ def read_image_folder(root: Path, given: str, class_folders: str | None = None) 
         root: the folder.
         given: what the user called it.
         class_folders: outer or inner: which folders are the classes where images lie deeper than one folder; None
-            takes what is plain, and refuses the rest.
+            refuses a folder where this is not clear.
 
     Raises:
-        UserError: no image is in a class folder, or it is open which folders are classes or splits.
+        UserError: no image is in a class folder, or it is not clear which folders are classes or splits.
     """
     return _Reading(root, f"--data {given!r}", class_folders).read()
 
@@ -165,10 +165,10 @@ class _Reading:
         ]
 
     def _classes_are_inner(self, inside: Sequence[ImageFile], nested: Sequence[ImageFile], depth: int) -> bool:
-        """Whether the folder that an image lies in is its class, not the outermost.
+        """Whether an image's own folder is its class, not the outermost one.
 
         Raises:
-            UserError: it is open, or the classes would not be what they are called.
+            UserError: it is not clear, or two classes would have one name.
         """
         outer: dict[str, set[tuple[str, ...]]] = {}
         for file in nested:
@@ -213,7 +213,7 @@ class _Reading:
                 )
 
     def _check_classes(self, splits: dict[str, list[Labelled]], folders: dict[str, str]) -> dict[str, list[Labelled]]:
-        """The splits whose classes are known from training; what they lack is said."""
+        """Drop or refuse splits with other classes than training; a note names the classes that a split lacks."""
         if "train" not in splits:
             return splits
         known = {image.label for image in splits["train"]}

@@ -1,6 +1,6 @@
 """The list of a network's images: the split and the content of each. No torch here.
 
-A run keeps it beside its checkpoints, so that an evaluation knows images that the network has seen, wherever they are.
+A run keeps it beside its checkpoints, so that an evaluation knows the images that the network has seen.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class ImageList:
         return by_both.get((path, digest)) or by_digest.get(digest) or by_path.get(path)
 
     def is_of(self, digests: Iterable[str]) -> bool:
-        """Whether these digests are of the folder of this list: they hold at least half of its images."""
+        """Whether a folder with these digests is the one listed here: it holds at least half of the images."""
         there = set(digests)
         return 2 * sum(row.digest in there for row in self.rows) >= len(self.rows)
 

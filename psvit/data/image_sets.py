@@ -31,7 +31,7 @@ class ImageSet:
     Args:
         classes: class names, by class number.
         rows: the images; splits: the split of each: train, validation, test, or unused.
-        origins: where each split comes from, in words.
+        origins: where each split comes from, for the user.
         notes: lines for the user.
         known: the digests of the images, if they are known already.
     """
@@ -119,7 +119,7 @@ def data_folder(config: DataConfig, known: str) -> Path:
 def split_images(
     folder: ImageFolder, config: DataConfig, kept: ImageList | None = None, evaluated: bool = False
 ) -> ImageSet:
-    """Cut the splits that a folder, as it was read, has none of; for images of classes and for those without.
+    """Cut the splits that a folder lacks; its images may have classes or none.
 
     Args:
         folder: the images, by the splits that they have folders for.

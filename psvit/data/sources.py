@@ -32,7 +32,7 @@ TEST_SPLITS = ("test", "validation", "val", "valid")
 
 @cache
 def add_pillow_plugins() -> None:
-    """Teach Pillow what its plug-ins can read: HEIC where pillow-heif is installed."""
+    """Register Pillow's plug-ins: HEIC where pillow-heif is installed."""
     with suppress(ImportError):
         from pillow_heif import register_heif_opener
 
@@ -43,9 +43,9 @@ def load_image(file: str | Path | IO[bytes], in_chans: int = 3, as_stored: bool 
     """Read and decode an image file, upright: mode L for 1 channel, RGB for 3. Of several frames the first counts.
 
     Args:
-        file: its path, or what it holds.
+        file: its path, or an open file.
         in_chans: 1 or 3.
-        as_stored: leave the pixels as they are stored, whatever the EXIF orientation says.
+        as_stored: ignore the EXIF orientation.
 
     Raises:
         OSError: the file cannot be read as an image, is cut short, or is a decompression bomb.
@@ -65,7 +65,7 @@ def load_image(file: str | Path | IO[bytes], in_chans: int = 3, as_stored: bool 
 def convert_image(image: Image.Image, in_chans: int = 3, as_stored: bool = False) -> Image.Image:
     """Bring an image of any mode to 8 bit L or RGB, turned as its EXIF orientation says, or as it is stored.
 
-    What is transparent becomes white: a plain conversion would bring back whatever colour is hidden beneath.
+    Transparent pixels become white: a plain conversion would show the colours hidden beneath.
     """
     image = image if as_stored else upright(image)
     if image.mode.startswith("I") or image.mode == "F":
@@ -84,8 +84,8 @@ QUARTER_TURNS = 5
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The image as its EXIF orientation says it is to be seen: a phone's pictures are stored as its sensor lies."""
-    with suppress(Exception):  # what cannot be read of an EXIF block is no reason to lose the image
+    """The image turned by its EXIF orientation: phones store pictures as the sensor was held."""
+    with suppress(Exception):  # a broken EXIF block is no reason to lose the image
         if image.getexif().get(ORIENTATION, 1) != 1:
             return ImageOps.exif_transpose(image)
     return image
@@ -254,13 +254,13 @@ def no_images() -> Source:
 
 
 def natural(text: str) -> tuple[list[str | int], str]:
-    """Sorting key: numbers by value, letters whatever their case; a tie goes by the text itself."""
+    """Sorting key: numbers by value, letters without their case; then the text itself."""
     parts = re.split(r"(\d+)", text.lower())
     return [int(part) if at % 2 else part for at, part in enumerate(parts)], text
 
 
 def printable(text: str) -> str:
-    """The text with what UTF-8 cannot hold, such as stray bytes of a file name, as escapes."""
+    """The text, with stray bytes of a file name, which UTF-8 cannot hold, as escapes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Cuts of a split that keep its classes in proportion, and the one cut of the digits. No torch here."""
+"""Cuts of a split that keep its classes in proportion, and the digits, cut. No torch here."""
 
 from __future__ import annotations
 
@@ -28,9 +28,8 @@ def cut(
         members = rng.permutation(np.flatnonzero(labels == label))
         if len(members) < 2:
             raise UserError(
-                f"class {classes[label]!r} has one image, and training and the validation split need one each: "
-                f"add images or "
-                "remove the class, or give --validation 0"
+                f"class {classes[label]!r} has one image, and training and the validation split need one each: add "
+                "images or remove the class, or give --validation 0"
             )
         off[members[: min(max(round(fraction * len(members)), 1), len(members) - 1)]] = True
     return np.flatnonzero(~off), np.flatnonzero(off)
@@ -54,7 +53,7 @@ def digits() -> tuple[Labelled, Labelled]:
 
 
 def hashed_position(key: str, salt: str) -> float:
-    """Where in 0 <= x < 1 a text falls: the same on every machine, and whatever other texts there are."""
+    """Hash a text to 0 <= x < 1: the same on every machine."""
     digest = hashlib.blake2b(f"{salt}\0{key}".encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 

@@ -69,11 +69,10 @@ class _TimmSource(Source):
 
 
 def open_timm(config: DataConfig) -> tuple[Source | Stream, Source | Stream, Source | Stream, tuple[str, ...]]:
-    """Open a set by timm's name for it: training images, validation split if it is cut already, test images, class
-    names.
+    """Open a set by timm's name for it: train, validation (empty if still to be cut) and test split, class names.
 
     Raises:
-        UserError: timm does not know or find the set, or it cannot be used as settings ask.
+        UserError: timm does not find the set, or it cannot be cut as asked.
     """
     prefix, _, name = config.data.partition("/")
     if name.lower() in ("image_folder", "folder"):  # there timm takes the training images where it finds no test split
@@ -150,9 +149,7 @@ def _open_streams(config: DataConfig) -> tuple[Stream, Stream | Source, Stream, 
 
 
 def _open_shards(config: DataConfig) -> tuple[Stream, Stream | Source, Stream, tuple[str, ...]]:
-    """WebDataset: tar files with train, val or test in their names. The validation split is whole shards, not by
-    class.
-    """
+    """WebDataset: tar files with train, val or test in their names. The validation split is whole shards."""
     shards = _find_shards(config, ("train", "training"))
     labels = {label for shard in shards for label in _shard_labels(shard)}
     classes = tuple(map(str, range(max(labels, default=-1) + 1)))

@@ -17,7 +17,7 @@ from psvit.data.sources import load_image
 from psvit.errors import UserError, one_line
 
 ROUNDING = 1.0
-"""Pixels by which a box may stand out of its image without a note: annotation tools round."""
+"""A box may leave its image by so many pixels without a note: annotation tools round."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class Annotation:
 class Annotated:
     """One image file: height and width, boxes (n, 4) within it, labels (n,), crowd (n,), n outlines.
 
-    `as_stored`: annotations are for the pixels as stored, whatever the EXIF orientation.
+    `as_stored`: annotations are for the pixels as stored, without the EXIF orientation.
     """
 
     path: str
@@ -143,7 +143,7 @@ class AnnotatedSource(DenseFiles):
             try:
                 mask = draw(shape, one.size) if shape is not None else None
                 yield mask if mask is not None and mask.any() else _filled(box, one.size)
-            except (ValueError, RuntimeError) as error:  # what the decoder says to runs that do not add up
+            except (ValueError, RuntimeError) as error:  # runs that do not add up
                 raise OSError(f"image {one.path}: a mask cannot be decoded ({one_line(error)})") from error
 
 

@@ -1,4 +1,4 @@
-"""The images of a split with what is in them -> samples and batches, for detectors and for segmenters."""
+"""Images with objects or class maps -> samples and batches, for detectors and segmenters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from psvit.errors import UserError, one_line
 
 
 class DenseSplit(Split):
-    """Images with what is in them.
+    """Images with objects or class maps.
 
     Args:
         source: the images.
@@ -37,14 +37,14 @@ class DenseSplit(Split):
         return self.source.name(i)
 
     def counts(self, item: Any) -> bool:
-        """Whether what `read` gave counts in the figures of an evaluation."""
+        """Whether an image that was read counts in the metrics."""
         return True
 
 
 class ObjectSplit(DenseSplit):
-    """Images with boxes and masks: a batch is a list of images (C, H, W) in 0..1 and a list of what is in them.
+    """Images with boxes and masks: a batch is a list of images (C, H, W) in 0..1 and a list of targets.
 
-    In training the second is torchvision's target; in evaluation it is the image's number, (height, width) and Objects.
+    A target is torchvision's in training; in evaluation it is the image's number, (height, width) and Objects.
     """
 
     def read(self, i: int) -> tuple[int, Image.Image, Objects]:
@@ -52,14 +52,14 @@ class ObjectSplit(DenseSplit):
         return i, self.source.image(i), self.source.objects(i)
 
     def transformed(self, item: tuple[int, Image.Image, Objects]) -> tuple[Tensor, Any]:
-        """What `read` gave -> (C, H, W) and what is in it."""
+        """What `read` gave -> (C, H, W) and the target."""
         number, image, objects = item
         if self.vary is not None:
             return vary_objects(self.vary, image, objects)
         return to_tensor(image), (number, (image.height, image.width), objects)
 
     def stacked(self, images: list[Tensor], labels: list[Any]) -> tuple[Any, Any]:
-        """Lists as they are: images differ in size, and in how much is in them."""
+        """Lists as they are: images differ in size and in their number of objects."""
         return images, labels
 
 
@@ -87,8 +87,7 @@ class ClassMapSplit(DenseSplit):
 
 
 def check_validation(split: DenseSplit) -> None:
-    """Refuse a validation split that can have no figures, before an epoch is lost to it; reads up to the first that
-    counts.
+    """Refuse a validation split that can have no metrics, before an epoch is trained; stops at the first good image.
 
     Raises:
         UserError: none of its images can be read, or no pixel of them has a class.

@@ -216,7 +216,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _entries(content: dict[str, Any], key: str, path: Path, needed: Sequence[str]) -> list[dict[str, Any]]:
-    """The list `key` of a file, each entry with what it needs."""
+    """The list `key` of a file; each entry has the keys `needed`."""
     if not isinstance(content.get(key), list):
         raise UserError(f"{path} has no list {key!r}: COCO's format needs images, annotations and categories")
     entries: list[dict[str, Any]] = content[key]

@@ -1,4 +1,4 @@
-"""Files whose pixels tell classes, and the images that they are for. No torch here."""
+"""Masks: image files whose pixels are class numbers, and the images beside them. No torch here."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class MapSource(DenseFiles):
         pairs: image and mask.
         numbers: what the numbers in masks mean.
         headers: of the images.
-        stored: whether the masks are for the image as it is stored, whatever its EXIF orientation.
+        stored: whether the mask is for the image as stored, without its EXIF orientation.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class MapSource(DenseFiles):
         return len(self.pairs)
 
     def image(self, i: int) -> Image.Image:
-        """Decode image i, mode RGB; OSError too if it is of another size than its header says."""
+        """Decode image i, mode RGB; also OSError if its size is not that in its header."""
         image = load_image(self.pairs[i][0], as_stored=self.stored[i])
         if image.size[::-1] != self.size_of(i):
             raise OSError(f"image {self.name(i)} has an EXIF orientation behind its pixels: write it again without")

@@ -60,7 +60,7 @@ def find_folders(root: Path) -> dict[str, tuple[Path, Path]]:
 
 
 def _same(image: Path, mask: Path, images: Sequence[Path]) -> bool:
-    """Whether a folder of images is the one that a folder of masks is for: of its name, where there is one."""
+    """Whether a folder of masks is for this folder of images: the only one, or one of its name."""
     return len(images) == 1 or image.name == mask.name
 
 
@@ -95,7 +95,7 @@ def find_other_masks(root: Path) -> Path | None:
 
 
 class Pairs:
-    """Images and masks of a folder while they are found: the split of each pair, and what is to be said of them."""
+    """Pairs of image and mask, the split of each, and the problems met while they are found."""
 
     def __init__(self, root: Path, strict: bool) -> None:
         self.root = root
@@ -133,7 +133,7 @@ class Pairs:
         self.findings.add("masks without an image, left out", *alone)
 
     def _files(self, folder: Path) -> list[ImageFile]:
-        """The image files of a folder; what is left out is noted, but not files that name classes."""
+        """The image files of a folder; other files are noted as left out, except files of class names."""
         files, left_out = find_images(folder)
         for why, names in left_out.names.items():
             kept = [name for name in names if os.path.basename(name) not in FILES]

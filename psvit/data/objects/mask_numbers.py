@@ -1,4 +1,4 @@
-"""The numbers or colours in masks -> classes: what they are taken for, and why. No torch here.
+"""The numbers or colours in masks -> classes. No torch here.
 
 Numbers are class numbers where they are close to each other from 0 on. A few numbers far apart are a class each. Many
 numbers between two or more that fill areas are smoothed edges.
@@ -39,7 +39,7 @@ class Numbers:
         means: (n,) the class of each, or 255 for ignored.
         rest: what others are: refused, ignored, or nearest: of the class whose key is nearest.
         colours: keys are colours.
-        told: what the set has, for the message that refuses another.
+        told: the classes, for the message that refuses another number.
     """
 
     keys: NDArray[np.int64]
@@ -91,7 +91,7 @@ class Seen:
     """The numbers, or colours, of the masks that were looked into.
 
     Args:
-        pixels: of each number; solid: those of which nine pixels in a square are.
+        pixels: how many each number has; solid: numbers that fill a square of nine pixels somewhere.
         lossy: the name of a mask in a format that changes numbers.
     """
 
@@ -116,7 +116,7 @@ class Seen:
         return sum(self.pixels[key] for key in keys) / max(self.pixels.total(), 1)
 
     def areas(self) -> list[int] | None:
-        """The numbers that fill areas, if all others are such as smoothing or JPEG leaves between them."""
+        """The numbers that fill areas, if smoothing or JPEG explains all others; else None."""
         groups: list[list[int]] = []
         for key in sorted(self.solid):
             if groups and key - groups[-1][-1] < FAR:
@@ -197,7 +197,7 @@ def understand(where: str, seen: Seen, named: ClassNames | None, colours: bool) 
 
 
 def _have_gaps(classes: Sequence[int]) -> bool:
-    """Whether numbers are too far apart to be class numbers of which some do not occur: less than half of them do."""
+    """Whether fewer than half of the numbers up to the highest occur: too few for class numbers with gaps."""
     return bool(classes) and 2 * len(classes) <= classes[-1]
 
 

@@ -72,7 +72,7 @@ class DenseData:
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
     def sizes(self) -> set[tuple[int, int]]:
-        """Heights and widths of the images of all splits, as far as they are known without decoding them."""
+        """Heights and widths of the images of all splits, if known without decoding them."""
         if self.img_size is not None:
             return {self.img_size}
         parts = (self.train, self.validation, self.test)
@@ -191,7 +191,7 @@ def _in_splits(config: DenseDataConfig, found: Found, kept: ImageList | None, ev
 
 
 def _real_paths(paths: Sequence[str]) -> list[str]:
-    """The real path of each image, whatever links and dots lead to it."""
+    """The real path of each image, without links and dots."""
     folders: dict[str, str] = {}
     found = []
     for given in paths:
@@ -204,7 +204,7 @@ def _real_paths(paths: Sequence[str]) -> list[str]:
 
 
 def _check_apart(config: DenseDataConfig, found: Found, real: Sequence[str]) -> None:
-    """Refuse a file that is in two splits, by whatever path, unless it is to be put into one."""
+    """Refuse a file that is in two splits, unless --join-duplicates puts it into one."""
     places: dict[str, set[str]] = {}
     for file, split in zip(real, found.splits, strict=True):
         places.setdefault(file, set()).add(split)
@@ -257,7 +257,7 @@ def _open_scenes(config: DenseDataConfig) -> DenseData:
     kept, off = cut(labels, config.validation, np.random.default_rng(seed), DIGITS)
     count = max(round(config.validation * config.scenes), 1) if config.validation else 0
     limited = min(config.limit or config.scenes, config.scenes)
-    # the first number keeps the three splits' randomness apart; the test split's own is whatever --seed says
+    # the first number keeps the randomness of the splits apart; the test split's does not depend on --seed
     return DenseData(
         name=config.data,
         classes=DIGITS,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from psvit.data.objects.libraries import mask_tools
+from psvit.errors import need
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -18,6 +19,12 @@ Shape = tuple[NDArray[np.float64], ...] | dict[str, Any]
 
 FAR = 10
 """A corner this many images away from its own is a mistake, and drawing up to it could take all memory."""
+
+
+def mask_tools() -> ModuleType:
+    """COCO's polygons and runs of pixels, by faster-coco-eval or pycocotools; UserError if neither is installed."""
+    modules = ("faster_coco_eval.core.mask", "pycocotools.mask")
+    return need("masks of COCO need", *modules, package="faster-coco-eval", extra="dense")
 
 
 def read_shape(segmentation: Any, size: Size) -> Shape | None:
@@ -43,7 +50,7 @@ def _read_runs(segmentation: Mapping[str, Any], size: Size) -> dict[str, Any]:
     counts = segmentation["counts"]
     if isinstance(counts, str):
         packed = {"size": list(size), "counts": counts.encode()}
-        if mask_tools().area(packed) > size[0] * size[1]:  # faster-coco-eval refuses it by itself
+        if mask_tools().area(packed) > size[0] * size[1]:  # faster-coco-eval raises by itself, pycocotools does not
             raise ValueError("more pixels than the image has")
         return packed
     runs: dict[str, Any] = mask_tools().frPyObjects(segmentation, *size)

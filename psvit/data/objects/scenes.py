@@ -1,7 +1,7 @@
 """digits-scenes: real digits of scikit-learn's on a drawn ground, several to a scene, with boxes and masks. No torch.
 
 Scene i of a split is a function of (the split's seed, i): it is the same in every process and every epoch. Digits of
-8 x 8 pixels are enlarged, drawn over each other and over what is no digit; what can be seen of a digit is its mask.
+8 x 8 pixels are enlarged, drawn over each other and over clutter; the visible part of a digit is its mask.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LEAST_SIDE = 48
 DIGITS = (2, 8)
 SCALES = (1.25, 4.0)
 VISIBLE = 0.5
-"""Part of each digit that later ones leave to be seen."""
+"""Fraction of each digit that later ones leave visible."""
 INK = 0.35
 """Opacity from which a pixel belongs to a digit."""
 TRIES = 20
@@ -31,7 +31,7 @@ TRIES = 20
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """One composed scene: pixels (H, W), masks (n, H, W) of what can be seen of each digit, labels (n,)."""
+    """One composed scene: pixels (H, W), masks (n, H, W) of the visible part of each digit, labels (n,)."""
 
     pixels: NDArray[np.uint8]
     masks: NDArray[np.bool_]
@@ -87,7 +87,7 @@ class ScenesSource(DenseSource):
         return self.size
 
     def objects(self, i: int) -> Objects:
-        """The digits of scene i, the one behind first."""
+        """The digits of scene i, from back to front."""
         scene = self.scene(i)
         return Objects(boxes_of(scene.masks), scene.labels, scene.masks, np.zeros(len(scene.labels), dtype=bool))
 
@@ -126,7 +126,7 @@ def compose(
 
 
 def _enlarge(digit: NDArray[np.uint8], width: float, height: float, degrees: float) -> NDArray[np.float64]:
-    """Opacity (h, w) in 0..1 of a digit enlarged by the two factors and turned, cut to what is not empty."""
+    """Opacity (h, w) in 0..1 of a digit enlarged by the two factors and turned, cut to its box."""
     framed = Image.fromarray(np.pad(digit, 2))  # a frame, so that strokes fade out and corners are not cut off
     sides = (max(round(framed.width * width), 1), max(round(framed.height * height), 1))
     large = framed.resize(sides, Image.Resampling.BILINEAR).rotate(degrees, Image.Resampling.BILINEAR)
@@ -165,7 +165,7 @@ def _on_canvas(shape: NDArray[np.bool_], place: tuple[int, int], size: tuple[int
 def _paint(
     canvas: NDArray[np.float64], opacity: NDArray[np.float64], place: tuple[int, int], rng: np.random.Generator
 ) -> None:
-    """Blend a shape into the canvas, brighter or darker than what is there by a random contrast."""
+    """Blend a shape into the canvas, brighter or darker than the ground by a random contrast."""
     y, x = place
     window = canvas[y : y + opacity.shape[0], x : x + opacity.shape[1]]
     ground = float(window.mean())

@@ -1,4 +1,4 @@
-"""Names of files and folders in sets with boxes or masks: which split they are, which file is meant. No torch here."""
+"""Files and folders by name, and the splits that their names tell. No torch here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from psvit.errors import UserError
 
 
 def split_of_folder(name: str) -> str | None:
-    """The split that a folder of this name is (train, validation, test), whatever year stands behind it; or None."""
+    """The split that a folder of this name is (train, validation, test), also with a year behind it; or None."""
     return split_named(re.sub(r"[-_ ]?\d+$", "", name))
 
 

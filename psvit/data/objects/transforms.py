@@ -1,4 +1,4 @@
-"""An image with what is in it -> tensors, varied alike at random in training, through torchvision's transforms."""
+"""An image with its objects or class map -> tensors, varied together by torchvision's transforms."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from psvit.data.objects.objects import Objects, boxes_of
 from psvit.data.objects.objects_config import DenseAugment
 
 LEAST_SIDE = 1.0
-"""Pixels; a box of which less is left in a cut is left out."""
+"""Pixels; a box of which less is left after a cut is dropped."""
 
 ROUNDING = 1.0
 """Pixels by which an annotated box may differ from its mask's and count as the mask's."""
@@ -32,7 +32,7 @@ def to_tensor(image: Image.Image) -> Tensor:
 class Jitter(v2.ScaleJitter):
     """torchvision's scale jitter, but masks take the pixel whose centre is nearest.
 
-    torchvision's `nearest` takes the one whose corner is, and so moves a mask by half a pixel against its image. A side
+    torchvision's `nearest` goes by corners, which moves a mask by half a pixel against its image. A side
     of a thin image stays one pixel where torchvision's would be none.
     """
 
@@ -52,14 +52,14 @@ class Jitter(v2.ScaleJitter):
 
 
 class Vary:
-    """Resizes, cuts, mirrors and colours an image, and what lies on it alike.
+    """Resizes, cuts, mirrors and colours an image, and its boxes and masks with it.
 
     Args:
         augment: how much.
         mirror: an image keeps its classes when mirrored.
-        mean: grey value of each channel in 0..1, to fill what lies outside.
+        mean: grey value of each channel in 0..1, to fill pixels outside.
         outside: class number of pixels outside, in class maps; 0 in masks of objects.
-        crop: height and width in pixels of what is cut from an image; None for the image's own size.
+        crop: height and width in pixels to cut from an image; None for the image's own size.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Vary:
 def vary_objects(vary: Vary, image: Image.Image, objects: Objects) -> tuple[Tensor, dict[str, Tensor]]:
     """An image and its objects -> (C, H, W) in 0..1 and torchvision's target; crowds are left out.
 
-    Boxes move with the image. One that is its mask's is that of what is still to be seen of the mask.
+    Boxes move with the image. A box that fits its mask is drawn anew around the visible part of the mask.
 
     Returns:
         The image, and boxes (n, 4) in pixels, labels (n,) from 1, and masks (n, H, W) uint8 where the set has them.

@@ -37,7 +37,7 @@ NO_LIST = "images in no list"
 
 
 class Lists(NamedTuple):
-    """Names of the images of each split, the list that names each split, and notes on what is not used."""
+    """Names of the images of each split, the list that names each split, and lines for the user."""
 
     names: dict[str, list[str]]
     origins: dict[str, str]

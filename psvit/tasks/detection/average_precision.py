@@ -8,19 +8,30 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from psvit.data.objects.libraries import coco_classes, mask_tools
 from psvit.data.objects.objects import Objects
+from psvit.data.objects.outlines import mask_tools
+from psvit.errors import need
 
 METRICS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 """The first six of COCO's summary: mean over IoU 0.50:0.95, at 0.50, at 0.75, by the area of objects."""
 
 Annotation = dict[str, Any]
+
+
+def coco_classes() -> tuple[Any, Any]:
+    """The classes COCO and COCOeval, by faster-coco-eval or pycocotools; UserError if neither is installed."""
+    modules = ("faster_coco_eval", "pycocotools.coco")
+    found = need("average precision needs", *modules, package="faster-coco-eval", extra="dense")
+    if hasattr(found, "COCOeval_faster"):
+        return found.COCO, found.COCOeval_faster
+    return found.COCO, import_module("pycocotools.cocoeval").COCOeval
 
 
 def true_objects(image: int, objects: Objects) -> list[Annotation]:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from psvit.data.loading import check_readable
 from psvit.data.objects.batches import ObjectSplit
-from psvit.data.objects.libraries import coco_classes
 from psvit.data.objects.object_sets import DenseData, open_objects
 from psvit.data.objects.objects import BoxesAlone
 from psvit.data.objects.objects_config import DenseAugment
@@ -22,7 +21,7 @@ from psvit.data.objects.transforms import Vary
 from psvit.data.samples import Batch
 from psvit.tasks.dense.dense_config import is_small
 from psvit.tasks.dense.dense_task import DenseTask
-from psvit.tasks.detection.average_precision import average_precision, found_objects, true_objects
+from psvit.tasks.detection.average_precision import average_precision, coco_classes, found_objects, true_objects
 from psvit.tasks.detection.detector_config import DetectorConfig
 from psvit.tasks.detection.detectors import build_detector
 from psvit.tasks.detection.pyramid import Backbone, check_read

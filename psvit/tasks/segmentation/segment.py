@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from psvit.data.loading import check_readable
 from psvit.data.objects.batches import ClassMapSplit
-from psvit.data.objects.libraries import decoders
 from psvit.data.objects.object_sets import DenseData, open_class_maps
 from psvit.data.objects.objects import IGNORED
 from psvit.data.objects.objects_config import DenseAugment
@@ -25,7 +24,7 @@ from psvit.errors import UserError, one_line
 from psvit.tasks.dense.dense_task import DenseTask
 from psvit.tasks.segmentation.mean_iou import SegmentationMetrics, confusion_matrix
 from psvit.tasks.segmentation.segmenter_config import SegmenterConfig
-from psvit.tasks.segmentation.segmenters import build_segmenter, multiple_of
+from psvit.tasks.segmentation.segmenters import build_segmenter, decoders, multiple_of
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,7 @@ import torch.nn.functional as F
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from psvit.data.objects.libraries import decoders
-from psvit.errors import UserError, one_line
+from psvit.errors import UserError, need, one_line
 from psvit.tasks.dense.backbone import take_weights
 from psvit.tasks.segmentation.segmenter_config import SegmenterConfig
 
@@ -31,6 +30,12 @@ NAME = "psvit"
 
 STEM = 2
 """Level of the finest map that all decoders but unet need: stride 4."""
+
+
+def decoders() -> ModuleType:
+    """segmentation_models_pytorch; UserError if it is not installed."""
+    package = "segmentation-models-pytorch"
+    return need("decoders need", "segmentation_models_pytorch", package=package, extra="dense")
 
 
 class FeaturesEncoder(nn.Module):
