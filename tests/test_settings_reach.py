@@ -17,7 +17,7 @@ from psvit.engine.open_model import open_model
 from psvit.errors import UserError, flag
 from psvit.pipeline.compare import contender, contenders
 from psvit.pipeline.run_config import CompareConfig
-from psvit.studies.plan import Study
+from psvit.studies.definition import Study
 from psvit.studies.study_file import read_study
 
 BASE = Arch("AS-A", widths=(16, 32), head_dim=8, patch_size=2)

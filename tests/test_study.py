@@ -100,7 +100,7 @@ def test_the_test_split_is_read_only_where_it_counts(
         test.__class__ = Forbidden
         return data
 
-    for module in ("studies.jobs", "search.search", "tasks.classification.classify", "tasks.classification.evaluate"):
+    for module in ("studies.plan", "search.search", "tasks.classification.classify", "tasks.classification.evaluate"):
         monkeypatch.setattr(f"psvit.{module}.open_data", opened)
     asked = words(tmp_path / "study", {**STUDY, "reads": reads})
     if reads == "test":

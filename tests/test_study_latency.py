@@ -41,7 +41,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         asked.append([model.model for model, _ in models.values()])
         return {name: float(place) for place, name in enumerate(models, start=1)}
 
-    monkeypatch.setattr("psvit.studies.jobs.measure_models", measure)
+    monkeypatch.setattr("psvit.studies.plan.measure_models", measure)
     monkeypatch.setattr("psvit.studies.study.write_report", lambda folder, *_: [folder / "report.html"])
     return asked
 

@@ -19,8 +19,8 @@ from scipy import stats
 from psvit.data.data_config import DataConfig
 from psvit.engine.train_config import light
 from psvit.report.tables import print_table, to_markdown
+from psvit.studies.definition import Claim, Figure, Group, Network, Study
 from psvit.studies.known import of_now
-from psvit.studies.plan import Claim, Figure, Group, Network, Study
 from psvit.studies.results import AT_CHANCE, judged, results
 from psvit.studies.statistics import Spread, difference, interval, ratio, verdict, widest
 from psvit.studies.study_file import names, read_study

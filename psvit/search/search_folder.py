@@ -47,6 +47,14 @@ def journals_of(folder: Path) -> list[Path]:
     return [path for pattern in patterns for path in folder.glob(pattern)]
 
 
+def clear_search(folder: Path) -> None:
+    """Remove what a search wrote, and nothing else that the user may keep in its folder."""
+    for place in (SUPERNET, INHERITED):
+        shutil.rmtree(folder / place, ignore_errors=True)
+    for path in [*journals_of(folder), *list_files(folder), *(folder / name for name in reversed(OWN))]:
+        path.unlink(missing_ok=True)
+
+
 def check_folder(folder: Path, config: SearchConfig, record: dict[str, Any]) -> None:
     """Refuse a folder that is not this search's.
 
@@ -80,10 +88,7 @@ def begin(
     if accelerator.is_main_process:
         if not config.search.resume:
             on_begin()
-            for place in (SUPERNET, INHERITED):
-                shutil.rmtree(folder / place, ignore_errors=True)
-            for path in [*journals_of(folder), *list_files(folder), *(folder / name for name in reversed(OWN))]:
-                path.unlink(missing_ok=True)
+            clear_search(folder)
             write_json(folder / RUN_CONFIG, record)
         for name in (*OWN, WORKER):
             recover(folder / name)

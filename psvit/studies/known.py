@@ -13,7 +13,7 @@ from typing import Any
 from psvit.data.data_config import DataConfig
 from psvit.engine.train_config import Recipe
 from psvit.errors import UserError, one_line
-from psvit.studies.plan import IDLE, SEARCHED, Study
+from psvit.studies.definition import IDLE, SEARCHED, Study
 
 Row = Mapping[str, Any]
 

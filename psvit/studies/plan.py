@@ -1,162 +1,267 @@
-"""What a study asks: groups of networks, each trained with several seeds, and the claims that they test. No torch."""
+"""A study -> its searches, trainings and measurements, checked before anything is trained."""
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
 
+from torch import nn
+
+from psvit.arch.arch import Arch
+from psvit.arch.model_config import ModelConfig
+from psvit.arch.quantities import parse_macs
+from psvit.arch.variants import default_arch, with_changes
 from psvit.data.data_config import DataConfig
-from psvit.engine.train_config import Precision, Recipe
-from psvit.errors import UserError
+from psvit.data.datasets import Data, open_data
+from psvit.engine.hardware import machine_info, resolve_device
+from psvit.engine.optimizer import make_optimizer
+from psvit.engine.train_config import (
+    Machine,
+    RunConfig,
+    TrainConfig,
+)
+from psvit.errors import UserError, one_line
+from psvit.files import write_json
+from psvit.latency.benchmark_config import LatencyConfig
+from psvit.latency.parts import measure_models
+from psvit.pipeline.compare import contender
+from psvit.search.search_config import SearchConfig
+from psvit.studies.definition import SEARCHED, Group, Network, Study, check_slugs, slug
+from psvit.studies.known import NOTHING, Known
+from psvit.studies.results import Kept, results
+from psvit.studies.study_file import search_config
+from psvit.studies.study_folder import LATENCY, kept_latencies
+from psvit.studies.trials import Search, Trial
 
-CONTENDERS = ("deit", "deit12", "psvit_1d", "psvit_2d")
-SEARCHED = "searched"
-"""The name of the network that a search of the group's budget finds."""
-
-IDLE = ("threads", "workers", "accept_changes")
-"""Settings of a training that change no figure."""
-
-Split = Literal["test", "validation"]
-
-
-@dataclass(frozen=True)
-class Network:
-    """A network of a group.
-
-    Args:
-        label: what the study calls it.
-        network: searched, or a name as `psvit.pipeline.compare.contender` knows it.
-        changes: fields of `Arch` that differ.
-        scaled: to the group's MACs.
-        seeds: of its trainings.
-    """
-
-    label: str
-    network: str
-    changes: tuple[tuple[str, Any], ...] = ()
-    scaled: bool = True
-    seeds: tuple[int, ...] = (0,)
+Milliseconds = Mapping[tuple[str, str], float | None]
+"""Of a batch through each network, by group and label."""
 
 
-@dataclass(frozen=True)
-class Group:
-    """Networks that are trained alike.
+class Plan:
+    """What a study has to do, checked before anything is trained.
 
     Args:
-        name: what the study calls it.
-        networks: what is trained.
-        macs: MACs that they are scaled to, as text; None for none.
-        data: the images; its seed is replaced by each training's.
-        recipe: how they are trained.
-        search: settings of the search for the network called searched, by the names of ``psvit search``'s flags.
-    """
-
-    name: str
-    networks: tuple[Network, ...]
-    macs: str | None
-    data: DataConfig
-    recipe: Recipe
-    search: tuple[tuple[str, Any], ...] = ()
-
-    @property
-    def searches(self) -> bool:
-        """Whether one of the networks has to be searched."""
-        return any(network.network == SEARCHED for network in self.networks)
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One network is better than another.
-
-    Args:
-        claim: in words.
-        better: group and label of the network that should be better, worse: of the other.
-        at_most: what the error of the better may be, over that of the worse.
-    """
-
-    claim: str
-    better: tuple[str, str]
-    worse: tuple[str, str]
-    at_most: float = 1.0
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure of the results.
-
-    Args:
-        groups: their names.
-        x: what lies across: macs, images (of training) or epochs, each group being a point of every network's line;
-            none for means with their intervals, one under another.
-    """
-
-    groups: tuple[str, ...]
-    x: Literal["macs", "images", "epochs"] | None = None
-
-
-@dataclass(frozen=True)
-class Study:
-    """A study, read and checked; see the module's page for its file.
-
-    Args:
-        name: of its file.
-        title: for headings.
-        question: what is asked.
-        reads: the split whose figures count: test (the checkpoint that is best on the validation split, read once),
-            or validation
-            (the last epoch's).
-        groups: what is trained.
-        claims: what it tests.
-        figures: of its results; by default the means of each group.
-        quick: whether this is the small version.
-        source: the study as `read_study` was asked for it.
-        precision: of its trainings, unless another is asked for; auto leaves it to the machine.
-    """
-
-    name: str
-    title: str
-    question: str
-    reads: Split
-    groups: tuple[Group, ...]
-    claims: tuple[Claim, ...] = ()
-    figures: tuple[Figure, ...] = ()
-    quick: bool = False
-    source: str = ""
-    precision: Precision = "auto"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, for results: what is asked, not where it stands."""
-        apart = ("source", "precision") if self.precision == "auto" else ("source",)  # older results have none
-        return {name: value for name, value in asdict(self).items() if name not in apart}
-
-
-def is_ours(network: str) -> bool:
-    """Whether a network is described by an Arch, and is not searched."""
-    return network in CONTENDERS or set(network) <= set("AS-")
-
-
-def slug(text: str) -> str:
-    """A name for a folder: small letters of any script, digits, underscores, points and hyphens.
-
-    >>> slug("6 M MACs, reinvested")
-    '6-m-macs-reinvested'
-    """
-    composed = unicodedata.normalize("NFC", text.lower())  # some file systems keep accents apart, some do not
-    return re.sub(r"[^\w.]+", "-", composed).strip("-.") or "-"
-
-
-def check_slugs(names: Sequence[str], what: str) -> None:
-    """Refuse names that would share a folder.
+        study: what is asked.
+        folder: of the study.
+        machine: of each training.
+        known: networks that need no training.
 
     Raises:
-        UserError: two of them would.
+        UserError: MACs that a network cannot have, names that would share a folder, a validation split of 0, an
+            optimizer that
+            timm has not.
     """
-    seen: dict[str, str] = {}
-    for name in names:
-        other = seen.get(slug(name))
-        seen[slug(name)] = name
-        if other is not None:
-            raise UserError(f"{what} {other!r} and {name!r} would share a folder: rename one")
+
+    def __init__(self, study: Study, folder: Path, machine: Machine, known: Known = NOTHING) -> None:
+        self.study, self.folder, self.machine, self.known = study, folder, machine, known
+        self.opened: dict[DataConfig, Data] = {}
+        check_slugs([group.name for group in study.groups], "groups")
+        for group in study.groups:
+            own = ["search"] if group.searches else []  # a folder beside the networks'
+            check_slugs([*own, *(network.label for network in group.networks)], "networks")
+            if group.data.validation == 0:
+                raise UserError(
+                    f"group {group.name} has validation 0: the best epoch is chosen on a validation split, give 0.1"
+                )
+            try:
+                make_optimizer(nn.Linear(1, 1), group.recipe, 1)
+            except UserError as error:
+                raise UserError(f"recipe of group {group.name}: {error}") from error
+        self.models = {
+            (group.name, network.label): self._model(group, network)
+            for group in study.groups
+            for network in group.networks
+            if network.network != SEARCHED
+        }
+        self.searches = [
+            self._search(group)
+            for group in study.groups
+            if any(one.network == SEARCHED and (group.name, one.label) not in known.rows for one in group.networks)
+        ]
+
+        if known.rows:
+            self._check_known()
+
+    def _check_known(self) -> None:
+        """Refuse known networks of other images or of another Arch, both under the same name.
+
+        Raises:
+            UserError: the first of them.
+        """
+        shapes, images = self.shapes(), self.train_images()
+        for (group, label), row in self.known.rows.items():
+            told, model = self.known.data[group], self.models.get((group, label))
+            facts: list[tuple[Any, Any]] = [
+                (f"{told['train_images']} training images", f"{images[group]} training images"),
+                (f"images of the shape {told['shape']}", f"images of the shape {shapes[group]}"),
+            ]
+            if model is not None and (arch := arch_of(model)) is not None:  # older results tell its name alone
+                facts.append((row.get("arch") or row["network"], arch.to_dict() if row.get("arch") else str(arch)))
+            for then, now in facts:
+                if then != now:
+                    raise UserError(
+                        f"network {label} of group {group} was trained with {then}, and here it would be with {now}: "
+                        "leave out --known"
+                    )
+
+    def trials(self, archs: Mapping[str, Mapping[str, Any]]) -> list[Trial]:
+        """The trainings: first those of every network's first seed, then the second's, and so on.
+
+        Args:
+            archs: what the searches found, by group; networks that still have to be searched are left out.
+        """
+        models = self.networks(archs)
+        found = [
+            (turn, self._trial(group, network, seed, models[group.name, network.label]))
+            for group in self.study.groups
+            for network in group.networks
+            if (group.name, network.label) in models and (group.name, network.label) not in self.known.rows
+            for turn, seed in enumerate(network.seeds)
+        ]
+        return [trial for _, trial in sorted(found, key=lambda pair: pair[0])]
+
+    def networks(self, archs: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], ModelConfig]:
+        """The networks by group and label; `archs` as of `trials`."""
+        return self.models | {
+            (group.name, network.label): ModelConfig(Arch.from_dict(dict(archs[group.name])))
+            for group in self.study.groups
+            for network in group.networks
+            if network.network == SEARCHED and group.name in archs
+        }
+
+    def tell(self, say: Callable[[str], None]) -> dict[str, Any]:
+        """Say what there is to do, and return nothing."""
+        for search in self.searches:
+            say(f"{search.title}: {' '.join(search.config.search.budget)}")
+        for group in self.study.groups:
+            images = len(self._data(group).train)
+            say(f"{group.name}: {group.data.data}, {images} images, {group.recipe.epochs} epochs")
+            for network in group.networks:
+                model = self.models.get((group.name, network.label))
+                what = "what the search finds" if model is None else described(model)
+                what = "known" if (group.name, network.label) in self.known.rows else what
+                say(f"  {network.label}: {what}, seeds {' '.join(map(str, network.seeds))}")
+        return {}
+
+    def results(self, kept: Kept, archs: Mapping[str, Any], milliseconds: Milliseconds) -> dict[str, Any]:
+        """The results of what the trainings came to, the searches found and the networks take.
+
+        Returns:
+            See `psvit.studies.results.results`. Each row has ``latency_ms`` besides, None of a network that could not
+            be
+            measured, and ``latency`` says how; a group that searches has ``search_seconds``: of the supernet's training
+            and the scoring, None of a search that was interrupted.
+        """
+        searched = {**self.known.searched, **archs}
+        found = results(self.study, kept, searched, self.shapes(), self.train_images(), self.known)
+        took = dict(self.known.search_seconds) | {search.group: search.seconds() for search in self.searches}
+        for entry, group in zip(found["groups"], self.study.groups, strict=True):
+            for row in entry["rows"]:
+                row["latency_ms"] = milliseconds.get((group.name, row["label"]))
+            if group.searches:
+                entry["search_seconds"] = took.get(group.name)
+        return {**found, "latency": asdict(LatencyConfig())}
+
+    def latencies(self, archs: Mapping[str, Any], say: Callable[[str], None]) -> Milliseconds:
+        """Milliseconds of a batch through each network, those of an earlier study too, on the machine of the trainings.
+
+        They are measured once, since another measurement has other figures. Where a network comes to it, or on another
+        machine, all are measured anew: only what takes turns can be compared.
+        """
+        config, device, shapes = LatencyConfig(), resolve_device(self.machine.device), self.shapes()
+        models = self.networks({**self.known.searched, **archs})
+        keys = {where: json.dumps([asdict(model.flags()), shapes[where[0]]]) for where, model in models.items()}
+        info = machine_info(device)
+        measured = {name: info[name] for name in ("torch", "device", "device_name", "cpu")}
+        measured |= {"threads": self.machine.threads or info["threads"], **asdict(config)}
+        kept = kept_latencies(self.folder / LATENCY, measured)
+        if not kept.keys() >= set(keys.values()):
+            different = {key: (models[where], shapes[where[0]]) for where, key in keys.items()}
+            say(f"measuring the latency of {len(different)} networks")
+            seconds = measure_models(different, config, device, self.machine.threads)
+            kept = {key: None if one is None else round(1000 * one, 4) for key, one in seconds.items()}
+            rows = [
+                {**dict(zip(("model", "shape"), json.loads(key), strict=True)), "milliseconds": one}
+                for key, one in kept.items()
+            ]
+            write_json(self.folder / LATENCY, {**measured, "networks": rows})
+        return {where: kept[key] for where, key in keys.items()}
+
+    def shapes(self) -> dict[str, dict[str, Any]]:
+        """Of each group's images: their size, channels and classes."""
+        opened = {group.name: self._data(group) for group in self.study.groups}
+        return {
+            name: {"img_size": list(data.img_size), "in_chans": data.in_chans, "num_classes": len(data.classes)}
+            for name, data in opened.items()
+        }
+
+    def train_images(self) -> dict[str, int]:
+        """On how many images each group is trained."""
+        return {group.name: len(self._data(group).train) for group in self.study.groups}
+
+    def image_lists(self) -> dict[str, str]:
+        """Fingerprints of the images of each group that learns from a folder of them."""
+        files = {group.name: self._data(group).files for group in self.study.groups}
+        return {name: found.images.fingerprint for name, found in files.items() if found is not None}
+
+    def _data(self, group: Group) -> Data:
+        if group.data not in self.opened:
+            self.opened[group.data] = open_data(group.data)
+        return self.opened[group.data]
+
+    def _model(self, group: Group, network: Network) -> ModelConfig:
+        data, changes = self._data(group), dict(network.changes)
+        base = default_arch(data.img_size)
+        try:
+            macs = parse_macs(group.macs) if group.macs is not None and network.scaled else None
+            if "genotype" in changes:
+                base = with_changes(base, genotype=changes.pop("genotype"))
+            return contender(network.network, base, data, macs, changes)
+        except UserError as error:
+            raise UserError(f"network {network.label} of group {group.name}: {error}") from error
+
+    def _trial(self, group: Group, network: Network, seed: int, model: ModelConfig) -> Trial:
+        folder = self.folder / slug(group.name) / slug(network.label) / f"seed-{seed}"
+        config = TrainConfig(
+            model=model,
+            data=replace(group.data, seed=seed),
+            recipe=group.recipe,
+            machine=self.machine,
+            run=RunConfig(str(folder)),
+        )
+        return Trial(
+            group.name,
+            network.label,
+            seed,
+            self.study.reads,
+            config,
+            self.study.source or self.study.name,
+            group.macs,
+        )
+
+    def _search(self, group: Group) -> Search:
+        what = f"search of group {group.name}"
+        parts = search_config(dict(group.search), what)
+        output = str(self.folder / slug(group.name) / "search")
+        try:
+            folder = replace(parts.pop("search"), budget=(str(group.macs),), output=output)
+            config = SearchConfig(search=folder, **parts, data=group.data, recipe=group.recipe, machine=self.machine)
+        except UserError as error:
+            raise UserError(f"{what}: {one_line(error)}") from error
+        return Search(group.name, config)
+
+
+def arch_of(model: ModelConfig) -> Arch | None:
+    """The Arch of a planned network; None of a model of timm."""
+    return model.network if isinstance(model.network, Arch) else None
+
+
+def described(model: ModelConfig) -> str:
+    """A network in few words."""
+    arch = arch_of(model)
+    if arch is None:
+        return " ".join([model.name, *(f"{name} {value}" for name, value in model.model_args.items())])
+    return str(arch)

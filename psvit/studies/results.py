@@ -7,8 +7,8 @@ from math import inf, log, sqrt
 from statistics import fmean, stdev
 from typing import Any
 
+from psvit.studies.definition import Claim, Study
 from psvit.studies.known import NOTHING, Known
-from psvit.studies.plan import Claim, Study
 from psvit.studies.statistics import Spread, difference, interval, ratio, verdict, widest
 
 Kept = Mapping[tuple[str, str, int], Mapping[str, Any]]

@@ -18,9 +18,9 @@ from psvit.engine.train_config import Machine
 from psvit.errors import UserError
 from psvit.files import recover, sole_writer, write_json
 from psvit.report.command import command_line
-from psvit.studies.jobs import Plan
+from psvit.studies.definition import Study
 from psvit.studies.known import known_of
-from psvit.studies.plan import Study
+from psvit.studies.plan import Plan
 from psvit.studies.study_config import StudyConfig
 from psvit.studies.study_folder import LATENCY, RESULTS, STUDY, check_folder, clear_study, recorded
 from psvit.studies.study_page import write_report

@@ -24,23 +24,26 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
-from math import inf
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import yaml
 
 from psvit.arch.arch import ARCH_FIELDS
+from psvit.config import Positive, Whole, checked
 from psvit.data.data_config import DataConfig
-from psvit.engine.train_config import RECIPES, Machine, Recipe
+from psvit.engine.train_config import RECIPES, Precision, Recipe
 from psvit.errors import UserError, one_line
 from psvit.search.search_config import SearchFolder, SpaceConfig, SupernetConfig
-from psvit.studies.plan import SEARCHED, Claim, Figure, Group, Network, Study, is_ours
+from psvit.studies.definition import SEARCHED, Claim, Figure, Group, Network, Split, Study, is_ours
 
 REWRITTEN = ("deit", "psvit_1d", "psvit_2d")
 """Networks that a genotype changes; deit is as deep as it."""
+
+LAYERED = ("data", "recipe", "search", "arch")
+"""Sections that stand at the file's root for all groups, and in a group for that one."""
 
 STUDIES = Path(__file__).parent / "plans"
 
@@ -109,93 +112,74 @@ _Once.add_implicit_resolver(
 
 def _study(name: str, data: Mapping[str, Any], quick: bool) -> Study:
     apart = ("title", "question", "reads", "precision", "groups", "claims", "figures", "quick")
-    check_names(data, (*apart, "data", "recipe", "search", "arch"), "the file")
+    check_names(data, (*apart, *LAYERED), "the file")
     if quick and not data.get("quick"):
         raise UserError("it has no section quick: leave out --quick")
     small = _section(data, "quick")
     check_names(small, ("data", "recipe", "search", "seeds"), "quick")
-    small = small if quick else {}
     groups = tuple(
-        _group(group, _mapping(own, f"group {group}"), data, small)
+        _group(str(group), _mapping(own, f"group {group}"), data, small if quick else {})
         for group, own in _mapping(data.get("groups"), "groups").items()
     )
     if not groups:
         raise UserError("it has no groups: name one, with its networks")
-    reads = data.get("reads", "test")
-    if reads not in ("test", "validation"):
-        raise UserError(f"reads {reads!r} is not test or validation")
-    study = Study(name, str(data.get("title", name)), str(data.get("question", "")).strip(), reads, groups, quick=quick)
-    return replace(
-        study,
-        precision=Machine(precision=data.get("precision", "auto")).precision,
-        claims=tuple(_claim(entry, study) for entry in _list(data.get("claims"), "claims")),
-        figures=tuple(_figure(entry, study) for entry in _list(data.get("figures"), "figures"))
+    return Study(
+        name,
+        title=str(data.get("title", name)),
+        question=str(data.get("question", "")).strip(),
+        reads=checked(data.get("reads", "test"), Split, "reads"),
+        groups=groups,
+        claims=tuple(_claim(entry, groups) for entry in _list(data.get("claims"), "claims")),
+        figures=tuple(_figure(entry, groups) for entry in _list(data.get("figures"), "figures"))
         or tuple(Figure((group.name,)) for group in groups),
+        quick=quick,
+        precision=checked(data.get("precision", "auto"), Precision, "precision"),
     )
 
 
 def _group(name: str, own: Mapping[str, Any], shared: Mapping[str, Any], small: Mapping[str, Any]) -> Group:
-    check_names(own, ("macs", "seeds", "arch", "networks", "data", "recipe", "search"), f"group {name}")
-    seeds = _seeds(small.get("seeds", own.get("seeds", [0])), name)
-    layers = (shared, own, small)
-    given: dict[str, dict[str, Any]] = {
-        key: {k: v for part in layers for k, v in _section(part, key).items()}
-        for key in ("data", "recipe", "search", "arch")
-    }
-    search_config(given["search"], f"search of group {name}")
+    """A group: what the file says of all groups, then what it says itself, then the section quick."""
+    what = f"group {name}"
+    check_names(own, ("macs", "seeds", "networks", *LAYERED), what)
+    data, recipe, search, arch = (
+        {k: v for part in (shared, own, small) for k, v in _section(part, key).items()} for key in LAYERED
+    )
+    search_config(search, f"search of {what}")
+    check_names(arch, ARCH_FIELDS, f"arch of {what}")
     networks = own.get("networks")
     if isinstance(networks, list):
-        if not all(isinstance(network, str) for network in networks):
-            raise UserError(f"networks of group {name} are a list of more than names: give label: {{network: ...}}")
-        if len(set(networks)) < len(networks):
-            raise UserError(f"networks {networks} of group {name} hold one twice")
-        networks = {network: network for network in networks}
-    entries = _mapping(networks, f"networks of group {name}").items()
-    check_names(given["arch"], ARCH_FIELDS, f"arch of group {name}")
-    found = tuple(
-        _network(str(label), spec, Defaults(seeds, "seeds" in small, given["arch"])) for label, spec in entries
-    )
+        networks = {network: network for network in checked(networks, tuple[str, ...], f"networks of {what}")}
+    entries = _mapping(networks, f"networks of {what}").items()
+    found = tuple(_network(str(label), spec, arch, own.get("seeds", 0), small.get("seeds")) for label, spec in entries)
     if not found:
-        raise UserError(f"group {name} has no networks")
-    macs = own.get("macs")
-    data = _made(DataConfig, {"split_seed": 0, **given["data"]}, "data")
-    group = Group(
-        str(name), found, None if macs is None else str(macs), data, _recipe(given["recipe"]), _pairs(given["search"])
-    )
+        raise UserError(f"{what} has no networks")
+    macs = None if own.get("macs") is None else str(own["macs"])
+    images = _made(DataConfig, {"split_seed": 0, **data}, "data")
+    group = Group(name, found, macs, images, _recipe(recipe), _pairs(search))
     if group.searches and macs is None:
-        raise UserError(f"group {name} searches a network and has no macs: give it some, as 6M")
+        raise UserError(f"{what} searches a network and has no macs: give it some, as 6M")
     return group
 
 
-class Defaults(NamedTuple):
-    """What a group says of all its networks: seeds, whether they are fixed, fields of Arch."""
-
-    seeds: tuple[int, ...]
-    fixed: bool
-    arch: Mapping[str, Any]
-
-
-def _network(label: str, spec: Any, group: Defaults) -> Network:
-    changes = {"network": spec} if isinstance(spec, str) else dict(_mapping(spec, f"network {label}"))
+def _network(label: str, spec: Any, arch: Mapping[str, Any], seeds: Any, quick_seeds: Any) -> Network:
+    """A network: its name or its entries, the fields of Arch and seeds that its group gives, and those of quick."""
+    what = f"network {label}"
+    changes = {"network": spec} if isinstance(spec, str) else dict(_mapping(spec, what))
     network, macs = changes.pop("network", None), changes.pop("macs", None)
-    seeds = _seeds(changes.pop("seeds", group.seeds), label)
+    seeds = _seeds(changes.pop("seeds", seeds), label)
     if not isinstance(network, str):
-        raise UserError(f"network {label} has no network: name one, such as psvit_2d or AS-ASS-AS")
-    if macs not in (None, "keep"):
-        raise UserError(f"network {label}: macs {macs!r} is not keep; MACs are the group's")
-    check_names(changes, ARCH_FIELDS, f"network {label}")
-    if network == SEARCHED and (changes or macs):
-        raise UserError(f"network {label} is searched as it is: leave out {next(iter(changes), 'macs')}")
-    if network == SEARCHED and group.arch:
-        raise UserError(
-            f"network {label} is searched as it is, so arch would leave it out: give {next(iter(group.arch))} to each "
-            "network that is to have it"
-        )
+        raise UserError(f"{what} has no network: name one, such as psvit_2d or AS-ASS-AS")
+    kept = checked(macs, Literal["keep"] | None, f"{what}: macs") is not None
+    check_names(changes, ARCH_FIELDS, what)
+    if network == SEARCHED and (given := [*changes, *["macs"] * kept, *arch]):
+        raise UserError(f"{what} is searched as it is: leave out {given[0]}")
     if is_ours(network):
-        changes = {**group.arch, **changes}
+        changes = {**arch, **changes}
     if changes.get("genotype") is not None and network not in REWRITTEN:
-        raise UserError(f"network {label}: {network} has no other genotype: leave it out, or take psvit_1d or psvit_2d")
-    return Network(label, network, _pairs(changes), macs is None, group.seeds if group.fixed else seeds)
+        raise UserError(f"{what}: {network} has no other genotype: leave it out, or take psvit_1d or psvit_2d")
+    return Network(
+        label, network, _pairs(changes), not kept, seeds if quick_seeds is None else _seeds(quick_seeds, label)
+    )
 
 
 def _recipe(given: Mapping[str, Any]) -> Recipe:
@@ -208,49 +192,42 @@ def _recipe(given: Mapping[str, Any]) -> Recipe:
     return _made(base, {**given, "augment": augment}, "recipe")
 
 
-def _claim(entry: Any, study: Study) -> Claim:
+def _claim(entry: Any, groups: Sequence[Group]) -> Claim:
     data = dict(_mapping(entry, "a claim"))
-    check_names(data, [f.name for f in fields(Claim)], "a claim")
-    if not isinstance(data.get("claim"), str):
-        raise UserError(f"a claim's claim {data.get('claim')!r} is not text: say what it claims")
-    there = {(group.name, network.label) for group in study.groups for network in group.networks}
+    check_names(data, [field.name for field in fields(Claim)], "a claim")
+    what = f"claim {checked(data.get('claim'), str, 'the text of a claim')!r}"
+    there = {(group.name, network.label) for group in groups for network in group.networks}
     for side in ("better", "worse"):
-        where = tuple(map(str, _list(data.get(side), f"{side} of claim {data['claim']!r}")))
-        if where not in there:
-            raise UserError(f"claim {data['claim']!r}: {side} {list(where)} is not [group, label] of a network")
-        data[side] = where
-    bound = data.get("at_most", 1.0)
-    if not isinstance(bound, (int, float)) or isinstance(bound, bool) or not 0 < bound < inf:
-        raise UserError(f"claim {data['claim']!r}: at_most {bound!r} is not a positive number")
-    return Claim(**data)
+        data[side] = tuple(map(str, _list(data.get(side), f"{side} of {what}")))
+        if data[side] not in there:
+            raise UserError(f"{what}: {side} {list(data[side])} is not [group, label] of a network")
+    return Claim(**{**data, "at_most": checked(data.get("at_most", 1.0), Positive, f"{what}: at_most")})
 
 
-def _figure(entry: Any, study: Study) -> Figure:
+def _figure(entry: Any, groups: Sequence[Group]) -> Figure:
     data = _mapping(entry, "a figure")
-    check_names(data, [f.name for f in fields(Figure)], "a figure")
-    there = [group.name for group in study.groups]
-    groups = tuple(map(str, _list(data.get("groups"), "groups of a figure")))
-    if not groups or any(group not in there for group in groups):
-        raise UserError(f"a figure's groups {list(groups)} are not among {', '.join(there)}")
-    if data.get("x") not in (None, "macs", "images", "epochs"):
-        raise UserError(f"a figure's x {data['x']!r} is not macs, images or epochs")
-    return Figure(groups, data.get("x"))
+    check_names(data, [field.name for field in fields(Figure)], "a figure")
+    there = [group.name for group in groups]
+    named = tuple(map(str, _list(data.get("groups"), "groups of a figure")))
+    if not named or not set(named) <= set(there):
+        raise UserError(f"a figure's groups {list(named)} are not among {', '.join(there)}")
+    return Figure(named, checked(data.get("x"), Literal["macs", "images", "epochs"] | None, "x of a figure"))
 
 
-def search_config(given: Mapping[str, Any], what: str) -> dict[str, dict[str, Any]]:
-    """Settings of a search, by the part of `SearchConfig` that they belong to, each checked.
+def search_config(given: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """The parts of a `SearchConfig` that a study may set, by name.
 
     Raises:
-        UserError: one that there is not, that the study sets itself, or that breaks its rule; it begins with `what`.
+        UserError: a setting that there is not, that the study sets itself, or that breaks its rule.
     """
     kinds: dict[str, type[Any]] = {"search": SearchFolder, "space": SpaceConfig, "supernet": SupernetConfig}
     apart = ("budget", "output", "resume", "overwrite")
-    own = {part: [f.name for f in fields(kind) if f.name not in apart] for part, kind in kinds.items()}
+    own = {part: [field.name for field in fields(kind) if field.name not in apart] for part, kind in kinds.items()}
     check_names(given, [name for names in own.values() for name in names], what)
-    parts = {part: {name: value for name, value in given.items() if name in own[part]} for part in kinds}
-    for part, kind in kinds.items():
-        kind(**parts[part])
-    return parts
+    return {
+        part: kind(**{name: value for name, value in given.items() if name in own[part]})
+        for part, kind in kinds.items()
+    }
 
 
 def _made(base: Any, given: Mapping[str, Any], what: str) -> Any:
@@ -263,12 +240,10 @@ def _made(base: Any, given: Mapping[str, Any], what: str) -> Any:
     return base(**given) if isinstance(base, type) else replace(base, **given)
 
 
-def _seeds(given: Any, where: str) -> tuple[int, ...]:
-    seeds = tuple(given) if isinstance(given, (list, tuple)) else (given,)
-    if not seeds or any(not isinstance(seed, int) or isinstance(seed, bool) or seed < 0 for seed in seeds):
-        raise UserError(f"seeds {given!r} of {where} are not whole numbers of at least 0, as [0, 1, 2]")
-    if len(set(seeds)) < len(seeds):
-        raise UserError(f"seeds {given!r} of {where} hold one twice")
+def _seeds(given: Any, network: str) -> tuple[int, ...]:
+    seeds: tuple[int, ...] = checked(given, tuple[Whole, ...], f"seeds of network {network}:")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds {given} of network {network} are not different whole numbers, such as [0, 1, 2]")
     return seeds
 
 

@@ -11,13 +11,15 @@ from types import MappingProxyType
 from typing import Any
 
 from psvit.engine.accelerator import computed_in
+from psvit.engine.run_folder import clear_run
 from psvit.engine.train_config import Machine
 from psvit.errors import UserError
 from psvit.files import check_writable, sole_writer, write_json
-from psvit.studies.plan import Study
+from psvit.search.search_folder import clear_search
+from psvit.studies.definition import Study
 from psvit.studies.study_config import StudyConfig
 from psvit.studies.study_page import PAGE, TABLES, figure_files
-from psvit.studies.trials import OUTPUT, TRIAL, check_precision, clear_search, clear_trial
+from psvit.studies.trials import OUTPUT, TRIAL, check_precision, read_record
 
 RESULTS = "results.json"
 STUDY = "study.json"
@@ -62,30 +64,21 @@ def _check_same(folder: Path, study: Study) -> None:
     Raises:
         UserError: another name or split, quick or not, or a group or a network that the folder's study has besides.
     """
-    before, path = _begun(folder), folder / STUDY
-    if not before:  # an older psvit has begun it
+    before = read_record(folder / STUDY, "name", "reads", "quick", "groups")
+    if before is None:  # begun by an older psvit
         return
-    try:
-        networks = {group["name"]: [one["label"] for one in group["networks"]] for group in before["groups"]}
-        name, reads, quick = (before[key] for key in ("name", "reads", "quick"))
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} is broken ({error!r}): remove it, or start anew with --overwrite") from error
-    own = {group.name: [network.label for network in group.networks] for group in study.groups}
-    gone = [f"group {group!r}" for group in networks if group not in own]
-    gone += [
-        f"network {label!r} of group {group!r}"
-        for group in networks
-        for label in networks[group]
-        if group in own and label not in own[group]
-    ]
-    if name != study.name:
-        told = f"the study {name!r}, not {study.name!r}"
-    elif reads != study.reads:
-        told = f"a study that reads {reads}, not {study.reads}"
-    elif quick != study.quick:
-        told = f"a study {'with' if quick else 'without'} --quick"
+    own = {(group.name, network.label) for group in study.groups for network in group.networks}
+    there = [(group["name"], network["label"]) for group in before["groups"] for network in group["networks"]]
+    gone = [(group, label) for group, label in there if (group, label) not in own]
+    if before["name"] != study.name:
+        told = f"the study {before['name']!r}, not {study.name!r}"
+    elif before["reads"] != study.reads:
+        told = f"a study that reads {before['reads']}, not {study.reads}"
+    elif before["quick"] != study.quick:
+        told = f"a study {'with' if before['quick'] else 'without'} --quick"
     elif gone:
-        told = f"a study with the {gone[0]}, which {study.source or study.name} has not"
+        told = "a study with the network {1!r} of group {0!r}, ".format(*gone[0])
+        told += f"which {study.source or study.name} does not have"
     else:
         return
     raise UserError(
@@ -114,7 +107,7 @@ def recorded(
     Raises:
         UserError: the folder's study was computed in another precision, or images of its groups have changed.
     """
-    before, start = _begun(folder), time.perf_counter()
+    before, start = read_record(folder / STUDY) or {}, time.perf_counter()
     if before or _outputs(folder):
         check_precision(folder, before.get("computed_in"), machine)
     listed: dict[str, str] = before.get("images") or {}
@@ -146,33 +139,17 @@ def kept_latencies(path: Path, measured: Mapping[str, Any]) -> dict[str, float |
         return {}
 
 
-def _begun(folder: Path) -> dict[str, Any]:
-    """What the folder's study.json holds; nothing where there is none.
-
-    Raises:
-        UserError: it is broken.
-    """
-    path = folder / STUDY
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} is broken ({error!r}): remove it, or start anew with --overwrite") from error
-
-
 def clear_study(folder: Path, study: str) -> None:
     """Remove what a study of this name wrote, and nothing else that is in its folder."""
     trials = {path.parent for name in (TRIAL, OUTPUT) for path in folder.glob(f"{TRIALS}/{name}")}
-    searches = {path.parent for path in folder.glob(f"{SEARCHES}/{OUTPUT}")}
-    for folders, clear in ((trials, clear_trial), (searches, clear_search)):
-        for place in sorted(folders):
-            with sole_writer(place, str(place)):
-                clear(place)
-            for empty in (place, *place.parents[: len(place.relative_to(folder).parts) - 1]):
-                with suppress(OSError):  # it holds something of the user's
-                    empty.rmdir()
-    for name in (STUDY, LATENCY, RESULTS, PAGE, TABLES):
-        (folder / name).unlink(missing_ok=True)
-    for path in figure_files(folder, study, 99):  # the study may have had more than now
+    for place in sorted(trials | {path.parent for path in folder.glob(f"{SEARCHES}/{OUTPUT}")}):
+        with sole_writer(place, str(place)):
+            clear_run(place) if place in trials else clear_search(place)
+            for name in (TRIAL, OUTPUT):
+                (place / name).unlink(missing_ok=True)
+        for empty in (place, *place.parents[: len(place.relative_to(folder).parts) - 1]):
+            with suppress(OSError):  # it holds something of the user's
+                empty.rmdir()
+    written = [folder / name for name in (STUDY, LATENCY, RESULTS, PAGE, TABLES)]
+    for path in (*written, *figure_files(folder, study, 99)):  # the study may have had more figures than now
         path.unlink(missing_ok=True)

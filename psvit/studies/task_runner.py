@@ -9,7 +9,7 @@ from typing import Any
 
 from psvit.arch.arch import Arch
 from psvit.errors import StoppedError, UserError
-from psvit.studies.jobs import arch_of
+from psvit.studies.plan import arch_of
 from psvit.studies.trials import Search, Trial
 from psvit.studies.worker_pool import DiedError, work_all
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,21 +11,18 @@ from typing import Any, ClassVar
 
 from psvit.arch.model_config import to_plain
 from psvit.engine.accelerator import computed_in
+from psvit.engine.checkpoints import read_metrics
 from psvit.engine.hardware import versions
-from psvit.engine.resuming import (
-    LOG,
-    RUN_CONFIG,
-    differing,
-)
-from psvit.engine.run_folder import clear_run
+from psvit.engine.resuming import RUN_CONFIG, differing
+from psvit.engine.run_folder import read_log
 from psvit.engine.train_config import Machine, TrainConfig
-from psvit.errors import UserError, flag
+from psvit.errors import UserError
 from psvit.files import recover, write_json
 from psvit.pipeline.compare import network_name
 from psvit.search.search import search
 from psvit.search.search_config import SearchConfig
-from psvit.search.search_folder import INHERITED, OWN, SECONDS, SUPERNET, journals_of
-from psvit.studies.plan import IDLE, Split
+from psvit.search.search_folder import SECONDS
+from psvit.studies.definition import IDLE, Split
 from psvit.tasks.classification.classify import train
 from psvit.tasks.classification.evaluate import evaluate_checkpoint
 
@@ -35,22 +31,27 @@ OUTPUT = "output.txt"
 """What a training said."""
 
 PARTS = ("model", "data", "recipe", "machine")
-"""The parts of its settings that a training's figures depend on."""
+"""The parts of its settings that a training's results depend on."""
 
 
-def clear_trial(folder: Path) -> None:
-    """Remove what a trial wrote, and nothing else that the user may keep in its folder."""
-    clear_run(folder)
-    for name in (TRIAL, OUTPUT):
-        (folder / name).unlink(missing_ok=True)
+def read_record(path: Path, *names: str) -> dict[str, Any] | None:
+    """What a JSON file of a study's folder holds; None where there is no file.
 
+    Args:
+        path: the file.
+        names: what it has to hold.
 
-def clear_search(folder: Path) -> None:
-    """Remove what a search wrote, and nothing else that the user may keep in its folder."""
-    for name in (SUPERNET, INHERITED):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    for path in [*journals_of(folder), *(folder / name for name in (*OWN, OUTPUT))]:
-        path.unlink(missing_ok=True)
+    Raises:
+        UserError: it is broken.
+    """
+    try:
+        found: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
+        _ = [found[name] for name in names]
+        return found
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} is broken ({error!r}): remove it, or start anew with --overwrite") from error
 
 
 def check_precision(folder: Path, before: str | None, machine: Machine) -> None:
@@ -111,64 +112,38 @@ class Trial:
         """The result of a trial that is finished; None if it is not.
 
         Raises:
-            UserError: it was trained with other settings, or in another precision.
+            UserError: it was trained, or begun, with other settings or in another precision.
         """
         path = self.folder / TRIAL
         recover(path)
-        if not path.is_file():
-            self._check_begun()
-            return None
-        try:
-            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            before, result = dict(found["made_with"]), dict(found["result"])
-            _ = [result[name] for name in ("network", "macs", "params", "top1", "history")]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path} is broken ({error!r}): remove its folder, or start anew with --overwrite"
-            ) from error
-        self._check_same(before, self.made_with(), found.get("scaled_to"))
-        check_precision(self.folder, found.get("computed_in"), self.config.machine)
-        return result
+        if (found := read_record(path, "made_with", "result")) is not None:
+            self._check_same(found["made_with"], found.get("scaled_to"))
+            check_precision(self.folder, found.get("computed_in"), self.config.machine)
+            result: dict[str, Any] = found["result"]
+            return result
+        if (begun := read_record(self.folder / RUN_CONFIG, "config")) is not None:
+            self._check_same({**_flat(begun["config"]), "reads": self.reads}, None)
+        return None
 
-    def _check_begun(self) -> None:
-        """Refuse to go on with a training of other settings, before a study begins, and not as one that failed."""
-        path = self.folder / RUN_CONFIG
-        if not path.is_file():
-            return
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))["config"]
-            before = _flat([dict(config[part]) for part in PARTS])
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path} is broken ({error!r}): remove its folder, or start anew with --overwrite"
-            ) from error
-        now = {name: value for name, value in self.made_with().items() if name != "reads"}
-        self._check_same(before, now, None)
-
-    def _check_same(self, before: Mapping[str, Any], made_with: Mapping[str, Any], macs: str | None) -> None:
-        now = json.loads(json.dumps(made_with))
+    def _check_same(self, before: Mapping[str, Any], macs: str | None) -> None:
+        now = json.loads(json.dumps(self.made_with()))
         other = differing(before, now)
         if not other:
             return
         name = other[0]
-        old, new = ("null" if made.get(name) is None else made[name] for made in (before, now))
-        if name in asdict(self.config.machine):
-            told = f"{flag(name)} {old}, not {new}"
-        elif name in asdict(self.config.model.flags()) and macs not in (None, self.macs):
-            told = f"macs {macs}, not {self.macs} as {self.study} says"
-        elif name in asdict(self.config.model.flags()):
-            told = f"another network, {name} {old}, than {self.study} asks for, {name} {new} (other macs change it too)"
+        if name in asdict(self.config.model.flags()) and macs not in (None, self.macs):
+            told = f"macs {macs}, not {self.macs}"
         else:
-            told = f"{name} {old}, not {new} as {self.study} says"
+            told = f"{name} {json.dumps(before.get(name))}, not {json.dumps(now.get(name))}"
+        where = "" if name in asdict(self.config.machine) else f" as {self.study} says"
         raise UserError(
-            f"{self.folder} was trained with {told}: resume with the same settings, give another --output, or start "
-            "anew with --overwrite"
+            f"{self.folder} was trained with {told}{where}: resume with the same settings, give another --output, or "
+            "start anew with --overwrite"
         )
 
     def made_with(self) -> dict[str, Any]:
-        """All settings that its figures depend on, flat."""
-        config = to_plain(self.config)
-        return {**_flat([config[part] for part in PARTS]), "reads": self.reads}
+        """All settings that its results depend on, flat."""
+        return {**_flat(to_plain(self.config)), "reads": self.reads}
 
     def __call__(self) -> dict[str, Any]:
         """Train, evaluate, keep the result and return it; what is finished already is not done again.
@@ -195,33 +170,30 @@ class Trial:
     def _result(self) -> dict[str, Any]:
         run = replace(self.config.run, resume=True)
         best = train(replace(self.config, run=run), lambda line: print(line, flush=True))
-        log = [json.loads(line) for line in (self.folder / LOG).read_text(encoding="utf-8").splitlines()]
+        log = read_log(self.folder)
         if self.reads == "test":
             metrics, _ = evaluate_checkpoint(str(self.folder / "best"), self.config.data, self.config.machine)
-            figures: dict[str, Any] = dict(metrics.to_dict())
+            measured: Mapping[str, Any] = metrics.to_dict()
         else:
-            figures = {name: log[-1][name] for name in ("top1", "top5", "loss", "images")}
-        facts = json.loads((self.folder / "last" / "metrics.json").read_text(encoding="utf-8"))
+            measured = {name: log[-1][name] for name in ("top1", "top5", "loss", "images")}
+        facts = read_metrics(self.folder / "last")
+        images = log[0]["step"] * self.config.recipe.global_batch(1)  # of an epoch
         return {
             "network": network_name(self.folder / "last", self.config.model),
             "macs": facts["macs"],
             "params": facts["params"],
-            **figures,
+            **measured,
             "validation_top1": best["top1"],
             "epoch": best["epoch"],
             "history": [[line["epoch"], line["top1"], line["train_loss"]] for line in log],
             "steps": log[-1]["step"],
-            "seconds": sum(self.trained_images(log) / max(line["images_per_second"], 0.1) for line in log),
+            "seconds": sum(images / max(line["images_per_second"], 0.1) for line in log),
         }
 
-    def trained_images(self, log: list[dict[str, Any]]) -> int:
-        """Images that an epoch took."""
-        return int(log[0]["step"] * self.config.recipe.global_batch(1))
 
-
-def _flat(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Settings of a training by name, but for those that change no figure."""
-    return {k: v for part in parts for k, v in part.items() if k not in IDLE}
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a training that its results depend on, by name."""
+    return {name: value for part in PARTS for name, value in config[part].items() if name not in IDLE}
 
 
 @dataclass(frozen=True)
@@ -253,10 +225,8 @@ class Search:
 
     def seconds(self) -> float | None:
         """Seconds that the supernet's training and the scoring took; None of a search that was interrupted."""
-        try:
-            return round(sum(json.loads((self.folder / SECONDS).read_text(encoding="utf-8")).values()), 1)
-        except (OSError, ValueError, AttributeError, TypeError):
-            return None
+        parts = read_record(self.folder / SECONDS)
+        return None if parts is None else round(sum(parts.values()), 1)
 
     def __call__(self) -> dict[str, Any]:
         """Search, or go on with the search; the Arch that it chose, as plain data.
