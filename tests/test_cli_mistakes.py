@@ -38,7 +38,7 @@ def test_words_that_the_command_line_does_not_know(refused: Refused) -> None:
         (["frobnicate"], "there is no command 'frobnicate': see --help"),
         (["show"], "the following arguments are required: network (see psvit show --help)"),
         (["show", "AS-A", "AS"], "'AS' is too many"),
-        (["show", "AS-A", "--pooling", "3d"], "--pooling '3d' is not one of 1d, 2d"),
+        (["show", "AS-A", "--pooling", "3d"], "pooling '3d' is not one of 1d, 2d"),
         (["train", "--epoochs", "3"], "there is no flag --epoochs; did you mean --epochs?"),
         (["train", "--epochs"], "--epochs: expected one argument"),
         (["run", "--models"], "--models: expected at least one argument"),
@@ -56,7 +56,7 @@ def test_networks_that_cannot_be_built(refused: Refused) -> None:
     refused(
         (["show", "ASXA"], "genotype 'ASXA', position 3: 'X' is not A (attend), S (share) or - (pool)"),
         (["show", "psvit_2d_tinny"], "'psvit_2d_tinny' is no variant (psvit_1d_tiny, "),
-        (["show", "AS-A", "--img-size", "0"], "is not a positive side"),
+        (["show", "AS-A", "--img-size", "0"], "--img-size 0 is not a positive whole number, or two"),
         (["train", "--model", "ASXA"], "no model is called 'ASXA'"),
         (["train", "--model", "AA-SA"], "position 4: a stage starts with A"),
         (["train", "--model", "AS-A", "--widths", "16"], "give one width per stage"),

@@ -119,7 +119,7 @@ def test_a_comparison_takes_no_nothing_for_its_default(given: dict[str, Any], me
 def test_show_names_the_flags_that_would_change_nothing(cli: Cli, fixed: Path) -> None:
     arch, found = fixed / "search" / ARCH_FILE, fixed.parent / "search"
     said = cli.refused("show", arch, "--windows", 0, 0)
-    assert f"{arch} describes a network already: leave out --windows" in said
+    assert f"{arch} describes the network already: leave out --windows" in said
     assert "whose network is fixed: leave out --stride, --stem" in cli.refused(
         "show", fixed, "--stride", 0, "--stem", "patch"
     )
