@@ -80,3 +80,37 @@ def test_a_family_takes_a_genotype() -> None:
     with torch.device("meta"):
         built: Any = timm.create_model("psvit_1d")
         assert built.arch == ModelConfig.of("psvit_1d").network == VARIANTS["psvit_1d_tiny"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"model": "auto", "macs": "12M", "pool_op": "avg"},
+        {"model": "psvit_1d_tiny"},
+        {"model": "psvit_2d_base", "patch_size": 8, "windows": (7, 0, 0)},
+        {"model": "AS-A", "pooling": "1d", "class_token": False, "macs": "1.234567G"},
+        {"model": "resnet18", "pretrained": True, "model_args": {"drop_rate": 0.1}},
+        {"model": "runs/train/best"},
+    ],
+)
+def test_a_model_is_what_its_flags_say(words: dict[str, Any]) -> None:
+    config = ModelConfig.of(**words)
+    again = config.flags()
+    assert again.config() == config
+    assert [again.macs, again.model_args, again.pretrained] == [
+        words.get("macs"), words.get("model_args", {}), words.get("pretrained", False)]  # fmt: skip
+
+
+def test_a_flag_that_a_network_cannot_have_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "arch.json").write_text(Arch("AS-A").to_json())
+    refuses(
+        lambda words: ModelConfig.of(words[0], **words[1]),
+        [
+            (("AS-A", {"genotype": "A"}), "AS-A is a genotype already: leave out --genotype"),
+            (("psvit_2d_tiny", {"pretrained": True}), "there are no pretrained weights of psvit_2d_tiny"),
+            (("resnet18", {"macs": "1M", "stem": "conv"}), "--macs, --stem belong to psvit networks, but 'resnet18'"),
+            (("psvit_2d_bas", {"macs": "1M"}), r"--macs belongs to .* is not one: did you mean psvit_2d_base\?"),
+            ((str(tmp_path), {"pretrained": True}), "describes a network without weights: leave out --pretrained"),
+            (("AS-A", {"macs": "many"}), "--macs 'many' is not a positive number"),
+        ],
+    )

@@ -283,7 +283,7 @@ def test_a_folder_named_like_a_model_is_not_taken_for_one(tmp_path: Path, monkey
 # ---- the validation split of the training
 
 
-def test_a_checkpoint_tells_its_hold_out(trained: Path) -> None:
+def test_a_checkpoint_records_its_validation_split(trained: Path) -> None:
     for name in ("best", "last"):
         metrics = read_metrics(trained / name)
         assert metrics["trained_on"] == {"data": "digits", "validation": 0.02, "seed": 0, "split_seed": None}
@@ -293,7 +293,7 @@ def test_a_checkpoint_tells_its_hold_out(trained: Path) -> None:
 WHOLE = {"data": "digits", "validation": 0.1, "seed": 0, "split_seed": None}
 
 
-def test_what_tells_no_hold_out(tmp_path: Path) -> None:
+def test_metrics_without_a_validation_split(tmp_path: Path) -> None:
     nothing: list[Any] = [None, "digits", {}, {**WHOLE, "data": 5}, {**WHOLE, "seed": "1"}, {**WHOLE, "validation": 2}]
     for told in (*nothing, {"data": "digits"}):
         assert trained_on({"trained_on": told}) is None
@@ -304,7 +304,7 @@ def test_what_tells_no_hold_out(tmp_path: Path) -> None:
         assert read_metrics(tmp_path) == {}
 
 
-def test_another_hold_out_than_the_trainings_is_refused() -> None:
+def test_another_validation_split_than_the_trainings_is_refused() -> None:
     trained = DataConfig("digits", seed=1)
     for same in (
         DataConfig("digits", seed=1),

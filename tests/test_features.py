@@ -13,7 +13,6 @@ from refusals import refuses
 from safetensors.torch import load_file
 from small_features import CLASSES, NARROW, NETWORK, PREPROCESSING, checkpoint, equal_maps, images
 from torchvision.models.feature_extraction import create_feature_extractor
-from torchvision.ops import FeaturePyramidNetwork
 
 from psvit.engine.checkpoints import save_checkpoint
 from psvit.engine.open_model import load_checkpoint
@@ -213,13 +212,3 @@ def test_torchvision_extracts_stages(name: str, changes: dict[str, Any]) -> None
             grid, prefix = tokens[stage]
             assert torch.equal(found[node], torch.cat([prefix, grid], dim=1))
         assert torch.equal(found["logits"], model(x))
-
-
-def test_torchvision_builds_a_pyramid() -> None:
-    backbone = timm.create_model("psvit_2d_small", features_only=True, **NARROW)
-    pyramid = FeaturePyramidNetwork(backbone.feature_info.channels(), 16)
-    maps = pyramid({str(number): one for number, one in enumerate(backbone(images(75, 101)))})
-    sizes = [(ceil(75 / s), ceil(101 / s)) for s in (4, 8, 16, 32)]
-    assert [tuple(m.shape) for m in maps.values()] == [(2, 16, *size) for size in sizes]
-    maps["0"].sum().backward()
-    assert all(p.grad is not None and p.grad.any() for p in backbone.parameters())

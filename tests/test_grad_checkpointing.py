@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from tiny import DATA, EVERYTHING, MACHINE, TRAIN, Cli, config, read, same_weights
+from tiny import EVERYTHING, TRAIN, Cli, config, read, same_weights
 from torch import Tensor, nn
 
 from psvit.arch.model_config import ModelConfig
@@ -23,8 +23,6 @@ from psvit.tasks.dense.backbone import open_features
 from psvit.tasks.detection.detector_config import DetectorConfig
 from psvit.tasks.detection.detectors import build_detector
 from psvit.tasks.detection.pyramid import Backbone
-from psvit.tasks.segmentation.segmenter_config import SegmenterConfig
-from psvit.tasks.segmentation.segmenters import build_segmenter
 
 VIT = ModelConfig.of("vit_tiny_patch16_224", model_args={"depth": 3, "embed_dim": 32, "num_heads": 2, "patch_size": 8})
 PSVIT = ModelConfig.of("AS-ASA", widths=(16, 32), head_dim=8, patch_size=4)
@@ -111,16 +109,6 @@ def test_a_detector_has_the_same_gradients(model: ModelConfig) -> None:
     agree(build, lambda network: torch.stack(list(network(list(images), targets()).values())).sum(), 0.95)
 
 
-@pytest.mark.parametrize("model", [PSVIT, RESNET], ids=["psvit", "resnet"])
-def test_a_segmenter_has_the_same_gradients(model: ModelConfig) -> None:
-    def build() -> nn.Module:
-        body, described = open_features(model, (64, 64), 1, 0.3)
-        return build_segmenter(body, described, SegmenterConfig("fpn", channels=32), 4)
-
-    images = torch.rand(2, 1, 64, 64)
-    agree(build, lambda network: network(images).square().mean(), 0.95)
-
-
 def test_norms_rest_within_and_go_on_behind() -> None:
     norm, x = nn.BatchNorm2d(3), torch.randn(4, 3, 2, 2)
     norm(x)
@@ -171,10 +159,3 @@ def test_it_may_change_when_a_run_is_resumed(tmp_path: Path, monkeypatch: pytest
             train(part)
     train(replace(part, run=replace(run, resume=True, grad_checkpointing=False)))
     assert same_weights(tmp_path / "whole" / "last", tmp_path / "part" / "last")
-
-
-def test_a_run_that_cannot_leaves_nothing(tmp_path: Path, cli: Cli) -> None:
-    line = cli.refused("train", "--model", "pit_ti_224", *DATA, *MACHINE, "--img-size", "224", "--grad-checkpointing",
-                       "--output", tmp_path / "out")  # fmt: skip
-    assert "pit_ti_224 cannot compute its activations again (gradient checkpointing not supported): leave out" in line
-    assert not (tmp_path / "out").exists()

@@ -72,21 +72,6 @@ def test_deits_weights_of_another_size_and_into_sharing_layers(deit: nn.Module) 
 # attend and share
 
 
-def test_share_is_attend_with_the_queries_and_keys_handed_to_it() -> None:
-    first, share, twin = shaken(Attend(32, 2, map_is_shared=True)), shaken(Share(32, 2)), Attend(32, 2).eval()
-    with torch.no_grad():
-        twin.qkv.weight.copy_(torch.cat([first.qkv.weight[:64], share.v.weight]))
-        twin.qkv.bias.copy_(torch.cat([first.qkv.bias[:64], share.v.bias]))
-        twin.proj.load_state_dict(share.proj.state_dict())
-        x = torch.randn(2, 11, 32)
-        _, attn = first(x)
-        shared, handed_on = share(x, attn)
-        own, nothing = twin(x)
-    assert handed_on is attn
-    assert nothing is None
-    torch.testing.assert_close(shared, own, **CLOSE)
-
-
 def test_every_share_of_a_network_multiplies_the_map_of_the_attend_before_it() -> None:
     model = shaken(small("ASSAS-AS"))
     seen: dict[nn.Module, tuple[Tensor, Tensor | None, Tensor]] = {}

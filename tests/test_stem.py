@@ -72,12 +72,6 @@ def test_strides_are_true() -> None:
                 assert tuple(tuple(m.shape[2:]) for m in maps) == model.arch.grids(sides)
 
 
-def test_zeros_to_the_right_and_below_change_nothing() -> None:
-    model, x = network(), images(sides=(18, 27))
-    with torch.no_grad():
-        torch.testing.assert_close(model(F.pad(x, (0, 1, 0, 2))), model(x), **CLOSE)
-
-
 def test_an_image_of_a_batch_does_not_see_the_others() -> None:
     model, x = network().train(), images(3)  # as in training: there are no statistics of batches
     torch.testing.assert_close(model(x)[1:2], model(x[1:2]), **CLOSE)
@@ -105,12 +99,6 @@ def test_scaling_reaches_the_target_with_whole_channels() -> None:
         assert scaled.widths[0] % (stride // 2) == 0
         assert scaled.widths[0] * 2 // stride >= 8
         assert list(scaled.widths) == sorted(scaled.widths)
-
-
-def test_scaling_below_the_narrowest_stem_is_refused() -> None:
-    start = Arch("AS-AS", (72, 96), head_dim=12, patch_size=8, stem="conv")
-    with pytest.raises(UserError, match=r"no width of AS-AS .* costs 0.01 M MACs: the nearest costs"):
-        scale_to(start, 1e4, 64, num_classes=10)
 
 
 # the contract

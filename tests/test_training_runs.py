@@ -90,7 +90,7 @@ def test_tensorboard_shows_the_log(tmp_path: Path) -> None:
         assert shown == [(line["epoch"], pytest.approx(line[name], rel=1e-6)) for line in log(tmp_path)]
 
 
-def test_without_a_hold_out_the_last_epoch_is_the_best(tmp_path: Path) -> None:
+def test_without_a_validation_split_the_last_epoch_is_the_best(tmp_path: Path) -> None:
     best = train(config(tmp_path, data=replace(DIGITS, validation=0.0)))
     assert best["epoch"] == 2
     assert "top1" not in best
