@@ -60,7 +60,7 @@ def _network(group: Data, row: Data) -> tuple[str, ...]:
 
 
 def analysis(data: Data) -> str:
-    """An analysis: how alike maps and tokens are, what sharing and pooling would cost, and its verdict in words."""
+    """An analysis: how alike maps and tokens are, and what sharing and pooling would cost."""
     headings, rows = layer_table(data)
     columns = [
         n
@@ -74,8 +74,7 @@ def analysis(data: Data) -> str:
         f"images of {images['name']}. map corr: correlation with the map of the layer before; neighbours: mean cosine "
         "of neighbouring tokens; to share, to pool: change of the loss in nats ± standard error, without training."
     )
-    verdict = "\n".join(f"- {line}" for line in data["verdict"])
-    return f"{_table([headings[column] for column in columns], rows, 1, note)}\n\n{verdict}"
+    return _table([headings[column] for column in columns], rows, 1, note)
 
 
 def comparison(data: Data) -> str:
@@ -202,8 +201,7 @@ def dense(data: Data) -> str:
         lines.append((row["title"], *cost, *(f"{row[name]:.2f}{half}" for name, half in halves.items())))
     note = (
         f"{task['title']} on digits-scenes, {config['scenes']:,} scenes, {config['epochs']} epochs from scratch, alike "
-        f"for all; {data['rows'][0]['images']} {config['split']} scenes. M MACs: of one scene, the backbone alone and "
-        f'"{including}". ±: 95 % confidence interval of the mean over seeds.'
+        f"for all; {data['rows'][0]['images']} {config['split']} scenes. MACs are of one scene."
     )
     found = _table(("backbone", "M MACs", "M params", including, *names.values()), lines, 1, note)
     return f"{found}\n\n{_ahead(data, names)}" if data["comparisons"] else found
