@@ -1,30 +1,21 @@
 """Measures -> advice and words: what may be shared and pooled, what is said of it."""
 
 import math
-import re
+import shlex
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
 from small_analyses import THRESHOLDS, row
-from tiny import read
 
 from psvit import Arch
 from psvit.analysis.advice import Advice, AnalyzeConfig, advise, may_pool, may_share, rule, suggested
-from psvit.analysis.analysis_page import (
-    OF_MAPS,
-    OF_TOKENS,
-    SHORT,
-    layer_legend,
-    layer_table,
-    page,
-)
-from psvit.analysis.maps import find_layers
-from psvit.analysis.subject import open_subject
-from psvit.analysis.verdict import CAVEAT, search_command, train_command, words
+from psvit.analysis.analyzed_model import open_analyzed
+from psvit.analysis.commands import to_try
+from psvit.analysis.find_layers import find_layers
+from psvit.analysis.verdict import CAVEAT, words
 from psvit.arch.model_config import ModelConfig
 from psvit.cli import main
 from psvit.data.data_config import DataConfig
@@ -35,16 +26,16 @@ from psvit.errors import UserError
 def test_what_a_plain_vit_of_timm_is_in_our_words() -> None:
     data = DataConfig("digits")
     opened = open_data(data)
-    subject = open_subject(ModelConfig.of("deit_tiny_patch16_224"), data, opened)
-    layers, _ = find_layers(subject.model, "deit", torch.zeros(2, 1, 224, 224))
-    arch = subject.arch(layers)
+    analyzed = open_analyzed(ModelConfig.of("deit_tiny_patch16_224"), data, opened)
+    layers, _ = find_layers(analyzed.model, "deit", torch.zeros(2, 1, 224, 224))
+    arch = analyzed.arch(layers)
     assert arch == Arch("A" * 12, (192,), 64, pooling="2d", patch_size=16, class_token=True)
-    assert subject.weights == "random"
-    assert subject.img_size == (224, 224)  # its own
-    assert subject.model.num_classes == 10
+    assert analyzed.weights == "random"
+    assert analyzed.img_size == (224, 224)  # its own
+    assert analyzed.model.num_classes == 10
     for other in ("beit_base_patch16_224", "vit_small_patch16_36x1_224"):  # relative positions; layer scale
         model = timm.create_model(other, depth=2, in_chans=1, num_classes=10)
-        assert replace(subject, model=model).arch(layers[:2]) is None
+        assert replace(analyzed, model=model).arch(layers[:2]) is None
 
 
 def advice(rows: list[dict[str, Any]], far: float | None = None) -> Advice:
@@ -109,148 +100,101 @@ def test_stages_that_are_there_count() -> None:
     assert advice(fewer_heads).share == ()
 
 
-def test_the_suggested_network_keeps_its_widths() -> None:
-    arch = Arch("AAA-AAA", (32, 64), 16, patch_size=4, sharing="projections")
+def test_the_suggested_network_keeps_its_widths_and_windows() -> None:
+    arch = Arch("AAA-AAA", (32, 64), 16, patch_size=4, sharing="projections", windows=(14, 0))
     new = suggested(arch, "AS-A-ASA")
-    assert new == Arch("AS-A-ASA", (32, 32, 64), 16, patch_size=4)
-    assert suggested(arch, "AAA-ASS").widths == (32, 64)
+    assert new == Arch("AS-A-ASA", (32, 32, 64), 16, patch_size=4, windows=(14, 14, 0))
+    assert (suggested(arch, "AAA-ASS").widths, suggested(arch, "AAA-ASS").windows) == ((32, 64), (14, 0))
 
 
 def test_the_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
-    import shlex
-
     caught: list[Any] = []
     monkeypatch.setattr("psvit.tasks.classification.classify.train", caught.append)
     monkeypatch.setattr("psvit.cli.keep_freed_memory", lambda: None)
-    arch = Arch("AS-A", (48, 96), 16, 3.0, "2d", 4, 2, True, pool_op="avg")
-    command = train_command(arch, {"data": "my photos", "data_dir": None, "img_size": [32, 48]})
-    assert main(shlex.split(command)[1:]) == 0
-    config = caught[0]
-    assert config.model.network == arch
-    assert (config.data.data, config.data.img_size) == ("my photos", (32, 48))
-    assert (
-        search_command({"data": "digits", "img_size": None}, 12_345_678) == "psvit search --data digits --budget 12.3M"
-    )
-    assert search_command({"data": "digits"}, 1.255e9) == "psvit search --data digits --budget 1.25G"
-    assert search_command({"data": "digits"}, None) == "psvit search --data digits"
+    arch = Arch("AS-A", (48, 96), 16, 3.0, "2d", 4, 2, pool_op="avg", windows=(14, 0))
+    train, search = to_try(arch, 12_345_678, DataConfig("my photos"), (32, 48))
+    assert main(shlex.split(train)[1:]) == 0
+    assert caught[0].model.network == arch
+    assert (caught[0].data.data, caught[0].data.img_size) == ("my photos", (32, 48))
+    assert search == "psvit search --data 'my photos' --img-size 32 48 --budget 12.3M"
+    assert to_try(None, None, DataConfig("digits"), None) == ["psvit search --data digits"]
+
+
+def verdict(rows: list[dict[str, Any]], found: Advice, config: AnalyzeConfig = THRESHOLDS, **more: Any) -> list[str]:
+    suggestion = {"macs": None, "cost": None}
+    report = {"weights": "trained", "layers": rows, "macs": 10e6, "data": {"images": 256}, "suggestion": suggestion}
+    return words({**report, **more}, found, config)
 
 
 def test_the_verdict_in_words() -> None:
-    rows = [
-        row(1, alike=0.95),
-        row(2, near=0.9, sharing=-0.004),
-        row(3, near=0.8, sharing=0.5),
-        row(4, map_entropy=0.99),
-    ]
-    found = advice(rows)
-    report = {
-        "weights": "trained", "layers": rows, "macs": 10e6, "data": {"images": 256},
-        "suggestion": {"macs": 5e6, "cost": {"loss": 0.25, "error": 0.125, "top1": -3.04}},
-    }  # fmt: skip
-    said = words(report, found, THRESHOLDS)
-    assert said == [
-        "Layer 2 could share: its map correlates 0.90 with that of layer 1, and 0.20 with its own map for another "
-        "image. With the map before in its place the loss changes by −0.004 ± 0.010 nats and top-1 by −0.2 points.",
-        "Layer 3 has a map near the one before (0.80), but cannot do without one of its own. With the map before in "
-        "its place the loss changes by +0.500 ± 0.010 nats and top-1 by −0.2 points.",
-        "Layer 4 depends little on the map: it is not like the map before, but taking that one changes the loss by "
-        "0.000 nats and top-1 by −0.2 points only. It is nearly uniform there, so that its shape matters little. To "
-        "share there may cost little, but not because maps are alike; the suggestion leaves it out.",
+    rows = [row(1, alike=0.95), row(2, near=0.9, sharing=-0.004), row(3, near=0.8, sharing=0.5),
+            row(4, near=-0.1, map_entropy=0.99)]  # fmt: skip
+    cost = {"loss": 0.25, "error": 0.125, "top1": -3.04}
+    assert verdict(rows, advice(rows), suggestion={"macs": 5e6, "cost": cost}) == [
+        "Layer 2 could share: its map correlates 0.90 with that of the layer before, and 0.20 with its own map for "
+        "another image. With the map before in its place the loss changes by −0.004 ± 0.010 nats and top-1 by −0.2 "
+        "points.",
+        "Layer 3 has a map near the one before (0.80), but needs its own. With the map before in its place the loss "
+        "changes by +0.500 ± 0.010 nats and top-1 by −0.2 points.",
+        "Layer 4 depends little on the map, which is unlike the map before. With the map before in its place the loss "
+        "changes by 0.000 ± 0.010 nats and top-1 by −0.2 points. It is nearly uniform there, so that its shape matters "
+        "little. To share there may cost little, but not because maps are alike; the suggestion leaves it out.",
         "Behind layer 1 tokens could be pooled: neighbours have a mean cosine of 0.95 (all pairs 0.10), and averaging "
         "keeps 50% of the variance. With them averaged the loss changes by 0.000 ± 0.010 nats and top-1 by 0.0 points.",
         "Together this suggests `A-AAA`: 5.00 M MACs for one image instead of 10.00 M, or 0.50 of them.",
-        "With all of it at once, and nothing trained, the loss changes by +0.250 ± 0.125 nats and top-1 by −3.0 "
-        "points: more together than the rule lets a single change cost.",
+        "With all of it at once, without training, the loss changes by +0.250 ± 0.125 nats and top-1 by −3.0 points: "
+        "more together than the rule lets a single change cost.",
         CAVEAT,
     ]
     assert "by at most 0.1 nats and lowers top-1 by at most 2 points" in rule(THRESHOLDS, True)
     assert "nats" not in rule(THRESHOLDS, False)
-
-
-def test_numbers_below_0_have_a_minus_sign() -> None:
-    rows = [row(1, alike=-0.3), row(2, near=-0.21, sharing=0.5), row(3, near=-0.4, sharing=0.5)]
-    report = {"weights": "trained", "layers": rows, "macs": 1e6, "data": {"images": 256}}
-    said = " ".join(words(report, advice(rows), THRESHOLDS))
+    low = [row(1, alike=-0.3), row(2, near=-0.21, sharing=0.5), row(3, near=-0.4, sharing=0.5)]
+    said = " ".join(verdict(low, advice(low)))
     assert "the highest correlation is −0.210, of layer 2" in said
-    assert not re.search(r"(?<!top)-\d", said)
-    rows[1]["before"]["correlation"] = rows[2]["before"]["correlation"] = -0.2
-    said = " ".join(words(report, advise(rows, [[-0.2] * 3] * 3, replace(THRESHOLDS, share_above=-0.5)), THRESHOLDS))
-    assert not re.search(r"(?<!top)-\d", said)
-
-
-def test_few_images_are_told() -> None:
-    for images, flag in ((6, "--validation"), (20, "--images"), (64, None)):
-        rows = [row(1), row(2)]
-        report = {"weights": "trained", "layers": rows, "macs": 1e6, "data": {"images": images}}
-        said = words(report, advice(rows), replace(THRESHOLDS, images=256 if images == 6 else images))
-        told = f"Only {images} images were measured, and one of them is {100 / images:.1f} points of top-1"
-        assert said[0].startswith(told) == (flag is not None), images
-        assert flag is None or said[0].endswith(f"raise {flag}."), images
-
-
-def test_a_page_of_an_analysis_before_there_were_windows() -> None:
-    report = read(Path(__file__).parent.parent / "docs" / "results" / "redundancy-psvit.json")
-    for layer in report["layers"]:
-        layer.pop("window", None)
-    before = page(report, {}, None).html()
-    for layer in report["layers"]:
-        layer["window"] = None
-    assert page(report, {}, None).html() == before
-
-
-def test_the_layers_stand_in_two_tables() -> None:
-    rows = read(Path(__file__).parent.parent / "docs" / "results" / "redundancy-deit.json")
-    every, maps, tokens, short = (layer_table(rows, columns)[0] for columns in (None, OF_MAPS, OF_TOKENS, SHORT))
-    assert set(maps) | set(tokens) == set(every)
-    assert set(maps) & set(tokens) == {"layer", "tokens"}
-    assert set(short) < set(every)
-    for columns in (OF_MAPS, OF_TOKENS):
-        said = layer_legend(rows, columns)
-        for name in every:
-            assert (f"{name.removesuffix(' bits')}:" in said or f"{name}, " in said) == (
-                name in columns and name not in ("layer", "tokens"))  # fmt: skip
-
-
-def test_without_labels_the_likeness_alone_judges() -> None:
-    rows = [row(i, near=0.9, alike=0.2, sharing=0, pooling=0) | {"sharing": None, "pooling": None} for i in (1, 2, 3)]
-    found = advice(rows)
-    assert (found.share, found.free, found.genotype) == ((1, 2), (), "ASS")
-    report = {
-        "weights": "pretrained",
-        "layers": rows,
-        "macs": 1e6,
-        "data": {"images": 256},
-        "suggestion": {"macs": None, "cost": None},
-    }
-    said = words(report, found, THRESHOLDS)
-    assert said[0].endswith("with its own map for another image.")
-    assert said[-2].startswith("Together this suggests `ASS`, as a pattern: this model is none that psvit builds")
+    assert said.endswith("By the rule nothing is redundant here, and nothing is suggested.")
 
 
 def test_many_layers_are_told_at_once() -> None:
-    rows = [row(i, near=0.7 + i / 100, alike=0.8 + i / 100, sharing=i / 1000, pooling=-i / 1000) for i in range(1, 7)]
-    report = {"weights": "trained", "layers": rows, "macs": 1e6, "data": {"images": 256},
-              "suggestion": {"macs": 1e5, "cost": None}}  # fmt: skip
-    said = words(report, advice(rows), THRESHOLDS)
+    rows = [row(i, near=0.7 + i / 100, alike=0.8 + i / 100, sharing=i / 1000, pooling=-i / 1000) for i in range(1, 5)]
+    said = verdict(rows, advice(rows))
     assert said[:2] == [
-        "Layers 2, 3, 4, 5 and 6 could share: their maps correlate 0.72 to 0.76 with that of the layers before them, "
-        "and 0.20 with their own maps for another image. With the map before in its place the loss changes by +0.002 "
-        "to +0.006 nats and top-1 by −0.2 points, one layer at a time.",
-        "Behind layers 1, 2, 3, 4 and 5 tokens could be pooled: neighbours have a mean cosine of 0.81 to 0.85 (all "
-        "pairs 0.10), and averaging keeps 50% of the variance. With them averaged the loss changes by −0.005 to −0.001 "
+        "Each of layers 2, 3 and 4 could share: its map correlates 0.72 to 0.74 with that of the layer before, and "
+        "0.20 with its own map for another image. With the map before in its place the loss changes by +0.002 to "
+        "+0.004 nats and top-1 by −0.2 points, one layer at a time.",
+        "Behind each of layers 1, 2 and 3 tokens could be pooled: neighbours have a mean cosine of 0.81 to 0.83 (all "
+        "pairs 0.10), and averaging keeps 50% of the variance. With them averaged the loss changes by −0.003 to −0.001 "
         "nats and top-1 by 0.0 points, one layer at a time.",
     ]
     assert len(said) == 4
 
 
-def test_thresholds_have_limits() -> None:
-    for wrong, message in (
+@pytest.mark.parametrize(("images", "flag"), [(6, "--validation"), (20, "--images"), (64, None)])
+def test_few_images_are_told(images: int, flag: str | None) -> None:
+    rows, config = [row(1), row(2)], replace(THRESHOLDS, images=256 if images == 6 else images)
+    said = verdict(rows, advice(rows), config, data={"images": images})
+    told = f"Only {images} images were measured, and one of them is {100 / images:.1f} points of top-1"
+    assert said[0].startswith(told) == (flag is not None)
+    assert flag is None or said[0].endswith(f"raise {flag}.")
+
+
+def test_without_labels_the_likeness_alone_judges() -> None:
+    rows = [row(i, near=0.9, alike=0.2) | {"sharing": None, "pooling": None} for i in (1, 2, 3)]
+    found = advice(rows)
+    assert (found.share, found.free, found.genotype) == ((1, 2), (), "ASS")
+    said = verdict(rows, found, weights="pretrained")
+    assert said[0].endswith("with its own map for another image.")
+    assert said[-2].startswith("Together this suggests `ASS`, as a pattern: psvit does not build this model")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
         ({"images": 3}, "--images 3 is not a whole number of at least 4"),
-        ({"batch_size": 0}, "--batch-size 0 is not"),
         ({"share_above": 2.0}, "--share-above 2.0 is not a number from -1 to 1"),
-        ({"pool_above": math.nan}, "--pool-above nan is not a number from -1 to 1"),
         ({"loss_below": math.inf}, "--loss-below inf is not a number of at least 0"),
         ({"drop_below": -1.0}, "--drop-below -1.0 is not a number from 0 to 100"),
-    ):
-        with pytest.raises(UserError, match=message):
-            AnalyzeConfig(**wrong)
+    ],
+)
+def test_thresholds_have_limits(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        AnalyzeConfig(**wrong)

@@ -15,21 +15,12 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from psvit import Arch, PSViT
-from psvit.analysis import explain
-from psvit.analysis.explain import (
-    GREY,
-    LESS,
-    MORE,
-    STRENGTH,
-    Explainer,
-    Panel,
-    attended,
-    name_figures,
-    overlay,
-    rollout,
-    token_of_pixels,
-)
-from psvit.analysis.maps import Layer, find_layers, look
+from psvit.analysis.explain import Explainer, name_figures
+from psvit.analysis.explain_figure import GREY, LESS, MORE, STRENGTH, Panel, _figure, overlay
+from psvit.analysis.find_layers import find_layers
+from psvit.analysis.layers import Layer
+from psvit.analysis.maps import look
+from psvit.analysis.rollout import attended, rollout, token_of_pixels
 from psvit.engine.checkpoints import save_checkpoint
 from psvit.errors import UserError
 from psvit.models.build import build_arch
@@ -258,7 +249,7 @@ def test_a_network_whose_poolings_are_not_ours_says_that_its_cells_are_not_exact
 
 def test_the_image_is_the_crop_that_the_network_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
-    monkeypatch.setattr(explain, "write_figure", lambda *arguments: drawn.append(arguments))
+    monkeypatch.setattr("psvit.analysis.explain.write_figure", lambda *arguments: drawn.append(arguments))
     model = build_arch(Arch("A", (16,), 8, patch_size=2), 8, num_classes=2)
     folder = saved(tmp_path / "net", model, (8, 8), crop_pct=0.8)  # 8 of the middle of 10
     path = photo(tmp_path / "x.png", 10, 10)
@@ -274,7 +265,7 @@ def test_the_image_is_the_crop_that_the_network_sees(tmp_path: Path, monkeypatch
 
 def test_the_figure_shows_the_overlays(tmp_path: Path) -> None:
     image, times = torch.rand(4, 6, 3), torch.tensor([[0.5, 3.0]]).repeat_interleave(4, 0).repeat_interleave(3, 1)
-    figure = explain._figure("x.png", "words", image, [Panel("layer 1", times), Panel("layer 2", 1 / times)])
+    figure = _figure("x.png", "words", image, [Panel("layer 1", times), Panel("layer 2", 1 / times)])
     above, below, _ = figure.subfigs
     shown = [np.asarray(axes.images[0].get_array()) for axes in above.axes]
     assert_close(shown[0], image.numpy())

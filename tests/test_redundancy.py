@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from psvit import Arch, PSViT
-from psvit.analysis.explain import token_of_pixels
-from psvit.analysis.maps import Change, Layer, find_layers, look, run_changed
-from psvit.analysis.measures import (
+from psvit.analysis.find_layers import find_layers
+from psvit.analysis.layers import Layer
+from psvit.analysis.maps import Change, look, run_changed
+from psvit.analysis.passes import (
     comparable,
     first_pass,
     matched,
@@ -39,6 +40,7 @@ from psvit.analysis.redundancy import (
     pooled,
     row_entropy,
 )
+from psvit.analysis.rollout import token_of_pixels
 from psvit.data.samples import Batch
 from psvit.errors import UserError
 from psvit.models.macs import explicit_attention

@@ -1,27 +1,24 @@
 """Maps of layers that attend within windows, on the whole grid: they are what the network computes."""
 
-import json
-import shlex
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from tiny import CPU, MACHINE, Cli, read
+from tiny import CPU, Cli, read
 from torch import Tensor
 from torch.testing import assert_close
 
 from psvit import Arch
-from psvit.analysis.advice import suggested
-from psvit.analysis.explain import Explainer, attended, rollout
-from psvit.analysis.maps import Change, Layer, find_layers, look, run_changed
-from psvit.analysis.measures import comparable, first_pass, matched, partners, second_pass, sharing
+from psvit.analysis.explain import Explainer
+from psvit.analysis.find_layers import find_layers
+from psvit.analysis.layers import Layer
+from psvit.analysis.maps import Change, look, run_changed
+from psvit.analysis.passes import first_pass, matched, partners, second_pass
 from psvit.analysis.redundancy import pooled
-from psvit.analysis.verdict import train_command
+from psvit.analysis.rollout import attended, rollout
 from psvit.arch.arch import even_parts
 from psvit.data.samples import Batch
 from psvit.engine.checkpoints import save_checkpoint
@@ -225,22 +222,6 @@ def test_a_layer_that_attends_alike_within_its_windows_is_uniform() -> None:
     assert attended(seen.maps[0][0, 0], 0, False).max() > 1.2  # a token in two windows is seen by both
 
 
-def test_windows_of_one_token_leave_nothing_to_compare() -> None:
-    model = network((1, 0, 0))
-    layers, batches = passes(model)
-    first = first_pass(model, layers, batches, torch.device("cpu"))
-    assert torch.equal(look(model, layers, torch.randn(1, 3, *ODD)).maps[0][0, 0], torch.eye(140))
-    assert first.entropies[0] == 1
-    assert first.distances[0] == [0, 0]
-    assert first.heads[0, 1][1].abs().max() == 0
-
-
-def test_layers_are_compared_where_windows_and_tokens_are_the_same() -> None:
-    layers, _ = opened(network())
-    assert comparable(layers) == [[5], [3, 4], [0, 1, 2]]
-    assert comparable([replace(layers[0], window=0), *layers[:3]]) == [[0], [1, 2, 3]]
-
-
 @torch.no_grad()
 def test_tokens_are_averaged_over_the_grid_and_go_back_into_their_windows() -> None:
     model = network()
@@ -259,17 +240,6 @@ def test_tokens_are_averaged_over_the_grid_and_go_back_into_their_windows() -> N
     assert not torch.allclose(changed, model(images), atol=1e-4)
 
 
-def test_to_share_where_it_is_shared_changes_nothing_and_elsewhere_something() -> None:
-    model = network()
-    layers, batches = passes(model)
-    heads = partners(layers, first_pass(model, layers, batches, torch.device("cpu")))
-    changes = [Change(maps={2: (1, heads[1, 2][0])}), sharing(layers, heads, {1: 0}), sharing(layers, heads, {4: 3})]
-    costs = second_pass(model, layers, heads, changes, batches, torch.device("cpu"), True).costs
-    assert (costs[0].loss, costs[0].error) == (0, 0)
-    assert costs[1].loss != 0
-    assert costs[2].loss != 0
-
-
 @torch.no_grad()
 def test_rollout_passes_through_windows() -> None:
     """Without a pooling nothing leaves its window; where windows tile, the product is that of each window alone."""
@@ -281,19 +251,6 @@ def test_rollout_passes_through_windows() -> None:
     for tokens in tokens_of((8, 8), 4):
         one, two = ((attn[tokens][:, tokens] + torch.eye(16)) / 2 for attn in maps)
         assert_close(found[tokens][:, tokens], two @ one)
-
-
-# advice
-
-
-def test_the_suggested_network_keeps_its_windows() -> None:
-    arch = Arch("AAA-AAA", (32, 64), 16, patch_size=4, windows=(14, 0))
-    new = suggested(arch, "AS-A-ASA")
-    assert new == Arch("AS-A-ASA", (32, 32, 64), 16, patch_size=4, windows=(14, 14, 0))
-    assert suggested(arch, "AAA-ASS").windows == (14, 0)
-    command = train_command(new, {"data": "photos"})
-    assert "--windows 14 14 0" in command
-    assert shlex.split(command)[1] == "train"
 
 
 # commands
@@ -312,7 +269,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_analyze_a_windowed_network(kept: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("psvit.analysis.analyze.guesses", lambda *_: False)  # its weights are random
+    monkeypatch.setattr("psvit.analysis.findings.guesses", lambda *_: False)  # its weights are random
     out = tmp_path / "out"
     said = cli.ok("analyze", kept, "--data", "digits", "--validation", "0.02", "--device", "cpu", "--threads", "1",
                   "--images", "20", "--output", out, "--share-above", "-1", "--pool-above", "-1",
@@ -329,14 +286,6 @@ def test_analyze_a_windowed_network(kept: Path, tmp_path: Path, cli: Cli, monkey
     assert "--windows 3 3 0" in said
     assert "2×2" in said
     assert "Maps of layers that attend within windows are compared within them" in (out / "report.html").read_text()
-
-
-def test_explain_a_windowed_network(kept: Path, tmp_path: Path, cli: Cli) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "x.png")
-    line = json.loads(cli.ok("predict", kept, tmp_path / "x.png", *MACHINE, "--json", "--explain", tmp_path / "out"))
-    with Image.open(line["figure"]) as figure:
-        assert figure.format == "PNG"
 
 
 @torch.no_grad()

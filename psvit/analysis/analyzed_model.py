@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from psvit.analysis.maps import Layer
+from psvit.analysis.layers import Layer
 from psvit.analysis.redundancy import LEAST_IMAGES
 from psvit.arch import cost
 from psvit.arch.arch import ATTEND, Arch
@@ -30,7 +30,7 @@ INIT = 2**32 - 1  # the "step" that seeds the weights of a network that has none
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class AnalyzedModel:
     """What is analyzed.
 
     Args:
@@ -66,7 +66,7 @@ class Subject:
         return arch if params == sum(p.numel() for p in self.model.parameters()) else None
 
 
-def open_subject(config: ModelConfig, data: DataConfig, opened: Data) -> Subject:
+def open_analyzed(config: ModelConfig, data: DataConfig, opened: Data) -> AnalyzedModel:
     """Open a model as `psvit.engine.open_model.open_model` does, with explicit attention.
 
     A checkpoint and pretrained weights take images of their own size and preprocessing, unless --img-size is given; a
@@ -96,7 +96,7 @@ def open_subject(config: ModelConfig, data: DataConfig, opened: Data) -> Subject
     else:
         transform = preprocess(model, (height, width))
     unlabelled = _unlabelled(name, weights, model, opened)
-    return Subject(model.eval(), weights, transform, in_chans, (height, width), unlabelled)
+    return AnalyzedModel(model.eval(), weights, transform, in_chans, (height, width), unlabelled)
 
 
 def _unlabelled(name: str, weights: str, model: Any, opened: Data) -> str:

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from psvit.analysis.maps import Change, Layer, Seen, look, run_changed
+from psvit.analysis.layers import Layer
+from psvit.analysis.maps import Change, Seen, look, run_changed
 from psvit.analysis.redundancy import (
     attention_distance,
     centred,

@@ -1,0 +1,74 @@
+"""What was analyzed -> how to use it, and how to try what is suggested: in Python, and by commands."""
+
+from __future__ import annotations
+
+import shlex
+
+from psvit.analysis.analyzed_model import AnalyzedModel
+from psvit.arch.arch import Arch
+from psvit.arch.model_config import ModelConfig
+from psvit.arch.quantities import format_count
+from psvit.data.data_config import DataConfig
+from psvit.engine.train_config import TrainConfig
+from psvit.models.psvit import PSViT
+from psvit.report.command import command_line
+from psvit.report.in_python import (
+    arch_in_python,
+    build_in_python,
+    build_timm_in_python,
+    use_in_python,
+    use_timm_in_python,
+)
+
+
+def in_python(analyzed: AnalyzedModel, name: str) -> str:
+    """Five lines that open the model, or the folder, of that name, and use it."""
+    shape = analyzed.img_size, analyzed.in_chans, analyzed.model.num_classes
+    if analyzed.weights == "trained":
+        return use_in_python(name, analyzed.in_chans)
+    if analyzed.weights == "pretrained":
+        return use_timm_in_python(name, analyzed.in_chans)
+    if isinstance(analyzed.model, PSViT):
+        return build_in_python(arch_in_python(analyzed.model.arch), shape)
+    return build_timm_in_python(name, analyzed.model.model_args, shape)
+
+
+def to_use(analyzed: AnalyzedModel, config: ModelConfig, data: DataConfig) -> list[str]:
+    """The commands that use a checkpoint; for a network without one, the training that leaves one.
+
+    Args:
+        analyzed: the model.
+        config: that it was opened by.
+        data: the images that were asked for.
+    """
+    if analyzed.weights == "trained":
+        name = shlex.quote(config.name)
+        evaluate = command_line(f"psvit evaluate {name}", _images(data, None), DataConfig(), always=("data",))
+        return [f"psvit predict {name} IMAGE ...", *([] if analyzed.unlabelled else [evaluate]),
+                f"psvit benchmark {name}"]  # fmt: skip
+    own_size = not isinstance(analyzed.model, PSViT) or data.img_size is not None
+    return [_train(config, _images(data, analyzed.img_size if own_size else None))]
+
+
+def to_try(new: Arch | None, macs: float | None, data: DataConfig, img_size: tuple[int, int] | None) -> list[str]:
+    """The commands that try a suggestion: a training of it, and a search at its MACs.
+
+    Args:
+        new: the suggested network; None if it is none of ours.
+        macs: of it, where they are known.
+        data: the images that were asked for.
+        img_size: their size, where the data's own is another.
+    """
+    images = _images(data, img_size)
+    budget = f" --budget {format_count(macs, digits=3).replace(' ', '')}" if macs else ""
+    search = command_line("psvit search", images, DataConfig(), always=("data",))
+    return [*([] if new is None else [_train(ModelConfig(new), images)]), search + budget]
+
+
+def _images(data: DataConfig, img_size: tuple[int, int] | None) -> DataConfig:
+    square = img_size is not None and img_size[0] == img_size[1]
+    return DataConfig(data.data, data.data_dir, img_size[0] if img_size and square else img_size)
+
+
+def _train(model: ModelConfig, images: DataConfig) -> str:
+    return command_line("psvit train", TrainConfig(model, images), TrainConfig(), always=("model", "data"))
