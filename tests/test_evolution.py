@@ -429,9 +429,9 @@ def test_another_search_in_the_storage(tmp_path: Path) -> None:
     for change, says in (
         ({"seed": 1}, "another seed"),
         ({"population": 5}, "another population"),
-        ({"region": FeasibleSet(SPACE, Budget(macs=2.4e6), least=0.5)}, "another budget"),
-        ({"region": FeasibleSet(SPACE, Budget(macs=2.5e6))}, "another least"),
-        ({"region": FeasibleSet(replace(SPACE, max_share=1), Budget(macs=2.5e6), least=0.5)}, "another space"),
+        ({"feasible": FeasibleSet(SPACE, Budget(macs=2.4e6), least=0.5)}, "another budget"),
+        ({"feasible": FeasibleSet(SPACE, Budget(macs=2.5e6))}, "another least"),
+        ({"feasible": FeasibleSet(replace(SPACE, max_share=1), Budget(macs=2.5e6), least=0.5)}, "another space"),
     ):
         with pytest.raises(UserError, match=f"study 'psvit' in .* is a search with {says}.*--study-name"):
             run(tmp_path, 3, evaluate=never, **change)
