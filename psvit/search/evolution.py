@@ -1,65 +1,42 @@
-"""Search of regions too large to list: NSGA-II, by Optuna, for a low loss at a low cost. No torch here.
+"""Search of feasible sets too large to list: NSGA-II, one child at a time, for a low loss at a low cost. No torch here.
 
-A trial of the study is a member of the region that no trial had before. It is drawn in memory, as a function of the
-seed, of its number and of the trials that have ended, and enters the storage in one piece: RUNNING, with its genes and
-the name of its worker. Then it is evaluated and told. So a process that is killed leaves nothing, or one whole trial;
-the next process of that worker (the same folder) evaluates it, and goes on as if nothing had happened.
+A member is drawn as a function of the seed, of its number and of the scores so far, and entered in the storage with
+the name of its worker before it is scored. A process that is killed leaves nothing, or one entry without a score: the
+next process of that worker (the same folder) scores it, and goes on as if nothing had happened.
 
-Workers on one storage need not talk. Who has entered a member that a trial with a lower number holds, or one trial too
-many, gives it up (FAIL).
-
-Optuna is imported by what uses it: the command line reads the settings, and is to be quick.
+Workers on one storage need not talk: the storage takes each member and each number once, and the second worker that
+enters one draws again.
 """
 
 from __future__ import annotations
 
-import json
 import random
 import uuid
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby, pairwise
+from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
-from psvit.arch.arch import ATTEND, Arch
-from psvit.config import Config, Count, Text, at_least
+from psvit.arch.arch import Arch
 from psvit.errors import UserError, one_line
 from psvit.files import replacing
 from psvit.search.feasible_set import FeasibleSet
-from psvit.search.genome import Genes, Genome
+from psvit.search.front import fronts
+from psvit.search.genome import Genome
 from psvit.search.scores import Score, name_of
-from psvit.search.space import Space
-from psvit.search.storage import hidden, open_storage, using
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-    from optuna.trial import FrozenTrial
+from psvit.search.search_config import EvolutionConfig
+from psvit.search.storage import Entry, Storage
 
 DATABASE, WORKER = "evolution.db", "evolution.worker"
 """In the folder of a run: the study, where no other storage is given, and the name of this folder's worker."""
 
 TRIES = 50
-"""So many children in a row that are no new members of the region, and members are drawn from the region instead."""
+"""After so many children in a row that are no new members of the feasible set, members are drawn from it instead."""
 
-
-@dataclass(frozen=True)
-class EvolutionConfig(Config):
-    """How a space too large to list is searched.
-
-    Args:
-        population: members of a generation.
-        evaluations: members scored in all, over all workers.
-        storage: where the search is kept if several workers share it: a URL such as postgresql://user@host/name (pip
-            install "psvit[postgres]") or sqlite:///file.db, or the path of a journal file; by default a SQLite file in
-            the run folder.
-        study_name: name of the search in its storage, the same for all its workers; by default psvit.
-    """
-
-    population: Annotated[int, at_least(2)] = 50  # a child has two parents
-    evaluations: Count = 1000
-    storage: Text | None = None
-    study_name: Text | None = None
+WORST = 1e9
+"""A loss that is no number, or infinite, counts as this one."""
 
 
 def evolve(
@@ -69,33 +46,84 @@ def evolve(
     folder: Path,
     seed: int,
     say: Callable[[str], None] = print,
-    stop: Callable[[], bool] | None = None,
 ) -> list[Score]:
-    """Evaluate members of a region, generation by generation, towards a low loss at a low cost.
+    """Evaluate members of a feasible set, children of the best so far, towards a low loss at a low cost.
 
-    With one worker the result depends on the region, the scores, the population and the seed alone, however often the
-    process was killed and started again. With several it depends on their timing too.
+    With one worker the result depends on the feasible set, the scores, the population and the seed alone, however often
+    the process was killed and started again. With several it depends on their timing too.
 
     Args:
-        region: the members to choose from.
+        feasible: the members to choose from.
         evaluate: scores a member; the same member must score the same.
         config: how to search.
         folder: of this worker, for one process at a time.
         seed: of all that is drawn.
         say: takes lines for the user.
-        stop: asked before each evaluation; True ends the search early, and it can be gone on with.
 
     Returns:
-        The score of each evaluated member, in the order of the trials. Members that other workers are still at are not
-        among them.
+        The score of each evaluated member, in the order of their numbers, without those that other workers are at.
 
     Raises:
         UserError: a storage that cannot be used, or that holds another search under this name.
     """
-    search = _Search(feasible, config, folder, seed, say)
-    while not (stop and stop()) and (trial := search.claim()):
-        search.tell(trial, evaluate(search.genome.decode(trial.params)))
-    return search.scores()
+    worker = _worker(folder)
+    storage = Storage(config.storage or f"sqlite:///{folder / DATABASE}", config.study_name or "psvit")
+    storage.sign(_about(feasible, config, seed))
+    genome = Genome(feasible.space)
+    while True:
+        entries = storage.entries()
+        own = next((entry for entry in entries if entry.worker == worker and entry.score is None), None)
+        if own is not None:
+            storage.finish(own.number, evaluate(_arch(feasible, own)))
+        elif len(entries) >= config.evaluations:
+            break
+        else:
+            _say_progress(entries, config, say)
+            arch = _new_member(feasible, genome, entries, config.population, seed)
+            if arch is None:
+                say(f"evolution ends after {len(entries)} members: no other was found within the budget")
+                break
+            storage.enter(len(entries), worker, arch)
+    return [entry.score for entry in storage.entries() if entry.score is not None]
+
+
+def _new_member(
+    feasible: FeasibleSet, genome: Genome, entries: Sequence[Entry], population: int, seed: int
+) -> Arch | None:
+    """A member that is not yet entered; None if none is found."""
+    rng, taken = random.Random(f"{seed} {len(entries)}"), {(entry.genotype, entry.widths) for entry in entries}
+    drawn = _candidates(feasible, genome, entries, population, rng)
+    return next((arch for arch in drawn if name_of(arch) not in taken and arch in feasible), None)
+
+
+def _candidates(
+    feasible: FeasibleSet, genome: Genome, entries: Sequence[Entry], population: int, rng: random.Random
+) -> Iterator[Arch]:
+    """Children; then members drawn from the feasible set; then all of it, where it is small enough to be listed."""
+    scored = [(_arch(feasible, entry), entry.score.loss) for entry in entries if entry.score is not None]
+    if len(scored) >= population:
+        points = [(loss if loss < WORST else WORST, cost_used(feasible, arch)) for arch, loss in scored]
+        parents = [scored[place][0] for place in best_first(points)[:population]]
+        for _ in range(TRIES):
+            first, second = (parents[min(rng.sample(range(population), 2))] for _ in range(2))  # two tournaments
+            yield narrowed(feasible, genome.child(first, second, rng))
+    for _ in range(TRIES):
+        yield feasible.sample(rng)
+    yield from feasible.members or ()
+
+
+def best_first(points: Sequence[tuple[float, float]]) -> list[int]:
+    """The order of NSGA-II: by front, and within a front the lonelier points first (by crowding distance)."""
+    front, distance = fronts(points), [0.0] * len(points)
+    for axis in (0, 1):
+        along = sorted(range(len(points)), key=lambda i: (front[i], points[i][axis]))
+        for _, group in groupby(along, key=lambda i: front[i]):
+            order = list(group)
+            span = (points[order[-1]][axis] - points[order[0]][axis]) or 1.0
+            distance[order[0]] = distance[order[-1]] = inf
+            for before, (i, after) in zip(order, pairwise(order[1:]), strict=False):
+                distance[i] += (points[after][axis] - points[before][axis]) / span
+    return sorted(range(len(points)), key=lambda i: (front[i], -distance[i], i))
 
 
 def cost_used(feasible: FeasibleSet, arch: Arch) -> float:
@@ -105,7 +133,7 @@ def cost_used(feasible: FeasibleSet, arch: Arch) -> float:
 
 def narrowed(feasible: FeasibleSet, arch: Arch) -> Arch:
     """A member, made narrower choice by choice, where it saves most, until it is within the limits or cannot be."""
-    while _part(feasible, arch) > 1 and (others := list(_narrower(feasible.space, arch))):
+    while _part(feasible, arch) > 1 and (others := list(_narrower(feasible, arch))):
         arch = min(others, key=lambda other: _part(feasible, other))
     return arch
 
@@ -114,154 +142,36 @@ def _part(feasible: FeasibleSet, arch: Arch) -> float:
     return max(own / limit for own, limit in zip(feasible.costs(arch), feasible.limits, strict=True))
 
 
-def _narrower(space: Space, arch: Arch) -> Iterator[Arch]:
+def _narrower(feasible: FeasibleSet, arch: Arch) -> Iterator[Arch]:
     """The members with one stage a choice narrower."""
     for stage, width in enumerate(arch.widths):
         before = arch.widths[stage - 1] if stage else 0
-        choices = [choice for choice in space.widths[stage] if before <= choice < width]
+        choices = [choice for choice in feasible.space.widths[stage] if before <= choice < width]
         if choices:
             yield replace(arch, widths=(*arch.widths[:stage], choices[-1], *arch.widths[stage + 1 :]))
 
 
-class _Search:
-    """The study, as one worker sees it."""
-
-    def __init__(
-        self, feasible: FeasibleSet, config: EvolutionConfig, folder: Path, seed: int, say: Callable[[str], None]
-    ) -> None:
-        from optuna import create_study
-        from optuna.distributions import CategoricalDistribution, IntDistribution
-        from optuna.study import StudyDirection
-
-        self.feasible, self.config, self.seed, self.say = feasible, config, seed, say
-        self.said = 0
-        self.genome = Genome(feasible.space)
-        self.distributions: dict[str, BaseDistribution] = {
-            name: CategoricalDistribution(choice) if choice[0] == ATTEND else IntDistribution(choice[0], choice[-1])
-            for name, choice in self.genome.choices.items()
-        }
-        self.worker = _worker(folder)
-        self.url = config.storage or f"sqlite:///{folder / DATABASE}"
-        name, both = config.study_name or "psvit", [StudyDirection.MINIMIZE] * 2
-        with using(self.url, Exception):  # what is no storage fails in many ways
-            self.study = create_study(
-                storage=open_storage(self.url), study_name=name, directions=both, load_if_exists=True
-            )
-            self._check_same()
-
-    def _check_same(self) -> None:
-        """Sign a new study; refuse one of another search.
-
-        Raises:
-            UserError: it is of another search.
-        """
-        feasible, study = self.feasible, self.study
-        own = {
-            "space": repr(feasible.space),
-            "budget": repr(feasible.budget),
-            "least": feasible.least,
-            "latency table": feasible.costs(feasible.space.sample(random.Random(0)))[2:],
-            "population": self.config.population,
-            "seed": self.seed,
-        }
-        own = json.loads(json.dumps(own))
-        new = not study.trials  # asked first: another worker signs it before it enters a trial
-        found = study.user_attrs.get("psvit")
-        if found is None and new and len(study.directions) == 2:
-            study.set_user_attr("psvit", own)
-        elif found != own:
-            other = next(
-                (f"a search with another {name}" for name in own if found and found.get(name) != own[name]), ""
-            )
-            raise UserError(
-                f"study {study.study_name!r} in {hidden(self.url)} is {other or 'no search of psvit'}: "
-                "go on with the settings that it began with, or give another --study-name or --storage"
-            )
-
-    def claim(self) -> FrozenTrial | None:
-        """The trial to evaluate: one's own that a killed process left, or else a new one; None at the end."""
-        from optuna.trial import TrialState
-
-        with using(self.url):
-            while True:
-                trials = self.study.get_trials(deepcopy=False)
-                valid = [trial for trial in trials if trial.state != TrialState.FAIL]
-                own = [t for t in valid if t.state == TrialState.RUNNING and t.user_attrs["worker"] == self.worker]
-                if own:
-                    before = [trial for trial in valid if trial.number < own[0].number]
-                    if len(before) < self.config.evaluations and _name(own[0]) not in map(_name, before):
-                        return own[0]
-                    self.study.tell(own[0].number, state=TrialState.FAIL)  # another worker was faster
-                elif len(valid) >= self.config.evaluations or not self._enter(valid, len(trials)):
-                    return None
-
-    def tell(self, trial: FrozenTrial, score: Score) -> None:
-        """Keep the score of a trial, and end the trial with it."""
-        loss = float("inf") if score.loss != score.loss else score.loss  # Optuna refuses NaN
-        with using(self.url):
-            self.study._storage.set_trial_user_attr(trial._trial_id, "score", asdict(score))
-            self.study.tell(trial.number, [loss, cost_used(self.feasible, self.genome.decode(trial.params))])
-
-    def scores(self) -> list[Score]:
-        """Of all trials that have ended, by their number."""
-        with using(self.url):
-            trials = self.study.get_trials(deepcopy=False)
-        found = [trial.user_attrs["score"] for trial in trials if trial.values]
-        return [Score(**{**score, "widths": tuple(score["widths"])}) for score in found]
-
-    def _enter(self, trials: list[FrozenTrial], number: int) -> bool:
-        """Draw the trial of this number and enter it as one's own; False if there is no new member to be found."""
-        from optuna.samplers import NSGAIISampler
-        from optuna.trial import TrialState, create_trial
-
-        key = NSGAIISampler._get_generation_key()
-        ended = [trial for trial in trials if trial.values]
-        sizes = Counter(trial.system_attrs[key] for trial in ended)
-        generation = max(sizes, default=0)
-        generation += sizes[generation] >= self.config.population
-        self._say_progress(generation, ended)
-        taken, rng = set(map(_name, trials)), random.Random(f"{self.seed} {number}")
-        sampler = NSGAIISampler(population_size=self.config.population, seed=rng.getrandbits(32))
-        trial = create_trial(state=TrialState.RUNNING, system_attrs={key: generation})
-        drawn = self._draw(trial, generation, sampler, rng)
-        found = next(((g, arch) for g, arch in drawn if name_of(arch) not in taken and arch in self.feasible), None)
-        if found is None:
-            self.say(f"evolution ends after {len(trials)} members: no other was found within the budget")
-            return False
-        genes, arch = found
-        trial.params, trial.distributions = genes | self.genome.encode(arch), self.distributions
-        trial.user_attrs = {"worker": self.worker, "genotype": arch.genotype, "widths": arch.widths}
-        self.study.add_trial(trial)
-        return True
-
-    def _draw(
-        self, trial: FrozenTrial, generation: int, sampler: Any, rng: random.Random
-    ) -> Iterator[tuple[Genes, Arch]]:
-        """Children; then members drawn from the region; then all members, where they are few enough to be listed."""
-        if generation:
-            # Who asks for a generation's parents first gets them by rank, whoever asks again by number, and the draws
-            # go by their order. So ask once before the first draw: a resumed process would be one that asks again.
-            sampler.get_parent_population(self.study, generation)
-            for _ in range(TRIES):
-                genes = self.genome.random(rng) | sampler.sample_relative(self.study, trial, self.distributions)
-                yield genes, narrowed(self.feasible, self.genome.decode(genes))  # the random genes are the mutated ones
-        for _ in range(TRIES):
-            yield self.genome.random(rng), self.feasible.sample(rng)
-        for arch in self.feasible.members or ():
-            yield self.genome.random(rng), arch
-
-    def _say_progress(self, generation: int, ended: list[FrozenTrial]) -> None:
-        if generation > self.said:
-            self.said = generation
-            best = min(ended, key=lambda trial: trial.values[0])
-            self.say(
-                f"evolution {len(ended)} of {self.config.evaluations} members, {generation} generations; "
-                f"least loss {best.values[0]:.4f}: {best.user_attrs['genotype']}"
-            )
+def _arch(feasible: FeasibleSet, entry: Entry) -> Arch:
+    return replace(feasible.space.like, genotype=entry.genotype, widths=entry.widths)
 
 
-def _name(trial: FrozenTrial) -> tuple[str, tuple[int, ...]]:
-    return trial.user_attrs["genotype"], tuple(trial.user_attrs["widths"])
+def _about(feasible: FeasibleSet, config: EvolutionConfig, seed: int) -> dict[str, Any]:
+    """All that the result depends on, besides the scores."""
+    return {
+        "space": repr(feasible.space),
+        "budget": repr(feasible.budget),
+        "least": feasible.least,
+        "latency table": feasible.costs(feasible.space.sample(random.Random(0)))[2:],
+        "population": config.population,
+        "seed": seed,
+    }
+
+
+def _say_progress(entries: Sequence[Entry], config: EvolutionConfig, say: Callable[[str], None]) -> None:
+    scores = [entry.score for entry in entries if entry.score is not None]
+    if scores and len(scores) % config.population == 0:
+        best = min(scores, key=lambda score: score.loss if score.loss < WORST else WORST)
+        say(f"evolution {len(scores)} of {config.evaluations} members; least loss {best.loss:.4f}: {best.genotype}")
 
 
 def _worker(folder: Path) -> str:

@@ -18,8 +18,8 @@ Genes = dict[str, Any]
 class Genome:
     """The genes of the members of a space, and the ways from genes to a member and back.
 
-    The genes: ``depth``, in layers; ``gap 1``, ``gap 2``, ...: what shall follow so many layers, ``A``, ``S``, or
-    ``-`` for a pooling and an A; ``width 1``, ...: number of each stage's choice. What leaves no choice is no gene.
+    The genes: ``depth``, in layers; ``gap 1``, ``gap 2``, ...: what follows so many layers, ``A``, ``S``, or ``-`` for
+    a pooling and an A; ``width 1``, ...: number of each stage's choice. What leaves no choice has no gene.
 
     Args:
         space: the members.
@@ -31,23 +31,28 @@ class Genome:
         for depth in range(low, high + 1):
             with suppress(UserError):  # too few layers for its stages
                 self._of_depth[depth] = replace(space, depth=depth)
-        stages = bounds(space.stages)[1]
-        letters = (ATTEND, *[SHARE] * (space.max_share > 0), *[POOL] * (stages > 1))
+        letters = (ATTEND, *[SHARE] * (space.max_share > 0), *[POOL] * (len(space.widths) > 1))
         choices: dict[str, tuple[Any, ...]] = {"depth": tuple(self._of_depth)}
         choices |= {f"gap {layers}": letters for layers in range(1, high)}
-        choices |= {f"width {i}": tuple(range(len(widths))) for i, widths in enumerate(space.widths[:stages], start=1)}
+        choices |= {f"width {i}": tuple(range(len(widths))) for i, widths in enumerate(space.widths, start=1)}
         self.choices = {name: choice for name, choice in choices.items() if len(choice) > 1}
 
-    def random(self, rng: random.Random) -> Genes:
-        """Each gene by itself, uniformly. Their members pool early: to draw a member, draw it from the region."""
-        return {name: rng.choice(choice) for name, choice in self.choices.items()}
+    def child(self, mother: Arch, father: Arch, rng: random.Random) -> Arch:
+        """A member with each gene from one of two, or, of one gene in the mean, a random one.
+
+        A gene that a parent does not need (a gap behind its end, a further stage) comes from the other, or at random.
+        """
+        fresh = {name: rng.choice(choice) for name, choice in self.choices.items()}
+        pair = self.encode(mother), self.encode(father)
+        genes = {name: rng.choice(pair).get(name, fresh[name]) for name in fresh}
+        return self.decode({name: fresh[name] if rng.random() * len(genes) < 1 else genes[name] for name in genes})
 
     def decode(self, genes: Genes) -> Arch:
-        """The member that genes wish for, or the nearest there is where they wish for what cannot be.
+        """The member with these genes, or the nearest to them where they break a rule of the space.
 
-        Layer by layer, among the steps from which a member of the wished depth can be reached: the wished one, or else
-        the first of A, S and pooling, at the width nearest to the wished one. So an S too many becomes an A, and a
-        pooling comes unwished where too few stages would be reached without it.
+        Layer by layer, among the steps from which a member of that depth can be reached: the step of the gene, or else
+        the first of A, S and pooling, at the width nearest to the gene's. So an S too many becomes an A, and a pooling
+        is added where too few stages would be reached without it.
         """
         space = self._of_depth[genes.get("depth", bounds(self.space.depth)[1])]
         steps: list[Step] = []
@@ -57,15 +62,15 @@ class Genome:
             state = space.state(len(steps) - 1, steps[-1])
         return space.arch(steps)
 
-    def _nearest(self, moves: list[Step], wish: str, genes: Genes) -> Step:
+    def _nearest(self, moves: list[Step], letter: str, genes: Genes) -> Step:
         def distance(step: Step) -> tuple[bool, int, int]:
             width = self.space.widths[step.stage][genes.get(f"width {step.stage + 1}", 0)]
-            return _letter(step) != wish, (ATTEND, SHARE, POOL).index(_letter(step)), abs(step.width - width)
+            return _letter(step) != letter, (ATTEND, SHARE, POOL).index(_letter(step)), abs(step.width - width)
 
         return min(moves, key=distance)
 
     def encode(self, arch: Arch) -> Genes:
-        """The genes that make this member, without those that it does not need: gaps behind its end, further stages."""
+        """The genes that make this member, without those that it does not need."""
         genes: Genes = {"depth": arch.depth}
         genes |= {f"gap {layers}": _letter(step) for layers, step in enumerate(steps_of(arch))}
         genes |= {f"width {i + 1}": self.space.widths[i].index(width) for i, width in enumerate(arch.widths)}

@@ -32,12 +32,12 @@ from psvit.latency.table import LatencyTable
 from psvit.models.build import check_tokens
 from psvit.search.around import space_for
 from psvit.search.budget import Budget, Prices, readable
-from psvit.search.evolution import EvolutionConfig, evolve
+from psvit.search.evolution import evolve
 from psvit.search.feasible_set import FeasibleSet
 from psvit.search.front import Ranked, rank, write_front
 from psvit.search.scores import Score
 from psvit.search.scoring import Scorer, Slices, batch_bytes, rank_all
-from psvit.search.search_config import SearchConfig, shown
+from psvit.search.search_config import EvolutionConfig, SearchConfig, shown
 from psvit.search.search_folder import (
     ARCH,
     FRONT,
@@ -53,7 +53,7 @@ from psvit.search.search_folder import (
 )
 from psvit.search.search_page import REPORT, search_page
 from psvit.search.space import Space, bounds
-from psvit.search.storage import check_storage
+from psvit.search.storage import Storage
 from psvit.search.supernet import Supernet
 from psvit.search.supernet_training import strata, supernet_training, train_supernet
 
@@ -315,7 +315,7 @@ def _check(feasible: FeasibleSet, config: SearchConfig, accelerator: Accelerator
                 "--storage and an --output each instead"
             )
         if config.evolution.storage:
-            check_storage(config.evolution.storage)
+            Storage(config.evolution.storage, "psvit")
 
 
 def _train_config(config: SearchConfig) -> TrainConfig:

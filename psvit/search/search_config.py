@@ -11,8 +11,6 @@ from psvit.data.data_config import DataConfig
 from psvit.engine.train_config import Machine, Recipe, SavedConfig, light
 from psvit.errors import UserError
 from psvit.latency.benchmark_config import LatencyConfig
-from psvit.search.evolution import EvolutionConfig
-from psvit.search.storage import hidden
 
 Widths = Annotated[str, Rule("a list of whole numbers such as 32,48,64", re.compile(r"\d+(,\d+)*").fullmatch)]
 
@@ -62,6 +60,24 @@ class ScoringConfig(Config):
     finalists: Count = 8
     score_batch: Count = 256
     score_memory: Positive = 4.0
+
+
+@dataclass(frozen=True)
+class EvolutionConfig(Config):
+    """How a space too large to list is searched.
+
+    Args:
+        population: members that are drawn at random first, and the best so far that later ones are children of.
+        evaluations: members scored in all, over all workers.
+        storage: where the search is kept if several workers share it: a URL such as postgresql://user@host/name (pip
+            install "psvit[postgres]"), or the path of a SQLite file; by default a SQLite file in the run folder.
+        study_name: name of the search in its storage, the same for all its workers; by default psvit.
+    """
+
+    population: Annotated[int, at_least(2)] = 50  # a child has two parents
+    evaluations: Count = 1000
+    storage: Text | None = None
+    study_name: Text | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +147,11 @@ Shown = TypeVar("Shown", bound=SearchConfig)
 
 
 def shown(config: Shown) -> Shown:
-    """The settings as files and pages tell them: without the password of a storage."""
+    """The config as files and pages show it: without the password of a storage."""
     storage = config.evolution.storage
     return replace(config, evolution=replace(config.evolution, storage=storage and hidden(storage)))
+
+
+def hidden(text: str) -> str:
+    """The text with stars for the passwords of URLs, behind the user or among the options."""
+    return re.sub(r"(password=)[^&\s]+", r"\1***", re.sub(r"(//[^/:@\s]*:)\S+@", r"\1***@", text))

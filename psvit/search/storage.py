@@ -1,140 +1,174 @@
-"""Where evolution is kept: the storages of Optuna, opened, mended after a kill, and their errors in one line.
-
-Optuna is imported by what uses it: the command line reads the settings, and is to be quick.
-"""
+"""The database of an evolution: which members were entered, by which worker, and their scores."""
 
 from __future__ import annotations
 
+import json
 import re
-import time
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
+from sqlalchemy import (
+    Column,
+    Engine,
+    Integer,
+    MetaData,
+    NullPool,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    create_engine,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.schema import CreateTable
+
+from psvit.arch.arch import Arch
 from psvit.errors import UserError, one_line
 from psvit.files import FullDiskError, full_disk
+from psvit.search.scores import Score
+from psvit.search.search_config import hidden
 
-if TYPE_CHECKING:
-    from optuna.storages import BaseStorage, RDBStorage
-
-
-def check_storage(url: str) -> None:
-    """Open a storage and leave it again.
-
-    Raises:
-        UserError: it cannot be used; the message hides a password.
-    """
-    with using(url, Exception):
-        open_storage(url)
-
-
-def open_storage(url: str) -> BaseStorage:
-    """The storage of a URL, or of the path of a journal file."""
-    from optuna.storages import JournalStorage, RDBStorage
-    from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
-    from sqlalchemy.exc import IntegrityError
-
-    if url.startswith("journal://") or "://" not in url:
-        path = Path(url.removeprefix("journal://")).resolve()  # Optuna waits for ever at a relative path's stale lock
-        lock = JournalFileSymlinkLock(str(path))
-        path.open("ab").close()
-        lock.acquire()
-        try:
-            _mend(path)
-        finally:
-            lock.release()
-        return JournalStorage(JournalFileBackend(str(path), lock))
-    url, options = _driven(url)
-    for _ in range(20):
-        try:
-            return _with_indexes(RDBStorage(url, options))
-        except Exception as error:  # another worker may be making the tables this very moment
-            if not isinstance(error, IntegrityError) and "already exists" not in str(error):
-                raise
-            time.sleep(0.2)
-    return _with_indexes(RDBStorage(url, options))
+TABLES = MetaData()
+STUDIES = Table(
+    "psvit_studies", TABLES, Column("name", String(255), primary_key=True), Column("about", Text, nullable=False)
+)  # fmt: skip
+MEMBERS = Table(
+    "psvit_members", TABLES,
+    Column("study", String(255), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("worker", String(255), nullable=False),
+    Column("genotype", String(255), nullable=False),
+    Column("widths", String(255), nullable=False),
+    Column("score", Text),
+    UniqueConstraint("study", "genotype", "widths"),
+)  # fmt: skip
 
 
-def _driven(url: str) -> tuple[str, dict[str, Any]]:
-    """The URL with the driver of our extra where it is PostgreSQL's and names none, and the options of its engine."""
-    url = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
-    if url.startswith("sqlite"):
-        return url, {"connect_args": {"timeout": 60}}  # it writes for one at a time: wait
-    options: dict[str, Any] = {"pool_pre_ping": True}  # servers drop idle connections: look before use
-    if url.startswith("postgresql+psycopg") and "connect_timeout" not in url:
-        options["connect_args"] = {"connect_timeout": 20}  # psycopg waits for two minutes
-    return url, options
+class Entry(NamedTuple):
+    """A member that a worker has entered, and its score once it has one."""
+
+    number: int
+    worker: str
+    genotype: str
+    widths: tuple[int, ...]
+    score: Score | None
 
 
-def _with_indexes(storage: RDBStorage) -> RDBStorage:
-    """`storage` with the indexes that a process killed while it made the tables left out.
-
-    Optuna makes indexes with their table or never, and without that of the studies two could have one name.
-    """
-    from optuna.storages._rdb.models import BaseModel
-
-    for table in BaseModel.metadata.tables.values():
-        for index in table.indexes:
-            index.create(storage.engine, checkfirst=True)
-    return storage
-
-
-def _mend(path: Path, begin: bytes = b'{"op_code":') -> None:
-    """Drop a line that a killed process cut off, or the next line would be written behind it.
-
-    Raises:
-        UserError: the file is no journal of Optuna, so nothing is to be written into it.
-    """
-    raw = path.read_bytes()
-    whole = raw.rfind(b"\n") + 1
-    if not begin.startswith(raw[: len(begin)]) or not begin.startswith(raw[whole:][: len(begin)]):
-        raise UserError(f"--storage {path} is no journal of Optuna: give another one")
-    if whole < len(raw):
-        with path.open("r+b") as file:
-            file.truncate(whole)
-
-
-@contextmanager
-def using(url: str, *also: type[Exception]) -> Iterator[None]:
-    """Work with Optuna, in silence.
+class Storage:
+    """One study in a database that several workers may share.
 
     Args:
-        url: of the storage.
-        also: errors that are the storage's, besides those of databases and files.
+        url: as SQLAlchemy takes it, or the path of a SQLite file.
+        study: its name.
 
     Raises:
-        UserError: the storage fails, or its disk is full.
+        UserError: the database cannot be used; the message hides a password.
     """
-    import optuna
-    from sqlalchemy.exc import SQLAlchemyError
 
-    kinds: tuple[type[Exception], ...] = (SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError, *also)
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    def __init__(self, url: str, study: str) -> None:
+        self.url, self.study = url if "://" in url else f"sqlite:///{url}", study
+        with self._errors():
+            self.engine = _engine(self.url)
+            _create_tables(self.engine)
+
+    def sign(self, about: Mapping[str, Any]) -> None:
+        """Say what a new study is about; refuse one that is about something else.
+
+        Raises:
+            UserError: it is another search's.
+        """
+        own = json.loads(json.dumps(about))
+        with self._errors():
+            self._insert(STUDIES, name=self.study, about=json.dumps(own))
+            with self.engine.connect() as connection:
+                found = json.loads(
+                    connection.execute(select(STUDIES.c.about).where(STUDIES.c.name == self.study)).scalar_one()
+                )
+        other = next((name for name in own if found.get(name) != own[name]), None)
+        if other is not None:
+            raise UserError(
+                f"study {self.study!r} in {hidden(self.url)} is a search with another {other}: go on with the settings "
+                "that it began with, or give another --study-name or --storage"
+            )
+
+    def entries(self) -> list[Entry]:
+        """All that was entered, in order."""
+        with self._errors(), self.engine.connect() as connection:
+            rows = connection.execute(select(MEMBERS).where(MEMBERS.c.study == self.study).order_by(MEMBERS.c.number))
+            return [_entry(*row[1:]) for row in rows]
+
+    def enter(self, number: int, worker: str, arch: Arch) -> bool:
+        """Enter a member; False if another worker has entered it, or another with this number."""
+        with self._errors():
+            return self._insert(
+                MEMBERS, study=self.study, number=number, worker=worker, genotype=arch.genotype, widths=_text(arch)
+            )
+
+    def finish(self, number: int, score: Score) -> None:
+        """Keep the score of an entry."""
+        this = (MEMBERS.c.study == self.study) & (MEMBERS.c.number == number)
+        with self._errors(), self.engine.begin() as connection:
+            connection.execute(update(MEMBERS).where(this).values(score=json.dumps(asdict(score))))
+
+    def _insert(self, table: Table, **values: Any) -> bool:
+        try:
+            with self.engine.begin() as connection:
+                connection.execute(insert(table).values(**values))
+        except IntegrityError:
+            return False
+        return True
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Whatever SQLAlchemy, a driver or the file system raises becomes one line without a password."""
+        try:
             yield
-    except UserError:
-        raise
-    except kinds as error:
-        if reason := full_disk(error):
-            raise FullDiskError.of(hidden(url.removeprefix("sqlite:///")), reason) from error
-        cause: BaseException = error
-        while cause.__cause__ is not None:  # the driver's own words
-            cause = cause.__cause__
-        way_out = "check it"
-        if isinstance(cause, ImportError):
-            ours = _driven(url)[0].startswith("postgresql+psycopg:")
-            way_out = 'pip install "psvit[postgres]"' if ours else "install its driver"
-        message = f"--storage {url} fails ({one_line(cause, kind=True)}): {way_out}, or give another one"
-        raise UserError(hidden(message)) from error
-    finally:
-        optuna.logging.set_verbosity(verbosity)
+        except (SQLAlchemyError, ImportError, OSError, ValueError) as error:
+            if reason := full_disk(error):
+                raise FullDiskError.of(hidden(self.url.removeprefix("sqlite:///")), reason) from error
+            cause: BaseException = error
+            while cause.__cause__ is not None:  # the driver's own words
+                cause = cause.__cause__
+            way_out = "check it"
+            if isinstance(cause, ImportError):
+                ours = self.url.startswith(("postgres:", "postgresql:", "postgresql+psycopg:"))
+                way_out = 'pip install "psvit[postgres]"' if ours else "install its driver"
+            message = f"--storage {self.url} fails ({one_line(cause, kind=True)}): {way_out}, or give another one"
+            raise UserError(hidden(message)) from error
 
 
-def hidden(text: str) -> str:
-    """The text with stars for the passwords of URLs, behind the user or among the options."""
-    return re.sub(r"(password=)[^&\s]+", r"\1***", re.sub(r"(//[^/:@\s]*:)\S+@", r"\1***@", text))
+def _engine(url: str) -> Engine:
+    """The engine of a URL, for PostgreSQL with the driver of our extra; it keeps no connection open."""
+    url = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
+    options: dict[str, Any] = {}
+    if url.startswith("sqlite"):
+        options = {"timeout": 60}  # one process writes at a time: wait
+    elif url.startswith("postgresql+psycopg") and "connect_timeout" not in url:
+        options = {"connect_timeout": 20}  # psycopg waits for two minutes
+    return create_engine(url, poolclass=NullPool, connect_args=options)
+
+
+def _create_tables(engine: Engine) -> None:
+    for again in (True, False):
+        try:
+            with engine.begin() as connection:
+                for table in TABLES.sorted_tables:
+                    connection.execute(CreateTable(table, if_not_exists=True))
+            return
+        except IntegrityError:  # another worker makes them at this moment, which PostgreSQL refuses
+            if not again:
+                raise
+
+
+def _text(arch: Arch) -> str:
+    return " ".join(map(str, arch.widths))
+
+
+def _entry(number: int, worker: str, genotype: str, widths: str, score: str | None) -> Entry:
+    name = genotype, tuple(map(int, widths.split()))
+    return Entry(number, worker, *name, Score(**{**json.loads(score), "widths": name[1]}) if score else None)
