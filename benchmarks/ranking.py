@@ -32,7 +32,8 @@ from psvit.files import write_json
 from psvit.search.budget import Budget
 from psvit.search.feasible_set import FeasibleSet
 from psvit.search.front import rank
-from psvit.search.scoring import Scorer, Slices, rank_all
+from psvit.search.halving import rank_all
+from psvit.search.scoring import Scorer, Slices
 from psvit.search.search_config import ScoringConfig, SupernetConfig
 from psvit.search.space import Space
 from psvit.search.supernet_training import supernet_training, train_supernet

@@ -23,7 +23,7 @@ from psvit.data.datasets import open_data
 from psvit.engine.hardware import machine_info
 from psvit.engine.memory import keep_freed_memory
 from psvit.files import write_json
-from psvit.search.scores import Score
+from psvit.search.journal import Score
 from psvit.search.scoring import Scorer, Slices, batch_bytes, prefix_tree
 from psvit.search.space import Space
 from psvit.search.supernet import Supernet

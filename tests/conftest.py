@@ -130,7 +130,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def briefly(here: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """As `here`, without what takes most of a small study's time: its latencies and its page."""
-    monkeypatch.setattr("psvit.studies.plan.measure_models", lambda models, *_: dict.fromkeys(models, 0.001))
+    monkeypatch.setattr("psvit.studies.plan.measure_networks", lambda builds, *_, **__: dict.fromkeys(builds, 0.001))
     monkeypatch.setattr("psvit.studies.study.write_report", lambda folder, *_: [folder / "report.html"])
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from psvit import Arch
 from psvit.search.budget import Prices
 from psvit.search.front import Ranked
-from psvit.search.scores import Score
+from psvit.search.journal import Score
 from psvit.search.space import Space
 
 SPACE = Space(

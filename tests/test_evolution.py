@@ -4,7 +4,6 @@ import math
 import os
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -24,7 +23,7 @@ from psvit.search.budget import Budget
 from psvit.search.evolution import DATABASE, best_first, cost_used, evolve, narrowed
 from psvit.search.feasible_set import FeasibleSet
 from psvit.search.genome import Genome
-from psvit.search.scores import Score, name_of
+from psvit.search.journal import Score, name_of
 from psvit.search.search_config import EvolutionConfig
 from psvit.search.space import Space
 from psvit.search.storage import Storage
@@ -234,7 +233,7 @@ def test_an_error_while_scoring_passes_and_its_member_comes_first(tmp_path: Path
             raise OSError("disk full")  # even one that a storage might raise
         return score(arch)
 
-    with pytest.raises(OSError, match="^disk full"):
+    with pytest.raises(OSError, match="disk full"):
         run(tmp_path / "b", 12, evaluate=failing)
     assert run(tmp_path / "b", 12) == whole
 
@@ -274,10 +273,10 @@ def test_killed_and_resumed(tmp_path: Path) -> None:
 def test_two_workers_share_the_evaluations(tmp_path: Path) -> None:
     url = str(tmp_path / "shared")
     workers = start(*((tmp_path / name, 12, url, 0, 0.1) for name in "ab"))
-    evaluated = [worker.communicate()[0].splitlines() for worker in workers]
-    assert all(evaluated)
+    outputs = [worker.communicate()[0].splitlines() for worker in workers]
+    assert all(outputs)
     scores = run(tmp_path / "c", 12, storage=url, evaluate=never)
-    assert sorted(sum(evaluated, [])) == sorted(f"{one.genotype} {one.widths}" for one in scores)
+    assert sorted([*outputs[0], *outputs[1]]) == sorted(f"{one.genotype} {one.widths}" for one in scores)
 
 
 def test_what_another_worker_is_at_is_left_to_it(tmp_path: Path) -> None:
@@ -356,15 +355,6 @@ def test_a_storage_that_fails_later(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match=f"--storage sqlite:.*{DATABASE} fails"):
         run(tmp_path, evaluate=evaluate)
-
-
-def test_a_full_disk(tmp_path: Path) -> None:
-    run(tmp_path, 3)
-    with sqlite3.connect(tmp_path / DATABASE) as database:
-        database.execute("create trigger full before insert on psvit_members begin "
-                         "select raise(abort, 'database or disk is full'); end")  # fmt: skip
-    with pytest.raises(UserError, match=rf"^the disk of {tmp_path}.* is full"):
-        run(tmp_path, 4)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from rich.console import Console
 from psvit import Arch, UserError, cost
 from psvit.report.tables import to_rich
 from psvit.search.front import Ranked, front_table, fronts, pareto, rank, read_front, thin, write_front
-from psvit.search.scores import Score
+from psvit.search.journal import Score
 
 
 def written(folder: Path, ranked: Sequence[Ranked], **more: Any) -> None:

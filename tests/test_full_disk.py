@@ -19,7 +19,7 @@ from tiny import RUN, Cli, config, log, same_weights
 from psvit.engine import run_folder
 from psvit.errors import UserError
 from psvit.files import FullDiskError, full_disk, opened_for_torch, replacing, write_json
-from psvit.search.storage import using
+from psvit.search.storage import one_line_errors
 from psvit.studies.worker_pool import outcome
 from psvit.tasks.classification.classify import train
 
@@ -99,7 +99,7 @@ def test_a_search_goes_on_as_if_there_had_been_room(
 ) -> None:
     with monkeypatch.context() as patch:
         if moment == "journal":
-            patch.setattr("psvit.search.scores.os.fsync", no_space)
+            patch.setattr("psvit.search.journal.os.fsync", no_space)
         else:
             broken_off(int(moment), patch)
         assert "is full (No space left on device): make room" in cli.refused(*SEARCH, "--output", tmp_path / "run")
@@ -148,7 +148,8 @@ def test_each_library_has_its_own_words_for_a_full_disk() -> None:
 
 
 def test_a_storage_and_a_study_tell_of_it() -> None:
-    with pytest.raises(FullDiskError, match=r"the disk of /x/evolution.db is full"), using("sqlite:////x/evolution.db"):
+    url = "sqlite:////x/evolution.db"
+    with pytest.raises(FullDiskError, match=r"the disk of /x/evolution.db is full"), one_line_errors(url):
         no_space()
 
     def task() -> None:

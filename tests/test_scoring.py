@@ -16,8 +16,9 @@ from psvit.data.data_config import DataConfig
 from psvit.data.datasets import Data, balanced_order, open_data
 from psvit.search.budget import Budget
 from psvit.search.feasible_set import FeasibleSet
-from psvit.search.scores import Journal, Score
-from psvit.search.scoring import Scorer, Slices, batch_bytes, prefix_tree, rank_all, rungs, survivors
+from psvit.search.halving import rank_all, rungs, survivors
+from psvit.search.journal import Journal, Score
+from psvit.search.scoring import Scorer, Slices, batch_bytes, prefix_tree
 from psvit.search.search_config import ScoringConfig
 from psvit.search.space import Space
 from psvit.search.supernet import Supernet
@@ -46,13 +47,13 @@ def supernet(feasible: FeasibleSet) -> Supernet:
 def test_each_score_equals_that_of_the_member_alone(data: Data, pooling: str) -> None:
     """Bitwise, over several batches."""
     supernet = shaken(Supernet(space(like={"pooling": pooling})))
-    members = random.Random(0).sample(list(supernet.space.enumerate()), 60)
+    members = random.Random(0).sample(list(supernet.space.enumerate()), 30)
     batches = list(Slices(data, 0, 32).batches(80))
     assert len(batches) == 3
     together = Scorer(supernet, ACCELERATOR).score(members, batches)
     assert together == [Scorer(supernet, ACCELERATOR).score([arch], batches)[0] for arch in members]
     with torch.no_grad():
-        for arch, score in zip(members[:10], together, strict=False):
+        for arch, score in zip(members[:5], together, strict=False):
             model = supernet.extract(arch)
             logits = torch.cat([model(batch.images) for batch in batches])
             labels = torch.cat([batch.labels for batch in batches])
@@ -150,13 +151,13 @@ def _arch(feasible: FeasibleSet, score: Score) -> Any:
 def test_a_ranking_that_was_stopped_goes_on_to_the_same(
     supernet: Supernet, feasible: FeasibleSet, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("psvit.search.scoring.CHUNK", 3)
+    monkeypatch.setattr("psvit.search.halving.CHUNK", 8)
     whole = ranked(supernet, feasible, data, tmp_path / "whole")
 
     class StopError(Exception):
         pass
 
-    for wait in (2, 11):
+    for wait in (2, 6):
         left = [wait]
 
         def stop(left: list[int] = left) -> None:

@@ -4,19 +4,14 @@ import copy
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
 from small_studies import NETWORK, STUDY, words
 from tiny import Cli, read
-from torch import nn
 
-from psvit.arch.model_config import ModelConfig
-from psvit.engine.open_model import open_model
-from psvit.latency import parts as latency
 from psvit.latency.benchmark_config import LatencyConfig
-from psvit.latency.parts import measure_models
 from psvit.studies.study_folder import RESULTS
 
 OWN: dict[str, Any] = {"widths": (16, 32), "head_dim": 8, "patch_size": 2}
@@ -35,13 +30,14 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """A machine on which the networks take 1, 2, 3 seconds; what it was asked to measure."""
     asked: list[list[str]] = []
 
-    def measure(models: Any, config: LatencyConfig, *where: Any) -> dict[str, float | None]:
+    def measure(builds: Any, config: LatencyConfig, *where: Any, skip: bool) -> dict[str, float]:
+        assert skip
         assert config == LatencyConfig()
         assert where == (torch.device("cpu"), 1)
-        asked.append([model.model for model, _ in models.values()])
-        return {name: float(place) for place, name in enumerate(models, start=1)}
+        asked.append([build.args[0].model for build in builds.values()])
+        return {name: float(place) for place, name in enumerate(builds, start=1)}
 
-    monkeypatch.setattr("psvit.studies.plan.measure_models", measure)
+    monkeypatch.setattr("psvit.studies.plan.measure_networks", measure)
     monkeypatch.setattr("psvit.studies.study.write_report", lambda folder, *_: [folder / "report.html"])
     return asked
 
@@ -84,36 +80,3 @@ def test_latencies_are_measured_anew_all_together(cli: Cli, copied: Path, measur
         (models,) = measured
         assert models[:-1] == ["AS-A", "AA-A", *["A"] * bool(added)], text
         assert list(latencies(copied).values()) == [1000 * place for place in (*range(1, len(models) + 1), 1)]
-
-
-def test_what_cannot_be_measured_has_no_latency(monkeypatch: pytest.MonkeyPatch) -> None:
-    shape = {"img_size": [12, 8], "in_chans": 2, "num_classes": 5}
-    sizes = []
-
-    class Fails(nn.Module):
-        pretrained_cfg: ClassVar = {"input_size": (2, 12, 8)}
-
-        def __init__(self, after: int) -> None:
-            super().__init__()
-            self.left = after
-
-        def forward(self, x: Any) -> Any:
-            self.left -= 1
-            if self.left < 0:
-                raise RuntimeError("no memory")
-
-    def opened(model: ModelConfig, **shape: Any) -> Any:
-        if model.model.startswith("fails"):
-            return Fails(int(model.model[5:]))
-        network = open_model(model, **shape)
-        network.register_forward_pre_hook(lambda module, inputs: sizes.append(tuple(inputs[0].shape)))
-        return network
-
-    monkeypatch.setattr(latency, "open_model", opened)
-    monkeypatch.setattr(latency, "MIN_SECONDS", 0.0)  # each timing is one call
-    names = ("AS-A", "resnet10t", "vit_nothing", "fails0", "fails4")
-    models = {name: (ModelConfig.of(name, **(OWN if name == "AS-A" else {})), shape) for name in names}
-    found = measure_models(models, LatencyConfig(latency_rounds=3), torch.device("cpu"), 1)
-    assert [name for name, seconds in found.items() if seconds is not None] == ["AS-A", "resnet10t"]
-    assert set(sizes) == {(1, 2, 12, 8)}
-    assert list(found) == list(names)

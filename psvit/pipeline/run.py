@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from psvit.data.image_list import IMAGES, check_unchanged, list_files, read_imag
 from psvit.engine.accelerator import open_machine
 from psvit.engine.checkpoints import save_checkpoint
 from psvit.engine.hardware import versions
+from psvit.engine.open_model import load_checkpoint
 from psvit.engine.resuming import (
     RESULTS,
     differing,
@@ -28,7 +30,7 @@ from psvit.engine.run_folder import clear_run
 from psvit.engine.train_config import TrainConfig
 from psvit.errors import UserError
 from psvit.files import check_writable, recover, sole_writer, write_json
-from psvit.latency.parts import measure_checkpoints
+from psvit.latency.measure import measure_networks
 from psvit.pipeline.compare import best_on_validation, compare, contenders, folders_of
 from psvit.pipeline.run_config import CompareConfig, RunAllConfig
 from psvit.pipeline.run_page import run_page
@@ -160,9 +162,9 @@ def _timed(
     except (OSError, ValueError, KeyError, TypeError):
         milliseconds = {}
     if sorted(milliseconds) != sorted(names):
-        checkpoints = {row["name"]: Path(row["checkpoint"]) for row in rows}
+        networks = {row["name"]: partial(load_checkpoint, Path(row["checkpoint"])) for row in rows}
         try:
-            found = measure_checkpoints(checkpoints, config.latency, accelerator.device, config.machine.threads)
+            found = measure_networks(networks, config.latency, accelerator.device, config.machine.threads)
         except UserError:  # a network that the device cannot run so: the page goes without
             return rows
         milliseconds = {name: 1000 * seconds for name, seconds in found.items()}

@@ -25,7 +25,7 @@ from psvit.files import replacing
 from psvit.search.feasible_set import FeasibleSet
 from psvit.search.front import fronts
 from psvit.search.genome import Genome
-from psvit.search.scores import Score, name_of
+from psvit.search.journal import Score, name_of
 from psvit.search.search_config import EvolutionConfig
 from psvit.search.storage import Entry, Storage
 

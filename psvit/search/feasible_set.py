@@ -14,18 +14,16 @@ from psvit.search.budget import Budget, Cost, Prices
 from psvit.search.space import Space, State
 
 LISTED = 100_000
-"""A region of at most this many members is listed, and ranked whole; a larger one is searched by evolution."""
+"""A set of at most this many members is listed."""
 
 TRIES = 100_000
-"""`FeasibleSet.nearest` prices at most this many beginnings of networks before it settles for the nearest it has
-met.
-"""
+"""`FeasibleSet.nearest` prices at most this many beginnings of networks before it takes the nearest of them."""
 
 
 class FeasibleSet:
     """The members of a space within a budget; iterating yields each once, in the order of the tree.
 
-    Branches that no cheap enough rest could save are never entered, so the walk costs what the region holds.
+    Branches without a member within the budget are never entered, so the walk takes as long as the set is large.
 
     Args:
         space: the members.
@@ -70,9 +68,9 @@ class FeasibleSet:
     def sample(self, rng: random.Random) -> Arch:
         """One member.
 
-        Of a region of at most `LISTED` members, each is equally likely. A larger one is walked layer by layer, among
+        Of a set of at most `LISTED` members, each is equally likely. A larger one is walked layer by layer, among
         those layers that can still be completed within the budget, each weighted by how many members of the space
-        begin so: never in vain, hence not exactly uniform where the budget cuts branches unevenly. A floor (`least`)
+        begin so; not exactly uniform where the budget cuts branches unevenly. A floor (`least`)
         is then met in a bounded number of tries, and given up where it is not.
         """
         if self.members is not None:
@@ -85,7 +83,7 @@ class FeasibleSet:
         return arch
 
     def nearest(self) -> Arch:
-        """The member that uses most of the budget: whose dearest cost comes nearest its limit from below."""
+        """The member that uses most of the budget: one of whose costs comes nearest to its limit."""
         best: tuple[float, tuple[Step, ...]] | None = None
         for tries, (steps, cost) in enumerate(self._walk()):
             used = self._used(cost)
@@ -93,7 +91,7 @@ class FeasibleSet:
                 best = used, steps
             if best[0] > 0.9999 or tries > TRIES:
                 break
-        assert best is not None, "a region without members is refused when it is made"
+        assert best is not None, "a set without members is refused when it is made"
         return self.space.arch(best[1])
 
     def _used(self, cost: Cost) -> float:
@@ -168,7 +166,7 @@ class FeasibleSet:
         return self._rests[key]
 
     def _nearest_infeasible(self) -> tuple[Step, ...] | None:
-        """The member that exceeds the budget least, by its dearest cost over its limit; None if one is within.
+        """The member that exceeds the budget least, by its greatest cost over its limit; None if one is within.
 
         Depth first, cheapest branch first, and branches that cannot beat the best so far are left out.
         """

@@ -17,7 +17,7 @@ from psvit.errors import UserError, one_line
 from psvit.files import replacing, write_json
 from psvit.report.tables import Table
 from psvit.search.budget import Prices
-from psvit.search.scores import Score, name_of
+from psvit.search.journal import Score, name_of
 from psvit.search.space import Space
 
 COLUMNS = ("rank", "genotype", "widths", "loss", "top1", "images", "macs", "params", "latency_ms")

@@ -7,10 +7,9 @@ Legend: B batch, N tokens, C width, H heads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from math import ceil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,18 +26,9 @@ from psvit.data.loading import eval_batches
 from psvit.data.samples import Batch, ImageSplit
 from psvit.data.sources import Source, Subset
 from psvit.errors import UserError
-from psvit.search.feasible_set import FeasibleSet
-from psvit.search.front import fronts
-from psvit.search.scores import Journal, Key, Score, name_of
-from psvit.search.search_config import ScoringConfig
+from psvit.search.journal import Score
 from psvit.search.space import Space, bounds
 from psvit.search.supernet import Supernet
-
-CHUNK = 1024
-"""Members times batches that are scored before the journal is written."""
-
-GROWTH = 4
-"""A round's slice is so many times as large as that of the round before."""
 
 CACHED = 2 * 2**30
 """Bytes of a slice's images that are kept in memory; a larger slice is read anew for every chunk."""
@@ -131,10 +121,10 @@ def batch_bytes(space: Space, images: int) -> int:
     Every layer of the deepest path keeps its tokens and its map, each as large as the first stage's, in float32; a
     layer under way takes its hidden tokens and maps besides. An upper bound; weights and images come on top.
     """
-    depth, stages = bounds(space.depth)[1], bounds(space.stages)[1]
+    depth = bounds(space.depth)[1]
     tokens = space.prices().parts.tokens[0]
-    width = max(max(choice) for choice in space.widths[:stages])
-    heads = max(max(choice) for choice in space.widths[:stages]) // space.like.head_dim
+    width = max(max(choice) for choice in space.widths)
+    heads = max(max(choice) for choice in space.widths) // space.like.head_dim
     layer = tokens * width + heads * tokens**2
     busy = tokens * width * (4 + 2 * ceil(space.like.mlp_ratio)) + 2 * heads * tokens**2
     return 4 * images * (depth * layer + busy)
@@ -161,8 +151,7 @@ class Slices:
         if images < classes:
             raise UserError(
                 f"the validation split has {images} images for {classes} classes, and a search needs one of "
-                f"each at least: "
-                "raise --validation, or give more images"
+                "each at least: raise --validation, or give more images"
             )
         self.data, self.source, self.batch_size, self.strict = data, data.validation, batch_size, strict
         self.order = balanced_order(np.asarray(data.validation.labels()), np.random.default_rng(seed))
@@ -186,115 +175,3 @@ class Slices:
         for batch in eval_batches(split, batch_size=self.batch_size, workers=self.data.workers):
             self.unreadable.update(batch.unreadable)
             yield batch
-
-
-def rungs(members: int, images: int, classes: int, config: ScoringConfig) -> list[tuple[int, int]]:
-    """(members, images) of every round of successive halving: fewer members, larger slices; the last takes them all."""
-    found = []
-    size = min(images, max(config.first_slice, classes))
-    while True:
-        found.append((members, size))
-        if size == images or members <= config.finalists:
-            break
-        members = max(config.finalists, ceil(members / config.reduction_factor))
-        size = min(images, size * GROWTH)
-    if found[-1][1] < images:
-        found.append((found[-1][0], images))
-    return found
-
-
-def rank_all(
-    feasible: FeasibleSet,
-    supernet: Supernet,
-    slices: Slices,
-    accelerator: Accelerator,
-    journal_path: Path,
-    config: ScoringConfig,
-    say: Callable[[str], None] = print,
-    stop: Callable[[], None] = lambda: None,
-) -> list[Score]:
-    """Score every member of a region on a small slice, the better ones on larger and larger slices.
-
-    After each round the members of the first Pareto fronts (loss against MACs) go on. All processes of an Accelerator
-    take a part of the members each; every score goes to a journal, and what it holds is not scored again.
-
-    Args:
-        region: the members; it can be listed.
-        supernet: the weights.
-        slices: of the validation split.
-        accelerator: device, precision, processes.
-        journal_path: the file; further processes append their number to its name.
-        config: sizes of the rounds.
-        say: takes lines for the user.
-        stop: called between chunks; raises to stop.
-
-    Returns:
-        All scores, in the order of rounds and of the tree.
-    """
-    members = feasible.members
-    assert members is not None, "a region too large to list is searched by evolution"
-    rank, world = accelerator.process_index, accelerator.num_processes
-    scorer = Scorer(supernet, accelerator)
-    everything: list[Score] = []
-    plan = rungs(len(members), len(slices), len(slices.data.classes), config)
-    for number, (count, images) in enumerate(plan, start=1):
-        members = members if count == len(members) else survivors(everything[-len(members) :], feasible, count)
-        known = _known(journal_path, accelerator, say)
-        missing = [arch for arch in members if (*name_of(arch), images) not in known]
-        if missing and rank == 0:
-            tree, alone = prefix_tree(missing).layers(), sum(arch.depth for arch in missing)
-            say(f"round {number:>2}  {len(missing):,} members on {images:,} images: {tree:,} layers a batch, "
-                f"alone {alone:,} ({alone / tree:.1f}x)")  # fmt: skip
-        journal = Journal(_journal_of(journal_path, rank), None)
-        size = max(1, CHUNK * slices.batch_size // images)
-        # all processes go through the same chunks, each with a part of every chunk: they stop and wait together
-        for start in range(0, len(missing), size * world):
-            chunk = missing[start : start + size * world]
-            mine = chunk[len(chunk) * rank // world : len(chunk) * (rank + 1) // world]
-            if mine:  # the slice's size is the round's: images that cannot be read count as part of it
-                scores = scorer.score(mine, slices.batches(images))
-                journal.add(replace(score, images=images) for score in scores)
-            stop()
-        known = _known(journal_path, accelerator, _silent)
-        everything += [known[(*name_of(arch), images)] for arch in members]
-    if slices.unreadable and rank == 0:
-        some = ", ".join(sorted(slices.unreadable)[:3])
-        say(f"skipped {len(slices.unreadable)} unreadable images of the validation split: {some}")
-    return everything
-
-
-def survivors(scores: Sequence[Score], feasible: FeasibleSet, count: int) -> list[Arch]:
-    """The `count` members of the first Pareto fronts, in the order of the tree.
-
-    Of loss and latency where latency is limited, else of loss and MACs.
-    """
-    like, kind = feasible.space.like, -1 if "latency" in feasible.prices.kinds else 0
-    archs = [_arch_of(score, like) for score in scores]
-    points = [(score.loss, feasible.costs(arch)[kind]) for score, arch in zip(scores, archs, strict=True)]
-    front = fronts(points)
-    order = sorted(range(len(scores)), key=lambda i: (front[i], scores[i].loss, points[i][1], scores[i].key))
-    return [archs[i] for i in sorted(order[:count])]
-
-
-def _arch_of(score: Score, like: Arch) -> Arch:
-    return replace(like, genotype=score.genotype, widths=score.widths)
-
-
-def _journal_of(path: Path, rank: int) -> Path:
-    return path if rank == 0 else path.with_name(f"{path.stem}.{rank}{path.suffix}")
-
-
-def _known(path: Path, accelerator: Accelerator, say: Callable[[str], None]) -> dict[Key, Score]:
-    """The scores in the journals of all processes; the first process mends what a kill cut off, then all read."""
-    known: dict[Key, Score] = {}
-    accelerator.wait_for_everyone()
-    for mend in (True, False):
-        if not mend or accelerator.is_main_process:
-            for rank in range(accelerator.num_processes):
-                known |= Journal(_journal_of(path, rank), say if mend else None).scores
-        accelerator.wait_for_everyone()
-    return known
-
-
-def _silent(line: str) -> None:
-    """Nothing is said."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -20,28 +18,25 @@ from psvit.arch.arch import ATTEND, POOL, Arch
 from psvit.data.datasets import Data, open_data
 from psvit.data.image_list import IMAGES, check_unchanged, read_image_list
 from psvit.engine.accelerator import by_the_first, open_machine
-from psvit.engine.interrupts import interrupts
 from psvit.engine.optimizer import make_optimizer
 from psvit.engine.resuming import begun, record_of
 from psvit.engine.run_folder import read_log
 from psvit.engine.train_config import RunConfig, TrainConfig
-from psvit.errors import StoppedError, UserError, one_line
+from psvit.errors import UserError
 from psvit.files import sole_writer, write_json
-from psvit.latency.parts import measure_networks, open_table
 from psvit.latency.table import LatencyTable
 from psvit.models.build import check_tokens
-from psvit.search.around import space_for
 from psvit.search.budget import Budget, Prices, readable
-from psvit.search.evolution import evolve
+from psvit.search.build_space import build_space
 from psvit.search.feasible_set import FeasibleSet
 from psvit.search.front import Ranked, rank, write_front
-from psvit.search.scores import Score
-from psvit.search.scoring import Scorer, Slices, batch_bytes, rank_all
-from psvit.search.search_config import EvolutionConfig, SearchConfig, shown
+from psvit.search.measured import choose, latency_table
+from psvit.search.score_members import LISTED, score_members, use_tree
+from psvit.search.scoring import Slices, batch_bytes
+from psvit.search.search_config import SearchConfig, shown
 from psvit.search.search_folder import (
     ARCH,
     FRONT,
-    JOURNAL,
     LATENCY,
     SECONDS,
     SUPERNET,
@@ -54,20 +49,10 @@ from psvit.search.search_folder import (
 from psvit.search.search_page import REPORT, search_page
 from psvit.search.space import Space, bounds
 from psvit.search.storage import Storage
-from psvit.search.supernet import Supernet
 from psvit.search.supernet_training import strata, supernet_training, train_supernet
 
-MEASURED = 4
-"""Networks whose latency is measured at a time."""
-
-LISTED = 20_000
-"""``--method auto`` scores every member of a region that is no larger."""
-
-EVOLUTION_SLICE = 1024
-"""Images of the validation split on which evolution scores each member."""
-
-SLACK = 1.02
-"""A network that was measured so little above its latency budget is within it: measurements differ by as much."""
+CHANGING = ("resume", "overwrite", "output")
+"""Settings that the results of a search do not depend on."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +61,7 @@ class Found:
 
     Args:
         arch: the chosen network.
-        region: the members within the budget.
+        feasible: the members within the budget.
         data: the images, opened.
         folder: of the run.
     """
@@ -93,8 +78,7 @@ def search(
     """Find the network of the least validation loss within the budget, as the supernet ranks them.
 
     The supernet learns from the training split; members are scored on the validation split that is cut from it. The
-    test split
-    is not read. A search that is finished is not done again when it is resumed.
+    test split is not read. A search that is finished is not done again when it is resumed.
 
     Args:
         config: everything that the search depends on.
@@ -129,52 +113,36 @@ def _search(
     say: Callable[[str], None],
     on_begin: Callable[[], None],
 ) -> Found:
-    """All steps, alone in the search's folder."""
+    """All steps, by the only process that writes to the search's folder, and its helpers."""
     folder = Path(config.search.output)
     slices = Slices(data, config.data.seed, config.scoring.score_batch, config.data.strict)
-    space, budget = space_for(config, data, accelerator, kept_widths(folder, config))
-    table = _table(space, budget, config, accelerator, say)
-    prices = Prices(space.like, len(space.widths), space.img_size, space.in_chans, space.num_classes, table)
-    feasible = _region(space, budget, prices, config.space.least, say)
+    space, budget = build_space(config, data, accelerator, kept_widths(folder, config))
+    _check_tokens(space)
+    table = None if budget.latency is None else latency_table(space, config, accelerator, say)
+    feasible = _feasible_set(space, budget, space.prices(table), config.space.least, say)
     if config.search.resume and (folder / FRONT).is_file():
         say(f"search    {folder} is finished: its network is taken")
         return Found(read_arch(folder), feasible, data, folder)
     _check(feasible, config, accelerator)
     begin(folder, config, record, accelerator, on_begin)
-    if data.files is not None and accelerator.is_main_process:
-        data.files.images.write(folder / IMAGES)
-    if table is not None and accelerator.is_main_process:  # measured, so a resumed search would measure others
-        for name, kept in ((LATENCY, table.to_dict()), (WIDTHS, space.widths)):
-            if not (folder / name).exists():
-                write_json(folder / name, kept)
-    _tell(feasible, config, say)
+    if accelerator.is_main_process:
+        _write_first(folder, data, space, table)
+    _describe(feasible, config, say)
     started = time.perf_counter()
     training = supernet_training(_train_config(config), config.supernet, space, budget.given)
     supernet, accelerator = train_supernet(feasible, training, data, say)
     trained = time.perf_counter()
     slices.batch_size = _batch_that_fits(space, config, say)
-    scores = _score(feasible, supernet, slices, accelerator, config, say)
+    scores = score_members(feasible, supernet, slices, accelerator, config, say)
     seconds = {"supernet_seconds": trained - started, "scoring_seconds": time.perf_counter() - trained}
     ranked = rank(scores, space, feasible.prices)
     place, measured = by_the_first(accelerator, lambda: choose(ranked, feasible, config, accelerator, say))
     chosen = ranked[place]
     if accelerator.is_main_process:
-        for name in ("resume", "overwrite", "output"):  # a search that was interrupted has the same results
-            del record["config"]["search"][name]
-        facts: dict[str, Any] = {
-            "data": data.name,
-            "shape": {"img_size": list(data.img_size), "in_chans": data.in_chans, "num_classes": len(data.classes)},
-            "budget": budget.given,
-            "members": len(ranked),
-            "space": space.count(),
-            "chosen": {"genotype": chosen.arch.genotype, "widths": list(chosen.arch.widths)},
-            "measured_ms": None if measured is None else 1000 * measured,
-            "latency_table": None if table is None or table.validation is None else table.validation.to_dict(),
-            **record,
-        }
         if not config.search.resume:  # of a whole search; apart, since all else is equal when it is done again
             write_json(folder / SECONDS, seconds)
         write_json(folder / ARCH, chosen.arch.to_dict())
+        facts = _facts(data, feasible, ranked, chosen, measured, record)
         search_page(folder, ranked, facts, shown(config), read_log(folder / SUPERNET)).write(folder / REPORT)
         write_front(folder, ranked, facts)  # its front.json, written last, says that the search is finished
     costs = [readable("macs", chosen.macs), readable("params", chosen.params)]
@@ -184,127 +152,68 @@ def _search(
     return Found(chosen.arch, feasible, data, folder)
 
 
-class InterruptedSearchError(StoppedError):
-    """The user stopped a search while members were scored; what was scored is kept."""
+def _write_first(folder: Path, data: Data, space: Space, table: LatencyTable | None) -> None:
+    """The list of images; and what was measured, since a resumed search would measure other numbers."""
+    if data.files is not None:
+        data.files.images.write(folder / IMAGES)
+    if table is not None:
+        for name, kept in ((LATENCY, table.to_dict()), (WIDTHS, space.widths)):
+            if not (folder / name).exists():
+                write_json(folder / name, kept)
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(f"stopped while scoring, all scores are kept in {folder}: go on with --resume")
 
-
-def choose(
-    ranked: Sequence[Ranked],
+def _facts(
+    data: Data,
     feasible: FeasibleSet,
-    config: SearchConfig,
-    accelerator: Accelerator,
-    say: Callable[[str], None],
-) -> tuple[int, float | None]:
-    """The best-ranked member; where latency is limited, the best that keeps the limit when measured.
-
-    Returns:
-        Its place in `ranked`, and its measured seconds for a batch where latency is limited.
-
-    Raises:
-        UserError: none keeps it.
-    """
-    limit = feasible.budget.latency
-    if limit is None:
-        return 0, None
-    final = [one for one in ranked if one.score.images == ranked[0].score.images]
-    for start in range(0, len(final), MEASURED):
-        group = final[start : start + MEASURED]
-        seconds = measure_networks(
-            [one.arch for one in group], feasible.space, config.latency, accelerator.device, config.machine.threads
-        )
-        for place, second in enumerate(seconds, start=start):
-            if second <= SLACK * limit:
-                return place, second
-        say(f"latency   {len(group)} of the best are slower than {1000 * limit:.3g} ms when measured: trying the next")
-    raise UserError(
-        f"none of the {len(final)} best networks keeps {1000 * limit:.3g} ms when measured: the machine is slower now "
-        "than when its latency table was measured; try again with --resume, or search anew with another --budget"
-    )
+    ranked: list[Ranked],
+    chosen: Ranked,
+    measured: float | None,
+    record: dict[str, Any],
+) -> dict[str, Any]:
+    """What front.json and the page say besides the networks; equal for a search that was interrupted."""
+    search = {key: value for key, value in record["config"]["search"].items() if key not in CHANGING}
+    validation = getattr(feasible.prices.seconds, "validation", None)
+    return {
+        "data": data.name,
+        "shape": {"img_size": list(data.img_size), "in_chans": data.in_chans, "num_classes": len(data.classes)},
+        "budget": feasible.budget.given,
+        "members": len(ranked),
+        "space": feasible.space.count(),
+        "chosen": {"genotype": chosen.arch.genotype, "widths": list(chosen.arch.widths)},
+        "measured_ms": None if measured is None else 1000 * measured,
+        "latency_table": None if validation is None else validation.to_dict(),
+        **record,
+        "config": {**record["config"], "search": search},
+    }
 
 
-def _score(
-    feasible: FeasibleSet,
-    supernet: Supernet,
-    slices: Slices,
-    accelerator: Accelerator,
-    config: SearchConfig,
-    say: Callable[[str], None],
-) -> list[Score]:
-    folder = Path(config.search.output)
-    with interrupts() as interrupt:
-
-        def stop() -> None:
-            if interrupt.requested(accelerator):
-                raise InterruptedSearchError(folder)
-
-        if use_tree(feasible, config):
-            return rank_all(feasible, supernet, slices, accelerator, folder / JOURNAL, config.scoring, say, stop)
-        scorer, images = Scorer(supernet, accelerator), min(len(slices), EVOLUTION_SLICE)
-
-        def evaluate(arch: Arch) -> Score:
-            stop()
-            return replace(scorer.score([arch], slices.batches(images))[0], images=images)
-
-        return evolve(feasible, evaluate, _evolution(config), folder, config.data.seed, say)
-
-
-def _evolution(config: SearchConfig) -> EvolutionConfig:
-    """Those of the settings; in a shared storage a search's name tells it from those with another supernet."""
-    if not config.evolution.storage or config.evolution.study_name:
-        return config.evolution
-    about = {name: asdict(getattr(config, name)) for name in ("space", "supernet", "data", "recipe", "scoring")}
-    for local in ("workers", "data_dir", "accept_changes"):
-        del about["data"][local]
-    about["search"] = {"budget": config.search.budget, "epochs": config.search.supernet_epochs}
-    text = json.dumps([about, config.machine.precision], sort_keys=True)
-    name = f"psvit-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    return replace(config.evolution, study_name=name)
-
-
-def use_tree(feasible: FeasibleSet, config: SearchConfig) -> bool:
-    """Whether all members are scored on the prefix tree.
-
-    Raises:
-        UserError: the tree was asked for, but the members cannot be listed.
-    """
-    if config.search.method != "auto":
-        if config.search.method == "tree" and feasible.members is None:
-            raise UserError(
-                "--method tree lists every network, and these are too many: take evolution, or a smaller space"
-            )
-        return config.search.method == "tree"
-    return feasible.count(at_most=LISTED + 1) <= LISTED
-
-
-def _region(space: Space, budget: Budget, prices: Prices, least: float, say: Callable[[str], None]) -> FeasibleSet:
+def _feasible_set(
+    space: Space, budget: Budget, prices: Prices, least: float, say: Callable[[str], None]
+) -> FeasibleSet:
     """The members within the budget that use it as far as asked; where none does, all that are within it."""
     feasible = FeasibleSet(space, budget, prices, least)
     if not feasible.count(at_most=1):
         feasible = FeasibleSet(space, budget, prices)
-        dearest = feasible.costs(feasible.nearest())
+        most = budget.text_of(feasible.costs(feasible.nearest()), prices)
         say(
-            f"note      no network of the space uses {least:.0%} of {budget.text(prices)}, the dearest "
-            f"{budget.text_of(dearest, prices)}: all are searched; larger --stage-widths or more --depth would use more"
+            f"note      no network of the space uses {least:.0%} of {budget.text(prices)}, the largest "
+            f"{most}: all are searched; larger --stage-widths or more --depth would use more"
         )
     return feasible
 
 
+def _check_tokens(space: Space) -> None:
+    """Refuse images too small for as many poolings as the space has."""
+    widest = tuple(choices[-1] for choices in space.widths)
+    check_tokens(replace(space.like, genotype=POOL.join(ATTEND * len(widest)), widths=widest), space.img_size)
+
+
 def _check(feasible: FeasibleSet, config: SearchConfig, accelerator: Accelerator) -> None:
-    """What could only fail later is tried now, before anything is written or trained.
+    """Try what could fail later now, before anything is written or trained.
 
     Raises:
         UserError: the first thing that is wrong.
     """
-    space, deepest = (
-        feasible.space,
-        [choice[-1] for choice in feasible.space.widths[: bounds(feasible.space.stages)[1]]],
-    )
-    check_tokens(
-        replace(space.like, genotype=POOL.join(ATTEND * len(deepest)), widths=tuple(deepest)), space.img_size
-    )  # fmt: skip
     make_optimizer(nn.Linear(1, 1), config.recipe, accelerator.num_processes)
     if config.supernet.sampling == "balanced":
         strata(feasible)
@@ -325,25 +234,6 @@ def _train_config(config: SearchConfig) -> TrainConfig:
     return TrainConfig(data=config.data, recipe=recipe, machine=config.machine, run=run)
 
 
-def _table(
-    space: Space, budget: Budget, config: SearchConfig, accelerator: Accelerator, say: Callable[[str], None]
-) -> LatencyTable | None:
-    """The table of this device; a resumed search takes up the one that it began with."""
-    if budget.latency is None:
-        return None
-    kept = Path(config.search.output) / LATENCY
-
-    def table() -> dict[str, Any]:
-        if config.search.resume and kept.is_file():
-            try:
-                return dict(json.loads(kept.read_text(encoding="utf-8")))
-            except ValueError as error:
-                raise UserError(f"{kept} is broken ({one_line(error)}): start anew with --overwrite") from error
-        return open_table(space, config.latency, accelerator.device, config.machine.threads, say).to_dict()
-
-    return LatencyTable.from_dict(by_the_first(accelerator, table))
-
-
 def _batch_that_fits(space: Space, config: SearchConfig, say: Callable[[str], None]) -> int:
     limit = config.scoring.score_memory * 2**30
     images = min(config.scoring.score_batch, max(1, int(limit / batch_bytes(space, 1))))
@@ -351,22 +241,15 @@ def _batch_that_fits(space: Space, config: SearchConfig, say: Callable[[str], No
     return images
 
 
-def _tell(feasible: FeasibleSet, config: SearchConfig, say: Callable[[str], None]) -> None:
+def _describe(feasible: FeasibleSet, config: SearchConfig, say: Callable[[str], None]) -> None:
     space = feasible.space
-    low, high = bounds(space.depth)
+    (low, high), (few, many), count = bounds(space.depth), bounds(space.stages), feasible.count(at_most=LISTED + 1)
     widths = "; ".join(",".join(map(str, choice)) for choice in space.widths)
-    few, many_stages = bounds(space.stages)
-    say(
-        f"space     {space.count():,} networks of {low} to {high} layers in {few} to {many_stages} stages, "
-        f"widths {widths}"
-    )
-    count = feasible.count(at_most=LISTED + 1)
-    many = f"{count:,}" if count <= LISTED else f"more than {LISTED:,}"
+    say(f"space     {space.count():,} networks of {low} to {high} layers in {few} to {many} stages, widths {widths}")
+    number = f"{count:,}" if count <= LISTED else f"more than {LISTED:,}"
     how = "each is scored" if use_tree(feasible, config) else "searched by evolution"
-    say(
-        f"budget    {feasible.budget.text(feasible.prices)}: {many} of them use {feasible.least:.0%} of it or "
-        f"more; {how}"
-    )
+    limits = feasible.budget.text(feasible.prices)
+    say(f"budget    {limits}: {number} of them use {feasible.least:.0%} of it or more; {how}")
 
 
 def random_member(found: Found, macs: float, seed: int) -> Arch:

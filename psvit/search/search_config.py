@@ -27,8 +27,8 @@ class SupernetConfig(Config):
         sampling: uniform over the members, or balanced over the numbers of stages.
         entangle: layers that members share: those with the same number in the same stage (stage), or with the same
             number from the input, whatever their stage (place).
-        sandwich: in every step the dearest member learns from the whole batch besides, and the cheapest from a part.
-        distill: with --sandwich, the others learn the dearest member's probabilities instead of the labels.
+        sandwich: in every step the largest network learns from the whole batch besides, and the smallest from a part.
+        distill: with --sandwich, the others learn the largest network's probabilities instead of the labels.
     """
 
     draws: Count = 1
@@ -40,7 +40,7 @@ class SupernetConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.distill and not self.sandwich:
-            raise UserError("--distill needs a dearest member to learn from: give --sandwich too")
+            raise UserError("--distill needs a largest network to learn from: give --sandwich too")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,10 @@ from itertools import accumulate
 from psvit.arch.arch import ATTEND, DEFAULT_WIDTHS, POOL, SHARE, Arch
 from psvit.arch.steps import Step, steps_of
 from psvit.errors import UserError
-from psvit.search.budget import Prices
+from psvit.search.budget import Prices, Seconds
+
+Shape = tuple[int | tuple[int, int], int, int]
+"""Size of the images, their channels, the number of classes."""
 
 State = tuple[int, int, int, int]
 """What may follow a layer depends on this alone: layers so far, run of S, stage, width."""
@@ -68,7 +71,7 @@ class Space:
                 raise UserError(f"{stages} stages need widths to choose from: give them, for every stage")
             object.__setattr__(self, "widths", tuple((width,) for width in DEFAULT_WIDTHS[:stages]))
         choices = tuple(tuple(sorted(set(choice))) for choice in self.widths)
-        object.__setattr__(self, "widths", choices)
+        object.__setattr__(self, "widths", choices[:stages])
         if len(choices) < stages or not all(choices):
             raise UserError(f"there are {len(choices)} choices of widths for {stages} stages: give one for each stage")
         for choice in choices:
@@ -112,9 +115,25 @@ class Space:
             steps.append(moves[chosen])
             state = self.state(len(steps) - 1, steps[-1])
 
-    def prices(self) -> Prices:
-        """MACs and parameters of every part of a member."""
-        return Prices(self.like, len(self.widths), self.img_size, self.in_chans, self.num_classes)
+    def different(self, number: int, rng: random.Random) -> list[Arch]:
+        """So many different members, or all if there are no more, in a random order."""
+        if self.count() <= number:
+            archs = list(self.enumerate())
+            rng.shuffle(archs)
+            return archs
+        found: dict[Arch, None] = {}
+        while len(found) < number:
+            found[self.sample(rng)] = None
+        return list(found)
+
+    @property
+    def shape(self) -> Shape:
+        """Size of the images, their channels, the number of classes."""
+        return self.img_size, self.in_chans, self.num_classes
+
+    def prices(self, seconds: Seconds | None = None) -> Prices:
+        """MACs, parameters and, with a latency table, seconds of every part of a member."""
+        return Prices(self.like, len(self.widths), *self.shape, seconds)
 
     def __contains__(self, arch: object) -> bool:
         if not isinstance(arch, Arch):

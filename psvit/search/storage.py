@@ -30,7 +30,7 @@ from sqlalchemy.schema import CreateTable
 from psvit.arch.arch import Arch
 from psvit.errors import UserError, one_line
 from psvit.files import FullDiskError, full_disk
-from psvit.search.scores import Score
+from psvit.search.journal import Score
 from psvit.search.search_config import hidden
 
 TABLES = MetaData()
@@ -72,7 +72,7 @@ class Storage:
 
     def __init__(self, url: str, study: str) -> None:
         self.url, self.study = url if "://" in url else f"sqlite:///{url}", study
-        with self._errors():
+        with one_line_errors(self.url):
             self.engine = _engine(self.url)
             _create_tables(self.engine)
 
@@ -83,7 +83,7 @@ class Storage:
             UserError: it is another search's.
         """
         own = json.loads(json.dumps(about))
-        with self._errors():
+        with one_line_errors(self.url):
             self._insert(STUDIES, name=self.study, about=json.dumps(own))
             with self.engine.connect() as connection:
                 found = json.loads(
@@ -98,13 +98,13 @@ class Storage:
 
     def entries(self) -> list[Entry]:
         """All that was entered, in order."""
-        with self._errors(), self.engine.connect() as connection:
+        with one_line_errors(self.url), self.engine.connect() as connection:
             rows = connection.execute(select(MEMBERS).where(MEMBERS.c.study == self.study).order_by(MEMBERS.c.number))
             return [_entry(*row[1:]) for row in rows]
 
     def enter(self, number: int, worker: str, arch: Arch) -> bool:
         """Enter a member; False if another worker has entered it, or another with this number."""
-        with self._errors():
+        with one_line_errors(self.url):
             return self._insert(
                 MEMBERS, study=self.study, number=number, worker=worker, genotype=arch.genotype, widths=_text(arch)
             )
@@ -112,7 +112,7 @@ class Storage:
     def finish(self, number: int, score: Score) -> None:
         """Keep the score of an entry."""
         this = (MEMBERS.c.study == self.study) & (MEMBERS.c.number == number)
-        with self._errors(), self.engine.begin() as connection:
+        with one_line_errors(self.url), self.engine.begin() as connection:
             connection.execute(update(MEMBERS).where(this).values(score=json.dumps(asdict(score))))
 
     def _insert(self, table: Table, **values: Any) -> bool:
@@ -123,23 +123,28 @@ class Storage:
             return False
         return True
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Whatever SQLAlchemy, a driver or the file system raises becomes one line without a password."""
-        try:
-            yield
-        except (SQLAlchemyError, ImportError, OSError, ValueError) as error:
-            if reason := full_disk(error):
-                raise FullDiskError.of(hidden(self.url.removeprefix("sqlite:///")), reason) from error
-            cause: BaseException = error
-            while cause.__cause__ is not None:  # the driver's own words
-                cause = cause.__cause__
-            way_out = "check it"
-            if isinstance(cause, ImportError):
-                ours = self.url.startswith(("postgres:", "postgresql:", "postgresql+psycopg:"))
-                way_out = 'pip install "psvit[postgres]"' if ours else "install its driver"
-            message = f"--storage {self.url} fails ({one_line(cause, kind=True)}): {way_out}, or give another one"
-            raise UserError(hidden(message)) from error
+
+@contextmanager
+def one_line_errors(url: str) -> Iterator[None]:
+    """Whatever SQLAlchemy, a driver or the file system raises becomes one line without a password.
+
+    Raises:
+        UserError: the storage fails, or its disk is full.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, ImportError, OSError, ValueError) as error:
+        if reason := full_disk(error):
+            raise FullDiskError.of(hidden(url.removeprefix("sqlite:///")), reason) from error
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # the driver's own words
+            cause = cause.__cause__
+        way_out = "check it"
+        if isinstance(cause, ImportError):
+            ours = url.startswith(("postgres:", "postgresql:", "postgresql+psycopg:"))
+            way_out = 'pip install "psvit[postgres]"' if ours else "install its driver"
+        message = f"--storage {url} fails ({one_line(cause, kind=True)}): {way_out}, or give another one"
+        raise UserError(hidden(message)) from error
 
 
 def _engine(url: str) -> Engine:

@@ -53,8 +53,8 @@ class Supernet(nn.Module):
         self.num_prefix_tokens = int(bool(self.like.class_token))
         self.num_classes = space.num_classes
         self.fused_attn = use_fused_attn() > 0  # as `Attend`: what timm says when the network is built
-        depth, stages = bounds(space.depth)[1], bounds(space.stages)[1]
-        widest = [max(choice) for choice in space.widths[:stages]]
+        depth = bounds(space.depth)[1]
+        widest = [max(choice) for choice in space.widths]
         rows, columns = self.like.grids(space.img_size)[0]
         self.grid_size = (rows, columns)
         self.patch_embed = PatchEmbed(self.like.patch_size, self.like.stride, space.in_chans, widest[0])

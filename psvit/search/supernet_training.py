@@ -60,10 +60,10 @@ class SupernetTraining(TrainConfig):
 def train_supernet(
     feasible: FeasibleSet, config: SupernetTraining, data: Data, say: Callable[[str], None] = print
 ) -> tuple[Supernet, Accelerator]:
-    """Train one set of weights for all members of `region`, or load them if the folder holds them finished.
+    """Train one set of weights for all members of `feasible`, or load them if the folder holds them finished.
 
     Args:
-        region: the members that are drawn.
+        feasible: the members that are drawn.
         config: of the training; config.run.output is the folder.
         data: the images.
         say: takes lines for the user.
@@ -108,7 +108,7 @@ class SupernetTrainer(ClassifierTrainer):
 
     Args:
         supernet: the weights.
-        region: the members that are drawn.
+        feasible: the members that are drawn.
         config: of the training.
         accelerator: device, precision, processes.
         data: the images.
@@ -120,10 +120,10 @@ class SupernetTrainer(ClassifierTrainer):
         super().__init__(supernet, config, accelerator, data)
         self.feasible, self.options = feasible, config.supernet
         self.strata = strata(feasible) if self.options.sampling == "balanced" else []
-        self.cheapest: Arch | None = None
-        self.dearest: Arch | None = None
+        self.smallest: Arch | None = None
+        self.largest: Arch | None = None
         if self.options.sandwich:
-            self.cheapest, self.dearest = _ends(feasible)
+            self.smallest, self.largest = _ends(feasible)
         rng = random.Random(config.data.seed)
         self.watched = [feasible.sample(rng) for _ in range(WATCHED)]
 
@@ -147,7 +147,7 @@ class SupernetTrainer(ClassifierTrainer):
         """The members that learn in a step; the same on every process."""
         rng = random.Random(f"{self.seed} {step}")
         drawn = [self._draw(rng) for _ in range(self.options.draws)]
-        return drawn if self.cheapest is None else [self.cheapest, *drawn]
+        return drawn if self.smallest is None else [self.smallest, *drawn]
 
     def _draw(self, rng: random.Random) -> Arch:
         return rng.choice(rng.choice(self.strata)) if self.strata else self.feasible.sample(rng)
@@ -155,7 +155,7 @@ class SupernetTrainer(ClassifierTrainer):
     def loss(self, batch: Batch, step: int) -> Tensor:
         """Mean cross-entropy over the members, each on its own part of the batch: a scalar, in nats.
 
-        With the sandwich rule the dearest member learns from the whole batch besides, and with in-place distillation
+        With the sandwich rule the largest network learns from the whole batch besides, and with in-place distillation
         the others learn its probabilities instead of the labels (BigNAS; OFA).
         """
         images, target, smoothing = self.targets(batch)
@@ -163,9 +163,9 @@ class SupernetTrainer(ClassifierTrainer):
             target = _spread(target, self.num_classes, smoothing)
         supernet: Any = self.model
         total = torch.zeros((), device=images.device)
-        if self.dearest is not None:
+        if self.largest is not None:
             with self.accelerator.autocast():
-                logits = supernet(images, self.dearest).float()
+                logits = supernet(images, self.largest).float()
             total = total + F.cross_entropy(logits, target)
             if self.options.distill:
                 target = logits.detach().softmax(dim=-1)
@@ -175,7 +175,7 @@ class SupernetTrainer(ClassifierTrainer):
             with self.accelerator.autocast():
                 logits = supernet(images[part], arch).float()
             total = total + F.cross_entropy(logits, target[part], reduction="sum") / len(images)
-        return total / (1 if self.dearest is None else 2)
+        return total / (1 if self.largest is None else 2)
 
     def evaluate(self) -> dict[str, Any]:
         """The mean figures of a few members, always the same, on the validation split (empty if there is none)."""
@@ -231,7 +231,7 @@ def strata(feasible: FeasibleSet) -> list[Sequence[Arch]]:
 
 
 def _ends(feasible: FeasibleSet) -> tuple[Arch, Arch]:
-    """The cheapest and the dearest member by MACs; of a region too large to list, of a thousand drawn."""
+    """The smallest and the largest network by MACs; of a set too large to list, of a thousand drawn."""
     rng = random.Random(0)
     members = feasible.members or [feasible.sample(rng) for _ in range(1000)]
     costs = [(feasible.costs(arch)[0], place) for place, arch in enumerate(members)]
@@ -243,7 +243,7 @@ def _description(feasible: FeasibleSet) -> Description:
     cost = feasible.costs(feasible.nearest())
     members = f"{len(feasible.members):,} members" if feasible.members is not None else "members too many to list"
     facts = {"macs": cost[0], "params": cost[1]}
-    return Description(f"supernet of {members}, the dearest", facts, weights=WEIGHTS)
+    return Description(f"supernet of {members}, the largest", facts, weights=WEIGHTS)
 
 
 def supernet_training(

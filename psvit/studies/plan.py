@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from psvit.arch.variants import default_arch, with_changes
 from psvit.data.data_config import DataConfig
 from psvit.data.datasets import Data, open_data
 from psvit.engine.hardware import machine_info, resolve_device
+from psvit.engine.open_model import open_model
 from psvit.engine.optimizer import make_optimizer
 from psvit.engine.train_config import (
     Machine,
@@ -26,7 +28,7 @@ from psvit.engine.train_config import (
 from psvit.errors import UserError, one_line
 from psvit.files import write_json
 from psvit.latency.benchmark_config import LatencyConfig
-from psvit.latency.parts import measure_models
+from psvit.latency.measure import measure_networks
 from psvit.pipeline.compare import contender
 from psvit.search.search_config import SearchConfig
 from psvit.studies.definition import SEARCHED, Group, Network, Study, check_slugs, slug
@@ -179,10 +181,10 @@ class Plan:
         measured |= {"threads": self.machine.threads or info["threads"], **asdict(config)}
         kept = kept_latencies(self.folder / LATENCY, measured)
         if not kept.keys() >= set(keys.values()):
-            different = {key: (models[where], shapes[where[0]]) for where, key in keys.items()}
+            different = {key: partial(open_model, models[where], **shapes[where[0]]) for where, key in keys.items()}
             say(f"measuring the latency of {len(different)} networks")
-            seconds = measure_models(different, config, device, self.machine.threads)
-            kept = {key: None if one is None else round(1000 * one, 4) for key, one in seconds.items()}
+            seconds = measure_networks(different, config, device, self.machine.threads, skip=True)
+            kept = {key: round(1000 * seconds[key], 4) if key in seconds else None for key in different}
             rows = [
                 {**dict(zip(("model", "shape"), json.loads(key), strict=True)), "milliseconds": one}
                 for key, one in kept.items()

@@ -15,18 +15,15 @@ from psvit.arch.variants import SMALL, default_arch
 from psvit.data.datasets import Data
 from psvit.engine.accelerator import by_the_first
 from psvit.errors import UserError
-from psvit.latency.parts import measure_networks
 from psvit.search.budget import Budget
+from psvit.search.measured import member_seconds
 from psvit.search.search_config import SearchConfig
-from psvit.search.space import Space
+from psvit.search.space import Shape, Space
 
 Widths = tuple[tuple[int, ...], ...]
 
-Shape = tuple["int | tuple[int, int]", int, int]
-"""Size of the images, their channels, the number of classes."""
 
-
-def space_for(
+def build_space(
     config: SearchConfig, data: Data, accelerator: Accelerator | None = None, widths: Widths = ()
 ) -> tuple[Space, Budget]:
     """The space and the budget that the settings ask for.
@@ -79,13 +76,7 @@ def _scaled_to(like: Arch, budget: Budget, shape: Shape, config: SearchConfig, a
         targets.append(low)
     if budget.latency is not None and accelerator is not None:
         here = accelerator
-        alone = Space(like.depth, len(like.stages), like=replace(like, genotype=ATTEND, widths=like.widths[:1]),
-                      widths=tuple((width,) for width in like.widths), max_share=like.depth,
-                      img_size=shape[0], in_chans=shape[1], num_classes=shape[2])  # fmt: skip
-        seconds = by_the_first(
-            here,
-            lambda: measure_networks([like], alone, config.latency, here.device, config.machine.threads)[0],
-        )
+        seconds = by_the_first(here, lambda: member_seconds([like], shape, config, here)[0])
         targets.append(base * budget.latency / seconds)
     return _near(like, min(targets), shape)
 

@@ -1,0 +1,90 @@
+"""Latency in a search: the table of its space on this device, and the best networks measured."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from psvit.arch.arch import Arch
+from psvit.engine.accelerator import by_the_first
+from psvit.errors import UserError, one_line
+from psvit.latency.measure import measure_networks
+from psvit.latency.parts import WHOLE, Family, open_table
+from psvit.latency.table import LatencyTable
+from psvit.models.build import build_arch
+from psvit.search.feasible_set import FeasibleSet
+from psvit.search.front import Ranked
+from psvit.search.search_config import SearchConfig
+from psvit.search.search_folder import LATENCY
+from psvit.search.space import Shape, Space
+
+MEASURED = 4
+"""Networks whose latency is measured at a time."""
+
+SLACK = 1.02
+"""A network that was measured so little above its latency budget is within it: measurements differ by as much."""
+
+
+def member_seconds(archs: Sequence[Arch], shape: Shape, config: SearchConfig, accelerator: Accelerator) -> list[float]:
+    """Measured seconds of a batch through each network, for images of this shape."""
+    img_size, in_chans, num_classes = shape
+    builds = {arch: partial(build_arch, arch, img_size, in_chans=in_chans, num_classes=num_classes) for arch in archs}
+    seconds = measure_networks(builds, config.latency, accelerator.device, config.machine.threads)
+    return [seconds[arch] for arch in archs]
+
+
+def latency_table(
+    space: Space, config: SearchConfig, accelerator: Accelerator, say: Callable[[str], None]
+) -> LatencyTable:
+    """The table of this device; a resumed search takes the one that it began with."""
+    kept = Path(config.search.output) / LATENCY
+
+    def table() -> dict[str, Any]:
+        if config.search.resume and kept.is_file():
+            try:
+                return dict(json.loads(kept.read_text(encoding="utf-8")))
+            except ValueError as error:
+                raise UserError(f"{kept} is broken ({one_line(error)}): start anew with --overwrite") from error
+        family = Family(space.like, space.widths, space.max_share > 0, *space.shape)
+        networks = space.different(WHOLE, random.Random(0))
+        return open_table(family, networks, config.latency, accelerator.device, config.machine.threads, say).to_dict()
+
+    return LatencyTable.from_dict(by_the_first(accelerator, table))
+
+
+def choose(
+    ranked: Sequence[Ranked],
+    feasible: FeasibleSet,
+    config: SearchConfig,
+    accelerator: Accelerator,
+    say: Callable[[str], None],
+) -> tuple[int, float | None]:
+    """The best-ranked member; where latency is limited, the best that keeps the limit when measured.
+
+    Returns:
+        Its place in `ranked`, and its measured seconds for a batch where latency is limited.
+
+    Raises:
+        UserError: none keeps it.
+    """
+    limit = feasible.budget.latency
+    if limit is None:
+        return 0, None
+    final = [one for one in ranked if one.score.images == ranked[0].score.images]
+    for start in range(0, len(final), MEASURED):
+        group = final[start : start + MEASURED]
+        seconds = member_seconds([one.arch for one in group], feasible.space.shape, config, accelerator)
+        for place, second in enumerate(seconds, start=start):
+            if second <= SLACK * limit:
+                return place, second
+        say(f"latency   {len(group)} of the best are slower than {1000 * limit:.3g} ms when measured: trying the next")
+    raise UserError(
+        f"none of the {len(final)} best networks keeps {1000 * limit:.3g} ms when measured: the machine is slower now "
+        "than when its latency table was measured; try again with --resume, or search anew with another --budget"
+    )
