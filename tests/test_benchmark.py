@@ -8,16 +8,16 @@ import timm
 import torch
 from refusals import refuses
 from rich.console import Console
-from small_networks import CPU, Tiny
+from small_networks import Tiny
 
 from psvit import UserError
 from psvit.engine.memory import page_faults
-from psvit.errors import one_line
 from psvit.latency import benchmark as bench
 from psvit.latency import peak as machine
-from psvit.latency.benchmark import Report, Row, benchmark, finish, table, write_report
+from psvit.latency.benchmark import benchmark, finish
 from psvit.latency.benchmark_config import BenchmarkConfig
-from psvit.latency.timing import Spread, Stopwatch, summarise
+from psvit.latency.benchmark_report import Report, Row, table
+from psvit.latency.timing import Spread
 
 
 class NoBfloat16(Tiny):
@@ -52,15 +52,6 @@ def rendered(report):
     return console.file.getvalue()
 
 
-def test_ratio_is_the_median_of_ratios():
-    speeds = summarise([[1.0, 2.0, 3.0], [1.0, 4.0, 1.0]], batch_size=1)
-    assert speeds[1].ratio.median == 1.0  # of 1, 1/2 and 3; the ratio of the medians would be 2
-
-
-def test_ratio_without_a_first_model():
-    assert summarise([None, [1.0]], batch_size=1)[1].ratio is None
-
-
 def test_finish():
     row = Row("a", "float32", "eager", macs=500_000_000, macs_timed=1_500_000_000, seconds=(0.5, 0.5))
     failed = Row("b", "float32", "eager", error="no")
@@ -68,13 +59,6 @@ def test_finish():
     assert done.gmacs_per_second == 12.0
     assert done.peak_fraction == 0.25
     assert same == failed
-
-
-def test_one_line():
-    assert one_line(RuntimeError("\n a \nb")) == "a b"
-    assert one_line(RuntimeError("\n a \nb"), kind=True) == "RuntimeError: a b"
-    assert one_line(MemoryError()) == "MemoryError"
-    assert len(one_line(RuntimeError("x" * 999))) == 160
 
 
 # The whole
@@ -177,16 +161,6 @@ def test_page_faults_are_those_of_one_batch_in_the_median_round(monkeypatch):
     assert benchmark(config("tiny"), build).rows[0].page_faults is None
 
 
-def test_page_faults_of_repeated_calls():
-    watch, faults = Stopwatch(lambda: None, CPU, 0.0), []
-    watch.repeats = 4
-    counts = iter([100, 110])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench, "page_faults", lambda: next(counts))
-        bench._counting_faults(watch, faults)()
-    assert faults == [2.5]
-
-
 def test_models_own_input_size():
     report = benchmark(config("vit", img_size=None, rounds=1, warmup=1), lambda name, img_size: _small_vit())
     assert report.rows[0].input_size == (3, 32, 32)
@@ -207,12 +181,6 @@ def test_a_model_that_cannot_be_built():
     assert "unexpected keyword" in rendered(report)
     with pytest.raises(UserError, match="not known"):
         benchmark(config("tiny", "unknown"), build)
-
-
-def test_threads_are_restored():
-    before = torch.get_num_threads()
-    assert benchmark(config("tiny", threads=1), build).machine["threads"] == 1
-    assert torch.get_num_threads() == before
 
 
 # JSON
@@ -244,16 +212,6 @@ def test_an_output_is_not_overwritten(tmp_path):
     assert "rows" in json.loads(path.read_text())
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "report.json"
-    path.write_text("old")
-    report = Report(config("tiny"), {"device": "cpu"}, {"float32": float("nan")}, ())
-    with pytest.raises(ValueError, match="JSON"):
-        write_report(report, path, overwrite=True)
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 # Settings and devices
 
 
@@ -277,20 +235,3 @@ def test_config_name_the_flag():
             ({"device": "tpu"}, "--device"),
         ),
     )
-
-
-def test_a_dtype_the_device_does_not_know(monkeypatch):
-    def refuse(a, b):
-        raise RuntimeError('"addmm_impl_cpu_" not implemented for Half')
-
-    monkeypatch.setattr(torch, "mm", refuse)
-    with pytest.raises(UserError, match=r"--dtype float16 does not work on device cpu: RuntimeError.*Half"):
-        benchmark(config("tiny", dtype=["float16"]), build)
-
-
-def test_a_benchmark_keeps_freed_memory(monkeypatch):
-    kept = []
-    monkeypatch.setattr(bench, "keep_freed_memory", lambda: kept.append(True))
-    with pytest.raises(UserError, match="--device"):
-        benchmark(config("tiny", device="cuda:99"), build)
-    assert kept == [True]

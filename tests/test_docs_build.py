@@ -11,8 +11,9 @@ from small_pages import block, build
 
 from parts.figures import Figure
 from parts.tables import table_of
-from psvit.latency.benchmark import Report, Row, finish
+from psvit.latency.benchmark import finish
 from psvit.latency.benchmark_config import BenchmarkConfig
+from psvit.latency.benchmark_report import Report, Row
 from psvit.studies.results import results
 from psvit.studies.study_file import read_study
 

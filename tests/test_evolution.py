@@ -20,7 +20,7 @@ from refusals import refuses
 
 from psvit import Arch, UserError
 from psvit.search.budget import Budget
-from psvit.search.evolution import DATABASE, best_first, cost_used, evolve, narrowed
+from psvit.search.evolution import best_first, cost_used, evolve, narrowed
 from psvit.search.feasible_set import FeasibleSet
 from psvit.search.genome import Genome
 from psvit.search.journal import Score, name_of
@@ -319,18 +319,6 @@ def test_the_second_to_enter_draws_again(tmp_path: Path, monkeypatch: pytest.Mon
 # What is refused.
 
 
-def test_wrong_config() -> None:
-    refuses(
-        lambda given: EvolutionConfig(**given),
-        (
-            ({"population": 1}, "--population 1"),
-            ({"evaluations": 0}, "--evaluations 0"),
-            ({"evaluations": True}, "--evaluations True"),
-            ({"storage": ""}, "--storage"),
-        ),
-    )
-
-
 def test_storages_that_fail(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no database")
     before = (tmp_path / "text").read_bytes()
@@ -346,15 +334,6 @@ def test_storages_that_fail(tmp_path: Path) -> None:
         [(url, f"^(?!.*s3cret).*--storage .*({says}).*another one") for url, says in cases],
     )
     assert (tmp_path / "text").read_bytes() == before
-
-
-def test_a_storage_that_fails_later(tmp_path: Path) -> None:
-    def evaluate(arch: Arch) -> Score:
-        (tmp_path / DATABASE).write_bytes(b"overwritten" * 1000)
-        return score(arch)
-
-    with pytest.raises(UserError, match=f"--storage sqlite:.*{DATABASE} fails"):
-        run(tmp_path, evaluate=evaluate)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

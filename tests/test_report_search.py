@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 from members import MEMBERS, SPACE, TIMED, dominates, some_scores
-from pages import HOSTILE, Tags, of_search
+from pages import Tags, of_search
 from PIL import Image
 from tiny import RUN, Cli, read
 
 from psvit.arch.model_config import ModelConfig
 from psvit.cli.flags import with_recipe
-from psvit.engine.train_config import RECIPES, Machine, TrainConfig
+from psvit.engine.train_config import Machine, TrainConfig
 from psvit.pipeline.run_config import RunAllConfig
 from psvit.pipeline.run_page import comparison_chart, run_page
 from psvit.report.command import command_line
@@ -43,11 +43,6 @@ def test_the_command_asks_for_the_same() -> None:
         again = with_recipe(words[0], "", lambda recipe, kind=kind: kind(recipe=recipe), [*told[2:], *more])
         assert again == asked, words
         assert len(told) <= len(words) + 3, "psvit, and --output"
-
-
-def test_a_command_without_anything_to_say() -> None:
-    assert command_line("psvit search", SearchConfig(), SearchConfig()) == "psvit search"
-    assert set(RECIPES) == {"light", "deit"}
 
 
 def test_a_switch_has_no_value_and_a_choice_has_one() -> None:
@@ -96,13 +91,6 @@ def test_each_pair_of_axes_has_its_front() -> None:
     assert plot.chosen == []
 
 
-def test_without_latency_there_is_no_axis_for_it() -> None:
-    ranked = rank(some_scores(), SPACE, SPACE.prices())
-    plot = front_chart(ranked, ranked[0])
-    assert plot.across == ["macs", "params"]
-    assert sorted(plot.lines["loss macs"]) == [i for i, one in enumerate(ranked) if one.on_front]
-
-
 def test_many_networks_are_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "DRAWN", 40)
     ranked = rank(some_scores(), SPACE, SPACE.prices())
@@ -139,12 +127,6 @@ def test_what_the_page_of_a_search_says(tmp_path: Path) -> None:
     assert "the 4 networks on the front" in text or re.search(r"the \d+ networks on the front", text)
     assert text.count("<figure>") == 2  # the network, the supernet's learning
     assert "arch.json" in text
-
-
-def test_hostile_names_in_the_page_of_a_search(tmp_path: Path) -> None:
-    tags = Tags(of_search(tmp_path / HOSTILE.replace("/", "_"), HOSTILE).html())
-    assert [tag for tag, _ in tags.found].count("script") == 3
-    assert HOSTILE in tags.cells
 
 
 # The run's page ------------------------------------------------------------------------------------------------------
@@ -206,13 +188,6 @@ def test_five_lines_use_the_checkpoint(
     monkeypatch.chdir(tmp_path)
     exec(lines, {})
     assert capsys.readouterr().out.strip() in [str(digit) for digit in range(10)]
-
-
-def test_a_resumed_run_has_the_same_page(cli: Cli, run_folder: Path) -> None:
-    before = {path: path.read_bytes() for path in (run_folder / "report.html", run_folder / "search" / "report.html")}
-    (run_folder / "report.html").unlink()
-    cli.ok(*RUN, "--output", run_folder, "--resume")
-    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_a_page_of_the_users_is_not_replaced(cli: Cli, tmp_path: Path) -> None:

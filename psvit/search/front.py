@@ -53,35 +53,22 @@ class Ranked:
         return self.macs if self.latency is None else self.latency
 
 
-def fronts(points: Sequence[tuple[float, ...]]) -> list[int]:
-    """Non-dominated sorting: for each point the number of its front, 0 first; all coordinates are minimised.
+def fronts(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Non-dominated sorting: for each point the number of its front, 0 first; both coordinates are minimised.
 
     A point dominates another if it is nowhere greater and somewhere less; so equal points share a front. A point's
-    front is one more than the last front of those that dominate it. NaN counts as infinite. Two coordinates take
-    O(n log n), others at most a comparison of every pair.
+    front is one more than the last front of those that dominate it. NaN counts as infinite. It takes O(n log n).
     """
-    clean = [tuple(inf if isnan(value) else value for value in point) for point in points]
-    numbers: dict[tuple[float, ...], int] = {}
-    members: list[list[tuple[float, ...]]] = []  # of every front so far
+    clean = [(inf if isnan(x) else x, inf if isnan(y) else y) for x, y in points]
+    numbers: dict[tuple[float, float], int] = {}
     least: list[float] = []  # the second coordinate of each front's last point: it never falls from front to front
     for point in sorted(set(clean)):  # what dominates a point stands before it
-        if len(point) == 2:
-            numbers[point] = number = bisect_right(least, point[1])
-            least[number : number + 1] = [point[1]]
-            continue
-        low, high = 0, len(members)
-        while low < high:  # what a front dominates, the fronts before it dominate too
-            middle = (low + high) // 2
-            beaten = any(all(a <= b for a, b in zip(other, point, strict=True)) for other in members[middle])
-            low, high = (middle + 1, high) if beaten else (low, middle)
-        if low == len(members):
-            members.append([])
-        members[low].append(point)
-        numbers[point] = low
+        numbers[point] = number = bisect_right(least, point[1])
+        least[number : number + 1] = [point[1]]
     return [numbers[point] for point in clean]
 
 
-def pareto(points: Sequence[tuple[float, ...]]) -> list[bool]:
+def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
     """For each point whether no other dominates it; see `fronts`."""
     return [number == 0 for number in fronts(points)]
 

@@ -50,9 +50,9 @@ def search_page(
     name, budget = str(facts.get("data", "images")), budget_text(facts.get("budget") or {})
     page = Page(f"Search on {name}", f"{len(ranked):,} networks scored, budget {budget}.")
     page.heading("What was asked")
-    hours = {"supernet, epochs": len(history)} if history else {}
+    epochs = {"supernet, epochs": len(history)} if history else {}
     page.facts({"images": name, "budget": budget, "networks of the space": facts.get("space", len(ranked)),
-                "scored, within the budget": len(ranked), **hours, "seed": config.data.seed})  # fmt: skip
+                "scored, within the budget": len(ranked), **epochs, "seed": config.data.seed})  # fmt: skip
     page.code(command_of("search", config, folder))
     if chosen:
         page.heading("The network")
@@ -65,7 +65,7 @@ def search_page(
     if history:
         page.heading("The supernet")
         page.figure(
-            curves(_losses({"supernet": history}), "epoch", "loss, nats"),
+            curves(_losses(history), "epoch", "loss, nats"),
             "Loss of the supernet, on members drawn for each step: on the training images, and on the "
             "validation split.",
         )
@@ -182,12 +182,7 @@ def config_of(page: Page, facts: Mapping[str, Any]) -> None:
     page.folded("All settings", facts.get("config") or {})
 
 
-def _losses(
-    logs: Mapping[str, Sequence[Mapping[str, Any]]],
-) -> dict[str, tuple[list[float], list[float]]]:
-    found = {}
-    for lines in logs.values():
-        for column, name in (("train_loss", "training"), ("loss", "validation split")):
-            if lines and column in lines[0]:
-                found[name] = ([line["epoch"] for line in lines], [line[column] for line in lines])
-    return found
+def _losses(history: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list[float], list[float]]]:
+    columns = [("train_loss", "training"), ("loss", "validation split")]
+    epochs = [line["epoch"] for line in history]
+    return {name: (epochs, [line[column] for line in history]) for column, name in columns if column in history[0]}

@@ -89,14 +89,6 @@ class Space:
         """How many members there are, exactly."""
         return self.count_from(None)
 
-    def nodes(self) -> int:
-        """Layers that scoring every member on the prefix tree evaluates; alone, members take `layers`."""
-        return sum(self._nodes(self.state(0, step)) for step in self.moves(None))
-
-    def layers(self) -> int:
-        """Layers of all members together."""
-        return self._layers(None, 0)
-
     def enumerate(self) -> Iterator[Arch]:
         """Every member, in the order of the tree: members that begin alike stand together."""
         return (self.arch(steps) for steps in self._walk((), None))
@@ -152,12 +144,6 @@ class Space:
         widths = tuple(step.width for place, step in enumerate(steps) if step.pooled_from or place == 0)
         return replace(self.like, genotype=genotype, widths=widths)
 
-    def plain(self) -> Arch:
-        """The plain twin: as deep as the deepest member, as wide as a first stage of the middle choice; no pooling."""
-        first = self.widths[0]
-        depth = bounds(self.depth)[1]
-        return replace(self.like, genotype=ATTEND * depth, widths=(first[(len(first) - 1) // 2],))
-
     def moves(self, state: State | None) -> list[Step]:
         """The layers that may follow: those from which a member can still be reached."""
         if state is None:
@@ -183,33 +169,19 @@ class Space:
         return state is not None and state[0] >= bounds(self.depth)[0] and state[2] + 1 >= bounds(self.stages)[0]
 
     @cached_property
-    def _memo(self) -> dict[tuple[str, State | None], int]:
+    def _counts(self) -> dict[State | None, int]:
         return {}
 
     def count_from(self, state: State | None) -> int:
         """Members that begin with the layers that led here."""
-        key = ("count", state)
-        if key not in self._memo:
+        if state not in self._counts:
             if state is not None and state[0] == bounds(self.depth)[1]:
-                self._memo[key] = int(self.ends(state))
+                self._counts[state] = int(self.ends(state))
             else:
                 layers = 0 if state is None else state[0]
                 following = sum(self.count_from(self.state(layers, step)) for step in self.moves(state))
-                self._memo[key] = following + self.ends(state)
-        return self._memo[key]
-
-    def _nodes(self, state: State) -> int:
-        key = ("nodes", state)
-        if key not in self._memo:
-            self._memo[key] = 1 + sum(self._nodes(self.state(state[0], step)) for step in self.moves(state))
-        return self._memo[key]
-
-    def _layers(self, state: State | None, layers: int) -> int:
-        key = ("layers", state)
-        if key not in self._memo:
-            following = sum(self._layers(self.state(layers, step), layers + 1) for step in self.moves(state))
-            self._memo[key] = following + layers * self.ends(state)
-        return self._memo[key]
+                self._counts[state] = following + self.ends(state)
+        return self._counts[state]
 
     def _walk(self, steps: tuple[Step, ...], state: State | None) -> Iterator[tuple[Step, ...]]:
         if self.ends(state):

@@ -9,21 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from sqlalchemy import (
-    Column,
-    Engine,
-    Integer,
-    MetaData,
-    NullPool,
-    String,
-    Table,
-    Text,
-    UniqueConstraint,
-    create_engine,
-    insert,
-    select,
-    update,
-)
+import sqlalchemy as sql
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.schema import CreateTable
 
@@ -33,19 +19,21 @@ from psvit.files import FullDiskError, full_disk
 from psvit.search.journal import Score
 from psvit.search.search_config import hidden
 
-TABLES = MetaData()
-STUDIES = Table(
-    "psvit_studies", TABLES, Column("name", String(255), primary_key=True), Column("about", Text, nullable=False)
+TABLES = sql.MetaData()
+STUDIES = sql.Table(
+    "psvit_studies", TABLES,
+    sql.Column("name", sql.String(255), primary_key=True),
+    sql.Column("about", sql.Text, nullable=False),
 )  # fmt: skip
-MEMBERS = Table(
+MEMBERS = sql.Table(
     "psvit_members", TABLES,
-    Column("study", String(255), primary_key=True),
-    Column("number", Integer, primary_key=True, autoincrement=False),
-    Column("worker", String(255), nullable=False),
-    Column("genotype", String(255), nullable=False),
-    Column("widths", String(255), nullable=False),
-    Column("score", Text),
-    UniqueConstraint("study", "genotype", "widths"),
+    sql.Column("study", sql.String(255), primary_key=True),
+    sql.Column("number", sql.Integer, primary_key=True, autoincrement=False),
+    sql.Column("worker", sql.String(255), nullable=False),
+    sql.Column("genotype", sql.String(255), nullable=False),
+    sql.Column("widths", sql.String(255), nullable=False),
+    sql.Column("score", sql.Text),
+    sql.UniqueConstraint("study", "genotype", "widths"),
 )  # fmt: skip
 
 
@@ -87,7 +75,7 @@ class Storage:
             self._insert(STUDIES, name=self.study, about=json.dumps(own))
             with self.engine.connect() as connection:
                 found = json.loads(
-                    connection.execute(select(STUDIES.c.about).where(STUDIES.c.name == self.study)).scalar_one()
+                    connection.execute(sql.select(STUDIES.c.about).where(STUDIES.c.name == self.study)).scalar_one()
                 )
         other = next((name for name in own if found.get(name) != own[name]), None)
         if other is not None:
@@ -99,7 +87,9 @@ class Storage:
     def entries(self) -> list[Entry]:
         """All that was entered, in order."""
         with one_line_errors(self.url), self.engine.connect() as connection:
-            rows = connection.execute(select(MEMBERS).where(MEMBERS.c.study == self.study).order_by(MEMBERS.c.number))
+            rows = connection.execute(
+                sql.select(MEMBERS).where(MEMBERS.c.study == self.study).order_by(MEMBERS.c.number)
+            )
             return [_entry(*row[1:]) for row in rows]
 
     def enter(self, number: int, worker: str, arch: Arch) -> bool:
@@ -113,12 +103,12 @@ class Storage:
         """Keep the score of an entry."""
         this = (MEMBERS.c.study == self.study) & (MEMBERS.c.number == number)
         with one_line_errors(self.url), self.engine.begin() as connection:
-            connection.execute(update(MEMBERS).where(this).values(score=json.dumps(asdict(score))))
+            connection.execute(sql.update(MEMBERS).where(this).values(score=json.dumps(asdict(score))))
 
-    def _insert(self, table: Table, **values: Any) -> bool:
+    def _insert(self, table: sql.Table, **values: Any) -> bool:
         try:
             with self.engine.begin() as connection:
-                connection.execute(insert(table).values(**values))
+                connection.execute(sql.insert(table).values(**values))
         except IntegrityError:
             return False
         return True
@@ -147,7 +137,7 @@ def one_line_errors(url: str) -> Iterator[None]:
         raise UserError(hidden(message)) from error
 
 
-def _engine(url: str) -> Engine:
+def _engine(url: str) -> sql.Engine:
     """The engine of a URL, for PostgreSQL with the driver of our extra; it keeps no connection open."""
     url = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
     options: dict[str, Any] = {}
@@ -155,10 +145,10 @@ def _engine(url: str) -> Engine:
         options = {"timeout": 60}  # one process writes at a time: wait
     elif url.startswith("postgresql+psycopg") and "connect_timeout" not in url:
         options = {"connect_timeout": 20}  # psycopg waits for two minutes
-    return create_engine(url, poolclass=NullPool, connect_args=options)
+    return sql.create_engine(url, poolclass=sql.NullPool, connect_args=options)
 
 
-def _create_tables(engine: Engine) -> None:
+def _create_tables(engine: sql.Engine) -> None:
     for again in (True, False):
         try:
             with engine.begin() as connection:
