@@ -109,13 +109,13 @@ def test_the_sandwich_rule_and_distillation(data: Data, feasible: FeasibleSet) -
     trainer, images = learning(data, feasible, draws=2, sandwich=True, distill=True), batch()
     costs = {arch: feasible.costs(arch)[0] for arch in feasible}
     assert len(trainer.members(0)) == 3
-    assert (
-        trainer.members(0)[0] == trainer.cheapest == min(costs, key=lambda arch: (costs[arch], list(costs).index(arch)))
-    )
-    assert costs[trainer.dearest] == max(costs.values())
+    assert trainer.members(0)[0] == trainer.smallest
+    assert trainer.smallest is not None
+    assert trainer.largest is not None
+    assert (costs[trainer.smallest], costs[trainer.largest]) == (min(costs.values()), max(costs.values()))
     supernet: Any = trainer.plain
     with torch.no_grad():
-        taught = supernet(images.images, trainer.dearest)
+        taught = supernet(images.images, trainer.largest)
         expected = nn.functional.cross_entropy(taught, images.labels, label_smoothing=0.1)
         for number, arch in enumerate(trainer.members(0)):
             logits = supernet(images.images[number::3], arch)

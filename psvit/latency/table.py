@@ -73,7 +73,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Predicted seconds of a batch, part by part; a network takes the sum of its parts. See `budget.Seconds`.
+    """Predicted seconds of a batch, part by part; a network takes the sum of its parts.
 
     Args:
         seconds: of each part by its name, as measured alone.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from psvit.arch.arch import Arch
 from psvit.arch.cost import Parts
@@ -12,27 +12,14 @@ from psvit.arch.quantities import COUNTS, format_count, parse_quantity
 from psvit.arch.steps import Step
 from psvit.errors import UserError
 
+if TYPE_CHECKING:
+    from psvit.latency.table import LatencyTable
+
 Cost = tuple[float, ...]
 """MACs, parameters and, where a latency is asked for, seconds of a batch."""
 
 KINDS = ("macs", "params", "latency")
 TIMES = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
-
-
-class Seconds(Protocol):
-    """The predicted seconds of a batch, part by part; see `psvit.latency.table`."""
-
-    def embed(self, width: int) -> float:
-        """From the images to tokens of that width."""
-
-    def layer(self, kind: str, stage: int, width: int, first_share: bool) -> float:
-        """A layer; `first_share`: an S right behind an A, which must then compute its map explicitly."""
-
-    def pool(self, stage: int, before: int, after: int) -> float:
-        """The pooling that leads to a stage."""
-
-    def head(self, stage: int, width: int) -> float:
-        """The last norm and the classifier."""
 
 
 class Prices:
@@ -52,46 +39,48 @@ class Prices:
         img_size: int | tuple[int, int],
         in_chans: int,
         num_classes: int,
-        seconds: Seconds | None = None,
+        seconds: LatencyTable | None = None,
     ) -> None:
         self.parts = Parts(like, stages, img_size, in_chans, num_classes)
         self.seconds = seconds
         self.kinds = KINDS if seconds is not None else KINDS[:2]
         self.nothing: Cost = (0.0,) * len(self.kinds)
-        self._known: dict[tuple[bool, Step], Cost] = {}
+        self._known: dict[Step, Cost] = {}
 
     def step(self, step: Step) -> Cost:
-        """A layer, with the pooling or the patch embedding before it."""
-        key = (False, step)
-        if key not in self._known:
-            before: Cost = self.nothing
+        """A layer, with the pooling before it."""
+        if step not in self._known:
+            table, place = self.seconds, (step.stage, step.width)
+            seconds = table.layer(step.kind, *place, step.run == 1) if table else None
+            cost = self._cost(self.parts.layer(step.kind, *place), seconds)
             if step.pooled_from:
-                before = self._cost(self.parts.pool(step.stage, step.pooled_from, step.width))
-                if self.seconds:
-                    before = (*before[:2], self.seconds.pool(step.stage, step.pooled_from, step.width))
-            layer = self._cost(self.parts.layer(step.kind, step.stage, step.width))
-            if self.seconds:
-                layer = (*layer[:2], self.seconds.layer(step.kind, step.stage, step.width, step.run == 1))
-            self._known[key] = tuple(a + b for a, b in zip(before, layer, strict=True))
-        return self._known[key]
+                pooling = step.stage, step.pooled_from, step.width
+                cost = plus(self._cost(self.parts.pool(*pooling), table.pool(*pooling) if table else None), cost)
+            self._known[step] = cost
+        return self._known[step]
 
     def first(self, width: int) -> Cost:
         """The patch embedding."""
-        cost = self._cost(self.parts.embed(width))
-        return (*cost[:2], self.seconds.embed(width)) if self.seconds else cost
+        return self._cost(self.parts.embed(width), self.seconds.embed(width) if self.seconds else None)
 
     def last(self, step: Step) -> Cost:
         """The head behind the last layer."""
-        cost = self._cost(self.parts.head(step.width))
-        return (*cost[:2], self.seconds.head(step.stage, step.width)) if self.seconds else cost
+        return self._cost(
+            self.parts.head(step.width), self.seconds.head(step.stage, step.width) if self.seconds else None
+        )
 
     def of(self, steps: Sequence[Step]) -> Cost:
         """A whole member."""
         costs = [self.first(steps[0].width), *map(self.step, steps), self.last(steps[-1])]
         return tuple(map(sum, zip(*costs, strict=True)))
 
-    def _cost(self, macs_and_params: tuple[int, int]) -> Cost:
-        return (*map(float, macs_and_params), *self.nothing[2:])
+    def _cost(self, macs_and_params: tuple[int, int], seconds: float | None) -> Cost:
+        return (*map(float, macs_and_params), *(() if seconds is None else (seconds,)))
+
+
+def plus(a: Cost, b: Cost) -> Cost:
+    """The sum of two costs, each kind by itself."""
+    return tuple(x + y for x, y in zip(a, b, strict=True))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from itertools import islice
 from psvit.arch.arch import ATTEND, Arch
 from psvit.arch.steps import Step, steps_of
 from psvit.errors import UserError
-from psvit.search.budget import Budget, Cost, Prices
+from psvit.search.budget import Budget, Cost, Prices, plus
 from psvit.search.space import Space, State
 
 LISTED = 100_000
@@ -200,8 +200,3 @@ class FeasibleSet:
             f"{'cheapest' if one else 'nearest'}, {arch.genotype} with widths {'-'.join(map(str, arch.widths))}, costs "
             f"{self.budget.text_of(cost, self.prices)}; raise --budget, or allow smaller --stage-widths or less --depth"
         )
-
-
-def plus(a: Cost, b: Cost) -> Cost:
-    """The sum of two costs, each kind by itself."""
-    return tuple(x + y for x, y in zip(a, b, strict=True))

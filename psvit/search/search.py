@@ -172,7 +172,7 @@ def _facts(
 ) -> dict[str, Any]:
     """What front.json and the page say besides the networks; equal for a search that was interrupted."""
     search = {key: value for key, value in record["config"]["search"].items() if key not in CHANGING}
-    validation = getattr(feasible.prices.seconds, "validation", None)
+    validation = feasible.prices.seconds and feasible.prices.seconds.validation
     return {
         "data": data.name,
         "shape": {"img_size": list(data.img_size), "in_chans": data.in_chans, "num_classes": len(data.classes)},
@@ -181,7 +181,7 @@ def _facts(
         "space": feasible.space.count(),
         "chosen": {"genotype": chosen.arch.genotype, "widths": list(chosen.arch.widths)},
         "measured_ms": None if measured is None else 1000 * measured,
-        "latency_table": None if validation is None else validation.to_dict(),
+        "latency_table": validation and validation.to_dict(),
         **record,
         "config": {**record["config"], "search": search},
     }

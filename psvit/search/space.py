@@ -11,11 +11,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from psvit.arch.arch import ATTEND, DEFAULT_WIDTHS, POOL, SHARE, Arch
 from psvit.arch.steps import Step, steps_of
 from psvit.errors import UserError
-from psvit.search.budget import Prices, Seconds
+from psvit.search.budget import Prices
+
+if TYPE_CHECKING:
+    from psvit.latency.table import LatencyTable
 
 Shape = tuple[int | tuple[int, int], int, int]
 """Size of the images, their channels, the number of classes."""
@@ -123,7 +127,7 @@ class Space:
         """Size of the images, their channels, the number of classes."""
         return self.img_size, self.in_chans, self.num_classes
 
-    def prices(self, seconds: Seconds | None = None) -> Prices:
+    def prices(self, seconds: LatencyTable | None = None) -> Prices:
         """MACs, parameters and, with a latency table, seconds of every part of a member."""
         return Prices(self.like, len(self.widths), *self.shape, seconds)
 
