@@ -59,26 +59,16 @@ def test_masks_in_black_and_white(tmp_path: Path) -> None:
     for name in "abcde":
         save(tmp_path / "images" / f"{name}.jpg", (4, 2))
         mask_file(tmp_path / "masks" / f"{name}.png", [0, 255])
-    data = maps(tmp_path)
-    assert len(data.classes) == 2
-    assert data.train.class_map(0).tolist() == [[0, 1, 0, 1]] * 2
-    assert any("255 is taken as class 1" in note for note in data.notes)
+    for names, white in (("", 1), ("ground\nbox\n", 1), ("ground\nbox\nball\n", 255)):
+        write(tmp_path / "classes.txt", names) if names else None
+        data = maps(tmp_path)
+        assert data.train.class_map(0).tolist() == [[0, white, 0, white]] * 2
+        assert any("255 is taken as class 1" in note for note in data.notes) == (white == 1)
     for name in "abcde":
         mask_file(tmp_path / "masks" / f"{name}.png", [0])
+    (tmp_path / "classes.txt").unlink()
     with pytest.raises(UserError, match="one class only"):
         maps(tmp_path)
-
-
-def test_white_stays_ignored_where_more_than_two_classes_are_named(tmp_path: Path) -> None:
-    for name in "abcde":
-        save(tmp_path / "images" / f"{name}.jpg", (4, 2))
-        mask_file(tmp_path / "masks" / f"{name}.png", [0, 255])
-    write(tmp_path / "classes.txt", "ground\nbox\n")
-    assert maps(tmp_path).train.class_map(0).tolist() == [[0, 1, 0, 1]] * 2
-    write(tmp_path / "classes.txt", "ground\nbox\nball\n")
-    data = maps(tmp_path)
-    assert data.train.class_map(0).tolist() == [[0, 255, 0, 255]] * 2
-    assert not any("is taken as class 1" in note for note in data.notes)
 
 
 @pytest.mark.parametrize("layout", ["masks", "ade20k", "stuff", "voc"])

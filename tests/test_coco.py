@@ -156,21 +156,6 @@ def test_coco_annotations_of_what_is_not_listed(tmp_path: Path) -> None:
     assert "annotation ids used twice, both kept: 1 ('0')" in notes
 
 
-def test_coco_images_of_other_modes_and_sizes(tmp_path: Path) -> None:
-    root = coco_folder(tmp_path, coco([{}], images=4), images=4)
-    save(root / "images" / "0.png", mode="I;16", value=65535)
-    save(root / "images" / "1.png", size=(HEIGHT, WIDTH))
-    (root / "images" / "2.png").write_bytes(b"no image")
-    data = opened(root)
-    assert (np.asarray(data.train.image(0)) == 255).all()
-    assert data.train.image(0).mode == "RGB"
-    with pytest.raises(OSError, match="16 x 20 pixels, but its annotations are for 20 x 16"):
-        data.train.image(1)
-    with pytest.raises(OSError, match=r"2\.png cannot be read"):
-        data.train.image(2)
-    assert data.train.name(2) == str(root / "images" / "2.png")
-
-
 def test_coco_without_sizes_reads_them_from_the_files(tmp_path: Path) -> None:
     content = coco([{"bbox": [2, 3, 50, 6]}])
     content["images"] = [{"id": 10 + i, "file_name": f"{i}.png"} for i in range(3)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dense_folders import SQUARE, an_object, coco, maps, mask_file, objects, opened, save, voc_folder, write, xml
+from dense_folders import SQUARE, an_object, coco, maps, mask_file, opened, save, voc_folder, write, xml
 from numpy.typing import ArrayLike
 from PIL import Image
 from tiny import MACHINE, Cli
@@ -306,14 +306,6 @@ def test_coco_splits_by_any_of_their_names(tmp_path: Path, how: str) -> None:
     assert parts(data) == {"train": {"Tr0.png"}, "validation": {"va0.png"}, "test": {"Te0.png"}}
 
 
-def test_voc_with_all_three_lists(tmp_path: Path) -> None:
-    voc_folder(tmp_path, {name: xml(an_object()) for name in "abc"}, {"Train": "a", "val": "b", "test": "c"})
-    save(tmp_path / "JPEGImages" / "d.JPG")
-    data = opened(tmp_path, validation=0.1)
-    assert parts(data) == {"train": {"a.jpg"}, "validation": {"b.jpg"}, "test": {"c.jpg"}}
-    assert "images that no annotation or mask is for, not used: 1 in JPEGImages/" in data.notes
-
-
 # ---- splits that never move
 
 
@@ -322,22 +314,6 @@ def labelled(root: Path, count: int, start: int = 0) -> Path:
         drawn(root / "images" / f"{at}.png", np.full((24, 24, 3), at))
         drawn(root / "masks" / f"{at}.png", blobs(0, 1))
     return root
-
-
-def test_one_more_file_moves_no_other(tmp_path: Path) -> None:
-    root = labelled(tmp_path / "set", 60)
-    before = parts(maps(root, validation=0.2))
-    assert min(map(len, before.values())) > 4
-    labelled(root, 5, start=100)
-    (root / "images" / "3.png").unlink()
-    root = root.rename(tmp_path / "elsewhere")
-    after = parts(maps(root, validation=0.2))
-    for split in before:
-        assert before[split] - {"3.png"} <= after[split]
-    few = parts(maps(root, validation=0.2, limit=7))
-    assert len(few["train"]) == 7
-    assert few["train"] < after["train"]
-    assert few["validation"] == after["validation"]
 
 
 def test_images_of_a_training_keep_their_splits(tmp_path: Path) -> None:
@@ -465,13 +441,6 @@ def test_boxes_on_stored_pixels_fit(tmp_path: Path) -> None:
     assert "images whose EXIF orientation annotations ignore, read as they are stored: 2" in note(data, "EXIF")
 
 
-def test_sizes_that_do_not_tell(tmp_path: Path) -> None:
-    phone(tmp_path / "0.jpg", orientation=3)
-    data = opened(turned_set(tmp_path, 20, 16))
-    assert bright(data.train.image(0)) == [(-1, -1)]
-    assert "read upright; sizes do not tell whether annotations are for that: 1" in note(data, "EXIF")
-
-
 @pytest.mark.parametrize("upright", [True, False])
 def test_masks_of_turned_pictures(tmp_path: Path, upright: bool) -> None:
     size = (20, 16) if upright else (16, 20)
@@ -483,15 +452,6 @@ def test_masks_of_turned_pictures(tmp_path: Path, upright: bool) -> None:
     assert data.train.image(0).size == size[::-1]
     assert data.train.class_map(0).shape == size
     assert any("EXIF" in line for line in data.notes) is not upright
-
-
-def test_voc_of_turned_pictures(tmp_path: Path) -> None:
-    voc_folder(tmp_path, {name: xml(an_object()) for name in "ab"}, {"train": "a", "val": "b"})
-    for name in "ab":
-        phone(tmp_path / "JPEGImages" / f"{name}.jpg")
-    data = opened(tmp_path)
-    assert bright(data.train.image(0)) == [(0, 0)]
-    assert objects(data).boxes.tolist() == [[2, 3, 8, 9]]
 
 
 def test_masks_by_number_stay_so_however_they_are_saved(tmp_path: Path) -> None:

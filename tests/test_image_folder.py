@@ -97,14 +97,6 @@ def test_a_file_with_several_names_counts_once_at_its_own_place(tmp_path: Path) 
     assert any("files already read under another name: 2 (" in note for note in files.notes)
 
 
-def test_two_splits_that_are_one_folder_are_refused(tmp_path: Path) -> None:
-    classes(tmp_path / "real", 3)
-    (tmp_path / "set").mkdir()
-    for split in ("test", "train"):
-        os.symlink(tmp_path / "real", tmp_path / "set" / split)
-    assert "no train/ (folders already read under another name: 'train')" in refused(tmp_path / "set")
-
-
 def test_predict_takes_files_as_they_are_named_each_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     classes(tmp_path, 2)
     hidden = tmp_path / ".hidden.png"

@@ -1,14 +1,12 @@
 """The list of a run's images: written, found, compared, and kept to by exported files."""
 
 import os
-import unicodedata
 from pathlib import Path
-from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
 import torch
-from image_folders import classes, fill, opened, picture
+from image_folders import classes, opened, picture
 from torch import nn
 
 from psvit.data.data_config import DataConfig
@@ -98,25 +96,6 @@ def test_other_classes_are_never_gone_on_with(tmp_path: Path) -> None:
             check_unchanged(kept, resumed(tmp_path, kept), accept, tmp_path)
 
 
-def test_two_files_of_one_composed_name_are_two(tmp_path: Path) -> None:
-    forms = [unicodedata.normalize(form, "café") for form in ("NFC", "NFD")]
-    classes(tmp_path, 10, ("dog", *forms))
-    if len(list(tmp_path.iterdir())) < 3:
-        pytest.skip("this file system composes names itself")
-    kept = opened(tmp_path).images
-    now = resumed(tmp_path, kept)
-    assert not kept.changes(now)
-    (tmp_path / forms[0] / "003.png").unlink()
-    assert kept.changes(resumed(tmp_path, kept)) == ["1 gone, such as café/003.png"]
-    fill(tmp_path / forms[0], 1, start=3)
-    (tmp_path / forms[1] / "004.png").rename(tmp_path / forms[1] / "400.png")
-    assert kept.changes(resumed(tmp_path, kept)) == [
-        "1 added, such as café/400.png",
-        "1 gone, such as café/004.png",
-        "1 with other bytes, such as café/003.png",
-    ]
-
-
 def test_a_list_is_there_at_any_moment_of_its_replacement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before, after = (ImageList((Listed("train", "a", path, "0"),)) for path in ("a/b.png", "a/c.png"))
     before.write(tmp_path / IMAGES)
@@ -138,20 +117,6 @@ def test_weights_are_for_all_who_can_read_a_new_file(tmp_path: Path) -> None:
     (plain := tmp_path / "plain").touch()
     save_weights(tmp_path / "model.safetensors", {"a": torch.zeros(2)})
     assert (tmp_path / "model.safetensors").stat().st_mode == plain.stat().st_mode
-
-
-def test_an_exported_file_names_the_list_too(tmp_path: Path) -> None:
-    onnx_files = pytest.importorskip("psvit.export.onnx_files")
-    images = ImageList((Listed("train", "a", "a/b.png", "0"),))
-    cfg = {"input_size": (3, 8, 8), "mean": 0, "std": 1, "interpolation": "bicubic", "crop_pct": 1}
-    told = {"trained_on": {"data": "photos", "validation": 0.1, "seed": 0, "split_seed": None}}
-    told["trained_on"]["images"] = images.fingerprint
-    classifier = Classifier(str(tmp_path), SimpleNamespace(pretrained_cfg=cfg), ("a", "b"), told)
-    found = onnx_files.metadata_of(classifier, "float32")["trained_on"]
-    images.write(tmp_path / IMAGES)
-    listed = find_image_list(tmp_path, found["images"])
-    assert listed is not None
-    assert listed.rows == images.rows
 
 
 class Blind(nn.Module):

@@ -168,17 +168,6 @@ def copied(trained: Path, to: Path) -> Path:
     return to
 
 
-def test_a_training_says_what_it_reads(trained: Path, cli: Cli, tmp_path: Path) -> None:
-    (photos := copied(trained, tmp_path / "it") / "photos").joinpath("cat", "._1.png").write_bytes(b"x")
-    said = cli.ok(*TRAIN, "--data", photos, "--output", tmp_path / "run")
-    rows = read_image_list(tmp_path / "run" / IMAGES)
-    assert rows is not None
-    for name, split in (("train", "train"), ("validation split", "validation"), ("test", "test")):
-        assert f"{name:<10}{rows.counts()[split]:>8}{2:>9}  " in said
-    assert "left out: hidden or system files: 1 ('cat/._1.png')" in said
-    assert read(tmp_path / "run" / "best" / "metrics.json")["trained_on"]["images"] == rows.fingerprint
-
-
 def test_none_that_was_trained_on_is_tested(trained: Path, cli: Cli, tmp_path: Path) -> None:
     root = copied(trained, tmp_path / "it")
     best, photos = root / "run" / "best", root / "photos"

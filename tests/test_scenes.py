@@ -12,7 +12,7 @@ from coco_writer import write_coco
 from PIL import Image
 
 from psvit.data.objects import scenes as scenes_module
-from psvit.data.objects.object_sets import TEST_SCENES, DenseData, open_class_maps, open_objects
+from psvit.data.objects.object_sets import DenseData, open_objects
 from psvit.data.objects.objects import DenseSubset, boxes_of
 from psvit.data.objects.objects_config import DenseDataConfig
 from psvit.data.objects.scenes import INK, VISIBLE, ScenesSource
@@ -71,15 +71,6 @@ def test_the_splits_share_no_digit() -> None:
     assert set(train.labels.tolist()) == set(scenes_of(data, "validation").labels.tolist()) == set(range(10))
 
 
-def test_lengths() -> None:
-    data = opened()
-    assert (len(data.train), len(data.validation), len(data.test)) == (2000, 200, TEST_SCENES)
-    data = opened(scenes=50, limit=20, validation=0)
-    assert (len(data.train), len(data.validation), len(data.test)) == (20, 0, TEST_SCENES)
-    with pytest.raises(IndexError):
-        data.train.image(20)
-
-
 def test_masks_are_what_can_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = []
     on_canvas = scenes_module._on_canvas
@@ -132,18 +123,6 @@ def cropped(mask: np.ndarray) -> np.ndarray:
     return np.asarray(image.resize((12, 12), Image.Resampling.BILINEAR), dtype=float) / 255
 
 
-def test_a_class_map_holds_the_masks() -> None:
-    data, maps = opened(), open_class_maps(DenseDataConfig())
-    assert maps.classes == ("background", *map(str, range(10)))
-    for i in range(5):
-        objects = data.test.objects(i)
-        assert objects.masks is not None
-        expected = np.zeros((96, 96), dtype=np.int64)
-        for mask, label in zip(objects.masks, objects.labels, strict=True):
-            expected[mask] = label + 1
-        assert (maps.test.class_map(i) == expected).all()
-
-
 def test_other_sizes() -> None:
     data = opened(img_size=192)
     assert data.img_size == (192, 192)
@@ -179,16 +158,3 @@ def test_scenes_written_as_coco_are_read_back(tmp_path: Path) -> None:
             assert (old.masks == new.masks).all()
             assert (old.labels == new.labels).all()
             assert (again.class_map(i) == part.class_map(i)).all()
-
-
-def test_mistakes_are_named() -> None:
-    for config, message in (
-        ({"scenes": 0}, "--scenes 0 is not a whole number of at least 1"),
-        ({"data_dir": "x"}, "--data-dir 'x' is not used"),
-        ({"data": "no-such-folder"}, "--data 'no-such-folder' is neither a folder nor a known set: give digits-scenes"),
-        ({"data": __file__}, "is a file, not a folder"),
-    ):
-        with pytest.raises(UserError) as error:
-            opened(**config)
-        assert message in str(error.value)
-        assert "\n" not in str(error.value)

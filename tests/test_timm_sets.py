@@ -69,18 +69,6 @@ def test_webdataset(shards: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert not caplog.records
 
 
-def test_the_split_seed_chooses_the_shards_of_the_validation(tmp_path: Path) -> None:
-    def held(**seeds: int) -> list[Path]:
-        data = open_data(DataConfig("wds/tiny", data_dir=str(tmp_path), validation=0.25, **seeds))  # type: ignore[arg-type]
-        found: list[Path] = data.validation.open_stream.args[1]  # type: ignore[union-attr]  # nothing is streamed
-        return found
-
-    for number in range(4):
-        write_shard(tmp_path / f"tiny-train-{number}.tar", 10 * number, 3)
-    assert all(held(seed=seed, split_seed=0) == held(seed=0) for seed in range(1, 5))
-    assert any(held(seed=seed) != held(seed=0) for seed in range(1, 5))
-
-
 def test_webdataset_training_repeats_and_resumes(shards: Path) -> None:
     data = open_data(DataConfig("wds/tiny", data_dir=str(shards), validation=0.25))
     split = ImageSplit(data.train, grey, training=True)
