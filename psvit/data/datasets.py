@@ -16,7 +16,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from psvit.data.data_config import DataConfig
 from psvit.data.image_list import ImageList
-from psvit.data.image_sets import ImageSet, open_image_set
+from psvit.data.image_sets import OpenedSet, default_workers, open_image_set
 from psvit.data.sources import CACHE, ArraySource, LazySource, Source, Stream, Subset, no_images
 from psvit.data.splits import DIGITS, TEST_FRACTION, cut, digits
 from psvit.data.timm_sets import PREFIXES, open_timm
@@ -31,39 +31,21 @@ SMALL = 64
 """Images of at most this side are small: they are evaluated whole, and a timm set of them keeps their size."""
 
 
-@dataclass(frozen=True, eq=False)
-class Data:
-    """An opened set.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Data(OpenedSet):
+    """An opened set of images with classes.
 
     Args:
-        name: what the user called it.
-        classes: class names, by class number.
-        in_chans: 1 (grey) or 3 (RGB).
         img_size: height and width that the transforms deliver.
-        mean: of each channel, for pixels in 0..1.
-        std: of each channel.
-        mirror: an image keeps its class when mirrored left to right.
         train: training images, without the validation split.
         validation: cut from the training split, by class; empty if config.validation is 0.
         test: opened when first used; of a folder only the file names are listed before.
-        workers: loading processes.
-        notes: lines for the user.
-        files: of a folder, its image files, each in its split.
     """
 
-    name: str
-    classes: tuple[str, ...]
-    in_chans: int
     img_size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    mirror: bool
     train: Source | Stream
     validation: Source | Stream
     test: Source | Stream
-    workers: int = 0
-    notes: tuple[str, ...] = ()
-    files: ImageSet | None = None
 
 
 def open_data(config: DataConfig, kept: ImageList | None = None, evaluated: tuple[str, ...] | None = None) -> Data:
@@ -212,7 +194,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
 
 def _colour(config: DataConfig, **more: Any) -> Data:
     """A set of photographs, which are normalized as ImageNet's."""
-    facts = {"img_size": (224, 224), "mirror": True, "workers": min(4, os.cpu_count() or 1), **more}
+    facts = {"img_size": (224, 224), "mirror": True, "workers": default_workers(), **more}
     return Data(name=config.data, in_chans=3, mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, **facts)
 
 

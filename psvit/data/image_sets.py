@@ -76,6 +76,38 @@ class ImageSet:
         return ImageList(tuple(Listed(split, row.label, row.where, digest) for split, row, digest in listed))
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class OpenedSet:
+    """What is known of any set of images once it is opened.
+
+    Args:
+        name: what the user called it.
+        classes: class names, by class number.
+        in_chans: 1 (grey) or 3 (RGB).
+        mean: of each channel, for pixels in 0..1.
+        std: of each channel.
+        mirror: an image keeps its classes when mirrored left to right.
+        workers: loading processes.
+        notes: lines for the user.
+        files: of a folder, its image files, each in its split.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    in_chans: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    mirror: bool
+    workers: int = 0
+    notes: tuple[str, ...] = ()
+    files: ImageSet | None = None
+
+
+def default_workers() -> int:
+    """Loading processes for files."""
+    return min(4, os.cpu_count() or 1)
+
+
 def open_image_set(
     config: DataConfig, kept: ImageList | None = None, evaluated: tuple[str, ...] | None = None
 ) -> ImageSet:

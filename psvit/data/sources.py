@@ -119,8 +119,8 @@ def _scale_to_8_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint((pixels - low) * 255.0 / max(high - low, 1e-12)).astype(np.uint8))
 
 
-class Source(ABC):
-    """The images of one split, by number. Nothing is decoded before `image` asks for it."""
+class Images(ABC):
+    """The images of one split, by number. Nothing is decoded before it is asked for."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -130,12 +130,16 @@ class Source(ABC):
         """Image i, mode L or RGB; OSError if it cannot be read."""
 
     @abstractmethod
-    def label(self, i: int) -> int:
-        """Class number of image i."""
-
-    @abstractmethod
     def name(self, i: int) -> str:
         """What a message calls image i: its file name, or for example ``digits #12``."""
+
+
+class Source(Images):
+    """Images with a class number each."""
+
+    @abstractmethod
+    def label(self, i: int) -> int:
+        """Class number of image i."""
 
     def labels(self) -> Sequence[int] | None:
         """Every class number, without decoding an image; None: not known before the images are read."""

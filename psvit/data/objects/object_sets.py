@@ -14,7 +14,7 @@ from psvit.data.findings import Findings
 from psvit.data.image_files import find_images, normalized
 from psvit.data.image_folder import ImageFolder, Labelled
 from psvit.data.image_list import ImageList
-from psvit.data.image_sets import ImageSet, data_folder, split_images
+from psvit.data.image_sets import OpenedSet, data_folder, default_workers, split_images
 from psvit.data.objects.class_maps import open_maps, open_voc_maps
 from psvit.data.objects.coco import open_coco
 from psvit.data.objects.mask_folders import find_other_masks
@@ -31,41 +31,23 @@ TEST_SCENES = 500
 """Their seed is fixed: all runs are tested on the same scenes."""
 
 
-@dataclass(frozen=True, eq=False)
-class DenseData:
-    """An opened set of images with boxes and masks, or with class maps.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DenseData(OpenedSet):
+    """An opened set of images with boxes and masks, or with class maps, whose classes include the background, if any.
 
     Args:
-        name: what the user called it.
-        classes: class names, by class number; of class maps with the background, where the set has one.
-        in_chans: 1 (grey) or 3 (RGB).
-        mean: of each channel, for pixels in 0..1.
-        std: of each channel.
-        mirror: an image keeps its classes when mirrored left to right.
         train: training images, without the validation split.
         validation: cut from the training split; empty if config.validation is 0.
         test: the test split.
         has_masks: objects have masks.
         img_size: height and width of the images of all splits; None if they differ.
-        workers: loading processes.
-        notes: lines for the user.
-        files: of a folder, its image files, each in its split.
     """
 
-    name: str
-    classes: tuple[str, ...]
-    in_chans: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    mirror: bool
     train: DenseSource
     validation: DenseSource
     test: DenseSource
     has_masks: bool
     img_size: tuple[int, int] | None
-    workers: int = 0
-    notes: tuple[str, ...] = ()
-    files: ImageSet | None = None
 
     def split(self, name: str) -> DenseSource:
         """The split of this name: train, validation or test."""
@@ -184,7 +166,7 @@ def _in_splits(config: DenseDataConfig, found: Found, kept: ImageList | None, ev
         **parts,
         has_masks=found.has_masks,
         img_size=_one_size(source),
-        workers=min(4, os.cpu_count() or 1) if config.workers is None else config.workers,
+        workers=default_workers() if config.workers is None else config.workers,
         notes=(*found.notes, *_unlisted(found, real), *files.notes),
         files=files,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from psvit.data.sources import printable
+from psvit.data.sources import Images, printable
 from psvit.errors import UserError
 
 IGNORED = 255
@@ -45,19 +45,8 @@ class Objects:
         return np.prod(self.boxes[:, 2:] - self.boxes[:, :2], axis=1, dtype=np.float32)
 
 
-class DenseSource(ABC):
-    """The images of one split, by number. Nothing is decoded before it is asked for."""
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def image(self, i: int) -> Image.Image:
-        """Image i, mode L or RGB; OSError if it cannot be read."""
-
-    @abstractmethod
-    def name(self, i: int) -> str:
-        """What a message calls image i: its file name, where it has one."""
+class DenseSource(Images):
+    """Images with objects or class maps."""
 
     def size_of(self, i: int) -> tuple[int, int] | None:
         """Height and width of image i, if known without decoding it."""
