@@ -38,92 +38,62 @@ def test_words_that_the_command_line_does_not_know(refused: Refused) -> None:
         (["frobnicate"], "there is no command 'frobnicate': see --help"),
         (["show"], "the following arguments are required: network (see psvit show --help)"),
         (["show", "AS-A", "AS"], "'AS' is too many"),
-        (["show", "AS-A", "--pooling", "3d"], "pooling '3d' is not one of 1d, 2d"),
         (["train", "--epoochs", "3"], "there is no flag --epoochs; did you mean --epochs?"),
         (["train", "--epochs"], "--epochs: expected one argument"),
         (["run", "--models"], "--models: expected at least one argument"),
         (["train", "--epochs", "x"], "--epochs 'x' is not a whole number"),
-        (["show", "AS-A", "--widths", "x"], "--widths 'x' is not a whole number"),
+        (["train", "--batch-size", "0"], "--batch-size 0 is not a whole number of at least 1"),
         (["train", "--class-token", "maybe"], "--class-token 'maybe' is not true or false"),
         (["train", "--precision", "fp16"], "--precision 'fp16' is not one of auto, float32, bfloat16, float16"),
+        (["train", "--recipe", "heavy"], "--recipe 'heavy' is not one of light, deit"),
         (["train", "--model-args", "3"], "--model-args 3 is not a JSON object"),
         (["train", "--config", "none.yaml"], "none.yaml"),
+        (["train", "--resume", "--overwrite"], "--resume and --overwrite contradict each other"),
         (["detect", "predict", "x"], "(see psvit detect predict --help)"),
+        (["predict", "CHECKPOINT", "x.png", "--top", "0"], "--top 0 is not a whole number of at least 1"),
     )
 
 
-def test_networks_that_cannot_be_built(refused: Refused) -> None:
+def test_what_cannot_be_trained(refused: Refused) -> None:
     refused(
-        (["show", "ASXA"], "genotype 'ASXA', position 3: 'X' is not A (attend), S (share) or - (pool)"),
-        (["show", "psvit_2d_tinny"], "'psvit_2d_tinny' is no variant (psvit_1d_tiny, "),
-        (["show", "AS-A", "--img-size", "0"], "--img-size 0 is not a positive whole number, or two"),
         (["train", "--model", "ASXA"], "no model is called 'ASXA'"),
-        (["train", "--model", "AA-SA"], "position 4: a stage starts with A"),
         (["train", "--model", "AS-A", "--widths", "16"], "give one width per stage"),
         (["train", "--model", "AS-A", "--widths", "16", "30", "--head-dim", "8"], "width 30 of stage 2"),
-        (["train", "--model", "AS-A", "--genotype", "AS"], "AS-A is a genotype already: leave out --genotype"),
         (["train", "--model", "vit_tiny_patch_224"], "did you mean vit_tiny_patch16_224"),
-        (["train", "--model", "psvit_2d_tny"], "did you mean psvit_2d_tiny"),
         (["train", "--model", "vit_tiny_patch16_224.nothing"], "Invalid pretrained tag"),
         (["train", "--model", "vit_tiny_patch16_224"], "cannot take images of 8 x 8 pixels"),
         (["train", "--model", "test_resnet", "--macs", "2M", "--stem", "conv"], ": --macs, --stem belong to psvit"),
         (["train", "--model", "test_resnet", "--model-args", '{"x": 1}'], "test_resnet takes no argument 'x'"),
-        (["train", "--model", "psvit_2d", "--genotype", "AS", "--pooling", "1d"],
-         "psvit_2d pools in 2d: leave out --pooling 1d, or name the other"),
-        (["train", "--model", "psvit_1d", "--pretrained"], "there are no pretrained weights of psvit_1d"),
         (["train", "--model", "psvit_2d_tiny"],
          "8 x 8 pixels with patch size 16 leave a 1 x 1 grid, too small for 3 stages: give --patch-size 3 or less"),
-        (["train", "--model", "A-A-A-A-A", "--widths", *["64"] * 5, "--patch-size", "1"],
-         "leave a 8 x 8 grid, too small for 5 stages: give fewer stages or larger images"),
-        (["train", *NETWORK, "--macs", "25"], "MACs"),
         (["train", *NETWORK, "--macs", "lots"], "--macs 'lots' is not a positive number such as 25M"),
-    )  # fmt: skip
-
-
-def test_images_that_cannot_be_trained_on(refused: Refused) -> None:
-    Path("EMPTY").mkdir()
-    image_folder(Path("ONE"), ("ant",))
-    refused(
         (["train", "--data", "nowhere"], "--data 'nowhere' is neither a folder nor a known set"),
-        (["train", "--data", "EMPTY"], "no class folder of it holds an image"),
-        (["train", "--data", "ONE"], "--data 'ONE' has one class only, 'ant'"),
-        (["train", "--data", __file__], "is a file, not a folder"),
         (["train", "--limit", "3"], "--limit 3 is below the 10 classes"),
-        (["train", "--validation", "1.5"], "--validation 1.5 is not a fraction"),
-    )
-
-
-def test_recipes_and_machines_that_cannot_be(refused: Refused) -> None:
-    refused(
-        (["train", "--batch-size", "0"], "--batch-size 0 is not a whole number of at least 1"),
         (["train", "--batch-size", "7", "--mixup", "0.8"], "--batch-size 7 is odd: mixup and cutmix pair images"),
-        (["train", "--lr", "0"], "--lr 0.0 is not a positive number"),
-        (["train", "--label-smoothing", "1"], "--label-smoothing 1.0 is not a fraction"),
-        (["train", "--recipe", "heavy"], "--recipe 'heavy' is not one of light, deit"),
         (["train", "--device", "cuda:99"], "--device cuda:99 is not on this machine"),
-        (["train", "--device", "abacus"], "--device 'abacus' is not auto, cpu, cuda, cuda:N or mps"),
         (["train", "--device", "cpu", "--precision", "float16"], "--precision float16 works on CUDA only"),
-        (["train", "--threads", "0"], "--threads 0 is not a whole number of at least 1"),
         (["train", *NETWORK, "--opt", "adam2"], "--opt 'adam2' is not to be had"),
         (["train", *NETWORK, "--auto-augment", "magic"], "--auto-augment 'magic' is not a policy of timm's"),
-        (["train", *NETWORK, "--teacher", "psvit_2d_tiny"], "there are no pretrained weights of psvit_2d_tiny"),
         (["train", *NETWORK, "--teacher", "runs/none"], "there is no checkpoint folder runs/none"),
         (["train", *NETWORK, "--output", __file__], "is a file: give a folder as --output"),
-        (["train", "--resume", "--overwrite"], "--resume and --overwrite contradict each other"),
-    )
+    )  # fmt: skip
 
 
 def test_checkpoints_that_cannot_be_used_so(refused: Refused) -> None:
     image_folder(Path("TWO"))
+    Path("EMPTY").mkdir()
     refused(
         (["evaluate", "nowhere"], "there is no checkpoint folder nowhere: check the path"),
         (["show", "no/where"], "no/where is no checkpoint folder"),
+        (["show", "ASXA"], "genotype 'ASXA', position 3: 'X' is not A (attend), S (share) or - (pool)"),
+        (["show", "psvit_2d_tinny"], "'psvit_2d_tinny' is no variant (psvit_1d_tiny, "),
+        (["show", "CHECKPOINT", "--widths", "8", "8"], "is a checkpoint, whose network is fixed"),
         (["evaluate", "CHECKPOINT", "--split", "validation", "--validation", "0"], "leave these flags and --seed out"),
         (["evaluate", "CHECKPOINT", "--data", "TWO"], "knows 10 classes, TWO has 2: it is another set's"),
         (["evaluate", "CHECKPOINT", "--img-size", "2"], "for 2 stages: the least side for this network is 3 pixels\n"),
-        (["export", "CHECKPOINT", "--img-size", "2"], "for 2 stages: the least side for this network is 3 pixels\n"),
         (["train", "--model", "CHECKPOINT", "--img-size", "1"], "the least side for this network is 3 pixels\n"),
-        (["show", "CHECKPOINT", "--widths", "8", "8"], "is a checkpoint, whose network is fixed"),
+        (["predict", "CHECKPOINT", "nowhere.png"], "there is no file or folder nowhere.png: check the path"),
+        (["predict", "CHECKPOINT", "EMPTY"], "holds no images"),
     )
 
 
@@ -140,7 +110,6 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(cli: Cli, tra
         ["predict", trained, image, "--explain", place],
         ["detect", "train", "--data", "nowhere", "--output", place],
         ["detect", "predict", "nowhere", image, "--output", place],
-        ["segment", "train", "--data", "nowhere", "--output", place],
         ["segment", "predict", "nowhere", image, "--output", place],
         ["analyze", "nowhere", "--output", place],
         ["benchmark", "AS-A", "--output", place],
@@ -154,12 +123,6 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(cli: Cli, tra
 def test_a_folder_that_nobody_can_write_in() -> None:
     with pytest.raises(UserError, match=r"^--output /proc/x cannot be written \(no file can be made in /proc: "):
         check_writable(Path("/proc/x"), "--output /proc/x")
-
-
-def test_a_look_whether_a_place_can_be_written_leaves_nothing(tmp_path: Path) -> None:
-    for folder in (tmp_path, tmp_path / "a" / "b"):
-        check_writable(folder, "--output it")
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -180,8 +143,6 @@ def test_a_run_is_not_lost(cli: Cli, tmp_path: Path) -> None:
         ([], "already holds a run: give --resume to go on, --overwrite to replace it, or another --output"),
         (["--resume", "--epochs", "3"], "was trained with --epochs 2, not 3: resume with the same settings"),
         (["--resume", "--widths", "16", "40"], "was trained with --widths 16 32, not 16 40"),
-        (["--resume", "--seed", "1"], "was trained with --seed 0, not 1"),
-        (["--resume", "--device", "cuda:99"], "--device cuda:99 is not on this machine"),
         (["--overwrite", "--data", "nowhere"], "is neither a folder nor a known set"),
         (["--overwrite", "--patch-size", "8"], "give --patch-size"),
         (["--overwrite", "--opt", "adam2"], "--opt 'adam2' is not to be had"),

@@ -11,7 +11,7 @@ from typing import Any
 
 from psvit.arch import cost
 from psvit.arch.arch import Arch, image_sides
-from psvit.arch.model_config import CHECKPOINT_CONFIG, Checkpoint, ModelFlags, TimmModel, arch_file, read_arch
+from psvit.arch.model_config import CHECKPOINT_CONFIG, Checkpoint, ModelFlags, TimmModel, arch_file, is_psvit, read_arch
 from psvit.arch.quantities import format_count
 from psvit.arch.variants import VARIANTS, find_arch
 from psvit.cli.flags import Flags, config_from
@@ -36,7 +36,8 @@ def main(arguments: Sequence[str]) -> int:
     flags.add("--json", "print JSON", bool, False)
     values = flags.parse(arguments)
     network = Path(values.network)
-    folder = next((place for place in (network, network / "search") if (place / "front.json").is_file()), None)
+    places = () if is_psvit(values.network) else (network, network / "search")
+    folder = next((place for place in places if (place / "front.json").is_file()), None)
     if folder is not None:
         given = [name for name in (*SHAPE, *vars(ModelFlags())) if getattr(values, name, None) is not None]
         if given:
@@ -82,7 +83,7 @@ def _find(values: Namespace) -> tuple[Arch, dict[str, Any]]:
     if isinstance(config.network, Checkpoint):
         arch, own = _read_checkpoint(Path(name))
         shape |= own
-    elif (path := arch_file(name)) is not None:
+    elif not is_psvit(name) and (path := arch_file(name)) is not None:
         shape |= _searched_shape(path.parent)
     shape |= {part: value for part in SHAPE if (value := getattr(values, part)) is not None}
     if not isinstance(config.network, Checkpoint):
