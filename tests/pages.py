@@ -9,6 +9,7 @@ from psvit import Arch
 from psvit.report import figures
 from psvit.report.chart import Chart
 from psvit.report.page import Page
+from psvit.report.tables import Table
 from psvit.search.front import rank
 from psvit.search.search_config import SearchConfig
 from psvit.search.search_page import search_page
@@ -63,7 +64,7 @@ def everything(text: str, with_chart: bool = True) -> Page:
     page.points([text, text])
     page.note(text)
     page.link(text, text)
-    page.table((text, "figure"), [(text, "1"), (f"`{text}`", "2")], caption=text, highlight=[1])
+    page.table(Table((text, "number"), [(text, "1"), (f"`{text}`", "2")], caption=text, highlight=[1]))
     page.figure(figures.curves({text: ([1, 2], [3, 4])}, text, text), text, text)
     page.figure(figures.intervals([(text, 1, 0, 2)], text), text)
     page.figure(figures.bars({text: {text: 1.0}}, text), text)

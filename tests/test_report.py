@@ -11,6 +11,7 @@ from pages import ARCH, HOSTILE, Tags, chart, everything
 
 from psvit import cost
 from psvit.report.page import CONTENTS, Page
+from psvit.report.tables import Table
 
 
 def test_texts_are_shown_and_never_run() -> None:
@@ -44,15 +45,15 @@ def test_a_page_needs_nothing_but_itself(with_chart: bool) -> None:
 def test_backticks_set_code() -> None:
     page = Page("title")
     page.text("run `psvit show A&B` or ` alone")
-    page.table(("network",), [("`AS-A`",)])
+    page.table(Table(("network",), [("`AS-A` **best**",)]))
     assert "<p>run <code>psvit show A&amp;B</code> or ` alone</p>" in page.html()
-    assert "<td><code>AS-A</code></td>" in page.html()
+    assert "<td><code>AS-A</code> <strong>best</strong></td>" in page.html()
 
 
 def test_a_table_holds_its_cells() -> None:
     page = Page("title")
-    page.table(("a", "b", "c"), [("1", "A claim, a whole sentence", "+1.00 [0.5 to 1.5], open"), ("4", "5", "6")],
-               left=2, highlight=[1])  # fmt: skip
+    page.table(Table(("a", "b", "c"), [("1", "A claim, a whole sentence", "+1.00 [0.5 to 1.5], open"), ("4", "5", "6")],
+               left=2, highlight=[1]))  # fmt: skip
     tags = Tags(page.html())
     assert tags.cells == [
         "a",

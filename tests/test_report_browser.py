@@ -11,6 +11,7 @@ from pages import HOSTILE, everything, of_search
 
 from psvit.analysis.analysis_page import page as analysis_page
 from psvit.report.page import Page
+from psvit.report.tables import Table
 
 TITLES = "[...document.querySelectorAll('.xtitle, .ytitle')].map(title => title.textContent)"
 
@@ -56,8 +57,8 @@ def test_another_pair_of_axes_can_be_chosen(tmp_path: Path) -> None:
 @needs_browser
 def test_tables_fit(tmp_path: Path) -> None:
     page = Page("title")
-    page.table(("claim", "points", "ratio of errors"), [("One network is ahead of another", "+1.00 [+0.50, +1.50]",
-               "0.59 [0.54, 0.64]")])  # fmt: skip
+    row = ("One network is ahead of another", "+1.00 [+0.50, +1.50]", "0.59 [0.54, 0.64]")
+    page.table(Table(("claim", "points", "ratio of errors"), [row]))
     page.write(tmp_path / "page.html")
     with Browser(390) as tab:
         tab.open(tmp_path / "page.html")

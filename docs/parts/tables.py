@@ -61,20 +61,14 @@ def _network(group: Data, row: Data) -> tuple[str, ...]:
 
 def analysis(data: Data) -> str:
     """An analysis: how alike maps and tokens are, and what sharing and pooling would cost."""
-    headings, rows = layer_table(data)
-    columns = [
-        n
-        for n, name in enumerate(headings)
-        if name in ("layer", "tokens", "map corr", "to share", "neighbours", "to pool")
-    ]
-    rows = [[row[column] for column in columns] for row in rows]
+    layers = layer_table(data, ("layer", "tokens", "map corr", "to share", "neighbours", "to pool"))
     images = data["data"]
     note = (
         f"`{data['network']}`, {data['weights']} weights, top-1 {data['top1']:.1f} %, on {images['images']} validation "
         f"images of {images['name']}. map corr: correlation with the map of the layer before; neighbours: mean cosine "
         "of neighbouring tokens; to share, to pool: change of the loss in nats ± standard error, without training."
     )
-    return _table([headings[column] for column in columns], rows, 1, note)
+    return _table(layers.headings, layers.rows, 1, note)
 
 
 def comparison(data: Data) -> str:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from psvit.arch.arch import Arch
 from psvit.report.figures import curves, heatmap, intervals, scatter
 from psvit.report.page import Page
+from psvit.report.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from rich.table import Table
 
 PAGE, FIGURES = "report.html", "figures"
 
@@ -132,7 +132,7 @@ def page(report: Mapping[str, Any], pictures: Mapping[str, Figure], arch: Arch |
     made.heading("Layer by layer")
     for title, columns in (("Maps", OF_MAPS), ("Tokens", OF_TOKENS)):
         made.text(f"{title}:")
-        made.table(*layer_table(report, columns), caption=layer_legend(report, columns))
+        made.table(layer_table(report, columns))
     for title, *rows in SECTIONS:
         made.heading(title)
         for names in rows:
@@ -185,27 +185,12 @@ def _use(made: Page, report: Mapping[str, Any]) -> None:
         made.note("These lines take images of the model's own size; it was analyzed at that of `--img-size`.")
 
 
-def table(report: Mapping[str, Any]) -> Table:
-    """The layers, for a terminal."""
-    from rich.table import Table
-
-    headings, cells = layer_table(report, SHORT)
-    made = Table(
-        box=None, header_style="bold", pad_edge=False, caption_justify="left", caption=layer_legend(report, SHORT)
-    )
-    for place, heading in enumerate(headings):
-        made.add_column(heading, justify="left" if place == 0 else "right", no_wrap=True)
-    for row in cells:
-        made.add_row(*row)
-    return made
-
-
-def layer_table(report: Mapping[str, Any], columns: Sequence[str] | None = None) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of the layers; columns of which nothing is known are left out.
+def layer_table(report: Mapping[str, Any], columns: Sequence[str]) -> Table:
+    """The layers; columns in which nothing is known are left out.
 
     Args:
         report: what ``redundancy.json`` holds.
-        columns: headings of those to show, in order; by default all.
+        columns: headings of the columns, in order.
     """
 
     def number(value: float | None, places: int = 2) -> str:
@@ -229,13 +214,12 @@ def layer_table(report: Mapping[str, Any], columns: Sequence[str] | None = None)
         }  # fmt: skip
         for name, text in cells.items():
             found.setdefault(name, []).append(text)
-    headings = [name for name in columns or found if any(found[name])]
-    return headings, [list(row) for row in zip(*(found[name] for name in headings), strict=True)]
+    headings = [name for name in columns if any(found[name])]
+    return Table(headings, list(zip(*(found[name] for name in headings), strict=True)), caption=_legend(headings))
 
 
-def layer_legend(report: Mapping[str, Any], columns: Sequence[str] | None = None) -> str:
+def _legend(shown: Sequence[str]) -> str:
     """What the columns of `layer_table` mean."""
-    shown = layer_table(report, columns)[0]
     meanings = {
         "layer": "A attends, S shares",
         "windows": "windows: tokens within which a layer attends, where not to all",

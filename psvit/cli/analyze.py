@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -37,8 +36,9 @@ def main(arguments: Sequence[str]) -> int:
 
     from rich.console import Console
 
-    from psvit.analysis.analysis_page import PAGE, table
+    from psvit.analysis.analysis_page import PAGE, SHORT, layer_table
     from psvit.analysis.analyze import analyze
+    from psvit.report.tables import print_table
 
     progress = Console(stderr=True)
     report = analyze(
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     if values.json:
         print(json.dumps(report))
         return 0
-    Console(width=None if sys.stdout.isatty() else 140).print(table(report))
+    print_table(layer_table(report, SHORT))
     print()
     for line in report["verdict"]:
         print(f"- {line.replace('`', '')}")

@@ -97,7 +97,7 @@ def _asked(
 
 
 def _comparison(page: Page, results: Mapping[str, Any], found: Mapping[str, Any] | None) -> None:
-    page.table(*comparison_table(results))
+    page.table(comparison_table(results))
     if found and found.get("measured_ms") is not None:
         told = (found.get("chosen") or {}).get("latency_ms")
         predicted = f"; predicted were {told:.4g} ms" if told else ""

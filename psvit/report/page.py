@@ -19,6 +19,7 @@ from psvit.files import replacing
 from psvit.report.chart import CONFIG, Chart
 from psvit.report.diagram import diagram
 from psvit.report.figures import svg
+from psvit.report.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,7 +34,7 @@ SENTENCE = 24
 class Page:
     """A page, written from top to bottom; `psvit/report/templates` says what each part looks like.
 
-    Texts are plain: what they hold is shown, never run. In texts and cells, `backticks` set code.
+    Texts are plain: what they hold is shown, never run. In texts and cells, `backticks` set code, **stars** bold.
 
     Args:
         title: of the page.
@@ -64,24 +65,9 @@ class Page:
         """A line that leads to a file beside the page, by a path relative to it."""
         self._add("link", text=text, target="./" + quote(target))  # a name with a colon in it is no scheme
 
-    def table(
-        self,
-        headings: Sequence[str],
-        rows: Sequence[Sequence[str]],
-        left: int = 1,
-        caption: str = "",
-        highlight: Sequence[int] = (),
-    ) -> None:
-        """A table, which scrolls sideways in a box of its own where the page is too narrow for it.
-
-        Args:
-            headings: of the columns.
-            rows: their cells.
-            left: the first so many columns hold words, the others numbers.
-            caption: stands below it.
-            highlight: numbers of rows to set in bold, from 0.
-        """
-        self._add("table", headings=headings, rows=rows, left=left, caption=caption, highlight=highlight)
+    def table(self, table: Table) -> None:
+        """A table, which scrolls sideways in a box of its own where the page is too narrow for it."""
+        self._add("table", table=table)
 
     def figure(self, figure: Figure, caption: str, alt: str = "") -> None:
         """A picture; `alt` tells who cannot see it what it shows, by default the caption."""
@@ -160,8 +146,9 @@ def _templates() -> Environment:
 
 
 def _inline(text: object) -> Markup:
-    """Plain text as HTML; what stands between backticks is code."""
-    return Markup(re.sub(r"`([^`\n]+)`", r"<code>\1</code>", str(escape(text))))
+    """Plain text as HTML, with code and bold as Markdown writes them."""
+    coded = re.sub(r"`([^`\n]+)`", r"<code>\1</code>", str(escape(text)))
+    return Markup(re.sub(r"\*\*([^*\n]+)\*\*", r"<strong>\1</strong>", coded))
 
 
 def _price(arch: Arch, img_size: cost.ImgSize, in_chans: int, num_classes: int) -> str:

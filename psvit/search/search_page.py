@@ -61,7 +61,7 @@ def search_page(
         page.network(chosen.arch, *shape)
     page.heading("The front")
     page.chart(front_chart(ranked, chosen), front_note(ranked))
-    page.table(*front_table(front_data(ranked, facts)))
+    page.table(front_table(front_data(ranked, facts)))
     if history:
         page.heading("The supernet")
         page.figure(

@@ -81,11 +81,10 @@ def study_page(data: Data, folder: Path, command: str) -> Page:
     """
     page = Page(data["title"], data["question"])
     for note in notes(data):
-        page.note(note.replace("**", ""))
+        page.note(note)
     if data["claims"]:
         page.heading("The claims")
-        claims = claims_table(data)
-        page.table(claims.headings, [[cell.replace("**", "") for cell in row] for row in claims.rows], claims.left)
+        page.table(claims_table(data))
     sets = by_data(data)
     if sets:
         page.heading("Figures")
@@ -127,7 +126,7 @@ def study_page(data: Data, folder: Path, command: str) -> Page:
 
 def _group(page: Page, group: Data, data: Data) -> None:
     page.heading(group["name"])
-    page.table(*group_table(group, data["reads"])._replace(caption=group_note(group, data)))
+    page.table(group_table(group, data["reads"])._replace(caption=group_note(group, data)))
     lines = {row["label"]: _line(row) for row in group["rows"] if row["mean"] is not None}
     if any(len(epochs) > 1 for epochs, _ in lines.values()):
         page.figure(curves(lines, "epoch", "validation top-1, %"), "Learning curves, means of the seeds.")
