@@ -230,7 +230,7 @@ def test_the_card_names_public_data_alone(cli: Cli, tmp_path: Path, data: str, n
     (result,) = card.data.eval_results or []
     assert (result.task_type, result.metric_type, result.metric_value) == ("image-classification", "accuracy", 0.125)
     assert (result.dataset_type, result.dataset_name) == (name or "other", name or "images that are not public")
-    assert result.dataset_split == "validation split of the training images"
+    assert result.dataset_split == "validation split"
     assert "```sh\npip install psvit\n```" in card.text
 
 

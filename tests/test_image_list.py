@@ -10,6 +10,7 @@ from image_folders import classes, opened, picture
 from torch import nn
 
 from psvit.data.data_config import DataConfig
+from psvit.data.datasets import open_data
 from psvit.data.image_list import (
     IMAGES,
     ImageList,
@@ -140,7 +141,8 @@ def test_exported_files_are_measured_on_the_splits_of_the_training(tmp_path: Pat
     data = DataConfig(str(tmp_path / "set"), workers=0)
     for split in ("validation", "test"):
         config = ExportConfig(output=str(tmp_path / "best.onnx"), split=split)
-        accuracy, measured = onnx_files._measured(classifier, {"float32": classifier.model}, config, data)
+        images = open_data(DataConfig(data.data, workers=0, img_size=8), classifier.images)
+        accuracy, measured = onnx_files.measure(classifier, {"float32": classifier.model}, config, data, images)
         assert measured == {"data": "set", "split": split, "images": kept.counts()[split]}
         cats = sum((row.split, row.label) == (split, "cat") for row in kept.rows)
         assert accuracy == {"float32": pytest.approx(100 * cats / kept.counts()[split])}

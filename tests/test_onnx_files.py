@@ -25,8 +25,8 @@ from psvit.export.export_config import ExportConfig
 from psvit.export.graph import example_images, to_onnx
 from psvit.export.int8 import quantize
 from psvit.export.onnx_files import calibration_images
-from psvit.export.operators import onnx_operators
-from psvit.export.runtime import InBatches, OnnxModel, open_classifier, providers_for
+from psvit.export.operators import count_operators, onnx_calls
+from psvit.export.runtime import OnnxModel, open_classifier, providers_for
 from psvit.tasks.classification.evaluate import open_checkpoint
 
 
@@ -100,13 +100,10 @@ def test_the_file_tells_what_it_needs(exported: Path) -> None:
     assert 0 <= told["largest_difference"] < 1e-4
 
 
-def test_a_fixed_batch_is_kept(exported: Path) -> None:
-    model = OnnxModel(exported / "fixed.onnx")
-    with pytest.raises(UserError, match=r"fixed.onnx takes batches of 4 images, not 3: export without --batch-size"):
-        model(torch.zeros(3, 1, 12, 12))
+def test_a_file_of_one_batch_size_takes_any_number(exported: Path) -> None:
     inputs = example_images((1, 12, 12), 9)
     expected = OnnxModel(exported / "best.onnx")(inputs)
-    torch.testing.assert_close(InBatches(model, 4)(inputs), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(OnnxModel(exported / "fixed.onnx")(inputs), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_another_batch_or_precision_than_the_files_is_refused(cli: Cli, exported: Path, images: Path) -> None:
@@ -205,12 +202,14 @@ def test_a_broken_int8_model_is_measured_as_such(
 
 def test_int8_quantizes_all_but_the_first_convolution(exported: Path) -> None:
     plain, small = (onnx.load(exported / name) for name in ("best.onnx", "best.int8.onnx"))
-    operators = onnx_operators(small)
+    operators = count_operators(onnx_calls(small))
     with_weights = sum(
         isinstance(module, nn.Linear) for module in open_checkpoint(str(exported / "best")).model.modules()
     )
     assert operators["MatMulInteger"] == with_weights
-    assert operators["MatMul"] == onnx_operators(plain)["MatMul"] + 1 - with_weights  # the head is a Gemm in float32
+    assert (
+        operators["MatMul"] == count_operators(onnx_calls(plain))["MatMul"] + 1 - with_weights
+    )  # the head is a Gemm in float32
     from_int8 = {node.output[0] for node in small.graph.node if node.op_type == "DequantizeLinear"}
     convolutions = [node for node in small.graph.node if node.op_type == "Conv"]
     assert [node.input[1] in from_int8 for node in convolutions] == [False, True]
@@ -219,23 +218,23 @@ def test_int8_quantizes_all_but_the_first_convolution(exported: Path) -> None:
 def test_int8_without_data_leaves_convolutions(cli: Cli, best: Path, tmp_path: Path) -> None:
     text = cli.ok("export", best, "--int8", "--output", tmp_path / "m.onnx", "--rounds", 0, "--reduce-range")
     assert "accuracy  not measured" in text
-    operators = onnx_operators(onnx.load(tmp_path / "m.int8.onnx"))
+    operators = count_operators(onnx_calls(onnx.load(tmp_path / "m.int8.onnx")))
     assert operators["MatMulInteger"] > 0
     assert not operators["QuantizeLinear"]
 
 
 def test_calibration_sees_training_images_alone(best: Path) -> None:
     classifier = open_checkpoint(str(best))
-    data = replace(DIGITS, limit=None)
+    data = open_data(replace(DIGITS, limit=None, img_size=12))
     batches = list(calibration_images(classifier, data, ExportConfig(calibration=50)))
     assert [batch.shape for batch in batches] == [(count, 1, 12, 12) for count in (16, 16, 16, 2)]
     whole = list(calibration_images(classifier, data, ExportConfig(calibration=9000)))
-    assert 1400 < sum(map(len, whole)) <= len(open_data(data).train)
+    assert 1400 < sum(map(len, whole)) <= len(data.train)
     assert len(np.unique(np.concatenate(whole), axis=0)) > 1280, "they are different images"
 
 
 def test_a_fixed_batch_of_calibration_is_filled_with_its_last_image(best: Path) -> None:
-    classifier, data = open_checkpoint(str(best)), replace(DIGITS, limit=None)
+    classifier, data = open_checkpoint(str(best)), open_data(replace(DIGITS, limit=None, img_size=12))
     for calibration, batch_size, batches in ((50, 20, 3), (8, 20, 1), (40, 20, 2)):
         free = np.concatenate(list(calibration_images(classifier, data, ExportConfig(calibration=calibration))))
         assert len(free) == calibration
@@ -245,11 +244,6 @@ def test_a_fixed_batch_of_calibration_is_filled_with_its_last_image(best: Path) 
         filled = np.concatenate(fixed)
         assert (filled[:calibration] == free).all()
         assert (filled[calibration:] == free[-1]).all()
-
-
-def test_int8_with_a_batch_above_the_calibration(cli: Cli, best: Path) -> None:
-    flags = ["--int8", "--data", "digits", "--batch-size", 4, "--calibration", 2, "--rounds", 0]
-    assert "accuracy  float32" in cli.ok("export", best, *flags)
 
 
 # ---- files that are not ours
@@ -306,15 +300,6 @@ def test_what_is_no_checkpoint_says_what_opens_it(cli: Cli, images: Path, tmp_pa
         assert message in cli.refused("predict", tmp_path / name, images, *MACHINE)
     (tmp_path / "x.onnx").touch()
     assert "(an ONNX file of psvit export: psvit predict and evaluate)" in cli.refused("export", tmp_path / "x.onnx")
-
-
-def test_a_hold_out_that_was_learned_is_not_evaluated(cli: Cli, trained: Path) -> None:
-    own = ["evaluate", trained, "--data", "digits", "--split", "validation", "--json", *MACHINE]
-    figures = json.loads(cli.ok(*own))
-    config = json.loads((trained / "metrics.json").read_text())["trained_on"]
-    same = ["--validation", config["validation"], "--seed", config["seed"]]
-    assert json.loads(cli.ok(*own, *same)) == figures
-    assert "so it knows images of the validation split" in cli.refused(*own, "--split-seed", "5")
 
 
 def test_a_file_runs_on_the_device_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

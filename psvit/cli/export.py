@@ -33,8 +33,8 @@ def main(arguments: Sequence[str]) -> int:
 
     from psvit.engine.checkpoints import read_metrics
     from psvit.engine.trained_on import trained_on
-    from psvit.export.check import timing_table
-    from psvit.export.export import export, summary
+    from psvit.export.export import export
+    from psvit.export.exported import summary, timing_table
 
     data = None
     if config.data is not None:

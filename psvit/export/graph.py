@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from psvit.errors import UserError, one_line
 from psvit.export.export_config import ExportConfig
-from psvit.export.operators import check_onnx, check_program, check_torchscript
+from psvit.export.operators import count_operators, onnx_calls, program_calls, torchscript_calls
 from psvit.export.runtime import INSTALL
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def to_onnx(
 
     Raises:
         UserError: ONNX is not installed, or knows no such opset; the network cannot be exported; or
-            `psvit.export.operators.check_onnx` refuses its graph.
+            `psvit.export.operators.count_operators` refuses its graph.
     """
     try:
         import onnx
@@ -74,9 +74,8 @@ def to_onnx(
     for module in explicit.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = False
-    images = example_images(input_size, batch_size or 2)
-    shapes = ({0: torch.export.Dim("batch")},) if batch_size is None else None
-    with _quietly("ONNX", batch_size):
+    images, shapes = _example(input_size, batch_size)
+    with quietly(_refusal("ONNX", batch_size)):
         program: Any = torch.onnx.export(
             explicit, (images,), dynamo=True, input_names=[INPUT], output_names=[OUTPUT], dynamic_shapes=shapes,
             opset_version=opset, verbose=False,
@@ -95,7 +94,7 @@ def to_onnx(
             f"--opset {opset} cannot be written by the installed torch and onnxscript, which wrote {opset_of(proto)}: "
             f"give --opset {opset_of(proto)}"
         )
-    check_onnx(proto)
+    count_operators(onnx_calls(proto))
     onnx.checker.check_model(proto)
     return proto
 
@@ -109,13 +108,12 @@ def to_program(model: nn.Module, input_size: tuple[int, int, int], batch_size: i
     """Export with torch.export: images (B, C, H, W) float32 -> logits (B, classes). Arguments as `to_onnx`.
 
     Raises:
-        UserError: the network cannot be exported, or `psvit.export.operators.check_program` refuses its graph.
+        UserError: the network cannot be exported, or `count_operators` refuses its graph.
     """
-    images = example_images(input_size, batch_size or 2)
-    shapes = ({0: torch.export.Dim("batch")},) if batch_size is None else None
-    with _quietly("torch.export", batch_size):
+    images, shapes = _example(input_size, batch_size)
+    with quietly(_refusal("torch.export", batch_size)):
         program = torch.export.export(model, (images,), dynamic_shapes=shapes)
-    check_program(program)
+    count_operators(program_calls(program))
     return program
 
 
@@ -125,27 +123,43 @@ def to_torchscript(model: nn.Module, input_size: tuple[int, int, int], batch_siz
     TorchScript is deprecated in torch; it is for what loads nothing else.
 
     Raises:
-        UserError: the network cannot be traced, or `psvit.export.operators.check_torchscript` refuses its graph.
+        UserError: the network cannot be traced, or `count_operators` refuses its graph.
     """
-    images = example_images(input_size, batch_size or 2)
-    with _quietly("TorchScript", batch_size):
+    images, _ = _example(input_size, batch_size)
+    with quietly(_refusal("TorchScript", batch_size)):
         traced = torch.jit.trace(model, (images,), check_trace=False)
-    check_torchscript(traced)
+    count_operators(torchscript_calls(traced))
     return traced
 
 
+def _example(input_size: tuple[int, int, int], batch_size: int | None) -> tuple[Tensor, Any]:
+    """Images to export with, and torch.export's dynamic shapes: any batch if `batch_size` is None."""
+    shapes = ({0: torch.export.Dim("batch")},) if batch_size is None else None
+    return example_images(input_size, batch_size or 2), shapes
+
+
+def _refusal(what: str, batch_size: int | None) -> str:
+    hint = ": try a fixed --batch-size" if batch_size is None else ""
+    return f"this network cannot be exported to {what}{hint}"
+
+
 @contextmanager
-def _quietly(what: str, batch_size: int | None) -> Iterator[None]:
-    """Keep the exporter's own lines back, and tell its failure in one."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def quietly(refusal: str, logger: str | None = "torch.onnx") -> Iterator[None]:
+    """Hold back what an exporter logs, warns and prints, and tell its failure in one line that begins with `refusal`.
+
+    Raises:
+        UserError: whatever fails within.
+    """
+    speaker = logging.getLogger(logger)
+    level = speaker.level
+    speaker.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
+    except UserError:
+        raise
     except Exception as error:  # exporters fail on foreign networks in many ways
-        hint = ": try a fixed --batch-size" if batch_size is None else ""
-        raise UserError(f"this network cannot be exported to {what}{hint}: {one_line(error, kind=True)}") from error
+        raise UserError(f"{refusal}: {one_line(error, kind=True)}") from error
     finally:
-        logger.setLevel(level)
+        speaker.setLevel(level)

@@ -11,7 +11,6 @@ from typing import Any
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, by its documentation
 
-from psvit.arch import cost
 from psvit.engine.checkpoints import (
     CONFIG,
     METRICS,
@@ -20,13 +19,10 @@ from psvit.engine.checkpoints import (
     save_checkpoint,
 )
 from psvit.engine.open_model import load_checkpoint
-from psvit.engine.trained_on import trained_on
 from psvit.errors import UserError, one_line
-from psvit.export.card import CardFacts, model_card, public_name
+from psvit.export.card import model_card
 from psvit.export.runtime import PREPROCESSING
 from psvit.files import replacing
-from psvit.models.macs import count_macs
-from psvit.models.psvit import PSViT
 from psvit.tasks.classification.evaluate import Classifier
 
 CARD = "README.md"
@@ -53,8 +49,7 @@ def write_folder(
     metrics = read_metrics(classifier.source)
     with replacing_files(folder) as temporary:
         save_checkpoint(temporary, model, model.state_dict(), preprocessing, classifier.classes, metrics)
-        facts = card_facts(classifier, name, license, place or folder)
-        (temporary / CARD).write_text(model_card(facts), encoding="utf-8")
+        (temporary / CARD).write_text(model_card(classifier, name, license, place or folder), encoding="utf-8")
 
 
 @contextmanager
@@ -72,34 +67,6 @@ def replacing_files(folder: Path) -> Iterator[Path]:
         yield temporary
         for path in temporary.iterdir():
             path.replace(folder / path.name)
-
-
-def card_facts(classifier: Classifier, name: str | None, license: str | None, place: Path) -> CardFacts:
-    """What the model card of a classifier tells; its MACs are those at the size that it is made for.
-
-    Args:
-        classifier: see `psvit.tasks.classification.evaluate.open_checkpoint`.
-        name: of the repository on the Hub; None if there is none.
-        license: of the weights.
-        place: the folder; of an absolute path the card tells the name alone, since others may read it.
-    """
-    model = classifier.model
-    channels, *sides = model.pretrained_cfg["input_size"]
-    if isinstance(model, PSViT):
-        network, genotype = str(model.arch), model.arch.genotype
-        macs = cost.macs(model.arch, (sides[0], sides[1]), channels, model.num_classes)
-    else:
-        network, genotype = model.pretrained_cfg["architecture"], None
-        macs = count_macs(lambda: load_checkpoint(classifier.source), (channels, *sides))
-    params = sum(parameter.numel() for parameter in model.parameters())
-    metrics = read_metrics(classifier.source)
-    trained = trained_on(metrics)
-    data = public_name(trained.data) if trained is not None else None
-    folder = None if name else place.name if place.is_absolute() else place.as_posix()
-    return CardFacts(
-        name or place.name, network, genotype, (channels, *sides), classifier.classes, params, macs, data, metrics,
-        license, folder,
-    )  # fmt: skip
 
 
 def check_repository(name: str) -> None:

@@ -8,24 +8,20 @@ convolution that reads the pixels stays float32: it is cheap, and the first roun
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from psvit.errors import UserError, one_line
-from psvit.export.graph import INPUT
-from psvit.export.operators import check_onnx, nodes_of
+from psvit.errors import UserError
+from psvit.export.graph import INPUT, quietly
+from psvit.export.operators import count_operators, nodes_of, onnx_calls
 from psvit.export.runtime import INSTALL
 from psvit.files import writing
 
 if TYPE_CHECKING:
     import onnx
-
-PRODUCTS = ["MatMul", "Gemm"]
 
 
 def quantize(
@@ -44,8 +40,8 @@ def quantize(
         reduce_range: weights of 7 bits, for x86 processors without VNNI, whose sums of 8-bit products saturate.
 
     Raises:
-        UserError: ONNX Runtime is not installed, or cannot quantize this model; or `psvit.export.operators.check_onnx`
-            refuses what it makes of it.
+        UserError: ONNX Runtime is not installed, or cannot quantize this model; or
+            `psvit.export.operators.count_operators` refuses what it makes of it.
     """
     try:
         import onnx
@@ -57,68 +53,35 @@ def quantize(
     float32, plain, convolved, done = (folder / f"{name}.onnx" for name in names)
     onnx.save(model, float32)
     weights: dict[str, Any] = {"per_channel": True, "reduce_range": reduce_range, "weight_type": QuantType.QInt8}
-    try:
-        with _quietly(), writing(folder):
-            # symbolic inference needs sympy and tells no more: every size is known but the batch's
-            quant_pre_process(float32, plain, skip_symbolic_shape=True)
-            stems, others = _convolutions(onnx.load(plain))
-            if calibration is not None and others:
-                quantize_static(
-                    plain, convolved, _reader(calibration), op_types_to_quantize=["Conv"], nodes_to_exclude=stems,
-                    activation_type=QuantType.QUInt8, **weights,
-                )  # fmt: skip
-            else:
-                convolved = plain
-            quantize_dynamic(convolved, done, op_types_to_quantize=PRODUCTS, **weights)
-    except UserError:
-        raise
-    except Exception as error:  # it refuses foreign models in many ways
-        raise UserError(f"ONNX Runtime cannot quantize this network: {one_line(error, kind=True)}") from error
+    # its log advises to pre-process what is pre-processed already
+    with quietly("ONNX Runtime cannot quantize this network", logger=None), writing(folder):
+        # symbolic inference needs sympy and tells no more: every size is known but the batch's
+        quant_pre_process(float32, plain, skip_symbolic_shape=True)
+        convolutions = [node for node in onnx.load(plain).graph.node if node.op_type == "Conv"]
+        stems = [node.name for node in convolutions if node.input[0] == INPUT]
+        if calibration is not None and len(stems) < len(convolutions):
+            quantize_static(
+                plain, convolved, _Reader(calibration), op_types_to_quantize=["Conv"], nodes_to_exclude=stems,
+                activation_type=QuantType.QUInt8, **weights,
+            )  # fmt: skip
+        else:
+            convolved = plain
+        quantize_dynamic(convolved, done, op_types_to_quantize=["MatMul", "Gemm"], **weights)
     small = onnx.load(done)
-    drop_unused_domains(small)
-    check_onnx(small)
+    used = {node.domain for node in nodes_of(small)}
+    opsets = [opset for opset in small.opset_import if opset.domain in used]  # ONNX Runtime writes all that it knows
+    del small.opset_import[:]
+    small.opset_import.extend(opsets)
+    count_operators(onnx_calls(small))
     return small
 
 
-def drop_unused_domains(model: onnx.ModelProto) -> None:
-    """Leave out of a model the domains that none of its nodes is of: ONNX Runtime writes all that it knows."""
-    used = {node.domain for node in nodes_of(model)}
-    kept = [opset for opset in model.opset_import if opset.domain in used]
-    del model.opset_import[:]
-    model.opset_import.extend(kept)
+class _Reader:
+    """What ONNX Runtime's calibration reads: the batches one by one by the name of the input, then None."""
 
+    def __init__(self, batches: Iterable[NDArray[Any]]) -> None:
+        self.batches = iter(batches)
 
-def _convolutions(model: onnx.ModelProto) -> tuple[list[str], list[str]]:
-    """Names of the convolutions that read the images, and of the others."""
-    nodes = [node for node in model.graph.node if node.op_type == "Conv"]
-    stems = [node.name for node in nodes if node.input[0] == INPUT]
-    return stems, [node.name for node in nodes if node.input[0] != INPUT]
-
-
-def _reader(batches: Iterable[NDArray[Any]]) -> Any:
-    from onnxruntime.quantization import CalibrationDataReader
-
-    class Reader(CalibrationDataReader):
-        """The batches one by one, then None."""
-
-        def __init__(self) -> None:
-            self.batches = iter(batches)
-
-        def get_next(self) -> dict[str, NDArray[Any]] | None:
-            """The next batch by the name of the input."""
-            batch = next(self.batches, None)
-            return None if batch is None else {INPUT: batch}
-
-    return Reader()
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep back advice to pre-process what is pre-processed already."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
+        """The next batch."""
+        return next(({INPUT: batch} for batch in self.batches), None)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 
 from psvit.errors import UserError
 
@@ -19,31 +19,60 @@ if TYPE_CHECKING:
     import onnx
     from torch.export import ExportedProgram
 
-BANNED_ONNX = frozenset({
-    "If", "Loop", "Scan",  # control flow
-    "TopK", "NonZero", "Unique", "Compress", "NonMaxSuppression",  # shapes that depend on the data
-    "Scatter", "ScatterElements", "ScatterND", "GatherElements", "GatherND",  # places that depend on the data
-    "Resize", "Upsample", "GridSample",  # position embeddings that were not computed beforehand
-})  # fmt: skip
-"""Operators that `check_onnx` refuses; and Gather, unless its indices are constants."""
-
-BANNED_ATEN = frozenset({
-    "cond", "while_loop", "scan", "map_impl", "If", "Loop",  # control flow; the last two are TorchScript's
+BANNED = frozenset({
+    # ONNX: control flow; shapes or places that depend on the data; position embeddings not computed beforehand
+    "If", "Loop", "Scan", "TopK", "NonZero", "Unique", "Compress", "NonMaxSuppression", "Scatter", "ScatterElements",
+    "ScatterND", "GatherElements", "GatherND", "Resize", "Upsample", "GridSample",
+    # torch
+    "cond", "while_loop", "scan", "map_impl",
     "topk", "sort", "argsort", "msort", "kthvalue", "nonzero", "nonzero_numpy", "argwhere", "unique", "_unique2",
     "unique_dim", "unique_consecutive", "masked_select", "scatter", "scatter_", "scatter_add", "scatter_reduce",
     "index_put", "index_put_", "index_add", "index_copy", "masked_scatter", "gather", "grid_sampler",
     "grid_sampler_2d", "bincount", "upsample_nearest2d", "_upsample_nearest_exact2d", "upsample_bilinear2d",
     "upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "__interpolate",
 })  # fmt: skip
-"""Operators of torch, without their overload, that `check_program` and `check_torchscript` refuse; and indexing, unless
-by constants."""
+"""Operators that `count_operators` refuses, without their domain or overload; and indexing, unless by constants."""
 
 INDEXING = frozenset({"index", "index_select", "embedding", "take", "take_along_dim"})
+"""Of torch; ONNX has Gather."""
 
 
-def onnx_operators(model: onnx.ModelProto) -> Counter[str]:
-    """How often each operator stands in an ONNX model, in its branches and functions too; foreign ones by domain."""
-    return Counter(node.domain + "." * bool(node.domain) + node.op_type for node in nodes_of(model))
+class Call(NamedTuple):
+    """One use of an operator in a graph: its name, the node that uses it, and whether the data choose its indices."""
+
+    name: str
+    node: str
+    by_data: bool
+
+
+def count_operators(calls: Iterable[Call]) -> Counter[str]:
+    """How often each operator stands in a graph.
+
+    Args:
+        calls: `onnx_calls`, `program_calls` or `torchscript_calls` of the graph.
+
+    Raises:
+        UserError: the first operator that is banned, with its node.
+    """
+    counts: Counter[str] = Counter()
+    for name, node, by_data in calls:
+        if by_data or name.rpartition(".")[2] in BANNED:
+            what = f"{name} at indices that the data choose" if by_data else name
+            raise UserError(
+                f"the graph holds the operator {what} (node {node}): a network whose graph is not fixed cannot be "
+                "exported"
+            )
+        counts[name] += 1
+    return counts
+
+
+def onnx_calls(model: onnx.ModelProto) -> Iterator[Call]:
+    """The operators of an ONNX model, in its branches and functions too; foreign ones by domain."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    constants |= {node.output[0] for node in nodes_of(model) if node.op_type == "Constant"}
+    for node in nodes_of(model):
+        by_data = node.op_type == "Gather" and node.input[1] not in constants
+        yield Call(node.domain + "." * bool(node.domain) + node.op_type, node.name, by_data)
 
 
 def nodes_of(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
@@ -61,60 +90,46 @@ def nodes_of(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
         yield from walk(function.node)
 
 
-def check_onnx(model: onnx.ModelProto) -> Counter[str]:
-    """The operators of an ONNX model, none of them banned.
-
-    Raises:
-        UserError: the first that is, with the name of its node.
-    """
-    constants = {tensor.name for tensor in model.graph.initializer}
-    constants |= {node.output[0] for node in nodes_of(model) if node.op_type == "Constant"}
-    for node in nodes_of(model):
-        by_data = node.op_type == "Gather" and node.input[1] not in constants
-        if node.op_type in BANNED_ONNX or by_data:
-            raise _refusal(node.op_type, node.name, "at indices that the data choose" if by_data else "")
-    return onnx_operators(model)
-
-
-def program_operators(program: ExportedProgram) -> Counter[str]:
-    """How often each operator of torch stands in an exported program, as ``aten.linear``; in its branches too."""
-    return Counter(name for _, name in _calls(program))
-
-
-def _calls(program: ExportedProgram) -> Iterator[tuple[Node, str]]:
-    """The nodes that call an operator, with its name, in branches too."""
+def program_calls(program: ExportedProgram) -> Iterator[Call]:
+    """The operators of an exported program, as ``aten.linear``; in its branches too."""
+    images = set(program.graph_signature.user_inputs)
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, GraphModule) else ():
             if node.op == "call_function" and node.target is not operator.getitem:
-                yield node, str(getattr(node.target, "overloadpacket", getattr(node.target, "__name__", node.target)))
+                name = str(getattr(node.target, "overloadpacket", getattr(node.target, "__name__", node.target)))
+                by_data = name.rpartition(".")[2] in INDEXING and _depends(
+                    node.all_input_nodes[1:], images, lambda one: one.name, lambda one: one.all_input_nodes
+                )
+                yield Call(name, node.name, by_data)
 
 
-def check_program(program: ExportedProgram) -> Counter[str]:
-    """The operators of an exported program, none of them banned.
+def torchscript_calls(traced: Any) -> Iterator[Call]:
+    """The operators of a traced module, as ``aten.linear``, and its branches; in the modules in it too."""
+    graph = traced.inlined_graph
+    images = {value.debugName() for value in list(graph.inputs())[1:]}  # the first is the module
 
-    Raises:
-        UserError: the first that is, with the name of its node.
-    """
-    images = set(program.graph_signature.user_inputs)
-    for node, name in _calls(program):
-        short = name.rpartition(".")[2]
-        by_data = short in INDEXING and _from_data(
-            node.all_input_nodes[1:], images, lambda one: one.name, lambda one: one.all_input_nodes
-        )
-        if short in BANNED_ATEN or by_data:
-            raise _refusal(name, node.name, "at indices that the data choose" if by_data else "")
-    return program_operators(program)
+    def before(value: Any) -> list[Any]:
+        # what depends on a shape alone does not depend on the pixels
+        return [] if value.node().kind() == "aten::size" else list(value.node().inputs())
+
+    def walk(block: Any) -> Iterator[Call]:
+        for node in block.nodes():
+            space, _, name = node.kind().partition("::")
+            if space != "prim" or name in BANNED:  # prim's others make lists, constants and the like
+                module = node.scopeName().rpartition("/")[2].removeprefix("__module.")
+                place = module or next((value.debugName() for value in node.outputs()), "")
+                indices = list(node.inputs())[1:] if name in INDEXING else []
+                yield Call(f"{space}.{name}", place, _depends(indices, images, lambda one: one.debugName(), before))
+            for inner in node.blocks():
+                yield from walk(inner)
+
+    yield from walk(graph)
 
 
-def _from_data(
+def _depends(
     values: Iterable[Any], images: set[str], name: Callable[[Any], str], before: Callable[[Any], Iterable[Any]]
 ) -> bool:
-    """Whether one of these values depends on the images.
-
-    Args:
-        values: of a graph; name: of each, which no other has; before: the values that it is computed from.
-        images: names of the graph's inputs.
-    """
+    """Whether one of these values depends on the images; `before` says what a value is computed from."""
     seen: set[str] = set()
     waiting = list(values)
     while waiting:
@@ -125,49 +140,3 @@ def _from_data(
             seen.add(name(one))
             waiting += before(one)
     return False
-
-
-def torchscript_operators(traced: Any) -> Counter[str]:
-    """How often each operator of torch stands in a traced module, as ``aten.linear``; in the modules in it too."""
-    return Counter(name for _, name in _script_calls(traced.inlined_graph))
-
-
-def _script_calls(block: Any) -> Iterator[tuple[Any, str]]:
-    """The nodes that call an operator or branch, with its name; a branch before what is in it."""
-    for node in block.nodes():
-        space, _, name = node.kind().partition("::")
-        if space != "prim" or name in BANNED_ATEN:  # prim's others make lists, constants and the like
-            yield node, f"{space}.{name}"
-        for inner in node.blocks():
-            yield from _script_calls(inner)
-
-
-def check_torchscript(traced: Any) -> Counter[str]:
-    """The operators of a traced module, none of them banned.
-
-    Raises:
-        UserError: the first that is, with the module that calls it.
-    """
-    graph = traced.inlined_graph
-    images = {value.debugName() for value in list(graph.inputs())[1:]}  # the first is the module
-    for node, name in _script_calls(graph):
-        short = name.rpartition(".")[2]
-        by_data = short in INDEXING and _from_data(
-            list(node.inputs())[1:], images, lambda one: one.debugName(), _script_before
-        )
-        if short in BANNED_ATEN or by_data:
-            place = node.scopeName().rpartition("/")[2].removeprefix("__module.") or node.output().debugName()
-            raise _refusal(name, place, "at indices that the data choose" if by_data else "")
-    return torchscript_operators(traced)
-
-
-def _script_before(value: Any) -> list[Any]:
-    """What a value is computed from; what depends on a shape alone does not depend on the pixels."""
-    return [] if value.node().kind() == "aten::size" else list(value.node().inputs())
-
-
-def _refusal(name: str, node: str, how: str) -> UserError:
-    what = f"{name} {how}".rstrip()
-    return UserError(
-        f"the graph holds the operator {what} (node {node}): a network whose graph is not fixed cannot be exported"
-    )

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -47,8 +48,7 @@ def open_classifier(name: str, threads: int | None = None, precision: str = "aut
     own = model.metadata.get("precision", "float32")
     if precision not in ("auto", own):
         raise UserError(f"--precision {precision} is not {name}'s: a file keeps its own, {own}; leave it out")
-    runs = model if model.batch_size is None else InBatches(model, model.batch_size)
-    return Classifier(name, runs, model.classes, model.metadata)
+    return Classifier(name, model, model.classes, model.metadata)
 
 
 def batch_size_for(classifier: Classifier, asked: int | None, default: int) -> int:
@@ -57,7 +57,7 @@ def batch_size_for(classifier: Classifier, asked: int | None, default: int) -> i
     Raises:
         UserError: `asked` is another number than the file's.
     """
-    own: int | None = classifier.model.batch_size if isinstance(classifier.model, InBatches) else None
+    own = classifier.model.batch_size if isinstance(classifier.model, OnnxModel) else None
     if own is not None and asked not in (None, own):
         raise UserError(
             f"--batch-size {asked} is not {classifier.source}'s, which takes batches of {own} images: leave it out, or "
@@ -111,18 +111,18 @@ class OnnxModel(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W), as `pretrained_cfg` prepares them -> logits (B, classes).
 
+        A file of one batch size takes parts of the batch; the last is filled up, and what that adds is thrown away.
+
         Raises:
-            UserError: another batch size or image size than the file's.
+            UserError: another image size than the file's.
         """
-        if self.batch_size not in (None, len(images)):
-            raise UserError(
-                f"{self.path} takes batches of {self.batch_size} images, not {len(images)}: export without --batch-size"
-            )
         if tuple(images.shape[1:]) != (sides := tuple(self.pretrained_cfg["input_size"])):
             raise UserError(f"{self.path} takes images of {sides} (channels, height, width), not {images.shape[1:]}")
-        pixels = images.detach().to("cpu", torch.float32).contiguous().numpy()
-        (logits,) = self.session.run(None, {self.input: pixels})
-        return torch.from_numpy(logits).to(images.device)
+        pixels = images.detach().to("cpu", torch.float32).contiguous()
+        size = self.batch_size or len(pixels)
+        filled = torch.cat([pixels, pixels[-1:].expand(-len(pixels) % size, -1, -1, -1)])
+        logits = [self.session.run(None, {self.input: part.numpy()})[0] for part in filled.split(size)]
+        return torch.from_numpy(np.concatenate(logits)[: len(images)]).to(images.device)
 
     def set_input_size(self, img_size: tuple[int, int]) -> None:
         """Refuse any size but the file's own.
@@ -133,28 +133,6 @@ class OnnxModel(nn.Module):
         own = tuple(self.pretrained_cfg["input_size"][1:])
         if tuple(img_size) != own:
             raise ValueError(f"{self.path} is made for {own}; export it with --img-size")
-
-
-class InBatches(nn.Module):
-    """A model of one batch size as a model of any: the last batch is filled up, and what it adds is thrown away.
-
-    Args:
-        model: images (batch_size, C, H, W) -> logits.
-        batch_size: the B that it takes.
-    """
-
-    def __init__(self, model: OnnxModel, batch_size: int) -> None:
-        super().__init__()
-        self.model = model
-        self.batch_size = batch_size
-        self.num_classes, self.pretrained_cfg = model.num_classes, model.pretrained_cfg
-        self.set_input_size = model.set_input_size
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) -> logits (B, classes), for any B of at least 1."""
-        missing = -len(images) % self.batch_size
-        filled = torch.cat([images, images[-1:].expand(missing, -1, -1, -1)])
-        return torch.cat([self.model(part) for part in filled.split(self.batch_size)])[: len(images)]
 
 
 def open_session(path: Path, threads: int | None = None, device: str = "cpu") -> onnxruntime.InferenceSession:
