@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from parts.figures import figures_of, of_code
+from parts.figures import of_code, row_of
 from parts.from_code import FROM_CODE
 from parts.makers import how_to_make
 from parts.tables import Data, table_of
@@ -44,7 +44,7 @@ class Pages:
         self.results = {path.stem: _read(path) for path in sorted((self.docs / "results").glob("*.json"))}
         self.figures = {figure.name: figure for figure in of_code()}
         for name, data in self.results.items():
-            self.figures |= {figure.name: figure for figure in figures_of(data, name)}
+            self.figures |= {figure.name: figure for figure in row_of(data, name)}
         shown = {name.partition(".")[0] for path, text in self.texts.items() for name in _blocks(text, path)}
         self.missing = sorted(shown - set(FROM_CODE) - set(self.results))
         self.unused = sorted(set(self.results) - shown)

@@ -275,7 +275,7 @@ def test_the_figure_shows_the_overlays(tmp_path: Path) -> None:
     assert marks == ["1/4", "1/2", "1", "2×", "4×"]
 
 
-def test_figures_of_images_of_one_name_are_apart() -> None:
+def test_row_of_images_of_one_name_are_apart() -> None:
     paths = [Path(name) for name in ("a/x.png", "b/X.jpg", "c/x-2.png", "a/x.png", "y.png", "z" * 200 + ".png")]
     found = name_figures(paths, Path("out"))
     assert [file.name for file in found.values()] == ["x.png", "X-2.png", "x-2-2.png", "y.png", "z" * 60 + ".png"]

@@ -75,7 +75,7 @@ def _rounded(value: Any) -> Any:
     return [_rounded(inside) for inside in value] if isinstance(value, (list, tuple)) else value
 
 
-def figures_of(data: Data, name: str) -> Iterator[Figure]:
+def row_of(data: Data, name: str) -> Iterator[Figure]:
     """The figures of a JSON file: ``figures/NAME``, and of a study with several ``figures/NAME-2`` and so on."""
     if "study" in data:
         for number, entry in enumerate(data["config"]["figures"], 1):

@@ -40,7 +40,7 @@ def benchmark(config: BenchmarkConfig, build: Build, progress: Callable[[str], N
     Args:
         config: what to measure.
         build: makes a model of a name.
-        progress: is told in a line what comes next.
+        progress: takes a line that says what comes next.
 
     Raises:
         ValueError: the device or a dtype is not to be had, the output exists, or `build` raised a UserError.

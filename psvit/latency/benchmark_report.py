@@ -1,4 +1,4 @@
-"""What a benchmark came to: rows, their file, their table."""
+"""The results of a benchmark: rows, their file, their table."""
 
 from __future__ import annotations
 

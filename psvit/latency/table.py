@@ -80,7 +80,7 @@ class LatencyTable:
         scale: multiplies every part.
         offset: seconds that a network takes beside its parts; they count with the patch embedding.
         validation: how good the predictions are; None where the space has too few networks to tell.
-        about: what the figures depend on.
+        about: all that the measurement depends on.
     """
 
     seconds: Mapping[str, float]
@@ -94,7 +94,7 @@ class LatencyTable:
         return self._part("embed", width) + self.offset
 
     def layer(self, kind: str, stage: int, width: int, first_share: bool) -> float:
-        """A layer; an A as if nobody reused its map, so an S right behind an A (`first_share`) pays for that."""
+        """A layer; an A as if its map were not reused, so an S right behind an A (`first_share`) pays for it."""
         seconds = self._part(kind, stage, width)
         if first_share:
             seconds += self._part("explicit", stage, width) - self._part(ATTEND, stage, width)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 
@@ -116,28 +116,15 @@ class FeasibleSet:
         return walk((), None, self.prices.nothing)
 
     def _draw(self, rng: random.Random) -> Arch:
-        steps: list[Step] = []
-        state: State | None = None
-        cost = self.prices.nothing
-        while True:
-            moves = []
-            for step in self.space.moves(state):
-                following = self.space.state(len(steps), step)
-                spent = self._spent(cost, state, step)
-                if self._below(plus(spent, self._rest(following, min))):
-                    moves.append((step, following, spent, self.space.count_from(following)))
-            ends = state is not None and self.space.ends(state)
-            ends = ends and self._below(plus(cost, self.prices.last(steps[-1])))
-            ticket = rng.randrange(sum(move[3] for move in moves) + ends)
-            reached = 0
-            for step, following, spent, weight in moves:
-                reached += weight
-                if ticket < reached:
-                    steps.append(step)
-                    state, cost = following, spent
-                    break
-            else:
-                return self.space.arch(steps)
+        def within(steps: Sequence[Step], ends: bool) -> bool:
+            cost = self.prices.first(steps[0].width)
+            for step in steps:
+                cost = plus(cost, self.prices.step(step))
+            last = steps[-1]
+            rest = self.prices.last(last) if ends else self._rest(self.space.state(len(steps) - 1, last), min)
+            return self._below(plus(cost, rest))
+
+        return self.space.sample(rng, within)
 
     def _spent(self, cost: Cost, state: State | None, step: Step) -> Cost:
         """What the layers up to `step` cost, after `cost` for those before it."""

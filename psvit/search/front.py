@@ -117,13 +117,13 @@ def chosen_of(ranked: Sequence[Ranked], facts: Mapping[str, Any]) -> Ranked | No
 def front_data(ranked: Sequence[Ranked], facts: Mapping[str, Any]) -> dict[str, Any]:
     """What ``front.json`` holds: `facts`, and the front, cheap to dear.
 
-    The other figures of the chosen member are added to it. It need not be on the front: a latency that was measured
+    The metrics and costs of the chosen member are added to it. It need not be on the front: a latency that was measured
     may have ruled out what was predicted.
     """
     chosen = chosen_of(ranked, facts)
     front = sorted((one for one in ranked if one.on_front), key=lambda one: (one.cost, one.rank))
-    more = {"chosen": {**facts["chosen"], **figures_of(chosen)}} if chosen else {}
-    return {**facts, **more, "front": [figures_of(one) for one in front]}
+    more = {"chosen": {**facts["chosen"], **row_of(chosen)}} if chosen else {}
+    return {**facts, **more, "front": [row_of(one) for one in front]}
 
 
 def write_front(folder: Path, ranked: Sequence[Ranked], facts: Mapping[str, Any]) -> None:
@@ -138,7 +138,7 @@ def write_front(folder: Path, ranked: Sequence[Ranked], facts: Mapping[str, Any]
         writer = csv.DictWriter(file, (*COLUMNS, "on_front"), lineterminator="\n")
         writer.writeheader()
         for one in ranked:
-            row = figures_of(one)
+            row = row_of(one)
             writer.writerow({**row, "widths": " ".join(map(str, row["widths"])), "on_front": int(one.on_front)})
     write_json(folder / "front.json", front_data(ranked, facts))
 
@@ -175,11 +175,11 @@ def front_table(data: Mapping[str, Any]) -> Table:
     lines = []
     for i in shown:
         row = rows[i]
-        figures = [f"{row['macs'] / 1e6:,.2f}", f"{row['params'] / 1e6:,.3f}"]
-        figures += [f"{row['latency_ms']:.4g}"] if timed else []
-        figures += ["" if row["loss"] is None else f"{row['loss']:.4f}", f"{row['top1']:.2f}", f"{row['rank']:,}"]
+        numbers = [f"{row['macs'] / 1e6:,.2f}", f"{row['params'] / 1e6:,.3f}"]
+        numbers += [f"{row['latency_ms']:.4g}"] if timed else []
+        numbers += ["" if row["loss"] is None else f"{row['loss']:.4f}", f"{row['top1']:.2f}", f"{row['rank']:,}"]
         mark = ("chosen" if len(rows) == count else "chosen, off the front") if marked[i] else ""
-        lines.append((f"`{row['genotype']}`", " ".join(map(str, row["widths"])), *figures, mark))
+        lines.append((f"`{row['genotype']}`", " ".join(map(str, row["widths"])), *numbers, mark))
     return Table(
         ("genotype", "widths", "M MACs", "M params", *(["ms"] if timed else []), "loss", "top-1 %", "rank", ""),
         lines,
@@ -203,8 +203,8 @@ def _is_chosen(genotype: str, widths: Sequence[int], facts: Mapping[str, Any]) -
     return chosen.get("genotype") == genotype and list(chosen.get("widths", ())) == list(widths)
 
 
-def figures_of(one: Ranked) -> dict[str, Any]:
-    """The figures of a member as plain data; a loss that is no number is None, since JSON has no NaN."""
+def row_of(one: Ranked) -> dict[str, Any]:
+    """A member as plain data; a loss that is no number is None, since JSON has no NaN."""
     score = one.score
     loss = score.loss if isfinite(score.loss) else None
     latency = None if one.latency is None else 1000 * one.latency

@@ -1,4 +1,4 @@
-"""What the supernet says of members, and the journal in which every score is kept. No torch here."""
+"""The score of a member under the supernet, and the journal in which every score is kept. No torch here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from psvit.files import writing
 
 @dataclass(frozen=True)
 class Score:
-    """What one member came to under the supernet, on a slice of the validation split.
+    """The metrics of one member under the supernet, on a slice of the validation split.
 
     Args:
         genotype: of the member; with the widths it is its name within a space.

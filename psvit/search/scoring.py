@@ -104,7 +104,7 @@ class Scorer:
         for step, following in node.following.items():
             y, rows_columns = self.supernet.pool(x, grid, step)
             number = 0 if step.pooled_from else index
-            # every map explicitly, for whoever may share it: a member's numbers do not depend on its siblings
+            # every map is explicit, since a layer that follows may share it; so no member's numbers depend on others
             y, handed_on = self.supernet.layer(y, attn, step, place, number, map_is_shared=True)
             self.layers += 1
             if following.member is not None:
@@ -143,7 +143,7 @@ class Slices:
     """
 
     def __init__(self, data: Data, seed: int, batch_size: int, strict: bool = False) -> None:
-        if not isinstance(data.validation, Source):  # before anything asks for its length
+        if not isinstance(data.validation, Source):
             raise UserError(
                 f"{data.name} is streamed, and a search needs a validation split by number: unpack it into a folder"
             )

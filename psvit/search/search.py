@@ -57,7 +57,7 @@ CHANGING = ("resume", "overwrite", "output")
 
 @dataclass(frozen=True)
 class Found:
-    """What a search came to.
+    """The network that a search found.
 
     Args:
         arch: the chosen network.
@@ -113,7 +113,7 @@ def _search(
     say: Callable[[str], None],
     on_begin: Callable[[], None],
 ) -> Found:
-    """All steps, by the only process that writes to the search's folder, and its helpers."""
+    """All steps, once the folder is this search's alone."""
     folder = Path(config.search.output)
     slices = Slices(data, config.data.seed, config.scoring.score_batch, config.data.strict)
     space, budget = build_space(config, data, accelerator, kept_widths(folder, config))

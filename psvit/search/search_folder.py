@@ -1,4 +1,4 @@
-"""The folder of a search: what it holds, whose it is, and what a kill left of it."""
+"""The folder of a search: its files, what it may replace, and what a kill left of it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def clear_search(folder: Path) -> None:
 
 
 def check_folder(folder: Path, config: SearchConfig, record: dict[str, Any]) -> None:
-    """Refuse a folder that is not this search's.
+    """Refuse a folder that holds something else.
 
     Raises:
         UserError: a file, another run, a resumed search with other settings, or nothing can be written there.

@@ -1,4 +1,4 @@
-"""What a search came to -> its page, ``report.html``. No torch here."""
+"""The results of a search -> its page, ``report.html``. No torch here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from psvit.report.figures import curves
 from psvit.report.in_python import build_in_python
 from psvit.report.page import Page
 from psvit.search.budget import readable
-from psvit.search.front import Ranked, chosen_of, figures_of, front_data, front_table, pareto, thin
+from psvit.search.front import Ranked, chosen_of, front_data, front_table, pareto, row_of, thin
 from psvit.search.search_config import SearchConfig
 
 REPORT = "report.html"
@@ -57,7 +57,7 @@ def search_page(
     if chosen:
         page.heading("The network")
         shape = shape_of(facts)
-        page.text(f"Chosen: {_told(chosen)}. {_latency_text(facts, chosen)}".strip())
+        page.text(f"Chosen: {_text_of(chosen)}. {_latency_text(facts, chosen)}".strip())
         page.network(chosen.arch, *shape)
     page.heading("The front")
     page.chart(front_chart(ranked, chosen), front_note(ranked))
@@ -92,7 +92,7 @@ def front_chart(ranked: Sequence[Ranked], chosen: Ranked | None) -> Chart:
 
     The front is that of the members that were scored on the largest slice; the others are pale.
     """
-    rows = [figures_of(one) for one in ranked]
+    rows = [row_of(one) for one in ranked]
     final = [i for i, row in enumerate(rows) if row["images"] == rows[0]["images"]]
     costs = [kind for kind in ("latency_ms", "macs", "params") if all(row[kind] is not None for row in rows)]
     lines: dict[str, list[int]] = {}  # cheap to dear
@@ -111,7 +111,7 @@ def front_chart(ranked: Sequence[Ranked], chosen: Ranked | None) -> Chart:
         names={**PREDICTED, **GOODS},
         across=costs,
         up=list(GOODS),
-        text=[_told(ranked[i], "\n") for i in drawn],
+        text=[_text_of(ranked[i], "\n") for i in drawn],
         groups={name: [place[i] for i in drawn if rows[i]["images"] == images] for images, name in groups.items()},
         pale=list(groups.values())[:-1],
         lines={axes: [place[i] for i in line] for axes, line in lines.items()},
@@ -135,7 +135,7 @@ def front_note(ranked: Sequence[Ranked]) -> str:
     return " ".join(notes)
 
 
-def _told(one: Ranked, apart: str = ", ") -> str:
+def _text_of(one: Ranked, apart: str = ", ") -> str:
     latency = [] if one.latency is None else [f"{readable('latency', one.latency)} predicted"]
     return apart.join([
         f"{one.arch.genotype}, widths {' '.join(map(str, one.arch.widths))}",
@@ -164,7 +164,7 @@ def shape_of(facts: Mapping[str, Any]) -> tuple[tuple[int, int], int, int]:
 
 
 def command_of(command: str, config: SearchConfig, folder: Path) -> str:
-    """What asks for the same again; the recipe is the one that leaves least to say."""
+    """The shortest command that asks for the same again."""
     config = replace(config, search=replace(config.search, output=str(folder)))
     kind = type(config)
     words = []

@@ -7,7 +7,7 @@ share the nodes of their beginning. Counting, sampling, pricing and scoring all 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
@@ -97,14 +97,21 @@ class Space:
         """Every member, in the order of the tree: members that begin alike stand together."""
         return (self.arch(steps) for steps in self._walk((), None))
 
-    def sample(self, rng: random.Random) -> Arch:
-        """One member; each is equally likely, exactly."""
+    def sample(
+        self, rng: random.Random, within: Callable[[Sequence[Step], bool], bool] = lambda steps, ends: True
+    ) -> Arch:
+        """One member; each is equally likely, exactly, where `within` leaves out none.
+
+        Args:
+            rng: draws.
+            within: of the first layers of a member and whether it ends there; False leaves out all that begin so.
+        """
         steps: list[Step] = []
         state: State | None = None
         while True:
-            moves = self.moves(state)
+            moves = [step for step in self.moves(state) if within([*steps, step], False)]
             weights = [self.count_from(self.state(len(steps), step)) for step in moves]
-            ticket = rng.randrange(sum(weights) + self.ends(state))
+            ticket = rng.randrange(sum(weights) + (self.ends(state) and within(steps, True)))
             chosen = next((i for i, reached in enumerate(accumulate(weights)) if ticket < reached), None)
             if chosen is None:
                 return self.arch(steps)

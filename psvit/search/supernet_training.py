@@ -101,7 +101,7 @@ def load_supernet(supernet: Supernet, folder: Path) -> None:
 
 
 class SupernetTrainer(ClassifierTrainer):
-    """What changes while a supernet learns.
+    """The trainer of a supernet.
 
     Every process draws the same members, from (seed, step) alone; so every process has gradients for the same
     parameters, and they are averaged after the backward pass without DDP's bookkeeping of unused parameters.
@@ -178,7 +178,7 @@ class SupernetTrainer(ClassifierTrainer):
         return total / (1 if self.largest is None else 2)
 
     def evaluate(self) -> dict[str, Any]:
-        """The mean figures of a few members, always the same, on the validation split (empty if there is none)."""
+        """The mean metrics of a few members, always the same, on the validation split (empty if there is none)."""
         data = self.data
         if len(data.validation) == 0:
             return {}
@@ -191,14 +191,14 @@ class SupernetTrainer(ClassifierTrainer):
             workers=data.workers,
         )
         few = list(islice(batches, max(1, 1024 // self.recipe.batch_size)))
-        figures = [
+        metrics = [
             evaluate(_Member(self.evaluated, arch), few, self.num_classes, self.accelerator) for arch in self.watched
         ]
-        images = sum(figure.count for figure in figures)
+        images = sum(one.count for one in metrics)
         return {
-            "top1": round(sum(figure.top1 for figure in figures) / len(figures), 4),
-            "loss": sum(figure.loss for figure in figures) / len(figures),
-            "images": images // len(figures),
+            "top1": round(sum(one.top1 for one in metrics) / len(metrics), 4),
+            "loss": sum(one.loss for one in metrics) / len(metrics),
+            "images": images // len(metrics),
         }
 
 
@@ -251,5 +251,5 @@ def supernet_training(
 ) -> SupernetTraining:
     """Settings of a supernet's training, from those of a network's."""
     plain = {name: getattr(config, name) for name in ("data", "recipe", "machine", "run")}
-    described = {**asdict(space), "like": space.like.to_dict()}  # the same for a network without windows as ever
+    described = {**asdict(space), "like": space.like.to_dict()}  # without the fields that are off
     return SupernetTraining(**plain, supernet=supernet, space=described, budget=dict(budget))
