@@ -25,7 +25,7 @@ from psvit.latency.measure import measure_networks
 from psvit.models.build import build_arch
 from psvit.models.psvit import PSViT
 from psvit.search.search import Found, search
-from psvit.search.search_config import SearchConfig, SearchFolder, SpaceConfig
+from psvit.search.search_config import SearchConfig, SearchRunConfig, SpaceConfig
 
 
 def _build(found: Found) -> PSViT:
@@ -48,7 +48,7 @@ def main() -> None:
     for budget in arguments.budgets:
         with tempfile.TemporaryDirectory() as folder:
             config = SearchConfig(
-                SearchFolder((f"latency={budget}ms",), output=folder, overwrite=True),
+                SearchRunConfig(budget=(f"latency={budget}ms",), output=folder, overwrite=True),
                 SpaceConfig(least=0.9), latency=latency, recipe=type(light())(**recipe),
             )  # fmt: skip
             found.append(search(config))

@@ -26,7 +26,7 @@ from psvit.search.build_space import build_space, width_choices
 from psvit.search.feasible_set import FeasibleSet
 from psvit.search.journal import Journal
 from psvit.search.search import Found, random_member
-from psvit.search.search_config import SearchConfig, SearchFolder, SpaceConfig
+from psvit.search.search_config import SearchConfig, SearchRunConfig, SpaceConfig
 from psvit.search.search_folder import read_arch
 
 ROOT = Path(__file__).parent.parent
@@ -323,7 +323,7 @@ def test_evolution_by_the_command(cli: Cli, tmp_path: Path) -> None:
 
 
 def config(*budget: str, data: str = "digits", **space: Any) -> SearchConfig:
-    return SearchConfig(SearchFolder(budget), SpaceConfig(**space), data=DataConfig(data))
+    return SearchConfig(SearchRunConfig(budget=budget), SpaceConfig(**space), data=DataConfig(data))
 
 
 def test_the_default_space_lies_around_the_default_network() -> None:

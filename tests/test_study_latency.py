@@ -34,7 +34,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         assert skip
         assert config == LatencyConfig()
         assert where == (torch.device("cpu"), 1)
-        asked.append([build.args[0].model for build in builds.values()])
+        asked.append([build.args[0].flags().model for build in builds.values()])
         return {name: float(place) for place, name in enumerate(builds, start=1)}
 
     monkeypatch.setattr("psvit.studies.plan.measure_networks", measure)

@@ -9,7 +9,7 @@ from typing import Annotated
 from psvit.config import Count, Rule, Text
 from psvit.engine.train_config import SavedConfig
 from psvit.errors import UserError
-from psvit.search.search_config import SearchConfig, SearchFolder
+from psvit.search.search_config import SearchConfig, SearchRunConfig
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class CompareConfig(SavedConfig):
 class RunAllConfig(SearchConfig):
     """Everything that ``psvit run`` depends on: a search, and what its network is compared with."""
 
-    search: SearchFolder = field(default_factory=lambda: SearchFolder(output=CompareConfig.output))
+    search: SearchRunConfig = field(default_factory=lambda: SearchRunConfig(output=CompareConfig.output))
     compare: CompareConfig = field(default_factory=CompareConfig)
 
     def __post_init__(self) -> None:

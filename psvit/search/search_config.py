@@ -111,7 +111,7 @@ class SpaceConfig(Config):
 
 
 @dataclass(frozen=True)
-class SearchFolder(SavedConfig):
+class SearchRunConfig(SavedConfig):
     """What to search for, and where it is kept.
 
     Args:
@@ -132,7 +132,7 @@ class SearchFolder(SavedConfig):
 class SearchConfig:
     """Everything that a search depends on."""
 
-    search: SearchFolder = field(default_factory=SearchFolder)
+    search: SearchRunConfig = field(default_factory=SearchRunConfig)
     space: SpaceConfig = field(default_factory=SpaceConfig)
     supernet: SupernetConfig = field(default_factory=SupernetConfig)
     scoring: ScoringConfig = field(default_factory=ScoringConfig)

@@ -36,7 +36,7 @@ from psvit.config import Positive, Whole, checked
 from psvit.data.data_config import DataConfig
 from psvit.engine.train_config import RECIPES, Precision, Recipe
 from psvit.errors import UserError, one_line
-from psvit.search.search_config import SearchFolder, SpaceConfig, SupernetConfig
+from psvit.search.search_config import SearchRunConfig, SpaceConfig, SupernetConfig
 from psvit.studies.definition import SEARCHED, Claim, Figure, Group, Network, Split, Study, is_ours
 
 REWRITTEN = ("deit", "psvit_1d", "psvit_2d")
@@ -220,7 +220,7 @@ def search_config(given: Mapping[str, Any], what: str) -> dict[str, Any]:
     Raises:
         UserError: a setting that there is not, that the study sets itself, or that breaks its rule.
     """
-    kinds: dict[str, type[Any]] = {"search": SearchFolder, "space": SpaceConfig, "supernet": SupernetConfig}
+    kinds: dict[str, type[Any]] = {"search": SearchRunConfig, "space": SpaceConfig, "supernet": SupernetConfig}
     apart = ("budget", "output", "resume", "overwrite")
     own = {part: [field.name for field in fields(kind) if field.name not in apart] for part, kind in kinds.items()}
     check_names(given, [name for names in own.values() for name in names], what)
