@@ -74,16 +74,6 @@ def test_tokens_after_two_2d_poolings_cover_blocks_of_pixels_on_an_odd_grid() ->
         assert found.tolist() == expected
 
 
-def test_tokens_after_1d_poolings_cover_runs_of_patches_over_the_ends_of_rows() -> None:
-    layers = layers_of(Arch("A-A-A", (8, 8, 8), 8, pooling="1d", patch_size=2, class_token=True), (6, 6))
-    found = [token_of_pixels(layer, layers[0], (6, 6), stride=2)[::2, ::2].tolist() for layer in layers]
-    assert found == [
-        [[0, 1, 2], [3, 4, 5], [6, 7, 8]],
-        [[0, 0, 1], [1, 2, 2], [3, 3, 4]],  # 9 -> 5 tokens: the last is alone
-        [[0, 0, 0], [0, 1, 1], [1, 1, 2]],
-    ]
-
-
 def test_tokens_cover_what_the_networks_own_pooling_takes_in() -> None:
     for pooling in ("1d", "2d"):
         layers = layers_of(Arch("A-A-A", (8, 8, 8), 8, pooling=pooling, patch_size=1, class_token=True), (7, 5))
@@ -171,13 +161,6 @@ def test_panels_are_the_networks_maps(class_token: bool, tmp_path: Path) -> None
     assert use_fused_attn() > 0  # as it was
 
 
-def test_rollout_without_pooling_is_the_product_of_the_layers() -> None:
-    maps = list(torch.rand(3, 17, 17).softmax(dim=-1))
-    layers = layers_of(Arch("AAA", (8,), 8, patch_size=2, class_token=True), (8, 8))
-    first, second, third = ((attn + torch.eye(17)) / 2 for attn in maps)
-    assert_close(rollout(maps, layers), third @ second @ first)
-
-
 def test_rollout_over_a_pooling_by_hand() -> None:
     layers = layers_of(Arch("A-A", (8, 8), 8, pooling="1d", patch_size=2, class_token=True), (2, 6))
     assert [layer.tokens for layer in layers] == [4, 3]  # a class token and 3 -> 2 places
@@ -186,14 +169,6 @@ def test_rollout_over_a_pooling_by_hand() -> None:
     found = rollout(maps, layers)
     assert_close(found, (maps[1] + torch.eye(3)) / 2 @ pool @ (maps[0] + torch.eye(4)) / 2)
     assert_close(found.sum(dim=1), torch.ones(3))
-
-
-def test_rollout_over_two_poolings_of_an_odd_grid_keeps_the_sums() -> None:
-    layers = layers_of(Arch("A-A-A", (8, 8, 8), 8, patch_size=2), (14, 10))
-    found = rollout([torch.eye(layer.tokens) for layer in layers], layers)
-    windows = token_of_pixels(layers[2], layers[0], (14, 10), stride=2)[::2, ::2].flatten()
-    assert ((found > 0) == (windows[None] == torch.arange(4)[:, None])).all()  # a token's own patches, no others
-    assert_close(found.sum(dim=1), torch.ones(4))
 
 
 # models of timm

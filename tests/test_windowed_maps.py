@@ -87,20 +87,6 @@ def test_maps_are_put_where_their_tokens_are() -> None:
         assert window_keys(grid, most).tolist() == [windows[window] for window in own]
 
 
-def test_a_window_as_large_as_the_grid_is_no_window() -> None:
-    whole, single = network(()), network((14, 7, 4))
-    for model in (whole, single):
-        model.requires_grad_(False)
-    layers, images = opened(whole)
-    others, _ = find_layers(single, "it", images)
-    assert [layer.window for layer in others] == [0] * 6
-    assert [layer.keys for layer in others] == [None] * 6
-    for one, other in zip(look(whole, layers, images)[1:], look(single, others, images)[1:], strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-    taller = find_layers(network((10, 0, 0)), "it", images)[0][0]  # as high as the grid, but not as wide
-    assert taller.window_size == (10, 7)
-
-
 @pytest.mark.parametrize("size", [SQUARE, ODD])
 @pytest.mark.parametrize("sharing", ["map", "projections"])
 @torch.no_grad()
@@ -143,20 +129,6 @@ def test_the_maps_are_what_the_layers_compute(size: tuple[int, int], sharing: st
         if number in (0, 3) or size == SQUARE:  # but not in the first layer of a stage, nor where they tile
             joined = split_heads(join_windows(values, grid, layer.window), layer.heads)
             assert_close(module.proj(merge_heads(attn @ joined)), output, **NEAR)
-
-
-def test_looking_changes_no_output_and_a_shared_map_is_bitwise_the_same() -> None:
-    model = network().requires_grad_(False)
-    layers, images = opened(model)
-    seen, plain = look(model, layers, images), model(images)
-    assert torch.equal(seen.output, plain)
-    assert torch.equal(run_changed(model, layers, images, Change()), plain)
-    assert_close(network(explicit=False)(images), plain, atol=1e-4, rtol=1e-4)
-    assert torch.equal(seen.maps[2], seen.maps[1])
-    grid, x = model.arch.grids(ODD)[0], model.embed(images)[0]
-    for number in (0, 1, 2):
-        assert seen.tokens[number].shape == (2, 140, 16)
-    assert torch.equal(seen.tokens[2], model.stages[0](x, grid)[0])
 
 
 # measures

@@ -18,7 +18,7 @@ MOST_POOLINGS, LEAST_TOKENS = 2, 4
 
 @dataclass(frozen=True)
 class AnalyzeConfig(Config):
-    """What to measure, and from where on a layer counts as redundant.
+    """What to measure, and from which values on a layer counts as redundant.
 
     Args:
         images: images of the validation split to measure on, drawn evenly over the classes.
@@ -76,7 +76,7 @@ def rule(config: AnalyzeConfig, changed: bool) -> str:
         f"{cheap}. The tokens behind a layer could be pooled if neighbours have a mean cosine of at least "
         f"{config.pool_above:g}{mild}. The suggestion pools behind the first such layer, then again a third of the "
         f"depth or more behind it, {MOST_POOLINGS} times in all at the most and while {LEAST_TOKENS} tokens are left; "
-        "a layer shares in it if its map is near the one that it would really get."
+        "a layer shares in it if its map is near the map that it would take."
     )
 
 

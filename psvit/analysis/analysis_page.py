@@ -25,7 +25,7 @@ CAPTIONS = {
     "map_correlation": "Pearson's correlation of the attention maps of every two layers, head by head with the heads "
     "matched, mean over heads and images. 1: the same map. Blank: maps of different sizes, which cannot be shared.",
     "map_cosine": "Cosine similarity of the same maps. 1: the same map. It is near 1 as soon as both are nearly "
-    "uniform, so the correlation is the main figure of two maps.",
+    "uniform, so the correlation tells more.",
     "map_divergence": "Jensen-Shannon divergence of the same maps in bits, row by row. 0: the same map; 1: no token is "
     "attended to by both.",
     "map_correlation_averaged": "Correlation of the maps averaged over their heads: layers may attend alike on the "
@@ -125,7 +125,7 @@ def page(report: Mapping[str, Any], pictures: Mapping[str, Figure], arch: Arch |
     if report["rule"] is not None:
         made.note(report["rule"])
     if report["no_changes_because"]:
-        made.note(f"What sharing and pooling would cost is not told: {report['no_changes_because']}.")
+        made.note(f"What sharing and pooling would cost was not measured: {report['no_changes_because']}.")
     if report["left_out"]:
         made.note(f"Left out, since their maps are not between all tokens: {', '.join(report['left_out'])}.")
     _network(made, report, arch)
@@ -153,7 +153,7 @@ def page(report: Mapping[str, Any], pictures: Mapping[str, Figure], arch: Arch |
 
 
 def _network(made: Page, report: Mapping[str, Any], suggested: Arch | None) -> None:
-    """What was analyzed, and what is suggested: as diagrams where they are of ours, and what they cost."""
+    """The network and the suggested one: diagrams, if they are PSViTs, and their cost."""
     data, own, commands = report["data"], report.get("arch"), report["suggestion"]["commands"]
     shape = tuple(data["img_size"]), data["in_chans"], report.get("num_classes", data["classes"])
     made.heading("The network")

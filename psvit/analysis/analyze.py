@@ -46,11 +46,7 @@ DIGITS = 6
 
 
 def analyze(
-    model: ModelConfig,
-    data: DataConfig,
-    machine: Machine,
-    config: AnalyzeConfig,
-    say: Callable[[str], None] = print,
+    model: ModelConfig, data: DataConfig, machine: Machine, config: AnalyzeConfig, say: Callable[[str], None] = print
 ) -> dict[str, Any]:
     """Measure a model's redundancy on images of the validation split, and leave numbers, figures and a page.
 
@@ -96,17 +92,13 @@ def analyze(
         own_size = analyzed.img_size == opened.img_size and data.img_size is None
         suggestion["commands"] = to_try(new, suggestion["macs"], data, None if own_size else analyzed.img_size)
     report: dict[str, Any] = {
-        **_of_model(model, analyzed, arch),
-        "data": {"name": opened.name, "split": "validation", "images": found.first.images, "img_size": [height, width],
-                 "in_chans": analyzed.in_chans, "classes": len(opened.classes)},
+        **_of_model(model, analyzed, arch), "data": _of_data(opened, analyzed, found.first.images),
         "loss": found.second.loss, "top1": found.second.top1, "no_changes_because": found.unlabelled or None,
         "left_out": left_out, "layers": found.rows, **found.matrices(), "suggestion": suggestion,
         "use": {"python": in_python(analyzed, model.name), "commands": to_use(analyzed, model, data)},
         "rule": rule(config, not found.unlabelled) if judged else None,
-        "config": {"data": asdict(data), "analysis": {
-            name: value for name, value in asdict(config).items() if name not in ("output", "overwrite")}},
-        "versions": {"psvit": psvit.__version__, "torch": torch.__version__, "timm": timm.__version__,
-                     "python": platform.python_version()},
+        "config": {"data": asdict(data), "analysis": _without(asdict(config), "output", "overwrite")},
+        "versions": _versions(),
     }  # fmt: skip
     report["verdict"] = words(report, advice if judged else None, config)
     report = _rounded(report)
@@ -128,6 +120,20 @@ def _batches(
         left -= len(batch.labels)
         if left <= 0:
             return
+
+
+def _without(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in names}
+
+
+def _versions() -> dict[str, str]:
+    return {"psvit": psvit.__version__, "torch": torch.__version__, "timm": timm.__version__,
+            "python": platform.python_version()}  # fmt: skip
+
+
+def _of_data(opened: Data, analyzed: AnalyzedModel, images: int) -> dict[str, Any]:
+    return {"name": opened.name, "split": "validation", "images": images, "img_size": list(analyzed.img_size),
+            "in_chans": analyzed.in_chans, "classes": len(opened.classes)}  # fmt: skip
 
 
 def _of_model(model: ModelConfig, analyzed: AnalyzedModel, arch: Arch | None) -> dict[str, Any]:

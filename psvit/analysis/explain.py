@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import pairwise
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from timm.data import resolve_data_config
@@ -31,9 +31,6 @@ from psvit.files import check_writable
 from psvit.models.macs import explicit_attention
 from psvit.models.psvit import PSViT
 from psvit.tasks.classification.evaluate import Prediction, preprocess
-
-if TYPE_CHECKING:
-    pass
 
 
 class Explainer:
@@ -107,7 +104,7 @@ class Explainer:
 
     @torch.inference_mode()
     def panels(self, image: Tensor) -> list[Panel]:
-        """What each layer attends to in an image (C, H, W) as the network takes it; at last the rollout, if known."""
+        """What each layer attends to in an image (C, H, W) as the network takes it, and the rollout if it is known."""
         seen = look(self.model, self.layers, image[None].to(self.device))
         maps = [attn[0].float().mean(dim=0).cpu() for attn in seen.maps]  # (1, heads, N, N) -> (N, N)
         made = []

@@ -36,7 +36,7 @@ class Findings:
         heads: which heads of every two layers belong together.
         cosine: of the maps of every two layers (L, L), correlation: the same.
         first: the first pass, second: the second one.
-        unlabelled: why the cost of changes is not told; empty if it is.
+        unlabelled: why the cost of changes was not measured; empty if it was.
         guesses: the network is hardly better than guessing.
     """
 

@@ -15,7 +15,7 @@ FLAT = 1e-6
 """A map whose entries differ from their mean by less than this part of it has no shape to correlate."""
 
 LEAST_IMAGES = 4
-"""Of which the unbiased estimator of HSIC is defined."""
+"""The unbiased estimator of HSIC needs as many."""
 
 
 # Maps ----------------------------------------------------------------------------------------------------------------
@@ -76,7 +76,7 @@ def match_heads(similarity: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
         similarity: (H, H'), of each head of one layer with each of the other.
 
     Returns:
-        Heads of the one and their partners in the other; as many pairs as the layer of fewer heads has.
+        Heads of the first layer and their partners in the second; the layer with fewer heads sets how many pairs.
     """
     rows, columns = linear_sum_assignment(similarity.numpy(force=True), maximize=True)
     return tuple(map(int, rows)), tuple(map(int, columns))

@@ -1,4 +1,4 @@
-"""Settings -> the command that asks for them, without the flags that say nothing new. No torch here."""
+"""Settings -> the command that asks for them, without flags at their defaults. No torch here."""
 
 from __future__ import annotations
 

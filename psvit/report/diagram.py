@@ -115,7 +115,7 @@ def _texts(arch: Arch, img_size: cost.ImgSize, in_chans: int, num_classes: int) 
 
 
 def _layer(axes: Axes, kind: str, x: float, y: float, wide: float, tall: float, arrow: bool = True) -> None:
-    """One layer, its left end at x, its middle at y; one that shares has the map brought to it."""
+    """One layer, its left end at x, its middle at y; an arrow brings a layer that shares its map."""
     from matplotlib.patches import FancyArrowPatch, Rectangle
 
     colour, filled = PALETTE[kind == SHARE], kind == ATTEND

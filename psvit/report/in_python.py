@@ -15,8 +15,8 @@ Shape = tuple[tuple[int, int], int, int]
 
 def use_in_python(checkpoint: str, in_chans: int) -> str:
     """Five lines that open a checkpoint folder and tell the class of an image of so many channels."""
-    told = 'print(model.pretrained_cfg["label_names"][logits.argmax()])'
-    return _use("import PIL.Image, PIL.ImageOps, psvit, timm", f"local-dir:{checkpoint}", in_chans, told)
+    answer = 'print(model.pretrained_cfg["label_names"][logits.argmax()])'
+    return _use("import PIL.Image, PIL.ImageOps, psvit, timm", f"local-dir:{checkpoint}", in_chans, answer)
 
 
 def use_timm_in_python(name: str, in_chans: int) -> str:
@@ -24,14 +24,14 @@ def use_timm_in_python(name: str, in_chans: int) -> str:
     return _use("import PIL.Image, PIL.ImageOps, timm", name, in_chans, "print(logits.argmax().item())")
 
 
-def _use(imports: str, name: str, in_chans: int, told: str) -> str:
+def _use(imports: str, name: str, in_chans: int, answer: str) -> str:
     mode = {1: "L", 3: "RGB"}.get(in_chans, "RGB")
     return (
         f"{imports}\n"
         f"model = timm.create_model({name!r}, pretrained=True).eval()\n"
         "transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))\n"
         f'logits = model(transform(PIL.ImageOps.exif_transpose(PIL.Image.open("IMAGE")).convert("{mode}"))[None])\n'
-        f"{told}"
+        f"{answer}"
     )
 
 
@@ -71,7 +71,7 @@ def build_timm_in_python(name: str, arguments: Mapping[str, Any], shape: Shape) 
 
 
 def arch_in_python(arch: Arch) -> str:
-    """The call that gives an Arch, without what is so by default."""
+    """The call that gives an Arch, without the fields that have their defaults."""
     given = arch.to_dict()
     for name in list(given):
         fewer = {other: value for other, value in given.items() if other != name}
