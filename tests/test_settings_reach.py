@@ -41,7 +41,10 @@ OTHERS: dict[str, Any] = {
 }
 """Of each field of Arch a value that is not its default."""
 
-FALSY = dict.fromkeys(ARCH_FIELDS, 0) | {"widths": (), "windows": (), "class_token": False, "qkv_bias": False}
+FALSY: dict[str, Any] = {
+    **dict.fromkeys(("head_dim", "mlp_ratio", "patch_size", "stride", "pool_kernel"), 0),
+    "genotype": "", "widths": (), "windows": (), "class_token": False, "qkv_bias": False,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ARCH_FIELDS)

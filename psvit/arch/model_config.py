@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from psvit.arch.arch import ARCH_FIELDS, DEFAULT_WIDTHS, Arch
+from psvit.arch.arch import ARCH_FIELDS, DEFAULT_WIDTHS, Arch, PoolConv, Pooling, PoolOp, PoolOrder, Sharing, Stem
 from psvit.arch.cost import ImgSize, scale_to
 from psvit.arch.quantities import format_count, parse_macs
 from psvit.arch.variants import FAMILIES, VARIANTS, default_arch, find_arch, with_changes
+from psvit.config import Config, Text
 from psvit.errors import UserError, flag, one_line
 
 AUTO = "auto"
@@ -103,7 +104,7 @@ def _given_fields(arch: Arch) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class ModelFlags:
+class ModelFlags(Config):
     """Which network to build.
 
     Args:
@@ -130,23 +131,23 @@ class ModelFlags:
         pretrained: start from timm's pretrained weights.
     """
 
-    model: str = AUTO
+    model: Text = AUTO
     genotype: str | None = None
     widths: tuple[int, ...] | None = None
     head_dim: int | None = None
     mlp_ratio: float | None = None
-    pooling: str | None = None
+    pooling: Pooling | None = None
     patch_size: int | None = None
     stride: int | None = None
     class_token: bool | None = None
     qkv_bias: bool | None = None
-    pool_order: str | None = None
-    pool_conv: str | None = None
+    pool_order: PoolOrder | None = None
+    pool_conv: PoolConv | None = None
     pool_kernel: int | None = None
-    pool_op: str | None = None
-    sharing: str | None = None
+    pool_op: PoolOp | None = None
+    sharing: Sharing | None = None
     windows: tuple[int, ...] | None = None
-    stem: str | None = None
+    stem: Stem | None = None
     macs: str | None = None
     model_args: dict[str, Any] = field(default_factory=dict)
     pretrained: bool = False

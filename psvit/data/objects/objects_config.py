@@ -7,13 +7,14 @@ from typing import Annotated, ClassVar
 
 from psvit.config import Config, Count, NotNegative, Probability, Range, Rule
 from psvit.data.data_config import DataConfig
-from psvit.errors import UserError
 
 WITH_OBJECTS = "digits-scenes, or a folder in the layout of COCO or Pascal VOC"
 WITH_CLASS_MAPS = (
     "digits-scenes, or a folder in the layout of ADE20K, COCO-stuff, COCO or Pascal VOC, or of images/ and masks/"
 )
 """What --data may be, by what is asked of it."""
+
+NotUsed = Annotated[None, Rule("used for boxes and masks: give the folder as --data, and leave this out")]
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,9 @@ class DenseDataConfig(DataConfig):
     known: ClassVar[str] = WITH_CLASS_MAPS
 
     data: str = "digits-scenes"
+    data_dir: NotUsed = None
+    class_folders: NotUsed = None
     scenes: Count = 2000
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.data_dir is not None:
-            raise UserError(f"--data-dir {self.data_dir!r} is not used for boxes and masks: give the folder as --data")
-        if self.class_folders is not None:
-            raise UserError(f"--class-folders {self.class_folders!r} is not used for boxes and masks: leave it out")
 
 
 @dataclass(frozen=True)
