@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache, cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -190,10 +190,13 @@ class FileSource(Source):
         return printable(self.paths[i])
 
 
-class Subset(Source):
+S = TypeVar("S", bound=Images)
+
+
+class Chosen(Images, Generic[S]):
     """Some images of another source."""
 
-    def __init__(self, source: Source, indices: Sequence[int] | NDArray[np.int64]) -> None:
+    def __init__(self, source: S, indices: Sequence[int] | NDArray[np.int64]) -> None:
         self.source, self.indices = source, np.asarray(indices, dtype=np.int64)
 
     def __len__(self) -> int:
@@ -203,13 +206,17 @@ class Subset(Source):
         """The other source's image."""
         return self.source.image(int(self.indices[i]))
 
-    def label(self, i: int) -> int:
-        """Its class number."""
-        return self.source.label(int(self.indices[i]))
-
     def name(self, i: int) -> str:
         """Its name."""
         return self.source.name(int(self.indices[i]))
+
+
+class Subset(Chosen[Source], Source):
+    """Some images of another source."""
+
+    def label(self, i: int) -> int:
+        """Its class number."""
+        return self.source.label(int(self.indices[i]))
 
 
 class LazySource(Subset):

@@ -40,9 +40,9 @@ def open_coco(
         crowds: crowds alone are enough to train on.
 
     Raises:
-        UserError: there is nothing to train on, or several files would do for one split; see `read_coco`.
+        UserError: there is nothing to train on, or several files would do for one split; or a file is broken.
     """
-    files = find_coco(root)
+    files = _find_files(root)
     if not files:
         return None
     learned = next(split for split in ("train", "", *files) if split in files)
@@ -55,12 +55,12 @@ def open_coco(
             f"{root} has annotations in {there}, but none to train on: add a file with train in its name, as in "
             "annotations/instances_train.json"
         )
-    first = read_coco(files[learned], root, learned or "train", strict, evaluated=evaluated)
+    first = _read_file(files[learned], root, learned or "train", strict, evaluated=evaluated)
     check_objects(files[learned], first.images, first.notes, crowds)
     read = {learned or "train": first}
     for split in ("validation", "test"):
         if split in files and split != learned:
-            read[split] = read_coco(files[split], root, split, strict, first.classes)
+            read[split] = _read_file(files[split], root, split, strict, first.classes)
     for split, part in read.items():
         notes += part.notes
         if first.has_masks and not part.has_masks:
@@ -77,15 +77,8 @@ def open_coco(
     )
 
 
-def find_coco(root: Path) -> dict[str, Path]:
-    """The annotation files of a folder, by split (train, validation, test), empty if it holds none.
-
-    They lie in the folder, in its annotations/ or in its other folders (train/_annotations.coco.json). One file alone,
-    whose name tells no split, has the empty name.
-
-    Raises:
-        UserError: several files would do for one split.
-    """
+def _find_files(root: Path) -> dict[str, Path]:
+    """The annotation files of a folder, by split; one file alone, whose name tells no split, has the empty name."""
     files = [*root.glob("*.json"), *root.glob("*/*.json")]
     files = [
         path
@@ -116,7 +109,7 @@ def _looks_like_coco(path: Path) -> bool:
     return any(key in start for key in keys) or path.parent.name == "annotations"
 
 
-class CocoSplit(NamedTuple):
+class _File(NamedTuple):
     """One annotation file: class names, images, lines for the user, names that these count, whether it has masks."""
 
     classes: tuple[str, ...]
@@ -126,27 +119,15 @@ class CocoSplit(NamedTuple):
     has_masks: bool
 
 
-def read_coco(
+def _read_file(
     path: Path,
     root: Path,
     split: str,
     strict: bool = False,
     classes: Sequence[str] | None = None,
     evaluated: Sequence[str] | None = None,
-) -> CocoSplit:
-    """Read an annotation file and find its images.
-
-    Args:
-        path: the JSON file.
-        root: the set's folder.
-        split: train, validation or test: folders of such names may hold the images.
-        strict: an image that is not on disk is an error.
-        classes: of the training split; by default the file's own categories, by their ids.
-        evaluated: the classes of a network to evaluate; they are the set's if it has no other.
-
-    Raises:
-        UserError: the file is broken or incomplete; none of its images is on disk.
-    """
+) -> _File:
+    """Read an annotation file and find its images; without `classes` of the training split it has its own."""
     content = _read_json(path)
     findings = Findings(path.name, strict)
     own = _categories(_entries(content, "categories", path, ("id", "name")), findings, path)
@@ -182,7 +163,7 @@ def read_coco(
     if empty := sum(not len(image.labels) for image in images):
         turned.append(f"images without objects, kept as background: {empty}")
     notes = [*findings.notes(), *(f"{path.name}: {line}" for line in turned)]
-    return CocoSplit(names, images, notes, findings.all_names(), has_masks)
+    return _File(names, images, notes, findings.all_names(), has_masks)
 
 
 def _by_image(

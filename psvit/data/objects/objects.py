@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from psvit.data.sources import Images, printable
+from psvit.data.sources import Chosen, Images, printable
 from psvit.errors import UserError
 
 IGNORED = 255
@@ -99,22 +97,8 @@ class Found:
     has_masks: bool = False
 
 
-class DenseSubset(DenseSource):
+class DenseSubset(Chosen[DenseSource], DenseSource):
     """Some images of another source."""
-
-    def __init__(self, source: DenseSource, indices: Sequence[int] | NDArray[np.int64]) -> None:
-        self.source, self.indices = source, np.asarray(indices, dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def image(self, i: int) -> Image.Image:
-        """The other source's image."""
-        return self.source.image(int(self.indices[i]))
-
-    def name(self, i: int) -> str:
-        """Its name."""
-        return self.source.name(int(self.indices[i]))
 
     def size_of(self, i: int) -> tuple[int, int] | None:
         """Its size."""
