@@ -33,14 +33,16 @@ def test_coco_ids_with_gaps_become_class_numbers(tmp_path: Path) -> None:
     assert data.train.image(0).size == (WIDTH, HEIGHT)
 
 
-def test_coco_masks_of_every_kind_are_the_same_pixels(tmp_path: Path) -> None:
-    """A polygon, two polygons, runs of pixels as a list, the same as text, a crowd."""
-    from faster_coco_eval.core import mask as tools
-
+@pytest.mark.parametrize("missing", ["pycocotools.mask", "faster_coco_eval.core.mask"])
+def test_coco_masks_of_every_kind_are_the_same_pixels(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A polygon, two polygons, runs of pixels as a list, the same as text, a crowd; by either package."""
+    monkeypatch.setitem(sys.modules, missing, None)
     square = filled(2, 3, 8, 9)
     column = [2 * HEIGHT + 3] + [6, HEIGHT - 6] * 5 + [6]
     listed = {"size": [HEIGHT, WIDTH], "counts": [*column, HEIGHT * WIDTH - sum(column)]}
-    text = tools.encode(np.asfortranarray(square.astype(np.uint8)))["counts"].decode()
+    text = mask_tools().encode(np.asfortranarray(square.astype(np.uint8)))["counts"].decode()
     kinds = [
         {"segmentation": [SQUARE]},
         {"segmentation": [[2, 3, 5, 3, 5, 9, 2, 9], [5, 3, 8, 3, 8, 9, 5, 9]]},
@@ -56,7 +58,6 @@ def test_coco_masks_of_every_kind_are_the_same_pixels(tmp_path: Path) -> None:
     assert (found.masks == square).all()
     assert found.crowd.tolist() == [False] * 4 + [True]
     assert found.areas.tolist() == [36] * 5
-    assert "--img-size is the side of digits-scenes" in refusal(tmp_path, img_size=64)
     assert objects(data, 1).boxes.shape == (0, 4)
     assert objects(data, 1).masks.shape == (0, HEIGHT, WIDTH)  # type: ignore[union-attr]
     assert any("images without objects, kept as background: 1" in note for note in data.notes)
@@ -287,20 +288,8 @@ def test_nothing_is_decoded_before_it_is_asked_for(tmp_path: Path, monkeypatch: 
     assert objects(data).masks is not None
 
 
-def test_masks_are_read_alike_by_pycocotools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = mask_tools().encode(np.asfortranarray(filled(2, 3, 8, 9).astype(np.uint8)))
-    size, listed = [HEIGHT, WIDTH], [HEIGHT * 2 + 3, *[6, HEIGHT - 6] * 5, 6, HEIGHT * 12 + 7]
-    shapes = [[SQUARE], {"size": size, "counts": listed}, {"size": size, "counts": runs["counts"].decode()}]
-    root = coco_folder(tmp_path, coco([{"segmentation": shape} for shape in shapes]))
-    for missing in ("", "faster_coco_eval.core.mask"):
-        if missing:
-            monkeypatch.setitem(sys.modules, missing, None)
-        data = opened(root)
-        assert not any("cannot be drawn" in note for note in data.notes)
-        masks = objects(data).masks
-        assert masks is not None
-        assert all(np.array_equal(mask, filled(2, 3, 8, 9)) for mask in masks)
-        assert len(masks) == 3
-    monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("faster_coco_eval.core.mask", "pycocotools.mask"):
+        monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=r'masks of COCO need faster-coco-eval: pip install "psvit\[dense\]"'):
         mask_tools()

@@ -64,6 +64,7 @@ def test_a_full_shared_memory_is_told_and_waited_for_by_nobody(monkeypatch: pyte
     assert len(list(train_batches(split, batch_size=2, batches=4, epoch=0, seed=0))) == 4  # --workers 0 helps
 
 
+@pytest.mark.slow
 def test_ctrl_c_does_not_wait_for_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = config(tmp_path / "run")
     whole = ClassifierTrainer.epoch_batches
