@@ -103,48 +103,48 @@ def test_what_holds_no_class_maps(tmp_path: Path) -> None:
         maps(tmp_path)
 
 
+ADE = ("images/{}", "annotations/{}", "training", "validation")
+STUFF = ("{}", "stuffthingmaps/{}", "train2017", "val2017")
+"""Where the images and the masks lie, and the splits."""
+
+
+def lay(root: Path, layout: tuple[str, ...], values: list[int], name: str = "1") -> None:
+    images, masks, *splits = layout
+    for split in splits:
+        save(root / images.format(split) / f"{name}.jpg", (4, 2))
+        mask_file(root / masks.format(split) / f"{name}.png", values)
+
+
 def test_ade20k(tmp_path: Path) -> None:
-    for split in ("training", "validation"):
-        save(tmp_path / "images" / split / "ADE_1.jpg", (4, 2))
-        mask_file(tmp_path / "annotations" / split / "ADE_1.png", [0, 1, 150])
+    """Classes are numbered from 1, and named by a file, or by their numbers."""
+    lay(tmp_path, ADE, [0, 1, 150])
     data = maps(tmp_path)
     assert data.train.class_map(0).tolist() == [[255, 0, 149, 255], [0, 149, 255, 0]]
-    assert data.classes[149] == "class 150"
-    assert len(data.test) == 1
+    assert (len(data.classes), data.classes[149], len(data.test)) == (150, "class 150", 1)
+    write(tmp_path / "objectInfo150.txt", "Idx\tRatio\tName\n1\t0.5\tbox\n2\t0.5\tball, globe\n")
+    with pytest.raises(UserError, match=r"1\.png holds the number 150, but the set has classes 1 to 2"):
+        maps(tmp_path)
+    lay(tmp_path, ADE, [1, 2])
+    assert maps(tmp_path).classes == ("box", "ball, globe")
+    write(tmp_path / "objectInfo150.txt", "255\tbox\n")
+    with pytest.raises(UserError, match=r"objectInfo150\.txt names the number 255: .* from 1 to 254, .* a tab between"):
+        maps(tmp_path)
 
 
-@pytest.mark.parametrize("images", ["images", "."])
+@pytest.mark.parametrize("images", ["images/{}", "{}"])
 def test_coco_stuff(tmp_path: Path, images: str) -> None:
-    for split in ("train2017", "val2017"):
-        save(tmp_path / images / split / "1.jpg", (4, 2))
-        mask_file(tmp_path / "stuffthingmaps" / split / "1.png", [0, 181, 255])
+    """Classes are numbered from 0 in masks, and from 1 in the file that names them."""
+    lay(tmp_path, (images, *STUFF[1:]), [0, 181, 255])
+    assert len(maps(tmp_path).classes) == 182
     write(tmp_path / "labels.txt", "0: unlabeled\n1: person\n182: wood\n")
     data = maps(tmp_path)
-    assert len(data.classes) == 182
-    assert (data.classes[0], data.classes[181]) == ("person", "wood")
+    assert (len(data.classes), data.classes[0], data.classes[1], data.classes[181]) == (
+        182,
+        "person",
+        "class 2",
+        "wood",
+    )
     assert data.train.class_map(0).tolist() == [[0, 181, 255, 0], [181, 255, 0, 181]]
-
-
-def test_ade20k_and_coco_stuff_have_the_classes_that_their_files_name(tmp_path: Path) -> None:
-    for layout, split, masks, value in (
-        ("ade", "training", "annotations", 1),
-        ("stuff", "train2017", "stuffthingmaps", 0),
-    ):
-        for name in "ab":
-            save(tmp_path / layout / "images" / split / f"{name}.jpg", (4, 2))
-            mask_file(tmp_path / layout / masks / split / f"{name}.png", [value, value + 1])
-    ade, stuff = tmp_path / "ade", tmp_path / "stuff"
-    assert [len(maps(root).classes) for root in (ade, stuff)] == [150, 182]
-    write(ade / "objectInfo150.txt", "Idx\tRatio\tName\n1\t0.5\tbox\n2\t0.5\tball, globe\n")
-    write(stuff / "labels.txt", "0: unlabeled\n1: box\n3: sky\n")
-    assert maps(ade).classes == ("box", "ball, globe")
-    assert maps(stuff).classes == ("box", "class 2", "sky")
-    mask_file(ade / "annotations" / "training" / "b.png", [1, 3])
-    with pytest.raises(UserError, match=r"b\.png holds the number 3, but the set has classes 1 to 2"):
-        [part.class_map(0) for part in (maps(ade).train, maps(ade).test)]
-    write(stuff / "labels.txt", "box\nball\n")
+    write(tmp_path / "labels.txt", "box\nball\n")
     with pytest.raises(UserError, match=r"labels\.txt names no class: .* a colon between them"):
-        maps(stuff)
-    write(ade / "objectInfo150.txt", "255\tbox\n")
-    with pytest.raises(UserError, match=r"objectInfo150\.txt names the number 255: .* from 1 to 254, .* a tab between"):
-        maps(ade)
+        maps(tmp_path)
