@@ -103,9 +103,9 @@ def test_images_of_equal_bytes_are_named_and_put_together_on_request(tmp_path: P
     shutil.copy(tmp_path / "test" / "dog" / "001.png", tmp_path / "train" / "cat" / "wrong.png")
     apart = opened(tmp_path, validation=0)
     assert apart.images.repeated() == [
-        "2 images are in several splits, with equal bytes: train/cat/003.png = test/cat/copy.png; "
-        "train/cat/wrong.png = test/dog/001.png (--join-duplicates puts them into one)",
-        "1 images are in several classes, with equal bytes: train/cat/wrong.png = test/dog/001.png",
+        "images of equal bytes in several splits: 2 (train/cat/003.png = test/cat/copy.png; "
+        "train/cat/wrong.png = test/dog/001.png); --join-duplicates puts them into one",
+        "images of equal bytes in several classes: 1 (train/cat/wrong.png = test/dog/001.png)",
     ]
     together = opened(tmp_path, validation=0, join_duplicates=True)
     assert by_split(together)["train/cat/003.png"] == by_split(together)["train/cat/wrong.png"] == "test"

@@ -115,11 +115,11 @@ class ImageList:
             if row.digest and row.split != "unused":
                 groups.setdefault(row.digest, []).append(row)
         lines = []
-        for kind, at, way_out in (("splits", 0, " (--join-duplicates puts them into one)"), ("classes", 1, "")):
+        for kind, at, way_out in (("splits", 0, "; --join-duplicates puts them into one"), ("classes", 1, "")):
             found = [group for group in groups.values() if len({row[at] for row in group}) > 1]
             if found:
                 some = "; ".join(" = ".join(printable(row.path) for row in group[:3]) for group in found[:2])
-                lines.append(f"{len(found)} images are in several {kind}, with equal bytes: {some}{way_out}")
+                lines.append(f"images of equal bytes in several {kind}: {len(found)} ({some}){way_out}")
         return lines
 
     def classes(self) -> set[str]:

@@ -82,8 +82,7 @@ def check_objects(where: Path, images: Sequence[Annotated], notes: Sequence[str]
         kind = "an object" if crowds else "an object that is neither a crowd nor difficult"
         found = f" (found on the way: {'; '.join(notes)})" if notes else ""
         raise UserError(
-            f"{where}: none of the {len(images)} images of the training split has {kind}: there is nothing to learn; "
-            f"annotate some{found}"
+            f"{where}: no image of the training split has {kind}: there is nothing to learn; annotate some{found}"
         )
 
 

@@ -194,7 +194,7 @@ def _check_apart(config: DenseDataConfig, found: Found, real: Sequence[str]) -> 
     if both and not config.join_duplicates:
         first, second = sorted(places[both[0]], key=("train", "validation", "test").index)[:2]
         raise UserError(
-            f"{config.data}: {len(both)} images of {found.origins.get(second, second)} are in "
+            f"{config.data}: images of {found.origins.get(second, second)} are in "
             f"{found.origins.get(first, first)} too: {quoted(list(map(printable, both)))}; what is tested on must "
             "not be trained on: take them out of one, or give --join-duplicates to train on the others alone"
         )
