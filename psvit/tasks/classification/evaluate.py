@@ -17,6 +17,7 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
+from psvit.config import Count, checked
 from psvit.data.data_config import DataConfig
 from psvit.data.datasets import Data, open_data
 from psvit.data.image_list import ImageList
@@ -37,7 +38,7 @@ from psvit.engine.trained_on import (
     known_images,
     set_name,
 )
-from psvit.errors import UserError, flag, one_line
+from psvit.errors import UserError, one_line
 
 
 @dataclass
@@ -215,8 +216,7 @@ def evaluate_classifier(
     Raises:
         UserError: data of other classes than it was trained on, an empty split, or a size that it does not take.
     """
-    if batch_size < 1:
-        raise UserError(f"--batch-size {batch_size} is not a whole number of at least 1")
+    checked(batch_size, Count, "--batch-size")
     accelerator = open_machine(machine)
     model = classifier.model.to(accelerator.device)
     sized = replace(data, img_size=data.img_size or tuple(model.pretrained_cfg["input_size"][1:]))
@@ -299,9 +299,8 @@ def predict(
         top: classes of each image.
         batch_size: images that the network takes at a time.
     """
-    for name, value in (("top", top), ("batch_size", batch_size)):
-        if value < 1:
-            raise UserError(f"{flag(name)} {value} is not a whole number of at least 1")
+    checked(top, Count, "--top")
+    checked(batch_size, Count, "--batch-size")
     accelerator = open_machine(machine)
     model, names = classifier.model.to(accelerator.device), classifier.classes
     transform = preprocess(model)
