@@ -4,6 +4,7 @@ import pickle
 import re
 from dataclasses import replace
 from math import ceil, inf, nan
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
@@ -154,6 +155,36 @@ def test_a_wrong_value_is_named() -> None:
             ({"pool_kernel": 2}, r"pool_kernel 2 is even"),
             ({"pool_kernel": 0}, r"pool_kernel 0 is not"),
             ({"pool_op": "min"}, r"pool_op 'min' is not one of max, avg, stride"),
+            (
+                {"windows": (14,)},
+                r"windows \(14,\) has 1 entries, but genotype 'AS-A' has 2 stages: give one window per",
+            ),
+            ({"windows": (14, -1)}, r"window of stage 2 -1 is not a whole number of tokens, or 0 for none"),
+            ({"windows": (7.0, 0)}, r"window of stage 1 7.0 is not a whole number"),
+            ({"windows": (True, 0)}, r"window of stage 1 True is not a whole number"),
+            ({"windows": "14"}, r"windows '14' is not a list of whole numbers, one per stage"),
+            ({"windows": (14, 0), "pooling": "1d"}, r"divide a grid, which a sequence \(pooling 1d\) does not have"),
+            ({"windows": (14, 0), "class_token": True}, r"divide a grid, which a class token does not have"),
+            ({"stem": "convs"}, r"stem 'convs' is not one of patch, conv"),
+            ({"stem": True}, r"stem True is not one of patch, conv"),
+            (
+                {"stem": "conv", "patch_size": 12},
+                r"stride 12 does not fit stem conv, whose convolutions halve",
+            ),
+            ({"stem": "conv", "patch_size": 1}, r"stride 1 does not fit stem conv"),
+            (
+                {"stem": "conv", "patch_size": 16, "stride": 8},
+                r"patch_size 16 and stride 8 differ, but stem conv",
+            ),
+            (
+                {"stem": "conv", "patch_size": 16, "widths": (56, 64), "head_dim": 8},
+                r"width 56 of stage 1 does not fit stem conv of stride 16, whose channels double up to it: take a "
+                r"multiple of 8, at least 64",
+            ),
+            (
+                {"stem": "conv", "patch_size": 4, "widths": (8, 64), "head_dim": 8},
+                r"take a multiple of 2, at least 16",
+            ),
         ),
     )
 
@@ -211,3 +242,26 @@ def test_with_changes_keeps_what_belongs_together() -> None:
         with_changes(arch, genotype="A-A-A")
     with pytest.raises(UserError, match="unknown Arch field 'depth'"):
         with_changes(arch, depth=3)
+
+
+@pytest.mark.parametrize(("later", "shown"), [({"windows": (14, 0)}, " w14-0"), ({"stem": "conv"}, " conv")])
+def test_windows_and_stems_are_described_where_there_are_some(later: dict[str, Any], shown: str) -> None:
+    plain, arch = Arch("AS-A", patch_size=8), Arch("AS-A", patch_size=8, **later)
+    for twin in (Arch.from_json(arch.to_json()), Arch(**arch.to_dict()), eval(repr(arch))):
+        assert (twin, hash(twin)) == (arch, hash(arch))
+    assert str(arch) == f"{plain}{shown}" == f"AS-A 2d 192-256 /8{shown}"
+    (name,) = later
+    assert arch != plain
+    assert name in arch.to_dict()
+    assert name not in plain.to_dict()
+    assert name not in repr(plain)
+    assert eval(repr(plain)) == plain
+    assert arch.plain() == plain.plain()  # a DeiT
+
+
+def test_other_genotypes_keep_the_windows_of_their_stages() -> None:
+    arch = Arch("A-A-A", windows=(14, 7, 0))
+    assert with_changes(arch, genotype="AS-A").windows == (14, 7)
+    assert with_changes(arch, pooling="1d").windows == with_changes(arch, class_token=True).windows == ()
+    assert with_changes(arch, genotype="A-A-A-A", widths=(64,) * 4).windows == (14, 7, 0, 0)
+    assert with_changes(arch, windows=(0, 0, 0)) == Arch("A-A-A", windows=()) == Arch("A-A-A")

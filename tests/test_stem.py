@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from refusals import refuses
 from torch import Tensor, nn
 
 from psvit import Arch, PSViT, UserError
@@ -115,37 +114,6 @@ def test_another_input_size_but_no_other_patches() -> None:
 
 
 # the description
-
-
-def test_a_stem_round_trips_and_patches_are_as_before() -> None:
-    plain, stem = Arch("AS-A", patch_size=8), Arch("AS-A", patch_size=8, stem="conv")
-    for twin in (Arch.from_json(stem.to_json()), Arch(**stem.to_dict()), eval(repr(stem))):
-        assert (twin, hash(twin)) == (stem, hash(stem))
-    assert stem.to_dict()["stem"] == "conv"
-    assert (str(stem), str(plain)) == ("AS-A 2d 192-256 /8 conv", "AS-A 2d 192-256 /8")
-    assert stem != plain
-    assert "stem" not in plain.to_dict()
-    assert "stem" not in repr(plain)
-    assert Arch.from_dict(plain.to_dict()) == eval(repr(plain)) == plain  # a file of before has no stem
-    assert str(Arch("AS-A", patch_size=8, stem="conv", windows=(14, 0))) == "AS-A 2d 192-256 /8 conv w14-0"
-    assert stem.plain() == plain.plain()  # a DeiT
-
-
-def test_a_wrong_value_is_named() -> None:
-    refuses(
-        lambda changes: Arch(**{"genotype": "AS-A", "stem": "conv", **changes}),
-        (
-            ({"stem": "convs"}, r"stem 'convs' is not one of patch, conv"),
-            ({"stem": True}, r"stem True is not one of patch, conv"),
-            ({"patch_size": 12}, r"stride 12 does not fit stem conv, whose convolutions halve the image: take a"),
-            ({"patch_size": 1}, r"stride 1 does not fit stem conv"),
-            ({"patch_size": 16, "stride": 8}, r"patch_size 16 and stride 8 differ, but stem conv cuts no patches"),
-            ({"patch_size": 16, "widths": (56, 64), "head_dim": 8},
-             r"width 56 of stage 1 does not fit stem conv of stride 16, whose channels double up to it: take a "
-             r"multiple of 8, at least 64"),
-            ({"patch_size": 4, "widths": (8, 64), "head_dim": 8}, r"width 8 .* take a multiple of 2, at least 16"),
-        ),
-    )  # fmt: skip
 
 
 def test_stems_are_not_searched() -> None:

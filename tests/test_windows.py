@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from refusals import refuses
 from torch import Tensor
 
 from psvit import Arch, PSViT
@@ -110,12 +109,6 @@ def test_a_window_as_large_as_the_grid_changes_no_bit() -> None:
         assert not torch.allclose(network((2, 0, 0))(x), whole(x), **CLOSE)
 
 
-# training
-
-
-# the contract
-
-
 # the cost
 
 
@@ -134,47 +127,3 @@ def test_scaling_keeps_the_windows_and_the_plain_twin_has_none() -> None:
     assert macs(scaled) == pytest.approx(4.6e9, rel=0.02)
     assert scaled.windows == (7, 0, 0)
     assert arch.plain() == VARIANTS["psvit_2d_small"].plain()
-
-
-# the description
-
-
-def test_windows_round_trip_and_none_is_as_before() -> None:
-    plain, windowed = Arch("AS-A"), Arch("AS-A", windows=(14, 0))
-    for twin in (Arch.from_json(windowed.to_json()), Arch(**windowed.to_dict()), eval(repr(windowed))):
-        assert (twin, hash(twin)) == (windowed, hash(windowed))
-    assert windowed.to_dict()["windows"] == [14, 0]
-    assert (str(windowed), str(plain)) == ("AS-A 2d 192-256 /16 w14-0", "AS-A 2d 192-256 /16")
-    assert windowed != plain
-    assert Arch("AS-A", windows=(0, 0)) == Arch("AS-A", windows=[]) == plain  # type: ignore[arg-type]
-    assert "windows" not in plain.to_dict()
-    assert "windows" not in repr(plain)
-    assert eval(repr(plain)) == plain
-    assert [windowed.window(0), windowed.window(1), plain.window(1)] == [14, 0, 0]
-
-
-def test_other_genotypes_keep_the_windows_of_their_stages() -> None:
-    arch = Arch("A-A-A", windows=(14, 7, 0))
-    assert with_changes(arch, genotype="AS-A").windows == (14, 7)
-    assert with_changes(arch, pooling="1d").windows == with_changes(arch, class_token=True).windows == ()
-    assert with_changes(arch, genotype="A-A-A-A", widths=(64,) * 4).windows == (14, 7, 0, 0)
-    assert with_changes(arch, genotype="A-A", windows=(0, 2)).windows == (0, 2)
-    assert with_changes(arch, windows=(0, 0, 0)) == Arch("A-A-A")
-
-
-def test_a_wrong_value_is_named() -> None:
-    refuses(
-        lambda changes: Arch(**{"genotype": "AS-A", **changes}),
-        (
-            (
-                {"windows": (14,)},
-                r"windows \(14,\) has 1 entries, but genotype 'AS-A' has 2 stages: give one window per",
-            ),
-            ({"windows": (14, -1)}, r"window of stage 2 -1 is not a whole number of tokens, or 0 for none"),
-            ({"windows": (7.0, 0)}, r"window of stage 1 7.0 is not a whole number"),
-            ({"windows": (True, 0)}, r"window of stage 1 True is not a whole number"),
-            ({"windows": "14"}, r"windows '14' is not a list of whole numbers, one per stage"),
-            ({"windows": (14, 0), "pooling": "1d"}, r"divide a grid, which a sequence \(pooling 1d\) does not have"),
-            ({"windows": (14, 0), "class_token": True}, r"divide a grid, which a class token does not have"),
-        ),
-    )
