@@ -33,7 +33,7 @@ from psvit.data.objects.objects_config import DenseDataConfig
 from psvit.engine.hardware import machine_info, versions
 from psvit.errors import UserError
 from psvit.files import write_json
-from psvit.pipeline.compare import contender
+from psvit.pipeline.baselines import baseline
 from psvit.report.command import command_line
 from psvit.studies.statistics import difference, interval, widest
 from psvit.tasks.dense.backbone import DENSE
@@ -120,14 +120,14 @@ def networks(macs: float, names: list[str]) -> dict[str, ModelConfig]:
         "vit": ("deit", replace(paper, patch_size=8, stride=8)),
         "resnet18": ("resnet18", paper),
     }
-    found = {name: contender(*bases[name], data, macs) for name in names if name in bases}
+    found = {name: baseline(*bases[name], data, macs) for name in names if name in bases}
     for name in [name for name in names if name not in bases]:
         model, _, widths = name.partition("_")
         channels = tuple(map(int, widths.split("-")))
         if model == "resnet18":
             found[name] = ModelConfig.of(model, model_args={"channels": list(channels)})
         else:
-            found[name] = contender("psvit_2d", replace(DENSE, genotype=model, widths=channels), data, macs)
+            found[name] = baseline("psvit_2d", replace(DENSE, genotype=model, widths=channels), data, macs)
     return found
 
 

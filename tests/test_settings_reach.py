@@ -15,9 +15,9 @@ from psvit.data.datasets import Data
 from psvit.engine.checkpoints import save_checkpoint
 from psvit.engine.open_model import open_model
 from psvit.errors import flag
-from psvit.pipeline.compare import contender, contenders
+from psvit.pipeline.baselines import baseline, baselines
 from psvit.pipeline.run_config import CompareConfig
-from psvit.studies.plan import Study
+from psvit.studies.definition import Study
 from psvit.studies.study_file import read_study
 
 BASE = Arch("AS-A", widths=(16, 32), head_dim=8, patch_size=2)
@@ -64,7 +64,7 @@ def test_a_field_in_a_studys_yaml_reaches_the_network(name: str, tmp_path: Path,
     (found,) = study(tmp_path, {"networks": {"n": network}}).groups[0].networks
     changes = dict(found.changes)
     base = replace(BASE, genotype=changes.pop("genotype"), widths=(16, 32))
-    built = contender(found.network, base, digits, None, changes)
+    built = baseline(found.network, base, digits, None, changes)
     assert getattr(open_model(built, img_size=24, in_chans=1, num_classes=3).arch, name) == OTHERS[name]
 
 
@@ -106,7 +106,7 @@ def test_a_comparison_takes_no_nothing_for_its_default(digits: Data) -> None:
         ({"genotype": ""}, "genotype '' is empty"),
         ({"macs": ""}, "--macs '' is not a positive number"),
     )
-    refuses(lambda given: contenders(CompareConfig(models=("psvit_2d",), **given), digits, {}), cases)
+    refuses(lambda given: baselines(CompareConfig(models=("psvit_2d",), **given), digits, {}), cases)
 
 
 def study(folder: Path, group: dict[str, Any], **more: Any) -> Study:

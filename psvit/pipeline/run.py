@@ -31,11 +31,12 @@ from psvit.engine.train_config import TrainConfig
 from psvit.errors import UserError
 from psvit.files import check_writable, recover, sole_writer, write_json
 from psvit.latency.measure import measure_networks
-from psvit.pipeline.compare import best_on_validation, compare, contenders, folders_of
-from psvit.pipeline.run_config import CompareConfig, RunAllConfig
+from psvit.pipeline.baselines import baselines
+from psvit.pipeline.compare import best_on_validation, compare, folders_of
+from psvit.pipeline.run_config import RunAllConfig
 from psvit.pipeline.run_page import run_page
 from psvit.search.search import Found, random_member, search
-from psvit.search.search_config import SearchConfig, shown
+from psvit.search.search_config import shown
 from psvit.search.search_folder import INHERITED, LATENCY, SUPERNET
 from psvit.search.search_page import REPORT
 from psvit.search.supernet import Supernet
@@ -55,18 +56,49 @@ def run(config: RunAllConfig, say: Callable[[str], None] = print) -> dict[str, A
         UserError: a wrong setting, an infeasible budget, or a folder that already holds a run.
     """
     accelerator = open_machine(config.machine)
-    main = accelerator.is_main_process
+    main, chosen, folder = accelerator.is_main_process, config.compare, Path(config.compare.output)
     say = say if main else _silent
-    chosen, folder = config.compare, Path(config.compare.output)
     if main:
         check_writable(folder, f"--output {folder}")
-    wanted = config.search_config()
-    folders_of(chosen)  # it refuses those of another run
+    searching = config.search_config()  # it refuses what is wrong with the search's settings
+    folders = folders_of(chosen)
     if chosen.resume and (results := _finished(folder, config)) is not None:
         say(f"finished  {folder}: all networks are trained and compared, there is nothing to resume")
         if main and chosen.results:
             write_json(Path(chosen.results), results)
         return results
+    data = _open_data(config, folder, say)
+    with sole_writer(folder, f"--output {folder}") if main else nullcontext():
+        _check_baselines(config, data)
+
+        def clear() -> None:
+            """Remove all that an earlier run left, before anything of this one is written."""
+            if main and not chosen.resume:
+                for place in folders.values():
+                    clear_run(place)
+                for path in (*(folder / name for name in (RESULTS, LATENCY, REPORT)), *list_files(folder)):
+                    path.unlink(missing_ok=True)
+
+        if config.searches:
+            networks = _searched(config, search(searching, say, clear), data, accelerator, say)
+        else:
+            clear()
+            networks = baselines(chosen, data, {})
+        if data.files is not None and main:
+            data.files.images.write(folder / IMAGES)
+        accelerator.wait_for_everyone()
+        like = TrainConfig(data=config.data, recipe=config.recipe, machine=config.machine)
+        rows = compare(chosen if chosen.resume else replace(chosen, overwrite=True), networks, like, say)
+        results = {"config": _record(config), "data": data.name, "rows": rows, "chosen": best_on_validation(rows)}
+        if main:
+            _write(folder, results, config, data, accelerator)
+        accelerator.wait_for_everyone()
+    return results
+
+
+def _open_data(config: RunAllConfig, folder: Path, say: Callable[[str], None]) -> Data:
+    """The images; those of a run that is resumed have to be the same."""
+    chosen = config.compare
     if (folder / REPORT).exists() and not (chosen.resume or chosen.overwrite):
         raise UserError(f"{folder / REPORT} is there already: give --overwrite to replace it, or another --output")
     kept = read_image_list(folder / IMAGES) if chosen.resume else None
@@ -74,61 +106,52 @@ def run(config: RunAllConfig, say: Callable[[str], None] = print) -> dict[str, A
     images = data.files.images if data.files is not None and kept is not None else None
     for line in check_unchanged(kept, images, config.data.accept_changes, folder):
         say(f"note      {line}")
-    with sole_writer(folder, f"--output {folder}") if main else nullcontext():
-        return _run(config, wanted, data, accelerator, say)
+    return data
 
 
-def _run(
-    config: RunAllConfig, wanted: SearchConfig, data: Data, accelerator: Accelerator, say: Callable[[str], None]
-) -> dict[str, Any]:
-    """All steps, alone in the run's folder."""
-    main, chosen, folder = accelerator.is_main_process, config.compare, Path(config.compare.output)
-    folders, shape = folders_of(chosen), (data.img_size, data.in_chans, len(data.classes))
-    for name in chosen.models:  # what is wrong with one is told now, not after the search
+def _check_baselines(config: RunAllConfig, data: Data) -> None:
+    """Tell what is wrong with one of the networks now, not after the search."""
+    for name in config.compare.models:
         if name not in ("searched", "random"):
+            # whether it can have as many MACs as the searched network is known after the search
             with suppress(cost.UnreachableError) if config.searches else nullcontext():
-                macs_known = None if config.searches else chosen.macs
-                contenders(replace(chosen, models=(name,), macs=macs_known), data, {})
+                macs = None if config.searches else config.compare.macs
+                baselines(replace(config.compare, models=(name,), macs=macs), data, {})
 
-    def clear() -> None:
-        """Remove all that an earlier run left, before anything of this one is written."""
-        for place in folders.values():
-            clear_run(place)
-        for path in (*(folder / name for name in (RESULTS, LATENCY, REPORT)), *list_files(folder)):
-            path.unlink(missing_ok=True)
 
-    given: dict[str, ModelConfig] = {}
-    macs = None
-    if config.searches:
-        found = search(wanted, say, clear if not chosen.resume else lambda: None)
-        macs = cost.macs(found.arch, *shape)
-        given = {
-            "searched": inherit(found, config, accelerator) if chosen.inherit else ModelConfig(found.arch),
-            "random": ModelConfig(random_member(found, macs, config.data.seed)),
-        }
-        with suppress(cost.UnreachableError):  # no heads for so few MACs: then the twin of the default network, or none
-            twin = replace(found.arch, pooling="1d", class_token=True).plain()
-            given["deit"] = ModelConfig(cost.scale_to(twin, macs, *shape))
-        chosen = replace(chosen, models=_possible(chosen, data, given, macs, say))
-    elif main and not chosen.resume:
-        clear()
-    if data.files is not None and main:
-        data.files.images.write(folder / IMAGES)
-    accelerator.wait_for_everyone()
-    like = TrainConfig(data=config.data, recipe=config.recipe, machine=config.machine)
-    rows = compare(replace(chosen, overwrite=True) if not chosen.resume else chosen,
-                   contenders(chosen, data, given, macs), like, say)  # fmt: skip
-    results = {"config": _record(config), "data": data.name, "rows": rows, "chosen": best_on_validation(rows)}
-    if main:
-        for name in (RESULTS, LATENCY, REPORT):
-            recover(folder / name)
-        timed = {**results, "rows": _timed(folder, rows, config, accelerator)}
-        run_page(folder, timed, shown(config), shape, versions()).write(folder / REPORT)
-        write_json(folder / RESULTS, results)  # the last: by it the run is known to be finished
-        if chosen.results:
-            write_json(Path(chosen.results), results)
-    accelerator.wait_for_everyone()
-    return results
+def _searched(
+    config: RunAllConfig, found: Found, data: Data, accelerator: Accelerator, say: Callable[[str], None]
+) -> dict[str, ModelConfig]:
+    """What the search found, and the other networks at its MACs; those that cannot have as many are left out."""
+    shape = (data.img_size, data.in_chans, len(data.classes))
+    macs = cost.macs(found.arch, *shape)
+    given = {
+        "searched": _inherit(found, config, accelerator) if config.compare.inherit else ModelConfig(found.arch),
+        "random": ModelConfig(random_member(found, macs, config.data.seed)),
+    }
+    with suppress(cost.UnreachableError):  # no heads for so few MACs: then the twin of the default network, or none
+        twin = replace(found.arch, pooling="1d", class_token=True).plain()
+        given["deit"] = ModelConfig(cost.scale_to(twin, macs, *shape))
+    networks: dict[str, ModelConfig] = {}
+    for name in config.compare.models:
+        try:
+            networks |= baselines(replace(config.compare, models=(name,)), data, given, macs)
+        except cost.UnreachableError as error:
+            say(f"left out  {name}: {error}")
+    return networks
+
+
+def _write(
+    folder: Path, results: Mapping[str, Any], config: RunAllConfig, data: Data, accelerator: Accelerator
+) -> None:
+    """Write the page and the results; the results last, since by them the run is known to be finished."""
+    for name in (RESULTS, LATENCY, REPORT):
+        recover(folder / name)
+    timed = {**results, "rows": _timed(folder, results["rows"], config, accelerator)}
+    shape = (data.img_size, data.in_chans, len(data.classes))
+    run_page(folder, timed, shown(config), shape, versions()).write(folder / REPORT)
+    for path in [folder / RESULTS, *([Path(config.compare.results)] if config.compare.results else [])]:
+        write_json(path, results)
 
 
 def _record(config: RunAllConfig) -> dict[str, Any]:
@@ -172,21 +195,7 @@ def _timed(
     return [{**row, "latency_ms": milliseconds[row["name"]]} for row in rows]
 
 
-def _possible(
-    chosen: CompareConfig, data: Data, given: Mapping[str, ModelConfig], macs: float, say: Callable[[str], None]
-) -> tuple[str, ...]:
-    """The names of the networks that can have as many MACs as the searched one; the others are told and left out."""
-    names = []
-    for name in chosen.models:
-        try:
-            contenders(replace(chosen, models=(name,)), data, given, macs)
-            names.append(name)
-        except cost.UnreachableError as error:
-            say(f"left out  {name}: {error}")
-    return tuple(names)
-
-
-def inherit(found: Found, config: RunAllConfig, accelerator: Accelerator) -> ModelConfig:
+def _inherit(found: Found, config: RunAllConfig, accelerator: Accelerator) -> ModelConfig:
     """The chosen network with its weights in the supernet, as a checkpoint to start from."""
     folder = found.folder / INHERITED
     if accelerator.is_main_process:

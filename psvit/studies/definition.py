@@ -12,7 +12,7 @@ from psvit.data.data_config import DataConfig
 from psvit.engine.train_config import Precision, Recipe
 from psvit.errors import UserError
 
-CONTENDERS = ("deit", "deit12", "psvit_1d", "psvit_2d")
+BASELINES = ("deit", "deit12", "psvit_1d", "psvit_2d")
 SEARCHED = "searched"
 """The name of the network that a search of the group's budget finds."""
 
@@ -28,7 +28,7 @@ class Network:
 
     Args:
         label: what the study calls it.
-        network: searched, or a name as `psvit.pipeline.compare.contender` knows it.
+        network: searched, or a name as `psvit.pipeline.baselines.baseline` knows it.
         changes: fields of `Arch` that differ.
         scaled: to the group's MACs.
         seeds: of its trainings.
@@ -135,7 +135,7 @@ class Study:
 
 def is_ours(network: str) -> bool:
     """Whether a network is described by an Arch, and is not searched."""
-    return network in CONTENDERS or set(network) <= set("AS-")
+    return network in BASELINES or set(network) <= set("AS-")
 
 
 def slug(text: str) -> str:

@@ -29,7 +29,7 @@ from psvit.errors import UserError, one_line
 from psvit.files import write_json
 from psvit.latency.benchmark_config import LatencyConfig
 from psvit.latency.measure import measure_networks
-from psvit.pipeline.compare import contender
+from psvit.pipeline.baselines import baseline
 from psvit.search.search_config import SearchConfig
 from psvit.studies.definition import SEARCHED, Group, Network, Study, check_slugs, slug
 from psvit.studies.known import NOTHING, Known
@@ -53,8 +53,7 @@ class Plan:
 
     Raises:
         UserError: MACs that a network cannot have, names that would share a folder, a validation split of 0, an
-            optimizer that
-            timm has not.
+            optimizer that timm does not have.
     """
 
     def __init__(self, study: Study, folder: Path, machine: Machine, known: Known = NOTHING) -> None:
@@ -142,20 +141,22 @@ class Plan:
             images = len(self._data(group).train)
             say(f"{group.name}: {group.data.data}, {images} images, {group.recipe.epochs} epochs")
             for network in group.networks:
-                model = self.models.get((group.name, network.label))
-                what = "what the search finds" if model is None else described(model)
-                what = "known" if (group.name, network.label) in self.known.rows else what
+                where = group.name, network.label
+                what = "known" if where in self.known.rows else "what the search finds"
+                if where in self.models and where not in self.known.rows:
+                    model = self.models[where]
+                    changes = [f"{name} {value}" for name, value in model.model_args.items()]
+                    what = " ".join([str(arch_of(model) or model.name), *changes])
                 say(f"  {network.label}: {what}, seeds {' '.join(map(str, network.seeds))}")
         return {}
 
     def results(self, kept: Kept, archs: Mapping[str, Any], milliseconds: Milliseconds) -> dict[str, Any]:
-        """The results of what the trainings came to, the searches found and the networks take.
+        """The results of the study, from those of its trainings and searches and the latencies of its networks.
 
         Returns:
             See `psvit.studies.results.results`. Each row has ``latency_ms`` besides, None of a network that could not
-            be
-            measured, and ``latency`` says how; a group that searches has ``search_seconds``: of the supernet's training
-            and the scoring, None of a search that was interrupted.
+            be measured, and ``latency`` says how; a group that searches has ``search_seconds``: of the supernet's
+            training and the scoring, None of a search that was interrupted.
         """
         searched = {**self.known.searched, **archs}
         found = results(self.study, kept, searched, self.shapes(), self.train_images(), self.known)
@@ -170,8 +171,8 @@ class Plan:
     def latencies(self, archs: Mapping[str, Any], say: Callable[[str], None]) -> Milliseconds:
         """Milliseconds of a batch through each network, those of an earlier study too, on the machine of the trainings.
 
-        They are measured once, since another measurement has other figures. Where a network comes to it, or on another
-        machine, all are measured anew: only what takes turns can be compared.
+        They are measured once, since another measurement gives other numbers. All are measured anew when a network is
+        added, or on another machine: only networks that take turns can be compared.
         """
         config, device, shapes = LatencyConfig(), resolve_device(self.machine.device), self.shapes()
         models = self.networks({**self.known.searched, **archs})
@@ -185,11 +186,7 @@ class Plan:
             say(f"measuring the latency of {len(different)} networks")
             seconds = measure_networks(different, config, device, self.machine.threads, skip=True)
             kept = {key: round(1000 * seconds[key], 4) if key in seconds else None for key in different}
-            rows = [
-                {**dict(zip(("model", "shape"), json.loads(key), strict=True)), "milliseconds": one}
-                for key, one in kept.items()
-            ]
-            write_json(self.folder / LATENCY, {**measured, "networks": rows})
+            write_json(self.folder / LATENCY, {**measured, "milliseconds": kept})
         return {where: kept[key] for where, key in keys.items()}
 
     def shapes(self) -> dict[str, dict[str, Any]]:
@@ -221,7 +218,7 @@ class Plan:
             macs = parse_macs(group.macs) if group.macs is not None and network.scaled else None
             if "genotype" in changes:
                 base = with_changes(base, genotype=changes.pop("genotype"))
-            return contender(network.network, base, data, macs, changes)
+            return baseline(network.network, base, data, macs, changes)
         except UserError as error:
             raise UserError(f"network {network.label} of group {group.name}: {error}") from error
 
@@ -259,11 +256,3 @@ class Plan:
 def arch_of(model: ModelConfig) -> Arch | None:
     """The Arch of a planned network; None of a model of timm."""
     return model.network if isinstance(model.network, Arch) else None
-
-
-def described(model: ModelConfig) -> str:
-    """A network in few words."""
-    arch = arch_of(model)
-    if arch is None:
-        return " ".join([model.name, *(f"{name} {value}" for name, value in model.model_args.items())])
-    return str(arch)

@@ -129,12 +129,12 @@ def recorded(
 
 
 def kept_latencies(path: Path, measured: Mapping[str, Any]) -> dict[str, float | None]:
-    """The milliseconds that a study's folder keeps, if they were measured so; by model and shape, as JSON."""
+    """The milliseconds that a study's folder keeps by network and shape, if they were measured with these settings."""
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         if measured != {name: kept[name] for name in measured}:
             return {}
-        return {json.dumps([one["model"], one["shape"]]): one["milliseconds"] for one in kept["networks"]}
+        return dict(kept["milliseconds"])
     except (OSError, ValueError, KeyError, TypeError):  # none, or a broken one: they are measured anew
         return {}
 
