@@ -53,7 +53,7 @@ def feasible() -> FeasibleSet:
 
 
 def members() -> list[Arch]:
-    """Ten drawn evenly over the region, then three more of one stage and four more of two, which it has few of."""
+    """Ten drawn evenly over the feasible set, then three more of one stage and four of two, which are few in it."""
     rng, found = random.Random(0), feasible()
     drawn = rng.sample(found.members or [], 10)
     for stages, more in ((1, 3), (2, 4)):

@@ -3,8 +3,7 @@
     python benchmarks/scoring.py --output docs/results/search-scoring.json
 
 Fashion-MNIST's validation split through an untrained supernet: the time does not depend on the weights. Members alone
-run
-through the same modules, one after the other; their time is that of the sample, scaled up to all.
+run through the same modules, one after the other; their time is that of the sample, scaled up to all.
 """
 
 from __future__ import annotations

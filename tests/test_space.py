@@ -104,7 +104,7 @@ def test_prices_are_the_costs_of_the_whole_network(seed: int) -> None:
 @pytest.mark.parametrize(
     ("macs", "params", "least"), [(6e5, None, 0), (6e5, 4e4, 0), (None, 3e4, 0.5), (1e6, None, 0.9)]
 )
-def test_a_region_holds_what_is_within_the_budget(macs: float | None, params: float | None, least: float) -> None:
+def test_a_feasible_set_holds_what_is_within_the_budget(macs: float | None, params: float | None, least: float) -> None:
     space = small()
     feasible = FeasibleSet(space, Budget(macs, params), least=least)
 
@@ -121,7 +121,7 @@ def test_a_region_holds_what_is_within_the_budget(macs: float | None, params: fl
     assert {feasible.sample(random.Random(seed)) for seed in range(20 * len(expected))} == set(expected)
 
 
-def test_a_region_too_large_to_list_is_drawn_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_set_too_large_to_list_is_drawn_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("psvit.search.feasible_set.LISTED", 10)
     feasible = FeasibleSet(small(), Budget(macs=6e5))
     assert feasible.members is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from math import floor
 from typing import Any
@@ -57,7 +56,7 @@ def build_space(
         scaled = _scaled_to(like, budget, shape, config, accelerator)
         choices = width_choices(scaled, chosen.stages[-1], chosen.width_choices)
     space = Space(
-        _range(depth), _range(chosen.stages), chosen.max_share, chosen.earliest_pool, choices,
+        depth, chosen.stages, chosen.max_share, chosen.earliest_pool, choices,
         replace(like, genotype=ATTEND, widths=like.widths[:1]), *shape,
     )  # fmt: skip
     return space, budget
@@ -89,10 +88,6 @@ def _near(like: Arch, macs: float, shape: Shape) -> Arch:
         smallest = tuple(like.head_dim for _ in like.widths)
         return replace(like, widths=smallest) if macs < cost.macs(like, *shape) else like
     return replace(like, widths=tuple(_whole(width, like.head_dim) for width in scaled.widths))
-
-
-def _range(values: Sequence[int]) -> int | tuple[int, int]:
-    return values[0] if len(values) == 1 else (values[0], values[-1])
 
 
 def width_choices(like: Arch, stages: int, count: int) -> tuple[tuple[int, ...], ...]:

@@ -72,18 +72,20 @@ def evolve(
     genome = Genome(feasible.space)
     while True:
         entries = storage.entries()
-        own = next((entry for entry in entries if entry.worker == worker and entry.score is None), None)
-        if own is not None:
-            storage.finish(own.number, evaluate(_arch(feasible, own)))
-        elif len(entries) >= config.evaluations:
+        left = next((entry for entry in entries if entry.worker == worker and entry.score is None), None)
+        if left is not None:  # by a process that was killed
+            number, arch = left.number, _arch(feasible, left)
+        elif (number := len(entries)) >= config.evaluations:
             break
         else:
             _say_progress(entries, config, say)
-            arch = _new_member(feasible, genome, entries, config.population, seed)
-            if arch is None:
-                say(f"evolution ends after {len(entries)} members: no other was found within the budget")
+            if (drawn := _new_member(feasible, genome, entries, config.population, seed)) is None:
+                say(f"evolution ends after {number} members: no other was found within the budget")
                 break
-            storage.enter(len(entries), worker, arch)
+            arch = drawn
+            if not storage.enter(number, worker, arch):
+                continue
+        storage.finish(number, evaluate(arch))
     return [entry.score for entry in storage.entries() if entry.score is not None]
 
 

@@ -46,8 +46,8 @@ class Space:
         UserError: a value outside its rule, or a set without members.
     """
 
-    depth: int | tuple[int, int] = 12
-    stages: int | tuple[int, int] = 3
+    depth: int | tuple[int, ...] = 12
+    stages: int | tuple[int, ...] = 3
     max_share: int = 2
     earliest_pool: int = 1
     widths: tuple[tuple[int, ...], ...] = ()
@@ -201,6 +201,6 @@ class Space:
             yield from self._walk((*steps, step), self.state(len(steps), step))
 
 
-def bounds(value: int | tuple[int, int]) -> tuple[int, int]:
+def bounds(value: int | tuple[int, ...]) -> tuple[int, int]:
     """Least and greatest of a number or a range."""
     return (value, value) if isinstance(value, int) else (value[0], value[-1])
