@@ -1,10 +1,7 @@
 """psvit study: the same whatever the jobs; what it leaves, what it refuses."""
 
 import copy
-import html
 import multiprocessing
-import re
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -145,12 +142,6 @@ def test_a_study_says_its_precision_unless_the_user_does(
     assert read(tmp_path / "study" / "a" / "n" / "seed-0" / "trial.json")["made_with"]["precision"] == used
 
 
-def test_a_precision_that_is_given_is_what_is_computed_in(finished: Path) -> None:
-    machine = read(finished / RESULTS)["machine"]
-    assert (machine["precision"], machine["computed_in"]) == ("float32", "float32")
-    assert {read(finished / trial / "trial.json")["computed_in"] for trial in TRIALS} == {"float32"}
-
-
 @pytest.mark.usefixtures("briefly")
 def test_other_macs_are_named_as_such(cli: Cli, tmp_path: Path) -> None:
     def asked(macs: str) -> dict[str, Any]:
@@ -177,20 +168,6 @@ def test_a_study_of_which_every_training_fails_is_refused_at_the_end(
         "a", "latency.json", "report.html", "results.json", "study.json", "tables.md",
     ]  # fmt: skip
     assert not list(recwarn)
-
-
-@pytest.mark.usefixtures("briefly")
-def test_what_is_finished_is_told_once(cli: Cli, tmp_path: Path) -> None:
-    asked = {**STUDY, "groups": {"a": {"networks": {"n": NETWORK}}}, "claims": []}
-    cli.ok(*words(tmp_path / "study", asked))
-    assert cli.ok(*words(tmp_path / "study", asked), "--resume").count("finished already") == 1
-
-
-def test_the_page_tells_how_to_make_the_study_again(finished: Path) -> None:
-    machine = "--device cpu --precision float32 --threads 1"
-    command = f"psvit study {shlex.quote(str(finished.parent / 'mine.yaml'))} --output {finished} {machine}"
-    page = (finished / "report.html").read_text()
-    assert f"<code>{command}</code>" in html.unescape(re.sub("</?span>", "", page))
 
 
 def test_a_study_says_whose_process_died(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,12 +100,6 @@ def test_what_is_not_alike_is_not_known(before: Path, cli: Cli, tmp_path: Path) 
         assert known == every - new, change
 
 
-def test_a_dry_run_says_what_is_known(before: Path, cli: Cli, tmp_path: Path) -> None:
-    said = cli.ok(*words(tmp_path / "study", extended()), "--known", before, "--dry-run")
-    assert said.count(": known, seeds") == 4
-    assert "added: A-A 2d 16-32 /2, seeds 0 1" in said
-
-
 def test_a_network_of_which_a_seed_failed_is_trained_again(before: Path, cli: Cli, tmp_path: Path) -> None:
     data = read(before)
     data["groups"][0]["rows"][0]["failed"] = {"1": "the loss is nan"}
@@ -125,9 +119,11 @@ def test_what_holds_nothing_known_is_refused(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "before.json").write_bytes(before.read_bytes())
     (tmp_path / "list.json").write_text("[1]")
+    write_json(tmp_path / "split.json", {**read(before), "config": {**read(before)["config"], "reads": "validation"}})
     for given, reason in (
         (["--known", "nowhere.json"], "--known nowhere.json cannot be read (No such file or directory)"),
         (["--known", "mine.yaml"], "--known mine.yaml holds no results of a study (Expecting value"),
+        (["--known", "split.json"], "was made with reads validation, not test"),
         (["--known", "list.json"], "--known list.json holds no results of a study"),
         (
             ["--known", "before.json", "--precision", "bfloat16"],
@@ -215,14 +211,3 @@ def test_the_same_names_of_other_images_or_networks_are_refused(
     said = cli.refused(*words(tmp_path / "study"), "--known", write_json(tmp_path / "old.json", data), "--dry-run")
     assert "network shares of group small was trained with" in said
     assert told in said
-
-
-def test_results_of_another_study_are_refused(before: Path, cli: Cli, tmp_path: Path) -> None:
-    asked = copy.deepcopy(STUDY)
-    asked["reads"] = "validation"
-    said = cli.refused(*words(tmp_path / "study", asked), "--known", before)
-    assert "was made with reads test, not validation" in said
-    other = {**STUDY, "groups": {"else": STUDY["groups"]["small"]}, "claims": []}
-    assert "holds no network of this study with the same settings" in cli.refused(
-        *words(tmp_path / "study", other), "--known", before
-    )

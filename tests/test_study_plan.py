@@ -108,17 +108,6 @@ def test_a_group_overrides_what_the_file_says(study: Callable[..., Study]) -> No
     assert changes_of(read, 1) == [{"head_dim": 16, "pool_op": "avg"}, {}], "a ResNet has no such fields"
 
 
-def test_a_network_overrides_its_group(study: Callable[..., Study]) -> None:
-    networks = {"a": {"network": "AS", "pool_op": "max"}, "b": "AS"}
-    read = study(groups={"one": {"arch": {"pool_op": "avg"}, "networks": networks}})
-    assert changes_of(read) == [{"pool_op": "max"}, {"pool_op": "avg"}]
-
-
-def test_another_recipe_by_name(study: Callable[..., Study]) -> None:
-    recipe = study(recipe={"name": "deit", "epochs": 1}).groups[0].recipe
-    assert (recipe.epochs, recipe.mixup, recipe.repeats) == (1, 0.8, 3)
-
-
 def test_numbers_that_yaml_takes_for_text(write: Write) -> None:
     read = read_study(str(write("{recipe: {lr: 1e-3, min_lr: 1e-05}, groups: {a: {macs: 2e6, networks: [deit]}}}")))
     assert (read.groups[0].recipe.lr, read.groups[0].recipe.min_lr) == (1e-3, 1e-5)
@@ -131,11 +120,6 @@ def test_config_of_a_search_are_lists_or_single_values(study: Callable[..., Stud
     (found,) = Plan(study(groups={"one": group}), Path("unused"), CPU).searches
     space = found.config.space
     assert (space.depth, space.stages, space.stage_widths, space.least) == ((2,), (1, 2), ("16", "16,32"), 0)
-
-
-def test_every_group_counts_its_own_images(study: Callable[..., Study]) -> None:
-    groups = {"few": {"networks": ["deit"]}, "all": {"data": {"limit": None}, "networks": ["deit"]}}
-    assert Plan(study(groups=groups), Path("unused"), CPU).train_images() == {"few": 48, "all": 1295}
 
 
 def test_quick_comes_last(study: Callable[..., Study]) -> None:
@@ -341,13 +325,3 @@ def test_the_shipped_studies_can_be_run(name: str, monkeypatch: pytest.MonkeyPat
     for group in study.groups:
         planned = [label for where, label in plan.models if where == group.name]
         assert planned == [network.label for network in group.networks if network.network != "searched"]
-
-
-def test_the_search_beside_a_bad_one_is_refused_before_anything_is_overwritten(
-    cli: Cli, write: Write, tmp_path: Path
-) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "results.json").write_text("{}")
-    path = write({**SMALL, **in_group(networks=["searched"], macs="1M", search={"max_share": -1, "nonsense": 1})})
-    assert "nonsense" in cli.refused("study", path, "--output", tmp_path / "out", "--overwrite")
-    assert (tmp_path / "out" / "results.json").exists()

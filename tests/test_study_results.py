@@ -11,14 +11,13 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from browser import Browser, needs_browser
 from pages import HOSTILE, Tags
 from PIL import Image
 from scipy import stats
 
 from psvit.data.data_config import DataConfig
 from psvit.engine.train_config import light
-from psvit.report.tables import print_table, to_markdown
+from psvit.report.tables import to_markdown
 from psvit.studies.definition import Claim, Figure, Group, Network, Study
 from psvit.studies.known import of_now
 from psvit.studies.results import AT_CHANCE, judged, results
@@ -44,6 +43,15 @@ def test_an_interval_by_hand() -> None:
 A, B, C = [91.2, 90.5, 92.0, 91.1], [89.0, 90.0], [70.0]
 
 
+def test_one_seed_takes_the_given_scatter_and_equal_values_differ_exactly() -> None:
+    delta, low, high = difference(C, A, Spread(0.5, 4))
+    half = stats.t.ppf(0.975, 4) * math.sqrt(0.5 * (1 + 1 / 4))
+    assert (low, high) == pytest.approx((delta - half, delta + half))
+    assert difference(C, A, NONE)[1:] == (-math.inf, math.inf)
+    assert difference([3, 3], [1, 1], NONE) == (2, 2, 2)
+    assert ratio([3, 3], [2, 2], NONE) == pytest.approx((1.5, 1.5, 1.5))
+
+
 def test_a_difference_is_welchs() -> None:
     expected = stats.ttest_ind(A, B, equal_var=False).confidence_interval()
     delta, low, high = difference(A, B, NONE)
@@ -56,20 +64,6 @@ def test_the_widest_scatter_is_of_one_sample() -> None:
     assert widest([[1, 3], [0, 0, 3, 3, 9], [7], []]) == Spread(54 / 4, 4)  # squares of 54 around 3
     assert widest([[1, 9], [0, 0, 3, 3, 9]]) == Spread(32, 1)
     assert widest([[1], [2]]).freedom == 0
-
-
-def test_one_seed_takes_the_given_scatter() -> None:
-    spread = Spread(0.5, 4)
-    delta, low, high = difference(C, A, spread)
-    half = stats.t.ppf(0.975, 4) * math.sqrt(0.5 * (1 + 1 / 4))
-    assert (low, high) == pytest.approx((delta - half, delta + half))
-    assert difference(C, [60.0], spread)[2] == pytest.approx(10 + stats.t.ppf(0.975, 4))
-    assert difference(C, A, NONE)[1:] == (-math.inf, math.inf)
-
-
-def test_two_that_never_scatter_differ_exactly() -> None:
-    assert difference([3, 3], [1, 1], NONE) == (2, 2, 2)
-    assert ratio([3, 3], [2, 2], NONE) == pytest.approx((1.5, 1.5, 1.5))
 
 
 def test_a_ratio_by_hand() -> None:
@@ -98,10 +92,10 @@ def test_a_claim_holds_only_with_its_whole_interval() -> None:
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
-    """2,000 studies of three seeds each: 95 %, within two standard errors of such a count."""
+    """500 studies of three seeds each: 95 %, within two standard errors of such a count."""
     rng = np.random.default_rng(0)
     means, ratios, careful = 0, 0, 0
-    for first, second in zip(rng.normal(90, 0.7, (2000, 3)), rng.lognormal(2, 0.1, (2000, 3)), strict=True):
+    for first, second in zip(rng.normal(90, 0.7, (500, 3)), rng.lognormal(2, 0.1, (500, 3)), strict=True):
         low, high = interval(first.tolist()) or (0, 0)
         means += low <= 90 <= high
         once = [math.exp(2 + 0.1 * rng.normal())]
@@ -110,9 +104,9 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
         calm = (2 + 0.02 * rng.normal(size=3)).tolist()  # the one that was trained once scatters more than this
         _, low, high = ratio(np.exp(calm).tolist(), once, widest([calm, np.log(second).tolist()]))
         careful += low <= 1 <= high
-    assert 0.94 < means / 2000 < 0.96
-    assert careful / 2000 > 0.94
-    assert 0.935 < ratios / 2000 < 0.965, "the middle of a ratio of means is a little off that of the logarithms"
+    assert 0.93 < means / 500 < 0.97
+    assert careful / 500 > 0.93
+    assert 0.925 < ratios / 500 < 0.975, "the middle of a ratio of means is a little off that of the logarithms"
 
 
 # Results -------------------------------------------------------------------------------------------------------------
@@ -272,15 +266,6 @@ def test_nothing_is_over_a_network_without_errors() -> None:
     assert found(study(), second)["groups"][0]["rows"][1]["error_ratio"] == 0
 
 
-def test_nothing_is_over_a_first_network_that_failed() -> None:
-    broken = {("one", "first", seed): {"error": "the loss is nan"} for seed in range(3)}
-    data = strict_json(found(study(claims=CLAIMS), broken))
-    assert [row["error_ratio"] for row in data["groups"][0]["rows"]] == [None] * 3
-    table = group_table(data["groups"][0], "test")
-    assert {len(row) for row in table.rows} == {len(table.headings)}
-    assert [row[-1] for row in table.rows] == ["", "–", "–"]
-
-
 def test_a_failed_training_is_told_and_left_out() -> None:
     broken = {("one", "second", 1): {"error": "the loss is nan", "folder": "x"}}
     broken |= {("one", "third", seed): {"error": "the loss is inf"} for seed in range(3)}
@@ -331,16 +316,6 @@ def test_the_cells_of_a_group() -> None:
     assert "validation split" in " ".join(group_table(group, "validation").headings)
 
 
-def test_the_cells_of_claims() -> None:
-    rows = claims_table(found(study(claims=CLAIMS), {("one", "third", s): {"error": "no"} for s in range(3)})).rows
-    assert [row[1] for row in rows] == ["**holds**", "**does not hold**", "not measured", "**open, one seed**"]
-    assert re.fullmatch(r"\+9\.00 \[\+\d\.\d\d, \+\d+\.\d\d\]", rows[0][2])
-    assert rows[0][4:6] == ("0.8", "yes")
-    alone = claims_table(found(study(claims=CLAIMS, seeds=1))).rows
-    assert alone[0][2:4] == ("+10.00", "0.50")
-    assert alone[0][1] == "**open, one seed**"
-
-
 def test_a_pipe_or_a_new_line_does_not_break_a_table_of_markdown() -> None:
     text = to_markdown(group_table(found(study(labels=("a|b", "c\nd", "e")))["groups"][0], "test"))
     lines = text.splitlines()
@@ -359,14 +334,6 @@ def test_the_markdown_holds_every_group_and_how_to_read_it() -> None:
     said = made_on({**data, "machine": machine, "wall_seconds": 5 * 3600})
     assert said.endswith(", 2 at a time on a CPU in bfloat16; 5.0 hours by the clock, all told.")
     assert "**This is the quick version of the study: its figures mean little.**" in text
-
-
-def test_the_terminal_shows_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    data = found(study(labels=("[red]a[/red]", "b [/x]", "c")))
-    print_table(group_table(data["groups"][0], "test"), "g [/y]")
-    said = capsys.readouterr().out
-    for name in ("[red]a[/red]", "b [/x]", "g [/y]", "mean, 95 %"):
-        assert name in said
 
 
 # The page ------------------------------------------------------------------------------------------------------------
@@ -392,12 +359,6 @@ def test_the_page_holds_every_network_figure_and_claim(tmp_path: Path) -> None:
         assert ElementTree.parse(path).getroot().tag.endswith("svg")
         with Image.open(path.with_suffix(".png")) as picture:
             assert picture.width > 1000
-
-
-def test_the_page_shows_the_network_to_use(tmp_path: Path) -> None:
-    best = {("one", "second", seed): trained(99.0, 1, arch=ARCH, folder=f"one/1/seed-{seed}") for seed in range(3)}
-    without, shown = (study_page(whole(found(study(), changes)), tmp_path, COMMAND).html() for changes in ({}, best))
-    assert shown.count("<figure") == without.count("<figure") + 1
 
 
 def test_the_network_to_use_is_chosen_on_the_hold_out(tmp_path: Path) -> None:
@@ -455,13 +416,6 @@ def test_a_figure_over_images_counts_them_where_there_is_no_limit() -> None:
     assert "digits: all training images" in text
 
 
-def test_a_name_with_dots_names_each_figure(tmp_path: Path) -> None:
-    data = {**whole(found(study(figures=FIGURES))), "study": "my.study"}
-    names = [path.name for path in write_report(tmp_path, data, COMMAND)[2:]]
-    assert len(set(names)) == 6
-    assert names[:3] == ["my-study.svg", "my-study.png", "my-study-2.svg"]
-
-
 def hostile() -> Any:
     asked = study(
         labels=(HOSTILE, "b", "c"), group=HOSTILE, title=HOSTILE, question=HOSTILE, figures=(Figure((HOSTILE,)),),
@@ -477,19 +431,3 @@ def test_hostile_names_are_shown_and_never_run(tmp_path: Path) -> None:
     assert "iframe" not in names
     assert not [name for _, attributes in tags.found for name in attributes if name.startswith("on")]
     assert HOSTILE in tags.cells
-
-
-@needs_browser
-def test_a_browser_shows_the_page_without_complaint(tmp_path: Path) -> None:
-    width = 360
-    pages = {
-        "good": study_page(whole(found(study(claims=CLAIMS, figures=FIGURES), one=ARCH)), tmp_path, COMMAND),
-        "hostile": study_page(hostile(), tmp_path, HOSTILE),
-    }
-    with Browser(width=width, dark=True) as tab:
-        for name, page in pages.items():
-            page.write(tmp_path / f"{name}.html")
-            tab.open(tmp_path / f"{name}.html")
-            assert tab.run("document.documentElement.scrollWidth") <= width, "no overflow"
-            assert tab.run("document.images.length") == {"good": 6, "hostile": 3}[name]
-            assert tab.run("document.querySelectorAll('.point').length") >= 4
