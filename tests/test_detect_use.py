@@ -178,19 +178,8 @@ def test_a_validation_split_that_cannot_be_read_is_refused_before_training(cli: 
     held = open_objects(DenseDataConfig(str(tmp_path / "data"), validation=0.1)).validation
     assert len(held) == 1
     Path(held.name(0)).write_bytes(b"\x89PNG broken")
-    words = [
-        "detect",
-        "train",
-        *MACHINE,
-        "--data",
-        tmp_path / "data",
-        "--validation",
-        "0.1",
-        "--workers",
-        "0",
-        "--output",
-    ]
-    said = cli.refused(*words, tmp_path / "run")
+    words = ["detect", "train", *MACHINE, "--data", tmp_path / "data", "--validation", "0.1", "--workers", "0"]
+    said = cli.refused(*words, "--output", tmp_path / "run")
     assert "none of the 1 images of the validation split can be evaluated, the first is image " in said
     assert "mend it, give another --split-seed, or go without a validation split by --validation 0\n" in said
     assert not (tmp_path / "run").exists()
@@ -268,12 +257,9 @@ def test_predict_refuses(cli: Cli, whole: Path, tmp_path: Path) -> None:
     Image.new("L", (48, 48)).save(image)
     for words, message in (
         ([whole / "best", tmp_path / "empty"], "holds no images"),
-        ([whole / "best", tmp_path / "nowhere.png"], "there is no file or folder"),
         ([whole, image], "did you mean"),
         ([tmp_path / "nowhere", image], "there is no checkpoint folder"),
         ([whole / "best", image, "--threshold", "1"], "--threshold 1.0 is not a fraction"),
-        ([whole / "best", image, "--output", image], "is a file: give a folder"),
-        ([whole / "best", image, "--output", tmp_path, "--overwrite"], "is one of the images"),
     ):
         assert message in cli.refused("detect", "predict", *words, *MACHINE)
     (tmp_path / "broken.png").write_bytes(b"\x89PNG broken")
@@ -346,7 +332,6 @@ def test_wrong_commands_are_refused(cli: Cli, tmp_path: Path) -> None:
     for words, message in (
         (["detect", "learn"], "psvit detect does not know 'learn': give train, evaluate or predict"),
         ([*TRAIN, *run, "--pooling", "1d"], "pools the sequence (1D), so its later stages have no maps"),
-        ([*TRAIN, *run, "--model", "psvit_1d_tiny"], "take a 2D variant"),
         ([*TRAIN, *run, "--model", "resnet19"], "no model is called 'resnet19'"),
         ([*TRAIN, *run, "--data", tmp_path / "nowhere"], "layout of COCO or Pascal VOC\n"),
     ):

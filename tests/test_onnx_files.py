@@ -316,11 +316,6 @@ def test_a_file_runs_on_the_device_that_is_asked_for(monkeypatch: pytest.MonkeyP
         providers_for("cuda:1", [cpu])
 
 
-def test_an_explanation_needs_a_checkpoint(cli: Cli, exported: Path, images: Path, tmp_path: Path) -> None:
-    said = cli.refused("predict", exported / "best.onnx", images, "--explain", tmp_path / "figures", *MACHINE)
-    assert "give --explain with the checkpoint folder" in said
-
-
 def test_a_missing_package_is_named(
     cli: Cli, exported: Path, images: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

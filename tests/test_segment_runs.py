@@ -27,16 +27,7 @@ from psvit.tasks.segmentation.segment import ClassMap, Segmentation
 from psvit.tasks.segmentation.segmenter_config import SegmenterConfig
 
 NETWORK = ["--model", "AS-A", "--widths", "16", "32", "--head-dim", "8", "--patch-size", "4"]
-SCENES = [
-    "--data",
-    "digits-scenes",
-    "--scenes",
-    "24",
-    "--img-size",
-    "48",
-    "--validation",
-    "0.2",
-]  # 5 of the validation split
+SCENES = ["--data", "digits-scenes", "--scenes", "24", "--img-size", "48", "--validation", "0.2"]  # 5 to validate on
 TRAIN = ["segment", "train", *NETWORK, *SCENES, *MACHINE, "--epochs", "2", "--channels", "32"]
 
 
@@ -98,16 +89,8 @@ def test_two_processes_are_one_at_the_same_global_batch(cli: Cli, tmp_path: Path
 
 
 def test_a_checkpoint_is_evaluated_as_its_training_did(cli: Cli, trained: Path) -> None:
-    words = [
-        "segment",
-        "evaluate",
-        trained / "last",
-        "--data",
-        "digits-scenes",
-        *MACHINE,
-        "--split",
-        "validation",
-    ]  # of the size that it was trained on, of as many scenes, and of the validation split
+    # of the size that it was trained on, of as many scenes, and of the validation split
+    words = ["segment", "evaluate", trained / "last", "--data", "digits-scenes", *MACHINE, "--split", "validation"]
     figures = json.loads(cli.ok(*words, "--json"))
     kept = read(trained / "last" / "metrics.json")
     for name in ("miou", "pixel_accuracy", "loss", "images"):
@@ -169,11 +152,6 @@ def test_predict_leaves_out_what_rounds_to_nothing(cli: Cli, tmp_path: Path, mon
     assert cli.ok("segment", "predict", "nowhere", tmp_path / "a.png") == "a.png  sky 99.9 %  sea 0.1 %\n"
     said = json.loads(cli.ok("segment", "predict", "nowhere", tmp_path / "a.png", "--json"))
     assert said["percent"] == {"sky": 99.91, "sea": 0.05, "sand": 0.04}
-
-
-def test_colours_of_classes_differ() -> None:
-    for background in (True, False):
-        assert len({class_colour(number, background) for number in range(200)}) == 200
 
 
 @pytest.fixture(scope="module")

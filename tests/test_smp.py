@@ -99,10 +99,3 @@ def test_smp_says_why_1d_is_no_encoder() -> None:
     with pytest.raises(UserError, match=r"pools the sequence \(1D\).*take a 2D variant") as error:
         smp.Unet("tu-psvit_1d_tiny", encoder_weights=None)
     assert "\n" not in str(error.value)
-
-
-def test_dpt_says_why_1d_is_no_encoder() -> None:
-    segmenter = smp.DPT("tu-psvit_1d_tiny", encoder_weights=None, decoder_intermediate_channels=(8, 8, 8),
-                        encoder_depth=3, **NARROW)  # fmt: skip
-    with pytest.raises(UserError, match=r"pools the sequence \(1D\).*take a 2D variant"):
-        segmenter(images(64, 64))

@@ -150,13 +150,6 @@ def test_transformers_prepares_images_as_we_do(folder: Path, model: Any) -> None
     assert found.shape == (1, 3, 32, 48)
 
 
-def test_one_config_for_timm_and_transformers(folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    assert (config["num_classes"], config["label_names"]) == (3, list(CLASSES))
-    assert "num_classes" not in config["model_args"]  # transformers refuses it there
-    assert timm.create_model(f"local-dir:{folder}").num_classes == 3
-
-
 def test_transformers_backbone(folder: Path, model: Any) -> None:
     for out_indices, strides in ((None, [32]), ((-1,), [32]), ((0, 1, 2, 3), [4, 8, 16, 32]), ((1, 3), [8, 32])):
         source = f"local-dir:{folder}"
@@ -167,14 +160,6 @@ def test_transformers_backbone(folder: Path, model: Any) -> None:
         equal_maps(maps, [expected[[4, 8, 16, 32].index(stride)] for stride in strides])
         assert backbone.channels == [m.shape[1] for m in maps], out_indices
         assert backbone.stage_names == ["patches.4", "stages.0", "stages.1", "stages.2"], out_indices
-
-
-def test_transformers_backbone_of_a_variant() -> None:
-    config = transformers.TimmBackboneConfig(backbone="psvit_2d_tiny", out_indices=(2, 3, 4), num_channels=1)
-    backbone = transformers.AutoBackbone.from_config(config)
-    assert backbone.channels == [288, 384, 384]
-    maps = backbone(torch.randn(1, 1, 64, 96)).feature_maps
-    assert [tuple(m.shape[2:]) for m in maps] == [(4, 6), (2, 3), (1, 2)]
 
 
 def test_transformers_says_why_1d_is_no_backbone() -> None:

@@ -29,7 +29,7 @@ def model_card(classifier: Classifier, name: str | None, license: str | None, pl
     Args:
         classifier: see `psvit.tasks.classification.evaluate.open_checkpoint`; the MACs are those at its size.
         name: of the repository on the Hub; None if there is none.
-        license: of the weights, as the Hub spells it; None if nobody said.
+        license: of the weights, as the Hub spells it; None if it is not stated.
         place: the folder; of an absolute path the card tells the name alone, since others may read it.
     """
     model, metrics = classifier.model, read_metrics(classifier.source)

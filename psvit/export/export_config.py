@@ -34,7 +34,7 @@ class ExportConfig(Config):
         opset: version of ONNX's operators that the file is written in; older runtimes read older ones alone.
         img_size: side in pixels, or height and width; by default the checkpoint's.
         batch_size: images that the file takes at a time; by default any number.
-        tolerance: largest difference to the network's own outputs; int8 is not held to it.
+        tolerance: largest difference to the network's own outputs; it does not apply to int8.
         timed_batches: batch sizes to time at (only --batch-size, where it is given).
         rounds: turns of each in the timing; 0 for no timing.
         threads: CPU threads of the timing and of the measuring; by default torch's choice.

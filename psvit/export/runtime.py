@@ -1,6 +1,6 @@
 """Running an exported file: an ONNX file of ours is a classifier as a checkpoint is.
 
-The file tells its class names and its preprocessing, so neither a checkpoint nor a network is needed.
+The file holds its class names and its preprocessing, so neither a checkpoint nor a network is needed.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def open_classifier(name: str, threads: int | None = None, precision: str = "aut
     Args:
         name: folder or file.
         threads: CPU threads of ONNX Runtime; by default its own choice.
-        precision: that was asked for; a file computes in its own.
+        precision: as asked for; a file computes in its own.
         device: where a file is to run: cpu, cuda, cuda:1, or auto: CUDA where both torch and ONNX Runtime have it.
-            A checkpoint goes where its user sends it.
+            A checkpoint is moved by its user.
 
     Raises:
-        UserError: neither, a file of another precision, or a device that ONNX Runtime has not; see `OnnxModel` and
+        UserError: neither, a file of another precision, or a device that ONNX Runtime does not have; see `OnnxModel` and
             `psvit.tasks.classification.evaluate.open_checkpoint`.
     """
     if Path(name).suffix.lower() != SUFFIX or Path(name).is_dir():

@@ -40,7 +40,7 @@ def scratch() -> DenseRecipe:
 
 
 def finetune() -> DenseRecipe:
-    """A trained backbone, photographs: 1e-4 for batches of 16, as ViTDet's (our figures for it: none yet).
+    """A trained backbone, photographs: 1e-4 for batches of 16, as ViTDet's (not measured here yet).
 
     ``psvit detect train --recipe finetune --data FOLDER --model runs/train/best --batch-size 2 --accumulate 8``
     """

@@ -70,7 +70,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.body, self.out_channels = body, channels
         strides, dims = list(body.feature_info.reduction()), list(body.feature_info.channels())
-        # patches of the image, which a PSViT's features begin with, tell nothing of its stages
+        # a PSViT's features begin with patches of the image, which are no stage
         stages = {one["reduction"] for one in body.feature_info.get_dicts() if not one["module"].startswith("patches")}
         self.simple = neck == "simple" or (neck == "auto" and len(stages) == 1)
         if self.simple:
@@ -142,9 +142,9 @@ def check_read(backbone: Backbone, shape: Sequence[int]) -> None:
 
 
 def pyramid_strides(stride: int) -> list[int]:
-    """The four strides of a pyramid over one map: from 4 px where halving the map's stride once or twice leads there.
+    """The four strides of a pyramid over one map: from 4 px if the map's stride, halved at most twice, gets there.
 
-    A stride that is not so divided, as 14, is halved as long as it stays a whole number of at least 4: 7, 14, 28, 56.
+    Another stride, such as 14, is halved while it stays a whole number of at least 4: 7, 14, 28, 56.
     """
     first = stride
     for _ in range(2):

@@ -3,7 +3,7 @@
 smp finds the maps of a backbone by their place in a list: place i has the stride 2^i, and place 0 is the image. Its own
 encoder for timm takes backbones whose maps begin at stride 1, 2 or 4 and double from one to the next. Ours takes a
 backbone with its weights, puts each map at its place, whatever its stride, and makes those that are missing. It is
-handed to smp as smp's documentation says (`smp.encoders.encoders`).
+registered with smp as smp's documentation says (`smp.encoders.encoders`).
 
 Legend: B images, C channels, H x W pixels, K classes.
 """
