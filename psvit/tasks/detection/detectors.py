@@ -82,9 +82,7 @@ def build_detector(
         masks (n, H, W)) -> a dict of losses; in evaluation a list of dicts of boxes, labels, scores and masks
         (n, 1, H, W) bool.
     """
-    channels, strides = backbone.out_channels, backbone.strides
-    scale = float(config.anchor_scale or 8)
-    kept = int(config.proposals or 1000)
+    scale, strides = float(config.anchor_scale or 8), backbone.strides
     common: dict[str, Any] = {
         "min_size": config.short_side,
         "max_size": config.long_side,
@@ -100,55 +98,60 @@ def build_detector(
             anchor_generator=Anchors(octaves, strides),
             score_thresh=config.score_threshold,
             detections_per_img=config.detections,
-            topk_candidates=kept,
+            topk_candidates=int(config.proposals or 1000),
             **common,
         )
         return _in_float32(retina, "head")
-    levels = [str(level) for level in range(len(strides) - 1)]  # not the last: it serves the largest anchors only
+    boxes = _box_stage(backbone, config, num_classes, scale)
+    if config.detector == "faster_rcnn":
+        return _in_float32(FasterRCNN(backbone, **boxes, **common), "rpn.head", "roi_heads.box_predictor")
+    channels, layers = backbone.out_channels, int(config.mask_layers or 4)
+    masks = {
+        "mask_roi_pool": _pooler(strides, scale, 14),
+        "mask_head": MaskRCNNHeads(channels, (channels,) * layers, dilation=1, norm_layer=LayerNorm2d),
+        "mask_predictor": MaskRCNNPredictor(channels, channels, num_classes + 1),
+    }
+    model = MaskRCNN(backbone, **boxes, **masks, **common)
+    model.transform = PastingTransform(**common)
+    heads = model.roi_heads
+    model.roi_heads = AlignedRoIHeads(
+        heads.box_roi_pool, heads.box_head, heads.box_predictor, 0.5, 0.5, heads.fg_bg_sampler.batch_size_per_image,
+        heads.fg_bg_sampler.positive_fraction, None, heads.score_thresh, heads.nms_thresh, heads.detections_per_img,
+        **masks,
+    )  # fmt: skip
+    return _in_float32(model, "rpn.head", "roi_heads.box_predictor", "roi_heads.mask_predictor")
 
-    def pooler(side: int) -> MultiScaleRoIAlign:
-        # torchvision's 224 px at level 4 are anchors of 8 strides
-        pool = MultiScaleRoIAlign(levels, side, 2, canonical_scale=round(28 * scale))
-        # else it guesses the strides from the first image it meets, and a small one's padding misleads it
-        pool.scales = [1 / stride for stride in strides[:-1]]
-        pool.map_levels = initLevelMapper(
-            int(log2(strides[0])), int(log2(strides[-2])), pool.canonical_scale, pool.canonical_level
-        )
-        return pool
 
-    width = int(config.head_width or 1024)
-    regions = {
-        "rpn_anchor_generator": Anchors([(scale * stride,) for stride in strides], strides),
+def _box_stage(backbone: Backbone, config: DetectorConfig, num_classes: int, scale: float) -> dict[str, Any]:
+    """What Faster R-CNN and Mask R-CNN take: where to look for boxes, and how to judge them."""
+    kept, rois, width = int(config.proposals or 1000), int(config.rois or 512), int(config.head_width or 1024)
+    return {
+        "rpn_anchor_generator": Anchors([(scale * stride,) for stride in backbone.strides], backbone.strides),
         "rpn_pre_nms_top_n_train": 2 * kept,
         "rpn_pre_nms_top_n_test": kept,
         "rpn_post_nms_top_n_train": 2 * kept,
         "rpn_post_nms_top_n_test": kept,
-        "rpn_batch_size_per_image": min(256, 2 * int(config.rois or 512)),
-        "box_roi_pool": pooler(7),
-        "box_head": TwoMLPHead(channels * 7**2, width),
+        "rpn_batch_size_per_image": min(256, 2 * rois),
+        "box_roi_pool": _pooler(backbone.strides, scale, 7),
+        "box_head": TwoMLPHead(backbone.out_channels * 7**2, width),
         "box_predictor": FastRCNNPredictor(width, num_classes + 1),
         "box_score_thresh": config.score_threshold,
         "box_detections_per_img": config.detections,
-        "box_batch_size_per_image": config.rois,
+        "box_batch_size_per_image": rois,
     }
-    if config.detector == "faster_rcnn":
-        return _in_float32(FasterRCNN(backbone, **regions, **common), "rpn.head", "roi_heads.box_predictor")
-    layers = (channels,) * int(config.mask_layers or 4)
-    masks = {
-        "mask_roi_pool": pooler(14),
-        "mask_head": MaskRCNNHeads(channels, layers, dilation=1, norm_layer=LayerNorm2d),
-        "mask_predictor": MaskRCNNPredictor(channels, channels, num_classes + 1),
-    }
-    parts = ("rpn.head", "roi_heads.box_predictor", "roi_heads.mask_predictor")
-    model = MaskRCNN(backbone, **regions, **masks, **common)
-    model.transform = PastingTransform(**common)
-    boxes = model.roi_heads
-    model.roi_heads = AlignedRoIHeads(
-        boxes.box_roi_pool, boxes.box_head, boxes.box_predictor, 0.5, 0.5, boxes.fg_bg_sampler.batch_size_per_image,
-        boxes.fg_bg_sampler.positive_fraction, None, boxes.score_thresh, boxes.nms_thresh, boxes.detections_per_img,
-        **masks,
-    )  # fmt: skip
-    return _in_float32(model, *parts)
+
+
+def _pooler(strides: Sequence[int], scale: float, side: int) -> MultiScaleRoIAlign:
+    """Boxes of maps with these strides -> squares; the last map is left out, it serves the largest anchors only."""
+    levels = [str(level) for level in range(len(strides) - 1)]
+    # torchvision's 224 px at level 4 are anchors of 8 strides
+    pool = MultiScaleRoIAlign(levels, side, 2, canonical_scale=round(28 * scale))
+    # else it guesses the strides from the first image it meets, and a small one's padding misleads it
+    pool.scales = [1 / stride for stride in strides[:-1]]
+    pool.map_levels = initLevelMapper(
+        int(log2(strides[0])), int(log2(strides[-2])), pool.canonical_scale, pool.canonical_level
+    )
+    return pool
 
 
 def _in_float32(model: nn.Module, *parts: str) -> nn.Module:
