@@ -39,7 +39,7 @@ def open_classifier(name: str, threads: int | None = None, precision: str = "aut
             A checkpoint is moved by its user.
 
     Raises:
-        UserError: neither, a file of another precision, or a device that ONNX Runtime does not have; see `OnnxModel` and
+        UserError: neither, another precision than the file, a device that ONNX Runtime lacks; see `OnnxModel` and
             `psvit.tasks.classification.evaluate.open_checkpoint`.
     """
     if Path(name).suffix.lower() != SUFFIX or Path(name).is_dir():
