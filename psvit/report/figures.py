@@ -282,7 +282,7 @@ def _label(axes: Axes, across: Sequence[float], x: str, y: str, log_x: bool) -> 
             wide = max(across) >= 10 * min(across)
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(5))
     elif all(float(value).is_integer() for value in across):  # epochs
-        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     if max(map(abs, across), default=0) >= 1e4:
         axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     elif log_x:
