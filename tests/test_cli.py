@@ -117,3 +117,4 @@ def test_a_printed_config_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "\nwarmup_epochs: 5\n" in printed
     (tmp_path / "it.yaml").write_text(printed)
     assert helped(capsys, "train", "--config", str(tmp_path / "it.yaml"), "--print-config") == printed
+    assert "checkpoint" not in helped(capsys, "evaluate", "runs/train/best", "--print-config")

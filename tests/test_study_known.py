@@ -15,7 +15,7 @@ from psvit.errors import UserError
 from psvit.studies.known import known_of
 from psvit.studies.study_file import read_study
 from psvit.studies.study_folder import RESULTS
-from psvit.studies.tables import made_on
+from psvit.studies.study_tables import made_on
 
 pytestmark = pytest.mark.usefixtures("threads_kept", "briefly")
 

@@ -24,7 +24,7 @@ from psvit.studies.results import AT_CHANCE, judged, results
 from psvit.studies.statistics import Spread, difference, interval, ratio, verdict, widest
 from psvit.studies.study_file import names, read_study
 from psvit.studies.study_page import by_data, chart, study_page, write_report
-from psvit.studies.tables import claims_table, figure, group_note, group_table, made_on, study_markdown
+from psvit.studies.study_tables import claims_table, figure, group_note, group_table, made_on, study_markdown
 
 NONE = Spread(math.inf, 0)
 
@@ -408,7 +408,7 @@ def test_a_figure_over_images_counts_them_where_there_is_no_limit() -> None:
     assert [group["train_images"] for group in data["groups"]] == [48, 1295]
     with pytest.MonkeyPatch.context() as patch:
         drawn: list[Any] = []
-        patch.setattr("psvit.studies.tables.curves", lambda lines, *_, **__: drawn.append(lines))
+        patch.setattr("psvit.studies.study_tables.curves", lambda lines, *_, **__: drawn.append(lines))
         figure(data["config"]["figures"][0], data)
     assert drawn[0]["first"][0] == [48, 1295]
     text = study_markdown(data)

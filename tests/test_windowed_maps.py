@@ -241,7 +241,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_analyze_a_windowed_network(kept: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("psvit.analysis.findings.guesses", lambda *_: False)  # its weights are random
+    monkeypatch.setattr("psvit.analysis.measuring.guesses", lambda *_: False)  # its weights are random
     out = tmp_path / "out"
     said = cli.ok("analyze", kept, "--data", "digits", "--validation", "0.02", "--device", "cpu", "--threads", "1",
                   "--images", "20", "--output", out, "--share-above", "-1", "--pool-above", "-1",

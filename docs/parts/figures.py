@@ -21,7 +21,7 @@ from psvit.arch.arch import Arch
 from psvit.report import diagram as picture
 from psvit.report import figures as drawing
 from psvit.report.figures import bars, curves, svg
-from psvit.studies.tables import caption, figure
+from psvit.studies.study_tables import caption, figure
 
 Data = Mapping[str, Any]
 DRAWING = Path(drawing.__file__)

@@ -10,7 +10,7 @@ from psvit.arch.arch import Arch
 from psvit.pipeline.compare import standard_error
 from psvit.report.tables import Table, to_markdown
 from psvit.studies.definition import slug
-from psvit.studies.tables import claims_table, group_note, group_table, made_on, mean
+from psvit.studies.study_tables import claims_table, group_note, group_table, made_on, mean
 
 Data = Mapping[str, Any]
 

@@ -21,7 +21,7 @@ from psvit.analysis.analysis_page import FIGURES, FILES, PAGE, drawings, page
 from psvit.analysis.analyzed_model import AnalyzedModel, draw_images, open_analyzed
 from psvit.analysis.commands import in_python, to_try, to_use
 from psvit.analysis.find_layers import find_layers
-from psvit.analysis.findings import measure, together
+from psvit.analysis.measuring import measure, together
 from psvit.analysis.verdict import words
 from psvit.arch import cost
 from psvit.arch.arch import Arch

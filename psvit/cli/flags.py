@@ -112,13 +112,16 @@ class Flags:
         """
         values = self.parser.parse_args(self.expanded(arguments))
         for name, hint in self.hints.items():
-            given, known = getattr(values, name), flag(name) in self.parser._option_string_actions
-            setattr(values, name, checked(_meant(given, hint), hint | None, flag(name) if known else name))
+            called = flag(name) if self._is_flag(name) else name
+            setattr(values, name, checked(_meant(getattr(values, name), hint), hint | None, called))
         if getattr(values, "print_config", False):
-            shown = {name: getattr(values, name) for name in self.hints}
+            shown = {name: getattr(values, name) for name in self.hints if self._is_flag(name)}
             print(yaml.safe_dump(json.loads(json.dumps(shown)), sort_keys=False, allow_unicode=True), end="")
             raise SystemExit(0)
         return values
+
+    def _is_flag(self, name: str) -> bool:
+        return flag(name) in self.parser._option_string_actions
 
     def expanded(self, arguments: Sequence[str]) -> list[str]:
         """The arguments with the flags that a YAML file names in place of ``--config FILE``.
@@ -224,7 +227,7 @@ def with_recipe(
 
 @dataclass(frozen=True)
 class SplitFlags(Config):
-    """Which images are the validation split; by default as in the training.
+    """Which images are the validation split.
 
     Args:
         validation: fraction of each class that is the validation split; by default as in the training.
@@ -238,6 +241,6 @@ class SplitFlags(Config):
     split_seed: Whole | None = None
 
     def filled(self, trained: DataConfig | None) -> dict[str, Any]:
-        """These values; in place of those that are not given the training's, or the defaults if nothing tells them."""
+        """These values; where one is not given, the training's, or the default if the training is not known."""
         default = trained or DataConfig()
         return {name: getattr(default, name) if value is None else value for name, value in vars(self).items()}

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     data = run_study(study, config, machine, lambda line: print(line, flush=True))
     if data:
         from psvit.report.tables import print_table
-        from psvit.studies.tables import claims_table, group_table
+        from psvit.studies.study_tables import claims_table, group_table
 
         for group in data["groups"]:
             print_table(group_table(group, data["reads"]), group["name"])

@@ -1,4 +1,4 @@
-"""What to read and how to vary it, as plain settings: no torch, no timm, so that a command line is quick to build."""
+"""What to read and how to vary it, as plain settings: no torch, no timm."""
 
 from __future__ import annotations
 

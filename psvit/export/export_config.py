@@ -1,4 +1,4 @@
-"""What to export and how to check it, as plain settings: no torch, so that a command line is quick to build."""
+"""What to export and how to check it, as plain settings: no torch."""
 
 from __future__ import annotations
 

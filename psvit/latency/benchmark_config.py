@@ -1,4 +1,4 @@
-"""What to measure, as plain settings: no torch, so that a command line is quick to build."""
+"""What to measure, as plain settings: no torch."""
 
 from __future__ import annotations
 

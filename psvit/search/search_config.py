@@ -1,4 +1,4 @@
-"""Settings of a search, as plain data: no torch, so that a command line is quick to build."""
+"""Settings of a search, as plain data: no torch."""
 
 from __future__ import annotations
 

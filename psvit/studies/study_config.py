@@ -16,7 +16,7 @@ class StudyConfig(FolderConfig):
         output: folder of the study; by default runs/study/NAME.
         results: JSON file to write the results to as well, for example docs/results/NAME.json.
         known: results.json of an earlier study: networks that it trained alike are taken from it, not trained again.
-        quick: a small version of the study, for minutes instead of hours; its figures mean little.
+        quick: a small version of the study, for minutes instead of hours; its metrics mean little.
         jobs: trainings at a time; by default one for each processor, or one on other devices than a CPU.
         dry_run: list the trainings, train nothing.
     """

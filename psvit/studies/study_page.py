@@ -13,7 +13,7 @@ from psvit.report.chart import Chart
 from psvit.report.figures import curves, save
 from psvit.report.in_python import use_in_python
 from psvit.report.page import Page
-from psvit.studies.tables import (
+from psvit.studies.study_tables import (
     caption,
     claims_table,
     failure,
