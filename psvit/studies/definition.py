@@ -17,7 +17,7 @@ SEARCHED = "searched"
 """The name of the network that a search of the group's budget finds."""
 
 IDLE = ("threads", "workers", "accept_changes")
-"""Settings of a training that change no figure."""
+"""Settings of a training that change no result."""
 
 Split = Literal["test", "validation"]
 
@@ -104,16 +104,15 @@ class Study:
     Args:
         name: of its file.
         title: for headings.
-        question: what is asked.
-        reads: the split whose figures count: test (the checkpoint that is best on the validation split, read once),
-            or validation
-            (the last epoch's).
+        question: what the study answers, in a sentence or two.
+        reads: the split whose metrics count: test (of the checkpoint that is best on the validation split, read once),
+            or validation (of the last epoch).
         groups: what is trained.
         claims: what it tests.
         figures: of its results; by default the means of each group.
         quick: whether this is the small version.
         source: the study as `read_study` was asked for it.
-        precision: of its trainings, unless another is asked for; auto leaves it to the machine.
+        precision: of its trainings, unless --precision gives another; auto leaves it to the machine.
     """
 
     name: str
@@ -128,7 +127,7 @@ class Study:
     precision: Precision = "auto"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, for results: what is asked, not where it stands."""
+        """Plain data for results, without the path of the file."""
         apart = ("source", "precision") if self.precision == "auto" else ("source",)  # older results have none
         return {name: value for name, value in asdict(self).items() if name not in apart}
 

@@ -47,13 +47,12 @@ DATA = ("train_images", "shape")
 def known_of(path: str | Path | None, study: Study, computed_in: str) -> Known:
     """The networks of `study` that the results in a file hold: of the same data, recipe, MACs, fields and seeds.
 
-    What is not told is not the same: a network whose precision the results do not tell is not among them, nor is one of
-    which a seed failed.
+    A network is left out if one of its seeds failed, or if the results do not say in which precision it was trained.
 
     Args:
         path: results.json of a study; None for none.
-        study: what is asked now.
-        computed_in: the precision of each training here; it has to be that of a network's trainings, and told.
+        study: the study to run.
+        computed_in: the precision of the trainings here; those of a known network must have the same.
 
     Raises:
         UserError: the file holds no results of a study, of another split, or none of these networks that can be taken.
@@ -97,7 +96,7 @@ def precision_of(machine: Mapping[str, Any]) -> str | None:
         machine: as results keep it.
 
     Returns:
-        None where it is not known: --precision was auto, and an older psvit did not keep what that came to.
+        None where it is not known: with --precision auto, an older psvit did not record the precision.
     """
     asked = machine.get("precision", "auto")
     known: str | None = machine.get("computed_in", None if asked == "auto" else asked)
@@ -129,9 +128,9 @@ def _read(path: Path, given: str) -> tuple[dict[str, Any], dict[str, tuple[Any, 
 
 
 def of_now(group: Mapping[str, Any]) -> dict[str, Any]:
-    """What older results asked of a group, with the settings that came later, of which they had the defaults.
+    """A group's settings from older results, with the defaults of the settings that were added since.
 
-    A folder's images were split in another way then, so of a folder such a setting stays unknown.
+    Not for a folder of images: it was split in another way then, so such a setting stays unknown.
     """
     if Path(os.path.expanduser(group["data"]["data"])).is_dir():
         return dict(group)

@@ -46,7 +46,7 @@ class Plan:
     """What a study has to do, checked before anything is trained.
 
     Args:
-        study: what is asked.
+        study: the study to run.
         folder: of the study.
         machine: of each training.
         known: networks that need no training.

@@ -12,10 +12,10 @@ from psvit.studies.known import NOTHING, Known
 from psvit.studies.statistics import Spread, difference, interval, ratio, verdict, widest
 
 Kept = Mapping[tuple[str, str, int], Mapping[str, Any]]
-"""What trainings came to, by group, label and seed; one that failed has an ``error`` alone."""
+"""The result of each training, by group, label and seed; one that failed has an ``error`` alone."""
 
 ONE_SEED = ", one seed"
-"""Follows a verdict on networks of which one was trained once: its interval borrows the scatter of another."""
+"""Ends a verdict where one of the networks was trained once: its interval takes the scatter of another network."""
 
 AT_CHANCE = "not tested: the other network is at chance"
 
@@ -35,14 +35,14 @@ def results(
 
     Args:
         study: what was asked.
-        kept: what every training came to.
+        kept: the result of every training.
         searched: the Arch that each group's search found, as plain data.
         shapes: img_size, in_chans and num_classes of each group's images.
         train_images: on how many images each group was trained; by default its data's limit.
         known: networks that an earlier study trained.
 
     Returns:
-        ``groups``, each with ``rows``: per network its figures by seed (top1 in percent, loss in nats), ``mean``,
+        ``groups``, each with ``rows``: per network its metrics by seed (top1 in percent, loss in nats), ``mean``,
         ``interval`` (95 % of the mean, by Student's t; None for one seed), ``error_ratio`` (mean error over the first
         network's; None where that failed or has no errors), ``history`` (epoch, mean validation top-1) and ``seconds``;
         ``claims``, see `judged`.

@@ -30,10 +30,10 @@ from psvit.studies.task_runner import TaskRunner, alike
 def run_study(
     study: Study, config: StudyConfig, machine: Machine, say: Callable[[str], None] = print
 ) -> dict[str, Any]:
-    """Train all networks of a study with all their seeds, and write what they came to.
+    """Train all networks of a study with all their seeds, and write the results.
 
     Args:
-        study: what is asked.
+        study: the study to run.
         config: where it is kept, how many trainings at a time.
         machine: device and precision of each training, auto being the study's; on a CPU each takes one thread unless
             told otherwise.

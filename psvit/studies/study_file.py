@@ -91,7 +91,7 @@ def read_study(name: str, quick: bool = False) -> Study:
 
 
 class _Once(yaml.SafeLoader):
-    """Refuses a name that a mapping holds twice, of which YAML would silently drop the first."""
+    """Refuses a mapping with the same name twice: YAML would silently drop the first."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """A mapping's names and values."""

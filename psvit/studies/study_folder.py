@@ -91,13 +91,13 @@ def _check_same(folder: Path, study: Study) -> None:
 def recorded(
     folder: Path, study: Study, machine: Machine, images: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[Callable[[], float | None]]:
-    """Keep in the folder what is asked of it, in which precision, of which images, and the seconds of all its runs.
+    """Record in the folder the study, its precision and images, and the seconds of all its runs.
 
     A run that was stopped or failed is counted, one that was killed (SIGKILL) is not: nothing is left to write.
 
     Args:
         folder: of the study.
-        study: what is asked.
+        study: the study to run.
         machine: of the trainings.
         images: fingerprints of the images of groups that learn from a folder, by group.
 

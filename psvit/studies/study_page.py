@@ -37,7 +37,7 @@ def write_report(folder: Path, data: Data, command: str) -> list[Path]:
     Args:
         folder: of the study.
         data: its results; see `psvit.studies.results.results`.
-        command: that asks for the study.
+        command: the command line of the study.
 
     Returns:
         The files, the page first.
@@ -77,7 +77,7 @@ def study_page(data: Data, folder: Path, command: str) -> Page:
     Args:
         data: its results.
         folder: where its trainings are, as the user names it.
-        command: that asks for the study.
+        command: the command line of the study.
     """
     page = Page(data["title"], data["question"])
     for note in notes(data):
@@ -144,7 +144,7 @@ def _network(page: Page, arch: Data, group: Data) -> None:
 
 
 Measured = list[tuple[Data, Data]]
-"""Groups and rows of which a training came to an end."""
+"""Groups and rows with at least one finished training."""
 
 
 def by_data(data: Data) -> dict[str, Measured]:
@@ -161,7 +161,7 @@ def chart(rows: Measured, reads: str) -> Chart:
     """Accuracy against cost of networks of a study on one data set.
 
     Args:
-        rows: the networks; reads: the split whose figures count.
+        rows: the networks; reads: the split whose metrics count.
     """
     split = "test" if reads == "test" else "validation split"
     labels = list(dict.fromkeys(row["label"] for _, row in rows))

@@ -22,7 +22,7 @@ def group_table(group: Data, reads: str) -> Table:
 
     Args:
         group: one of the results' ``groups``.
-        reads: the split whose figures they are.
+        reads: the split whose metrics are shown.
     """
     timed = is_timed(group["rows"])
     rows = []
@@ -59,7 +59,7 @@ def failure(row: Data) -> str:
 
 
 def claims_table(data: Data) -> Table:
-    """The claims of a study and what its figures say of them."""
+    """The claims of a study and their verdicts."""
     rows = []
     for claim in data["claims"]:
         if claim["verdict"] == "not measured":
@@ -80,7 +80,7 @@ def _span(values: Sequence[float | None], form: str) -> str:
 
 
 def group_note(group: Data, data: Data) -> str:
-    """On what a group's networks were trained, and on how many images their figures were read."""
+    """On what a group's networks were trained, and on how many images they were evaluated."""
     images = next((row["images"] for row in group["rows"] if row["mean"] is not None), 0)
     limited = group["limit"] is not None and group["limit"] <= group["train_images"]
     trained = f"{group['train_images']:,} training images" if limited else "all training images"
@@ -90,7 +90,7 @@ def group_note(group: Data, data: Data) -> str:
 
 
 def notes(data: Data) -> list[str]:
-    """How the figures of a study are to be read."""
+    """How to read the tables of a study."""
     found = [
         "± and intervals are 95 % confidence intervals of the mean over seeds, by Student's t. They allow for "
         "other seeds, not for another test split."
@@ -147,7 +147,7 @@ def _device(machine: Data) -> str:
 
 
 def is_measured(entry: Data, data: Data) -> bool:
-    """Whether a training of a figure's groups came to an end, so that there is something to draw."""
+    """Whether a training of a figure's groups is finished, so that there is something to draw."""
     return any(row["mean"] is not None for g in data["groups"] if g["name"] in entry["groups"] for row in g["rows"])
 
 

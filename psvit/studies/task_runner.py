@@ -62,7 +62,7 @@ class TaskRunner:
                 value = {"error": str(value)}
             self.results[task.folder] = value
             finished = sum(one.folder in self.results for one in tasks)
-            self.say(f"{finished:>3} of {len(tasks)}  {task.title}: {_told(value)}")
+            self.say(f"{finished:>3} of {len(tasks)}  {task.title}: {_summary(value)}")
 
         try:
             work_all(todo, self.jobs, done, self.stopped)
@@ -84,7 +84,7 @@ def alike(trials: Sequence[Trial]) -> list[list[Trial]]:
     return [sorted(group, key=lambda trial: trial.kept() is None) for group in groups.values()]
 
 
-def _told(value: Mapping[str, Any]) -> str:
+def _summary(value: Mapping[str, Any]) -> str:
     if "error" in value:
         return str(value["error"])
     if "genotype" in value:

@@ -1,4 +1,4 @@
-"""One training of a study: a network, a seed, its figures, kept in a folder of its own."""
+"""The tasks of a study: a training of a network with one seed, or a search, each in a folder of its own."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ def check_precision(folder: Path, before: str | None, machine: Machine) -> None:
     Args:
         folder: of what was computed before.
         before: its precision; None where an older psvit did not keep it.
-        machine: of what is asked now.
+        machine: of this run.
 
     Raises:
-        UserError: auto came to another precision then, or to one that is not told.
+        UserError: auto was another precision then, or one that was not recorded.
     """
     now = computed_in(machine)
     if machine.precision != "auto" or before == now:
@@ -83,7 +83,7 @@ class Trial:
     Args:
         group: its group, label: of its network.
         seed: of the training.
-        reads: the split whose figures count.
+        reads: the split whose metrics count.
         config: of the training; its run.output is the trial's folder.
         study: the study, as the user named it.
         macs: to which the study scales the group's networks, as text; None for none.
