@@ -16,7 +16,7 @@ from psvit.engine.hardware import versions
 from psvit.engine.resuming import RUN_CONFIG, differing
 from psvit.engine.run_folder import read_log
 from psvit.engine.train_config import Machine, TrainConfig
-from psvit.errors import UserError
+from psvit.errors import UserError, flag
 from psvit.files import recover, write_json
 from psvit.pipeline.compare import network_name
 from psvit.search.search import search
@@ -131,13 +131,14 @@ class Trial:
         if not other:
             return
         name = other[0]
-        if name in asdict(self.config.model.flags()) and macs not in (None, self.macs):
-            told = f"macs {macs}, not {self.macs}"
+        if name in asdict(self.config.machine):
+            told = f"{flag(name)} {before.get(name)}, not {now.get(name)}"
+        elif name in asdict(self.config.model.flags()) and macs not in (None, self.macs):
+            told = f"macs {macs}, not {self.macs} as {self.study} says"
         else:
-            told = f"{name} {json.dumps(before.get(name))}, not {json.dumps(now.get(name))}"
-        where = "" if name in asdict(self.config.machine) else f" as {self.study} says"
+            told = f"{name} {json.dumps(before.get(name))}, not {json.dumps(now.get(name))} as {self.study} says"
         raise UserError(
-            f"{self.folder} was trained with {told}{where}: resume with the same settings, give another --output, or "
+            f"{self.folder} was trained with {told}: resume with the same settings, give another --output, or "
             "start anew with --overwrite"
         )
 
