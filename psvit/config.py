@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from math import inf
+from math import inf, isfinite
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -41,6 +41,7 @@ def between(least: float, most: float) -> Rule:
 
 Count = Annotated[int, at_least(1)]
 Whole = Annotated[int, at_least(0)]
+Seed = Annotated[int, Rule("a whole number from 0 to 10^18", lambda value: 0 <= value <= 10**18)]
 Fraction = Annotated[float, Rule("a fraction: give 0 or more, less than 1", lambda value: 0 <= value < 1)]
 Positive = Annotated[float, Rule("a positive number", lambda value: 0 < value < inf)]
 NotNegative = Annotated[float, Rule("a number of at least 0", lambda value: 0 <= value < inf)]
@@ -121,6 +122,7 @@ def _fitted(value: Any, hint: Any) -> Any:
     else:
         fits = isinstance(value, (int, float) if origin is float else origin)
         fits = fits and not (isinstance(value, bool) and origin in (int, float))
+        fits = fits and (origin is not float or isfinite(value))
     if not fits:
         return _refuse(value, hint)
     return float(value) if origin is float else value

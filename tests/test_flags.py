@@ -6,7 +6,7 @@ import pytest
 from refusals import refuses
 
 from psvit.cli.flags import Flags, config_from
-from psvit.config import Count, Fraction, ImageSize, Positive, Range, checked
+from psvit.config import Count, Fraction, ImageSize, Positive, Range, Seed, checked
 from psvit.data.data_config import Augment, DataConfig
 from psvit.engine.train_config import RunConfig, Schedule
 from psvit.errors import UserError
@@ -50,6 +50,8 @@ def test_what_breaks_a_rule_is_refused() -> None:
         (float, True, "x True is not a number"),
         (Fraction, float("nan"), "x nan is not a fraction"),
         (Positive, float("inf"), "x inf is not a positive number"),
+        (Range, (0.5, float("inf")), "x inf is not a number"),
+        (Seed, 2**64, f"x {2**64} is not a whole number from 0 to 10.18"),
         (tuple[Count, ...], [1, 0], "x 0 is not a whole number of at least 1"),
         (ImageSize, [1, 2, 3], "x 1 2 3 is not a positive whole number, or two"),
         (Range, 0.5, "x 0.5 is not 2 values, each a number"),
@@ -73,6 +75,7 @@ def test_what_breaks_a_rule_is_refused() -> None:
         ("img_size: [32, 48]", ["--img-size", "32", "48"]),
         ("scale: [0.5, 1.0]\nlr: 1e-3", ["--scale", "0.5", "1.0", "--lr", "0.001"]),
         ("strict: true\nsandwich: false\nclip-grad: null", ["--strict", "--clip-grad", "null"]),
+        ("output: --odd\ndata: 7", ["--output=--odd", "--data", "7"]),
     ],
 )
 def test_a_yaml_file_takes_what_the_command_line_takes(text: str, words: list[str], file: Path) -> None:
@@ -85,6 +88,11 @@ def test_a_yaml_file_takes_what_the_command_line_takes(text: str, words: list[st
     [
         ("depth: four", "--depth 'four' is not a whole number"),
         ("scale: 0.5", "--scale 0.5 is not 2 values"),
+        ("min_lr: -1e-3", "--min-lr -0.001 is not a number of at least 0"),
+        ("epochs: [1, 2]", "--epochs 1 2 is not a whole number"),
+        ("strict: yeah", "--strict 'yeah' is not true or false"),
+        ("scale: []", "--scale [] is not 2 values"),
+        ("config: other.yaml", "--config belongs on the command line, not in a file"),
         ("detph: 3", "there is no flag --detph; did you mean --depth?"),
         ("3", "--config {file} is not a list of flags with values"),
         ("a: [", "--config {file} cannot be read: while parsing"),
@@ -96,6 +104,22 @@ def test_what_does_not_fit_is_refused_in_one_line(text: str, says: str, file: Pa
         parsed("--config", str(file))
     assert str(caught.value).startswith(says.replace("{file}", str(file)))
     assert "\n" not in str(caught.value)
+
+
+def test_a_printed_config_is_read_again(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def show(*words: str) -> tuple[str, tuple[int, ...]]:
+        flags = Flags("show", "it", Schedule())
+        flags.add("network", "a name")
+        flags.add("--widths", "some", tuple[int, ...])
+        values = flags.parse(words)
+        return values.network, values.widths
+
+    with pytest.raises(SystemExit):
+        show("AS", "--widths", "4", "8", "--print-config")
+    file.write_text(capsys.readouterr().out + "network: AS")
+    assert show("--config", str(file)) == ("AS", (4, 8))
+    assert show("--config", str(file), "AA") == ("AA", (4, 8))
+    assert show("AA", "--widths", "2", "--config", str(file)) == ("AA", (2,))
 
 
 def test_the_home_in_any_path(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -199,7 +199,7 @@ def test_an_unknown_setting_is_named_wherever_it_stands(write: Write) -> None:
         (in_group(networks=["searched"], arch={"pool_op": "avg"}, macs="1M"), "searched as it is: leave out pool_op"),
         (in_group(networks=["searched"]), "group one searches a network and has no macs: give it some, as 6M"),
         (in_group(seeds=[]), "seeds [] of network deit are not different whole numbers"),
-        (in_group(seeds=[0, -1]), "seeds of network deit: -1 is not a whole number of at least 0"),
+        (in_group(seeds=[0, -1]), "seeds of network deit: -1 is not a whole number from 0 to 10^18"),
         (in_group(networks={"a": {"network": "AS", "seeds": [2, 2]}}), "seeds [2, 2] of network a are not different"),
         ({"recipe": {"name": "heavy"}}, "there is no recipe 'heavy': the recipes are light, deit"),
         ({"claims": [{**CLAIM, "at_most": "half"}]}, "claim 'c': at_most 'half' is not a positive number"),

@@ -19,7 +19,7 @@ import yaml
 from docstring_parser.google import parse as parse_docstring
 
 from psvit.arch.model_config import ModelConfig
-from psvit.config import Config, Fraction, Whole, checked, hints_of, leaves
+from psvit.config import Config, Fraction, Seed, checked, hints_of, leaves
 from psvit.data.data_config import DataConfig
 from psvit.engine.train_config import RECIPES, Schedule
 from psvit.errors import UserError, flag, one_line
@@ -35,7 +35,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         text, default = action.help or "", action.default
         if default is None or default is False or default in (argparse.SUPPRESS, (), {}) or not action.option_strings:
             return text
-        values = default if isinstance(default, tuple) else (default,)
+        values = default if isinstance(default, (tuple, list)) else (default,)
         return f"{text} (default {' '.join(f'{x:g}' if isinstance(x, float) else str(x) for x in values)})"
 
 
@@ -70,11 +70,14 @@ class Flags:
             formatter_class=_Help,
             allow_abbrev=False,
         )
+        self.parser._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)")  # values, as argparse says of -1 alone
         self.hints: dict[str, Any] = {}
         for config in configs:
             self._add_config(config, apart)
         if configs:
-            self.parser.add_argument("--config", metavar="FILE", help="YAML file with any of these flags")
+            self.parser.add_argument(
+                "--config", metavar="FILE", help="YAML file of flags; the command line counts more"
+            )
             self.parser.add_argument("--print-config", action="store_true", help="print such a file, with all values")
 
     def _add_config(self, config: Any, apart: Sequence[str]) -> None:
@@ -110,7 +113,19 @@ class Flags:
         Raises:
             UserError: an argument that does not fit.
         """
-        values = self.parser.parse_args(self.expanded(arguments))
+        words, settings = read_files(arguments)
+        if unknown := next((name for name in settings if name not in self.hints), None):
+            what = (
+                "{} belongs on the command line, not in a file"
+                if self._is_flag(unknown)
+                else "unrecognized arguments: {}"
+            )
+            self.parser.error(what.format(flag(unknown)))
+        self.parser.set_defaults(**settings)
+        for action in self.parser._actions:
+            if not action.option_strings and action.dest in settings:
+                action.nargs = "*" if action.nargs == "+" else "?"
+        values = self.parser.parse_args(words)
         for name, hint in self.hints.items():
             called = flag(name) if self._is_flag(name) else name
             setattr(values, name, checked(_meant(getattr(values, name), hint), hint | None, called))
@@ -123,28 +138,29 @@ class Flags:
     def _is_flag(self, name: str) -> bool:
         return flag(name) in self.parser._option_string_actions
 
-    def expanded(self, arguments: Sequence[str]) -> list[str]:
-        """The arguments with the flags that a YAML file names in place of ``--config FILE``.
 
-        Raises:
-            UserError: it cannot be read, or holds no names with values.
-        """
-        found, rest = list[str](), iter(arguments)
-        for word in rest:
-            name, given, path = word.partition("=")
-            if name != "--config" or not (path := path if given else next(rest, "")):
-                found.append(word)
-                continue
-            try:
-                data = yaml.safe_load(Path(_at_home(path)).read_text(encoding="utf-8")) or {}
-            except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-                raise UserError(f"--config {path} cannot be read: {one_line(error)}") from error
-            if not isinstance(data, dict):
-                raise UserError(f"--config {path} is not a list of flags with values, such as epochs: 3")
-            for key, value in data.items():
-                switch = self.hints.get(str(key).replace("-", "_")) is bool
-                found += [] if switch and value is False else flag_words(str(key), value, switch)
-        return found
+def read_files(arguments: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """The arguments without ``--config FILE``, and the values in these YAML files, as words; a later file counts.
+
+    Raises:
+        UserError: a file cannot be read, or holds no names with values.
+    """
+    words, settings, rest = list[str](), dict[str, list[str]](), iter(arguments)
+    for word in rest:
+        name, given, path = word.partition("=")
+        if name != "--config":
+            words.append(word)
+            continue
+        if not (path := path if given else next(rest, "")):
+            raise UserError("--config names no file: give the path of a YAML file")
+        try:
+            data = yaml.safe_load(Path(_at_home(path)).read_text(encoding="utf-8")) or {}
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"--config {path} cannot be read: {one_line(error)}") from error
+        if not isinstance(data, dict):
+            raise UserError(f"--config {path} is not a list of flags with values, such as epochs: 3")
+        settings |= {str(key).replace("-", "_"): flag_words("", value, False)[1:] for key, value in data.items()}
+    return words, settings
 
 
 def _metavar(kind: Any) -> str | None:
@@ -156,7 +172,7 @@ def _metavar(kind: Any) -> str | None:
 def _meant(given: Any, hint: Any) -> Any:
     """The value that text on the command line means; what is no text is a default already."""
     if isinstance(given, list):
-        return [_meant(one, hint) for one in given] if len(given) > 1 else _meant(given[0], hint)
+        return [_meant(one, hint) for one in given] if len(given) != 1 else _meant(given[0], hint)
     kinds = list(leaves(hint))
     if not isinstance(given, str) or (str in kinds or any(get_origin(kind) is Literal for kind in kinds)):
         return None if given == "null" and NoneType in kinds else _at_home(given)
@@ -219,10 +235,10 @@ def with_recipe(
         return flags, config
 
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    first.add_argument("--recipe", nargs="?", default=name)
-    words = flags_of(name)[0].expanded(arguments)
+    words, settings = read_files(arguments)
+    first.add_argument("--recipe", nargs="?", default=" ".join(settings.get("recipe", [name])))
     flags, config = flags_of(first.parse_known_args(words)[0].recipe)
-    return config_from(flags.parse(words), config)
+    return config_from(flags.parse(arguments), config)
 
 
 @dataclass(frozen=True)
@@ -237,8 +253,8 @@ class SplitFlags(Config):
     """
 
     validation: Fraction | None = None
-    seed: Whole | None = None
-    split_seed: Whole | None = None
+    seed: Seed | None = None
+    split_seed: Seed | None = None
 
     def filled(self, trained: DataConfig | None) -> dict[str, Any]:
         """These values; where one is not given, the training's, or the default if the training is not known."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from psvit.config import Config, Count, Fraction, ImageSize, NotNegative, Probability, Range, Rule, Whole
+from psvit.config import Config, Count, Fraction, ImageSize, NotNegative, Probability, Range, Rule, Seed, Whole
 
 KNOWN = (
     "digits, fashion-mnist, mnist-5k, a folder of images, or hfds/, hfids/, wds/, tfds/, torch/ and a name (as in timm)"
@@ -47,8 +47,8 @@ class DataConfig(Config):
     workers: Whole | None = None
     strict: bool = False
     limit: Count | None = None
-    seed: Whole = 0
-    split_seed: Whole | None = None
+    seed: Seed = 0
+    split_seed: Seed | None = None
     class_folders: Literal["outer", "inner"] | None = None
     join_duplicates: bool = False
     accept_changes: bool = False

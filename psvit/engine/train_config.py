@@ -121,7 +121,7 @@ class Distillation(Config):
         distill_temperature: temperature of soft distillation.
     """
 
-    teacher: str | None = None
+    teacher: Text | None = None
     distill: Literal["soft", "hard"] = "hard"
     distill_weight: Annotated[float, Rule("a positive number up to 1", lambda value: 0 < value <= 1)] = 0.5
     distill_temperature: Positive = 3.0

@@ -32,7 +32,7 @@ from typing import Any, Literal
 import yaml
 
 from psvit.arch.arch import ARCH_FIELDS
-from psvit.config import Positive, Whole, checked
+from psvit.config import Positive, Seed, checked
 from psvit.data.data_config import DataConfig
 from psvit.engine.train_config import RECIPES, Precision, Recipe
 from psvit.errors import UserError, one_line
@@ -241,7 +241,7 @@ def _made(base: Any, given: Mapping[str, Any], what: str) -> Any:
 
 
 def _seeds(given: Any, network: str) -> tuple[int, ...]:
-    seeds: tuple[int, ...] = checked(given, tuple[Whole, ...], f"seeds of network {network}:")
+    seeds: tuple[int, ...] = checked(given, tuple[Seed, ...], f"seeds of network {network}:")
     if not seeds or len(set(seeds)) < len(seeds):
         raise UserError(f"seeds {given} of network {network} are not different whole numbers, such as [0, 1, 2]")
     return seeds
