@@ -154,20 +154,6 @@ def test_the_verdict_in_words() -> None:
     assert said.endswith("By the rule nothing is redundant here, and nothing is suggested.")
 
 
-def test_many_layers_are_told_at_once() -> None:
-    rows = [row(i, near=0.7 + i / 100, alike=0.8 + i / 100, sharing=i / 1000, pooling=-i / 1000) for i in range(1, 5)]
-    said = verdict(rows, advice(rows))
-    assert said[:2] == [
-        "Each of layers 2, 3 and 4 could share: its map correlates 0.72 to 0.74 with that of the layer before, and "
-        "0.20 with its own map for another image. With the map before in its place the loss changes by +0.002 to "
-        "+0.004 nats and top-1 by −0.2 points, one layer at a time.",
-        "Behind each of layers 1, 2 and 3 tokens could be pooled: neighbours have a mean cosine of 0.81 to 0.83 (all "
-        "pairs 0.10), and averaging keeps 50% of the variance. With them averaged the loss changes by −0.003 to −0.001 "
-        "nats and top-1 by 0.0 points, one layer at a time.",
-    ]
-    assert len(said) == 4
-
-
 @pytest.mark.parametrize(("images", "flag"), [(6, "--validation"), (20, "--images"), (64, None)])
 def test_few_images_are_told(images: int, flag: str | None) -> None:
     rows, config = [row(1), row(2)], replace(THRESHOLDS, images=256 if images == 6 else images)

@@ -1,7 +1,6 @@
 """psvit analyze: a model and images -> numbers, figures, a page; what is refused."""
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,14 +11,11 @@ from small_analyses import THRESHOLDS
 from tiny import CPU, DATA, DIGITS, MACHINE, TRAIN, Cli, image_folder, read
 
 from psvit import Arch, PSViT, cost
-from psvit.analysis.analysis_page import (
-    CAPTIONS,
-    FILES,
-)
+from psvit.analysis.analysis_page import CAPTIONS, FILES
 from psvit.analysis.analyze import analyze, measure
 from psvit.analysis.analyzed_model import AnalyzedModel, open_analyzed
 from psvit.analysis.find_layers import find_layers
-from psvit.analysis.verdict import CAVEAT, GUESSING, NO_PLACE, RANDOM
+from psvit.analysis.verdict import CAVEAT, NO_PLACE, RANDOM
 from psvit.arch.model_config import ModelConfig
 from psvit.cli import main
 from psvit.data.data_config import DataConfig
@@ -164,26 +160,6 @@ def test_random_weights_suggest_nothing(tmp_path: Path, cli: Cli) -> None:
     assert all(row["sharing"] is row["pooling"] is None for row in report["layers"])
     assert RANDOM in said
     assert "the weights are random" in (tmp_path / "out" / "report.html").read_text()
-
-
-@pytest.mark.usefixtures("undrawn")
-def test_a_network_that_guesses_suggests_nothing(trained: Path, tmp_path: Path, cli: Cli) -> None:
-    folder = shutil.copytree(trained / "plain" / "best", tmp_path / "best")
-    weights = load_file(folder / "model.safetensors")
-    weights["head.weight"].zero_()  # one class is named, whatever there is to see
-    save_file(weights, folder / "model.safetensors")
-    said = cli.ok("analyze", folder, *VALIDATION, "--output", tmp_path / "out", "--share-above", "-1", "--pool-above",
-                  "-1", "--loss-below", "9", "--drop-below", "100")  # fmt: skip
-    report = read(tmp_path / "out" / "redundancy.json")
-    assert report["top1"] == pytest.approx(10)
-    assert report["no_changes_because"] == (
-        "a top-1 of 10.0 % is hardly better than guessing, since 10.0 % of the 20 images are of one class"
-    )
-    assert all(row["sharing"] is row["pooling"] is None for row in report["layers"])
-    assert (report["suggestion"]["genotype"], report["suggestion"]["share"], report["rule"]) == (None, [], None)
-    assert report["verdict"][0].startswith("Only 20 images were measured")
-    assert report["verdict"][1:] == [GUESSING]
-    assert GUESSING in said
 
 
 @pytest.mark.parametrize(("right", "guessing"), [(28, False), (24, True)])

@@ -9,7 +9,6 @@ import pytest
 from refusals import refuses
 from small_pages import block, build
 
-from parts.figures import Figure
 from parts.tables import table_of
 from psvit.latency.benchmark import finish
 from psvit.latency.benchmark_config import BenchmarkConfig
@@ -84,11 +83,6 @@ def test_parts_of_a_missing_result_stay(tmp_path: Path, capsys: pytest.CaptureFi
     written = (root / "README.md").read_text()
     assert written.endswith(f"after\n{kept}")
     assert "| psvit_2d |" in written
-
-
-def test_a_result_on_no_page_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    build.main([], site(tmp_path, PAGE, digits=compared(), other=compared()))
-    assert "docs/results/other.json is shown on no page" in capsys.readouterr().out
 
 
 def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
@@ -167,14 +161,3 @@ def test_a_figure_is_out_of_date_when_its_data_are(tmp_path: Path, capsys: pytes
     capsys.readouterr()
     assert build.main(["--check"], root) == 1
     assert "figures/claims.svg: out of date" in capsys.readouterr().out
-
-
-def test_a_digest_is_of_the_first_digits_and_of_what_draws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def digest(number: float) -> str:
-        return Figure("x", {"a": [number]}, "", str).digest
-
-    assert digest(1.0000000001) == digest(1.0) != digest(1.001)
-    before = digest(1.0)
-    (tmp_path / "figures.py").write_text("another way to draw", encoding="utf-8")
-    monkeypatch.setattr("parts.figures.DRAWING", tmp_path / "figures.py")
-    assert digest(1.0) != before

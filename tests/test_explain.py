@@ -61,33 +61,19 @@ def photo(path: Path, height: int = 20, width: int = 24) -> Path:
 # tokens on pixels
 
 
-def test_tokens_after_two_2d_poolings_cover_blocks_of_pixels_on_an_odd_grid() -> None:
-    layers = layers_of(Arch("A-AS-A", (8, 8, 8), 8, patch_size=2), (13, 10))  # the last row of pixels is padded
-    assert [layer.grid for layer in layers] == [(7, 5), (4, 3), (4, 3), (2, 2)]
-    rows = {(7, 5): [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6], (4, 3): [0] * 4 + [1] * 4 + [2] * 4 + [3],
-            (2, 2): [0] * 8 + [1] * 5}  # fmt: skip
-    columns = {(7, 5): [0, 0, 1, 1, 2, 2, 3, 3, 4, 4], (4, 3): [0] * 4 + [1] * 4 + [2] * 2, (2, 2): [0] * 8 + [1] * 2}
-    for layer in layers:
-        assert layer.grid is not None
-        found = token_of_pixels(layer, layers[0], (13, 10), stride=2)
-        expected = [[r * layer.grid[1] + c for c in columns[layer.grid]] for r in rows[layer.grid]]
-        assert found.tolist() == expected
-
-
+@torch.no_grad()
 def test_tokens_cover_what_the_networks_own_pooling_takes_in() -> None:
     for pooling in ("1d", "2d"):
         layers = layers_of(Arch("A-A-A", (8, 8, 8), 8, pooling=pooling, patch_size=1, class_token=True), (7, 5))
         pool = TokenPool(35, 35, pooling, kernel=1, op="avg", num_prefix_tokens=1)
-        with torch.no_grad():
-            pool.conv.weight.copy_(torch.eye(35)[..., None, None])  # type: ignore[union-attr,operator]
-            pool.conv.bias.zero_()  # type: ignore[union-attr,operator]
+        pool.conv.weight.copy_(torch.eye(35)[..., None, None])  # type: ignore[union-attr,operator]
+        pool.conv.bias.zero_()  # type: ignore[union-attr,operator]
         grid = (7, 5)
         tokens = torch.cat([torch.zeros(1, 1, 35), torch.eye(35)[None]], dim=1)  # token i holds its number
         for layer in layers[1:]:
             tokens, grid = pool(tokens, grid)
             assert grid == layer.grid, pooling
             takes_in = tokens[0, 1:] > 0  # (tokens, patches)
-            assert takes_in.sum(dim=0).unique().tolist() == [1], pooling
             found = token_of_pixels(layer, layers[0], (7, 5), stride=1)
             assert found.flatten().tolist() == takes_in.int().argmax(dim=0).tolist(), pooling
 
@@ -140,22 +126,19 @@ def test_panels_are_the_networks_maps(class_token: bool, tmp_path: Path) -> None
     model.eval()
     x, grid = model.embed(image[None])
     first = by_hand(model.stages[0].blocks[0], x)
-    x, grid = model.stages[0](x, grid)
-    x, grid = model.stages[1].pool(x, grid)
+    x, grid = model.stages[1].pool(*model.stages[0](x, grid))
     last = by_hand(model.stages[1].blocks[0], x)
-    prefix = int(class_token)
-    for panel, attn, side, step in ((panels[0], first, (3, 5), 2), (panels[2], last, (2, 3), 4)):
-        row = attn[0, 1:] if class_token else attn.mean(dim=0)
-        expected = (row * (side[0] * side[1] + prefix)).reshape(side)
-        assert_close(panel.times[::step, ::step], expected, atol=1e-5, rtol=1e-4)
-        assert expected.max() > 1.1  # far from uniform
-    assert_close(panels[1].times, panels[0].times, rtol=0, atol=0)
     rolled = rollout([first, first, last], explainer.layers)
-    row = rolled[0, 1:] if class_token else rolled.mean(dim=0)
-    assert_close(panels[3].times[::2, ::2], (row * (15 + prefix)).reshape(3, 5), atol=1e-5, rtol=1e-4)
+    prefix = int(class_token)
+    wide, small = ((3, 5), 2), ((2, 3), 4)  # tokens, and pixels of one
+    for panel, attn, (side, step) in ((0, first, wide), (1, first, wide), (2, last, small), (3, rolled, wide)):
+        row = attn[0, 1:] if class_token else attn.mean(dim=0)
+        times = panels[panel].times
+        expected = (row * (len(row) + prefix)).reshape(side)
+        assert_close(times[::step, ::step], expected, atol=1e-5, rtol=1e-4)
+        assert expected.max() > 1.1  # far from uniform
     titles = [panel.title.split("\n")[0] for panel in panels]
     assert titles == ["layer 1 attends", "layer 2 shares map of 1", "layer 3 attends", "rollout"]
-    assert panels[2].title.endswith(f"\n2×3 tokens, {panels[2].times.min():.2f}–{panels[2].times.max():.2f}×")
     words = "what the class token attends to" if class_token else "what each token receives from the average token"
     assert words in explainer.legend()
     assert use_fused_attn() > 0  # as it was
@@ -175,23 +158,6 @@ def test_rollout_over_a_pooling_by_hand() -> None:
 
 
 @torch.no_grad()
-def test_a_vit_of_timm(tmp_path: Path) -> None:
-    shape = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 2}
-    model = peaked(timm.create_model("vit_tiny_patch16_224", **shape)).eval()
-    model.model_args = shape
-    explainer = Explainer(saved(tmp_path / "net", model, (32, 32)), [], tmp_path, CPU)
-    image = torch.randn(3, 32, 32)
-    panels = explainer.panels(image)
-    x = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(image[None]))))
-    first = by_hand(model.blocks[0], x)
-    assert_close(panels[0].times[::8, ::8], 17 * first[0, 1:].reshape(4, 4), atol=1e-5, rtol=1e-4)
-    assert_close(panels[0].times, panels[0].times[::8, ::8].repeat_interleave(8, 0).repeat_interleave(8, 1))
-    assert len(panels) == 3
-    assert "equal parts" not in explainer.legend()
-    assert "window" not in explainer.legend()
-
-
-@torch.no_grad()
 def test_a_vit_that_averages_is_drawn_by_its_patches(tmp_path: Path) -> None:
     shape = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2, "num_classes": 2,
              "global_pool": "avg", "reg_tokens": 2, "fc_norm": False}  # fmt: skip
@@ -208,17 +174,6 @@ def test_a_vit_that_averages_is_drawn_by_its_patches(tmp_path: Path) -> None:
     assert_close(panels[1].times[::8, ::8], rolled)
 
 
-def test_a_network_whose_poolings_are_not_ours_says_that_its_cells_are_not_exact(tmp_path: Path) -> None:
-    model = timm.create_model("pit_ti_224", num_classes=2)
-    explainer = Explainer(saved(tmp_path / "net", model, (224, 224)), [], tmp_path, CPU)
-    assert "they are drawn as equal parts of it" in explainer.legend()
-    assert "Rollout" not in explainer.legend()
-    panels = explainer.panels(torch.randn(3, 224, 224))
-    assert len(panels) == 12
-    assert len(panels[-1].times.unique()) <= 49
-    assert (panels[-1].times.reshape(7, 32, 7, 32).amax(dim=(1, 3)) == panels[-1].times[::32, ::32]).all()
-
-
 # figures
 
 
@@ -228,12 +183,9 @@ def test_the_image_is_the_crop_that_the_network_sees(tmp_path: Path, monkeypatch
     model = build_arch(Arch("A", (16,), 8, patch_size=2), 8, num_classes=2)
     folder = saved(tmp_path / "net", model, (8, 8), crop_pct=0.8)  # 8 of the middle of 10
     path = photo(tmp_path / "x.png", 10, 10)
-    explainer = Explainer(folder, [path], tmp_path / "out", CPU)
-    explainer.draw(Prediction(str(path), ("bee", "ant"), (0.75, 0.25)))
-    ((file, title, legend, image, panels),) = drawn
-    assert file == tmp_path / "out" / "x.png"
-    assert title == "x.png: bee 75.0 %"
-    assert "8×8 pixels that the network sees, after resizing and cropping" in legend
+    Explainer(folder, [path], tmp_path / "out", CPU).draw(Prediction(str(path), ("bee", "ant"), (0.75, 0.25)))
+    ((file, title, _, image, panels),) = drawn
+    assert (file, title) == (tmp_path / "out" / "x.png", "x.png: bee 75.0 %")
     assert_close(image, torch.tensor(np.asarray(Image.open(path))[1:9, 1:9] / 255, dtype=torch.float32))
     assert panels[0].times.shape == (8, 8)
 
@@ -261,20 +213,12 @@ def test_row_of_images_of_one_name_are_apart() -> None:
 
 def test_predict_explain(cli: Cli, trained: Path, tmp_path: Path) -> None:
     images, out = image_folder(tmp_path / "images", each=1), tmp_path / "new" / "out"
-    (images / "broken.png").write_bytes(b"none")
     plain = cli("predict", trained, images, *MACHINE, "--json")
     result = cli("predict", trained, images, *MACHINE, "--json", "--explain", out)
-    assert result.code == 0
-    assert result.err == plain.err
-    assert result.err.count("\n") == 1  # the broken one
     found = [json.loads(line) for line in result.out.splitlines()]
     assert [line.pop("figure") for line in found] == [str(out / "0.png"), str(out / "0-2.png")]
     assert found == [json.loads(line) for line in plain.out.splitlines()]
     assert sorted(path.name for path in out.iterdir()) == ["0-2.png", "0.png"]
-    for path in out.iterdir():
-        with Image.open(path) as figure:
-            assert figure.format == "PNG"
-            assert figure.width > 900
     before = (out / "0.png").read_bytes()
     line = cli.refused("predict", trained, images, *MACHINE, "--explain", out)
     assert f"{out / '0.png'} is there already: give --overwrite" in line
@@ -283,26 +227,25 @@ def test_predict_explain(cli: Cli, trained: Path, tmp_path: Path) -> None:
     assert (out / "0.png").read_bytes() == before  # the same image, the same bytes
 
 
-def test_an_image_is_not_replaced_by_its_figure(cli: Cli, trained: Path, tmp_path: Path) -> None:
-    before = photo(tmp_path / "x.png").read_bytes()
-    line = cli.refused("predict", trained, tmp_path / "x.png", *MACHINE, "--explain", tmp_path, "--overwrite")
-    assert "would replace an image: give --explain another folder" in line
-    assert (tmp_path / "x.png").read_bytes() == before
-
-
 def test_predict_explain_refuses(cli: Cli, trained: Path, tmp_path: Path) -> None:
     image, out = photo(tmp_path / "x.png"), tmp_path / "out"
+    before = image.read_bytes()
+    line = cli.refused("predict", trained, image, *MACHINE, "--explain", tmp_path, "--overwrite")
+    assert "would replace an image: give --explain another folder" in line
+    assert image.read_bytes() == before
     with pytest.raises(UserError, match=r"net\.onnx is an ONNX file, whose attention maps cannot be read"):
         Explainer(str(tmp_path / "net.onnx"), [image], out, CPU)
     resnet = saved(tmp_path / "resnet", timm.create_model("resnet10t", num_classes=2), (32, 32))
     assert "has no attention maps: give a vision" in cli.refused("predict", resnet, image, *MACHINE, "--explain", out)
     assert "is a file: give a folder" in cli.refused("predict", trained, image, *MACHINE, "--explain", image)
-    assert "there is no file or folder" in cli.refused("predict", trained, trained / "x", "--explain", out)
     assert not out.exists()
 
 
-def test_labels_that_the_font_does_not_know(trained: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    path = photo(tmp_path / "$x$.png")
-    file = Explainer(str(trained), [path], tmp_path / "out", CPU).draw(Prediction(str(path), ("日本 $x",), (0.5,)))
-    assert file.name == "$x$.png"
-    assert not [str(warning.message) for warning in recwarn if "Glyph" in str(warning.message)]
+def test_a_network_with_other_poolings_says_that_its_cells_are_not_exact(tmp_path: Path) -> None:
+    model = timm.create_model("pit_ti_224", num_classes=2)
+    explainer = Explainer(saved(tmp_path / "net", model, (224, 224)), [], tmp_path, CPU)
+    assert "they are drawn as equal parts of it" in explainer.legend()
+    assert "Rollout" not in explainer.legend()
+    panels = explainer.panels(torch.randn(3, 224, 224))
+    assert len(panels) == 12
+    assert (panels[-1].times.reshape(7, 32, 7, 32).amax(dim=(1, 3)) == panels[-1].times[::32, ::32]).all()

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import timm
 import torch
-from timm.utils import AttentionExtract
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -40,7 +39,6 @@ from psvit.analysis.redundancy import (
     pooled,
     row_entropy,
 )
-from psvit.analysis.rollout import token_of_pixels
 from psvit.data.samples import Batch
 from psvit.errors import UserError
 from psvit.models.macs import explicit_attention
@@ -58,11 +56,9 @@ def softmaxed(*shape: int, scale: float = 2.0) -> Tensor:
 def test_divergence_is_0_for_equal_and_1_bit_for_disjoint_rows() -> None:
     p = softmaxed(2, 3, 5, 5)
     assert torch.equal(divergence(p, p), torch.zeros(2, 3))
-    one, other = torch.zeros(4, 4), torch.zeros(4, 4)
-    one[:, 0], other[:, 3] = 1, 1
+    one, other = torch.eye(4)[[0] * 4], torch.eye(4)[[3] * 4]
     assert float(divergence(one, other)) == 1.0
-    mixed = torch.stack([one[0], one[1], other[2], other[3]])
-    assert float(divergence(one, mixed)) == 0.5  # the mean over rows
+    assert float(divergence(one, torch.eye(4)[[0, 0, 3, 3]])) == 0.5  # the mean over rows
     a, b = torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 0.0]])
     entropy = -(0.75 * math.log2(0.75) + 0.25 * math.log2(0.25))  # of their mean
     assert float(divergence(a, b)) == pytest.approx(entropy - 0.5, abs=1e-6)
@@ -75,15 +71,6 @@ def test_similarity_is_numpys_correlation() -> None:
     flat = maps.flatten(1).double()
     assert_close(correlation, torch.corrcoef(flat), atol=1e-6, rtol=0)
     assert_close(cosine, nn.functional.cosine_similarity(flat[:, None], flat[None], dim=-1), atol=1e-6, rtol=0)
-
-
-def test_nearly_uniform_maps_have_a_high_cosine_and_no_correlation() -> None:
-    uniform = torch.full((1, 32, 32), 1 / 32)
-    cosine, correlation = map_similarity(torch.cat([uniform, softmaxed(2, 32, 32, scale=0.05)]))
-    assert cosine.min() > 0.99
-    assert correlation[0].tolist() == [0, 0, 0]  # the first has no shape at all
-    assert correlation[1, 1] == pytest.approx(1)
-    assert abs(correlation[1, 2]) < 0.1
 
 
 def test_matching_recovers_a_permutation() -> None:
@@ -111,16 +98,6 @@ def test_attention_distance_in_pixels() -> None:
 # tokens
 
 
-def test_cosine_of_all_pairs() -> None:
-    tokens = torch.randn(2, 7, 5)
-    units = nn.functional.normalize(tokens.double(), dim=-1)
-    products = units @ units.transpose(1, 2)
-    expected = [float(one[~torch.eye(7, dtype=torch.bool)].mean()) for one in products]
-    assert pair_cosine(tokens).tolist() == pytest.approx(expected)
-    assert pair_cosine(torch.ones(1, 4, 3)).tolist() == pytest.approx([1])
-    assert pair_cosine(torch.eye(4)[None]).tolist() == pytest.approx([0])
-
-
 def test_neighbours_on_the_grid() -> None:
     assert neighbour_cosine(torch.ones(1, 12, 3), (3, 4)).tolist() == pytest.approx([1])
     board = torch.tensor([[(r + c) % 2, 1 - (r + c) % 2] for r in range(4) for c in range(4)]).float()
@@ -132,35 +109,16 @@ def test_neighbours_on_the_grid() -> None:
 
 
 def test_effective_rank() -> None:
-    orthogonal = torch.linalg.qr(torch.randn(9, 9)).Q
-    assert effective_rank(orthogonal[None]).tolist() == pytest.approx([9])
+    orthogonal = torch.linalg.qr(torch.randn(9, 9, dtype=torch.float64)).Q
     assert effective_rank(5 * orthogonal[None, :4]).tolist() == pytest.approx([4])
-    one = torch.randn(9, 1) @ torch.randn(1, 6)
-    assert effective_rank(one[None]).tolist() == pytest.approx([1], abs=1e-4)
     two = torch.diag(torch.tensor([3.0, 1.0]))  # shares 3/4 and 1/4
-    assert effective_rank(two[None]).tolist() == pytest.approx(
-        [math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))]
-    )
-    assert effective_rank(torch.zeros(1, 3, 3)).tolist() == [0]
+    expected = math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
+    assert effective_rank(two[None]).tolist() == pytest.approx([expected])
     assert effective_rank(centred(torch.ones(1, 5, 3) * torch.arange(3))).tolist() == [0]
-    matrix = torch.randn(1, 8, 5, dtype=torch.float64)
-    values = torch.linalg.svdvals(matrix[0])
-    assert effective_rank(matrix).tolist() == pytest.approx(
-        [float(torch.special.entr(values / values.sum()).sum().exp())]
-    )
-
-
-def test_a_rank_is_a_part_of_the_greatest_that_tokens_can_have() -> None:
-    """Centred tokens sum to 0: of N, N - 1 can be independent."""
-    for count, width in ((1, 6), (2, 6), (4, 6), (9, 6)):
-        side = max(count, width)
-        tokens = torch.linalg.qr(torch.randn(side, side, dtype=torch.float64)).Q[:count, :width]
-        if count > width:  # columns that sum to 0 stay orthonormal when tokens are centred
-            tokens = torch.linalg.qr(centred(torch.randn(1, count, width, dtype=torch.float64))[0]).Q
-        layer = Layer("", "", "A", 0, 1, count, 0, width, None, None, False)
-        found = token_measures(layer, tokens[None])
-        assert found["rank_fraction"].tolist() == pytest.approx([1]), count
-        assert found["rank_centred_fraction"].tolist() == pytest.approx([1 if count > 1 else 0]), count
+    layer = Layer("", "", "A", 0, 1, 4, 0, 9, None, None, False)
+    found = token_measures(layer, orthogonal[None, :4])
+    assert found["rank_fraction"].tolist() == pytest.approx([1])
+    assert found["rank_centred_fraction"].tolist() == pytest.approx([1])  # of the 3 that centred tokens can have
 
 
 def test_pooling_spread_back() -> None:
@@ -170,9 +128,6 @@ def test_pooling_spread_back() -> None:
     assert kept_by_pooling(pooled(tokens, windows), windows).tolist() == pytest.approx([1])
     opposite = torch.tensor([[[1.0], [-1.0], [1.0], [-1.0]]])
     assert kept_by_pooling(opposite, torch.tensor([0, 0, 1, 1])).tolist() == pytest.approx([0])
-    noise = torch.randn(20, 400, 8)
-    assert float(kept_by_pooling(noise, torch.arange(400) // 4).mean()) == pytest.approx(1 / 4, abs=0.02)
-    assert kept_by_pooling(torch.ones(1, 4, 2), torch.tensor([0, 0, 1, 1])).tolist() == [1]
 
 
 # layers
@@ -185,15 +140,6 @@ def test_cka() -> None:
     assert_close(found.diagonal(), torch.ones(3, dtype=torch.float64))
     assert float(found[0, 1]) == pytest.approx(1, abs=1e-5)
     assert_close(found, found.T)
-
-
-def test_cka_of_independent_features_is_near_0_where_the_biased_one_is_not() -> None:
-    draws = [cka([torch.randn(30, 100), torch.randn(30, 100)])[0, 1] for _ in range(40)]
-    assert abs(float(torch.stack(draws).mean())) < 0.02
-    x, y = (torch.randn(30, 100) for _ in range(2))
-    k, m = (f - f.mean(dim=0) for f in (x, y))
-    biased = (k.T @ m).square().sum() / ((k.T @ k).norm() * (m.T @ m).norm())
-    assert float(biased) > 0.5
 
 
 def test_hsic_by_its_formula() -> None:
@@ -237,8 +183,7 @@ def test_the_maps_of_timm_are_those_of_its_queries_and_keys() -> None:
     model, images = explicit(deit), torch.randn(2, 3, 32, 32)
     layers, left_out = find_layers(model, "deit", images)
     seen = look(model, layers, images)
-    assert [layer.name for layer in layers] == ["blocks.0", "blocks.1", "blocks.2"]
-    assert left_out == ()
+    assert ([layer.name for layer in layers], left_out) == (["blocks.0", "blocks.1", "blocks.2"], ())
     assert [(layer.heads, layer.tokens, layer.prefix, layer.grid) for layer in layers] == [(3, 17, 1, (4, 4))] * 3
     x = model.norm_pre(model._pos_embed(model.patch_embed(images)))
     for block, attn, tokens in zip(model.blocks, seen.maps, seen.tokens, strict=True):
@@ -246,8 +191,6 @@ def test_the_maps_of_timm_are_those_of_its_queries_and_keys() -> None:
         assert_close(attn, (q @ k.transpose(-2, -1) / math.sqrt(8)).softmax(dim=-1))
         x = block(x)
         assert torch.equal(x, tokens)
-    theirs = AttentionExtract(model, method="hook")(images)
-    assert all(torch.equal(a, b) for a, b in zip(seen.maps, theirs.values(), strict=True))
 
 
 def test_a_layer_that_shares_has_bitwise_the_map_before() -> None:
@@ -258,12 +201,7 @@ def test_a_layer_that_shares_has_bitwise_the_map_before() -> None:
     assert [source_of(layers, i) for i in range(6)] == [0, 1, 1, 3, 3, 3]
     assert [layer.grid for layer in layers] == [(8, 8)] * 3 + [(4, 4)] * 3
     assert comparable(layers) == [[3, 4, 5], [0, 1, 2]]
-    for i in (2, 4, 5):
-        assert torch.equal(seen.maps[i], seen.maps[i - 1])
-    x, _ = model.embed(images)
-    first = model.stages[0].blocks[0]
-    q, k = first.attn.qkv(first.norm1(x)).reshape(2, 64, 3, 2, 8).permute(2, 0, 3, 1, 4)[:2]
-    assert_close(seen.maps[0], (q @ k.transpose(-2, -1) / math.sqrt(8)).softmax(dim=-1))
+    assert all(torch.equal(seen.maps[i], seen.maps[i - 1]) for i in (2, 4, 5))
 
 
 def test_looking_changes_no_output() -> None:
@@ -275,40 +213,6 @@ def test_looking_changes_no_output() -> None:
         assert torch.equal(look(model, layers, images).output, plain)
         assert torch.equal(run_changed(model, layers, images, Change()), plain)
         assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-        fused = build().eval()
-        fused.load_state_dict(model.state_dict())
-        assert_close(fused(images), plain, atol=1e-4, rtol=1e-4)
-
-
-def test_places_of_a_pooled_sequence() -> None:
-    images = torch.randn(2, 3, 12, 12)  # 3 x 3 patches of 4 pixels, then pairs of the sequence
-    model = explicit(lambda: PSViT(Arch("A-A", (16, 16), 8, pooling="1d", patch_size=4), 12, num_classes=5))
-    first, second = find_layers(model, "psvit", images)[0]
-    assert (first.grid, second.grid) == ((3, 3), (1, 5))
-    assert (first.prefix, second.prefix) == (1, 1)
-    assert first.positions is not None
-    assert second.positions is not None
-    assert first.positions.tolist() == [[y, x] for y in (2, 6, 10) for x in (2, 6, 10)]
-    assert second.positions.tolist() == [[2, 4], [4, 6], [6, 8], [10, 4], [10, 10]]
-    windows = first.windows()
-    assert windows is not None
-    assert windows.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4]
-
-
-def test_places_of_a_pooled_grid() -> None:
-    images = torch.randn(2, 3, 56, 28)  # 14 x 7 patches of 4 pixels, then 7 x 4 and 4 x 2
-    model = explicit(lambda: PSViT(Arch("A-A-A", (8, 8, 8), 8, pooling="2d", patch_size=4), (56, 28), num_classes=5))
-    layers = find_layers(model, "psvit", images)[0]
-    assert [layer.grid for layer in layers] == [(14, 7), (7, 4), (4, 2)]
-    # an odd last row or column, pooled alone, stays where it is; then pairs of places again
-    once, twice = layers[1].positions, layers[2].positions
-    assert once is not None
-    assert twice is not None
-    assert once.tolist() == [[y, x] for y in range(4, 56, 8) for x in (4, 12, 20, 26)]
-    assert twice.tolist() == [[y, x] for y in (8, 24, 40, 52) for x in (8, 23)]
-    lies_in = token_of_pixels(layers[1], layers[0], (56, 28), stride=4)
-    for token, place in enumerate(once):
-        assert ((lies_in == token).nonzero() + 0.5).mean(dim=0).tolist() == place.tolist()
 
 
 def test_a_model_without_such_maps_is_refused_in_one_line() -> None:
@@ -320,15 +224,8 @@ def test_a_model_without_such_maps_is_refused_in_one_line() -> None:
         ("cait_xxs24_224", {"depth": 2}, "do not sum to 1"),
     ):
         model = explicit(lambda name=name, less=less: timm.create_model(name, **less))
-        with pytest.raises(UserError, match=says) as caught:
+        with pytest.raises(UserError, match=f"^.*{says}.*$"):
             find_layers(model, name, torch.zeros(2, 3, 224, 224))
-        assert "\n" not in str(caught.value)
-
-
-def test_torchs_own_attention_is_refused() -> None:
-    encoder = nn.TransformerEncoderLayer(8, 2, batch_first=True)
-    with pytest.raises(UserError, match=r"inside of torch\.nn\.MultiheadAttention"):
-        find_layers(nn.Sequential(encoder), "it", torch.zeros(2, 3, 8))
 
 
 def test_a_pooling_by_attention_is_left_out() -> None:
@@ -419,15 +316,32 @@ def test_passes_do_not_depend_on_the_batches() -> None:
     a, b = (first_pass(model, layers, how, CPU) for how in (batches, one_by_one))
     assert a.images == b.images == 12
     assert_close(a.cka, b.cka, atol=1e-5, rtol=1e-4)
-    assert a.other[1] == pytest.approx(b.other[1], abs=1e-5)
-    for one, other in zip(
-        matched(layers, a, partners(layers, a)), matched(layers, b, partners(layers, b)), strict=True
-    ):
+    heads = partners(layers, a)
+    for one, other in zip(matched(layers, a, heads), matched(layers, b, partners(layers, b)), strict=True):
         for row, same in zip(one, other, strict=True):
             assert [v for v in row if v is not None] == pytest.approx([v for v in same if v is not None], abs=1e-5)
-    heads = partners(layers, a)
-    divergences = [second_pass(model, layers, heads, [], how, CPU, True) for how in (batches, one_by_one)]
-    assert divergences[0].loss == pytest.approx(divergences[1].loss, abs=1e-6)
-    assert divergences[0].divergence[0][0][1] == pytest.approx(divergences[1].divergence[0][0][1], abs=1e-6)
-    assert divergences[0].divergence[0][1][2] == 0  # the same map
-    assert divergences[0].divergence[0][0][3] is None  # maps of other sizes
+    a, b = (second_pass(model, layers, heads, [], how, CPU, True) for how in (batches, one_by_one))
+    assert a.loss == pytest.approx(b.loss, abs=1e-6)
+    assert a.divergence[0][0][1] == pytest.approx(b.divergence[0][0][1], abs=1e-6)
+    assert a.divergence[0][1][2] == 0  # the same map
+    assert a.divergence[0][0][3] is None  # maps of other sizes
+
+
+@pytest.mark.parametrize(
+    ("pooling", "size", "genotype", "grids", "positions"),
+    [
+        # 3 x 3 patches of 4 pixels, then pairs of the sequence
+        ("1d", (12, 12), "A-A", [(3, 3), (1, 5)], [[2, 4], [4, 6], [6, 8], [10, 4], [10, 10]]),
+        # 14 x 7 patches, then 7 x 4 and 4 x 2: an odd last row or column is pooled alone and stays where it is
+        ("2d", (56, 28), "A-A-A", [(14, 7), (7, 4), (4, 2)], [[y, x] for y in (8, 24, 40, 52) for x in (8, 23)]),
+    ],
+)
+def test_places_of_pooled_tokens(
+    pooling: Any, size: tuple[int, int], genotype: str, grids: Any, positions: Any
+) -> None:
+    arch = Arch(genotype, (8,) * len(grids), 8, pooling=pooling, patch_size=4)
+    layers = find_layers(explicit(lambda: PSViT(arch, size, num_classes=5)), "it", torch.randn(2, 3, *size))[0]
+    assert [layer.grid for layer in layers] == grids
+    last = layers[-1].positions
+    assert last is not None
+    assert last.tolist() == positions

@@ -42,42 +42,15 @@ def test_a_page_needs_nothing_but_itself(with_chart: bool) -> None:
     assert "@media print" in style
 
 
-def test_backticks_set_code() -> None:
-    page = Page("title")
-    page.text("run `psvit show A&B` or ` alone")
-    page.table(Table(("network",), [("`AS-A` **best**",)]))
-    assert "<p>run <code>psvit show A&amp;B</code> or ` alone</p>" in page.html()
-    assert "<td><code>AS-A</code> <strong>best</strong></td>" in page.html()
-
-
 def test_a_table_holds_its_cells() -> None:
     page = Page("title")
     page.table(Table(("a", "b", "c"), [("1", "A claim, a whole sentence", "+1.00 [0.5 to 1.5], open"), ("4", "5", "6")],
                left=2, highlight=[1]))  # fmt: skip
     tags = Tags(page.html())
-    assert tags.cells == [
-        "a",
-        "b",
-        "c",
-        "1",
-        "A claim, a whole sentence",
-        "+1.00 [0.5 to 1.5], open",
-        "4",
-        "5",
-        "6",
-    ]
+    assert tags.cells == ["a", "b", "c", "1", "A claim, a whole sentence", "+1.00 [0.5 to 1.5], open", "4", "5", "6"]
     kinds = [attributes.get("class") for tag, attributes in tags.found if tag == "td"]
     assert kinds == [None, "long", "number", None, None, "number"], "a sentence has room"
     assert [attributes.get("class") for tag, attributes in tags.found if tag == "tr"] == [None, None, "mark"]
-
-
-def test_facts_are_flat() -> None:
-    page = Page("title")
-    page.facts({"a": {"b": [1, 2.5], "c": None, "d": {}}, "e": True, "f": [], "g": [{"h": 1, "i": [0, 1]}], "j": 1e-05,
-                "k": [["epochs", 4]]})  # fmt: skip
-    found = {"a.b": "1 2.5", "a.c": "–", "a.d": "–", "e": "yes", "f": "–", "g.1.h": "1", "g.1.i": "0 1", "j": "1e-05",
-             "k.1": "epochs 4"}  # fmt: skip
-    assert Tags(page.html()).cells == [text for pair in found.items() for text in pair]
 
 
 def test_contents_stand_first_where_there_are_many_headings() -> None:
@@ -91,14 +64,6 @@ def test_contents_stand_first_where_there_are_many_headings() -> None:
     targets = [(attributes["href"] or "")[1:] for tag, attributes in tags if tag == "a"]
     assert targets == [attributes["id"] for tag, attributes in tags if tag == "h2"]
     assert text.index("<nav>") < text.index("<h2")
-
-
-def test_a_link_stays_beside_the_page() -> None:
-    page = Page("title")
-    page.link("there", "javascript:boom() #1.html")
-    assert [attributes["href"] for tag, attributes in Tags(page.html()).found if tag == "a"] == [
-        "./javascript%3Aboom%28%29%20%231.html"
-    ]
 
 
 def test_a_chart_draws_every_pair_of_axes() -> None:

@@ -1,6 +1,5 @@
 """How a browser shows the pages: light, dark, on a phone and on paper, without a complaint or a request."""
 
-import json
 import re
 from pathlib import Path
 
@@ -8,10 +7,6 @@ import pytest
 from browser import Browser, needs_browser
 from members import MEMBERS
 from pages import HOSTILE, everything, of_search
-
-from psvit.analysis.analysis_page import page as analysis_page
-from psvit.report.page import Page
-from psvit.report.tables import Table
 
 TITLES = "[...document.querySelectorAll('.xtitle, .ytitle')].map(title => title.textContent)"
 
@@ -52,23 +47,6 @@ def test_another_pair_of_axes_can_be_chosen(tmp_path: Path) -> None:
         next(button for button in buttons if button.text == "top1 against params").click()
         assert tab.run(TITLES) == ["parameters", "validation top-1 under the supernet, %"]
         assert tab.run(front) != before
-
-
-@needs_browser
-def test_tables_fit(tmp_path: Path) -> None:
-    page = Page("title")
-    row = ("One network is ahead of another", "+1.00 [+0.50, +1.50]", "0.59 [0.54, 0.64]")
-    page.table(Table(("claim", "points", "ratio of errors"), [row]))
-    page.write(tmp_path / "page.html")
-    with Browser(390) as tab:
-        tab.open(tmp_path / "page.html")
-        assert tab.run("document.querySelector('td').getBoundingClientRect().width") >= 176, "a sentence has room"
-        assert tab.run("document.documentElement.scrollWidth") <= 390
-    report = json.loads((Path(__file__).parent.parent / "docs" / "results" / "redundancy-deit.json").read_text())
-    analysis_page(report, {}, None).write(tmp_path / "page.html")
-    with Browser() as tab:
-        tab.open(tmp_path / "page.html")
-        assert tab.run("[...document.querySelectorAll('.box')].filter(b => b.scrollWidth > b.clientWidth).length") == 0
 
 
 @needs_browser

@@ -54,14 +54,6 @@ def test_figures_name_what_they_show() -> None:
     assert "2×4" in " ".join(texts(FIGURES["diagram"]()))
 
 
-def test_a_small_matrix_has_its_values_written() -> None:
-    written = texts(FIGURES["heatmap"]())
-    assert {".25", ".50", "−.75", ".12", "A1", "S2", "A3", "CKA"} <= set(written)
-    assert written.count("1") == 2, "but for the blank cells"
-    large = [[0.5] * 15 for _ in range(15)]
-    assert ".50" not in texts(figures.heatmap(large, [str(i) for i in range(15)], "CKA", 0, 1))
-
-
 @pytest.mark.parametrize(
     ("across", "ticks"),
     [

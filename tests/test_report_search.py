@@ -5,24 +5,17 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 from members import MEMBERS, SPACE, TIMED, dominates, some_scores
 from pages import Tags, of_search
-from PIL import Image
 from tiny import RUN, Cli, read
 
-from psvit.arch.model_config import ModelConfig
 from psvit.cli.flags import with_recipe
-from psvit.engine.train_config import Machine, TrainConfig
 from psvit.pipeline.run_config import RunAllConfig
 from psvit.pipeline.run_page import comparison_chart, run_page
-from psvit.report.command import command_line
-from psvit.report.in_python import use_in_python
-from psvit.report.page import Page
 from psvit.search import search_page as report
 from psvit.search.front import rank
 from psvit.search.search_config import SearchConfig
-from psvit.search.search_page import front_chart, front_note, search_page
+from psvit.search.search_page import front_chart, front_note
 
 # The command ---------------------------------------------------------------------------------------------------------
 
@@ -43,11 +36,6 @@ def test_the_command_asks_for_the_same() -> None:
         again = with_recipe(words[0], "", lambda recipe, kind=kind: kind(recipe=recipe), [*told[2:], *more])
         assert again == asked, words
         assert len(told) <= len(words) + 3, "psvit, and --output"
-
-
-def test_a_switch_has_no_value_and_a_choice_has_one() -> None:
-    asked = TrainConfig(model=ModelConfig.of("resnet18", pretrained=True), machine=Machine(threads=1))
-    assert command_line("psvit train", asked, TrainConfig()) == "psvit train --model resnet18 --pretrained --threads 1"
 
 
 # The search's page ---------------------------------------------------------------------------------------------------
@@ -89,28 +77,6 @@ def test_each_pair_of_axes_has_its_front() -> None:
         assert [points[i] for i in line] == sorted(points[i] for i in line)
     assert sorted(plot.lines["loss latency_ms"]) == [i for i, one in enumerate(ranked) if one.on_front]
     assert plot.chosen == []
-
-
-def test_many_networks_are_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "DRAWN", 40)
-    ranked = rank(some_scores(), SPACE, SPACE.prices())
-    last = ranked[-1]
-    plot = front_chart(ranked, last)
-    assert len(ranked) > 40
-    assert len(plot.text) == 40
-    assert f"Of {len(ranked)} networks 40 are drawn" in front_note(ranked)
-    drawn = [int(text.rpartition("rank ")[2]) for text in plot.text]
-    assert {one.rank for one in ranked if one.on_front} | {last.rank} <= set(drawn)
-    assert [drawn[i] for i in plot.chosen] == [last.rank]
-    assert sorted(drawn[i] for i in plot.lines["loss macs"]) == [one.rank for one in ranked if one.on_front]
-    monkeypatch.setattr(report, "DRAWN", 1)
-    plot = front_chart(ranked, ranked[0])
-    assert len(plot.text) == len({0, *(i for line in plot.lines.values() for i in line)})
-
-
-def test_nothing_ranked() -> None:
-    page = search_page(Path("x"), [], {"data": "digits", "budget": {}, "chosen": None}, SearchConfig(), [])
-    assert "0 networks scored, budget without limit" in page.html()
 
 
 def test_what_the_page_of_a_search_says(tmp_path: Path) -> None:
@@ -174,20 +140,6 @@ def test_the_page_of_a_run_without_a_search(run_folder: Path) -> None:
     assert text.count("<figure>") == 3
     assert list(comparison_chart(rows).across) == ["params", "latency_ms", "macs"], "MACs are equal"
     assert "again, the best on the validation split with" in text
-
-
-def test_five_lines_use_the_checkpoint(
-    run_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    lines = use_in_python(str(run_folder / "searched" / "best"), 1)
-    assert len(lines.splitlines()) == 5
-    shown = Page("page")
-    shown.code(lines)
-    assert shown.html().count(lines.splitlines()[0])
-    Image.new("L", (8, 8)).save(tmp_path / "IMAGE", format="png")
-    monkeypatch.chdir(tmp_path)
-    exec(lines, {})
-    assert capsys.readouterr().out.strip() in [str(digit) for digit in range(10)]
 
 
 def test_a_page_of_the_users_is_not_replaced(cli: Cli, tmp_path: Path) -> None:

@@ -58,8 +58,7 @@ def test_a_process_that_is_not_ready_yet_is_stopped_too() -> None:
 
 
 @pytest.mark.parametrize(
-    "how",
-    ["raise StoppedError('at step 1')", "raise KeyboardInterrupt", "os.kill(os.getpid(), signal.SIGTERM)"],
+    "how", ["raise StoppedError('at step 1')", "raise KeyboardInterrupt", "os.kill(os.getpid(), signal.SIGTERM)"]
 )
 def test_a_task_that_was_stopped_stops_the_work_and_has_not_failed(how: str) -> None:
     found: dict[int, Any] = {}
@@ -87,10 +86,3 @@ def test_a_process_that_dies_is_told() -> None:
 def test_an_error_that_is_not_the_tasks_alone_ends_the_work(task: Any, kind: type[Exception], told: str) -> None:
     with pytest.raises(kind, match=told):
         work_all([task], 1, lambda number, value: None)
-
-
-def test_a_users_error_is_a_result() -> None:
-    found: dict[int, Any] = {}
-    work_all([script("from psvit.errors import UserError\nraise UserError('wrong')")], 1, found.__setitem__)
-    assert isinstance(found[0], UserError)
-    assert str(found[0]) == "wrong"

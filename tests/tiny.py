@@ -19,13 +19,7 @@ from psvit.arch.model_config import ModelConfig
 from psvit.cli import main
 from psvit.data.data_config import Augment, DataConfig
 from psvit.engine.interrupts import Interrupt
-from psvit.engine.train_config import (
-    Machine,
-    Recipe,
-    RunConfig,
-    TrainConfig,
-    light,
-)
+from psvit.engine.train_config import Machine, Recipe, RunConfig, TrainConfig, light
 
 NETWORK = ["--model", "AS-A", "--widths", "16", "32", "--head-dim", "8", "--patch-size", "2"]
 DATA = ["--data", "digits", "--limit", "48", "--validation", "0.02"]  # 48 training images, 30 of the validation split
