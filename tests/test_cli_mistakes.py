@@ -82,7 +82,13 @@ def test_what_cannot_be_trained(refused: Refused) -> None:
 def test_checkpoints_that_cannot_be_used_so(refused: Refused) -> None:
     image_folder(Path("TWO"))
     Path("EMPTY").mkdir()
+    Path("TIMM").mkdir()
+    Path("TIMM/config.json").write_text(
+        '{"architecture": "resnet18", "num_classes": 2, "pretrained_cfg": {"input_size": [1, 8, 8]}}'
+    )
     refused(
+        (["show", "TIMM"], "TIMM holds resnet18, not a psvit network"),
+        (["predict", "CHECKPOINT", ""], "images '' is not a name or a path"),
         (["evaluate", "nowhere"], "there is no checkpoint folder nowhere: check the path"),
         (["show", "no/where"], "no/where is no checkpoint folder"),
         (["show", "ASXA"], "genotype 'ASXA', position 3: 'X' is not A (attend), S (share) or - (pool)"),

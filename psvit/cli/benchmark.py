@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from psvit.cli.flags import Flags, config_from
+from psvit.config import Text
 from psvit.latency.benchmark_config import BenchmarkConfig
 
 DESCRIPTION = """Images per second of networks side by side, in turns, on this machine: psvit variants, genotypes,
@@ -18,7 +19,7 @@ def main(arguments: Sequence[str]) -> int:
     """Parse the flags, measure and print a table."""
     defaults = BenchmarkConfig(("MODEL",))
     flags = Flags("benchmark MODEL [MODEL ...]", DESCRIPTION, defaults, apart=("models",))
-    flags.add("models", "variants, genotypes, checkpoint folders, models of timm", tuple[str, ...])
+    flags.add("models", "variants, genotypes, checkpoint folders, models of timm", tuple[Text, ...])
     flags.add("--json", "print JSON instead of a table", bool, False)
     values = flags.parse(arguments)
     config = config_from(values, defaults)

@@ -19,7 +19,7 @@ import yaml
 from docstring_parser.google import parse as parse_docstring
 
 from psvit.arch.model_config import ModelConfig
-from psvit.config import Config, Fraction, Seed, checked, hints_of, leaves
+from psvit.config import Config, Fraction, Seed, Text, checked, hints_of, leaves
 from psvit.data.data_config import DataConfig
 from psvit.engine.train_config import RECIPES, Schedule
 from psvit.errors import UserError, flag, one_line
@@ -94,7 +94,7 @@ class Flags:
                 text = " ".join((texts.get(field.name) or "").split()).rstrip(".")
                 self.add(flag(field.name), text, hints_of(cls)[field.name], value, group)
 
-    def add(self, name: str, text: str, hint: Any = str, default: Any = None, group: Any = None) -> None:
+    def add(self, name: str, text: str, hint: Any = Text, default: Any = None, group: Any = None) -> None:
         """One more flag, or argument without a name: its help, the annotation that its values obey, its default."""
         self.hints[name.lstrip("-").replace("-", "_")] = hint
         kinds = list(leaves(hint))

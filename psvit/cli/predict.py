@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from psvit.cli.flags import Flags, config_from
-from psvit.config import Count
+from psvit.config import Count, Text
 from psvit.engine.train_config import Machine
 from psvit.errors import UserError
 
@@ -64,7 +64,7 @@ def batch_text(default: int) -> str:
 def add_prediction_flags(flags: Flags, checkpoint: str) -> None:
     """Add the flags of any prediction; `checkpoint` says what a checkpoint is."""
     flags.add("checkpoint", checkpoint)
-    flags.add("images", "image files, or folders of them", tuple[str, ...])
+    flags.add("images", "image files, or folders of them", tuple[Text, ...])
     flags.add("--json", "print one JSON object a line", bool, False)
 
 

@@ -103,9 +103,12 @@ def _read_checkpoint(folder: Path) -> tuple[Arch, dict[str, Any]]:
         config = json.loads(file.read_text(encoding="utf-8"))
         channels, *sides = config["pretrained_cfg"]["input_size"]
         shape = {"img_size": sides, "in_chans": channels, "num_classes": config["num_classes"]}
-        return Arch.from_dict(config["psvit"]["arch"]), shape
+        arch = Arch.from_dict(config["psvit"]["arch"]) if "psvit" in config else None
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file} is not the config of a psvit network: {error!r}") from error
+    if arch is None:
+        raise UserError(f"{folder} holds {config.get('architecture')}, not a psvit network: give one of those")
+    return arch, shape
 
 
 def _searched_shape(folder: Path) -> dict[str, Any]:
