@@ -36,7 +36,7 @@ def stacked(masks: list[NDArray[np.bool_]], size: tuple[int, int]) -> NDArray[np
 
 
 def said_of(masks: NDArray[np.bool_], labels: Any, scores: Any) -> dict[str, torch.Tensor]:
-    """What a detector that found these objects says."""
+    """The output of a detector that found these objects."""
     return {
         "boxes": torch.from_numpy(boxes_of(masks)),
         "labels": torch.tensor(labels, dtype=torch.int64) + 1,
@@ -46,11 +46,11 @@ def said_of(masks: NDArray[np.bool_], labels: Any, scores: Any) -> dict[str, tor
 
 
 Case = tuple[list[dict[str, int]], list[Objects], list[dict[str, torch.Tensor]]]
-"""Images, what is in them, what a detector says of them."""
+"""Images, their objects, and predictions."""
 
 
 def crowded(seed: int) -> Case:
-    """Ten images of 60 to 250 pixels with overlapping objects and crowds, and what a poor detector says of them."""
+    """Ten images of 60 to 250 pixels with overlapping objects and crowds, and poor predictions."""
     rng = np.random.default_rng(seed)
     images, truths, found = [], [], []
     for number in range(10):
@@ -78,15 +78,13 @@ def precision_of(case: Case, kind: str) -> dict[str, Any]:
 def by_pycocotools(case: Case, kind: str) -> dict[str, Any]:
     """The six metrics and those of the classes, in percent, -100 for None."""
     images, truths, found = case
-    truth, said = COCO(), []
-    lines: list[dict[str, Any]] = []
-    for number, there in enumerate(truths):
-        for i, line in enumerate(true_objects(number, there)):
-            assert there.masks is not None
-            lines.append({**line, "id": len(lines) + 1, "area": float(there.masks[i].sum())})
-    for number, one in enumerate(found):
-        for line in found_objects(number, one):
-            said.append({key: value for key, value in line.items() if key != ("segmentation", "bbox")[kind == "mask"]})
+    truth = COCO()
+    areas = [float(mask.sum()) for there in truths for mask in there.masks]  # type: ignore[union-attr]
+    lines = [line for number, there in enumerate(truths) for line in true_objects(number, there)]
+    lines = [{**line, "id": at + 1, "area": area} for at, (line, area) in enumerate(zip(lines, areas, strict=True))]
+    other = "bbox" if kind == "mask" else "segmentation"
+    said = [{key: value for key, value in line.items() if key != other}
+            for number, one in enumerate(found) for line in found_objects(number, one)]  # fmt: skip
     categories = [{"id": number, "name": name} for number, name in enumerate(CLASSES)]
     truth.dataset = {"images": images, "categories": categories, "annotations": lines}
     truth.createIndex()
@@ -132,7 +130,7 @@ def test_perfect_nothing_found_and_nothing_to_find(kind: str) -> None:
              for size in sizes]  # fmt: skip
     crowds = [Objects(boxes_of(whole), np.ones(1, np.int64), whole, np.ones(1, bool))
               for whole in (np.ones((1, *size), dtype=bool) for size in sizes)]  # fmt: skip
-    for nothing in (empty, crowds):  # a crowd is nothing that has to be found
+    for nothing in (empty, crowds):  # crowds need not be found
         for said in (perfect, none):
             metrics = precision_of((images, nothing, said), kind)
             assert {*(metrics[name] for name in METRICS), *metrics["per_class"].values()} == {None}

@@ -1,8 +1,6 @@
 """Data: the splits that a name opens, the settings, and the transforms."""
 
 import builtins
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -96,26 +94,16 @@ def test_the_test_images_are_never_opened_by_training(tmp_path: Path, monkeypatc
 # ---- the settings
 
 
-def test_the_config_need_no_torch() -> None:
-    code = "import psvit.data.data_config, sys; assert not {'torch', 'timm'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 @pytest.mark.parametrize(
     ("config", "message"),
     [
         ({"data": "nowhere"}, "'nowhere' is neither a folder nor a known set: give digits, fashion-mnist"),
         ({"data": "torch/nonesuch"}, "Unknown torchvision dataset nonesuch"),
         ({"data": "wds/x"}, "--data-dir None is not a folder"),
-        ({"data": " "}, "is not a name or a folder"),
-        ({"validation": 1.0}, "validation 1.0 is not a fraction"),
         ({"validation": -0.1}, "validation -0.1 is not a fraction"),
-        ({"validation": float("nan")}, "validation nan is not a fraction"),
         ({"img_size": 0}, "--img-size 0 is not a positive"),
         ({"img_size": (8, 8, 8)}, "--img-size"),
-        ({"workers": -1}, "workers -1"),
         ({"limit": 0}, "limit 0"),
-        ({"seed": -1}, "seed -1"),
     ],
 )
 def test_a_users_mistake_is_one_line(config: dict[str, object], message: str) -> None:
@@ -153,25 +141,17 @@ def test_odd_sizes_go_through_both_transforms(size: tuple[int, int], digits: Dat
         assert tensor.isfinite().all()
 
 
-@pytest.mark.parametrize("policy", ["rand-m9-mstd0.5-inc1", "augmix-m3-w3", "v0", "original", "3a"])
+@pytest.mark.parametrize("policy", ["rand-m9-mstd0.5-inc1", "augmix-m3-w3", "v0", "3a"])
 def test_the_policies_work_on_grey_images(policy: str, digits: Data) -> None:
     split = ImageSplit(digits.train, train_transform(digits, Augment(auto_augment=policy)), training=True)
     [batch] = train_batches(split, batch_size=100, batches=1, epoch=0, seed=0)
     assert batch.images.shape == (100, 1, 8, 8)
     assert batch.images.isfinite().all()
-
-
-def test_an_unknown_policy_is_refused(digits: Data) -> None:
     with pytest.raises(UserError, match="--auto-augment 'magic'"):
         train_transform(digits, Augment(auto_augment="magic"))
 
 
 def test_preprocessing_is_timms(digits: Data, tmp_path: Path) -> None:
-    assert preprocessing(digits) == {
-        "input_size": (1, 8, 8),
-        "mean": digits.mean,
-        "std": digits.std,
-        "interpolation": "bicubic",
-        "crop_pct": 1.0,
-    }
+    shown = {"input_size": (1, 8, 8), "mean": digits.mean, "std": digits.std, "interpolation": "bicubic"}
+    assert preprocessing(digits) == shown | {"crop_pct": 1.0}
     assert preprocessing(open_data(DataConfig(str(image_folder(tmp_path)))))["crop_pct"] == 0.9

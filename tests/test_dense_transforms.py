@@ -47,8 +47,7 @@ def test_boxes_and_masks_move_with_the_image(seed: int, low: float, high: float,
     bright = pixels[0].numpy() > 0.5
     seen = np.zeros_like(bright)
     for i, (x0, y0, x1, y1) in enumerate(target["boxes"].tolist()):
-        assert x1 - x0 >= 1
-        assert y1 - y0 >= 1
+        assert min(x1 - x0, y1 - y0) >= 1
         if has_masks:
             mask = target["masks"][i].bool().numpy()
             assert boxes_of(mask[None])[0].tolist() == [x0, y0, x1, y1]
@@ -84,9 +83,7 @@ def test_masks_and_class_maps_stay_on_their_image_when_resized() -> None:
         x0, y0, x1, y1 = target["boxes"][0]
         shifts.append(((x0 + x1) / 2 - x, (y0 + y1) / 2 - y))
     assert len(shifts) > 30
-    assert (
-        np.abs(np.mean(shifts, axis=0)).max() < 0.1
-    )  # pixels; half a one, where masks are resized as torchvision does
+    assert np.abs(np.mean(shifts, axis=0)).max() < 0.1  # in pixels; torchvision's resizing of masks is off by 0.5
 
 
 def test_a_thin_image_is_varied() -> None:
@@ -98,19 +95,6 @@ def test_a_thin_image_is_varied() -> None:
             assert pixels.shape == (1, *(crop or size))
             assert pixels.max() == 1
             assert len(target["boxes"]) == 1
-
-
-def test_what_is_cut_away_is_left_out() -> None:
-    image, there = scene()
-    vary = Vary(DenseAugment(hflip=0, jitter=(4.0, 4.0)), mirror=True, mean=(0.0,))
-    counts = set()
-    for seed in range(30):
-        torch.manual_seed(seed)
-        _, target = vary_objects(vary, image, there)
-        assert len(target["boxes"]) == len(target["labels"]) == len(target["masks"])
-        assert bool((target["boxes"][:, 2:] > target["boxes"][:, :2]).all())
-        counts.add(len(target["boxes"]))
-    assert counts == {0, 1, 2}
 
 
 def test_a_box_around_more_than_its_mask_moves_as_it_was_drawn() -> None:
@@ -129,10 +113,8 @@ def test_a_box_around_more_than_its_mask_moves_as_it_was_drawn() -> None:
         assert (target["masks"] > 0).flatten(1).any(dim=1).all()
         for box, mask in zip(target["boxes"], target["masks"], strict=True):
             x0, y0, x1, y1 = boxes_of(mask.bool().numpy()[None])[0]
-            assert box[0] <= x0 + 1
-            assert box[1] <= y0 + 1
-            assert box[2] >= x1 - 1
-            assert box[3] >= y1 - 1
+            assert (box[:2] <= torch.tensor([x0 + 1, y0 + 1])).all()
+            assert (box[2:] >= torch.tensor([x1 - 1, y1 - 1])).all()
 
 
 def test_mirroring_is_for_classes_that_can_be_mirrored() -> None:

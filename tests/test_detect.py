@@ -1,4 +1,4 @@
-"""Detectors whose every parameter learns; masks that are pasted and learned where they are; sizes and settings."""
+"""Detectors: gradients, masks, anchors, image sizes, settings."""
 
 import copy
 from pathlib import Path
@@ -46,20 +46,17 @@ def targets(masks: bool = True) -> list[dict[str, Tensor]]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("name", "network", "more"),
-    [
-        ("mask_rcnn", "auto", {}),
-        ("mask_rcnn", "vit_tiny_patch16_224", VIT),
-        ("faster_rcnn", "test_resnet", {}),
-        ("retinanet", "AS-A", {"patch_size": 8}),
-    ],
-)
+@pytest.mark.parametrize(("name", "network", "more"), [
+    ("mask_rcnn", "auto", {}),
+    ("mask_rcnn", "vit_tiny_patch16_224", VIT),
+    ("faster_rcnn", "test_resnet", {}),
+    ("retinanet", "AS-A", {"patch_size": 8}),
+])  # fmt: skip
 def test_every_parameter_gets_a_gradient(name: str, network: str, more: dict[str, Any]) -> None:
     with attention_for_training(torch.device("cpu")):
-        model = detector(backbone(network, **more), name, rois=256).train()  # all of them: no level is left out
+        model = detector(backbone(network, **more), name, rois=256).train()  # enough for every level
     for p in model.parameters():
-        if not p.any():  # what starts at zero stops the gradient of what is before it
+        if not p.any():  # a zero weight stops the gradient of the layers before it
             nn.init.constant_(p, 0.1)
     images = [torch.rand(1, 64, 64), torch.rand(1, 64, 64)]
     losses = model(images, targets(name == "mask_rcnn"))
@@ -79,7 +76,7 @@ def test_an_image_without_objects_trains() -> None:
         total = sum(losses.values())
         assert total.isfinite(), name
         total.backward()
-        assert all(p.grad is not None for p in model.parameters()), name  # DDP would wait for one that has none
+        assert all(p.grad is not None for p in model.parameters()), name  # DDP waits for every gradient
 
 
 def test_a_thin_image_is_seen_one_pixel_thin() -> None:
@@ -99,11 +96,9 @@ def test_a_thin_image_is_seen_one_pixel_thin() -> None:
         assert min(detection(short_side=64, long_side=64).seen_size([size])) == 1, size
 
 
-@pytest.mark.parametrize("network", ["auto", "vit_tiny_patch16_224"])
-def test_what_is_found_does_not_depend_on_the_images_before(network: str) -> None:
+def test_predictions_do_not_depend_on_earlier_images() -> None:
     """torchvision's RoIAlign guesses strides from the first image that it meets."""
-    more = VIT if network.startswith("vit") else {}
-    built = backbone(network, (96, 96), **more)
+    built = backbone("auto", (96, 96))
     model = detector(built, "mask_rcnn", score_threshold=0.0).eval()
     for pool in (model.roi_heads.box_roi_pool, model.roi_heads.mask_roi_pool):
         assert pool.scales == [1 / stride for stride in built.strides[:-1]]
@@ -128,7 +123,7 @@ def test_boxes_are_float32_under_bfloat16() -> None:
         assert {found[part].dtype for part in found if part not in ("labels", "masks")} == {torch.float32}, name
         assert len(found["boxes"]) > 5, name
         rounded = found["boxes"].bfloat16().float() == found["boxes"]
-        assert rounded.float().mean() < 0.5, name  # those at the image's edge alone
+        assert rounded.float().mean() < 0.5, name  # only those at the image's edge
 
 
 def test_retinanet_finds_objects_of_classes_alone() -> None:
@@ -137,30 +132,20 @@ def test_retinanet_finds_objects_of_classes_alone() -> None:
     with torch.no_grad():
         model.head.classification_head.cls_logits.bias.copy_(torch.tensor([4.0, 1.0, 0.0, 0.0]).repeat(9))
         [found] = model([torch.rand(1, 64, 64)])
-    assert set(found["labels"].tolist()) == {1}  # class 0, which looks likelier, takes no place of it
+    assert set(found["labels"].tolist()) == {1}  # the background's higher score hides nothing
 
 
 def test_masks_are_pasted_where_their_boxes_are() -> None:
     mask = torch.rand(1, 1, 7, 5)
-    whole = paste(mask, torch.tensor([[3.0, 2.0, 8.0, 9.0]]), (12, 10))  # a pixel for each cell
-    expected = torch.zeros(1, 1, 12, 10, dtype=torch.bool)  # not floats, which would take four times the memory
+    whole = paste(mask, torch.tensor([[3.0, 2.0, 8.0, 9.0]]), (12, 10))  # one pixel for each cell
+    expected = torch.zeros(1, 1, 12, 10, dtype=torch.bool)
     expected[:, :, 2:9, 3:8] = mask > 0.5
-    assert whole.dtype == torch.bool
     assert torch.equal(whole, expected)
-    # a disc of 14 x 14 cells in boxes at any place is the disc itself, up to pixels that its edge goes through
-    rows, columns = torch.meshgrid(torch.arange(14) + 0.5, torch.arange(14) + 0.5, indexing="ij")
-    disc = ((rows - 7).hypot(columns - 7) < 6.5).float()[None, None]
-    rows, columns = torch.meshgrid(torch.arange(40) + 0.5, torch.arange(60) + 0.5, indexing="ij")
-    for x, y, side in ((10.0, 5.0, 20.0), (10.4, 5.7, 19.3), (-3.2, 25.5, 23.6), (45.9, -0.5, 11.1)):
-        found = paste(disc, torch.tensor([[x, y, x + side, y + side]]), (40, 60))[0, 0]
-        far = (rows - y - side / 2).hypot(columns - x - side / 2) - side / 14 * 6.5
-        assert bool(found[far < -0.8].all())
-        assert not bool(found[far > 0.8].any())
-    assert paste(disc, torch.tensor([[8.0, 8.0, 8.0, 9.0]]), (12, 12)).sum() == 0
-    assert paste(disc[:0], torch.zeros(0, 4), (12, 12)).shape == (0, 1, 12, 12)
+    assert paste(mask, torch.tensor([[8.0, 8.0, 8.0, 9.0]]), (12, 12)).sum() == 0
+    assert paste(mask[:0], torch.zeros(0, 4), (12, 12)).shape == (0, 1, 12, 12)
 
 
-def test_what_masks_are_learned_from_is_pasted_where_it_came_from() -> None:
+def test_a_mask_cut_for_training_is_pasted_back_in_place() -> None:
     found, true = 0, 0
     scenes = open_objects(DenseDataConfig(scenes=40)).test
     for number in range(60):
@@ -193,7 +178,7 @@ def test_anchors_stand_where_their_maps_look() -> None:
 
 
 class Oracle(nn.Module):
-    """Knows what is in the images of a source; of digit 7 it says 8."""
+    """Finds exactly the objects of a source, but calls each 7 an 8."""
 
     def __init__(self, source: DenseSource) -> None:
         super().__init__()
@@ -212,7 +197,7 @@ class Oracle(nn.Module):
         return said
 
 
-def test_an_evaluation_of_what_is_known() -> None:
+def test_the_evaluation_of_known_predictions() -> None:
     data = open_objects(DenseDataConfig(scenes=200, img_size=64))
     task = Detection(DetectorConfig("mask_rcnn"), data.classes, 1, (0.5,), (0.2,), data.img_size)
     batches = own_batches(ObjectSplit(data.validation), open_machine(CPU), batch_size=3, workers=0)
@@ -226,36 +211,22 @@ def test_an_evaluation_of_what_is_known() -> None:
         assert 10 < kind["per_class"]["8"] < 90
 
 
-def test_much_attention_is_told() -> None:
-    for name, more, side, tokens, note in (
-        ("A-A", {}, 512, 4096, ""),
-        ("A-A", {}, 520, 4225, "give --windows 14 0, or lower --short-side"),
-        ("A-A", {"windows": (14, 0)}, 1024, 16384, ""),
-        ("A-A", {"windows": (8, 0)}, 1600, 40000, "give --windows 8 14, or lower --short-side"),
-        ("A-A", {"patch_size": 1}, 512, 262144, "give --windows 14 14, or lower --short-side"),
-        ("AA", {"pooling": "1d"}, 520, 4225, "lower --short-side, or take a 2D variant with --windows 14"),
-        ("runs/best", {}, 520, 4225, "lower --short-side, or train the classifier with --windows 14 0"),
-        ("test_resnet", {}, 2000, None, ""),
-    ):
-        network = {"patch_size": 8, "head_dim": 8, "widths": (16,) * (2 - (name == "AA")), **more}
-        model = (
-            ModelConfig.of(name)
-            if name == "test_resnet"
-            else ModelConfig.of(name.replace("runs/best", "A-A"), **network)
-        )
-        body, _ = open_features(model, (64, 64), 1)
-        task = detection()
-        network: Any = SimpleNamespace(transform=SimpleNamespace(size_divisible=8), backbone=SimpleNamespace(body=body))
-        cost = {"macs": 2_000_000, "pyramid_macs": 3_000_000}
-        first, *notes = cost_lines(task, network, cost, (side, side), name)
-        said = f"seen at {side} x {side} pixels: 2 M MACs are the backbone's, 3 M with its pyramid"
-        assert first == said + (f"; {tokens} tokens in its first stage" if tokens else ""), note
-        assert len(notes) == bool(note), note
-        for line in notes:
-            assert line.startswith("note: "), note
-            assert line.endswith(f": {note}"), note
-            assert " tokens see each other in stage " in line, note
-            assert "memory grows with their square for layers that share maps and in float32" in line, note
+@pytest.mark.parametrize(("name", "more", "side", "tokens", "note"), [
+    ("A-A", {}, 512, 4096, ""),
+    ("A-A", {}, 520, 4225, "give --windows 14 0, or lower --short-side"),
+    ("A-A", {"windows": (8, 0)}, 1600, 40000, "give --windows 8 14, or lower --short-side"),
+    ("AA", {"pooling": "1d", "widths": (16,)}, 520, 4225, "lower --short-side, or take a 2D variant with --windows 14"),
+])  # fmt: skip
+def test_much_attention_is_told(name: str, more: dict[str, Any], side: int, tokens: int, note: str) -> None:
+    model = ModelConfig.of(name, **{"patch_size": 8, "head_dim": 8, "widths": (16, 16), **more})
+    body, _ = open_features(model, (64, 64), 1)
+    network: Any = SimpleNamespace(transform=SimpleNamespace(size_divisible=8), backbone=SimpleNamespace(body=body))
+    cost = {"macs": 2_000_000, "pyramid_macs": 3_000_000}
+    first, *notes = cost_lines(detection(), network, cost, (side, side), name)
+    said = f"seen at {side} x {side} pixels: 2 M MACs are the backbone's, 3 M with its pyramid"
+    assert first == f"{said}; {tokens} tokens in its first stage"
+    assert len(notes) == bool(note)
+    assert all(line.startswith("note: ") and line.endswith(f": {note}") for line in notes)
 
 
 def test_a_detector_is_torchvisions() -> None:
@@ -270,35 +241,23 @@ def test_a_detector_is_torchvisions() -> None:
 
 def test_sides() -> None:
     for changes, size, expected in (
-        ({}, (96, 96), (96, 96)),
         ({}, (64, 128), (64, 128)),
         ({}, (64, 129), (800, 1333)),
         ({}, None, (800, 1333)),
         ({"short_side": 1500}, None, (1500, 2500)),
         ({"long_side": 2000}, None, (1201, 2000)),
-        ({"long_side": 1333}, None, (800, 1333)),
-        ({"short_side": 800}, None, (800, 1333)),
-        ({"long_side": 600}, None, (600, 600)),
         ({"short_side": 480}, None, (480, 1333)),
-        ({"short_side": 192}, (96, 96), (192, 192)),
         ({"short_side": 96}, (64, 48), (96, 128)),
-        ({"short_side": 24}, (64, 48), (24, 64)),
-        ({"long_side": 128}, (64, 48), (96, 128)),
         ({"long_side": 32}, (64, 48), (32, 32)),
-        ({"short_side": 400, "long_side": 700}, (96, 96), (400, 700)),
     ):
         filled = DetectorConfig(**changes).filled(size, True)  # type: ignore[arg-type]
         assert (filled.short_side, filled.long_side) == expected, changes
 
 
-def test_the_size_that_macs_are_told_for() -> None:
-    """The largest to which torchvision really resizes an image of the set."""
+def test_macs_are_counted_at_the_largest_size_that_torchvision_resizes_to() -> None:
     for changes, sizes, expected in (
         ({}, [], (800, 1333)),
-        ({}, [(480, 640)], (800, 1066)),
         ({}, [(480, 640), (300, 900), (640, 480), (100, 1000)], (1066, 800)),
-        ({"short_side": 48}, [(64, 48)], (64, 48)),
-        ({"short_side": 96}, [(64, 48)], (128, 96)),
         ({"long_side": 32}, [(64, 48)], (32, 24)),
         ({"short_side": 30}, [(64, 48), (60, 60), (40, 80)], (30, 60)),
     ):
@@ -314,7 +273,6 @@ def test_the_size_that_macs_are_told_for() -> None:
     [
         ({"rois": 0}, "--rois 0 is not a whole number of at least 1"),
         ({"detector": "yolo"}, "--detector 'yolo' is not one of mask_rcnn, faster_rcnn, retinanet"),
-        ({"score_threshold": 1.0}, "--score-threshold 1.0 is not a fraction"),
         ({"anchor_scale": 0.0}, "--anchor-scale 0.0 is not a positive number below 1000"),
         ({"short_side": 900, "long_side": 800}, "--short-side 900 is more than --long-side 800"),
         ({"hflip": 1.5}, "--hflip 1.5 is not a number from 0 to 1"),

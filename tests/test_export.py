@@ -1,9 +1,8 @@
-"""psvit export: what it tells, what it measures on, what it refuses and leaves alone; torch's own files."""
+"""psvit export: its report, its validation split, refusals, files left alone; torch's own formats."""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import onnx
@@ -15,9 +14,8 @@ from tiny import Cli
 from psvit.data.data_config import DataConfig
 from psvit.data.datasets import open_data
 from psvit.engine.trained_on import trained_on
-from psvit.errors import UserError
 from psvit.export.export import METADATA
-from psvit.export.graph import example_images, frozen_copy, to_onnx
+from psvit.export.graph import example_images
 from psvit.export.operators import count_operators, onnx_calls
 from psvit.export.runtime import open_classifier
 from psvit.tasks.classification.evaluate import open_checkpoint
@@ -47,12 +45,11 @@ def cuts(monkeypatch: pytest.MonkeyPatch) -> set[tuple[float, int, int | None]]:
     return opened
 
 
-def test_the_hold_out_is_the_trainings(cli: Cli, tmp_path: Path, cuts: set[Any]) -> None:
+def test_the_validation_split_is_that_of_the_training(cli: Cli, tmp_path: Path, cuts: set[Any]) -> None:
     trained = DataConfig("digits", validation=0.02, seed=1)
     best = checkpoint(tmp_path / "best", trained=trained)
     for flags, cut in (
         ([], (0.02, 1, None)),
-        (["--seed", "1"], (0.02, 1, None)),
         (["--seed", "7", "--split-seed", "1"], (0.02, 7, 1)),
         (["--seed", "7", "--split", "test"], (0.02, 7, None)),  # the validation split is not used
     ):
@@ -64,34 +61,23 @@ def test_the_hold_out_is_the_trainings(cli: Cli, tmp_path: Path, cuts: set[Any])
             assert trained_on(open_classifier(str(file)).metadata) == trained
 
 
-def test_a_hold_out_that_was_learned_is_refused(cli: Cli, tmp_path: Path) -> None:
+def test_a_validation_split_that_was_trained_on_is_refused(cli: Cli, tmp_path: Path) -> None:
     best = checkpoint(tmp_path / "best", trained=DataConfig("digits", validation=0.02, seed=1))
-    for flags in (
-        ["--seed", "0"],
-        ["--split-seed", "0"],
-        ["--validation", "0.1"],
-        ["--seed", "0", "--split", "test", "--int8"],
-    ):
-        said = cli.refused("export", best, "--data", "digits", *flags)
-        assert (
-            f"{best} was trained on digits with --validation 0.02 --split-seed 1, so it knows images of the "
-            f"validation split" in said
-        )
+    told = f"{best} was trained on digits with --validation 0.02 --split-seed 1, so it knows images of the validation"
+    for flags in (["--split-seed", "0"], ["--validation", "0.1"], ["--seed", "0", "--split", "test", "--int8"]):
+        assert told in cli.refused("export", best, "--data", "digits", *flags)
         assert [path.name for path in tmp_path.iterdir()] == ["best"]
 
 
-def test_a_training_without_a_hold_out_leaves_none_to_measure_on(cli: Cli, tmp_path: Path) -> None:
+def test_a_training_without_a_validation_split_leaves_none_to_measure_on(cli: Cli, tmp_path: Path) -> None:
     best = checkpoint(tmp_path / "best", trained=DataConfig("digits", validation=0))
     said = cli.refused("export", best, "--data", "digits")
     assert "there is no validation split of digits, with --validation 0: give --split test" in said
 
 
-def test_a_checkpoint_that_tells_no_hold_out_goes_on_with_a_note(cli: Cli, best: Path, cuts: set[Any]) -> None:
+def test_a_checkpoint_that_tells_no_validation_split_is_noted(cli: Cli, best: Path, cuts: set[Any]) -> None:
     text = cli.ok("export", best, "--data", "digits", "--rounds", 0, "--seed", 3)
-    assert (
-        f"note      {best} does not tell its validation split: unless --validation and --seed are its training's"
-        in text
-    )
+    assert f"note      {best} does not tell its validation split: unless --validation and --seed are its" in text
     assert cuts == {(0.1, 3, None)}
     assert trained_on(open_classifier(f"{best}.onnx").metadata) is None
 
@@ -109,7 +95,6 @@ def test_torchs_own_files(cli: Cli, best: Path, format: str, suffix: str, batch_
     text = cli.ok("export", best, "--format", format, *fixed)
     output = best.with_name("best" + suffix)
     assert f"written   {output} (" in text
-    assert "operators aten." in text
     assert "aten.linear 17, " in text
     extra = {METADATA: ""}
     if format == "torch-export":
@@ -136,38 +121,26 @@ def test_the_command_tells_what_it_found(cli: Cli, best: Path) -> None:
     assert f"next      psvit predict {best}.onnx IMAGE" in text
     told = json.loads(cli.ok("export", best, "--rounds", 0, "--overwrite", "--json"))
     assert told["files"] == {f"{best}.onnx": Path(f"{best}.onnx").stat().st_size}
-    assert told["operators"]["float32"]["Softmax"] == 3
-    assert told["opset"] == 20
-    assert told["timings"] == []
+    assert (told["operators"]["float32"]["Softmax"], told["opset"], told["timings"]) == (3, 20, [])
 
 
 def test_export_refuses(cli: Cli, best: Path) -> None:
     before = sorted(best.parent.rglob("*"))
     for flags, message in (
         (["--tolerance", "1e-12"], "above --tolerance 1e-12: nothing is written"),
-        (["--tolerance", "0"], "--tolerance 0.0 is not a positive number"),
         (["--format", "tensorrt"], "--format 'tensorrt' is not one of onnx"),
         (["--format", "timm", "--int8"], "--int8 is ONNX Runtime's"),
         (["--format", "torchscript", "--data", "digits"], "--data measures ONNX files"),
         (["--format", "timm", "--batch-size", "2"], "--batch-size fixes a graph"),
         (["--license", "mit"], "--license belongs to the folder that the Hub reads"),
-        (["--push-to-hub", "a/b"], "--push-to-hub belongs to the folder"),
         (["--format", "timm", "--push-to-hub", "nobody"], "names no account: give user/name"),
-        (["--format", "timm", "--push-to-hub", "a/b/c"], "is not the name of a repository"),
         (["--reduce-range"], "--reduce-range narrows int8 weights"),
         (["--opset", "17"], "--opset 17 is not a number from 18 to 25"),
-        (["--opset", "26"], "--opset 26 is not a number from 18 to 25"),
         (["--opset", "18", "--format", "torchscript"], "--opset is of ONNX files, --format is torchscript: leave it"),
         (["--batch-size", "0"], "--batch-size 0 is not a whole number of at least 1"),
-        (["--timed-batches", "0"], "--timed-batches 0 is not a whole number"),
         (["--split", "test"], "--split test needs images: give --data"),
         (["--output", "model"], "does not end with .onnx"),
-        (["--data", "nowhere"], "nowhere"),
-        (["--img-size", "2"], "too small"),
-        (
-            ["--output", f"{__file__}/x.onnx"],
-            f"{__file__}/x.onnx cannot be written ({__file__} is a file)",
-        ),
+        (["--output", f"{__file__}/x.onnx"], f"{__file__}/x.onnx cannot be written ({__file__} is a file)"),
     ):
         assert message in cli.refused("export", best, "--rounds", "0", *flags)
         assert sorted(best.parent.rglob("*")) == before
@@ -180,31 +153,11 @@ def test_the_opset_that_is_asked_for_is_written(cli: Cli, best: Path, tmp_path: 
         assert [(used.domain, used.version) for used in onnx.load(tmp_path / file).opset_import] == [("", 18)], file
 
 
-def test_an_opset_that_torch_does_not_write_is_refused(best: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    network = frozen_copy(open_checkpoint(str(best)).model)
-    written = remembered(network, (1, 12, 12), opset=18)
-    monkeypatch.setattr(torch.onnx, "export", lambda *args, **how: SimpleNamespace(model_proto=written))
-    with pytest.raises(UserError, match=r"--opset 20 cannot be written by .*, which wrote 18: give --opset 18"):
-        to_onnx(network, (1, 12, 12), opset=20)
-
-
 def test_the_operators_of_both_files_are_told(cli: Cli, best: Path) -> None:
     told = json.loads(cli.ok("export", best, "--int8", "--data", "digits", "--rounds", 0, "--json"))["operators"]
     for name, file in (("float32", "best.onnx"), ("int8", "best.int8.onnx")):
         assert told[name] == count_operators(onnx_calls(onnx.load(best.with_name(file))))
     assert "MatMulInteger" in told["int8"]
-
-
-def test_a_banned_operator_in_the_int8_graph_is_refused(cli: Cli, best: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def quantized(source: Path, target: Path, **how: Any) -> None:
-        model = onnx.load(source)
-        model.graph.node.append(onnx.helper.make_node("NonZero", ["images"], ["places"], name="here"))
-        onnx.save(model, target)
-
-    monkeypatch.setattr("onnxruntime.quantization.quantize_dynamic", quantized)
-    said = cli.refused("export", best, "--int8", "--rounds", 0)
-    assert "the graph holds the operator NonZero (node here)" in said
-    assert not best.with_name("best.onnx").exists()
 
 
 def test_data_of_other_classes_are_refused(cli: Cli, best: Path, tmp_path: Path) -> None:
@@ -224,8 +177,7 @@ def test_nothing_of_the_users_is_overwritten(cli: Cli, best: Path, tmp_path: Pat
     small = tmp_path / "other.int8.onnx"
     small.write_text("mine")
     assert f"--output {small} exists" in cli.refused("export", best, "--int8", "--output", tmp_path / "other.onnx")
-    folder = tmp_path / "folder.onnx"
-    folder.mkdir()
+    (folder := tmp_path / "folder.onnx").mkdir()
     assert "is a folder: name a file" in cli.refused("export", best, "--output", folder, "--overwrite")
     said = cli.refused("export", best, "--format", "timm", "--output", folder, "--overwrite")
     assert "holds no checkpoint, and is not replaced" in said

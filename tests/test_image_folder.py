@@ -1,4 +1,4 @@
-"""What is a folder of images: the folders that people have, and what is right for each (docs/howto/own-data.md)."""
+"""Folders of images as people have them, and how each is read (docs/howto/own-data.md)."""
 
 import os
 import shutil
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from image_folders import APPLE_DOUBLE, COMPOSED, DECOMPOSED, by_split, classes, fill, labels, opened, picture
-from PIL import Image, features
+from PIL import features
 
 from psvit.data.image_files import find_images, images_in
 from psvit.errors import UserError
@@ -53,17 +53,8 @@ def test_all_that_pillow_reads_counts_in_any_case(tmp_path: Path) -> None:
         source = files.source(split)
         assert all(source.image(at).size == (4, 4) for at in range(len(source)))
     said = [note for note in files.notes if note.startswith("left out: ")]
-    some = "'cat/b0.txt', 'cat/b1.txt', 'dog/b0.txt', 'dog/b1.txt'"
-    assert said[0] == f"left out: .txt files, which Pillow cannot read: 4 ({some})"
+    assert said[0].startswith("left out: .txt files, which Pillow cannot read: 4 ('cat/b0.txt', 'cat/b1.txt', ")
     assert {line.split()[2] for line in said[1:]} == {".json", ".pdf", "files"}
-
-
-def test_heic_counts_where_its_plugin_is(tmp_path: Path) -> None:
-    pytest.importorskip("pillow_heif")
-    classes(tmp_path, 3)
-    find_images(tmp_path)
-    Image.new("RGB", (64, 64), "red").save(tmp_path / "cat" / "phone.HEIC", format="HEIF")
-    assert "cat/phone.HEIC" in by_split(opened(tmp_path))
 
 
 # ---- links
@@ -121,12 +112,9 @@ def test_predict_takes_files_as_they_are_named_each_once(tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("folders", "roles"),
     [
-        (("train", "test"), ("train", "test")),
         (("Training", "Testing"), ("train", "test")),
-        (("TRAIN", "VALID"), ("train", "test")),
-        (("train", "dev"), ("train", "test")),
+        (("TRAIN", "dev"), ("train", "test")),
         (("train", "eval"), ("train", "test")),
-        (("train", "Val", "test"), ("train", "validation", "test")),
         (("training", "validation", "testing"), ("train", "validation", "test")),
     ],
 )
@@ -139,7 +127,7 @@ def test_splits_by_their_usual_names(folders: tuple[str, ...], roles: tuple[str,
         assert {split for path, split in splits.items() if path.startswith(name + "/")} == allowed, name
 
 
-def test_an_unlabelled_test_split_is_left_alone_and_said(tmp_path: Path) -> None:
+def test_an_unlabelled_test_split_is_left_out_with_a_note(tmp_path: Path) -> None:
     classes(tmp_path / "train", 12)
     classes(tmp_path / "valid", 6)
     fill(tmp_path / "test", 5)
@@ -175,7 +163,7 @@ def test_classes_that_a_split_lacks_are_named(tmp_path: Path) -> None:
         (("cat/train", "cat/test", "dog/train"), "the class folders hold splits, as cat/test: put the splits first"),
     ],
 )
-def test_what_leaves_the_splits_open_is_refused(folders: tuple[str, ...], said: str, tmp_path: Path) -> None:
+def test_unclear_splits_are_refused(folders: tuple[str, ...], said: str, tmp_path: Path) -> None:
     for folder in folders:
         fill(tmp_path / folder, 2)
     assert said in refused(tmp_path)
@@ -187,7 +175,7 @@ def test_a_class_called_train_stands_beside_classes(tmp_path: Path) -> None:
     assert "train/ is taken for a class, since it stands beside bus/" in files.notes
 
 
-def test_folders_beside_splits_and_images_beside_classes_are_said(tmp_path: Path) -> None:
+def test_folders_beside_splits_and_images_beside_classes_are_noted(tmp_path: Path) -> None:
     for split in ("train", "test"):
         fill(classes(tmp_path / split, 4), 1)
     classes(tmp_path / "raw", 3)
@@ -204,9 +192,7 @@ def test_folders_beside_splits_and_images_beside_classes_are_said(tmp_path: Path
 # ---- classes
 
 
-@pytest.mark.parametrize(
-    "below", [("2021", "2022"), ("images",), ("2021/05", "2021/11"), ("2021-05-03", "20220102"), ("raw/1999", "raw")]
-)
+@pytest.mark.parametrize("below", [("2021", "2022"), ("images",), ("2021-05-03", "20220102"), ("raw/1999", "raw")])
 def test_dates_and_one_name_below_classes_are_no_classes(below: tuple[str, ...], tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         for folder in below:
@@ -218,8 +204,9 @@ def test_dates_and_one_name_below_classes_are_no_classes(below: tuple[str, ...],
         assert "would be one class, 2021" in refused(tmp_path, class_folders="inner")
 
 
-@pytest.mark.parametrize("splits", [("training_set", "test_set"), ("fold1", "fold2")])
-@pytest.mark.parametrize("names", [("cat", "dog"), ("0001", "0002")])
+@pytest.mark.parametrize(
+    ("splits", "names"), [(("training_set", "test_set"), ("cat", "dog")), (("fold1", "fold2"), ("0001", "0002"))]
+)
 def test_splits_by_other_names_become_no_classes(
     splits: tuple[str, ...], names: tuple[str, ...], tmp_path: Path
 ) -> None:
@@ -240,12 +227,8 @@ def test_folders_within_folders_ask_which_are_the_classes(tmp_path: Path) -> Non
     assert "the outer folders, as animals, or the inner ones, as animals/cat? Give --class-folders" in refused(tmp_path)
     assert opened(tmp_path, class_folders="inner").classes == ("car", "cat", "dog")
     assert opened(tmp_path, class_folders="outer").classes == ("animals", "vehicles")
-    assert f"give --data {tmp_path / 'one' / 'animals'}" in refused(_within(tmp_path, "animals"))
-
-
-def _within(tmp_path: Path, name: str) -> Path:
-    shutil.copytree(tmp_path / name, tmp_path / "one" / name)
-    return tmp_path / "one"
+    shutil.copytree(tmp_path / "animals", tmp_path / "one" / "animals")
+    assert f"give --data {tmp_path / 'one' / 'animals'}" in refused(tmp_path / "one")
 
 
 def test_names_are_compared_composed(tmp_path: Path) -> None:

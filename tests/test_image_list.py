@@ -97,22 +97,6 @@ def test_other_classes_are_never_gone_on_with(tmp_path: Path) -> None:
             check_unchanged(kept, resumed(tmp_path, kept), accept, tmp_path)
 
 
-def test_a_list_is_there_at_any_moment_of_its_replacement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before, after = (ImageList((Listed("train", "a", path, "0"),)) for path in ("a/b.png", "a/c.png"))
-    before.write(tmp_path / IMAGES)
-    seen = []
-    replace = Path.replace
-
-    def watched(self: Path, target: Path) -> Path:
-        seen.append(read_image_list(tmp_path / IMAGES))
-        return replace(self, target)
-
-    monkeypatch.setattr(Path, "replace", watched)
-    after.write(tmp_path / IMAGES)
-    assert seen == [before, before]
-    assert read_image_list(tmp_path / IMAGES) == after
-
-
 @pytest.mark.skipif(os.name == "nt", reason="no such modes")
 def test_weights_are_for_all_who_can_read_a_new_file(tmp_path: Path) -> None:
     (plain := tmp_path / "plain").touch()

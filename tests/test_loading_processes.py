@@ -1,10 +1,11 @@
-"""Loading processes that die or find no memory, and a user who stops while images are waited for."""
+"""Loading processes that die or run out of memory, and Ctrl-C while waiting for images."""
 
 import os
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -36,26 +37,20 @@ class Dying(ImageSplit):
         raise AssertionError("it lives")
 
 
-@pytest.mark.parametrize(
-    ("by", "says"),
-    [
-        (signal.SIGKILL, r"\(killed by signal: Killed\): see whether the memory is full, "),
-        (signal.SIGBUS, r"\(killed by signal: Bus error\): enlarge the shared memory, "),
-    ],
-    ids=["killed", "bus error"],
-)
-def test_a_dead_loading_process_is_told_in_one_line(by: signal.Signals, says: str) -> None:
+@pytest.mark.parametrize(("by", "says"), [
+    (signal.SIGKILL, r"\(killed by signal: Killed\): see whether the memory is full, "),
+    (signal.SIGBUS, r"\(killed by signal: Bus error\): enlarge the shared memory, "),
+], ids=["killed", "bus error"])  # fmt: skip
+def test_a_dead_loading_process_is_reported_in_one_line(by: signal.Signals, says: str) -> None:
     with pytest.raises(UserError, match=rf"^a loading process died {says}or give fewer --workers, or 0; a run"):
         list(train_batches(Dying(by), batch_size=2, batches=4, epoch=0, seed=0, workers=2))
     alive = ImageSplit(Numbered(20), lambda image: torch.zeros(1, 1, 1), training=True)
     assert len(list(train_batches(alive, batch_size=2, batches=4, epoch=0, seed=0, workers=2))) == 4
 
 
-def test_a_full_shared_memory_is_told_and_waited_for_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_shared_memory_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: Tensor) -> Tensor:
-        raise RuntimeError(
-            "unable to allocate shared memory(shm) for file </torch_7_8_9>: No space left on device (28)"
-        )
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_7_8>: No space left on device (28)")
 
     split = ImageSplit(Numbered(20), lambda image: torch.zeros(1, 1, 1), training=True)
     monkeypatch.setattr(Tensor, "share_memory_", full)  # the loading processes are forks
@@ -86,13 +81,8 @@ def test_ctrl_c_does_not_wait_for_images(tmp_path: Path, monkeypatch: pytest.Mon
     assert log(tmp_path / "run") == log(tmp_path / "whole")
 
 
-def test_among_several_processes_nobody_stops_alone() -> None:
-    class TwoProcesses:
-        """An Accelerator of two processes."""
-
-        num_processes = 2
-
-    with interrupts() as interrupt, interrupt.at_once(TwoProcesses()):  # type: ignore[arg-type]
+def test_no_process_of_several_stops_alone() -> None:
+    with interrupts() as interrupt, interrupt.at_once(SimpleNamespace(num_processes=2)):  # type: ignore[arg-type]
         signal.raise_signal(signal.SIGINT)
     with interrupts() as interrupt:
         signal.raise_signal(signal.SIGINT)

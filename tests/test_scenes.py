@@ -3,17 +3,15 @@
 import hashlib
 import subprocess
 import sys
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pytest
-from coco_writer import write_coco
 from PIL import Image
 
 from psvit.data.objects import scenes as scenes_module
 from psvit.data.objects.object_sets import DenseData, open_objects
-from psvit.data.objects.objects import DenseSubset, boxes_of
+from psvit.data.objects.objects import boxes_of
 from psvit.data.objects.objects_config import DenseDataConfig
 from psvit.data.objects.scenes import INK, VISIBLE, ScenesSource
 from psvit.data.splits import digits
@@ -39,14 +37,10 @@ def test_a_scene_is_the_same_in_every_order_and_process_and_needs_no_torch() -> 
     forwards = [digest(opened(), "train", i) for i in range(4)]
     data = opened(limit=10, workers=2)
     assert [digest(data, "train", i) for i in reversed(range(4))] == forwards[::-1]
-    code = (
-        "import sys\nfrom test_scenes import digest, opened\n"
-        "print(*(digest(opened(), 'train', i) for i in (2, 3)), 'torch' in sys.modules)"
-    )  # fmt: skip
-    printed = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
-    )
-    assert printed.stdout.split() == [*forwards[2:], "False"]
+    code = ("import sys; from test_scenes import digest, opened; "
+            "print(*(digest(opened(), 'train', i) for i in (2, 3)), 'torch' in sys.modules)")  # fmt: skip
+    printed = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=Path(__file__).parent)
+    assert printed.split() == [*forwards[2:], "False"]
 
 
 def test_what_a_seed_changes() -> None:
@@ -61,11 +55,8 @@ def test_what_a_seed_changes() -> None:
 def test_the_splits_share_no_digit() -> None:
     data = opened(validation=0.2)
     every = np.concatenate([part[0] for part in digits()])
-    bytes_of = {
-        split: sorted(digit.tobytes() for digit in scenes_of(data, split).digits)
-        for split in ("train", "validation", "test")
-    }
-    assert sorted(chain(*bytes_of.values())) == sorted(digit.tobytes() for digit in every)  # each digit in one split
+    drawn = [digit.tobytes() for split in ("train", "validation", "test") for digit in scenes_of(data, split).digits]
+    assert sorted(drawn) == sorted(digit.tobytes() for digit in every)  # each digit in one split
     train, test = scenes_of(data, "train"), scenes_of(data, "test")
     assert len(test.digits) == len(digits()[1][0])
     assert set(train.labels.tolist()) == set(scenes_of(data, "validation").labels.tolist()) == set(range(10))
@@ -91,10 +82,7 @@ def test_masks_are_what_can_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
             overlaps += bool((whole[k] & covered).any())
             x0, y0, x1, y1 = objects.boxes[k].astype(int)
             assert mask[y0:y1, x0:x1].sum() == mask.sum()
-            assert mask[y0].any()
-            assert mask[y1 - 1].any()
-            assert mask[:, x0].any()
-            assert mask[:, x1 - 1].any()
+            assert all(edge.any() for edge in (mask[y0], mask[y1 - 1], mask[:, x0], mask[:, x1 - 1]))
         assert (objects.areas == scene.masks.sum(axis=(1, 2))).all()
         assert not objects.crowd.any()
     assert overlaps > 20
@@ -127,34 +115,11 @@ def test_other_sizes() -> None:
     data = opened(img_size=192)
     assert data.img_size == (192, 192)
     assert data.test.image(0).size == (192, 192)
-    heights = {side: [] for side in (96, 192)}  # type: dict[int, list[float]]
-    for side in heights:
-        source = opened(img_size=side).train
-        heights[side] = [float(b[3] - b[1]) for i in range(40) for b in source.objects(i).boxes]
+    heights = {side: [float(b[3] - b[1]) for i in range(40) for b in opened(img_size=side).train.objects(i).boxes]
+               for side in (96, 192)}  # fmt: skip
     assert np.median(heights[192]) / np.median(heights[96]) == pytest.approx(2, rel=0.15)
     assert min(heights[96]) >= 5
     assert max(heights[96]) <= 45  # 8 pixels, enlarged 4 times, widened and turned
     assert opened(img_size=(64, 128)).train.image(0).size == (128, 64)
     with pytest.raises(UserError, match="--img-size 47 96 is too small"):
         opened(img_size=(47, 96))
-
-
-def test_scenes_written_as_coco_are_read_back(tmp_path: Path) -> None:
-    data = opened()
-    parts = {split: DenseSubset(getattr(data, split), range(6)) for split in ("train", "test")}
-    for split, part in parts.items():
-        write_coco(part, data.classes, tmp_path, split)
-    back = open_objects(DenseDataConfig(data=str(tmp_path), validation=0))
-    assert back.classes == data.classes
-    assert back.has_masks
-    assert back.notes == ()
-    for split, part in parts.items():
-        again = getattr(back, split)
-        assert len(again) == 6
-        for i in range(6):
-            old, new = part.objects(i), again.objects(i)
-            assert (np.asarray(again.image(i))[..., 0] == np.asarray(part.image(i))).all()
-            assert (old.boxes == new.boxes).all()
-            assert (old.masks == new.masks).all()
-            assert (old.labels == new.labels).all()
-            assert (again.class_map(i) == part.class_map(i)).all()

@@ -1,29 +1,23 @@
-"""psvit segment: runs that are killed or shared, checkpoints, predictions, what is refused."""
+"""psvit segment: resumed and distributed runs, checkpoints, predictions, refusals."""
 
 import json
 import shutil
 import signal
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
-from small_dense import ARCH, segmenter
 from tiny import MACHINE, Cli, log, read, same_weights, saved_behind, start, start_slowed, stop_at, torchrun, weights
 from torch import Tensor
 
-from psvit.arch.model_config import ModelConfig
 from psvit.cli import main
 from psvit.data.objects.object_sets import open_class_maps
 from psvit.data.objects.objects_config import DenseDataConfig
-from psvit.engine.checkpoints import save_checkpoint
-from psvit.engine.open_model import open_model
 from psvit.tasks.dense.dense_checkpoints import load_dense
 from psvit.tasks.dense.drawing import class_colour
-from psvit.tasks.segmentation.segment import ClassMap, Segmentation
+from psvit.tasks.segmentation.segment import Segmentation
 from psvit.tasks.segmentation.segmenter_config import SegmenterConfig
 
 NETWORK = ["--model", "AS-A", "--widths", "16", "32", "--head-dim", "8", "--patch-size", "4"]
@@ -41,7 +35,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# unet's batch norms, fpn's dropout, drop path and an average of weights are all state or randomness of a step
+# batch norms, drop path and an average of weights: all the state and randomness of a step
 KEPT = [*TRAIN, "--decoder", "unet", "--save-every", "1", "--keep-state", "--drop-path", "0.2", "--ema-decay", "0.9"]
 
 
@@ -49,7 +43,7 @@ def test_stopped_and_resumed_is_uninterrupted(
     cli: Cli, tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        stop_at(patch, 4)  # of 6; the second epoch is under way
+        stop_at(patch, 4)  # of 6, in the second epoch
         assert "stopped at step 4 of 6" in cli.refused(*KEPT, "--output", tmp_path)
     assert "resumed at step 4" in cli.ok(*KEPT, "--output", tmp_path, "--resume")
     for name in ("best", "last"):
@@ -60,7 +54,7 @@ def test_stopped_and_resumed_is_uninterrupted(
 @pytest.mark.slow
 def test_killed_and_resumed_is_uninterrupted(cli: Cli, tmp_path: Path, trained: Path) -> None:
     process = start_slowed(3, *KEPT, "--output", tmp_path)
-    step = saved_behind(3, tmp_path, process)  # of 6; the second epoch is under way
+    step = saved_behind(3, tmp_path, process)  # of 6, in the second epoch
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
@@ -73,7 +67,7 @@ def test_killed_and_resumed_is_uninterrupted(cli: Cli, tmp_path: Path, trained: 
 
 @pytest.mark.slow
 def test_two_processes_are_one_at_the_same_global_batch(cli: Cli, tmp_path: Path) -> None:
-    # fpn norms by groups: a batch norm, and Dice's loss, sees the images of its own process
+    # fpn has group norms; batch norms and Dice's loss see only the images of their own process
     shared = [*TRAIN, "--decoder", "fpn", "--dropout", "0", "--drop-path", "0", "--lr", "0.001",
               "--loss", "cross-entropy"]  # fmt: skip
     process = start("-m", "psvit", *shared, "--batch-size", "4", "--output", tmp_path / "two", launcher=torchrun())
@@ -89,20 +83,19 @@ def test_two_processes_are_one_at_the_same_global_batch(cli: Cli, tmp_path: Path
 
 
 def test_a_checkpoint_is_evaluated_as_its_training_did(cli: Cli, trained: Path) -> None:
-    # of the size that it was trained on, of as many scenes, and of the validation split
+    # at the same size, on the same validation split
     words = ["segment", "evaluate", trained / "last", "--data", "digits-scenes", *MACHINE, "--split", "validation"]
-    figures = json.loads(cli.ok(*words, "--json"))
+    metrics = json.loads(cli.ok(*words, "--json"))
     kept = read(trained / "last" / "metrics.json")
     for name in ("miou", "pixel_accuracy", "loss", "images"):
-        assert figures[name] == pytest.approx(kept[name], rel=1e-6)
-    assert list(figures["per_class"]) == ["background", *"0123456789"]
+        assert metrics[name] == pytest.approx(kept[name], rel=1e-6)
+    assert list(metrics["per_class"]) == ["background", *"0123456789"]
     assert 0 < kept["macs"] < kept["segmenter_macs"]
     table = cli.ok(*words)
     said = cli.refused(*words, "--validation", "0.4")
     assert "was trained on digits-scenes with --validation 0.2 --split-seed 0, so it knows images" in said
-    assert f"{figures['miou']:.2f}" in table
-    assert f"background  {figures['per_class']['background']:6.2f}" in table
-    assert " of 11 classes)" in table
+    assert f"{metrics['miou']:.2f}" in table
+    assert f"background  {metrics['per_class']['background']:6.2f}" in table
 
 
 def test_predict_writes_class_maps(cli: Cli, trained: Path, tmp_path: Path) -> None:
@@ -128,8 +121,6 @@ def test_predict_writes_class_maps(cli: Cli, trained: Path, tmp_path: Path) -> N
     assert (tmp_path / "found" / "classes.txt").read_text().split() == ["background", *"0123456789"]
     assert "is there already: give --overwrite" in cli.refused(*words)
     assert " %" in cli(*words, "--overwrite").out
-    said = cli.refused(*words[:3], tmp_path / "odd.png", "--output", tmp_path / "odd.png" / "x")
-    assert f"--output {tmp_path / 'odd.png' / 'x'} cannot be written ({tmp_path / 'odd.png'} is a file)" in said
 
 
 def test_predict_replaces_no_mask_of_the_set_it_reads(cli: Cli, tmp_path: Path) -> None:
@@ -141,49 +132,6 @@ def test_predict_replaces_no_mask_of_the_set_it_reads(cli: Cli, tmp_path: Path) 
     said = cli.refused("segment", "predict", tmp_path / "best", images, "--output", tmp_path / "own", "--overwrite")
     assert f"--overwrite would replace the masks of the set in {tmp_path / 'own'}" in said
     assert mask.read_bytes() == drawn
-
-
-def test_predict_leaves_out_what_rounds_to_nothing(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    classes = torch.zeros(100, 100, dtype=torch.long)
-    classes[0, :5], classes[1, :4] = 1, 2  # 0.05 % and 0.04 %
-    found = ClassMap("a.png", classes, ("sky", "sea", "sand", "sun"), torch.zeros(1, 100, 100))
-    monkeypatch.setattr("psvit.tasks.dense.dense_checkpoints.predict_dense", lambda *words: iter([found]))
-    Image.new("L", (2, 2)).save(tmp_path / "a.png")
-    assert cli.ok("segment", "predict", "nowhere", tmp_path / "a.png") == "a.png  sky 99.9 %  sea 0.1 %\n"
-    said = json.loads(cli.ok("segment", "predict", "nowhere", tmp_path / "a.png", "--json"))
-    assert said["percent"] == {"sky": 99.91, "sea": 0.05, "sand": 0.04}
-
-
-@pytest.fixture(scope="module")
-def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A classifier's checkpoint."""
-    torch.manual_seed(5)
-    model = open_model(ARCH, img_size=48, in_chans=1, num_classes=10)
-    preprocessing = {"input_size": (1, 48, 48), "mean": (0.3,), "std": (0.4,), "interpolation": "bicubic",
-                     "crop_pct": 1}  # fmt: skip
-    folder = tmp_path_factory.mktemp("classes") / "best"
-    save_checkpoint(folder, model, model.state_dict(), preprocessing, list("0123456789"), {})
-    return folder
-
-
-def test_the_encoder_starts_from_a_classifier(classes: Path) -> None:
-    own = load_file(classes / "model.safetensors")
-    for decoder in ("unet", "dpt"):
-        network: Any = segmenter(decoder, ModelConfig.of(str(classes)), (48, 48))
-        body = network.encoder.state_dict()
-        assert len(body) > 20
-        for name, weight in body.items():
-            if ".stages." in name or "patch_embed" in name:
-                assert torch.equal(weight, own[name.replace("model.", "")])
-
-
-def test_checkpoints_of_another_task_are_refused(cli: Cli, classes: Path, trained: Path, tmp_path: Path) -> None:
-    said = cli.refused("evaluate", trained / "last", "--data", "digits")
-    assert "not for classes: take psvit segment evaluate or psvit segment predict\n" in said
-    said = cli.refused("segment", "train", *SCENES, "--model", trained / "last", "--output", tmp_path / "x")
-    assert "is a checkpoint for segmentation, not for classes: take a classifier's checkpoint" in said
-    said = cli.refused("segment", "evaluate", classes, *SCENES)
-    assert "is a checkpoint for classes, not for segmentation" in said
 
 
 # ---- bad input
@@ -218,10 +166,10 @@ EVALUATE = ["segment", "evaluate", *MACHINE, "--workers", "0", "--json"]
 
 def test_a_folder_of_images_of_different_sizes(cli: Cli, photos: Path, of_photos: Path) -> None:
     words = [*EVALUATE, of_photos / "last", "--data", photos, "--split", "train"]
-    figures, single = (json.loads(cli.ok(*words, "--batch-size", size)) for size in (3, 1))
-    assert figures.pop("per_class") == pytest.approx(single.pop("per_class"))
-    assert figures.pop("unreadable") == single.pop("unreadable") == []
-    assert figures == pytest.approx(single)
+    metrics, single = (json.loads(cli.ok(*words, "--batch-size", size)) for size in (3, 1))
+    assert metrics.pop("per_class") == pytest.approx(single.pop("per_class"))
+    assert metrics.pop("unreadable") == single.pop("unreadable") == []
+    assert metrics == pytest.approx(single)
     said = cli.refused("segment", "evaluate", of_photos / "last", *SCENES, *MACHINE)
     assert "knows 3 classes, digits-scenes has 11, and class 0 is class 0 in the checkpoint, background in" in said
 
@@ -246,25 +194,17 @@ def test_two_processes_of_which_one_has_no_image_left_say_once_what_one_says(
     assert (two.pop("unreadable"), two) == (one.pop("unreadable"), pytest.approx(one))
 
 
-@pytest.mark.parametrize("what", ["image", "mask"])
-def test_a_validation_split_without_metrics_is_refused_before_training(
-    what: str, cli: Cli, photos: Path, tmp_path: Path
-) -> None:
+def test_a_validation_split_without_metrics_is_refused_before_training(cli: Cli, photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos, tmp_path / "data")
     held = open_class_maps(DenseDataConfig(str(tmp_path / "data"), validation=0.1)).validation
     assert len(held) == 1
-    image = Path(held.name(0))
-    if what == "image":
-        image.write_bytes(image.read_bytes()[:200])
-    else:
-        Image.fromarray(np.full(held.size_of(0), 255, dtype=np.uint8)).save(tmp_path / "data" / "masks" / image.name)
+    name = Path(held.name(0)).name
+    Image.fromarray(np.full(held.size_of(0), 255, dtype=np.uint8)).save(tmp_path / "data" / "masks" / name)
     words = ["segment", "train", *NETWORK, "--data", tmp_path / "data", *MACHINE, "--epochs", "1", "--crop-size", "32",
              "--channels", "32", "--validation", "0.1", "--workers", "0", "--output", tmp_path / "run"]  # fmt: skip
     said = cli.refused(*words)
-    reason = "cannot be read" if what == "image" else "(every pixel is 255, which is ignored)"
     assert "none of the 1 images of the validation split can be evaluated, the first is " in said
-    assert f"{image.name} {reason}" in said
-    assert "mend it, give another --split-seed, or go without a validation split by --validation 0\n" in said
+    assert f"{name} (every pixel is 255, which is ignored)" in said
     assert not (tmp_path / "run").exists()
 
 
@@ -274,10 +214,8 @@ def test_what_is_refused(cli: Cli, tmp_path: Path) -> None:
         (["--decoder", "unets"], "--decoder"),
         (["--channels", "40"], "--channels 40 is not a multiple of 32"),
         (["--crop-size", "8", "9", "10"], "--crop-size 8 9 10 is not a height and a width"),
-        (["--crop-size", "0"], "--crop-size 0 is not a whole number of at least 1"),
         (["--dropout", "1"], "--dropout 1.0 is not a fraction"),
-        (["--data", "nowhere"], "--data 'nowhere' is neither a folder nor a known set: give digits-scenes, or a folder "
-                                "in the layout of ADE20K, COCO-stuff, COCO or Pascal VOC, or of images/ and masks/"),
+        (["--data", "nowhere"], "--data 'nowhere' is neither a folder nor a known set: give digits-scenes, or a"),
         (["--decoder", "upernet", "--batch-size", "1"], "--batch-size 1 is too small for upernet"),
     ):  # fmt: skip
         said = cli.refused("segment", "train", *SCENES, *MACHINE, *words, "--output", tmp_path / "run")

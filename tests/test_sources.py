@@ -36,10 +36,6 @@ def test_a_folder_whose_name_is_not_utf_8_is_refused(tmp_path: Path) -> None:
         pytest.skip("the file system takes no such name")
     with pytest.raises(UserError, match=r"the name of the folder 'caf\\udce9' is not UTF-8: rename it"):
         open_data(DataConfig(str(tmp_path / "set")))
-    (tmp_path / "set" / "caf\udce9").rename(tmp_path / "set" / "bee")
-    (tmp_path / "set").rename(tmp_path / "s\udce9t")
-    with pytest.raises(UserError, match=r"the name of the folder '.*s\\udce9t' is not UTF-8"):
-        open_data(DataConfig(str(tmp_path / "s\udce9t")))
 
 
 def test_a_file_whose_name_is_not_utf_8_is_named_with_an_escape() -> None:
@@ -79,7 +75,7 @@ def test_deep_pixels_are_scaled_not_clipped(tmp_path: Path) -> None:
     assert grey([0, 7, 255], np.float32, "tif") == [0, 7, 255]
 
 
-def test_what_is_transparent_becomes_white(tmp_path: Path) -> None:
+def test_transparent_pixels_become_white(tmp_path: Path) -> None:
     image = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
     image.putpixel((1, 0), (10, 20, 30, 255))
     image.save(tmp_path / "a.png")
@@ -94,7 +90,7 @@ def test_what_is_transparent_becomes_white(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_phones_picture_is_read_upright(orientation: int, tmp_path: Path) -> None:
+def test_a_photo_is_turned_upright(orientation: int, tmp_path: Path) -> None:
     pixels = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
     stored = Image.fromarray(pixels)
     exif = Image.Exif()
@@ -117,7 +113,7 @@ def test_a_broken_exif_block_loses_no_image(tmp_path: Path) -> None:
     assert load_image(tmp_path / "a.jpg").size == (4, 3)
 
 
-def test_what_is_no_image_raises_os_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_image_raises_os_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = tmp_path / "text.png"
     text.write_text("no image")
     for path in (text, tmp_path / "missing.png", truncated_jpeg(tmp_path / "cut.jpg"), tmp_path):
@@ -153,9 +149,7 @@ def test_fashion_mnist_from_idx_files(suffix: str, tmp_path: Path) -> None:
         len(source_of(data.test))
 
 
-@pytest.mark.parametrize(
-    "raw", [b"", b"\0\0\x08\x01", b"\0\0\x08\x01\0\0\0\x05abc", b"\x89PNG....", b"\0\0\x08\x03" + b"\xff" * 12]
-)
+@pytest.mark.parametrize("raw", [b"", b"\0\0\x08\x01\0\0\0\x05abc", b"\x89PNG....", b"\0\0\x08\x03" + b"\xff" * 12])
 def test_a_broken_idx_file_is_named(raw: bytes, tmp_path: Path) -> None:
     (tmp_path / "a-idx").write_bytes(raw)
     with pytest.raises(UserError, match=r"a-idx is broken"):
@@ -175,7 +169,7 @@ def test_idx_files_that_are_no_pair(tmp_path: Path) -> None:
         open_data(DataConfig("fashion-mnist", data_dir=str(tmp_path)))
 
 
-def test_fashion_mnist_that_cannot_be_had_says_where_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_fashion_mnist_says_where_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_network(*_: object, **__: object) -> None:
         raise RuntimeError("no\nnetwork")
 
@@ -183,19 +177,3 @@ def test_fashion_mnist_that_cannot_be_had_says_where_from(tmp_path: Path, monkey
     monkeypatch.setattr(data_module, "DEBIAN_FASHION_MNIST", tmp_path / "debian")
     with pytest.raises(UserError, match=r"\(no network\): apt-get install dataset-fashion-mnist.*--data-dir"):
         open_data(DataConfig("fashion-mnist", data_dir=str(tmp_path)))
-
-
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-
-
-@pytest.mark.optional
-@pytest.mark.skipif(not DEBIAN.exists(), reason="dataset-fashion-mnist is not installed")
-def test_the_real_fashion_mnist() -> None:
-    data = open_data(DataConfig("fashion-mnist", data_dir=str(DEBIAN)))
-    assert [len(source_of(part)) for part in (data.train, data.validation, data.test)] == [54000, 6000, 10000]
-    pixels = source_of(data.train).source.pixels  # type: ignore[attr-defined]
-    counts = np.bincount(pixels.ravel(), minlength=256)  # exact, and without 47 million floats
-    mean = (counts * np.arange(256)).sum() / counts.sum() / 255
-    std = np.sqrt((counts * (np.arange(256) / 255 - mean) ** 2).sum() / counts.sum())
-    assert data.mean == pytest.approx((mean,), abs=1e-4)
-    assert data.std == pytest.approx((std,), abs=1e-4)

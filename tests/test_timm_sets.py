@@ -60,12 +60,10 @@ def test_webdataset(shards: Path, caplog: pytest.LogCaptureFixture) -> None:
     kept = values(list(eval_batches(ImageSplit(data.train, grey), batch_size=4)))
     assert sorted(held + kept) == list(range(40))
     assert len({value // 10 for value in held}) == 1  # one whole shard
-    tests = [
-        values(list(eval_batches(ImageSplit(data.test, grey), batch_size=2, rank=rank, world_size=2, workers=workers)))
-        for workers in (0, 2)
-        for rank in (0, 1)
-    ]
-    assert sorted(tests[0] + tests[1]) == sorted(tests[2] + tests[3]) == list(range(100, 107))
+    for workers in (0, 2):
+        split = ImageSplit(data.test, grey)
+        ranks = [eval_batches(split, batch_size=2, rank=rank, world_size=2, workers=workers) for rank in (0, 1)]
+        assert sorted(values([*ranks[0], *ranks[1]])) == list(range(100, 107))
     assert not caplog.records
 
 
@@ -73,10 +71,8 @@ def test_webdataset_training_repeats_and_resumes(shards: Path) -> None:
     data = open_data(DataConfig("wds/tiny", data_dir=str(shards), validation=0.25))
     split = ImageSplit(data.train, grey, training=True)
 
-    def run(epoch: int = 0, start: int = 0, workers: int = 0, batches: int = 5) -> list[Batch]:
-        return list(
-            train_batches(split, batch_size=6, batches=batches, epoch=epoch, seed=3, start=start, workers=workers)
-        )
+    def run(epoch: int = 0, batches: int = 5, **more: int) -> list[Batch]:
+        return list(train_batches(split, batch_size=6, batches=batches, epoch=epoch, seed=3, **more))
 
     whole = run()
     assert sorted(values(whole)) == sorted(values(list(eval_batches(ImageSplit(data.train, grey), batch_size=4))))
@@ -108,7 +104,7 @@ def test_a_stream_refuses_what_it_cannot_do(shards: Path) -> None:
         open_data(DataConfig(**config))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("validation", [0.004, 0.005, 0.996])
+@pytest.mark.parametrize("validation", [0.004, 0.996])
 def test_a_validation_that_is_no_whole_percent_of_a_stream_is_refused(validation: float) -> None:
     with pytest.raises(UserError, match=f"--validation {validation} is .* TFDS cuts whole percents; give 0.01 to 0.99"):
         open_data(DataConfig("tfds/mnist", validation=validation))
@@ -116,14 +112,11 @@ def test_a_validation_that_is_no_whole_percent_of_a_stream_is_refused(validation
         open_data(DataConfig("hfids/mnist", validation=validation))
 
 
-@pytest.mark.parametrize("classes", [[], ["ant", "bee"]])
-def test_a_set_without_training_images_is_refused(classes: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_set_without_training_images_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class Empty(list[object]):
-        targets: tuple[int, ...] = ()
+        targets, classes = (), ("ant", "bee")
 
-    empty = Empty()
-    empty.classes = classes  # type: ignore[attr-defined]
-    monkeypatch.setattr(timm_sets, "_create", lambda config, splits: empty)
+    monkeypatch.setattr(timm_sets, "_create", lambda config, splits: Empty())
     with pytest.raises(UserError, match="--data 'torch/empty' holds no training images"):
         open_data(DataConfig("torch/empty"))
 

@@ -48,12 +48,6 @@ def test_voc_files_that_are_wrong(tmp_path: Path) -> None:
     assert "images of val.txt are in train.txt too: 'a'" in refusal(root)
 
 
-def test_voc_without_an_object_to_learn_from_is_refused(tmp_path: Path) -> None:
-    files = {"a": xml(an_object(difficult=1), an_object(box="9 9 3 3")), "b": xml(an_object())}
-    root = voc_folder(tmp_path, files, {"train": "a", "val": "b"})
-    assert "no image of the training split has an object that is neither a crowd" in refusal(root)
-
-
 def test_voc_splits(tmp_path: Path) -> None:
     """2007: trainval against test. 2012, whose test.txt has no labels: train against val. No lists: a fifth is cut."""
     files = {name: xml(an_object()) for name in "abcde"}
