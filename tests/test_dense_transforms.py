@@ -44,7 +44,7 @@ def test_boxes_and_masks_move_with_the_image(seed: int, low: float, high: float,
     pixels, target = vary_objects(vary, image, there)
     assert pixels.shape == (1, 60, 80)
     assert set(target["labels"].tolist()) <= {2, 4}  # class numbers from 1; the crowd is left out
-    bright = pixels[0].numpy() > 0.5
+    bright = pixels[0].numpy() > 0.49  # half of a pixel on the edge of the image is padding
     seen = np.zeros_like(bright)
     for i, (x0, y0, x1, y1) in enumerate(target["boxes"].tolist()):
         assert min(x1 - x0, y1 - y0) >= 1

@@ -190,7 +190,7 @@ def test_a_fixed_batch_of_calibration_is_filled_with_its_last_image(best: Path) 
 
 
 @pytest.mark.parametrize(("key", "value", "message"), [
-    ("preprocessing", '{"input_size": [1, 16, 16], "mean": [0.3], "std": [0.4], "crop_pct": 1.0}',
+    ("preprocessing", '{"input_size": [1, 16, 16], "mean": [0], "std": [1], "crop_pct": 1, "interpolation": "bicubic"}',
      "does not take images of (1, 16, 16) alone"),
     ("label_names", json.dumps(list("abcdefghijkl")), "names 12 classes, but gives logits of the shape ['batch', 10]"),
     *(("label_names", broken, "holds no class names and preprocessing of psvit")
