@@ -5,7 +5,7 @@ import shlex
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import timm
@@ -14,16 +14,15 @@ from PIL import Image
 from small_exports import checkpoint
 from tiny import CPU, DIGITS, Cli, read
 
-from psvit import Arch, PSViT, cost
+from psvit import Arch, cost
 from psvit.analysis.advice import AnalyzeConfig
-from psvit.analysis.analysis_page import CAPTIONS, SECTIONS, drawings, page
+from psvit.analysis.analysis_page import CAPTIONS, SECTIONS, page
 from psvit.analysis.analyze import analyze
 from psvit.analysis.analyzed_model import AnalyzedModel
 from psvit.analysis.commands import in_python, to_use
 from psvit.arch.model_config import ModelConfig
 from psvit.cli import main
 from psvit.data.data_config import DataConfig
-from psvit.report.figures import svg
 from psvit.report.in_python import use_timm_in_python
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
@@ -45,26 +44,12 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("psvit.analysis.analyze.drawings", lambda report: {})
 
 
-class Analysis(NamedTuple):
-    """An analysis of a checkpoint: the checkpoint, the folder, the page, and the numbers, to be changed."""
-
-    best: Path
-    folder: Path
-    html: str
-
-    @property
-    def report(self) -> dict[str, Any]:
-        found: dict[str, Any] = read(self.folder / "redundancy.json")
-        return found
-
-
 @pytest.fixture(scope="module")
-def analysis(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
-    """An analysis of a checkpoint, with its figures."""
+def analysis(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
+    """A checkpoint, and the numbers and the page of its analysis."""
     torch.manual_seed(0)  # in whatever order tests run
-    folder = tmp_path_factory.mktemp("analysis")
-    best = checkpoint(folder / "best")
-    return Analysis(best, folder / "out", analysis_of(ModelConfig.of(str(best)), folder / "out")[1])
+    best = checkpoint(tmp_path_factory.mktemp("analysis") / "best")
+    return best, *analysis_of(ModelConfig.of(str(best)), best.parent / "out")
 
 
 def section(html: str, heading: str) -> str:
@@ -82,8 +67,8 @@ def codes(html: str) -> list[str]:
 # the network
 
 
-def test_a_checkpoint_is_drawn_with_its_cost(analysis: Analysis) -> None:
-    report, html = analysis.report, analysis.html
+def test_a_checkpoint_is_drawn_with_its_cost(analysis: tuple[Path, dict[str, Any], str]) -> None:
+    _, report, html = analysis
     arch = Arch("AS-AA", (16, 24), 8, patch_size=4)
     assert Arch.from_dict(report["arch"]) == arch
     assert report["params"] == cost.params(arch, 12, 1, 10)
@@ -92,14 +77,11 @@ def test_a_checkpoint_is_drawn_with_its_cost(analysis: Analysis) -> None:
     macs = cost.macs(arch, 12, 1, 10)
     assert f"{macs / 1e6:,.2f} M MACs for one image, {report['params'] / 1e6:,.3f} M parameters." in drawn
     assert drawn.count("<figure>") == 1  # nothing is suggested
-
-
-def test_as_it_is_and_as_suggested() -> None:
-    report = read(RESULTS / "redundancy-deit.json")
-    own, new = Arch("A" * 7, (32,), 8, pooling="1d", patch_size=4), Arch("AS-AAAAA", (32, 32), 8, patch_size=4)
-    drawn = section(page({**report, "arch": own.to_dict()}, {}, new).html(), "The network")
-    assert drawn.count('<div class="beside"') == 1
-    assert drawn.index(f"Diagram of the network {own}") < drawn.index(f"Diagram of the network {new}")
+    both = page(report, {}, Arch("AS-AAAAA", (32, 32), 8, patch_size=4)).html()
+    assert section(both, "The network").count("<figure>") == 2  # as it is, and as suggested
+    shown = [section(html, "Attention maps").index(CAPTIONS[name].split(".")[0].replace("'", "&#39;"))
+             for name in SECTIONS[0][1]]  # fmt: skip
+    assert shown == sorted(shown)
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -119,74 +101,46 @@ def test_a_plain_vit_is_drawn_and_another_is_not(tmp_path: Path) -> None:
 # the figures
 
 
-def test_the_cosine_stands_beside_correlation_and_divergence(analysis: Analysis) -> None:
-    report, html = analysis.report, analysis.html
-    for kind in ("svg", "png"):
-        assert (analysis.folder / "figures" / f"map_cosine.{kind}").stat().st_size > 1000
-    row = re.search(r'<div class="beside".*?</div>', section(html, "Attention maps"), re.S)
-    assert row
-    places = [row[0].index(CAPTIONS[name].split(".")[0].replace("'", "&#39;")) for name in SECTIONS[0][1]]
-    assert places == sorted(places)
-    cosine = report["maps"]["matched"]["cosine"]
-    cosine[2][3] = cosine[3][2] = 0.37
-    drawn = drawings(report)
-    assert ">.37<" in svg(drawn["map_cosine"])
-    assert ">.37<" not in svg(drawn["map_correlation"])
-
-
 # how to use it
 
 
 def test_five_lines_use_the_checkpoint(
-    analysis: Analysis, tmp_path: Path, cli: Cli, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    best, report, html = analysis.best, analysis.report, analysis.html
+    analysis: tuple[Path, dict[str, Any], str], tmp_path: Path, cli: Cli, capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    best, report, html = analysis
     lines, shell = codes(section(html, "How to use it"))
     assert lines == report["use"]["python"]
     assert len(lines.splitlines()) == 5
-    assert str(best) in lines
     Image.new("L", (12, 12)).save(tmp_path / "IMAGE", format="png")
     monkeypatch.chdir(tmp_path)
     exec(lines, {})
     said = capfd.readouterr().out.strip()
-    predict, evaluate, benchmark = shell.splitlines()
+    predict, *others = shell.splitlines()
     assert cli.ok(*shlex.split(predict.removesuffix(" ..."))[1:]).split()[1] == said
-    assert evaluate == f"psvit evaluate {best} --data digits"
-    assert benchmark == f"psvit benchmark {best}"
-
-
-def test_a_folder_with_blanks_is_quoted_and_other_classes_are_not_evaluated() -> None:
-    analyzed = AnalyzedModel(None, "trained", lambda image: image, 1, (12, 12), "other classes")
-    found = to_use(analyzed, ModelConfig.of("my runs/best"), DataConfig("x"))
-    assert found == ["psvit predict 'my runs/best' IMAGE ...", "psvit benchmark 'my runs/best'"]
+    assert others == [f"psvit evaluate {best} --data digits", f"psvit benchmark {best}"]
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_five_lines_build_what_has_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("model", "size"),
+    [(ModelConfig.of("AS-A", widths=(16, 32), head_dim=8, patch_size=2), None), (VIT, (32, 48))],
+)
+def test_five_lines_build_what_has_no_weights(
+    model: ModelConfig, size: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[Any] = []
     monkeypatch.setattr("psvit.tasks.classification.classify.train", asked.append)
     monkeypatch.setattr("psvit.cli.keep_freed_memory", lambda: None)
-    ours = ModelConfig.of("AS-A", widths=(16, 32), head_dim=8, patch_size=2)
-    report, html = analysis_of(ours, tmp_path / "ours")
+    report, html = analysis_of(model, tmp_path / "out", replace(DIGITS, img_size=size))
     lines, shell = codes(section(html, "How to use it"))
-    assert "with new weights" in html
     assert len(lines.splitlines()) == 5
     built: dict[str, Any] = {}
-    exec(lines, built)
-    assert isinstance(built["model"], PSViT)
-    assert built["model"].arch == Arch.from_dict(report["arch"])
-    assert built["logits"].shape == (1, 10)
-    assert main(shlex.split(shell)[1:]) == 0
-    assert (asked[0].model, asked[0].data) == (ours, DataConfig("digits"))
-
-    report, html = analysis_of(VIT, tmp_path / "vit", replace(DIGITS, img_size=(32, 48)))
-    lines, shell = codes(section(html, "How to use it"))
-    assert len(lines.splitlines()) == 5
     exec(lines, built)
     assert sum(p.numel() for p in built["model"].parameters()) == report["params"]
     assert built["logits"].shape == (1, 10)
     assert main(shlex.split(shell)[1:]) == 0
-    assert (asked[1].model, asked[1].data.img_size) == (VIT, (32, 48))
+    assert (asked[0].model, asked[0].data) == (model, DataConfig("digits", img_size=size))
 
 
 def test_five_lines_use_a_pretrained_model(
