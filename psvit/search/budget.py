@@ -1,4 +1,4 @@
-"""What a network may cost, and what its parts cost. No torch here."""
+"""The budget of a search, and the cost of a network as the sum of its parts. No torch here."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from psvit.latency.table import LatencyTable
 
 Cost = tuple[float, ...]
-"""MACs, parameters and, where a latency is asked for, seconds of a batch."""
+"""MACs, parameters and, with a latency table, seconds for a batch."""
 
 KINDS = ("macs", "params", "latency")
 TIMES = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 
 class Prices:
-    """What each part of a member costs; a member costs the sum of its parts.
+    """The cost of each part of a network; a network costs the sum of its parts.
 
     Args:
-        like: what the members have in common.
-        stages: the most stages that a member has.
+        like: the settings that all networks share.
+        stages: the most stages that a network has.
         img_size: side or (height, width) in pixels, in_chans: image channels, num_classes: classes.
-        seconds: the latency table, where latency counts.
+        seconds: the latency table; None if latency is not limited.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Prices:
         self._known: dict[Step, Cost] = {}
 
     def step(self, step: Step) -> Cost:
-        """A layer, with the pooling before it."""
+        """The cost of a layer and of the pooling before it."""
         if step not in self._known:
             table, place = self.seconds, (step.stage, step.width)
             seconds = table.layer(step.kind, *place, step.run == 1) if table else None
@@ -60,17 +60,17 @@ class Prices:
         return self._known[step]
 
     def first(self, width: int) -> Cost:
-        """The patch embedding."""
+        """The cost of the patch embedding."""
         return self._cost(self.parts.embed(width), self.seconds.embed(width) if self.seconds else None)
 
     def last(self, step: Step) -> Cost:
-        """The head behind the last layer."""
+        """The cost of the head behind the last layer."""
         return self._cost(
             self.parts.head(step.width), self.seconds.head(step.stage, step.width) if self.seconds else None
         )
 
     def of(self, steps: Sequence[Step]) -> Cost:
-        """A whole member."""
+        """The cost of a whole network."""
         costs = [self.first(steps[0].width), *map(self.step, steps), self.last(steps[-1])]
         return tuple(map(sum, zip(*costs, strict=True)))
 
@@ -79,13 +79,13 @@ class Prices:
 
 
 def plus(a: Cost, b: Cost) -> Cost:
-    """The sum of two costs, each kind by itself."""
+    """The sum of two costs, kind by kind."""
     return tuple(x + y for x, y in zip(a, b, strict=True))
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a network may cost at most.
+    """Upper limits on the cost of a network.
 
     Args:
         macs: multiply-accumulates for one image.
@@ -115,7 +115,7 @@ class Budget:
             plain_macs: MACs of the plain twin, plain_params: its parameters.
 
         Raises:
-            UserError: a value that is none of these, or one kind of limit given twice.
+            UserError: another value, or one kind of limit given twice.
         """
         given: dict[str, tuple[str, float]] = {}
         for text in texts:
@@ -142,7 +142,7 @@ class Budget:
         return bool(self.given)
 
     def limits(self, prices: Prices) -> Cost:
-        """The limits in the order of a cost; infinite where there is none.
+        """The limits in the order of `Cost`; infinity for no limit.
 
         Raises:
             UserError: a latency without a latency table.
@@ -152,11 +152,11 @@ class Budget:
         return tuple(self.given.get(kind, float("inf")) for kind in prices.kinds)
 
     def text(self, prices: Prices) -> str:
-        """The limits, readable."""
+        """The limits as text."""
         return self.text_of(self.limits(prices), prices)
 
     def text_of(self, cost: Cost, prices: Prices) -> str:
-        """Of a cost, those kinds that this budget limits, readable."""
+        """The limited kinds of a cost, as text."""
         return " and ".join(
             readable(kind, own) for kind, own in zip(prices.kinds, cost, strict=True) if kind in self.given
         )

@@ -25,16 +25,16 @@ Widths = tuple[tuple[int, ...], ...]
 def build_space(
     config: SearchConfig, data: Data, accelerator: Accelerator | None = None, widths: Widths = ()
 ) -> tuple[Space, Budget]:
-    """The space and the budget that the settings ask for.
+    """Build the space and the budget from the settings.
 
     Args:
-        config: of the search.
-        data: for the images' size and the classes.
-        accelerator: the device, for a budget of latency.
-        widths: to choose from in each stage; by default as the settings say.
+        config: settings of the search.
+        data: gives the size of the images and the classes.
+        accelerator: the device; needed for a latency budget.
+        widths: choices for each stage; by default from the settings.
 
     Raises:
-        UserError: a budget or a space outside its rule.
+        UserError: an invalid budget or space.
     """
     chosen, shape = config.space, (data.img_size, data.in_chans, len(data.classes))
     small = max(data.img_size) <= SMALL
@@ -63,10 +63,10 @@ def build_space(
 
 
 def _scaled_to(like: Arch, budget: Budget, shape: Shape, config: SearchConfig, accelerator: Accelerator | None) -> Arch:
-    """The default network, about as wide as the tightest limit allows."""
+    """The default network scaled to the tightest limit."""
     base = cost.macs(like, *shape)
     targets = [] if budget.macs is None else [budget.macs]
-    if budget.params is not None:  # parameters grow with the widths as MACs do, so look for MACs that have as many
+    if budget.params is not None:  # parameters grow with the MACs: bisect for the MACs at this limit
         low, high = base / 1000, base * 1000
         for _ in range(20):
             middle = (low * high) ** 0.5
@@ -81,7 +81,7 @@ def _scaled_to(like: Arch, budget: Budget, shape: Shape, config: SearchConfig, a
 
 
 def _near(like: Arch, macs: float, shape: Shape) -> Arch:
-    """`like` with widths for about so many MACs; as it is if no whole heads come near."""
+    """`like` scaled to about this many MACs; the narrowest, or `like` itself, if whole heads do not allow it."""
     try:
         scaled = cost.scale_to(like, macs, *shape, tolerance=0.2)
     except UserError:
@@ -91,9 +91,9 @@ def _near(like: Arch, macs: float, shape: Shape) -> Arch:
 
 
 def width_choices(like: Arch, stages: int, count: int) -> tuple[tuple[int, ...], ...]:
-    """For each stage, `count` widths around those of `like`.
+    """For each stage, `count` widths around that of `like`.
 
-    From half to one and a half (to twice in later stages): what pooling and sharing save can buy width.
+    They go from 0.5 to 1.5 times its width (2 times in later stages), since pooling and sharing leave MACs for width.
     """
     widths = [*like.widths, *[like.widths[-1]] * stages][:stages]
     if count == 1:

@@ -1,11 +1,11 @@
-"""Search of feasible sets too large to list: NSGA-II, one child at a time, for a low loss at a low cost. No torch here.
+"""NSGA-II over feasible sets too large to list, one child at a time: low loss at low cost. No torch here.
 
-A member is drawn as a function of the seed, of its number and of the scores so far, and entered in the storage with
-the name of its worker before it is scored. A process that is killed leaves nothing, or one entry without a score: the
-next process of that worker (the same folder) scores it, and goes on as if nothing had happened.
+A network is a function of the seed, its number and the scores so far. It is entered in the storage, with the name of
+its worker, before it is scored. A killed process leaves at most one entry without a score; the next process of that
+worker (the same folder) scores it first and continues.
 
-Workers on one storage need not talk: the storage takes each member and each number once, and the second worker that
-enters one draws again.
+Workers that share a storage do not communicate: the storage accepts each network and each number once, and a worker
+whose entry is refused draws again.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from psvit.search.search_config import EvolutionConfig
 from psvit.search.storage import Entry, Storage
 
 DATABASE, WORKER = "evolution.db", "evolution.worker"
-"""In the folder of a run: the study, where no other storage is given, and the name of this folder's worker."""
+"""Files in the folder of a run: the default storage, and the name of this folder's worker."""
 
 TRIES = 50
-"""After so many children in a row that are no new members of the feasible set, members are drawn from it instead."""
+"""After this many children that are not new networks of the feasible set, networks are sampled from it instead."""
 
 WORST = 1e9
-"""A loss that is no number, or infinite, counts as this one."""
+"""NaN and infinite losses count as this one."""
 
 
 def evolve(
@@ -47,24 +47,24 @@ def evolve(
     seed: int,
     say: Callable[[str], None] = print,
 ) -> list[Score]:
-    """Evaluate members of a feasible set, children of the best so far, towards a low loss at a low cost.
+    """Search a feasible set by NSGA-II for low loss at low cost.
 
-    With one worker the result depends on the feasible set, the scores, the population and the seed alone, however often
-    the process was killed and started again. With several it depends on their timing too.
+    With one worker the result depends only on the feasible set, the scores, the population and the seed, also if the
+    process is killed and resumed. With several workers it depends on their timing too.
 
     Args:
-        feasible: the members to choose from.
-        evaluate: scores a member; the same member must score the same.
-        config: how to search.
-        folder: of this worker, for one process at a time.
-        seed: of all that is drawn.
+        feasible: the networks to search.
+        evaluate: scores a network; must be deterministic.
+        config: settings of the evolution.
+        folder: this worker's folder, used by one process at a time.
+        seed: seed of all random draws.
         say: takes lines for the user.
 
     Returns:
-        The score of each evaluated member, in the order of their numbers, without those that other workers are at.
+        The scores of the evaluated networks by number, without those that other workers are still evaluating.
 
     Raises:
-        UserError: a storage that cannot be used, or that holds another search under this name.
+        UserError: the storage cannot be used, or holds another search under this name.
     """
     worker = _worker(folder)
     storage = Storage(config.storage or f"sqlite:///{folder / DATABASE}", config.study_name or "psvit")
@@ -73,14 +73,14 @@ def evolve(
     while True:
         entries = storage.entries()
         left = next((entry for entry in entries if entry.worker == worker and entry.score is None), None)
-        if left is not None:  # by a process that was killed
+        if left is not None:  # by a killed process
             number, arch = left.number, _arch(feasible, left)
         elif (number := len(entries)) >= config.evaluations:
             break
         else:
             _say_progress(entries, config, say)
             if (drawn := _new_member(feasible, genome, entries, config.population, seed)) is None:
-                say(f"evolution ends after {number} members: no other was found within the budget")
+                say(f"evolution ends after {number} networks: no other was found within the budget")
                 break
             arch = drawn
             if not storage.enter(number, worker, arch):
@@ -92,7 +92,7 @@ def evolve(
 def _new_member(
     feasible: FeasibleSet, genome: Genome, entries: Sequence[Entry], population: int, seed: int
 ) -> Arch | None:
-    """A member that is not yet entered; None if none is found."""
+    """A network that is not in the storage yet; None if none is found."""
     rng, taken = random.Random(f"{seed} {len(entries)}"), {(entry.genotype, entry.widths) for entry in entries}
     drawn = _candidates(feasible, genome, entries, population, rng)
     return next((arch for arch in drawn if name_of(arch) not in taken and arch in feasible), None)
@@ -101,7 +101,7 @@ def _new_member(
 def _candidates(
     feasible: FeasibleSet, genome: Genome, entries: Sequence[Entry], population: int, rng: random.Random
 ) -> Iterator[Arch]:
-    """Children; then members drawn from the feasible set; then all of it, where it is small enough to be listed."""
+    """Children; then samples of the feasible set; then all of its networks if they can be listed."""
     scored = [(_arch(feasible, entry), entry.score.loss) for entry in entries if entry.score is not None]
     if len(scored) >= population:
         points = [(loss if loss < WORST else WORST, cost_used(feasible, arch)) for arch, loss in scored]
@@ -115,7 +115,7 @@ def _candidates(
 
 
 def best_first(points: Sequence[tuple[float, float]]) -> list[int]:
-    """The order of NSGA-II: by front, and within a front the lonelier points first (by crowding distance)."""
+    """Indices in the order of NSGA-II: by front, then by crowding distance, largest first."""
     front, distance = fronts(points), [0.0] * len(points)
     for axis in (0, 1):
         along = sorted(range(len(points)), key=lambda i: (front[i], points[i][axis]))
@@ -129,12 +129,12 @@ def best_first(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def cost_used(feasible: FeasibleSet, arch: Arch) -> float:
-    """The greatest part of a limit that a member uses; its MACs if there is no budget."""
+    """The largest fraction of a limit that a network uses; its MACs without a budget."""
     return _part(feasible, arch) if feasible.budget else feasible.costs(arch)[0]
 
 
 def narrowed(feasible: FeasibleSet, arch: Arch) -> Arch:
-    """A member, made narrower choice by choice, where it saves most, until it is within the limits or cannot be."""
+    """The network made narrower step by step, each time where it saves most, until it fits or is the narrowest."""
     while _part(feasible, arch) > 1 and (others := list(_narrower(feasible, arch))):
         arch = min(others, key=lambda other: _part(feasible, other))
     return arch
@@ -145,7 +145,7 @@ def _part(feasible: FeasibleSet, arch: Arch) -> float:
 
 
 def _narrower(feasible: FeasibleSet, arch: Arch) -> Iterator[Arch]:
-    """The members with one stage a choice narrower."""
+    """The networks with one stage one choice narrower."""
     for stage, width in enumerate(arch.widths):
         before = arch.widths[stage - 1] if stage else 0
         choices = [choice for choice in feasible.space.widths[stage] if before <= choice < width]
@@ -158,7 +158,7 @@ def _arch(feasible: FeasibleSet, entry: Entry) -> Arch:
 
 
 def _about(feasible: FeasibleSet, config: EvolutionConfig, seed: int) -> dict[str, Any]:
-    """All that the result depends on, besides the scores."""
+    """Everything that the result depends on, except the scores."""
     return {
         "space": repr(feasible.space),
         "budget": repr(feasible.budget),
@@ -173,14 +173,14 @@ def _say_progress(entries: Sequence[Entry], config: EvolutionConfig, say: Callab
     scores = [entry.score for entry in entries if entry.score is not None]
     if scores and len(scores) % config.population == 0:
         best = min(scores, key=lambda score: score.loss if score.loss < WORST else WORST)
-        say(f"evolution {len(scores)} of {config.evaluations} members; least loss {best.loss:.4f}: {best.genotype}")
+        say(f"evolution {len(scores)} of {config.evaluations} networks; least loss {best.loss:.4f}: {best.genotype}")
 
 
 def _worker(folder: Path) -> str:
-    """The name of this folder's worker. It is random: equal paths on two machines are two workers.
+    """The name of this folder's worker; random, since two machines may have the same path.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder is not writable.
     """
     path = folder / WORKER
     try:

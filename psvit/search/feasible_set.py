@@ -1,4 +1,4 @@
-"""The members of a space within a budget. No torch here."""
+"""The networks of a space within a budget. No torch here."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from psvit.search.budget import Budget, Cost, Prices, plus
 from psvit.search.space import Space, State
 
 LISTED = 100_000
-"""A set of at most this many members is listed."""
+"""A set of at most this many networks is listed in memory."""
 
 TRIES = 100_000
-"""`FeasibleSet.nearest` prices at most this many beginnings of networks before it takes the nearest of them."""
+"""`FeasibleSet.nearest` stops after this many networks."""
 
 
 class FeasibleSet:
-    """The members of a space within a budget; iterating yields each once, in the order of the tree.
+    """The networks of a space within a budget; iterating yields each once, in the order of the tree.
 
-    Branches without a member within the budget are never entered, so the walk takes as long as the set is large.
+    Branches without a network within the budget are pruned, so iterating takes time in proportion to the set.
 
     Args:
-        space: the members.
-        budget: what a member may cost at most.
-        prices: what its parts cost; by default their MACs and parameters.
-        least: members that cost less than this part of every limit are left out.
+        space: the networks to choose from.
+        budget: limits on their cost.
+        prices: the cost of their parts; by default MACs and parameters.
+        least: networks that use less than this fraction of every limit are left out.
 
     Raises:
-        UserError: no member is cheap enough; the message names the cheapest, or the nearest.
+        UserError: no network is cheap enough; the message names the cheapest, or the nearest.
     """
 
     def __init__(self, space: Space, budget: Budget, prices: Prices | None = None, least: float = 0.0) -> None:
@@ -50,28 +50,26 @@ class FeasibleSet:
         return isinstance(arch, Arch) and arch in self.space and self._fits(self.costs(arch))
 
     def costs(self, arch: Arch) -> Cost:
-        """What a member costs, of each kind in `prices.kinds`."""
+        """The cost of a network, by the kinds in `prices.kinds`."""
         return self.prices.of(steps_of(arch))
 
     @cached_property
     def members(self) -> list[Arch] | None:
-        """All members in the order of the tree; None if there are more than `LISTED`."""
+        """All networks in the order of the tree; None if there are more than `LISTED`."""
         walked = [steps for steps, _ in islice(self._walk(), LISTED + 1)]
         return None if len(walked) > LISTED else [self.space.arch(steps) for steps in walked]
 
     def count(self, at_most: int | None = None) -> int:
-        """How many members there are; counting stops at `at_most`."""
+        """The number of networks, counted up to `at_most`."""
         if at_most not in self._counts:
             self._counts[at_most] = sum(1 for _ in islice(self._walk(), at_most))
         return self._counts[at_most]
 
     def sample(self, rng: random.Random) -> Arch:
-        """One member.
+        """Draw a network: uniformly from at most `LISTED` networks, else nearly so.
 
-        Of a set of at most `LISTED` members, each is equally likely. A larger one is walked layer by layer, among
-        those layers that can still be completed within the budget, each weighted by how many members of the space
-        begin so; not exactly uniform where the budget cuts branches unevenly. A floor (`least`)
-        is then met in a bounded number of tries, and given up where it is not.
+        A larger set is walked layer by layer, among the layers that can still be completed within the budget, each
+        weighted by the number of networks of the space that begin so. `least` then holds if 1,000 draws find it.
         """
         if self.members is not None:
             return rng.choice(self.members)
@@ -83,7 +81,7 @@ class FeasibleSet:
         return arch
 
     def nearest(self) -> Arch:
-        """The member that uses most of the budget: one of whose costs comes nearest to its limit."""
+        """The network that uses the largest fraction of any limit."""
         best: tuple[float, tuple[Step, ...]] | None = None
         for tries, (steps, cost) in enumerate(self._walk()):
             used = self._used(cost)
@@ -91,7 +89,7 @@ class FeasibleSet:
                 best = used, steps
             if best[0] > 0.9999 or tries > TRIES:
                 break
-        assert best is not None, "a set without members is refused when it is made"
+        assert best is not None, "a set without networks is refused when it is made"
         return self.space.arch(best[1])
 
     def _used(self, cost: Cost) -> float:
@@ -127,7 +125,7 @@ class FeasibleSet:
         return self.space.sample(rng, within)
 
     def _spent(self, cost: Cost, state: State | None, step: Step) -> Cost:
-        """What the layers up to `step` cost, after `cost` for those before it."""
+        """The cost of the layers up to `step`; `cost` is that of the layers before it."""
         before = self.prices.first(step.width) if state is None else cost
         return plus(before, self.prices.step(step))
 
@@ -138,7 +136,7 @@ class FeasibleSet:
         return not self.least or self._used(plus(spent, self._rest(state, max))) >= self.least
 
     def _rest(self, state: State, choose: Callable[[float, float], float]) -> Cost:
-        """The least (min) or greatest (max) that completing a member costs from here, each kind of cost by itself."""
+        """The minimum or maximum cost of completing a network from here, kind by kind."""
         key = (choose is min, state)
         if key not in self._rests:
             found: list[Cost] = []
@@ -153,9 +151,9 @@ class FeasibleSet:
         return self._rests[key]
 
     def _nearest_infeasible(self) -> tuple[Step, ...] | None:
-        """The member that exceeds the budget least, by its greatest cost over its limit; None if one is within.
+        """The network that exceeds the budget least, by the largest ratio of cost to limit; None if one fits.
 
-        Depth first, cheapest branch first, and branches that cannot beat the best so far are left out.
+        Branch and bound: depth first, cheapest branch first.
         """
         best: list[tuple[float, tuple[Step, ...]]] = []
 

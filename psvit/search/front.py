@@ -1,4 +1,4 @@
-"""Scores -> a ranking, its Pareto front, and the files that show it. No torch here."""
+"""Scores -> a ranking, its Pareto front, and the files front.csv and front.json. No torch here."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from psvit.search.space import Space
 
 COLUMNS = ("rank", "genotype", "widths", "loss", "top1", "images", "macs", "params", "latency_ms")
 LISTED = 20
-"""Rows of a table of the front at most."""
+"""The most rows of a table of the front."""
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """A member, its score on the largest slice it was scored on, and what it costs.
+    """A network, its score on the largest slice it was scored on, and its cost.
 
     Args:
-        arch: the member.
+        arch: the network.
         score: on its largest slice.
         macs: for one image, params: parameters.
-        latency: predicted seconds of a batch, where there is a latency table.
-        on_front: no member scored on the same, largest slice of all has less loss for no more cost, or costs less for
+        latency: predicted seconds for a batch; None without a latency table.
+        on_front: no network scored on the same, largest slice of all has less loss for no more cost, or costs less for
             no more loss.
         rank: 1 is the best.
     """
@@ -49,42 +49,41 @@ class Ranked:
 
     @property
     def cost(self) -> float:
-        """What the front weighs against the loss: the latency where there is one, else the MACs."""
+        """The second axis of the front: latency if known, else MACs."""
         return self.macs if self.latency is None else self.latency
 
 
 def fronts(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Non-dominated sorting: for each point the number of its front, 0 first; both coordinates are minimised.
+    """Non-dominated sorting: the front of each point, counted from 0; both coordinates are minimised.
 
-    A point dominates another if it is nowhere greater and somewhere less; so equal points share a front. A point's
-    front is one more than the last front of those that dominate it. NaN counts as infinite. It takes O(n log n).
+    A point dominates another if no coordinate is greater and one is less; so equal points share a front. A point's
+    front is one more than the last front of the points that dominate it. NaN counts as infinite. Takes O(n log n).
     """
     clean = [(inf if isnan(x) else x, inf if isnan(y) else y) for x, y in points]
     numbers: dict[tuple[float, float], int] = {}
-    least: list[float] = []  # the second coordinate of each front's last point: it never falls from front to front
-    for point in sorted(set(clean)):  # what dominates a point stands before it
+    least: list[float] = []  # the second coordinate of each front's last point, in ascending order
+    for point in sorted(set(clean)):  # a point is dominated only by earlier ones
         numbers[point] = number = bisect_right(least, point[1])
         least[number : number + 1] = [point[1]]
     return [numbers[point] for point in clean]
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """For each point whether no other dominates it; see `fronts`."""
+    """Whether each point is on the first front; see `fronts`."""
     return [number == 0 for number in fronts(points)]
 
 
 def rank(scores: Iterable[Score], space: Space, prices: Prices) -> list[Ranked]:
-    """Every member that was scored, best first.
+    """Rank all scored networks, best first.
 
-    A member counts with its largest slice, and members rank by that slice (larger first), then by loss, by cost, by
-    genotype and widths: a total order, so the same scores in any order rank alike. The front is that of loss against
-    latency where `prices` have it, else against MACs. Only members scored on the largest slice of all stand for it:
-    losses on different slices are means over different images, so their difference may be the images'.
+    Networks rank by the largest slice they were scored on (larger first), then by loss, cost, genotype and widths: a
+    total order. The front is that of loss against latency if `prices` have it, else against MACs. It holds only
+    networks scored on the largest slice: losses on different slices are means over different images.
 
     Args:
-        scores: of members of `space`; several of one member on different slices.
-        space: for what the members have in common.
-        prices: what they cost.
+        scores: of networks of `space`; one network may have several, on different slices.
+        space: gives the settings that all networks share.
+        prices: give their cost.
     """
     best: dict[tuple[str, tuple[int, ...]], Score] = {}
     for score in scores:
@@ -103,22 +102,21 @@ def rank(scores: Iterable[Score], space: Space, prices: Prices) -> list[Ranked]:
 
 
 def _order(score: Score) -> tuple[int, float, float]:
-    return -score.images, inf if isnan(score.loss) else score.loss, -score.top1  # NaN has no place in an order
+    return -score.images, inf if isnan(score.loss) else score.loss, -score.top1  # NaN cannot be sorted
 
 
 # The files -----------------------------------------------------------------------------------------------------------
 
 
 def chosen_of(ranked: Sequence[Ranked], facts: Mapping[str, Any]) -> Ranked | None:
-    """The member whose genotype and widths are ``facts["chosen"]``; None if there is none."""
+    """The network whose genotype and widths are ``facts["chosen"]``; None if there is none."""
     return next((one for one in ranked if _is_chosen(one.arch.genotype, one.arch.widths, facts)), None)
 
 
 def front_data(ranked: Sequence[Ranked], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``front.json`` holds: `facts`, and the front, cheap to dear.
+    """The content of ``front.json``: `facts`, and the front by rising cost.
 
-    The metrics and costs of the chosen member are added to it. It need not be on the front: a latency that was measured
-    may have ruled out what was predicted.
+    The chosen network gets its metrics and costs. It may be off the front if measured latency ruled out others.
     """
     chosen = chosen_of(ranked, facts)
     front = sorted((one for one in ranked if one.on_front), key=lambda one: (one.cost, one.rank))
@@ -127,12 +125,12 @@ def front_data(ranked: Sequence[Ranked], facts: Mapping[str, Any]) -> dict[str, 
 
 
 def write_front(folder: Path, ranked: Sequence[Ranked], facts: Mapping[str, Any]) -> None:
-    """Write ``front.csv`` (every member) and, last, ``front.json``; see `front_data`.
+    """Write ``front.csv`` (every network) and, last, ``front.json``; see `front_data`.
 
     Args:
-        folder: made if it is missing.
-        ranked: what `rank` returned.
-        facts: go into ``front.json`` beside ``front``. Of them ``chosen`` is genotype and widths.
+        folder: created if it is missing.
+        ranked: returned by `rank`.
+        facts: further entries of ``front.json``; ``chosen`` holds genotype and widths.
     """
     with replacing(folder / "front.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, (*COLUMNS, "on_front"), lineterminator="\n")
@@ -144,7 +142,7 @@ def write_front(folder: Path, ranked: Sequence[Ranked], facts: Mapping[str, Any]
 
 
 def read_front(folder: Path) -> dict[str, Any]:
-    """What ``front.json`` of a search's folder holds.
+    """Read ``front.json`` from the folder of a search.
 
     Raises:
         UserError: it is missing or broken.
@@ -154,14 +152,14 @@ def read_front(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} holds no front.json: name the folder of a search, or finish it with --resume")
     try:
         data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        front_table(data)  # as far as it is read
+        front_table(data)  # checks the keys that are used
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is broken ({one_line(error, kind=True)}): search again with --resume") from error
     return data
 
 
 def front_table(data: Mapping[str, Any]) -> Table:
-    """What `front_data` or `read_front` returned, from cheap to dear: at most `LISTED` rows, the chosen one marked."""
+    """A table of `front_data` by rising cost: at most `LISTED` rows, the chosen network marked."""
     chosen, count = data.get("chosen") or {}, len(data["front"])
     others = [row for row in data["front"] if not _is_chosen(row["genotype"], row["widths"], data)]
     rows = [*others, chosen] if "rank" in chosen else list(data["front"])
@@ -184,14 +182,14 @@ def front_table(data: Mapping[str, Any]) -> Table:
         ("genotype", "widths", "M MACs", "M params", *(["ms"] if timed else []), "loss", "top-1 %", "rank", ""),
         lines,
         2,
-        f"{some}{count:,} networks on the front, which holds what no other beats in loss and cost; loss and top-1 are "
+        f"{some}{count:,} networks on the front: no other has both less loss and less cost; loss and top-1 are "
         f"the supernet's{images} of the validation split",
         [place for place, i in enumerate(shown) if marked[i]],
     )
 
 
 def thin(count: int, limit: int, keep: Iterable[int] = ()) -> list[int]:
-    """At most `limit` of the numbers below `count`, in order: all of `keep`, however many, and the others evenly."""
+    """At most `limit` of the numbers below `count`, in order: all of `keep`, and the others evenly spaced."""
     kept = set(keep)
     others = [i for i in range(count) if i not in kept]
     room = min(max(0, limit - len(kept)), len(others))
@@ -204,7 +202,7 @@ def _is_chosen(genotype: str, widths: Sequence[int], facts: Mapping[str, Any]) -
 
 
 def row_of(one: Ranked) -> dict[str, Any]:
-    """A member as plain data; a loss that is no number is None, since JSON has no NaN."""
+    """A network as plain data; a loss that is not finite becomes None, since JSON has no NaN."""
     score = one.score
     loss = score.loss if isfinite(score.loss) else None
     latency = None if one.latency is None else 1000 * one.latency

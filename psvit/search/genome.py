@@ -1,4 +1,4 @@
-"""Genes of the members of a space: what evolution crosses and mutates."""
+"""Networks of a space as genes, for crossover and mutation."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ Genes = dict[str, Any]
 
 
 class Genome:
-    """The genes of the members of a space, and the ways from genes to a member and back.
+    """Encodes networks of a space as genes, and decodes them.
 
-    The genes: ``depth``, in layers; ``gap 1``, ``gap 2``, ...: what follows so many layers, ``A``, ``S``, or ``-`` for
-    a pooling and an A; ``width 1``, ...: number of each stage's choice. What leaves no choice has no gene.
+    The genes: ``depth`` in layers; ``gap 1``, ``gap 2``, ...: the layer after that many layers, ``A``, ``S``, or ``-``
+    for a pooling and an A; ``width 1``, ...: index of each stage's width. A gene with a single value is left out.
 
     Args:
-        space: the members.
+        space: the networks to encode.
     """
 
     def __init__(self, space: Space) -> None:
         self.space, self._of_depth = space, dict[int, Space]()
         low, high = bounds(space.depth)
         for depth in range(low, high + 1):
-            with suppress(UserError):  # too few layers for its stages
+            with suppress(UserError):  # too few layers for the stages
                 self._of_depth[depth] = replace(space, depth=depth)
         letters = (ATTEND, *[SHARE] * (space.max_share > 0), *[POOL] * (len(space.widths) > 1))
         choices: dict[str, tuple[Any, ...]] = {"depth": tuple(self._of_depth)}
@@ -38,9 +38,9 @@ class Genome:
         self.choices = {name: choice for name, choice in choices.items() if len(choice) > 1}
 
     def child(self, mother: Arch, father: Arch, rng: random.Random) -> Arch:
-        """A member with each gene from one of two, or, of one gene in the mean, a random one.
+        """Uniform crossover of two networks; one gene on average is mutated.
 
-        A gene that a parent does not need (a gap behind its end, a further stage) comes from the other, or at random.
+        A gene that the chosen parent lacks (a gap behind its end, a further stage) is drawn at random.
         """
         fresh = {name: rng.choice(choice) for name, choice in self.choices.items()}
         pair = self.encode(mother), self.encode(father)
@@ -48,11 +48,11 @@ class Genome:
         return self.decode({name: fresh[name] if rng.random() * len(genes) < 1 else genes[name] for name in genes})
 
     def decode(self, genes: Genes) -> Arch:
-        """The member with these genes, or the nearest to them where they break a rule of the space.
+        """The network with these genes, repaired where they break a rule of the space.
 
-        Layer by layer, among the steps from which a member of that depth can be reached: the step of the gene, or else
-        the first of A, S and pooling, at the width nearest to the gene's. So an S too many becomes an A, and a pooling
-        is added where too few stages would be reached without it.
+        Each layer is chosen among the steps from which a network of that depth can be reached: the step of the gene,
+        or else the first of A, S and pooling, at the nearest width. So an S too many becomes an A, and a pooling is
+        added where there would be too few stages.
         """
         space = self._of_depth[genes.get("depth", bounds(self.space.depth)[1])]
         steps: list[Step] = []
@@ -70,7 +70,7 @@ class Genome:
         return min(moves, key=distance)
 
     def encode(self, arch: Arch) -> Genes:
-        """The genes that make this member, without those that it does not need."""
+        """The genes of a network, without those that it does not use."""
         genes: Genes = {"depth": arch.depth}
         genes |= {f"gap {layers}": _letter(step) for layers, step in enumerate(steps_of(arch))}
         genes |= {f"width {i + 1}": self.space.widths[i].index(width) for i, width in enumerate(arch.widths)}

@@ -1,4 +1,4 @@
-"""Successive halving: every member scored on a small slice, the better ones on larger and larger slices."""
+"""Successive halving: every network scored on a small slice, the better ones on larger and larger slices."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from psvit.search.search_config import ScoringConfig
 from psvit.search.supernet import Supernet
 
 CHUNK = 1024
-"""Members times batches that are scored before the journal is written."""
+"""The journal is written after this many networks times batches."""
 
 GROWTH = 4
-"""A round's slice is so many times as large as that of the round before."""
+"""Growth of the slice from round to round."""
 
 
 def rungs(members: int, images: int, classes: int, config: ScoringConfig) -> list[tuple[int, int]]:
-    """(members, images) of every round of successive halving: fewer members, larger slices; the last takes them all."""
+    """(networks, images) of each round: fewer networks, larger slices; the last round takes all images."""
     found = []
     size = min(images, max(config.first_slice, classes))
     while True:
@@ -49,18 +49,18 @@ def rank_all(
     say: Callable[[str], None] = print,
     stop: Callable[[], None] = lambda: None,
 ) -> list[Score]:
-    """Score every member of a feasible set on a small slice, the better ones on larger and larger slices.
+    """Successive halving over all networks of a feasible set.
 
-    After each round the members of the first Pareto fronts (loss against MACs) go on. All processes of an Accelerator
-    take a part of the members each; every score goes to a journal, and what it holds is not scored again.
+    After each round the networks of the first Pareto fronts (loss against MACs) go on. All processes of an Accelerator
+    take a part of the networks each; every score goes to a journal, and scores in it are reused.
 
     Args:
-        feasible: the members; they can be listed.
+        feasible: the networks; they can be listed.
         supernet: the weights.
         slices: of the validation split.
         accelerator: device, precision, processes.
-        journal_path: the file; further processes append their number to its name.
-        config: sizes of the rounds.
+        journal_path: the journal; other processes add their number to its name.
+        config: settings of the rounds.
         say: takes lines for the user.
         stop: called between chunks; raises to stop.
 
@@ -79,15 +79,15 @@ def rank_all(
         missing = [arch for arch in members if (*name_of(arch), images) not in known]
         if missing and rank == 0:
             tree, alone = prefix_tree(missing).layers(), sum(arch.depth for arch in missing)
-            say(f"round {number:>2}  {len(missing):,} members on {images:,} images: {tree:,} layers a batch, "
+            say(f"round {number:>2}  {len(missing):,} networks on {images:,} images: {tree:,} layers a batch, "
                 f"alone {alone:,} ({alone / tree:.1f}x)")  # fmt: skip
         journal = Journal(_journal_of(journal_path, rank), None)
         size = max(1, CHUNK * slices.batch_size // images)
-        # all processes go through the same chunks, each with a part of every chunk: they stop and wait together
+        # each process scores its part of every chunk, so all stop and wait together
         for start in range(0, len(missing), size * world):
             chunk = missing[start : start + size * world]
             mine = chunk[len(chunk) * rank // world : len(chunk) * (rank + 1) // world]
-            if mine:  # the slice's size is the round's: images that cannot be read count as part of it
+            if mine:  # a slice has the size of its round, also where images cannot be read
                 scores = scorer.score(mine, slices.batches(images))
                 journal.add(replace(score, images=images) for score in scores)
             stop()
@@ -100,10 +100,7 @@ def rank_all(
 
 
 def survivors(scores: Sequence[Score], feasible: FeasibleSet, count: int) -> list[Arch]:
-    """The `count` members of the first Pareto fronts, in the order of the tree.
-
-    Of loss and latency where latency is limited, else of loss and MACs.
-    """
+    """The `count` networks of the first fronts of loss and latency, or loss and MACs, in the order of the tree."""
     like, kind = feasible.space.like, -1 if "latency" in feasible.prices.kinds else 0
     archs = [_arch_of(score, like) for score in scores]
     points = [(score.loss, feasible.costs(arch)[kind]) for score, arch in zip(scores, archs, strict=True)]
@@ -121,7 +118,7 @@ def _journal_of(path: Path, rank: int) -> Path:
 
 
 def _known(path: Path, accelerator: Accelerator, say: Callable[[str], None]) -> dict[Key, Score]:
-    """The scores in the journals of all processes; the first process mends what a kill cut off, then all read."""
+    """The scores in the journals of all processes; the first process repairs them before the others read."""
     known: dict[Key, Score] = {}
     accelerator.wait_for_everyone()
     for mend in (True, False):

@@ -1,4 +1,4 @@
-"""The score of a member under the supernet, and the journal in which every score is kept. No torch here."""
+"""The score of a network under the supernet, and the journal in which every score is kept. No torch here."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from psvit.files import writing
 
 @dataclass(frozen=True)
 class Score:
-    """The metrics of one member under the supernet, on a slice of the validation split.
+    """The metrics of one network under the supernet, on a slice of the validation split.
 
     Args:
-        genotype: of the member; with the widths it is its name within a space.
+        genotype: of the network.
         widths: of its stages.
         loss: mean cross-entropy in nats.
-        top1: percentage right.
-        images: size of the slice; the images of a smaller slice are among those of a larger one.
+        top1: top-1 accuracy in percent.
+        images: size of the slice; a larger slice contains the smaller ones.
     """
 
     genotype: str
@@ -34,7 +34,7 @@ class Score:
 
     @property
     def key(self) -> Key:
-        """Which member this is of, on how many images."""
+        """Genotype, widths and number of images."""
         return self.genotype, self.widths, self.images
 
 
@@ -42,18 +42,18 @@ Key = tuple[str, tuple[int, ...], int]
 
 
 def name_of(arch: Arch) -> tuple[str, tuple[int, ...]]:
-    """Genotype and widths: the name of a member within its space."""
+    """Genotype and widths, which identify a network within its space."""
     return arch.genotype, arch.widths
 
 
 class Journal:
-    """A file of scores, a line of JSON each, to which scores are appended after every chunk.
+    """A file of scores, one line of JSON each, appended after every chunk.
 
-    A line that a killed process cut off is dropped; what it held is scored again.
+    A last line that a killed process left incomplete is dropped, and its network is scored again.
 
     Args:
-        path: the file; made when the first score comes.
-        say: takes lines for the user; None to read only, and leave a line that is cut off where it is.
+        path: the file; created with the first score.
+        say: takes lines for the user; None to read only and not repair the file.
 
     Raises:
         UserError: a line before the last is broken.
@@ -71,7 +71,7 @@ class Journal:
         raw = self.path.read_bytes()
         whole = raw.rfind(b"\n") + 1
         if whole < len(raw) and say is not None:
-            say(f"journal   {self.path} ends in mid-line: the last line is dropped, its member is scored again")
+            say(f"journal   {self.path} ends in mid-line: the last line is dropped, its network is scored again")
             with self.path.open("r+b") as file:
                 file.truncate(whole)
         scores = []
@@ -86,7 +86,7 @@ class Journal:
         return scores
 
     def add(self, scores: Iterable[Score]) -> None:
-        """Append scores, and see them on the disk."""
+        """Append scores and flush them to the disk."""
         scores = list(scores)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with writing(self.path), self.path.open("ab") as file:

@@ -1,4 +1,4 @@
-"""Latency in a search: the table of its space on this device, and the best networks measured."""
+"""Latency in a search: the latency table of the space, and measurements of the best networks."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from psvit.search.search_folder import LATENCY
 from psvit.search.space import Shape, Space
 
 MEASURED = 4
-"""Networks whose latency is measured at a time."""
+"""Networks measured at a time."""
 
 SLACK = 1.02
-"""A network that was measured so little above its latency budget is within it: measurements differ by as much."""
+"""Tolerance of the latency budget: measurements vary by this factor."""
 
 
 def member_seconds(archs: Sequence[Arch], shape: Shape, config: SearchConfig, accelerator: Accelerator) -> list[float]:
-    """Measured seconds of a batch through each network, for images of this shape."""
+    """Measure the seconds for a batch of each network, for images of this shape."""
     img_size, in_chans, num_classes = shape
     builds = {arch: partial(build_arch, arch, img_size, in_chans=in_chans, num_classes=num_classes) for arch in archs}
     seconds = measure_networks(builds, config.latency, accelerator.device, config.machine.threads)
@@ -42,7 +42,7 @@ def member_seconds(archs: Sequence[Arch], shape: Shape, config: SearchConfig, ac
 def latency_table(
     space: Space, config: SearchConfig, accelerator: Accelerator, say: Callable[[str], None]
 ) -> LatencyTable:
-    """The table of this device; a resumed search takes the one that it began with."""
+    """The latency table of this device; a resumed search keeps its own."""
     kept = Path(config.search.output) / LATENCY
 
     def table() -> dict[str, Any]:
@@ -65,13 +65,13 @@ def choose(
     accelerator: Accelerator,
     say: Callable[[str], None],
 ) -> tuple[int, float | None]:
-    """The best-ranked member; where latency is limited, the best that keeps the limit when measured.
+    """Choose the best-ranked network whose measured latency is within the limit, if there is one.
 
     Returns:
-        Its place in `ranked`, and its measured seconds for a batch where latency is limited.
+        Its index in `ranked`, and its measured seconds for a batch, None without a latency limit.
 
     Raises:
-        UserError: none keeps it.
+        UserError: no network is within the limit.
     """
     limit = feasible.budget.latency
     if limit is None:

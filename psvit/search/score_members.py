@@ -1,4 +1,4 @@
-"""The members of a feasible set scored under the supernet: every one on the tree, or some by evolution."""
+"""Score networks under the supernet: all on the prefix tree, or some by evolution."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from psvit.search.search_folder import JOURNAL
 from psvit.search.supernet import Supernet
 
 LISTED = 20_000
-"""``--method auto`` scores every member of a feasible set that is no larger."""
+"""``--method auto`` scores all networks up to this many."""
 
 EVOLUTION_SLICE = 1024
-"""Images of the validation split on which evolution scores each member."""
+"""Validation images on which evolution scores a network."""
 
 
 class InterruptedSearchError(StoppedError):
-    """The user stopped a search while members were scored; what was scored is kept."""
+    """The user stopped a search during scoring; the scores are kept."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(f"stopped while scoring, all scores are kept in {folder}: go on with --resume")
@@ -44,7 +44,7 @@ def score_members(
     config: SearchConfig,
     say: Callable[[str], None],
 ) -> list[Score]:
-    """The scores of all members, or of those that evolution has chosen."""
+    """Score all networks, or those that evolution chooses."""
     folder = Path(config.search.output)
     with interrupts() as interrupt:
 
@@ -64,7 +64,7 @@ def score_members(
 
 
 def _evolution(config: SearchConfig) -> EvolutionConfig:
-    """As given; in a shared storage, named by a hash of all that the supernet depends on."""
+    """The settings; a search in a shared storage is named by a hash of all that the supernet depends on."""
     if not config.evolution.storage or config.evolution.study_name:
         return config.evolution
     about = {name: asdict(getattr(config, name)) for name in ("space", "supernet", "data", "recipe", "scoring")}
@@ -77,10 +77,10 @@ def _evolution(config: SearchConfig) -> EvolutionConfig:
 
 
 def use_tree(feasible: FeasibleSet, config: SearchConfig) -> bool:
-    """Whether all members are scored on the prefix tree.
+    """Whether all networks are scored on the prefix tree.
 
     Raises:
-        UserError: the tree was asked for, but the members cannot be listed.
+        UserError: the tree was asked for, but the networks cannot be listed.
     """
     if config.search.method != "auto":
         if config.search.method == "tree" and feasible.members is None:

@@ -1,6 +1,6 @@
-"""Scoring members under the supernet, on the prefix tree: layers that members share are computed once.
+"""Scoring networks under the supernet, on the prefix tree: layers that networks share are computed once.
 
-A member's score is the same whether it is scored alone or with others: the same modules see the same batches.
+A network gets the same score alone or with others: the same modules see the same batches.
 
 Legend: B batch, N tokens, C width, H heads.
 """
@@ -31,23 +31,23 @@ from psvit.search.space import Space, bounds
 from psvit.search.supernet import Supernet
 
 CACHED = 2 * 2**30
-"""Bytes of a slice's images that are kept in memory; a larger slice is read anew for every chunk."""
+"""Slices up to this many bytes are kept in memory; larger ones are read again for every chunk."""
 
 
 @dataclass
 class Node:
-    """A layer of the tree, with the members that end here and the layers that follow."""
+    """A node of the tree: the layers that follow, and the index of the network that ends here."""
 
     member: int | None = None
     following: dict[Step, Node] = field(default_factory=dict)
 
     def layers(self) -> int:
-        """Layers beneath this node."""
+        """The number of layers below this node."""
         return sum(1 + node.layers() for node in self.following.values())
 
 
 def prefix_tree(members: Sequence[Arch]) -> Node:
-    """The tree of the members' layers; a leaf's `member` is its place in `members`."""
+    """The tree of the networks' layers; `Node.member` is an index into `members`."""
     root = Node()
     for number, arch in enumerate(members):
         node = root
@@ -58,14 +58,14 @@ def prefix_tree(members: Sequence[Arch]) -> Node:
 
 
 class Scorer:
-    """Scores members of a supernet on batches of the validation split.
+    """Scores networks of a supernet on batches of the validation split.
 
     Args:
         supernet: the weights.
         accelerator: device and precision.
 
     Attributes:
-        layers: layers computed so far, over all batches.
+        layers: number of layers computed so far.
     """
 
     def __init__(self, supernet: Supernet, accelerator: Accelerator) -> None:
@@ -74,14 +74,14 @@ class Scorer:
 
     @torch.inference_mode()
     def score(self, members: Sequence[Arch], batches: Iterable[Batch]) -> list[Score]:
-        """The score of every member, over all batches.
+        """Score networks over all batches.
 
         Args:
-            members: to score; those that begin alike share what they begin with.
+            members: the networks to score; layers at the start that several share are computed once.
             batches: images and labels of a slice.
         """
         tree = prefix_tree(members)
-        sums = np.zeros((len(members), 2))  # loss in nats, right answers
+        sums = np.zeros((len(members), 2))  # loss in nats, hits
         count = 0
         device = self.accelerator.device
         for batch in batches:
@@ -100,11 +100,11 @@ class Scorer:
     def _visit(
         self, node: Node, x: Tensor, attn: Tensor | None, grid: Any, labels: Tensor, place: int, index: int, sums: Any
     ) -> None:
-        """Go through the layers that follow one whose output is `x` (B, N, C) and whose map is `attn` (B, H, N, N)."""
+        """Run the layers below a node, given its output `x` (B, N, C) and its map `attn` (B, H, N, N)."""
         for step, following in node.following.items():
             y, rows_columns = self.supernet.pool(x, grid, step)
             number = 0 if step.pooled_from else index
-            # every map is explicit, since a layer that follows may share it; so no member's numbers depend on others
+            # always computes the map, so that no score depends on which other networks are scored
             y, handed_on = self.supernet.layer(y, attn, step, place, number, map_is_shared=True)
             self.layers += 1
             if following.member is not None:
@@ -116,10 +116,10 @@ class Scorer:
 
 
 def batch_bytes(space: Space, images: int) -> int:
-    """Memory that scoring holds at most for the tree's path under way, in bytes, for a batch of `images`.
+    """Upper bound on the activations of scoring, in bytes, for a batch of `images`.
 
-    Every layer of the deepest path keeps its tokens and its map, each as large as the first stage's, in float32; a
-    layer under way takes its hidden tokens and maps besides. An upper bound; weights and images come on top.
+    Every layer of the deepest path keeps its tokens and its map, at the size of the first stage, in float32; the layer
+    being computed needs its hidden tokens and maps too. Weights and images are not included.
     """
     depth = bounds(space.depth)[1]
     tokens = space.prices().parts.tokens[0]
@@ -131,12 +131,13 @@ def batch_bytes(space: Space, images: int) -> int:
 
 
 class Slices:
-    """Growing slices of the validation split, each balanced over the classes, each holding the smaller ones.
+    """Nested slices of the validation split, each balanced over the classes.
 
     Args:
         data: with a validation split.
-        seed: of the order.
-        batch_size: images of a batch.
+        seed: seed of the order.
+        batch_size: images per batch.
+        strict: stop at the first image that cannot be read.
 
     Raises:
         UserError: fewer images than classes.
@@ -162,7 +163,7 @@ class Slices:
         return len(self.order)
 
     def batches(self, images: int) -> Iterable[Batch]:
-        """The first `images` images; the same batches every time."""
+        """Batches of the first `images` images; the same ones every time."""
         if images not in self._kept:
             channels, (height, width) = self.data.in_chans, self.data.img_size
             if 4 * images * channels * height * width > CACHED:

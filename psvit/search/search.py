@@ -1,4 +1,4 @@
-"""The search: data + budget -> Arch, in a folder that a killed search goes on from."""
+"""The search: data + budget -> Arch, in a folder from which it can be resumed."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ from psvit.search.storage import Storage
 from psvit.search.supernet_training import strata, supernet_training, train_supernet
 
 CHANGING = ("resume", "overwrite", "output")
-"""Settings that the results of a search do not depend on."""
+"""Settings that do not affect the result of a search."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Found:
 
     Args:
         arch: the chosen network.
-        feasible: the members within the budget.
+        feasible: the networks within the budget.
         data: the images, opened.
         folder: of the run.
     """
@@ -77,13 +77,13 @@ def search(
 ) -> Found:
     """Find the network of the least validation loss within the budget, as the supernet ranks them.
 
-    The supernet learns from the training split; members are scored on the validation split that is cut from it. The
-    test split is not read. A search that is finished is not done again when it is resumed.
+    The supernet learns from the training split; networks are scored on the validation split that is cut from it. The
+    test split is not read. Resuming a finished search returns its result.
 
     Args:
         config: everything that the search depends on.
         say: takes lines for the user.
-        on_begin: called by the first process once nothing of the user's can be wrong any more.
+        on_begin: called by the first process once all settings and data are checked.
 
     Raises:
         UserError: an infeasible budget, too small a validation split, a folder that holds another run.
@@ -113,7 +113,7 @@ def _search(
     say: Callable[[str], None],
     on_begin: Callable[[], None],
 ) -> Found:
-    """All steps, once the folder is this search's alone."""
+    """Run all steps; the folder is locked by the caller."""
     folder = Path(config.search.output)
     slices = Slices(data, config.data.seed, config.scoring.score_batch, config.data.strict)
     space, budget = build_space(config, data, accelerator, kept_widths(folder, config))
@@ -139,7 +139,7 @@ def _search(
     place, measured = by_the_first(accelerator, lambda: choose(ranked, feasible, config, accelerator, say))
     chosen = ranked[place]
     if accelerator.is_main_process:
-        if not config.search.resume:  # of a whole search; apart, since all else is equal when it is done again
+        if not config.search.resume:  # only of an uninterrupted search
             write_json(folder / SECONDS, seconds)
         write_json(folder / ARCH, chosen.arch.to_dict())
         facts = _facts(data, feasible, ranked, chosen, measured, record)
@@ -153,7 +153,7 @@ def _search(
 
 
 def _write_first(folder: Path, data: Data, space: Space, table: LatencyTable | None) -> None:
-    """The list of images; and what was measured, since a resumed search would measure other numbers."""
+    """Write the list of images, and the measurements, which a resumed search must not repeat."""
     if data.files is not None:
         data.files.images.write(folder / IMAGES)
     if table is not None:
@@ -170,7 +170,7 @@ def _facts(
     measured: float | None,
     record: dict[str, Any],
 ) -> dict[str, Any]:
-    """What front.json and the page say besides the networks; equal for a search that was interrupted."""
+    """The facts in front.json and on the page; the same for an interrupted search."""
     search = {key: value for key, value in record["config"]["search"].items() if key not in CHANGING}
     validation = feasible.prices.seconds and feasible.prices.seconds.validation
     return {
@@ -190,7 +190,7 @@ def _facts(
 def _feasible_set(
     space: Space, budget: Budget, prices: Prices, least: float, say: Callable[[str], None]
 ) -> FeasibleSet:
-    """The members within the budget that use it as far as asked; where none does, all that are within it."""
+    """The networks that use at least `least` of the budget; if there is none, all within it."""
     feasible = FeasibleSet(space, budget, prices, least)
     if not feasible.count(at_most=1):
         feasible = FeasibleSet(space, budget, prices)
@@ -203,17 +203,13 @@ def _feasible_set(
 
 
 def _check_tokens(space: Space) -> None:
-    """Refuse images too small for as many poolings as the space has."""
+    """Refuse images that are too small for the poolings of the space."""
     widest = tuple(choices[-1] for choices in space.widths)
     check_tokens(replace(space.like, genotype=POOL.join(ATTEND * len(widest)), widths=widest), space.img_size)
 
 
 def _check(feasible: FeasibleSet, config: SearchConfig, accelerator: Accelerator) -> None:
-    """Try what could fail later now, before anything is written or trained.
-
-    Raises:
-        UserError: the first thing that is wrong.
-    """
+    """Fail now rather than after training; raises the UserError of the first wrong setting."""
     make_optimizer(nn.Linear(1, 1), config.recipe, accelerator.num_processes)
     if config.supernet.sampling == "balanced":
         strata(feasible)
@@ -253,7 +249,7 @@ def _describe(feasible: FeasibleSet, config: SearchConfig, say: Callable[[str], 
 
 
 def random_member(found: Found, macs: float, seed: int) -> Arch:
-    """One member drawn by `seed` among those with about as many MACs; where there is none, among all."""
+    """Draw a network of about this many MACs; if there is none, any network of the feasible set."""
     feasible, rng = found.feasible, random.Random(f"random member {seed}")
     try:
         alike = FeasibleSet(feasible.space, Budget(macs=1.02 * macs), feasible.space.prices(), least=0.96)

@@ -20,15 +20,15 @@ OneOrTwo = Annotated[tuple[Count, ...], Rule("one number or two, least first", l
 
 @dataclass(frozen=True)
 class SupernetConfig(Config):
-    """How the supernet learns.
+    """How the supernet is trained.
 
     Args:
-        draws: members that learn in one step, each from its own part of the batch.
-        sampling: uniform over the members, or balanced over the numbers of stages.
-        entangle: layers that members share: those with the same number in the same stage (stage), or with the same
-            number from the input, whatever their stage (place).
-        sandwich: in every step the largest network learns from the whole batch besides, and the smallest from a part.
-        distill: with --sandwich, the others learn the largest network's probabilities instead of the labels.
+        draws: networks trained in each step, each on its own part of the batch.
+        sampling: uniform over the networks, or balanced over the numbers of stages.
+        entangle: which layers share weights: those with the same index in the same stage (stage), or with the same
+            index from the input, whatever their stage (place).
+        sandwich: in every step also train the largest network on the whole batch, and the smallest on a part.
+        distill: with --sandwich, train the others on the largest network's probabilities instead of the labels.
     """
 
     draws: Count = 1
@@ -45,14 +45,14 @@ class SupernetConfig(Config):
 
 @dataclass(frozen=True)
 class ScoringConfig(Config):
-    """How members are scored under the supernet.
+    """How networks are scored under the supernet.
 
     Args:
-        first_slice: images of the validation split on which every member is scored.
-        reduction_factor: after each round one in this many members goes on, to a slice four times as large.
-        finalists: members that are scored on the whole validation split at least.
-        score_batch: images of a batch; fewer are taken where --score-memory demands it.
-        score_memory: memory for the layers of a path under way, in GiB.
+        first_slice: images of the validation split on which every network is scored.
+        reduction_factor: after each round one in this many networks is kept, for a slice four times as large.
+        finalists: least number of networks scored on the whole validation split.
+        score_batch: images per batch; fewer if --score-memory requires it.
+        score_memory: memory for activations, in GiB.
     """
 
     first_slice: Count = 128
@@ -64,12 +64,12 @@ class ScoringConfig(Config):
 
 @dataclass(frozen=True)
 class EvolutionConfig(Config):
-    """How a space too large to list is searched.
+    """Evolution, for spaces too large to list.
 
     Args:
-        population: members that are drawn at random first, and the best so far that later ones are children of.
-        evaluations: members scored in all, over all workers.
-        storage: where the search is kept if several workers share it: a URL such as postgresql://user@host/name (pip
+        population: number of random networks at first, and of the best so far that become parents.
+        evaluations: networks scored in total, over all workers.
+        storage: database that several workers share: a URL such as postgresql://user@host/name (pip
             install "psvit[postgres]"), or the path of a SQLite file; by default a SQLite file in the run folder.
         study_name: name of the search in its storage, the same for all its workers; by default psvit.
     """
@@ -85,17 +85,17 @@ class SpaceConfig(Config):
     """Which networks to search among.
 
     Args:
-        depth: layers: one number, or the least and the greatest; by default 4 to 8 for images up to 96 px, else 12.
-        stages: stages, one more than poolings: one number, or the least and the greatest.
+        depth: number of layers, or least and greatest; by default 4 to 8 for images up to 96 px, else 12.
+        stages: number of stages, or least and greatest; there is one more than poolings.
         max_share: longest run of S.
-        earliest_pool: layers that stand before the first pooling at least.
-        stage_widths: for each stage, the widths to choose from, as 32,48,64 64,96,128; by default so many around the
-            default network's as --width-choices says, after it was scaled to the budget.
-        width_choices: widths to choose from in each stage, 1 for fixed ones.
+        earliest_pool: least number of layers before the first pooling.
+        stage_widths: widths to choose from in each stage, such as 32,48,64 64,96,128; by default --width-choices of
+            them around the default network's, scaled to the budget.
+        width_choices: number of widths to choose from in each stage; 1 for fixed widths.
         pooling: 1d or 2d.
         patch_size: side of a patch in pixels; by default 16, or an eighth of the side for images up to 96 px.
         head_dim: channels of one attention head; by default 16 for images up to 96 px, else 32.
-        least: networks that use less than this part of the budget are left out.
+        least: networks that use less than this fraction of the budget are left out.
     """
 
     depth: UpToTwo = ()
@@ -112,12 +112,12 @@ class SpaceConfig(Config):
 
 @dataclass(frozen=True)
 class SearchRunConfig(SavedConfig):
-    """What to search for, and where it is kept.
+    """What to search for, and where to write it.
 
     Args:
-        budget: what the network may cost at most, one or more of: 600M (MACs), 0.5x (of the plain twin's MACs),
+        budget: limits on the cost of the network, one or more of: 600M (MACs), 0.5x (of the plain twin's MACs),
             params=5M, latency=5ms; by default the default network's MACs.
-        method: tree scores every network of the space, evolution a part of them; auto takes the tree for up to
+        method: tree scores every network within the budget, evolution some of them; auto takes the tree for up to
             20,000 networks.
         supernet_epochs: epochs of the supernet; by default one and a half times --epochs.
     """
@@ -147,11 +147,11 @@ Shown = TypeVar("Shown", bound=SearchConfig)
 
 
 def shown(config: Shown) -> Shown:
-    """The config as files and pages show it: without the password of a storage."""
+    """The config without the password of a storage, for files and pages."""
     storage = config.evolution.storage
     return replace(config, evolution=replace(config.evolution, storage=storage and hidden(storage)))
 
 
 def hidden(text: str) -> str:
-    """The text with stars for the passwords of URLs, behind the user or among the options."""
+    """The text with the passwords of URLs replaced by stars."""
     return re.sub(r"(password=)[^&\s]+", r"\1***", re.sub(r"(//[^/:@\s]*:)\S+@", r"\1***@", text))

@@ -1,4 +1,4 @@
-"""The folder of a search: its files, what it may replace, and what a kill left of it."""
+"""The folder of a search: its files, checks before writing, and recovery after a kill."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from psvit.search.search_page import REPORT
 ARCH, JOURNAL, SUPERNET, FRONT = "arch.json", "journal.jsonl", "supernet", "front.json"
 LATENCY, WIDTHS, SECONDS, INHERITED = "latency.json", "widths.json", "seconds.json", "inherited"
 OWN = (RUN_CONFIG, IMAGES, ARCH, FRONT, "front.csv", REPORT, SECONDS, LATENCY, WIDTHS)
-"""Files that a search writes, besides its journals, its evolution's and the folders in it."""
+"""Files that a search writes, without journals, files of evolution and folders."""
 
 
 def kept_widths(folder: Path, config: SearchConfig) -> tuple[tuple[int, ...], ...]:
-    """The widths to choose from that a resumed search began with; none where they follow from the settings."""
+    """The widths of a resumed search that were scaled by measurements; empty if the settings determine them."""
     kept = folder / WIDTHS
     if not config.search.resume or not kept.is_file():
         return ()
@@ -48,7 +48,7 @@ def journals_of(folder: Path) -> list[Path]:
 
 
 def clear_search(folder: Path) -> None:
-    """Remove what a search wrote, and nothing else that the user may keep in its folder."""
+    """Remove the files of a search; other files in the folder stay."""
     for place in (SUPERNET, INHERITED):
         shutil.rmtree(folder / place, ignore_errors=True)
     for path in [*journals_of(folder), *list_files(folder), *(folder / name for name in reversed(OWN))]:
@@ -56,10 +56,10 @@ def clear_search(folder: Path) -> None:
 
 
 def check_folder(folder: Path, config: SearchConfig, record: dict[str, Any]) -> None:
-    """Refuse a folder that holds something else.
+    """Check that a search can write to a folder.
 
     Raises:
-        UserError: a file, another run, a resumed search with other settings, or nothing can be written there.
+        UserError: it is a file, holds another run or a search with other settings, or is not writable.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: give a folder as --output")
@@ -83,7 +83,7 @@ def begin(
     accelerator: Accelerator,
     on_begin: Callable[[], None],
 ) -> None:
-    """The first writing: an earlier search's files give way to the settings of this one, or are mended."""
+    """Replace the files of an earlier search by the settings of this one, or recover those of a resumed search."""
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         if not config.search.resume:

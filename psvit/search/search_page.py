@@ -1,4 +1,4 @@
-"""The results of a search -> its page, ``report.html``. No torch here."""
+"""The results of a search -> ``report.html``. No torch here."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from psvit.search.search_config import SearchConfig
 REPORT = "report.html"
 
 DRAWN = 5_000
-"""A page draws at most so many networks: a phone still moves through them."""
+"""The most networks in the chart, so that a phone can show it."""
 
 COSTS = {"macs": "MACs for one image", "params": "parameters", "latency_ms": "latency of a batch, ms"}
 PREDICTED = {**COSTS, "latency_ms": "predicted latency of a batch, ms"}
@@ -40,10 +40,10 @@ def search_page(
     """The page of a search.
 
     Args:
-        folder: of the search, as the user names it.
-        ranked: every member that was scored, best first.
-        facts: what ``front.json`` holds beside the front; see `psvit.search.front.write_front`.
-        config: of the search.
+        folder: of the search, as the user gave it.
+        ranked: all scored networks, best first.
+        facts: see `psvit.search.front.write_front`.
+        config: settings of the search.
         history: the lines of the supernet's log.
     """
     chosen = chosen_of(ranked, facts)
@@ -66,7 +66,7 @@ def search_page(
         page.heading("The supernet")
         page.figure(
             curves(_losses(history), "epoch", "loss, nats"),
-            "Loss of the supernet, on members drawn for each step: on the training images, and on the "
+            "Loss of the supernet, on networks drawn for each step: on the training images, and on the "
             "validation split.",
         )
     if chosen:
@@ -88,14 +88,14 @@ def _go_on(page: Page, folder: Path, config: SearchConfig, shape: tuple[tuple[in
 
 
 def front_chart(ranked: Sequence[Ranked], chosen: Ranked | None) -> Chart:
-    """Every member, and the front of each pair of axes.
+    """A chart of all networks, with the front for each pair of axes.
 
-    The front is that of the members that were scored on the largest slice; the others are pale.
+    Only networks scored on the largest slice count for the front; the others are pale.
     """
     rows = [row_of(one) for one in ranked]
     final = [i for i, row in enumerate(rows) if row["images"] == rows[0]["images"]]
     costs = [kind for kind in ("latency_ms", "macs", "params") if all(row[kind] is not None for row in rows)]
-    lines: dict[str, list[int]] = {}  # cheap to dear
+    lines: dict[str, list[int]] = {}  # by rising cost
     for cost in costs:
         for good, sign in (("loss", 1.0), ("top1", -1.0)):
             points = [(rows[i][cost], inf if rows[i][good] is None else sign * rows[i][good]) for i in final]
@@ -120,18 +120,20 @@ def front_chart(ranked: Sequence[Ranked], chosen: Ranked | None) -> Chart:
 
 
 def front_note(ranked: Sequence[Ranked]) -> str:
-    """What the plot of `front_chart` shows and leaves out."""
+    """The caption of `front_chart`."""
     final = [one for one in ranked if one.score.images == ranked[0].score.images]
     notes = []
     if ranked:
         notes.append(
-            "The line joins the front, the networks that no other beats on both axes, among the "
+            "The line joins the front, the networks that no other beats on both axes, of the "
             f"{len(final):,} scored on {ranked[0].score.images:,} images of the validation split."
         )
     if len(final) < len(ranked):
         notes.append("Paler networks were scored on fewer images; losses on different images do not compare.")
     if len(ranked) > DRAWN:
-        notes.append(f"Of {len(ranked):,} networks {DRAWN:,} are drawn: the fronts, and the others thinned evenly.")
+        notes.append(
+            f"The chart shows {DRAWN:,} of {len(ranked):,} networks: the fronts, and an even sample of the others."
+        )
     return " ".join(notes)
 
 
@@ -153,7 +155,7 @@ def _latency_text(facts: Mapping[str, Any], chosen: Ranked) -> str:
 
 
 def budget_text(limits: Mapping[str, float]) -> str:
-    """The limits of a budget, for people."""
+    """The limits of a budget as text."""
     return " and ".join(readable(kind, limit) for kind, limit in limits.items()) or "without limit"
 
 
@@ -164,7 +166,7 @@ def shape_of(facts: Mapping[str, Any]) -> tuple[tuple[int, int], int, int]:
 
 
 def command_of(command: str, config: SearchConfig, folder: Path) -> str:
-    """The shortest command that asks for the same again."""
+    """The shortest command with the same settings."""
     config = replace(config, search=replace(config.search, output=str(folder)))
     kind = type(config)
     words = []
@@ -176,7 +178,7 @@ def command_of(command: str, config: SearchConfig, folder: Path) -> str:
 
 
 def config_of(page: Page, facts: Mapping[str, Any]) -> None:
-    """The last section of a page: versions, and all settings, folded."""
+    """Add the last section: versions, and all settings, folded."""
     page.heading("Settings and versions")
     page.facts(facts.get("versions") or {})
     page.folded("All settings", facts.get("config") or {})

@@ -1,7 +1,7 @@
-"""The compact set: every network of a depth, a number of stages and a longest run of S. No torch here.
+"""The search space: all networks of a depth, a number of stages and a longest run of S. No torch here.
 
-The set is a tree: a node is a layer, a path from the root is a network's first layers, and members that begin alike
-share the nodes of their beginning. Counting, sampling, pricing and scoring all walk this tree.
+The space is a prefix tree: a node is a layer, and networks that begin with the same layers share nodes. Counting,
+sampling, pricing and scoring all walk this tree.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ Shape = tuple[int | tuple[int, int], int, int]
 """Size of the images, their channels, the number of classes."""
 
 State = tuple[int, int, int, int]
-"""What may follow a layer depends on this alone: layers so far, run of S, stage, width."""
+"""All that decides which layers may follow: layers so far, run of S, stage, width."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """A set of networks, and what each of them costs for images of one size.
+    """A set of networks for images of one size.
 
     Args:
         depth: number of layers, or its least and greatest.
         stages: number of stages (one more than poolings), or its least and greatest.
         max_share: longest run of S.
-        earliest_pool: layers that stand before the first pooling at least.
+        earliest_pool: least number of layers before the first pooling.
         widths: for each stage, the channels to choose from; a later stage is never narrower than the one before.
             By default one choice a stage: 192, 256, 384, 512.
-        like: what the members have in common: all but genotype and widths.
+        like: the settings that all networks share: all but genotype and widths.
         img_size: side or (height, width) in pixels, in_chans: image channels, num_classes: classes.
 
     Raises:
-        UserError: a value outside its rule, or a set without members.
+        UserError: an invalid value, or an empty space.
     """
 
     depth: int | tuple[int, ...] = 12
@@ -90,21 +90,21 @@ class Space:
             )
 
     def count(self) -> int:
-        """How many members there are, exactly."""
+        """The exact number of networks."""
         return self.count_from(None)
 
     def enumerate(self) -> Iterator[Arch]:
-        """Every member, in the order of the tree: members that begin alike stand together."""
+        """Yield every network, in the order of the tree."""
         return (self.arch(steps) for steps in self._walk((), None))
 
     def sample(
         self, rng: random.Random, within: Callable[[Sequence[Step], bool], bool] = lambda steps, ends: True
     ) -> Arch:
-        """One member; each is equally likely, exactly, where `within` leaves out none.
+        """Draw a network; exactly uniform if `within` leaves out none.
 
         Args:
-            rng: draws.
-            within: of the first layers of a member and whether it ends there; False leaves out all that begin so.
+            rng: random numbers.
+            within: (first layers of a network, whether it ends there) -> False to leave out all that begin so.
         """
         steps: list[Step] = []
         state: State | None = None
@@ -119,7 +119,7 @@ class Space:
             state = self.state(len(steps) - 1, steps[-1])
 
     def different(self, number: int, rng: random.Random) -> list[Arch]:
-        """So many different members, or all if there are no more, in a random order."""
+        """`number` distinct networks, or all if there are fewer, in random order."""
         if self.count() <= number:
             archs = list(self.enumerate())
             rng.shuffle(archs)
@@ -135,7 +135,7 @@ class Space:
         return self.img_size, self.in_chans, self.num_classes
 
     def prices(self, seconds: LatencyTable | None = None) -> Prices:
-        """MACs, parameters and, with a latency table, seconds of every part of a member."""
+        """The cost of the parts of networks: MACs, parameters and, with a latency table, seconds."""
         return Prices(self.like, len(self.widths), *self.shape, seconds)
 
     def __contains__(self, arch: object) -> bool:
@@ -150,13 +150,13 @@ class Space:
         return alike and arch.class_token == self.like.class_token and self.ends(state)
 
     def arch(self, steps: Sequence[Step]) -> Arch:
-        """The member that consists of these layers."""
+        """The network that consists of these layers."""
         genotype = "".join((POOL if step.pooled_from else "") + step.kind for step in steps)
         widths = tuple(step.width for place, step in enumerate(steps) if step.pooled_from or place == 0)
         return replace(self.like, genotype=genotype, widths=widths)
 
     def moves(self, state: State | None) -> list[Step]:
-        """The layers that may follow: those from which a member can still be reached."""
+        """The layers that may follow, so that a network can still be completed."""
         if state is None:
             steps = [Step(ATTEND, 0, 0, width, 0) for width in self.widths[0]]
             return [step for step in steps if self.count_from(self.state(0, step))]
@@ -176,7 +176,7 @@ class Space:
         return layers + 1, step.run, step.stage, step.width
 
     def ends(self, state: State | None) -> bool:
-        """Whether a member may end here."""
+        """Whether a network may end here."""
         return state is not None and state[0] >= bounds(self.depth)[0] and state[2] + 1 >= bounds(self.stages)[0]
 
     @cached_property
@@ -184,7 +184,7 @@ class Space:
         return {}
 
     def count_from(self, state: State | None) -> int:
-        """Members that begin with the layers that led here."""
+        """The number of networks that begin with the layers up to `state`."""
         if state not in self._counts:
             if state is not None and state[0] == bounds(self.depth)[1]:
                 self._counts[state] = int(self.ends(state))
@@ -202,5 +202,5 @@ class Space:
 
 
 def bounds(value: int | tuple[int, ...]) -> tuple[int, int]:
-    """Least and greatest of a number or a range."""
+    """(least, greatest) of a number or a range."""
     return (value, value) if isinstance(value, int) else (value[0], value[-1])

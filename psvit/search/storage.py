@@ -1,4 +1,4 @@
-"""The database of an evolution: which members were entered, by which worker, and their scores."""
+"""The database of an evolution: networks, the worker of each, and their scores."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MEMBERS = sql.Table(
 
 
 class Entry(NamedTuple):
-    """A member that a worker has entered, and its score once it has one."""
+    """A network that a worker has entered, and its score once it has one."""
 
     number: int
     worker: str
@@ -65,10 +65,10 @@ class Storage:
             _create_tables(self.engine)
 
     def sign(self, about: Mapping[str, Any]) -> None:
-        """Say what a new study is about; refuse one that is about something else.
+        """Record what a new study is about; check an existing one.
 
         Raises:
-            UserError: it is another search's.
+            UserError: the study belongs to another search.
         """
         own = json.loads(json.dumps(about))
         with one_line_errors(self.url):
@@ -85,7 +85,7 @@ class Storage:
             )
 
     def entries(self) -> list[Entry]:
-        """All that was entered, in order."""
+        """All entries, by number."""
         with one_line_errors(self.url), self.engine.connect() as connection:
             rows = connection.execute(
                 sql.select(MEMBERS).where(MEMBERS.c.study == self.study).order_by(MEMBERS.c.number)
@@ -93,7 +93,7 @@ class Storage:
             return [_entry(*row[1:]) for row in rows]
 
     def enter(self, number: int, worker: str, arch: Arch) -> bool:
-        """Enter a member; False if another worker has entered it, or another with this number."""
+        """Enter a network; False if the network or the number is already taken."""
         with one_line_errors(self.url):
             return self._insert(
                 MEMBERS, study=self.study, number=number, worker=worker, genotype=arch.genotype, widths=_text(arch)
@@ -116,7 +116,7 @@ class Storage:
 
 @contextmanager
 def one_line_errors(url: str) -> Iterator[None]:
-    """Whatever SQLAlchemy, a driver or the file system raises becomes one line without a password.
+    """Turn errors of SQLAlchemy, a driver or the file system into one line without a password.
 
     Raises:
         UserError: the storage fails, or its disk is full.
@@ -127,7 +127,7 @@ def one_line_errors(url: str) -> Iterator[None]:
         if reason := full_disk(error):
             raise FullDiskError.of(hidden(url.removeprefix("sqlite:///")), reason) from error
         cause: BaseException = error
-        while cause.__cause__ is not None:  # the driver's own words
+        while cause.__cause__ is not None:  # the message of the driver
             cause = cause.__cause__
         way_out = "check it"
         if isinstance(cause, ImportError):
@@ -138,13 +138,13 @@ def one_line_errors(url: str) -> Iterator[None]:
 
 
 def _engine(url: str) -> sql.Engine:
-    """The engine of a URL, for PostgreSQL with the driver of our extra; it keeps no connection open."""
+    """The engine of a URL; PostgreSQL uses psycopg. No connection is kept open."""
     url = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
     options: dict[str, Any] = {}
     if url.startswith("sqlite"):
-        options = {"timeout": 60}  # one process writes at a time: wait
+        options = {"timeout": 60}  # wait for other writers
     elif url.startswith("postgresql+psycopg") and "connect_timeout" not in url:
-        options = {"connect_timeout": 20}  # psycopg waits for two minutes
+        options = {"connect_timeout": 20}  # instead of two minutes
     return sql.create_engine(url, poolclass=sql.NullPool, connect_args=options)
 
 
@@ -155,7 +155,7 @@ def _create_tables(engine: sql.Engine) -> None:
                 for table in TABLES.sorted_tables:
                     connection.execute(CreateTable(table, if_not_exists=True))
             return
-        except IntegrityError:  # another worker makes them at this moment, which PostgreSQL refuses
+        except IntegrityError:  # another worker creates them at the same time
             if not again:
                 raise
 

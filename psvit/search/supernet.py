@@ -1,7 +1,7 @@
-"""The supernet: one set of weights for every member of a space, by weight entanglement.
+"""The supernet: one set of weights for every network of a space, by weight entanglement.
 
-A member's weights are slices of the widest member's. A part of a member runs as the module that PSViT itself is built
-of, called with those slices: so a member in the supernet and the network extracted from it give the same numbers.
+A network's weights are slices of the widest network's. Each part runs as the module of PSViT, called with those slices,
+so a network in the supernet and the same network extracted from it compute the same.
 
 Legend: B batch, N tokens, C width, H heads.
 """
@@ -33,16 +33,16 @@ Slices = Mapping[str, Tensor]
 
 
 class Supernet(nn.Module):
-    """Every member of a space in one set of weights; stateless: which member runs is an argument.
+    """One set of weights for every network of a space; the network to run is an argument of `forward`.
 
     Args:
-        space: the members.
-        entangle: which layers of different members are one and the same. ``"place"``: those with the same number from
-            the input, whatever stage they are in (AutoFormer's entanglement). ``"stage"``: those with the same number
-            within the same stage, so that a layer always works at one resolution.
+        space: the networks.
+        entangle: which layers share weights. ``"place"``: those with the same index from the input, whatever their
+            stage (as in AutoFormer). ``"stage"``: those with the same index in the same stage, so that a layer always
+            works at one resolution.
 
     Raises:
-        UserError: a space whose layers share something else than maps.
+        UserError: a space whose layers share something other than maps.
     """
 
     def __init__(self, space: Space, entangle: Entangle = "stage") -> None:
@@ -52,7 +52,7 @@ class Supernet(nn.Module):
         self.space, self.entangle, self.like = space, entangle, space.like
         self.num_prefix_tokens = int(bool(self.like.class_token))
         self.num_classes = space.num_classes
-        self.fused_attn = use_fused_attn() > 0  # as `Attend`: what timm says when the network is built
+        self.fused_attn = use_fused_attn() > 0  # read when the network is built, as in `Attend`
         depth = bounds(space.depth)[1]
         widest = [max(choice) for choice in space.widths]
         rows, columns = self.like.grids(space.img_size)[0]
@@ -62,7 +62,7 @@ class Supernet(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, self.num_prefix_tokens + rows * columns, widest[0]))
         if entangle == "place":
             self.layers = nn.ModuleList([nn.ModuleList(self._widest_layer(max(widest)) for _ in range(depth))])
-        else:  # before stage s stand at least s layers, so it has depth - s at the most
+        else:  # at least s layers come before stage s, so it has at most depth - s
             self.layers = nn.ModuleList(
                 nn.ModuleList(self._widest_layer(width) for _ in range(depth - stage))
                 for stage, width in enumerate(widest)
@@ -77,18 +77,18 @@ class Supernet(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """As `PSViT.init_weights`."""
+        """Initialise as `PSViT.init_weights` does."""
         trunc_normal_(self.pos_embed, std=0.02)
         if self.cls_token is not None:
             trunc_normal_(self.cls_token, std=0.02)
         init_layers(self, self.patch_embed)
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters that no recipe should decay."""
+        """Names of parameters without weight decay."""
         return {"pos_embed", "cls_token"}
 
     def forward(self, x: Tensor, arch: Arch) -> Tensor:
-        """Images (B, C, H, W) through the member `arch` -> logits (B, classes)."""
+        """Images (B, C, H, W) through the network `arch` -> logits (B, classes)."""
         steps = steps_of(arch)
         x, grid = self.embed(x, steps[0].width)
         attn: Tensor | None = None
@@ -123,8 +123,8 @@ class Supernet(nn.Module):
             x: tokens.
             attn: the map (B, H, N, N), for a layer that shares.
             step: which layer.
-            place: its number in the network, index: in its stage, both from 0.
-            map_is_shared: a layer that attends hands its map on.
+            place: its index in the network, index: in its stage.
+            map_is_shared: the next layer shares this layer's map.
         """
         skeleton = _block(self.like, step.kind, step.width, map_is_shared, self.fused_attn)
         return functional_call(skeleton, dict(self._layer_slices(step, place, index)), (x, attn))
@@ -138,7 +138,7 @@ class Supernet(nn.Module):
 
     @torch.no_grad()
     def extract(self, arch: Arch) -> PSViT:
-        """The member `arch` as a network of its own, with copies of its weights."""
+        """Build the network `arch` with copies of its weights."""
         model = build_arch(
             arch, self.space.img_size, in_chans=self.space.in_chans, num_classes=self.num_classes
         ).to(self.pos_embed.device)  # fmt: skip
@@ -147,7 +147,7 @@ class Supernet(nn.Module):
         return model.train(self.training)
 
     def slices(self, arch: Arch) -> Iterator[tuple[str, Tensor]]:
-        """The weights of the member `arch`, by the names that they have in `PSViT`."""
+        """The weights of the network `arch`, by their names in `PSViT`."""
         steps = steps_of(arch)
         width, last = steps[0].width, steps[-1].width
         yield from _named("patch_embed", self._patch_slices(width))
@@ -183,7 +183,7 @@ class Supernet(nn.Module):
             yield f"{norm}.weight", getattr(wide, norm).weight[:C]
             yield f"{norm}.bias", getattr(wide, norm).bias[:C]
         qkv = wide.attn.qkv
-        projections = qkv.weight.chunk(3)  # q, k and v of the widest member
+        projections = qkv.weight.chunk(3)  # q, k and v of the widest network
         biases = qkv.bias.chunk(3) if qkv.bias is not None else ()
         if step.kind == SHARE:
             yield "attn.v.weight", projections[2][:C, :C]
@@ -199,7 +199,7 @@ class Supernet(nn.Module):
 
 
 def places(steps: tuple[Step, ...]) -> Iterator[tuple[int, int, Step]]:
-    """Number in the network, number in the stage, and the step, of every layer."""
+    """Index in the network, index in the stage, and step of every layer."""
     index = 0
     for place, step in enumerate(steps):
         index = 0 if step.pooled_from else index
@@ -211,7 +211,7 @@ def _named(prefix: str, slices: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[
     return ((f"{prefix}.{name}", tensor) for name, tensor in slices)
 
 
-# The parts. On the meta device they have no weights of their own: they are called with slices of the supernet's.
+# The parts, on the meta device: they have no weights of their own, and are called with slices of the supernet's.
 
 
 def _build_block(like: Arch, kind: str, width: int, map_is_shared: bool, device: str | None) -> Block:
@@ -232,7 +232,7 @@ def _build_pool(like: Arch, before: int, after: int, device: str | None) -> Toke
 
 def _widest_pool(like: Arch, before: int, after: int) -> TokenPool:
     pool = _build_pool(like, before, after, None)
-    if like.class_token:  # narrower members need it even where the widest does not change its width
+    if like.class_token:  # narrower networks need it even if the widest keeps its width
         pool.prefix_proj = nn.Linear(before, after)
     return pool
 

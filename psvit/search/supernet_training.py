@@ -1,4 +1,4 @@
-"""Training the supernet: the training loop, with members drawn for every step."""
+"""Train the supernet: the training loop, with networks drawn for every step."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from psvit.tasks.classification.evaluate import evaluate
 WEIGHTS = "supernet.safetensors"
 
 WATCHED = 4
-"""Members, always the same, that are evaluated after every epoch."""
+"""Number of fixed networks that are evaluated after every epoch."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class SupernetTraining(TrainConfig):
     """Everything that a supernet's training depends on.
 
     Args:
-        supernet: how members are drawn and what they share.
-        space: the members, as plain data; budget: their limits.
+        supernet: how networks are drawn and what they share.
+        space: the search space as plain data; budget: its limits.
     """
 
     supernet: SupernetConfig = field(default_factory=SupernetConfig)
@@ -60,11 +60,11 @@ class SupernetTraining(TrainConfig):
 def train_supernet(
     feasible: FeasibleSet, config: SupernetTraining, data: Data, say: Callable[[str], None] = print
 ) -> tuple[Supernet, Accelerator]:
-    """Train one set of weights for all members of `feasible`, or load them if the folder holds them finished.
+    """Train one set of weights for all networks of `feasible`, or load it if the training is finished.
 
     Args:
-        feasible: the members that are drawn.
-        config: of the training; config.run.output is the folder.
+        feasible: the networks to draw from.
+        config: settings of the training; config.run.output is the folder.
         data: the images.
         say: takes lines for the user.
 
@@ -87,10 +87,10 @@ def train_supernet(
 
 
 def load_supernet(supernet: Supernet, folder: Path) -> None:
-    """Load the weights that a training left in `folder`.
+    """Load the weights in `folder`.
 
     Raises:
-        UserError: no weights, broken ones, or another space's.
+        UserError: they are missing, broken, or of another space.
     """
     path = folder / WEIGHTS
     try:
@@ -103,13 +103,13 @@ def load_supernet(supernet: Supernet, folder: Path) -> None:
 class SupernetTrainer(ClassifierTrainer):
     """The trainer of a supernet.
 
-    Every process draws the same members, from (seed, step) alone; so every process has gradients for the same
-    parameters, and they are averaged after the backward pass without DDP's bookkeeping of unused parameters.
+    Every process draws the same networks, from (seed, step). So all have gradients for the same parameters, which are
+    averaged after the backward pass; DDP, which must track unused parameters, is not needed.
 
     Args:
         supernet: the weights.
-        feasible: the members that are drawn.
-        config: of the training.
+        feasible: the networks to draw from.
+        config: settings of the training.
         accelerator: device, precision, processes.
         data: the images.
     """
@@ -128,12 +128,12 @@ class SupernetTrainer(ClassifierTrainer):
         self.watched = [feasible.sample(rng) for _ in range(WATCHED)]
 
     def prepare(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
-        """Put the network on the device; it is not wrapped, see the class."""
+        """Move the network to the device, without DDP."""
         prepared: Optimizer = self.accelerator.prepare(optimizer)
         return model.to(self.accelerator.device), prepared
 
     def gather_gradients(self) -> None:
-        """Average the gradients over all processes, in one go."""
+        """Average the gradients over all processes in one reduction."""
         if self.accelerator.num_processes == 1:
             return
         gradients = [p.grad for p in self.plain.parameters() if p.grad is not None]
@@ -144,7 +144,7 @@ class SupernetTrainer(ClassifierTrainer):
             start += gradient.numel()
 
     def members(self, step: int) -> list[Arch]:
-        """The members that learn in a step; the same on every process."""
+        """The networks to train in a step; the same on every process."""
         rng = random.Random(f"{self.seed} {step}")
         drawn = [self._draw(rng) for _ in range(self.options.draws)]
         return drawn if self.smallest is None else [self.smallest, *drawn]
@@ -153,9 +153,9 @@ class SupernetTrainer(ClassifierTrainer):
         return rng.choice(rng.choice(self.strata)) if self.strata else self.feasible.sample(rng)
 
     def loss(self, batch: Batch, step: int) -> Tensor:
-        """Mean cross-entropy over the members, each on its own part of the batch: a scalar, in nats.
+        """Mean cross-entropy over the networks, each on its own part of the batch: a scalar, in nats.
 
-        With the sandwich rule the largest network learns from the whole batch besides, and with in-place distillation
+        With the sandwich rule the largest network is also trained on the whole batch, and with in-place distillation
         the others learn its probabilities instead of the labels (BigNAS; OFA).
         """
         images, target, smoothing = self.targets(batch)
@@ -178,7 +178,7 @@ class SupernetTrainer(ClassifierTrainer):
         return total / (1 if self.largest is None else 2)
 
     def evaluate(self) -> dict[str, Any]:
-        """The mean metrics of a few members, always the same, on the validation split (empty if there is none)."""
+        """The mean metrics of a few fixed networks on the validation split; empty if there is none."""
         data = self.data
         if len(data.validation) == 0:
             return {}
@@ -203,7 +203,7 @@ class SupernetTrainer(ClassifierTrainer):
 
 
 class _Member(nn.Module):
-    """One member of a supernet, as a network of its own that holds no weights."""
+    """One network of a supernet as a module."""
 
     def __init__(self, supernet: nn.Module, arch: Arch) -> None:
         super().__init__()
@@ -219,10 +219,10 @@ def _spread(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
 
 
 def strata(feasible: FeasibleSet) -> list[Sequence[Arch]]:
-    """The members, by their number of stages.
+    """The networks grouped by number of stages.
 
     Raises:
-        UserError: they are too many to list.
+        UserError: there are too many to list.
     """
     if feasible.members is None:
         raise UserError("--sampling balanced needs a space that can be listed: take uniform, or a smaller space")
@@ -231,7 +231,7 @@ def strata(feasible: FeasibleSet) -> list[Sequence[Arch]]:
 
 
 def _ends(feasible: FeasibleSet) -> tuple[Arch, Arch]:
-    """The smallest and the largest network by MACs; of a set too large to list, of a thousand drawn."""
+    """The smallest and the largest network by MACs, of all or of 1,000 drawn ones."""
     rng = random.Random(0)
     members = feasible.members or [feasible.sample(rng) for _ in range(1000)]
     costs = [(feasible.costs(arch)[0], place) for place, arch in enumerate(members)]
@@ -239,9 +239,9 @@ def _ends(feasible: FeasibleSet) -> tuple[Arch, Arch]:
 
 
 def _description(feasible: FeasibleSet) -> Description:
-    """What the run says of the supernet, whose weights are no network of timm's."""
+    """The description of the supernet's run."""
     cost = feasible.costs(feasible.nearest())
-    members = f"{len(feasible.members):,} members" if feasible.members is not None else "members too many to list"
+    members = f"{len(feasible.members):,} networks" if feasible.members is not None else "networks too many to list"
     facts = {"macs": cost[0], "params": cost[1]}
     return Description(f"supernet of {members}, the largest", facts, weights=WEIGHTS)
 
@@ -249,7 +249,7 @@ def _description(feasible: FeasibleSet) -> Description:
 def supernet_training(
     config: TrainConfig, supernet: SupernetConfig, space: Space, budget: Mapping[str, Any]
 ) -> SupernetTraining:
-    """Settings of a supernet's training, from those of a network's."""
+    """Settings of a supernet's training, from those of a network."""
     plain = {name: getattr(config, name) for name in ("data", "recipe", "machine", "run")}
     described = {**asdict(space), "like": space.like.to_dict()}  # without the fields that are off
     return SupernetTraining(**plain, supernet=supernet, space=described, budget=dict(budget))
