@@ -18,6 +18,7 @@ from psvit.latency.benchmark import benchmark, finish
 from psvit.latency.benchmark_config import BenchmarkConfig
 from psvit.latency.benchmark_report import Report, Row, table
 from psvit.latency.timing import Spread
+from psvit.report.tables import to_rich
 
 
 class NoBfloat16(Tiny):
@@ -48,7 +49,7 @@ def config(*models, **changes):
 
 def rendered(report):
     console = Console(file=io.StringIO(), width=250)
-    console.print(table(report))
+    console.print(to_rich(table(report)))
     return console.file.getvalue()
 
 

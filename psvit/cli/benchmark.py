@@ -30,6 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     from psvit.engine.open_model import open_model
     from psvit.latency.benchmark import benchmark
     from psvit.latency.benchmark_report import table
+    from psvit.report.tables import to_rich
 
     console = Console(stderr=True)
     report = benchmark(
@@ -40,5 +41,5 @@ def main(arguments: Sequence[str]) -> int:
     if values.json:
         print(json.dumps(report.to_dict()))
     else:
-        Console(width=None if sys.stdout.isatty() else 170).print(table(report))
+        Console(width=None if sys.stdout.isatty() else 170).print(to_rich(table(report)))
     return 0

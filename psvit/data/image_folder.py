@@ -1,4 +1,4 @@
-"""A folder of images -> its classes and splits, where they are plain (docs/howto/own-data.md). No torch here."""
+"""A folder of images -> its classes and splits, if they are clear (docs/howto/own-data.md). No torch here."""
 
 from __future__ import annotations
 
@@ -19,18 +19,14 @@ SPLITS = {
     "validation": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing", "eval"),
 }
-"""Names of the folders of splits, in any case."""
+"""Names of the folders of splits, in lower case."""
 
 DATES = re.compile(r"(?<![^/])(19|20)\d\d([-_./]?\d\d){0,2}(?![^/])")
-"""Years, months and days in a path, which tell no classes apart."""
+"""Years, months and days in a path, which are not classes."""
 
 
 class Labelled(NamedTuple):
-    """An image file with its class.
-
-    `key` is its path below its split's folder, so it is the same wherever the set lies. `where` is its path below the
-    set's folder.
-    """
+    """An image file with its class; `key` is its path below the folder of its split, `where` that below the set."""
 
     path: str
     label: str
@@ -40,15 +36,15 @@ class Labelled(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ImageFolder:
-    """A folder of images, read.
+    """The content of a folder of images.
 
     Args:
         classes: names of all classes, in natural order.
-        splits: the images of train, validation and test, where they have folders of their own; else all are of train.
-        folders: the name of each split's folder; empty without any.
+        splits: the images of train, validation and test by their folders; without such folders all are of train.
+        folders: name of the folder of each split; empty if there are none.
         left_out: files left out, by reason.
         notes: lines for the user.
-        origins: where each split comes from, for the user; empty if from its folder.
+        origins: where each split comes from, for the user; empty if from folders.
     """
 
     classes: tuple[str, ...]
@@ -60,7 +56,7 @@ class ImageFolder:
 
 
 def split_named(name: str) -> str | None:
-    """The split that a folder of this name is, or None."""
+    """The split that this folder name stands for, or None."""
     small = normalized(name).casefold()
     return next((split for split, names in SPLITS.items() if small in names), None)
 
@@ -70,18 +66,18 @@ def read_image_folder(root: Path, given: str, class_folders: str | None = None) 
 
     Args:
         root: the folder.
-        given: what the user called it.
-        class_folders: outer or inner: which folders are the classes where images lie deeper than one folder; None
-            refuses a folder where this is not clear.
+        given: its name as the user gave it.
+        class_folders: outer or inner: which folders are the classes if images lie deeper than one folder; None refuses
+            ambiguous folders.
 
     Raises:
-        UserError: no image is in a class folder, or it is not clear which folders are classes or splits.
+        UserError: no image is in a class folder, or it is ambiguous which folders are classes or splits.
     """
     return _Reading(root, f"--data {given!r}", class_folders).read()
 
 
 class _Reading:
-    """A folder while it is read."""
+    """The state of reading a folder."""
 
     def __init__(self, root: Path, given: str, class_folders: str | None) -> None:
         self.root, self.given, self.class_folders = root, given, class_folders
@@ -91,7 +87,7 @@ class _Reading:
     def read(self) -> ImageFolder:
         folders = {name: None for file in self.files for name in file.parts[:-1]}
         for name in (str(self.root), *folders):
-            if printable(name) != name:  # checkpoints and reports could not be written with such names of classes
+            if printable(name) != name:  # such class names cannot be written to checkpoints and reports
                 raise UserError(f"{self.given}: the name of the folder {name!r} is not UTF-8: rename it")
         tops: dict[str, list[ImageFile]] = {}
         for file in self.files:
@@ -119,7 +115,7 @@ class _Reading:
         self.left_out.add(why, *("/".join(file.parts) for file in files))
 
     def _split_folders(self, tops: dict[str, list[ImageFile]]) -> dict[str, str]:
-        """The folder of each split; none where all folders are classes."""
+        """The folder of each split; empty if all folders are classes."""
         named = {name: split for name in tops if (split := split_named(name)) is not None}
         labelled = [name for name in named if any(len(file.parts) > 2 for file in tops[name])]
         beside = [name for name in tops if name not in named]
@@ -155,7 +151,7 @@ class _Reading:
         return found
 
     def _labelled(self, files: Sequence[ImageFile], depth: int) -> list[Labelled]:
-        """The images below a split's folder, which lies `depth` folders below the root."""
+        """The images below the folder of a split, at this depth below the root."""
         inside = [file for file in files if len(file.parts) > depth + 1]
         self._leave_out("images outside of a class folder", [file for file in files if len(file.parts) <= depth + 1])
         nested = [file for file in inside if len(file.parts) > depth + 2]
@@ -165,11 +161,7 @@ class _Reading:
         ]
 
     def _classes_are_inner(self, inside: Sequence[ImageFile], nested: Sequence[ImageFile], depth: int) -> bool:
-        """Whether an image's own folder is its class, not the outermost one.
-
-        Raises:
-            UserError: it is not clear, or two classes would have one name.
-        """
+        """Whether the innermost folder of an image is its class; UserError if that is ambiguous."""
         outer: dict[str, set[tuple[str, ...]]] = {}
         for file in nested:
             outer.setdefault(file.parts[depth], set()).add(file.parts[depth + 1 : -1])
@@ -213,7 +205,7 @@ class _Reading:
                 )
 
     def _check_classes(self, splits: dict[str, list[Labelled]], folders: dict[str, str]) -> dict[str, list[Labelled]]:
-        """Drop or refuse splits with other classes than training; a note names the classes that a split lacks."""
+        """Drop or refuse splits with classes that training lacks; note classes that a split lacks."""
         if "train" not in splits:
             return splits
         known = {image.label for image in splits["train"]}

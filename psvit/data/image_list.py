@@ -1,6 +1,6 @@
-"""The list of a network's images: the split and the content of each. No torch here.
+"""The list of images of a run, with the split and the digest of each. No torch here.
 
-A run keeps it beside its checkpoints, so that an evaluation knows the images that the network has seen.
+It is kept beside the checkpoints, so that an evaluation knows which images the network was trained on.
 """
 
 from __future__ import annotations
@@ -25,23 +25,20 @@ from psvit.errors import UserError, one_line
 from psvit.files import replacing
 
 IMAGES, EARLIER = "images.csv", "images-" + "[0-9a-f]" * 8 + ".csv"
-"""The list's file, and the pattern of earlier ones that it replaced."""
+"""The file of the list, and the pattern of earlier lists."""
 
 SPLITS = ("unused", "train", "validation", "test")
-"""The splits of a list; of equal images in several, all belong to the last."""
+"""The splits of a list; identical images in several splits belong to the last of these."""
 
 MANY = 5000
-"""From this many images on, reading takes seconds and has a progress bar."""
+"""Reading this many images takes seconds, so there is a progress bar."""
 
 CHUNK = 256
-"""Images that a thread reads at a time: a task for each of a million would take a gigabyte."""
+"""Images per task of a thread: a million tasks would take a gigabyte."""
 
 
 class Listed(NamedTuple):
-    """One image: its split, its class, its path below the set's folder (with /), and the digest of its bytes.
-
-    The digest is empty if the file cannot be read.
-    """
+    """One image: split, class, path below the folder of the set (with /), digest of its bytes (empty if unreadable)."""
 
     split: str
     label: str
@@ -51,14 +48,14 @@ class Listed(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageList:
-    """The images of a set, each in its split; `before`: digests of the training images of a run's earlier lists."""
+    """The images of a set with their splits; `before`: digests of training images in earlier lists of the run."""
 
     rows: tuple[Listed, ...]
     before: frozenset[str] = frozenset()
 
     @cached_property
     def _split_by(self) -> tuple[dict[tuple[str, str], str], dict[str, str], dict[str, str]]:
-        """Splits by path and digest (paths are compared composed, so two files may have one), by digest, by path."""
+        """Splits by path and digest (two files may have the same path in NFC), by digest, by path."""
         ordered = sorted(self.rows, key=lambda row: SPLITS.index(row.split))
         return (
             {(row.path, row.digest): row.split for row in self.rows},
@@ -73,17 +70,17 @@ class ImageList:
         return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
     def split_of(self, path: str, digest: str) -> str | None:
-        """The split of an image that is as it was, has moved, or has changed; None if it is new."""
+        """The split of an image, also if it has moved or changed; None if it is new."""
         by_both, by_digest, by_path = self._split_by
         return by_both.get((path, digest)) or by_digest.get(digest) or by_path.get(path)
 
     def is_of(self, digests: Iterable[str]) -> bool:
-        """Whether a folder with these digests is the one listed here: it holds at least half of the images."""
+        """Whether a folder with these digests is this set: it holds at least half of the listed images."""
         there = set(digests)
         return 2 * sum(row.digest in there for row in self.rows) >= len(self.rows)
 
     def trained(self, digests: Iterable[str]) -> int:
-        """How many of these images were trained on."""
+        """The number of these images that were trained on."""
         known = self.before | self.learned()
         return sum(digest in known for digest in digests)
 
@@ -92,7 +89,7 @@ class ImageList:
         return frozenset(row.digest for row in self.rows if row.split == "train" and row.digest)
 
     def changes(self, now: ImageList) -> list[str]:
-        """What has changed since: lines such as ``2 added, such as cat/9.jpg``."""
+        """Lines about the differences to a newer list, such as ``2 added, such as cat/9.jpg``."""
         left: dict[str, list[Listed]] = {}
         for row in (Counter(self.rows) - Counter(now.rows)).elements():
             left.setdefault(row.path, []).append(row)
@@ -109,7 +106,7 @@ class ImageList:
         return [f"{len(paths)} {kind}, such as {printable(paths[0])}" for kind, paths in kinds.items() if paths]
 
     def repeated(self) -> list[str]:
-        """Images of equal content in several splits, or in several classes: lines that name some."""
+        """Lines that name identical images in several splits or classes."""
         groups: dict[str, list[Listed]] = {}
         for row in self.rows:
             if row.digest and row.split != "unused":
@@ -127,11 +124,11 @@ class ImageList:
         return {row.label for row in self.rows}
 
     def counts(self) -> Counter[str]:
-        """Images of each split."""
+        """Number of images in each split."""
         return Counter(row.split for row in self.rows)
 
     def write(self, path: Path) -> None:
-        """Write it as CSV, whole or not at all; an earlier list, which checkpoints may name, is renamed."""
+        """Write the list as CSV, atomically; an earlier list, which checkpoints may refer to, is renamed."""
         earlier = read_image_list(path)
         if earlier is not None and earlier.fingerprint != self.fingerprint:
             earlier.write(path.with_name(f"{path.stem}-{earlier.fingerprint[:8]}{path.suffix}"))
@@ -145,7 +142,7 @@ class ImageList:
 
 
 def read_image_list(path: Path) -> ImageList | None:
-    """The list in a file; None if there is none.
+    """Read the list from a file; None if there is no file.
 
     Raises:
         UserError: it is broken.
@@ -166,7 +163,7 @@ def read_image_list(path: Path) -> ImageList | None:
 
 
 def find_image_list(near: Path, fingerprint: object) -> ImageList | None:
-    """The list of this fingerprint in a checkpoint's folder, or in one of the two above it; None if it is not there."""
+    """Find the list of this fingerprint in the folder of a checkpoint or the two above it; None if it is missing."""
     for folder in (near, *near.resolve().parents[:2]) if fingerprint else ():
         lists: list[ImageList] = []
         for path in list_files(folder):
@@ -179,20 +176,20 @@ def find_image_list(near: Path, fingerprint: object) -> ImageList | None:
 
 
 def list_files(folder: Path) -> list[Path]:
-    """The lists in a folder, the earlier ones too."""
+    """The files of lists in a folder, with earlier ones."""
     return [path for name in (IMAGES, EARLIER) for path in folder.glob(name)]
 
 
 def check_unchanged(kept: ImageList | None, now: ImageList | None, accept: bool, where: Path) -> tuple[str, ...]:
-    """Lines that say how images have changed since a run began in the folder `where`.
+    """Lines about changes of the images since a run began in the folder `where`.
 
     Raises:
-        UserError: they have changed, and `accept` is not set; or the classes have.
+        UserError: the images have changed and `accept` is not set, or the classes have changed.
     """
     if kept is None or now is None:
         return ()
     changes = kept.changes(now)
-    if fixed := kept.classes() != now.classes():  # the network has an output for each
+    if fixed := kept.classes() != now.classes():  # they are the outputs of the network
         names = quoted(sorted(kept.classes() ^ now.classes(), key=natural))
         changes.append(f"classes are added or gone, {names}")
     if changes and not (accept and not fixed):
@@ -205,7 +202,7 @@ def check_unchanged(kept: ImageList | None, now: ImageList | None, accept: bool,
 
 
 def digests(paths: Sequence[str]) -> list[str]:
-    """The digest of each file's bytes; empty where it cannot be read."""
+    """The digest of the bytes of each file; empty if it cannot be read."""
     quiet = len(paths) < MANY or not Console(stderr=True).is_terminal
     chunks = [paths[at : at + CHUNK] for at in range(0, len(paths), CHUNK)]
     with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
@@ -223,7 +220,7 @@ def _digest(path: str) -> str:
 
 
 @lru_cache(maxsize=2_000_000)
-def _digest_of(path: str, size: int, changed: int) -> str:  # a run opens its images for each network
+def _digest_of(path: str, size: int, changed: int) -> str:  # a pipeline opens its images for each network
     found = hashlib.blake2b(digest_size=16)
     with open(path, "rb") as file:
         while block := file.read(2**20):

@@ -1,7 +1,7 @@
-"""A folder of images -> its three splits; those that it has no folders for are cut. No torch here.
+"""A folder of images -> three splits; splits without a folder are cut. No torch here.
 
-Cuts go by a hash of each image's class and relative path, so that no image moves, on any machine, when others are
-added, removed or renamed. Images that a network has seen keep their splits.
+The cut is by a hash of the class and relative path of each image, so no image changes its split, on any machine, when
+others are added, removed or renamed. Images that a network was trained on keep their splits.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from psvit.errors import UserError
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Images of a folder, each in its split.
+    """The images of a folder with their splits.
 
     Args:
         classes: class names, by class number.
         rows: the images; splits: the split of each: train, validation, test, or unused.
         origins: where each split comes from, for the user.
         notes: lines for the user.
-        known: the digests of the images, if they are known already.
+        known: the digests of the images, if already computed.
     """
 
     classes: tuple[str, ...]
@@ -50,15 +50,15 @@ class ImageSet:
         return FileSource([row.path for row in chosen], [number[row.label] for row in chosen])
 
     def check_split(self, split: str, name: str) -> None:
-        """Refuse to evaluate on a split without an image; `name` is what the user called the set."""
+        """Refuse to evaluate on an empty split; `name` is the set as the user gave it."""
         if split not in self.splits:
             there = ", ".join(sorted(set(self.splits) - {"unused"}))
             raise UserError(f"--split {split} of {name!r} holds no image, but {there} does: give another --split")
 
     def trained_on(self, split: str, known: ImageList | None, unreadable: Sequence[str] = ()) -> int | None:
-        """How many images of a split a network was trained on, by its list; None without one.
+        """The number of images of a split that a network was trained on, by its list; None without a list.
 
-        Images in `unreadable`, NAME (REASON), do not count.
+        Images in `unreadable`, as NAME (REASON), do not count.
         """
         if known is None:
             return None
@@ -70,7 +70,7 @@ class ImageSet:
 
     @cached_property
     def images(self) -> ImageList:
-        """The list of the images; all files are read for it."""
+        """The list of the images; reads all files unless the digests are known."""
         known = self.known or digests([row.path for row in self.rows])
         listed = zip(self.splits, self.rows, known, strict=True)
         return ImageList(tuple(Listed(split, row.label, row.where, digest) for split, row, digest in listed))
@@ -78,18 +78,18 @@ class ImageSet:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class OpenedSet:
-    """What is known of any set of images once it is opened.
+    """An opened set of images; the attributes that all tasks share.
 
     Args:
-        name: what the user called it.
+        name: as the user gave it.
         classes: class names, by class number.
         in_chans: 1 (grey) or 3 (RGB).
         mean: of each channel, for pixels in 0..1.
         std: of each channel.
-        mirror: an image keeps its classes when mirrored left to right.
+        mirror: mirroring an image does not change its class.
         workers: loading processes.
         notes: lines for the user.
-        files: of a folder, its image files, each in its split.
+        files: for a folder, its image files with their splits.
     """
 
     name: str
@@ -104,20 +104,20 @@ class OpenedSet:
 
 
 def default_workers() -> int:
-    """Loading processes for files."""
+    """Default number of loading processes for files."""
     return min(4, os.cpu_count() or 1)
 
 
 def open_image_set(
     config: DataConfig, kept: ImageList | None = None, evaluated: tuple[str, ...] | None = None
 ) -> ImageSet:
-    """Read a folder of images, and cut the splits that it has no folders for.
+    """Read a folder of images, and cut the splits without a folder.
 
     Args:
         config: which folder, and how to cut.
-        kept: the list of a network's images: they keep their splits.
-        evaluated: the classes of a network to evaluate. Then a folder without splits, if it is not that of `kept`, is a
-            test split as a whole, and need not have all classes.
+        kept: list of images that keep their splits.
+        evaluated: the classes of a network to evaluate. Then a folder without splits, unless it is that of `kept`, is
+            entirely a test split, and may lack classes.
 
     Raises:
         UserError: see `read_image_folder`; or no image can be trained on.
@@ -139,7 +139,7 @@ def data_folder(config: DataConfig, known: str) -> Path:
     """The folder that --data names; `known` says what it may be.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such folder.
     """
     root = Path(os.path.expanduser(config.data))
     if not root.is_dir():
@@ -151,12 +151,12 @@ def data_folder(config: DataConfig, known: str) -> Path:
 def split_images(
     folder: ImageFolder, config: DataConfig, kept: ImageList | None = None, evaluated: bool = False
 ) -> ImageSet:
-    """Cut the splits that a folder lacks; its images may have classes or none.
+    """Cut the splits without a folder; images need not have classes.
 
     Args:
-        folder: the images, by the splits that they have folders for.
+        folder: the images, by split.
         config: how to cut.
-        kept: the list of a network's images: they keep their splits.
+        kept: list of images that keep their splits.
         evaluated: a network is evaluated, see `open_image_set`.
 
     Raises:
@@ -190,7 +190,7 @@ def split_images(
 
 
 class _Cutting:
-    """The rows of a folder, and the split of each while it is decided."""
+    """The images of a folder, and the split of each, which the methods set."""
 
     def __init__(self, folder: ImageFolder, config: DataConfig) -> None:
         self.config = config
@@ -203,7 +203,7 @@ class _Cutting:
         self.digests: tuple[str, ...] = ()
 
     def cut(self) -> None:
-        """Cut a test split and a validation split where there are no folders of theirs."""
+        """Cut a test split and a validation split if they have no folders."""
         if "test" not in self.origins and "validation" in self.origins:
             self.splits = ["test" if split == "validation" else split for split in self.splits]
             self.origins["test"] = self.origins.pop("validation")
@@ -211,14 +211,14 @@ class _Cutting:
         if "test" not in self.origins:
             self._cut_off("test", TEST_FRACTION, "test")
         if "validation" not in self.origins:
-            # the salt keeps the older word: with another one, all validation splits that there are would change
+            # do not reword the salt: it decides which images are in the validation split
             self._cut_off("validation", self.config.validation, f"hold-out {self.config.seed_of_split}")
         elif not self.config.validation:
             self.splits = ["unused" if split == "validation" else split for split in self.splits]
             self.notes.append(f"{self.origins.pop('validation')} is not used: --validation is 0")
 
     def _cut_off(self, split: str, fraction: float, salt: str) -> None:
-        """Cut a fraction off the training split by a hash."""
+        """Cut a fraction of the training split by a hash."""
         if not fraction or "train" not in self.origins:
             return
         members = self._members("train")
@@ -241,7 +241,7 @@ class _Cutting:
         return [at for at, own in enumerate(self.splits) if own == split]
 
     def keep(self, kept: ImageList) -> None:
-        """Give images that a network has seen the split that they had, unless a folder says another."""
+        """Give known images the split that they had, unless a folder sets it."""
         for at, (row, digest) in enumerate(zip(self.rows, self.digests, strict=True)):
             before = kept.split_of(row.where, digest)
             if before is not None and self.by_folder.isdisjoint((before, self.splits[at])):
@@ -250,7 +250,7 @@ class _Cutting:
         self.origins |= dict.fromkeys(cut, "as the training kept it")
 
     def join(self) -> None:
-        """Put images of equal content into one split: test before the validation split, before training."""
+        """Put identical images into one split: test before validation before training."""
         last: dict[str, int] = {}
         for digest, split in zip(self.digests, self.splits, strict=True):
             last[digest] = max(last.get(digest, 0), SPLITS.index(split))
@@ -262,7 +262,7 @@ class _Cutting:
             self.notes.append(f"images moved to the split of others with equal bytes (--join-duplicates): {moved}")
 
     def limit(self, most: int, classes: int) -> None:
-        """Train on so many images only, evenly over the classes, the lowest hashes first."""
+        """Keep `most` training images, balanced over the classes, those of the lowest hashes."""
         if most < classes:
             raise UserError(f"--limit {most} is below the {classes} classes: give each one image")
         salt = f"limit {self.config.seed_of_split}"
@@ -277,4 +277,4 @@ class _Cutting:
 
 
 def _named(labels: Sequence[str]) -> str:
-    return f": {quoted(labels)}" if any(labels) else ""  # images without classes have the empty one
+    return f": {quoted(labels)}" if any(labels) else ""  # without classes the label is empty

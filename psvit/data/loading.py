@@ -1,7 +1,7 @@
-"""A split -> the batches of an epoch, in training and in evaluation.
+"""A split -> the batches of an epoch, for training and evaluation.
 
-A training sample depends only on (seed, epoch, position): not on the number of workers, nor on what ran before. So a
-killed run resumes in mid-epoch, and its weights are bitwise equal to those of a run that was not killed.
+A training sample depends only on (seed, epoch, position), not on the number of workers or on earlier samples. So a
+killed run can resume within an epoch with bitwise the same weights as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Yield the micro-batches start, start + 1, ..., batches - 1 of one rank's epoch.
 
-    The order is a permutation drawn from (seed, epoch); when it is used up a fresh one follows. Micro-batch j of
-    rank r takes the positions ``[(j * world_size + r) * batch_size : + batch_size]``. With repeats an image fills that
-    many positions in a row, each with its own draw, and the order keeps its length (DeiT's repeated augmentation).
+    The order is a permutation drawn from (seed, epoch), followed by further ones if needed. Micro-batch j of rank r
+    takes the positions ``[(j * world_size + r) * batch_size : + batch_size]``. With repeats an image fills that many
+    positions in a row, each with its own draw, and the order keeps its length (DeiT's repeated augmentation).
 
-    A stream's order comes from timm's reader, seeded by (seed, epoch), and depends on the number of workers too.
-    Resuming reads and throws away the first `start` batches.
+    The order of a stream comes from timm's reader, seeded by (seed, epoch), and also depends on the number of workers.
+    Resuming reads and discards the first `start` batches.
     """
     if isinstance(split, ImageSplit) and isinstance(split.source, Stream):
         if repeats != 1:
@@ -75,10 +75,10 @@ def train_batches(
 def eval_batches(
     split: Split, *, batch_size: int, rank: int = 0, world_size: int = 1, workers: int = 0
 ) -> Iterator[Batch]:
-    """Yield every image exactly once over all ranks: rank r takes the images ``r::world_size``. No padding.
+    """Yield every image exactly once over all ranks, without padding: rank r takes the images ``r::world_size``.
 
-    Unreadable images are dropped and named in a batch, so batches may be smaller. One of several ranks that can read
-    none of its images yields an empty batch with their names: call `check_readable` on the sum over the ranks.
+    Unreadable images are dropped and named in a batch, so batches may be smaller. With several ranks, one that cannot
+    read any of its images yields an empty batch with their names: call `check_readable` on the sum over the ranks.
 
     Raises:
         UserError: the split is empty; with a single rank, none of its images can be read.
@@ -91,7 +91,7 @@ def eval_batches(
         mine = range(rank, len(split), world_size)
         keys = ([(i, 0) for i in mine[at : at + batch_size]] for at in range(0, len(mine), batch_size))
         batches = load(_KeyedBatches(split), keys, workers, 0)
-    held: Batch | None = None  # one batch is held back, so that no name is lost when nothing readable follows
+    held: Batch | None = None  # held back to take the names of unreadable images after it
     names: tuple[str, ...] = ()
     for batch in batches:
         names += batch.unreadable
@@ -108,11 +108,11 @@ def eval_batches(
 
 
 def check_readable(images: int, unreadable: Sequence[str]) -> None:
-    """Refuse an evaluation in which no image could be read.
+    """Refuse an evaluation without a readable image.
 
     Args:
-        images: how many were read, in all processes.
-        unreadable: the others: NAME (REASON).
+        images: number of images read, over all processes.
+        unreadable: the others, as NAME (REASON).
 
     Raises:
         UserError: no image could be read.
@@ -124,7 +124,7 @@ def check_readable(images: int, unreadable: Sequence[str]) -> None:
 
 
 class _KeyedBatches(Dataset["Batch | UserError"]):
-    """Keys -> batch. A worker returns a UserError as a value: DataLoader would bury its line in a traceback."""
+    """Keys -> batch. A UserError is returned as a value: DataLoader would wrap it in a traceback."""
 
     def __init__(self, split: Split) -> None:
         self.split = split
@@ -138,7 +138,7 @@ class _KeyedBatches(Dataset["Batch | UserError"]):
 
 
 class _StreamBatches(IterableDataset["Batch | UserError"]):
-    """Reader -> batches, in the reader's order; in training pass after pass, without end."""
+    """Reader -> batches, in the order of the reader; in training without end."""
 
     def __init__(self, split: ImageSplit, batch_size: int, seed: Key, rank: int, world_size: int) -> None:
         self.split, self.batch_size, self.seed = split, batch_size, seed
@@ -163,7 +163,7 @@ class _StreamBatches(IterableDataset["Batch | UserError"]):
         for turn in count():
             seed = int(np.random.SeedSequence((*self.seed, turn)).generate_state(1)[0])
             dataset = self.split.source.open_stream(is_training=training, seed=seed, batch_size=self.batch_size)
-            # timm pads an evaluation so that its ranks get equal shares; we read all and take every n-th instead
+            # timm pads an evaluation to equal shares of the ranks; instead, read all and take every n-th image
             share = (self.rank, self.world_size) if training else (0, 1)
             dataset.reader.dist_rank, dataset.reader.dist_num_replicas = share
             if not training:
@@ -171,7 +171,7 @@ class _StreamBatches(IterableDataset["Batch | UserError"]):
                 return
             images = iter(dataset)
             first = next(images, None)
-            if first is None:  # more workers than shards: this one has nothing to read
+            if first is None:  # more workers than shards
                 return
             yield first
             yield from images

@@ -1,4 +1,4 @@
-"""Batches from DataLoader's processes, and what a user is told when one of them dies or memory is too small."""
+"""Batches from DataLoader, and clear errors when a loading process dies or shared memory is too small."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from psvit.errors import UserError, one_line
 def load(
     dataset: Dataset[Batch | UserError], keys: Iterable[list[Key]] | None, workers: int, seed: int
 ) -> Iterator[Batch]:
-    """Yield the batches that a data set makes, one for each list of keys; of an iterable data set all.
+    """Yield a batch for each list of keys, or all batches of an iterable data set.
 
     Raises:
-        UserError: the data set returned one; a loading process died, or its shared memory is full.
+        UserError: the data set returned one, a loading process died, or shared memory is full.
     """
     loader: DataLoader[Any] = DataLoader(
         dataset,
-        batch_size=None,  # the data set makes whole batches itself
+        batch_size=None,  # the data set returns whole batches
         sampler=keys,
         num_workers=workers,
         collate_fn=_shared,
         worker_init_fn=_ignore_ctrl_c,
         pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator().manual_seed(seed),  # else DataLoader draws from the model's generator
+        generator=torch.Generator().manual_seed(seed),  # else DataLoader would draw from the global generator
     )
     batches = iter(loader)
     if workers:
@@ -50,19 +50,19 @@ def load(
 
 
 def _ignore_ctrl_c(worker: int) -> None:
-    # a terminal's Ctrl-C reaches the workers too, but the batches up to the next checkpoint are still needed
+    # Ctrl-C in a terminal reaches the workers too, but training still needs batches up to its checkpoint
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _shared(batch: Any) -> Any:
-    """In a loading process, share the batch's memory here: where DataLoader does it, nobody sees a failure."""
+    """Move a batch to shared memory in the loading process, since DataLoader would hide a failure."""
     if get_worker_info() is None or isinstance(batch, UserError):
         return batch
     try:
         for tensor in _tensors(batch):
             tensor.share_memory_()
     except RuntimeError as error:
-        reason = re.sub(r".*?>\W*", "", one_line(error), count=1)  # behind the name of torch's file
+        reason = re.sub(r".*?>\W*", "", one_line(error), count=1)  # without the name of torch's file
         return UserError(
             f"the shared memory is too small for the batches of the loading processes ({reason}): give --workers 0, or "
             "enlarge it, as by docker run --shm-size 2g; a run goes on with --resume"
@@ -84,7 +84,7 @@ def _deaths_explained() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error.__cause__, UserError):  # the handler below was faster, and DataLoader hides its message
+        if isinstance(error.__cause__, UserError):  # raised by the handler below, and wrapped by DataLoader
             raise error.__cause__ from None
         how = re.search(r"killed by signal: [^.]+|exited unexpectedly", str(error))
         if how is None or not str(error).startswith("DataLoader worker"):
@@ -96,7 +96,7 @@ def _deaths_explained() -> Iterator[None]:
 
 
 def _explain_deaths_anywhere() -> None:
-    """Wrap torch's handler of SIGCHLD, which raises at whatever line this process is when a worker dies."""
+    """Wrap torch's SIGCHLD handler, which raises in the main thread at any line when a worker dies."""
     if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
         return
     of_torch = signal.getsignal(signal.SIGCHLD)

@@ -1,4 +1,4 @@
-"""One image -> one sample, and samples -> a batch; what becomes of images that cannot be read."""
+"""One image -> one sample, samples -> a batch; unreadable images are replaced or dropped."""
 
 from __future__ import annotations
 
@@ -18,19 +18,16 @@ from psvit.data.sources import Source, Stream, printable
 from psvit.errors import UserError, one_line
 
 Key = tuple[int, int]
-"""The index of an image, and the draw: the number that seeds its augmentation."""
+"""The index of an image, and the seed of its augmentation."""
 
 Transform = Callable[[Image.Image], Tensor]
 
 TRIES = 16
-"""An unreadable training image is replaced by one of the next, at most this many in a row."""
+"""At most this many images in a row are tried in place of an unreadable training image."""
 
 
 class Sample(NamedTuple):
-    """A transformed image (None if unreadable), its class number or a task's target, and unreadable files.
-
-    `unreadable` holds NAME (REASON) of this image, or of those that it replaces.
-    """
+    """A transformed image (None if unreadable), its class number or target, and unreadable files as NAME (REASON)."""
 
     image: Tensor | None
     label: Any
@@ -38,9 +35,9 @@ class Sample(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Images (B, C, H, W) float32, labels (B,) int64, and the files that could not be read: NAME (REASON).
+    """Images (B, C, H, W) float32, labels (B,) int64, and unreadable files as NAME (REASON).
 
-    Other tasks than classification have targets in place of labels, and a list of images where sizes differ.
+    Dense tasks have targets in place of labels, and a list of images if sizes differ.
     """
 
     images: Any
@@ -52,7 +49,7 @@ class Split(Dataset[Sample], ABC):
     """A split with its transforms: a key (index, draw) -> Sample.
 
     Args:
-        training: replace an unreadable image by the next readable one; evaluation drops it. Both name it.
+        training: replace an unreadable image by the next readable one; evaluation drops it.
         strict: stop at the first unreadable image with a UserError.
     """
 
@@ -64,24 +61,24 @@ class Split(Dataset[Sample], ABC):
 
     @abstractmethod
     def name(self, i: int) -> str:
-        """What a message calls image i."""
+        """The name of image i in messages."""
 
     @abstractmethod
     def read(self, i: int) -> Any:
-        """Image i with its target, as stored; OSError if it cannot be read."""
+        """Image i with its target, untransformed; OSError if it cannot be read."""
 
     @abstractmethod
     def transformed(self, item: Any) -> tuple[Tensor, Any]:
-        """What `read` gave -> tensor and target; randomness comes from the global generators, which are seeded."""
+        """The result of `read` -> tensor and target; uses the global generators, which are seeded."""
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        """Samples -> the batch; those without an image are dropped, and named."""
+        """Samples -> a batch without the unreadable images."""
         images = [sample.image for sample in samples if sample.image is not None]
         labels = [sample.label for sample in samples if sample.image is not None]
         return Batch(*self.stacked(images, labels), tuple(name for sample in samples for name in sample.unreadable))
 
     def stacked(self, images: list[Tensor], labels: list[Any]) -> tuple[Any, Any]:
-        """Images and labels of a batch."""
+        """Stack the images and labels of a batch."""
         return torch.stack(images) if images else torch.empty(0), torch.tensor(labels, dtype=torch.int64)
 
     def __getitem__(self, key: Key) -> Sample:
@@ -106,7 +103,7 @@ class Split(Dataset[Sample], ABC):
         return Sample(None, -1, tuple(unreadable))
 
     def drawn(self, item: Any, draw: int) -> tuple[Tensor, Any]:
-        """`transformed`, with the randomness of one draw in training."""
+        """`transformed`; in training with generators seeded by `draw`."""
         if self.training:
             random.seed(draw)
             np.random.seed(draw % 2**32)
@@ -119,7 +116,7 @@ class ImageSplit(Split):
 
     Args:
         source: the images; a stream is shuffled in training.
-        transform: image -> tensor (C, H, W); its randomness comes from the key's draw alone.
+        transform: image -> tensor (C, H, W); may use the global generators.
         training: replace unreadable images.
         strict: stop at the first unreadable image with a UserError.
     """
@@ -154,14 +151,14 @@ class ImageSplit(Split):
 
 
 def _with_reason(name: str, error: OSError) -> str:
-    """NAME (REASON); most reasons begin with the name, which is said once."""
+    """NAME (REASON), where the reason does not repeat the name."""
     reason = one_line(error, limit=1000).removeprefix(f"image {printable(name)}")  # it may hold long paths
     return f"{name} ({reason.lstrip(' :')})"
 
 
 @contextmanager
 def generators_kept() -> Iterator[None]:
-    """Give the global generators back as they were: loading in this process shares them with the model's dropout."""
+    """Restore the global generators, which the model's dropout uses too if loading runs in this process."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Files, arrays and streams -> the images of one split, by number or from the start. No torch here."""
+"""Files, arrays and streams -> the images of one split, by index or as a stream. No torch here."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 
 def cache_folder() -> Path:
-    """psvit's folder in the user's cache; in that of temporary files for a user without a home."""
-    home = os.path.expanduser("~")  # stays the tilde where HOME is unset and the system knows no such user
+    """psvit's folder in the user's cache, or in the temporary folder for a user without a home."""
+    home = os.path.expanduser("~")  # stays ~ without HOME and without an entry for the user
     places = [os.environ.get("XDG_CACHE_HOME", ""), os.path.join(home, ".cache"), tempfile.gettempdir()]
     return Path(next(filter(os.path.isabs, places))) / "psvit"
 
@@ -27,7 +27,7 @@ def cache_folder() -> Path:
 CACHE = cache_folder()
 
 TEST_SPLITS = ("test", "validation", "val", "valid")
-"""Names of a test split, the first that is there."""
+"""Names of a test split; the first that exists is used."""
 
 
 @cache
@@ -40,7 +40,7 @@ def add_pillow_plugins() -> None:
 
 
 def load_image(file: str | Path | IO[bytes], in_chans: int = 3, as_stored: bool = False) -> Image.Image:
-    """Read and decode an image file, upright: mode L for 1 channel, RGB for 3. Of several frames the first counts.
+    """Read and decode an image file, upright: mode L for 1 channel, RGB for 3; only the first frame.
 
     Args:
         file: its path, or an open file.
@@ -55,17 +55,17 @@ def load_image(file: str | Path | IO[bytes], in_chans: int = 3, as_stored: bool 
         with Image.open(file) as image:
             image.load()
             return convert_image(image, in_chans, as_stored)
-    except Exception as error:  # on broken bytes Pillow's plugins raise anything: SyntaxError, struct.error, ...
+    except Exception as error:  # Pillow raises anything on broken files: SyntaxError, struct.error, ...
         name = printable(str(getattr(file, "name", "from memory") if hasattr(file, "read") else file))
-        unknown = isinstance(error, UnidentifiedImageError)  # its message, and strerror's, would repeat the name
+        unknown = isinstance(error, UnidentifiedImageError)  # other messages would repeat the name
         reason = "it is of no format that Pillow knows" if unknown else getattr(error, "strerror", None) or error
         raise OSError(f"image {name} cannot be read: {reason}") from error
 
 
 def convert_image(image: Image.Image, in_chans: int = 3, as_stored: bool = False) -> Image.Image:
-    """Bring an image of any mode to 8 bit L or RGB, turned as its EXIF orientation says, or as it is stored.
+    """Convert an image of any mode to 8-bit L or RGB, upright by its EXIF orientation, or as stored.
 
-    Transparent pixels become white: a plain conversion would show the colours hidden beneath.
+    Transparent pixels become white; a plain conversion would show their hidden colours.
     """
     image = image if as_stored else upright(image)
     if image.mode.startswith("I") or image.mode == "F":
@@ -77,38 +77,38 @@ def convert_image(image: Image.Image, in_chans: int = 3, as_stored: bool = False
 
 
 ORIENTATION = 0x0112
-"""The EXIF entry that says how a camera was held."""
+"""The EXIF tag of the orientation."""
 
 QUARTER_TURNS = 5
-"""Its values from which on width and height change places."""
+"""From this orientation on, width and height are swapped."""
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The image turned by its EXIF orientation: phones store pictures as the sensor was held."""
-    with suppress(Exception):  # a broken EXIF block is no reason to lose the image
+    """The image rotated by its EXIF orientation."""
+    with suppress(Exception):  # keep images with a broken EXIF block
         if image.getexif().get(ORIENTATION, 1) != 1:
             return ImageOps.exif_transpose(image)
     return image
 
 
 def stored_orientation(image: Image.Image) -> int:
-    """The EXIF orientation of an opened image, from its header alone: 1 to 8, 1 where it is upright."""
+    """The EXIF orientation of an opened image, from its header: 1 (upright) to 8."""
     with suppress(Exception):
-        # not image.getexif(), which decodes a whole PNG to see whether there is a block behind the pixels
+        # image.getexif() would decode a whole PNG to look for a block after the pixels
         found = Image.Image.getexif(image).get(ORIENTATION, 1)
         return found if found in range(1, 9) else 1
     return 1
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Height and width of `upright` of an opened image, from its header alone."""
+    """Height and width of `upright(image)`, from the header."""
     turned = stored_orientation(image) >= QUARTER_TURNS
     return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def _scale_to_8_bit(image: Image.Image) -> Image.Image:
-    # Pillow's own convert() clips at 255. The first range that holds the pixels is a rule that keeps the images of
-    # a set comparable, where stretching each to its own extremes would not.
+    # Pillow's convert() clips at 255. Scaling by the first fixed range that holds the pixels keeps the images of a set
+    # comparable; stretching each image to its own range would not.
     pixels = np.nan_to_num(np.asarray(image).astype(np.float64))
     low, high = pixels.min(), pixels.max()
     if image.mode.startswith("I;16"):
@@ -120,7 +120,7 @@ def _scale_to_8_bit(image: Image.Image) -> Image.Image:
 
 
 class Images(ABC):
-    """The images of one split, by number. Nothing is decoded before it is asked for."""
+    """The images of one split, by index; decoded on demand."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -131,18 +131,18 @@ class Images(ABC):
 
     @abstractmethod
     def name(self, i: int) -> str:
-        """What a message calls image i: its file name, or for example ``digits #12``."""
+        """The name of image i in messages: its file name, or for example ``digits #12``."""
 
 
 class Source(Images):
-    """Images with a class number each."""
+    """Images with class numbers."""
 
     @abstractmethod
     def label(self, i: int) -> int:
         """Class number of image i."""
 
     def labels(self) -> Sequence[int] | None:
-        """Every class number, without decoding an image; None: not known before the images are read."""
+        """All class numbers, without decoding images; None if they are not known."""
         return [self.label(i) for i in range(len(self))]
 
 
@@ -186,7 +186,7 @@ class FileSource(Source):
         return self.targets[i]
 
     def name(self, i: int) -> str:
-        """Path of file i, as it can be written down."""
+        """Printable path of file i."""
         return printable(self.paths[i])
 
 
@@ -194,7 +194,7 @@ S = TypeVar("S", bound=Images)
 
 
 class Chosen(Images, Generic[S]):
-    """Some images of another source."""
+    """A subset of another source."""
 
     def __init__(self, source: S, indices: Sequence[int] | NDArray[np.int64]) -> None:
         self.source, self.indices = source, np.asarray(indices, dtype=np.int64)
@@ -212,7 +212,7 @@ class Chosen(Images, Generic[S]):
 
 
 class Subset(Chosen[Source], Source):
-    """Some images of another source."""
+    """A subset of a source with class numbers."""
 
     def label(self, i: int) -> int:
         """Its class number."""
@@ -220,19 +220,19 @@ class Subset(Chosen[Source], Source):
 
 
 class LazySource(Subset):
-    """All images of a source that is opened when it is first used: so no test split is looked into by accident."""
+    """A source that is opened when first used, so that no test split is read by accident."""
 
     def __init__(self, open_source: Callable[[], Source]) -> None:
         self.open_source = open_source
 
     @cached_property
     def source(self) -> Source:  # type: ignore[override]
-        """The source itself; asking for it opens it."""
+        """The source; opened on first access."""
         return self.open_source()
 
     @cached_property
     def indices(self) -> NDArray[np.int64]:  # type: ignore[override]
-        """All numbers."""
+        """The indices of all images."""
         return np.arange(len(self.source))
 
 
@@ -240,7 +240,7 @@ class Stream:
     """A split that can only be read from its start: timm's iterable sets (WebDataset, TFDS, hfids).
 
     Args:
-        open_stream: opens timm's set afresh; called with is_training, seed, batch_size.
+        open_stream: opens timm's set anew; called with is_training, seed, batch_size.
     """
 
     def __init__(self, open_stream: Callable[..., Any]) -> None:
@@ -248,34 +248,34 @@ class Stream:
 
     @cached_property
     def length(self) -> int:
-        """Number of images that the set says it has."""
+        """Number of images according to the set."""
         return len(self.open_stream(is_training=False, seed=0, batch_size=1))
 
     def __len__(self) -> int:
         return self.length
 
     def labels(self) -> None:
-        """Not known before the images are read."""
+        """None: class numbers are not known before the images are read."""
         return
 
 
 def no_images() -> Source:
-    """The split that is not there."""
+    """An empty split."""
     return FileSource((), ())
 
 
 def natural(text: str) -> tuple[list[str | int], str]:
-    """Sorting key: numbers by value, letters without their case; then the text itself."""
+    """Key for natural sorting: numbers by value, letters without case."""
     parts = re.split(r"(\d+)", text.lower())
     return [int(part) if at % 2 else part for at, part in enumerate(parts)], text
 
 
 def printable(text: str) -> str:
-    """The text, with stray bytes of a file name, which UTF-8 cannot hold, as escapes."""
+    """The text with bytes that are not UTF-8, as in file names, escaped."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def quoted(names: Sequence[str]) -> str:
-    """The first five names for a message, and how many more there are."""
+    """The first five names, and the number of others, for a message."""
     shown = ", ".join(map(repr, names[:5]))
     return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

@@ -1,4 +1,4 @@
-"""Cuts of a split that keep its classes in proportion, and the digits, cut. No torch here."""
+"""Stratified cuts of a split, and the digits in two splits. No torch here."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from psvit.errors import UserError
 
 TEST_FRACTION = 0.2
-"""Of each class, in a set without a test split. Its seed is fixed: all runs are tested on the same images."""
+"""Test fraction of each class in a set without a test split; the seed is fixed, so all runs share the test images."""
 
 
 def cut(
     labels: NDArray[Any], fraction: float, rng: np.random.Generator, classes: Sequence[str]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices that stay and indices cut off: a fraction of each class, with at least one image on both sides.
+    """Cut a fraction of each class, with at least one image on both sides: indices kept and indices cut off.
 
     Raises:
         UserError: a class has one image only.
@@ -43,7 +43,7 @@ Labelled = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 def digits() -> tuple[Labelled, Labelled]:
-    """scikit-learn's digits, 8 x 8: those to train on and those to test on, always the same."""
+    """scikit-learn's digits, 8 x 8, in a fixed training and test split."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -53,7 +53,7 @@ def digits() -> tuple[Labelled, Labelled]:
 
 
 def hashed_position(key: str, salt: str) -> float:
-    """Hash a text to 0 <= x < 1: the same on every machine."""
+    """Hash a text to 0 <= x < 1, the same on every machine."""
     digest = hashlib.blake2b(f"{salt}\0{key}".encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
@@ -61,17 +61,16 @@ def hashed_position(key: str, salt: str) -> float:
 def cut_by_hash(
     keys: Sequence[str], labels: Sequence[str], fraction: float, salt: str
 ) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
-    """Cut about a fraction of each class off, by a hash of each image's key: a cut that never moves.
+    """Cut about a fraction of each class by a hash of the key of each image.
 
-    An image is cut off if its key falls below the fraction, so other images may come, go or be renamed. Where that
-    leaves nothing on one side of a class, the lowest ranks are cut off instead, at least one image; a single image
-    stays.
+    An image is cut off if its hash is below the fraction, whatever other images there are. If that leaves no image on
+    one side of a class, the images of the lowest hashes are cut off instead, at least one; a single image is kept.
 
     Args:
-        keys: the class and the relative path of each image; equal keys stay together.
-        labels: the class of each image.
-        fraction: of each class.
-        salt: tells one cut from another.
+        keys: class and relative path of each image; equal keys stay together.
+        labels: class of each image.
+        fraction: fraction of each class.
+        salt: name of the cut; other salts give other cuts.
 
     Returns:
         Whether each image is cut off, and the classes that were too small for the threshold.

@@ -1,4 +1,4 @@
-"""Sets that timm reads: by number (hfds, torch) or as streams (wds, tfds, hfids). Their splits and class names."""
+"""Sets that timm reads: by index (hfds, torch) or as streams (wds, tfds, hfids)."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from psvit.data.sources import (
 from psvit.errors import UserError, one_line
 
 PREFIXES = ("hfds", "hfids", "tfds", "torch", "wds")
-"""What stands before the / of a set's name."""
+"""The parts before the / in names of sets."""
 
 
 class _TimmSource(Source):
-    """A set that timm reads by number: its own ImageDataset, or one of torchvision."""
+    """A set that timm reads by index: its ImageDataset, or a set of torchvision."""
 
     def __init__(self, dataset: Any, title: str) -> None:
         self.dataset, self.title = dataset, title
@@ -69,13 +69,13 @@ class _TimmSource(Source):
 
 
 def open_timm(config: DataConfig) -> tuple[Source | Stream, Source | Stream, Source | Stream, tuple[str, ...]]:
-    """Open a set by timm's name for it: train, validation (empty if still to be cut) and test split, class names.
+    """Open a set by its timm name: train, validation (empty if it is yet to be cut) and test split, class names.
 
     Raises:
-        UserError: timm does not find the set, or it cannot be cut as asked.
+        UserError: timm does not find the set, or it cannot be split as configured.
     """
     prefix, _, name = config.data.partition("/")
-    if name.lower() in ("image_folder", "folder"):  # there timm takes the training images where it finds no test split
+    if name.lower() in ("image_folder", "folder"):  # timm would test on the training images if there is no test split
         raise UserError(f"--data {config.data!r} is a folder: give the folder itself, {config.data_dir or 'its path'}")
     if prefix.lower() == "wds":
         return _open_shards(config)
@@ -90,7 +90,7 @@ def open_timm(config: DataConfig) -> tuple[Source | Stream, Source | Stream, Sou
 
 
 def _open_test(config: DataConfig, classes: tuple[str, ...]) -> Source:
-    torchvision = config.data.lower().startswith("torch/")  # where timm looks for validation alone
+    torchvision = config.data.lower().startswith("torch/")  # timm knows these test splits only as validation
     test = _TimmSource(_create(config, ("validation",) if torchvision else TEST_SPLITS), f"{config.data} test")
     names = _class_names(test.dataset) or classes
     if names != classes or (len(test) and not 0 <= min(test.labels()) <= max(test.labels()) < len(classes)):
@@ -100,7 +100,7 @@ def _open_test(config: DataConfig, classes: tuple[str, ...]) -> Source:
 
 
 def _create(config: DataConfig, splits: Sequence[str], **options: Any) -> Any:
-    """timm's create_dataset on the first of the splits that is there."""
+    """timm's create_dataset on the first existing one of the splits."""
     prefix, _, name = config.data.partition("/")
     root = config.data_dir
     if prefix.lower() == "torch":
@@ -110,7 +110,7 @@ def _create(config: DataConfig, splits: Sequence[str], **options: Any) -> Any:
     for split in splits:
         try:
             return create_dataset(config.data, root=root, split=split, **options)
-        except Exception as error:  # each reader fails in its own way, with anything from assert to a server's answer
+        except Exception as error:  # readers raise many exception classes
             errors.append(error)
     raise UserError(
         f"--data {config.data!r}, split {' or '.join(splits)}, cannot be opened by timm "
@@ -127,7 +127,7 @@ def _class_names(dataset: Any) -> tuple[str, ...]:
 
 
 def _open_streams(config: DataConfig) -> tuple[Stream, Stream | Source, Stream, tuple[str, ...]]:
-    """TFDS and hfids. TFDS cuts the validation split off the end of the training split, not by class."""
+    """Open TFDS and hfids. TFDS takes the end of the training split as validation split, not by class."""
     percent = round(100 * config.validation)
     if config.validation and config.data.lower().startswith("hfids/"):
         raise UserError(f"--validation {config.validation} cannot be cut from a stream, {config.data}: use hfds/, or 0")
@@ -149,7 +149,7 @@ def _open_streams(config: DataConfig) -> tuple[Stream, Stream | Source, Stream, 
 
 
 def _open_shards(config: DataConfig) -> tuple[Stream, Stream | Source, Stream, tuple[str, ...]]:
-    """WebDataset: tar files with train, val or test in their names. The validation split is whole shards."""
+    """Open WebDataset: tar files with train, val or test in their names. The validation split is whole shards."""
     shards = _find_shards(config, ("train", "training"))
     labels = {label for shard in shards for label in _shard_labels(shard)}
     classes = tuple(map(str, range(max(labels, default=-1) + 1)))
@@ -183,7 +183,7 @@ def _find_shards(config: DataConfig, splits: Sequence[str]) -> list[Path]:
 
 def _create_shards(config: DataConfig, shards: Sequence[Path] | None, **options: Any) -> Any:
     shards = _find_shards(config, TEST_SPLITS) if shards is None else shards
-    # timm warns at each opening that there is no info file; the number of images stands in the split instead
+    # timm warns each time about a missing info file; the split holds the number of images instead
     logging.getLogger("timm.data.readers.reader_wds").addFilter(_is_news)
     size = sum(len(_shard_labels(shard)) for shard in shards)
     names = "::".join(str(path.absolute()) for path in shards)

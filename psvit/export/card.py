@@ -20,17 +20,17 @@ from psvit.models.psvit import PSViT
 from psvit.tasks.classification.evaluate import Classifier
 
 PUBLIC = {"digits": "digits", "fashion-mnist": "zalando-datasets/fashion_mnist", "mnist-5k": "mnist-5k"}
-"""What the sets that psvit knows by name are called: as on the Hub, owner/name, where the same images are there."""
+"""Public names of psvit's own sets: owner/name if the same images are on the Hub."""
 
 
 def model_card(classifier: Classifier, name: str | None, license: str | None, place: Path) -> str:
-    """The text of README.md: front matter for the Hub, metrics, how to use it, licence.
+    """The text of README.md: front matter for the Hub, metrics, usage, licence.
 
     Args:
         classifier: see `psvit.tasks.classification.evaluate.open_checkpoint`; the MACs are those at its size.
-        name: of the repository on the Hub; None if there is none.
+        name: the repository on the Hub; None if there is none.
         license: of the weights, as the Hub spells it; None if it is not stated.
-        place: the folder; of an absolute path the card tells the name alone, since others may read it.
+        place: the folder; the card shows only the name of an absolute path.
     """
     model, metrics = classifier.model, read_metrics(classifier.source)
     channels, *sides = model.pretrained_cfg["input_size"]
@@ -67,12 +67,8 @@ def model_card(classifier: Classifier, name: str | None, license: str | None, pl
 
 
 def public_name(data: str) -> str | None:
-    """The public name of a set, by which others find it; None of a folder, or of files of the user's.
-
-    Args:
-        data: the set as `psvit.engine.trained_on.set_name` tells it.
-    """
+    """The public name of a set, from `psvit.engine.trained_on.set_name`; None for files of the user."""
     prefix, _, name = data.partition("/")
-    if prefix.lower() in PREFIXES and prefix.lower() != "wds":  # wds are files, wherever they lie
+    if prefix.lower() in PREFIXES and prefix.lower() != "wds":  # wds names local files
         return name if re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) else None
     return PUBLIC.get(data)

@@ -1,4 +1,4 @@
-"""``psvit export``: a checkpoint -> a file or folder that runs elsewhere, checked against the network."""
+"""``psvit export``: a checkpoint -> a file or folder for other runtimes, checked against the network."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from psvit.files import check_writable, opened_for_torch, replacing
 from psvit.tasks.classification.evaluate import Classifier, open_checkpoint
 
 METADATA = "psvit.json"
-"""The file inside a .pt2 or TorchScript archive that tells what the metadata of an ONNX file tell."""
+"""The file with our metadata inside a .pt2 or TorchScript archive."""
 
 
 def export(
@@ -37,21 +37,19 @@ def export(
     data: DataConfig | None = None,
     say: Callable[[str], None] = print,
 ) -> Exported:
-    """Export a checkpoint, and check that what is written computes what the network computes.
+    """Export a checkpoint, and check that the result computes the same as the network.
 
     Args:
         checkpoint: its folder.
-        config: what to write, and how it is checked.
-        data: images to measure the accuracy on, as config.data names them; ONNX only. Of the set that the network
-            was trained on, its validation split has to be the training's.
+        config: what to write, and how to check it.
+        data: images to measure the accuracy on; ONNX only. If the network was trained on this set, the validation
+            split must be that of the training.
         say: takes lines for the user.
 
     Raises:
-        UserError: a broken checkpoint, an output that is there already, a missing package, a network that cannot be
-            exported, or one whose exported outputs differ by more than the tolerance; or data whose validation split
-            the
-            network has learned: nothing is written then. Or the Hub refuses the folder, which is written by then and
-            stays.
+        UserError: the checkpoint is broken, the output exists, a package is missing, the network cannot be exported,
+            its exported outputs differ by more than the tolerance, or the network was trained on the validation split
+            of the data; nothing is written then. Or the Hub refuses the folder, which stays.
     """
     if config.push_to_hub is not None:
         check_repository(config.push_to_hub)
@@ -66,9 +64,8 @@ def export(
         trained = trained_on(classifier.metadata)
         if trained is None:
             say(
-                f"note      {checkpoint} does not tell its validation split: unless --validation and --seed are "
-                f"its training's, "
-                "images of it were learned"
+                f"note      {checkpoint} does not tell its validation split: unless --validation and --seed are those "
+                "of its training, it was trained on some of these images"
             )
         else:
             check_cut(checkpoint, trained, data)
@@ -84,11 +81,10 @@ def export(
 
 
 def output_paths(checkpoint: str, config: ExportConfig) -> tuple[Path, ...]:
-    """What will be written: a file, the int8 file beside it, or a folder.
+    """The paths to write: a file, with int8 a second one beside it, or a folder.
 
     Raises:
-        UserError: it is there already, and --overwrite is not given; it is something else than would be written; or
-            nothing can be written there.
+        UserError: one exists and --overwrite is not given, is of another kind, or is not writable.
     """
     folder = Path(checkpoint)
     default = folder.with_name(folder.resolve().name + SUFFIXES[config.format])
@@ -114,17 +110,17 @@ def output_paths(checkpoint: str, config: ExportConfig) -> tuple[Path, ...]:
 
 
 def _archive(classifier: Classifier, config: ExportConfig, output: Path) -> Exported:
-    """A .pt2 or TorchScript file; what is compared is what torch loads from it again."""
+    """Write a .pt2 or TorchScript file, and compare what torch loads from it with the network."""
     model = frozen_copy(classifier.model)
     input_size = tuple(classifier.model.pretrained_cfg["input_size"])
     described = {METADATA: json.dumps(metadata_of(classifier, FLOAT32), ensure_ascii=False)}
     with replacing(output) as temporary, warnings.catch_warnings():
-        for category in (DeprecationWarning, FutureWarning):  # TorchScript's end: the help and the page tell it
+        for category in (DeprecationWarning, FutureWarning):  # that TorchScript is deprecated is in the help
             warnings.simplefilter("ignore", category)
         if config.format == "torch-export":
             program = to_program(model, input_size, config.batch_size)
             operators = count_operators(program_calls(program))
-            with opened_for_torch(temporary) as file:  # by its name alone torch would ask for .pt2
+            with opened_for_torch(temporary) as file:  # given a path, torch would insist on the ending .pt2
                 torch.export.save(program, file, extra_files=described)
             with temporary.open("rb") as file:
                 loaded: Any = torch.export.load(file).module()
@@ -140,7 +136,7 @@ def _archive(classifier: Classifier, config: ExportConfig, output: Path) -> Expo
 
 
 def _folder(classifier: Classifier, config: ExportConfig, output: Path) -> Exported:
-    """A folder for timm and the Hub; what is compared is what timm loads from it again."""
+    """Write a folder for timm and the Hub, and compare what timm loads from it with the network."""
     input_size = tuple(classifier.model.pretrained_cfg["input_size"])
     with replacing_files(output) as temporary:
         write_folder(temporary, classifier, config.push_to_hub, config.license, output)

@@ -11,10 +11,10 @@ from psvit.errors import UserError, flag
 Format = Literal["onnx", "torch-export", "torchscript", "timm"]
 
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2", "torchscript": ".torchscript.pt", "timm": "-timm"}
-"""What the name of a file, or of the folder for timm, ends with by default."""
+"""Default endings of the output, a folder for timm."""
 
 OPSETS = (18, 25)
-"""The oldest and the newest opset of ONNX that torch's exporter writes."""
+"""The oldest and the newest ONNX opset that torch's exporter writes."""
 
 
 @dataclass(frozen=True)
@@ -22,26 +22,26 @@ class ExportConfig(Config):
     """What to export, and how it is checked.
 
     Args:
-        format: onnx, torch-export (.pt2), torchscript (deprecated by torch), or timm: a folder with a model card, as
-            timm and the Hub read it.
-        int8: write an ONNX file with 8-bit weights too, beside the float32 one.
-        data: images to measure the accuracy on, before and after, as psvit evaluate takes them; its training images
-            set the ranges of int8 convolutions. Without, convolutions stay float32.
+        format: onnx, torch-export (.pt2), torchscript (deprecated by torch), or timm: a folder with a model card, for
+            timm and the Hub.
+        int8: also write an ONNX file with 8-bit weights, beside the float32 one.
+        data: images to measure the accuracy on, as psvit evaluate takes them; its training images calibrate int8
+            convolutions. Without it, convolutions stay float32.
         split: images of --data to measure the accuracy on.
-        calibration: training images that set those ranges.
+        calibration: number of training images for the calibration.
         reduce_range: int8 weights of 7 bits, for x86 processors without VNNI, whose 8-bit products saturate.
-        output: file, or folder for timm; by default the checkpoint's name with an ending, beside it.
-        opset: version of ONNX's operators that the file is written in; older runtimes read older ones alone.
+        output: file, or folder for timm; by default beside the checkpoint, with its name and an ending.
+        opset: ONNX opset of the file; older runtimes need an older one.
         img_size: side in pixels, or height and width; by default the checkpoint's.
-        batch_size: images that the file takes at a time; by default any number.
-        tolerance: largest difference to the network's own outputs; it does not apply to int8.
-        timed_batches: batch sizes to time at (only --batch-size, where it is given).
-        rounds: turns of each in the timing; 0 for no timing.
-        threads: CPU threads of the timing and of the measuring; by default torch's choice.
-        push_to_hub: name of a repository on the Hugging Face Hub, as user/name, to upload the folder for timm to.
+        batch_size: fixed batch size of the file; by default any.
+        tolerance: largest difference to the outputs of the network; not for int8.
+        timed_batches: batch sizes to time (--batch-size if that is given).
+        rounds: rounds of the timing; 0 for no timing.
+        threads: CPU threads for timing and accuracy; by default torch's choice.
+        push_to_hub: repository on the Hugging Face Hub, as user/name, to upload the folder for timm to.
         private: make that repository private.
         license: licence of the weights for the model card, such as apache-2.0.
-        overwrite: replace what is there already; in a folder, our own files alone.
+        overwrite: replace an existing output; in a folder, only our own files.
     """
 
     format: Format = "onnx"

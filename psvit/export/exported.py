@@ -1,4 +1,4 @@
-"""What an export found out about its files: the difference to the network, accuracy, speed; told to the user."""
+"""The results of an export: difference to the network, accuracy, speed; and their summary for the user."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.markup import escape
-from rich.table import Table
 from torch import Tensor
 
 from psvit.errors import UserError
 from psvit.export.export_config import ExportConfig
 from psvit.export.graph import example_images
 from psvit.latency.timing import MIN_SECONDS, Spread, Stopwatch, interleave
+from psvit.report.tables import Table
 
 Classify = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) -> logits (B, classes)."""
@@ -28,13 +27,13 @@ EAGER, FLOAT32, INT8 = "torch", "float32", "int8"
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote and found.
+    """The results of an export.
 
     Args:
-        files: what was written: a file, two with int8, or a folder.
+        files: the written file, two with int8, or folder.
         differences: largest absolute difference to the network's logits, by precision.
-        operators: how often each operator stands in the graph, by precision.
-        opset: version of ONNX's operators; None of other formats.
+        operators: count of each operator in the graph, by precision.
+        opset: ONNX opset; None for other formats.
         accuracy: top-1 in percent, by precision, on the images that `measured_on` names.
         measured_on: data set, split and number of images.
         timings: rows of `timing_rows`.
@@ -68,7 +67,7 @@ class Exported:
 def largest_difference(
     reference: Classify, exported: Classify, input_size: tuple[int, int, int], batch_sizes: Sequence[int]
 ) -> float:
-    """The largest absolute difference of their logits, over batches of normal noise."""
+    """The largest absolute difference of the logits, over batches of normal noise."""
     largest = 0.0
     for seed, batch_size in enumerate(batch_sizes, start=1):
         images = example_images(input_size, batch_size, seed)
@@ -78,7 +77,7 @@ def largest_difference(
 
 
 def check_difference(difference: float, tolerance: float, what: str) -> None:
-    """Refuse an exported file that computes something else.
+    """Refuse an exported file whose outputs differ.
 
     Raises:
         UserError: the difference is above the tolerance.
@@ -93,7 +92,7 @@ def check_difference(difference: float, tolerance: float, what: str) -> None:
 def time_in_turns(
     models: Mapping[str, Classify], input_size: tuple[int, int, int], batch_size: int, rounds: int
 ) -> list[dict[str, Any]]:
-    """Time several models on one batch, one turn each in every round; see `timing_rows`."""
+    """Time several models on one batch, in turns; see `timing_rows`."""
     images = example_images(input_size, batch_size)
     watches = [Stopwatch(partial(model, images), torch.device("cpu"), MIN_SECONDS) for model in models.values()]
     for watch in watches:
@@ -107,11 +106,11 @@ def time_in_turns(
 
 
 def timing_rows(seconds: Mapping[str, Sequence[float]], batch_size: int) -> list[dict[str, Any]]:
-    """A row for each model: milliseconds of a batch, and its speed over those before it, round by round.
+    """A row for each model: milliseconds per batch, and its speed relative to the models before it.
 
     Args:
-        seconds: of a batch, by the model's name, one number a round.
-        batch_size: images in a batch.
+        seconds: for a batch, one number per round, by the name of the model.
+        batch_size: images per batch.
 
     Returns:
         name, batch_size, ms_per_batch, speed_over by name; a spread is [lower quartile, median, upper quartile].
@@ -137,26 +136,22 @@ def _quartiles(values: Sequence[float], digits: int) -> list[float]:
 
 
 def timing_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """Timings for a terminal: one section for each batch size, medians with quartiles in brackets."""
+    """Timings as a table: medians with quartiles in brackets."""
     names = list(dict.fromkeys(row["name"] for row in rows))
-    table = Table(caption=escape("median [quartiles] of interleaved rounds"))
-    for heading in ("batch", "run by", "ms a batch", *(f"speed over {name}" for name in names[:-1])):
-        table.add_column(heading, justify="left" if heading == "run by" else "right")
+    cells = []
     for row in rows:
-        if table.row_count and row["name"] == names[0]:
-            table.add_section()
-        speeds = [_cell(row["speed_over"][name], ".2f") if name in row["speed_over"] else "" for name in names[:-1]]
-        table.add_row(str(row["batch_size"]), row["name"], _cell(row["ms_per_batch"], ".4g"), *speeds)
-    return table
+        speeds = [_cell(row["speed_over"].get(name), ".2f") for name in names[:-1]]
+        cells.append([row["name"], str(row["batch_size"]), _cell(row["ms_per_batch"], ".4g"), *speeds])
+    headings = ("run by", "batch", "ms a batch", *(f"speed over {name}" for name in names[:-1]))
+    return Table(headings, cells, caption="median [quartiles] of interleaved rounds")
 
 
-def _cell(quartiles: Sequence[float], form: str) -> str:
-    low, median, high = quartiles
-    return escape(f"{median:{form}} [{low:{form}}, {high:{form}}]")
+def _cell(quartiles: Sequence[float] | None, form: str) -> str:
+    return "" if quartiles is None else f"{quartiles[1]:{form}} [{quartiles[0]:{form}}, {quartiles[2]:{form}}]"
 
 
 def summary(result: Exported, config: ExportConfig) -> list[str]:
-    """Lines that tell the user what was found and what to do next."""
+    """Lines for the user: the results, and the next command."""
     lines = []
     if result.opset is not None:
         lines.append(f"opset     {result.opset} of ONNX")

@@ -1,7 +1,6 @@
 """A network -> a graph of one image size: an ONNX model, a program of torch.export, a traced TorchScript module.
 
-The network is put at its size beforehand, so that position embeddings are constants and nothing of the graph depends
-on a size but the batch's.
+The network is set to its size beforehand, so position embeddings are constants and only the batch size may vary.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 INPUT, OUTPUT = "images", "logits"
 LARGEST = 2_000_000_000
-"""Bytes of weights that one ONNX file can hold (protobuf ends at 2 GiB)."""
+"""The most bytes of weights in one ONNX file (protobuf is limited to 2 GiB)."""
 
 
 def frozen_copy(model: nn.Module) -> Any:
@@ -37,7 +36,7 @@ def frozen_copy(model: nn.Module) -> Any:
 
 
 def example_images(input_size: tuple[int, int, int], batch_size: int, seed: int = 0) -> Tensor:
-    """Normal noise (B, C, H, W): as images are after their mean and deviation are taken out."""
+    """Normal noise (B, C, H, W), like normalized images."""
     return torch.randn(batch_size, *input_size, generator=torch.Generator().manual_seed(seed))
 
 
@@ -49,8 +48,8 @@ def to_onnx(
 ) -> onnx.ModelProto:
     """Export to ONNX: ``images`` (B, C, H, W) float32 -> ``logits`` (B, classes), plain operators only.
 
-    Attention is written out: an exported fused kernel is taken apart into more operators, with shapes computed at run
-    time, than the explicit products are.
+    Attention is exported unfused: the decomposition of the fused kernel has more operators, and shapes computed at run
+    time.
 
     Args:
         model: see `frozen_copy`.
@@ -82,14 +81,14 @@ def to_onnx(
         )  # fmt: skip
     proto: onnx.ModelProto = program.model_proto
     del proto.metadata_props[:]
-    for node in proto.graph.node:  # the exporter writes where in our source each came from
+    for node in proto.graph.node:  # the exporter writes source locations there
         del node.metadata_props[:]
         node.doc_string = ""
     for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output, *proto.graph.initializer):
         del value.metadata_props[:]
     del proto.graph.metadata_props[:]
     proto.producer_name = "psvit"
-    if opset_of(proto) != opset:  # the exporter only warns, and writes another
+    if opset_of(proto) != opset:  # the exporter only warns
         raise UserError(
             f"--opset {opset} cannot be written by the installed torch and onnxscript, which wrote {opset_of(proto)}: "
             f"give --opset {opset_of(proto)}"
@@ -100,7 +99,7 @@ def to_onnx(
 
 
 def opset_of(model: onnx.ModelProto) -> int:
-    """The version of ONNX's own operators that a model is written in."""
+    """The ONNX opset of a model."""
     return next(int(used.version) for used in model.opset_import if not used.domain)
 
 
@@ -120,7 +119,7 @@ def to_program(model: nn.Module, input_size: tuple[int, int, int], batch_size: i
 def to_torchscript(model: nn.Module, input_size: tuple[int, int, int], batch_size: int | None = None) -> Any:
     """Trace to TorchScript: images (B, C, H, W) float32 -> logits (B, classes). Arguments as `to_onnx`.
 
-    TorchScript is deprecated in torch; it is for what loads nothing else.
+    TorchScript is deprecated in torch; it is for runtimes that load nothing else.
 
     Raises:
         UserError: the network cannot be traced, or `count_operators` refuses its graph.
@@ -145,7 +144,7 @@ def _refusal(what: str, batch_size: int | None) -> str:
 
 @contextmanager
 def quietly(refusal: str, logger: str | None = "torch.onnx") -> Iterator[None]:
-    """Hold back what an exporter logs, warns and prints, and tell its failure in one line that begins with `refusal`.
+    """Silence an exporter, and turn its failure into one line that begins with `refusal`.
 
     Raises:
         UserError: whatever fails within.

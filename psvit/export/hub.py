@@ -1,4 +1,4 @@
-"""Checkpoints on the Hugging Face Hub: folders that timm reads, with a model card; to there and back."""
+"""Checkpoints on the Hugging Face Hub: write folders for timm with a model card, upload, download."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def write_folder(
     license: str | None = None,
     place: Path | None = None,
 ) -> None:
-    """Write a classifier as timm and the Hub read it: config.json, weights, metrics.json and a model card.
+    """Write a classifier for timm and the Hub: config.json, weights, metrics.json and a model card.
 
     Args:
-        folder: where; see `replacing_files` for one that is there.
-        classifier: see `psvit.tasks.classification.evaluate.open_checkpoint`; its metrics.json is taken along.
-        name: of the repository that it will be on the Hub, as user/name, for the card; by default none.
+        folder: the folder; see `replacing_files` if it exists.
+        classifier: see `psvit.tasks.classification.evaluate.open_checkpoint`.
+        name: its future repository on the Hub, as user/name, for the card; by default none.
         license: of the weights, for the card.
-        place: where the folder will stand, for the card of one that is not on the Hub; by default where it is written.
+        place: the final path of the folder, for a card without a repository; by default `folder`.
     """
     model = classifier.model
     preprocessing = {key: model.pretrained_cfg[key] for key in PREPROCESSING}
@@ -54,9 +54,9 @@ def write_folder(
 
 @contextmanager
 def replacing_files(folder: Path) -> Iterator[Path]:
-    """Hand out a temporary path for a folder; what is written there goes to `folder` at the end, or nothing does.
+    """Yield a temporary path for a folder, which replaces `folder` at the end, unless there is an error.
 
-    Into a folder that is there the files go one by one, and whatever else it holds stays: it may be a clone.
+    In an existing folder, files are replaced one by one and other files stay: it may be a clone.
     """
     if not folder.exists():
         with replacing(folder) as temporary:
@@ -70,7 +70,7 @@ def replacing_files(folder: Path) -> Iterator[Path]:
 
 
 def check_repository(name: str) -> None:
-    """Refuse what cannot be the name of a repository.
+    """Refuse an invalid name of a repository.
 
     Raises:
         UserError: it is not user/name.
@@ -84,18 +84,18 @@ def check_repository(name: str) -> None:
 
 
 def push_to_hub(folder: str | Path, name: str, private: bool = False) -> str:
-    """Upload a folder of `write_folder` to the Hub, with the token that ``hf auth login`` keeps.
+    """Upload a folder of `write_folder` to the Hub, with the token of ``hf auth login``.
 
     Args:
-        folder: config.json, model.safetensors, metrics.json, README.md; nothing else of it is sent.
-        name: of the repository, as user/name; made if it is not there.
+        folder: only config.json, model.safetensors, metrics.json and README.md are uploaded.
+        name: the repository, as user/name; created if it does not exist.
         private: make it private.
 
     Returns:
-        Its address.
+        The address of the repository.
 
     Raises:
-        UserError: the Hub refuses it, or cannot be reached. The folder stays as it is.
+        UserError: the Hub refuses it, or cannot be reached. The folder stays.
     """
     check_repository(name)
     api = HfApi()
@@ -105,7 +105,7 @@ def push_to_hub(folder: str | Path, name: str, private: bool = False) -> str:
             repo_id=name, folder_path=folder, allow_patterns=[CONFIG, WEIGHTS, METRICS, CARD],
             commit_message="A checkpoint of psvit",
         )  # fmt: skip
-    except Exception as error:  # no token, no right, no network: each with a class of its own
+    except Exception as error:  # no token, no permission, no network: many exception classes
         raise UserError(
             f"--push-to-hub {name} did not work: {one_line(error, kind=True)}; {folder} is written: try again, with "
             "--overwrite"
@@ -120,16 +120,16 @@ def from_pretrained(
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
 ) -> Any:
-    """The network of a checkpoint folder, or of a repository of the Hub, in evaluation mode.
+    """Load the network of a checkpoint folder or of a repository on the Hub, in evaluation mode.
 
     Args:
-        name: a folder, or user/name. Of a repository only config.json and model.safetensors are fetched.
+        name: a folder, or user/name. Only config.json and model.safetensors are downloaded.
         revision: branch, tag or commit of the repository; by default its main branch.
-        token: for the repository; by default the one that ``hf auth login`` keeps, and False for none.
-        cache_dir: where what is fetched is kept; by default where huggingface_hub keeps it.
+        token: for the repository; by default that of ``hf auth login``; False for none.
+        cache_dir: folder for downloads; by default the cache of huggingface_hub.
 
     Raises:
-        UserError: neither; a revision of a folder; or a checkpoint that is broken, see
+        UserError: there is neither; a revision was given for a folder; or the checkpoint is broken, see
             `psvit.engine.open_model.load_checkpoint`.
     """
     if Path(name).exists():
@@ -141,7 +141,7 @@ def from_pretrained(
         folder = snapshot_download(
             str(name), revision=revision, token=token, cache_dir=cache_dir, allow_patterns=[CONFIG, WEIGHTS]
         )
-    except Exception as error:  # no such name, no right, no network: each with a class of its own
+    except Exception as error:  # no such name, no permission, no network: many exception classes
         raise UserError(
             f"{name} is neither a folder nor a repository of the Hub that can be read: {one_line(error, kind=True)}"
         ) from error

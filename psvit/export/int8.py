@@ -1,9 +1,9 @@
 """8-bit weights and activations, by ONNX Runtime's quantization.
 
-Products with weights are quantized dynamically: the range of their input is found anew in each run, so no image is
-needed beforehand and little accuracy is lost. Convolutions are quantized statically, for ONNX Runtime's dynamic 8-bit
-convolution is slower than its float one; a static one needs the range of its input, which training images tell. The
-convolution that reads the pixels stays float32: it is cheap, and the first rounding costs most accuracy.
+Matrix products are quantized dynamically: the range of their input is found in each run, which needs no calibration
+and loses little accuracy. Convolutions are quantized statically, since ONNX Runtime's dynamic 8-bit convolution is
+slower than the float one; their input ranges are calibrated on training images. The first convolution stays float32:
+it is cheap, and quantizing it costs most accuracy.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ def quantize(
 
     Args:
         model: the float32 model.
-        folder: where intermediate files may stand.
-        calibration: images (B, C, H, W), as the model takes them, that set the ranges of convolutions; without any,
-            convolutions stay float32.
+        folder: for intermediate files.
+        calibration: preprocessed images (B, C, H, W) that calibrate convolutions; without them, convolutions stay
+            float32.
         reduce_range: weights of 7 bits, for x86 processors without VNNI, whose sums of 8-bit products saturate.
 
     Raises:
-        UserError: ONNX Runtime is not installed, or cannot quantize this model; or
-            `psvit.export.operators.count_operators` refuses what it makes of it.
+        UserError: ONNX Runtime is not installed or cannot quantize this model, or
+            `psvit.export.operators.count_operators` refuses the result.
     """
     try:
         import onnx
@@ -53,9 +53,9 @@ def quantize(
     float32, plain, convolved, done = (folder / f"{name}.onnx" for name in names)
     onnx.save(model, float32)
     weights: dict[str, Any] = {"per_channel": True, "reduce_range": reduce_range, "weight_type": QuantType.QInt8}
-    # its log advises to pre-process what is pre-processed already
+    # its log advises preprocessing, which is done here
     with quietly("ONNX Runtime cannot quantize this network", logger=None), writing(folder):
-        # symbolic inference needs sympy and tells no more: every size is known but the batch's
+        # symbolic inference needs sympy, and only the batch size is unknown
         quant_pre_process(float32, plain, skip_symbolic_shape=True)
         convolutions = [node for node in onnx.load(plain).graph.node if node.op_type == "Conv"]
         stems = [node.name for node in convolutions if node.input[0] == INPUT]
@@ -69,7 +69,7 @@ def quantize(
         quantize_dynamic(convolved, done, op_types_to_quantize=["MatMul", "Gemm"], **weights)
     small = onnx.load(done)
     used = {node.domain for node in nodes_of(small)}
-    opsets = [opset for opset in small.opset_import if opset.domain in used]  # ONNX Runtime writes all that it knows
+    opsets = [opset for opset in small.opset_import if opset.domain in used]  # ONNX Runtime lists all that it knows
     del small.opset_import[:]
     small.opset_import.extend(opsets)
     count_operators(onnx_calls(small))
@@ -77,11 +77,11 @@ def quantize(
 
 
 class _Reader:
-    """What ONNX Runtime's calibration reads: the batches one by one by the name of the input, then None."""
+    """The data reader that ONNX Runtime's calibration expects."""
 
     def __init__(self, batches: Iterable[NDArray[Any]]) -> None:
         self.batches = iter(batches)
 
     def get_next(self) -> dict[str, NDArray[Any]] | None:
-        """The next batch."""
+        """The next batch by the name of the input; None at the end."""
         return next(({INPUT: batch} for batch in self.batches), None)

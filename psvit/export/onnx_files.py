@@ -1,4 +1,4 @@
-"""A network -> ONNX files, float32 and int8: checked, measured on the user's images, timed, described in the file."""
+"""A network -> ONNX files, float32 and int8, with metadata; checked, evaluated and timed."""
 
 from __future__ import annotations
 
@@ -48,19 +48,19 @@ CALIBRATION_BATCH = 16
 def export_onnx(
     classifier: Classifier, config: ExportConfig, data: DataConfig | None, outputs: tuple[Path, ...]
 ) -> Exported:
-    """Export a checkpoint's network to ONNX; nothing is written before all is checked and measured.
+    """Export the network of a checkpoint to ONNX; files are written only after all checks.
 
     Args:
-        classifier: see `psvit.tasks.classification.evaluate.open_checkpoint`, at its size.
+        classifier: see `psvit.tasks.classification.evaluate.open_checkpoint`, set to its image size.
         config: what to export.
-        data: images to calibrate and to measure on.
-        outputs: the float32 file, and the int8 file if it is asked for.
+        data: images for calibration and accuracy.
+        outputs: the float32 file, and with config.int8 the int8 file.
 
     Raises:
-        UserError: a package is missing, the network cannot be exported, its file computes something else, or the data
-            are of other classes.
+        UserError: a package is missing, the network cannot be exported, the outputs of the file differ, or the data
+            have other classes.
     """
-    opened = _open_data(classifier, data, config) if data is not None else None  # refused before the long work
+    opened = _open_data(classifier, data, config) if data is not None else None  # fails before the export
     model, batches = frozen_copy(classifier.model), config.checked_batches
     input_size = tuple(classifier.model.pretrained_cfg["input_size"])
     with TemporaryDirectory() as name, writing(name):
@@ -94,7 +94,7 @@ def export_onnx(
 
 
 def metadata_of(classifier: Classifier, precision: str) -> dict[str, Any]:
-    """What an exported file tells of itself; `psvit.export.runtime.OnnxModel` reads it."""
+    """The metadata of an exported file, which `psvit.export.runtime.OnnxModel` reads."""
     model = classifier.model
     cfg = model.pretrained_cfg
     known = {
@@ -112,7 +112,7 @@ def metadata_of(classifier: Classifier, precision: str) -> dict[str, Any]:
 
 
 def describe(proto: onnx.ModelProto, metadata: dict[str, Any]) -> None:
-    """Put `metadata` into a model, in place of what it told before."""
+    """Replace the metadata of a model."""
     import onnx
 
     del proto.metadata_props[:]
@@ -120,7 +120,7 @@ def describe(proto: onnx.ModelProto, metadata: dict[str, Any]) -> None:
 
 
 def _opened(proto: onnx.ModelProto, metadata: dict[str, Any], path: Path) -> OnnxModel:
-    """A described model in ONNX Runtime."""
+    """Write a model with its metadata, and open it in ONNX Runtime."""
     describe(proto, metadata)
     path.write_bytes(proto.SerializeToString())
     return OnnxModel(path, torch.get_num_threads())
@@ -140,9 +140,9 @@ def _open_data(classifier: Classifier, data: DataConfig, config: ExportConfig) -
 def calibration_images(
     classifier: Classifier, data: Data, config: ExportConfig, seed: int = 0
 ) -> Iterator[NDArray[Any]]:
-    """Batches of training images (B, C, H, W), the classes as evenly as can be; none of the validation or test split.
+    """Yield batches of training images (B, C, H, W), balanced over the classes.
 
-    The last batch holds what is left; where the file takes batches of one size only, its last image fills it up.
+    The last batch may be smaller; with a fixed batch size it is padded with its last image.
 
     Raises:
         UserError: a training split without readable images.
@@ -155,7 +155,7 @@ def calibration_images(
     left = config.calibration
     for batch in eval_batches(ImageSplit(source, preprocess(classifier.model)), batch_size=batch_size):
         images = batch.images[:left].numpy()
-        if len(images):  # of a batch, none may be readable
+        if len(images):  # a batch may hold no readable image
             left -= len(images)
             missing = 0 if config.batch_size is None else batch_size - len(images)
             yield np.concatenate([images, images[-1:].repeat(missing, axis=0)])
@@ -166,7 +166,7 @@ def calibration_images(
 def measure(
     classifier: Classifier, files: dict[str, OnnxModel], config: ExportConfig, data: DataConfig, opened: Data
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Top-1 of each file in percent, and on what: data set, split and number of images."""
+    """Top-1 of each file in percent; and data set, split and number of images."""
     machine = Machine("cpu", "float32", torch.get_num_threads())
     accuracy, images = {}, 0
     for name, file in files.items():

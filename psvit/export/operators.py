@@ -1,7 +1,7 @@
-"""The operators of an exported graph, and those that it may not have.
+"""Count the operators of an exported graph, and refuse banned ones.
 
-A graph of plain operators, whose shapes are known but for the batch, runs on every runtime and compiles to fixed
-memory. Control flow, sorting, and reads and writes at places that the data choose do neither.
+Every runtime supports plain operators with static shapes (except the batch), and can plan their memory. This does not
+hold for control flow, sorting, and data-dependent indexing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 BANNED = frozenset({
-    # ONNX: control flow; shapes or places that depend on the data; position embeddings not computed beforehand
+    # ONNX: control flow; data-dependent shapes or indices; position embeddings resized at run time
     "If", "Loop", "Scan", "TopK", "NonZero", "Unique", "Compress", "NonMaxSuppression", "Scatter", "ScatterElements",
     "ScatterND", "GatherElements", "GatherND", "Resize", "Upsample", "GridSample",
     # torch
@@ -31,14 +31,14 @@ BANNED = frozenset({
     "grid_sampler_2d", "bincount", "upsample_nearest2d", "_upsample_nearest_exact2d", "upsample_bilinear2d",
     "upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "__interpolate",
 })  # fmt: skip
-"""Operators that `count_operators` refuses, without their domain or overload; and indexing, unless by constants."""
+"""Operators that `count_operators` refuses, without domain or overload. Indexing is refused unless by constants."""
 
 INDEXING = frozenset({"index", "index_select", "embedding", "take", "take_along_dim"})
-"""Of torch; ONNX has Gather."""
+"""Indexing operators of torch; ONNX has Gather."""
 
 
 class Call(NamedTuple):
-    """One use of an operator in a graph: its name, the node that uses it, and whether the data choose its indices."""
+    """One use of an operator in a graph: its name, its node, and whether its indices depend on the data."""
 
     name: str
     node: str
@@ -46,13 +46,13 @@ class Call(NamedTuple):
 
 
 def count_operators(calls: Iterable[Call]) -> Counter[str]:
-    """How often each operator stands in a graph.
+    """Count each operator of a graph.
 
     Args:
         calls: `onnx_calls`, `program_calls` or `torchscript_calls` of the graph.
 
     Raises:
-        UserError: the first operator that is banned, with its node.
+        UserError: an operator is banned; the message names its node.
     """
     counts: Counter[str] = Counter()
     for name, node, by_data in calls:
@@ -67,7 +67,7 @@ def count_operators(calls: Iterable[Call]) -> Counter[str]:
 
 
 def onnx_calls(model: onnx.ModelProto) -> Iterator[Call]:
-    """The operators of an ONNX model, in its branches and functions too; foreign ones by domain."""
+    """The operators of an ONNX model, with branches and functions; those of other domains with their domain."""
     constants = {tensor.name for tensor in model.graph.initializer}
     constants |= {node.output[0] for node in nodes_of(model) if node.op_type == "Constant"}
     for node in nodes_of(model):
@@ -76,7 +76,7 @@ def onnx_calls(model: onnx.ModelProto) -> Iterator[Call]:
 
 
 def nodes_of(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """The nodes of an ONNX model, in its branches and functions too."""
+    """The nodes of an ONNX model, with its branches and functions."""
 
     def walk(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
         for node in nodes:
@@ -91,7 +91,7 @@ def nodes_of(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
 
 
 def program_calls(program: ExportedProgram) -> Iterator[Call]:
-    """The operators of an exported program, as ``aten.linear``; in its branches too."""
+    """The operators of an exported program, such as ``aten.linear``, with its branches."""
     images = set(program.graph_signature.user_inputs)
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, GraphModule) else ():
@@ -104,18 +104,18 @@ def program_calls(program: ExportedProgram) -> Iterator[Call]:
 
 
 def torchscript_calls(traced: Any) -> Iterator[Call]:
-    """The operators of a traced module, as ``aten.linear``, and its branches; in the modules in it too."""
+    """The operators of a traced module, such as ``aten.linear``, with its branches and submodules."""
     graph = traced.inlined_graph
     images = {value.debugName() for value in list(graph.inputs())[1:]}  # the first is the module
 
     def before(value: Any) -> list[Any]:
-        # what depends on a shape alone does not depend on the pixels
+        # a shape does not depend on the pixels
         return [] if value.node().kind() == "aten::size" else list(value.node().inputs())
 
     def walk(block: Any) -> Iterator[Call]:
         for node in block.nodes():
             space, _, name = node.kind().partition("::")
-            if space != "prim" or name in BANNED:  # prim's others make lists, constants and the like
+            if space != "prim" or name in BANNED:  # others of prim make lists, constants and so on
                 module = node.scopeName().rpartition("/")[2].removeprefix("__module.")
                 place = module or next((value.debugName() for value in node.outputs()), "")
                 indices = list(node.inputs())[1:] if name in INDEXING else []
@@ -129,7 +129,7 @@ def torchscript_calls(traced: Any) -> Iterator[Call]:
 def _depends(
     values: Iterable[Any], images: set[str], name: Callable[[Any], str], before: Callable[[Any], Iterable[Any]]
 ) -> bool:
-    """Whether one of these values depends on the images; `before` says what a value is computed from."""
+    """Whether one of these values depends on the images; `before` returns the inputs of a value."""
     seen: set[str] = set()
     waiting = list(values)
     while waiting:

@@ -1,7 +1,4 @@
-"""Running an exported file: an ONNX file of ours is a classifier as a checkpoint is.
-
-The file holds its class names and its preprocessing, so neither a checkpoint nor a network is needed.
-"""
+"""Run an exported ONNX file as a classifier; class names and preprocessing are in its metadata."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ if TYPE_CHECKING:
 SUFFIX = ".onnx"
 INSTALL = 'it needs packages that are not installed: pip install "psvit[export]"'
 PREFIX = "psvit."
-"""In front of the names of our entries in a file's metadata."""
+"""Prefix of our entries in the metadata of a file."""
 PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct")
 
 
@@ -34,13 +31,13 @@ def open_classifier(name: str, threads: int | None = None, precision: str = "aut
     Args:
         name: folder or file.
         threads: CPU threads of ONNX Runtime; by default its own choice.
-        precision: as asked for; a file computes in its own.
-        device: where a file is to run: cpu, cuda, cuda:1, or auto: CUDA where both torch and ONNX Runtime have it.
-            A checkpoint is moved by its user.
+        precision: auto, or that of the file.
+        device: device for a file: cpu, cuda, cuda:1, or auto: CUDA if both torch and ONNX Runtime have it. A
+            checkpoint is moved by the caller.
 
     Raises:
-        UserError: neither, another precision than the file, a device that ONNX Runtime lacks; see `OnnxModel` and
-            `psvit.tasks.classification.evaluate.open_checkpoint`.
+        UserError: there is neither, the file has another precision, or ONNX Runtime lacks the device; see `OnnxModel`
+            and `psvit.tasks.classification.evaluate.open_checkpoint`.
     """
     if Path(name).suffix.lower() != SUFFIX or Path(name).is_dir():
         return open_checkpoint(name)
@@ -52,10 +49,10 @@ def open_classifier(name: str, threads: int | None = None, precision: str = "aut
 
 
 def batch_size_for(classifier: Classifier, asked: int | None, default: int) -> int:
-    """Images that a classifier is to take at a time: as many as its file is made for, else `asked` or the default.
+    """The batch size for a classifier: the fixed one of its file, else `asked` or the default.
 
     Raises:
-        UserError: `asked` is another number than the file's.
+        UserError: `asked` differs from that of the file.
     """
     own = classifier.model.batch_size if isinstance(classifier.model, OnnxModel) else None
     if own is not None and asked not in (None, own):
@@ -75,11 +72,11 @@ class OnnxModel(nn.Module):
         device: see `open_classifier`.
 
     Attributes:
-        batch_size: the B that the file takes, None for any.
-        metadata: what `psvit export` wrote into the file, by name.
+        batch_size: the fixed B of the file; None for any.
+        metadata: written by `psvit export`, by name.
 
     Raises:
-        UserError: there is no such file, or it is no ONNX file, or not ours, or ONNX Runtime is not installed.
+        UserError: there is no such file, it is not an ONNX file of psvit, or ONNX Runtime is not installed.
     """
 
     def __init__(self, path: Path, threads: int | None = None, device: str = "cpu") -> None:
@@ -109,12 +106,12 @@ class OnnxModel(nn.Module):
         return images.name, images.shape[0] if isinstance(images.shape[0], int) else None
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W), as `pretrained_cfg` prepares them -> logits (B, classes).
+        """Images (B, C, H, W), preprocessed by `pretrained_cfg` -> logits (B, classes).
 
-        A file of one batch size takes parts of the batch; the last is filled up, and what that adds is thrown away.
+        With a fixed batch size the batch is split, and the last part is padded.
 
         Raises:
-            UserError: another image size than the file's.
+            UserError: the image size differs from that of the file.
         """
         if tuple(images.shape[1:]) != (sides := tuple(self.pretrained_cfg["input_size"])):
             raise UserError(f"{self.path} takes images of {sides} (channels, height, width), not {images.shape[1:]}")
@@ -125,7 +122,7 @@ class OnnxModel(nn.Module):
         return torch.from_numpy(np.concatenate(logits)[: len(images)]).to(images.device)
 
     def set_input_size(self, img_size: tuple[int, int]) -> None:
-        """Refuse any size but the file's own.
+        """Refuse any size but that of the file.
 
         Raises:
             ValueError: another size.
@@ -136,10 +133,10 @@ class OnnxModel(nn.Module):
 
 
 def open_session(path: Path, threads: int | None = None, device: str = "cpu") -> onnxruntime.InferenceSession:
-    """ONNX Runtime's session of a file.
+    """Open a file in ONNX Runtime.
 
     Raises:
-        UserError: there is no such file, it is no ONNX file, ONNX Runtime is not installed, or it has no such device.
+        UserError: there is no such file, it is not an ONNX file, or ONNX Runtime or the device is missing.
     """
     try:
         import onnxruntime
@@ -148,25 +145,25 @@ def open_session(path: Path, threads: int | None = None, device: str = "cpu") ->
     if not path.is_file():
         raise UserError(f"there is no file {path}: check the path")
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # its warnings speak of its own optimizations
+    options.log_severity_level = 3  # its warnings are about its own optimizations
     if threads is not None:
         options.intra_op_num_threads = threads
     providers = providers_for(device, onnxruntime.get_available_providers())
     try:
         return onnxruntime.InferenceSession(path, options, providers=providers)
-    except Exception as error:  # a broken file fails on it in many ways, each with a class of its own
+    except Exception as error:  # a broken file raises many exception classes
         raise UserError(f"{path} is not an ONNX file that ONNX Runtime can run: {one_line(error)}") from error
 
 
 def providers_for(device: str, there: Sequence[str]) -> list[str | tuple[str, dict[str, int]]]:
-    """The providers of ONNX Runtime that compute on a device, best first.
+    """The ONNX Runtime providers for a device, best first.
 
     Args:
         device: see `open_classifier`.
         there: the providers of this ONNX Runtime.
 
     Raises:
-        UserError: this machine, or this ONNX Runtime, has no such device.
+        UserError: the machine or ONNX Runtime has no such device.
     """
     chosen, cpu = resolve_device(device), "CPUExecutionProvider"
     if chosen.type == "cuda" and "CUDAExecutionProvider" in there:
@@ -188,7 +185,7 @@ def read_metadata(entries: Mapping[str, str], path: Path) -> dict[str, Any]:
     """The entries of `write_metadata` -> plain data by name.
 
     Raises:
-        UserError: what `psvit predict` needs is not there.
+        UserError: an entry that `psvit predict` needs is missing.
     """
     try:
         found = {key[len(PREFIX) :]: json.loads(text) for key, text in entries.items() if key.startswith(PREFIX)}

@@ -1,8 +1,7 @@
-"""psvit benchmark: any timm or psvit models side by side on this machine, beside what the machine can do at all.
+"""psvit benchmark: speed and MACs of timm and psvit models, as a fraction of the machine's matrix-product peak.
 
-MACs fall and latency often does not, so both stand in one row, with the fraction of this machine's own
-matrix-product peak. Absolute speed drifts while a machine warms up or serves others; therefore the models take turns,
-one batch each a round, and are compared round by round.
+Absolute speed drifts while a machine warms up or runs other programs. So the models take turns, one timing each per
+round, and are compared round by round.
 """
 
 from __future__ import annotations
@@ -35,15 +34,15 @@ Build = Callable[[str, "int | None"], nn.Module]
 def benchmark(config: BenchmarkConfig, build: Build, progress: Callable[[str], None] = lambda message: None) -> Report:
     """Measure every model in every dtype and mode; write the report to ``config.output`` if that is given.
 
-    A model that cannot run in one combination has a row that says why; the others go on.
+    If a model cannot run in one combination, its row holds the error.
 
     Args:
         config: what to measure.
-        build: makes a model of a name.
-        progress: takes a line that says what comes next.
+        build: builds a model by name.
+        progress: takes a line about the next step.
 
     Raises:
-        ValueError: the device or a dtype is not to be had, the output exists, or `build` raised a UserError.
+        ValueError: the device or a dtype is not available, the output exists, or `build` raised a UserError.
     """
     keep_freed_memory()
     device = resolve_device(config.device)
@@ -57,7 +56,7 @@ def benchmark(config: BenchmarkConfig, build: Build, progress: Callable[[str], N
         peaks: dict[str, float] = {}
         rows: list[Row] = []
         for dtype in config.dtype:
-            # The peak before and after, the larger of both: absolute speed drifts.
+            # the larger of the peaks before and after, since absolute speed drifts
             before = contest.peak(dtype)
             raced = [contest.race(dtype, mode, entries) for mode in config.mode]
             peaks[dtype] = max(before, contest.peak(dtype))
@@ -69,7 +68,7 @@ def benchmark(config: BenchmarkConfig, build: Build, progress: Callable[[str], N
 
 
 def finish(rows: Sequence[Row], batch_size: int, peak: float) -> list[Row]:
-    """The rows of one dtype and mode, with all that follows from their seconds."""
+    """Fill in what follows from the seconds of the rows of one dtype and mode."""
     finished = []
     for row, speed in zip(rows, summarise([row.seconds or None for row in rows], batch_size), strict=True):
         if speed is not None and row.macs_timed is not None:
@@ -81,7 +80,7 @@ def finish(rows: Sequence[Row], batch_size: int, peak: float) -> list[Row]:
 
 @dataclass(frozen=True)
 class _Contest:
-    """The steps of `benchmark`, and what they all need."""
+    """The steps of `benchmark`."""
 
     config: BenchmarkConfig
     build: Build
@@ -89,7 +88,7 @@ class _Contest:
     device: torch.device
 
     def enter(self, name: str) -> Row:
-        """What of a model's row holds in every dtype and mode."""
+        """The part of a model's row that is the same in every dtype and mode."""
         self.progress(f"counting {name}")
         row = Row(name, self.config.dtype[0], self.config.mode[0])
         try:
@@ -101,7 +100,7 @@ class _Contest:
                 macs = macs_of(model, size, train=False) if self.config.train else macs_timed
                 return replace(row, macs=macs, macs_timed=macs_timed)
         except UserError:
-            raise  # a name that does not exist: said before minutes of measurement
+            raise  # an unknown name: stop before minutes of measurement
         except Exception as error:
             return replace(row, error=one_line(error, kind=True))
 
@@ -110,11 +109,11 @@ class _Contest:
         return matmul_peak(self.device, getattr(torch, dtype))
 
     def race(self, dtype: Dtype, mode: Mode, entries: Mapping[str, Row]) -> list[Row]:
-        """A row with seconds, or an error, for each model."""
+        """Time all models in turns: a row with seconds or an error for each."""
         rows = [replace(entries[name], dtype=dtype, mode=mode) for name in self.config.models]
         watches: dict[int, Callable[[], float]] = {}
         faults: list[list[float]] = [[] for _ in rows]
-        gc.collect()  # the models of the race before leave the device
+        gc.collect()  # frees the models of the previous race
         with fresh_compiler() if mode == "compile" else nullcontext():
             for index, row in enumerate(rows):
                 if row.error is not None:
@@ -139,7 +138,7 @@ class _Contest:
         return rows
 
     def call(self, row: Row) -> Callable[[], object]:
-        """One batch through the model of a row, as it will be timed."""
+        """The call to time: one batch through the model of a row."""
         train, dtype = self.config.train, getattr(torch, row.dtype)
         generator = torch.Generator().manual_seed(0)
         image = torch.randn(self.config.batch_size, *(row.input_size or ()), generator=generator).to(self.device)
@@ -162,7 +161,7 @@ class _Contest:
 
 
 def _counting_faults(watch: Stopwatch, faults: list[float]) -> Callable[[], float]:
-    """The watch, which also notes the page faults of one call; its clock does not run meanwhile."""
+    """The watch, which also counts page faults per call, outside of the timing."""
 
     def timed() -> float:
         before = page_faults()

@@ -17,13 +17,13 @@ class BenchmarkConfig(Config):
     """What to measure, and how.
 
     Args:
-        models: names to compare, at least one; the first is the one the others are relative to.
-        batch_size: images in a batch.
+        models: names of at least one model; ratios are to the first.
+        batch_size: images per batch.
         dtype: number formats, one or more of float32, bfloat16, float16; weights and input are cast to it
             (with train: float32 weights under autocast).
         mode: one or both of eager and compile (torch.compile, static shapes, its time reported apart).
         img_size: side of the square input in pixels; by default each model's own.
-        device: cpu, cuda, cuda:1, mps, or auto: the fastest kind there is.
+        device: cpu, cuda, cuda:1, mps, or auto: the fastest kind available.
         rounds: timings of each model; in each round every model has one turn.
         warmup: untimed batches before the first round, at least 1: compilation happens there.
         threads: CPU threads; by default what torch chooses.
@@ -54,7 +54,7 @@ class LatencyConfig(Config):
         latency_batch: images in the batch whose time is the latency.
         latency_dtype: number format of weights and images: float32, bfloat16 or float16.
         latency_mode: eager or compile (torch.compile).
-        latency_rounds: timings of each part and network, of which the median counts.
+        latency_rounds: timings of each part and network; the median counts.
     """
 
     latency_batch: Count = 1

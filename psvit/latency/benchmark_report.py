@@ -1,4 +1,4 @@
-"""The results of a benchmark: rows, their file, their table."""
+"""The results of a benchmark: rows, JSON file, table."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
 from psvit.engine.train_config import Dtype
 from psvit.errors import UserError
 from psvit.files import check_writable, replacing
 from psvit.latency.benchmark_config import BenchmarkConfig, Mode
 from psvit.latency.timing import Speed, Spread
+from psvit.report.tables import Table
 
 
 @dataclass(frozen=True)
@@ -29,16 +27,16 @@ class Row:
         mode: eager or compile.
         input_size: channels, height, width.
         parameters: how many.
-        macs: multiply-accumulates of the forward pass of one image, explicit attention, as papers report them.
-        macs_timed: of what was timed, for one image: `macs`, or with train those of forward and backward.
-        seconds: of one batch, one number a round.
-        speed: what follows from seconds.
+        macs: multiply-accumulates of the forward pass for one image with explicit attention, as papers report them.
+        macs_timed: those of the timed call, for one image: `macs`, or with train of forward and backward.
+        seconds: for one batch, one number per round.
+        speed: statistics of `seconds`.
         gmacs_per_second: macs_timed times the median images a second, in 1e9.
         peak_fraction: gmacs_per_second over the matrix-product peak in this dtype. Convolutions by Winograd or FFT
             do fewer multiplications than they are counted for and may exceed 1.
         compile_seconds: the first call in mode compile: compilation and one batch.
-        page_faults: of one batch, the median round's; None where the system does not count them.
-        error: one line: why the model could not run here; then what could not be known is None or empty.
+        page_faults: per batch, median over the rounds; None if the system does not count them.
+        error: why the model could not run, in one line; missing values are then None or empty.
     """
 
     model: str
@@ -74,7 +72,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured, where, and how.
+    """The results of a benchmark, with the machine and the settings.
 
     Args:
         config: as given.
@@ -105,7 +103,7 @@ class Report:
 
 
 def check_output(path: Path, overwrite: bool) -> None:
-    """Refuse a folder, a file that must not be replaced, and a place that cannot be written."""
+    """Refuse a folder, an existing file without --overwrite, and a place that is not writable."""
     if path.is_dir():
         raise UserError(f"--output {path} is a folder: name a file in it")
     if path.exists() and not overwrite:
@@ -117,7 +115,7 @@ def write_report(report: Report, path: str | os.PathLike[str], overwrite: bool =
     """Write the report as JSON, whole or not at all.
 
     Raises:
-        ValueError: the file exists and `overwrite` is not given.
+        ValueError: the file exists and `overwrite` is not set.
     """
     path = Path(path)
     check_output(path, overwrite)
@@ -126,32 +124,23 @@ def write_report(report: Report, path: str | os.PathLike[str], overwrite: bool =
 
 
 def table(report: Report) -> Table:
-    """The report for a terminal: one section for each dtype and mode, medians with quartiles in brackets."""
+    """The report as a table: medians with quartiles in brackets; models that could not run are in the caption."""
     config, machine = report.config, report.machine
-    peaks = ", ".join(f"{dtype} {peak:.4g}" for dtype, peak in report.peaks.items())
-    title = f"{'training step' if config.train else 'inference'}, batch {config.batch_size}, {machine['device']}"
-    caption = (
-        f"median [quartiles] of {config.rounds} interleaved rounds; × first: median of the rounds' ratios\n"
-        f"matrix-product peak in GMAC/s: {peaks}\n"
-        f"{machine['device_name'] or machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}"
-    )
-    result = Table(title=title, caption=escape(caption))
-    for heading in ("model", "input", "dtype", "mode"):
-        result.add_column(heading)
-    for heading in ("Mparams", "GMACs", "images/s", "ms/image", "× first", "GMAC/s", "of peak", "compile s"):
-        result.add_column(heading, justify="right")
-    if any(row.error for row in report.rows):
-        result.add_column("could not run")
-    for index, row in enumerate(report.rows):
-        if index and index % len(config.models) == 0:
-            result.add_section()
-        result.add_row(*(escape(cell) for cell in _cells(row)))
-    return result
+    headings = ("model", "input", "dtype", "mode", "Mparams", "GMACs", "images/s", "ms/image", "× first", "GMAC/s",
+                "of peak", "compile s")  # fmt: skip
+    caption = [
+        f"{'training step' if config.train else 'inference'}, batch {config.batch_size}, {machine['device']}",
+        f"median [quartiles] of {config.rounds} interleaved rounds; × first: median of the rounds' ratios",
+        f"matrix-product peak in GMAC/s: {', '.join(f'{dtype} {peak:.4g}' for dtype, peak in report.peaks.items())}",
+        f"{machine['device_name'] or machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}",
+        *(f"could not run: {row.model}, {row.dtype}, {row.mode}: {row.error}" for row in report.rows if row.error),
+    ]
+    return Table(headings, [_cells(row) for row in report.rows], 4, "\n".join(caption))
 
 
 def _cells(row: Row) -> list[str]:
     speed = row.speed
-    cells = [
+    return [
         row.model,
         "×".join(map(str, row.input_size or ())),
         row.dtype,
@@ -165,7 +154,6 @@ def _cells(row: Row) -> list[str]:
         "" if row.peak_fraction is None else f"{row.peak_fraction:.0%}",
         "" if row.compile_seconds is None else f"{row.compile_seconds:.1f}",
     ]
-    return cells + ([row.error] if row.error else [])
 
 
 def _spread(spread: Spread | None, form: str) -> str:
@@ -173,5 +161,5 @@ def _spread(spread: Spread | None, form: str) -> str:
 
 
 def _plain(data: dict[str, Any]) -> dict[str, Any]:
-    """Tuples to lists, so that what is written equals what is read back."""
+    """Tuples to lists, as JSON gives them back."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in data.items()}

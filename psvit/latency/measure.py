@@ -1,4 +1,4 @@
-"""The median seconds that a batch takes, through whole networks or parts of them, measured in turns."""
+"""Measure the median seconds for a batch through networks or their parts, in turns."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from psvit.latency.benchmark_config import LatencyConfig
 from psvit.latency.timing import MIN_SECONDS, Stopwatch, interleave
 
 Call = tuple[Hashable, Callable[[], object]]
-"""What is timed, after its name: a text, or an Arch."""
+"""The name (a text or an Arch) of a timing, and the call to time."""
 
 Networks = Mapping[Any, Callable[[], Any]]
-"""What builds each network, by the name of the result."""
+"""Functions that build the networks, by name."""
 
 
 def measure_networks(
@@ -30,17 +30,17 @@ def measure_networks(
     threads: int | None = None,
     skip: bool = False,
 ) -> dict[Any, float]:
-    """Median seconds of a batch through each network; they take turns, and all are in memory at once.
+    """Median seconds for a batch through each network, in turns; all are in memory at once.
 
     Args:
-        networks: psvit's or timm's, each at the image size that it is made for.
+        networks: of psvit or timm, each at its own image size.
         config: batch, number format, mode and rounds.
         device: as `resolve_device` takes it.
         threads: CPU threads; by default what torch chooses.
-        skip: leave out the networks that cannot be built or run, instead of refusing them.
+        skip: leave out networks that cannot be built or run, instead of raising.
 
     Raises:
-        UserError: a device, a number format or a mode that cannot be had, or a network that cannot run so.
+        UserError: a device, number format or mode is not available, or a network cannot run.
     """
     where = resolve_device(str(device))
     check_dtype(where, config.latency_dtype)
@@ -51,7 +51,7 @@ def measure_networks(
 def network_calls(
     networks: Networks, config: LatencyConfig, device: torch.device, skip: bool = False
 ) -> Iterator[Call]:
-    """A batch through each network, as it will be timed."""
+    """Yield the call to time for each network: one batch."""
     for name, build in networks.items():
         with suppress(*(UserError, RuntimeError) if skip else ()):  # no such network, no memory
             network = build()
@@ -61,7 +61,7 @@ def network_calls(
 
 
 def inference(part: Callable[..., object], inputs: Sequence[Any], config: LatencyConfig) -> Callable[[], object]:
-    """A call of the part without gradients, compiled where the config asks for it."""
+    """A call of `part` without gradients, compiled if the config says so."""
     run = torch.compile(part, dynamic=False) if config.latency_mode == "compile" else part
 
     def infer() -> None:
@@ -72,16 +72,16 @@ def inference(part: Callable[..., object], inputs: Sequence[Any], config: Latenc
 
 
 def race(calls: Iterable[Call], config: LatencyConfig, device: torch.device, skip: bool = False) -> dict[Any, float]:
-    """Median seconds of each call over the rounds, in each of which every call has one turn.
+    """Median seconds of each call over the rounds; in a round every call has one turn.
 
     Args:
-        calls: what is timed.
-        config: rounds; the rest for messages.
-        device: where.
+        calls: the calls to time.
+        config: number of rounds; the rest is for messages.
+        device: the device of the calls.
         skip: leave out calls that fail.
 
     Raises:
-        UserError: a call failed, and is not left out.
+        UserError: a call failed, unless `skip` is set.
     """
 
     def refusal(name: Hashable, error: Exception) -> UserError:
@@ -110,7 +110,7 @@ def race(calls: Iterable[Call], config: LatencyConfig, device: torch.device, ski
 
 @contextmanager
 def measuring(config: LatencyConfig, threads: int | None) -> Iterator[None]:
-    """So many threads, freed memory kept, an empty compiler; the caller's random numbers stay as they are."""
+    """Set threads, keep freed memory, reset the compiler; restore the caller's random state at the end."""
     keep_freed_memory()
     gc.collect()
     compiler = fresh_compiler() if config.latency_mode == "compile" else nullcontext()

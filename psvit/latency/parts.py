@@ -1,4 +1,4 @@
-"""The latency table of a family of networks on a device: its parts measured, its sums calibrated, kept in a cache."""
+"""Measure the latency table of a family of networks on a device: parts, calibration, cache."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from psvit.models.build import build_arch
 from psvit.models.psvit import PSViT
 
 FORMAT = 2
-"""Counts up when parts are made or measured in another way: older tables are then measured anew."""
+"""Version of how parts are built and measured; tables of other versions are measured again."""
 
 WHOLE = 24
-"""Whole networks that are measured beside the parts: half fit the scale and the offset, half validate the fit."""
+"""Number of whole networks to measure: half to fit scale and offset, half to validate the fit."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """What networks have in common whose parts are measured, and what they choose from.
+    """The networks whose parts are measured.
 
     Args:
-        like: all but genotype and widths.
-        widths: of each stage, those to choose from.
+        like: their common settings, all but genotype and widths.
+        widths: the choices for each stage.
         shares: whether layers share attention.
         img_size: side or (height, width) in pixels.
         in_chans: image channels.
@@ -68,19 +68,19 @@ def open_table(
     say: Callable[[str], None] = print,
     cache: Path | None = None,
 ) -> LatencyTable:
-    """The latency table of a family on a device: read from the cache, else measured, and written there.
+    """The latency table of a family on a device, from the cache or measured.
 
     Args:
-        family: its parts are measured.
-        networks: different ones of the family, `WHOLE` where it has so many, which calibrate and validate the table.
+        family: the networks whose parts are measured.
+        networks: up to `WHOLE` distinct networks of the family, to calibrate and validate the table.
         config: batch, number format, mode, rounds.
         device: as `resolve_device` takes it.
         threads: CPU threads; by default what torch chooses.
         say: takes lines for the user.
-        cache: folder of tables; by default in the user's cache.
+        cache: folder of tables; by default in the cache of the user.
 
     Raises:
-        UserError: a device, a number format or a mode that cannot be had.
+        UserError: a device, number format or mode is not available.
     """
     where = resolve_device(str(device))
     check_dtype(where, config.latency_dtype)
@@ -103,7 +103,7 @@ def open_table(
     table = replace(_measure(family, networks, config, where, threads, say), about=about)
     try:
         write_json(path, table.to_dict())
-    except (OSError, UserError) as error:  # the table is there all the same
+    except (OSError, UserError) as error:  # the table is still usable
         say(f"the latency table cannot be kept: {one_line(error)}")
     return table
 
@@ -116,7 +116,7 @@ def _measure(
     threads: int | None,
     say: Callable[[str], None],
 ) -> LatencyTable:
-    """Parts and whole networks in the same rounds, so that a drift of the machine's speed is the same for all."""
+    """Measure parts and whole networks in the same rounds, so that drift of the machine affects all alike."""
     half = max(1, len(networks) // 2)
     with measuring(config, threads):
         parts = list(part_calls(family, config, device))
@@ -140,7 +140,7 @@ def _measure(
 
 
 def part_calls(family: Family, config: LatencyConfig, device: torch.device) -> Iterator[Call]:
-    """A batch through each part, as it will be timed. The parts are cut from networks, so they are what runs there."""
+    """Yield the call to time for each part: one batch. The parts are taken from real networks."""
     dtype, batch, like = getattr(torch, config.latency_dtype), config.latency_batch, family.like
     parts = Parts(like, len(family.widths), family.img_size)
 
@@ -180,7 +180,7 @@ def _head_of(network: PSViT) -> Callable[[Tensor], Tensor]:
 
 
 def _about(family: Family, networks: Sequence[Arch], config: LatencyConfig, device: torch.device) -> dict[str, Any]:
-    """All that the measurement depends on, as it comes back from JSON."""
+    """Everything that the measurement depends on, as JSON gives it back."""
     info = machine_info(device)
     about = {
         "format": FORMAT,

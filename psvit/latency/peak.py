@@ -1,4 +1,4 @@
-"""The matrix-product peak of a device, beside which networks are measured."""
+"""The matrix-product peak of a device."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from psvit.latency.timing import MIN_SECONDS, Stopwatch
 
 PEAK_SECONDS = 0.25
-"""`matmul_peak` skips products expected to last longer than this."""
+"""`matmul_peak` skips products that would take longer than this."""
 PEAK_SHAPES = (
     (512, 512, 512),
     (1024, 1024, 1024),
-    (16 * 197, 768, 768),  # the projection of a ViT-B: tall, as the products of a transformer are
+    (16 * 197, 768, 768),  # the projection of a ViT-B
     (2048, 2048, 2048),
     (64 * 197, 768, 3072),
     (4096, 4096, 4096),
@@ -24,8 +24,8 @@ PEAK_SHAPES = (
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
     """The fastest plain matrix product on the device, in GMAC/s.
 
-    Several shapes, square and tall, into a buffer that exists already. Of each, the median of the three best of seven
-    timings: the best alone may be a clock's luck. Large products are skipped where they would take long.
+    Several shapes, square and tall, are timed seven times each, with a preallocated output; the median of the three
+    best timings counts. Large products are skipped if they would take long.
     """
     generator = torch.Generator().manual_seed(0)
     peak = 0.0

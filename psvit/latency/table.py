@@ -1,8 +1,7 @@
-"""Measured seconds of parts -> predicted seconds of networks, and how good the prediction is. Nothing is measured here.
+"""Measured seconds of parts -> predicted seconds of networks, and how good the predictions are.
 
-Parts that run alone find their weights in the cache and pay no network's overhead, so a sum of them is near a
-network's seconds, not at it. Whole networks of the space tell a scale and an offset; others tell how good the
-prediction is then.
+Parts that run alone have their weights in the cache and no overhead of a network, so their sum is biased. A scale and
+an offset are fitted to some whole networks, and the predictions are validated on others.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from psvit.errors import UserError
 
 @dataclass(frozen=True)
 class Point:
-    """A network's predicted and measured seconds of a batch."""
+    """Predicted and measured seconds for a batch through a network."""
 
     genotype: str
     widths: tuple[int, ...]
@@ -32,14 +31,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Validation:
-    """How good predictions are, on networks that the table was not fitted to.
+    """Quality of the predictions on networks that the table was not fitted to.
 
     Attributes:
-        networks: how many.
-        kendall: Kendall's tau of predicted and measured seconds, spearman: Spearman's rank correlation; None where
-            fewer than two differ.
-        median_error: median of the relative errors without their sign, worst_error: the greatest.
-        r2: the part of the measured variance that the predictions explain; None where there is none.
+        networks: number of networks.
+        kendall: Kendall's tau of predicted and measured seconds, spearman: Spearman's rank correlation; None if all
+            are equal.
+        median_error: median of the absolute relative errors, worst_error: their maximum.
+        r2: coefficient of determination; None if the measurements do not vary.
         points: the networks.
     """
 
@@ -73,14 +72,14 @@ class Validation:
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Predicted seconds of a batch, part by part; a network takes the sum of its parts.
+    """Predicted seconds for a batch, part by part; a network takes the sum of its parts.
 
     Args:
         seconds: of each part by its name, as measured alone.
-        scale: multiplies every part.
-        offset: seconds that a network takes beside its parts; they count with the patch embedding.
-        validation: how good the predictions are; None where the space has too few networks to tell.
-        about: all that the measurement depends on.
+        scale: factor on every part.
+        offset: seconds of a network beyond its parts; added to the patch embedding.
+        validation: quality of the predictions; None if the space has too few networks.
+        about: everything that the measurement depends on.
     """
 
     seconds: Mapping[str, float]
@@ -90,34 +89,34 @@ class LatencyTable:
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def embed(self, width: int) -> float:
-        """From the images to tokens of that width, and the offset."""
+        """Seconds of the patch embedding, with the offset."""
         return self._part("embed", width) + self.offset
 
     def layer(self, kind: str, stage: int, width: int, first_share: bool) -> float:
-        """A layer; an A as if its map were not reused, so an S right behind an A (`first_share`) pays for it."""
+        """Seconds of a layer. An S right after an A (`first_share`) includes the extra cost of the A's explicit map."""
         seconds = self._part(kind, stage, width)
         if first_share:
             seconds += self._part("explicit", stage, width) - self._part(ATTEND, stage, width)
         return seconds
 
     def pool(self, stage: int, before: int, after: int) -> float:
-        """The pooling that leads to a stage."""
+        """Seconds of the pooling before a stage."""
         return self._part("pool", stage, before, after)
 
     def head(self, stage: int, width: int) -> float:
-        """The last norm, the global pooling and the classifier."""
+        """Seconds of the last norm, the global pooling and the classifier."""
         return self._part("head", stage, width)
 
     def of(self, arch: Arch) -> float:
-        """A whole network."""
+        """Seconds of a whole network."""
         steps = steps_of(arch)
         parts = [self.embed(steps[0].width), self.head(steps[-1].stage, steps[-1].width)]
         parts += [self.pool(step.stage, step.pooled_from, step.width) for step in steps if step.pooled_from]
         parts += [self.layer(step.kind, step.stage, step.width, step.run == 1) for step in steps]
-        return math.fsum(parts)  # the same for the same parts in another order: their ranks tie
+        return math.fsum(parts)  # independent of the order, so that networks of the same parts tie
 
     def calibrated(self, archs: Sequence[Arch], measured: Sequence[float]) -> LatencyTable:
-        """The same table with the scale and the offset that fit these networks' seconds best."""
+        """This table with scale and offset fitted to the measured seconds of networks."""
         raw = replace(self, scale=1.0, offset=0.0)
         scale, offset = fit([raw.of(arch) for arch in archs], measured)
         return replace(self, scale=scale, offset=offset)
@@ -145,13 +144,13 @@ def part_name(*name: object) -> str:
 
 
 def fit(sums: Sequence[float], measured: Sequence[float]) -> tuple[float, float]:
-    """Scale and offset for which ``scale * sum + offset`` has the least squares of relative errors to `measured`.
+    """Fit ``scale * sum + offset`` to `measured` by least squares of the relative errors.
 
-    Sums that do not differ, or differ against the measurements, tell no offset: then it is 0.
+    The offset is 0 if the sums are all equal or the fitted scale is not positive.
     """
     own, seconds = np.asarray(sums), np.asarray(measured)
     mean = seconds.mean()
-    columns = np.stack([own / seconds, mean / seconds], axis=1)  # of one size, so that rank means something
+    columns = np.stack([own / seconds, mean / seconds], axis=1)  # scaled alike, for a meaningful rank
     (scale, offset), _, rank, _ = np.linalg.lstsq(columns, np.ones_like(seconds), rcond=1e-6)
     if rank < 2 or scale <= 0:
         return float(columns[:, 0].sum() / (columns[:, 0] ** 2).sum()), 0.0

@@ -1,4 +1,4 @@
-"""Seconds of calls that take turns, and what follows from them: medians, quartiles, ratios round by round."""
+"""Timings of calls in turns, and their statistics: medians, quartiles, ratios round by round."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 
 MIN_SECONDS = 0.02
-"""A timing lasts at least this long; a faster call is repeated within it."""
+"""The shortest timing; faster calls are repeated within it."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """The median of some numbers, and their lower and upper quartile: half of the numbers lie between."""
+    """Median, lower and upper quartile of some numbers."""
 
     low: float
     median: float
@@ -47,11 +47,10 @@ class Speed:
 
 
 def summarise(seconds: Sequence[Sequence[float] | None], batch_size: int) -> list[Speed | None]:
-    """Speeds from the seconds a batch took: one list a model, one number a round, None for a model that failed.
+    """Speeds from the seconds for a batch: one list per model, one number per round, None for a model that failed.
 
-    The ratio is the median of the ratios within each round, not the ratio of the medians. The models of one round run
-    within a moment of each other, so a machine that slows down by a third half-way slows both sides of each ratio,
-    and the ratio stays.
+    The ratio is the median of the ratios within each round, not the ratio of the medians, so drift of the machine
+    cancels out.
     """
     first = seconds[0]
     speeds: list[Speed | None] = []
@@ -69,13 +68,13 @@ def summarise(seconds: Sequence[Sequence[float] | None], batch_size: int) -> lis
 class Stopwatch:
     """Times one call; ``watch()`` returns its seconds.
 
-    A fast call is repeated until a timing lasts about `min_seconds`; how often is decided once, by `warm`.
+    A fast call is repeated until a timing lasts about `min_seconds`; `warm` sets the number of repeats.
 
     Args:
-        call: what to time.
-        device: waited for before the clock is read.
-        min_seconds: the shortest timing worth reading.
-        clock: seconds, from any origin.
+        call: the call to time.
+        device: synchronised before the clock is read.
+        min_seconds: the shortest timing.
+        clock: returns seconds, from any origin.
     """
 
     def __init__(
@@ -97,7 +96,7 @@ class Stopwatch:
         for _ in range(calls - 1):
             self()
         while (seconds := self()) * self.repeats < self.min_seconds:
-            # At least double, so that it ends; at most tenfold, so that one quick reading does no harm.
+            # at least double, so that it ends; at most tenfold, in case one reading is too short
             wanted = math.ceil(self.min_seconds / seconds) if seconds > 0 else 10 * self.repeats
             self.repeats = min(max(wanted, 2 * self.repeats), 10 * self.repeats)
         return first
@@ -120,9 +119,9 @@ def _wait_for(device: torch.device) -> None:
 
 
 def interleave(watches: Sequence[Callable[[], float]], rounds: int) -> list[list[float] | Exception]:
-    """One turn for every watch in every round; the order moves on by one each round, so that none is always first.
+    """Call every watch once per round, in an order that rotates from round to round.
 
-    A watch that raises leaves the race and has its exception in place of its timings; the others go on.
+    A watch that raises is left out from then on, and its result is the exception.
     """
     results: list[list[float] | Exception] = [[] for _ in watches]
     for turn in range(rounds):
