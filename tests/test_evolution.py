@@ -160,7 +160,7 @@ def test_each_member_once_and_none_outside_the_budget(tmp_path: Path) -> None:
     assert names(scores) == list(map(name_of, seen))
     assert len(set(names(scores))) == len(scores) == 40
     assert any(math.isnan(one.loss) for one in scores)
-    assert [line.split(";")[0] for line in said] == [f"evolution {6 * i} of 40 members" for i in range(1, 7)]
+    assert [line.split(";")[0] for line in said] == [f"evolution {6 * i} of 40 networks" for i in range(1, 7)]
 
 
 def test_a_small_set_is_found_whole(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_small_set_is_found_whole(tmp_path: Path) -> None:
     said: list[str] = []
     scores = run(tmp_path, 1000, feasible=feasible, say=said.append)
     assert sorted(names(scores)) == sorted(map(name_of, feasible))
-    assert f"ends after {feasible.count()} members" in said[-1]
+    assert f"ends after {feasible.count()} networks" in said[-1]
 
 
 def hypervolume(scores: list[Score]) -> float:
