@@ -1,4 +1,4 @@
-"""Image files with annotated objects, as COCO and Pascal VOC have them. No torch here."""
+"""Image files with annotated objects, for COCO and Pascal VOC. No torch here."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from psvit.data.sources import load_image
 from psvit.errors import UserError, one_line
 
 ROUNDING = 1.0
-"""A box may leave its image by so many pixels without a note: annotation tools round."""
+"""A box may exceed its image by this many pixels without a note: annotation tools round."""
 
 
 @dataclass(frozen=True, eq=False)
 class Annotation:
-    """One object as annotated: x0, y0, x1, y1 in pixels; a name for messages."""
+    """One annotated object: box x0, y0, x1, y1 in pixels; `name` is for messages."""
 
     box: tuple[float, float, float, float]
     label: int
@@ -35,7 +35,7 @@ class Annotation:
 class Annotated:
     """One image file: height and width, boxes (n, 4) within it, labels (n,), crowd (n,), n outlines.
 
-    `as_stored`: annotations are for the pixels as stored, without the EXIF orientation.
+    `as_stored`: the annotations refer to the pixels as stored, without the EXIF orientation.
     """
 
     path: str
@@ -50,7 +50,7 @@ class Annotated:
 def annotate(
     path: str, size: tuple[int, int], found: Sequence[Annotation], findings: Findings, as_stored: bool = False
 ) -> Annotated:
-    """Clip boxes to the image; drop those without area in it."""
+    """Clip boxes to the image; drop those without area inside."""
     height, width = size
     boxes = np.asarray([one.box for one in found], dtype=np.float32).reshape(-1, 4)
     clipped = np.clip(boxes, 0, np.asarray((width, height, width, height), dtype=np.float32))
@@ -77,7 +77,7 @@ def annotate(
 
 
 def check_objects(where: Path, images: Sequence[Annotated], notes: Sequence[str], crowds: bool = False) -> None:
-    """Refuse a training split without an object to learn from; with `crowds` a crowd is one. `notes` may say why."""
+    """Refuse a training split without objects; with `crowds` crowds count. `notes` are added to the message."""
     if not any(len(one.labels) if crowds else (~one.crowd).any() for one in images):
         kind = "an object" if crowds else "an object that is neither a crowd nor difficult"
         found = f" (found on the way: {'; '.join(notes)})" if notes else ""
@@ -91,7 +91,7 @@ class AnnotatedSource(DenseFiles):
 
     Args:
         images: the files.
-        has_masks: objects have masks; one without an outline, or whose outline has no pixel, has its box as a mask.
+        has_masks: objects have masks; the box is the mask of an object without an outline or with an empty one.
     """
 
     def __init__(self, images: Sequence[Annotated], has_masks: bool) -> None:
@@ -101,7 +101,7 @@ class AnnotatedSource(DenseFiles):
         return len(self.images)
 
     def image(self, i: int) -> Image.Image:
-        """Decode file i, mode RGB; OSError too if its size is not the annotated one: boxes would not fit."""
+        """Decode file i, mode RGB; OSError also if its size differs from the annotated one."""
         one = self.images[i]
         image = load_image(one.path, as_stored=one.as_stored)
         if image.size[::-1] != one.size:
@@ -126,7 +126,7 @@ class AnnotatedSource(DenseFiles):
         return Objects(one.boxes, one.labels, masks, one.crowd)
 
     def class_map(self, i: int) -> NDArray[np.int64]:
-        """(H, W): 0 for the background, above it class number + 1; where objects overlap, the smaller one's."""
+        """(H, W): 0 for the background, else class number + 1; the smaller of overlapping objects counts."""
         one = self.images[i]
         if not self.has_masks:
             raise UserError(f"{one.path} has boxes, but no masks: a class map cannot be drawn from them")

@@ -21,7 +21,7 @@ class DenseSplit(Split):
 
     Args:
         source: the images.
-        vary: how images are varied in training; None in evaluation.
+        vary: augmentation in training; None in evaluation.
         strict: stop at the first unreadable image with a UserError.
     """
 
@@ -33,33 +33,33 @@ class DenseSplit(Split):
         return len(self.source)
 
     def name(self, i: int) -> str:
-        """What a message calls image i."""
+        """The name of image i in messages."""
         return self.source.name(i)
 
     def counts(self, item: Any) -> bool:
-        """Whether an image that was read counts in the metrics."""
+        """Whether an image counts in the metrics."""
         return True
 
 
 class ObjectSplit(DenseSplit):
     """Images with boxes and masks: a batch is a list of images (C, H, W) in 0..1 and a list of targets.
 
-    A target is torchvision's in training; in evaluation it is the image's number, (height, width) and Objects.
+    In training a target is torchvision's; in evaluation the index of the image, (height, width) and Objects.
     """
 
     def read(self, i: int) -> tuple[int, Image.Image, Objects]:
-        """Image i, its number and its objects."""
+        """Index, image and objects of image i."""
         return i, self.source.image(i), self.source.objects(i)
 
     def transformed(self, item: tuple[int, Image.Image, Objects]) -> tuple[Tensor, Any]:
-        """What `read` gave -> (C, H, W) and the target."""
+        """The result of `read` -> (C, H, W) and the target."""
         number, image, objects = item
         if self.vary is not None:
             return vary_objects(self.vary, image, objects)
         return to_tensor(image), (number, (image.height, image.width), objects)
 
     def stacked(self, images: list[Tensor], labels: list[Any]) -> tuple[Any, Any]:
-        """Lists as they are: images differ in size and in their number of objects."""
+        """Lists, since images differ in size and number of objects."""
         return images, labels
 
 
@@ -74,11 +74,11 @@ class ClassMapSplit(DenseSplit):
         return self.source.image(i), self.source.class_map(i)
 
     def counts(self, item: tuple[Image.Image, NDArray[np.int64]]) -> bool:
-        """Whether a pixel has a class."""
+        """Whether any pixel has a class."""
         return bool((item[1] != IGNORED).any())
 
     def transformed(self, item: tuple[Image.Image, NDArray[np.int64]]) -> tuple[Tensor, Tensor]:
-        """What `read` gave -> (C, H, W) and (H, W)."""
+        """The result of `read` -> (C, H, W) and (H, W)."""
         return vary_class_map(self.vary, *item)
 
     def stacked(self, images: list[Tensor], labels: list[Any]) -> tuple[Any, Any]:
@@ -87,7 +87,7 @@ class ClassMapSplit(DenseSplit):
 
 
 def check_validation(split: DenseSplit) -> None:
-    """Refuse a validation split that can have no metrics, before an epoch is trained; stops at the first good image.
+    """Before training, refuse a validation split without a usable image; reads up to the first usable one.
 
     Raises:
         UserError: none of its images can be read, or no pixel of them has a class.
@@ -103,6 +103,5 @@ def check_validation(split: DenseSplit) -> None:
     if wrong:
         raise UserError(
             f"none of the {len(split)} images of the validation split can be evaluated, the first is {wrong}: "
-            f"mend it, give "
-            "another --split-seed, or go without a validation split by --validation 0"
+            "mend it, give another --split-seed, or go without a validation split by --validation 0"
         )

@@ -1,4 +1,4 @@
-"""Folders of images and masks -> class maps, in the layouts of ADE20K, COCO-stuff and VOC, or your own. No torch."""
+"""Folders of images and masks in the layouts of ADE20K, COCO-stuff, VOC, or your own -> class maps. No torch."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def open_maps(root: Path, strict: bool = False, evaluated: tuple[str, ...] | Non
 
     Args:
         root: the folder.
-        strict: an image without a mask that can be read is an error.
-        evaluated: the classes of a network to evaluate: then the set need not have a training split.
+        strict: raise an error for an image without a readable mask.
+        evaluated: the classes of a network to evaluate; then the set need not have a training split.
 
     Raises:
-        UserError: no image has a mask; what masks hold tells no classes; every pixel is ignored; the set has one class
-            only; of your own masks, one of the test split holds a number that the training split lacks.
+        UserError: no image has a mask; the masks do not determine the classes; every pixel is ignored; the set has only
+            one class; a test mask of your own holds a number that the training masks lack.
     """
     folders = find_folders(root)
     if not folders:
@@ -68,10 +68,10 @@ def open_maps(root: Path, strict: bool = False, evaluated: tuple[str, ...] | Non
 
 
 def open_voc_maps(root: Path, strict: bool = False) -> Found | None:
-    """SegmentationClass of Pascal VOC: the background, then its twenty classes, or those that a file names.
+    """Open SegmentationClass of Pascal VOC: the background, then its twenty classes, or those named in a file.
 
     Raises:
-        UserError: no image has a class map; every pixel is ignored; what masks hold tells no classes.
+        UserError: no image has a class map; every pixel is ignored; the masks do not determine the classes.
     """
     folder = find_voc(root)
     masks = files_by_stem(folder / "SegmentationClass", is_image) if folder else {}
@@ -100,7 +100,7 @@ def open_voc_maps(root: Path, strict: bool = False) -> Found | None:
 def _found(
     pairs: Pairs, meaning: Meaning, origins: dict[str, str], learned: str, own: bool, notes: Sequence[str] = ()
 ) -> Found:
-    """Check the masks; with `own` all of them, also those that are not trained on."""
+    """Check the training masks, with `own` all masks."""
     root = pairs.root
     headers = read_headers([str(image) for image, _ in pairs.pairs])
     sizes = [
@@ -122,7 +122,7 @@ def _found(
     if len(meaning.classes) < 2:
         raise UserError(f"{root}: the masks hold one class only: segmenting needs two or more")
     for _ in source.readable([at for at, split in enumerate(pairs.splits) if own and split != learned]):
-        pass  # a number without a class is refused
+        pass  # refuses numbers without a class
     return Found(
         root=root,
         classes=meaning.classes,
@@ -136,7 +136,7 @@ def _found(
 
 
 def _own_masks(pairs: Pairs, learned: str, named: ClassNames | None) -> Meaning:
-    """What the masks to train on hold; those that cannot be read are left out."""
+    """The meaning of the training masks; unreadable ones are left out."""
     colours = named is not None and named.colours
     seen = _look_into(pairs, learned, colours)
     if seen is None:
@@ -147,7 +147,7 @@ def _own_masks(pairs: Pairs, learned: str, named: ClassNames | None) -> Meaning:
 
 
 def _look_into(pairs: Pairs, learned: str, colours: bool) -> Seen | None:
-    """The numbers in the masks of a split, or their colours; None where colours are met and not asked for."""
+    """The numbers or colours in the masks of a split; None for unexpected colours."""
     seen = Seen()
     broken: dict[int, str] = {}
     for at, ((_, mask), split) in enumerate(zip(pairs.pairs, pairs.splits, strict=True)):
@@ -171,10 +171,7 @@ def _look_into(pairs: Pairs, learned: str, colours: bool) -> Seen | None:
 
 
 def _names(path: Path, mark: str, count: int) -> tuple[str, ...]:
-    """Names of classes from 1 on, from lines that begin with the number and end with the name.
-
-    Their count is the highest number; without a file it is `count`.
-    """
+    """Class names from 1 to the highest number, from lines of number and name; `count` names without a file."""
     if not path.is_file():
         return tuple(f"class {at}" for at in range(1, count + 1))
     names: dict[int, str] = {}

@@ -1,4 +1,4 @@
-"""Files that name the classes of masks, as label tools write them -> names, with their numbers or colours. No torch."""
+"""Files of class names, as label tools write them -> names with their numbers or colours. No torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FILES = (
     "classes.txt", "class_names.txt", "labelmap.txt", "_classes.csv", "class_dict.csv", "label_colors.txt",
     "obj_class_to_machine_color.json",
 )  # fmt: skip
-"""Ours; of labelme, CVAT, Roboflow, CamVid (twice) and Supervisely. The first that is there counts."""
+"""Ours, and those of labelme, CVAT, Roboflow, CamVid (two) and Supervisely. The first that exists counts."""
 
 COLOUR = re.compile(r"(?P<name>.*?[^\s,:;])[\s,:;]+(?P<r>\d{1,3})[\s,]+(?P<g>\d{1,3})[\s,]+(?P<b>\d{1,3})[\s,:;]*")
 COLOUR_FIRST = re.compile(r"(?P<r>\d{1,3})[\s,]+(?P<g>\d{1,3})[\s,]+(?P<b>\d{1,3})[\s,:;]+(?P<name>\S.*)")
@@ -29,13 +29,13 @@ HEADS = re.compile(r"(pixel value|name|class|label)\s*[,;\t].*", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class ClassNames:
-    """Names of classes, in their order.
+    """Class names in order.
 
     Args:
         names: of the classes.
-        keys: the number of each in masks, or its colour as `packed`; None: they are numbered from 0.
+        keys: the number or packed colour of each in masks; None: they are numbered from 0.
         colours: keys are colours.
-        source: the file, as a message calls it; empty: they are a network's.
+        source: the file, for messages; empty for the classes of a network.
     """
 
     names: tuple[str, ...]
@@ -48,7 +48,7 @@ T = TypeVar("T", int, NDArray[np.int64])
 
 
 def packed(red: T, green: T, blue: T) -> T:
-    """A colour as one number; also of arrays."""
+    """A colour as one number; also for arrays."""
     return red << 16 | green << 8 | blue
 
 
@@ -58,10 +58,10 @@ def unpacked(colour: int) -> str:
 
 
 def find_class_names(*folders: Path) -> ClassNames | None:
-    """The names that the first such file in these folders gives; None if there is none.
+    """Read the first file of class names in these folders; None if there is none.
 
     Raises:
-        UserError: it cannot be read, or names nothing, or one number or colour twice.
+        UserError: it cannot be read, is empty, or repeats a number or colour.
     """
     files = [folder / name for folder in folders for name in FILES]
     path = next((path for path in files if path.is_file()), None)
@@ -69,7 +69,7 @@ def find_class_names(*folders: Path) -> ClassNames | None:
 
 
 def from_trained(names: tuple[str, ...]) -> ClassNames:
-    """The classes of a network, for masks beside which no file names them."""
+    """The classes of a network, for masks without a file of class names."""
     numbered = [re.fullmatch(r"class (\d+)", name) for name in names]
     keys = tuple(int(found[1]) for found in numbered if found)
     return ClassNames(names, keys if len(keys) == len(names) else None)
@@ -119,7 +119,7 @@ def _checked(pairs: list[tuple[str, int]], colours: bool, path: Path) -> ClassNa
 
 
 def read_text(path: Path) -> str:
-    """A file's text.
+    """Read a text file.
 
     Raises:
         UserError: it cannot be read as UTF-8.

@@ -1,4 +1,4 @@
-"""A folder in COCO's layout -> annotated images; its files are checked entry by entry. No torch here."""
+"""A folder in COCO's layout -> annotated images, with each entry checked. No torch here."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from psvit.data.sources import natural, quoted
 from psvit.errors import UserError, one_line
 
 OTHER_TASKS = ("captions_", "person_keypoints_", "image_info_", "stuff_", "panoptic_")
-"""How COCO's files begin that hold no boxes of objects."""
+"""Prefixes of COCO's files without boxes of objects."""
 
 MOST = 1 << 20
-"""A side of this many pixels is a mistake."""
+"""Sides of this many pixels or more are mistakes."""
 
 
 def open_coco(
@@ -35,12 +35,12 @@ def open_coco(
 
     Args:
         root: the folder.
-        strict: an image that is not on disk is an error.
-        evaluated: the classes of a network to evaluate; they are the set's if it has no other.
-        crowds: crowds alone are enough to train on.
+        strict: raise an error for an image that is not on disk.
+        evaluated: the classes of a network to evaluate; the set takes them if it has no others.
+        crowds: allow a training split with only crowds.
 
     Raises:
-        UserError: there is nothing to train on, or several files would do for one split; or a file is broken.
+        UserError: there is nothing to train on, a split has several files, or a file is broken.
     """
     files = _find_files(root)
     if not files:
@@ -78,7 +78,7 @@ def open_coco(
 
 
 def _find_files(root: Path) -> dict[str, Path]:
-    """The annotation files of a folder, by split; one file alone, whose name tells no split, has the empty name."""
+    """The annotation files of a folder, by split; the split is empty for a single file without a split in its name."""
     files = [*root.glob("*.json"), *root.glob("*/*.json")]
     files = [
         path
@@ -102,7 +102,7 @@ def _find_files(root: Path) -> dict[str, Path]:
 
 
 def _looks_like_coco(path: Path) -> bool:
-    # The beginning is enough, and saves reading a large file twice; a broken file counts until it is read.
+    # the beginning is enough, and avoids reading a large file twice
     with path.open("rb") as file:
         start = file.read(1 << 16)
     keys = (b'"images"', b'"annotations"', b'"categories"', b'"licenses"')
@@ -110,7 +110,7 @@ def _looks_like_coco(path: Path) -> bool:
 
 
 class _File(NamedTuple):
-    """One annotation file: class names, images, lines for the user, names that these count, whether it has masks."""
+    """One annotation file: class names, images, lines for the user, names in these, whether there are masks."""
 
     classes: tuple[str, ...]
     images: list[Annotated]
@@ -127,7 +127,7 @@ def _read_file(
     classes: Sequence[str] | None = None,
     evaluated: Sequence[str] | None = None,
 ) -> _File:
-    """Read an annotation file and find its images; without `classes` of the training split it has its own."""
+    """Read an annotation file and find its images; `classes` are those of the training split, if already read."""
     content = _read_json(path)
     findings = Findings(path.name, strict)
     own = _categories(_entries(content, "categories", path, ("id", "name")), findings, path)
@@ -197,7 +197,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _entries(content: dict[str, Any], key: str, path: Path, needed: Sequence[str]) -> list[dict[str, Any]]:
-    """The list `key` of a file; each entry has the keys `needed`."""
+    """The list `key` of a file; UserError unless each entry has the keys `needed`."""
     if not isinstance(content.get(key), list):
         raise UserError(f"{path} has no list {key!r}: COCO's format needs images, annotations and categories")
     entries: list[dict[str, Any]] = content[key]
@@ -211,7 +211,7 @@ def _entries(content: dict[str, Any], key: str, path: Path, needed: Sequence[str
 
 
 def _categories(entries: list[dict[str, Any]], findings: Findings, path: Path) -> dict[Any, str]:
-    """Names by id, in the order of the ids; a name that several have gets its id."""
+    """Names by id, in the order of the ids; repeated names get their id added."""
     times = Counter(str(entry["name"]) for entry in entries)
     found: dict[Any, str] = {}
     for entry in sorted(entries, key=lambda entry: (isinstance(entry["id"], str), entry["id"])):
@@ -230,19 +230,19 @@ def _categories(entries: list[dict[str, Any]], findings: Findings, path: Path) -
 def _on_disk(
     entries: list[dict[str, Any]], path: Path, root: Path, split: str, findings: Findings
 ) -> Iterator[tuple[dict[str, Any], Path]]:
-    """The listed images that are on disk, with their files."""
+    """Yield the listed images that are on disk, with their files."""
     tail = path.stem.removeprefix("instances_")
     above = [root, *(folder for name, folder in folders_in(root).items() if name in ("images", "image", "imgs"))]
     named = [folder for base in above for folder in splits_in(base).get(split, ())]
     folders = [path.parent, *(base / tail for base in above), *named, *above[1:], root]
     folders = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
-    composed: dict[Path, dict[str, Path]] = {}  # of each folder, filled where a name is written in another way there
+    composed: dict[Path, dict[str, Path]] = {}  # NFC names of the files in each folder
     for entry in entries:
         name = str(entry["file_name"]).replace("\\", "/")
         at = next((at for at, folder in enumerate(folders) if (folder / name).is_file()), None)
         if at is not None:
             yield entry, folders[at] / name
-            folders.insert(0, folders.pop(at))  # the others will be there too
+            folders.insert(0, folders.pop(at))  # other images are likely there too
         elif not name.isascii() and (file := _composed(name, folders, composed)) is not None:
             yield entry, file
         else:
@@ -250,7 +250,7 @@ def _on_disk(
 
 
 def _composed(name: str, folders: Sequence[Path], known: dict[Path, dict[str, Path]]) -> Path | None:
-    """The file whose name is the same once both are composed (NFC)."""
+    """The file whose name is the same in NFC."""
     inside, base = os.path.split(name)
     for folder in folders:
         place = folder / inside

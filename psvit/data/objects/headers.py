@@ -1,4 +1,4 @@
-"""Headers of image files: sizes as stored and upright, and which of the two annotations are for. No torch here."""
+"""Headers of image files: sizes as stored and upright, and which of them annotations refer to. No torch here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from psvit.data.sources import add_pillow_plugins, stored_orientation, upright_s
 
 
 class Header(NamedTuple):
-    """Height and width as stored, and upright by the EXIF orientation; whether it has an orientation."""
+    """Height and width as stored and upright by the EXIF orientation; whether there is an orientation."""
 
     stored: tuple[int, int]
     upright: tuple[int, int]
@@ -26,12 +26,12 @@ def read_header(path: str) -> Header | None:
     try:
         with Image.open(path) as image:
             return Header((image.height, image.width), upright_size(image), stored_orientation(image) != 1)
-    except Exception:  # on broken bytes Pillow's plugins raise anything
+    except Exception:  # Pillow raises anything on broken files
         return None
 
 
 def read_headers(paths: Sequence[str]) -> list[Header | None]:
-    """The headers of image files, read by several threads."""
+    """The headers of image files, read in threads."""
     with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
         return list(pool.map(read_header, paths))
 
@@ -39,18 +39,18 @@ def read_headers(paths: Sequence[str]) -> list[Header | None]:
 def made_as_stored(
     headers: Sequence[Header | None], sizes: Sequence[tuple[int, int] | None], what: str
 ) -> tuple[list[bool], list[str]]:
-    """Which images' annotations were made on the pixels as they are stored, not on the upright picture.
+    """Whether the annotations of each image refer to the pixels as stored, not to the upright image.
 
-    An annotation tool does one or the other, so one image of a quarter turn decides for all that have an orientation;
-    where such images differ, each decides for itself.
+    Images rotated by a quarter turn tell which, since their sizes differ. If all of these agree, it holds for all
+    images with an orientation.
 
     Args:
         headers: of the images.
-        sizes: height and width that the annotations of each are for, if known.
+        sizes: height and width according to the annotations of each image, if known.
         what: annotations or masks, for the lines.
 
     Returns:
-        The answer for each image, and lines for the user.
+        True or False for each image, and lines for the user.
     """
     pairs = list(zip(headers, sizes, strict=True))
     oriented = [header is not None and header.oriented for header in headers]

@@ -1,4 +1,4 @@
-"""Masks: image files whose pixels are class numbers, and the images beside them. No torch here."""
+"""Images with masks, image files whose pixels are class numbers. No torch here."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from psvit.data.sources import load_image, printable
 from psvit.errors import UserError, one_line
 
 EXACT = {".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm", ".ppm", ".pbm", ".pnm"}
-"""Formats that keep a number as it is, which JPEG does not; besides lossless WebP."""
+"""Lossless formats, besides lossless WebP."""
 
 
 class MapSource(DenseFiles):
-    """Image files, each with a file of class numbers.
+    """Image files with masks.
 
     Args:
         pairs: image and mask.
-        numbers: what the numbers in masks mean.
+        numbers: the meaning of the numbers in masks.
         headers: of the images.
         stored: whether the mask is for the image as stored, without its EXIF orientation.
     """
@@ -45,7 +45,7 @@ class MapSource(DenseFiles):
         return len(self.pairs)
 
     def image(self, i: int) -> Image.Image:
-        """Decode image i, mode RGB; also OSError if its size is not that in its header."""
+        """Decode image i, mode RGB; OSError also if its size differs from the header."""
         image = load_image(self.pairs[i][0], as_stored=self.stored[i])
         if image.size[::-1] != self.size_of(i):
             raise OSError(f"image {self.name(i)} has an EXIF orientation behind its pixels: write it again without")
@@ -56,12 +56,12 @@ class MapSource(DenseFiles):
         return str(self.pairs[i][0])
 
     def size_of(self, i: int) -> tuple[int, int] | None:
-        """Height and width of image i, by its header; None if it cannot be read."""
+        """Height and width of image i from its header; None if it cannot be read."""
         header = self.headers[i]
         return None if header is None else header.stored if self.stored[i] else header.upright
 
     def class_map(self, i: int) -> NDArray[np.int64]:
-        """Class numbers (H, W) of image i; OSError if the mask cannot be read or is of another size."""
+        """Class numbers (H, W) of image i; OSError if the mask cannot be read or has another size."""
         size = self.size_of(i)
         if size is None:
             raise OSError(f"image {self.name(i)} cannot be read: its header is broken")
@@ -76,18 +76,18 @@ class MapSource(DenseFiles):
         return self.numbers.classes(read_mask(path, self.numbers.colours), printable(str(path)))
 
     def readable(self, indices: Sequence[int]) -> Iterator[tuple[str, NDArray[np.int64]]]:
-        """Names and class numbers of the masks that can be read; UserError at a number that has no class."""
+        """Yield names and class numbers of the readable masks; UserError for a number without a class."""
         for at in indices:
             with suppress(OSError):
                 yield printable(str(self.pairs[at][1])), self._mask(at)
 
 
 def read_mask(path: Path, colours: bool = False) -> NDArray[np.int64]:
-    """The numbers (H, W) in a mask: of its pixels, or of its palette's entries; with `colours` those, packed.
+    """The numbers (H, W) in a mask: pixel values or palette indices; with `colours` the packed colours.
 
     Raises:
-        OSError: it cannot be read, or holds no whole numbers.
-        UserError: it holds colours, and is not read for them.
+        OSError: it cannot be read, or holds fractions.
+        UserError: it holds colours, and `colours` is not set.
     """
     values, grey = open_mask(path, colours)
     if not grey and not colours:
@@ -96,19 +96,19 @@ def read_mask(path: Path, colours: bool = False) -> NDArray[np.int64]:
 
 
 def open_mask(path: Path, colours: bool) -> tuple[NDArray[np.integer[Any]], bool]:
-    """What is in a mask, colours packed, and whether it is grey or a palette's entries; OSError as `read_mask`."""
+    """The values in a mask, with colours packed, and whether it holds numbers; OSError as `read_mask`."""
     try:
         with Image.open(path) as image:
             image.load()
             values = np.asarray(image.convert("RGB") if colours else image)
             mode = "RGB" if colours else image.mode
-    except Exception as error:  # on broken bytes Pillow's plugins raise anything
+    except Exception as error:  # Pillow raises anything on broken files
         raise OSError(f"mask {printable(str(path))} cannot be read: {one_line(error)}") from error
     if mode not in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "F") and not mode.startswith("I"):
         raise OSError(f"mask {printable(str(path))} is of the mode {mode}, which holds no class numbers")
-    if values.ndim == 3:  # a grey image that was saved as RGB has its number in each channel
+    if values.ndim == 3:  # a grey image saved as RGB has equal channels
         parts = values[..., :3] if mode.startswith("RGB") else values[..., :1]
-        apart = FAR if is_lossy(path) else 1  # lossy formats tint grey
+        apart = FAR if is_lossy(path) else 1  # lossy formats change grey to colours
         if colours or np.ptp(parts, axis=-1).max(initial=0) >= apart:
             red, green, blue = np.moveaxis(values[..., :3].astype(np.int64), -1, 0)
             return packed(red, green, blue), False
@@ -122,7 +122,7 @@ def open_mask(path: Path, colours: bool) -> tuple[NDArray[np.integer[Any]], bool
 
 
 def is_lossy(path: Path) -> bool:
-    """Whether a mask is of a format that changes numbers."""
+    """Whether a mask has a lossy format."""
     if path.suffix.lower() in EXACT:
         return False
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Where the images and the masks of a folder lie, split by split, and which belong together. No torch here."""
+"""Find the folders of images and masks by split, and match images with masks. No torch here."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from psvit.data.objects.mask_files import EXACT
 from psvit.data.objects.split_names import files_by_stem, folders_in, one_for_each, split_of_folder, splits_in
 
 IMAGES = ("images", "image", "imgs", "img", "jpegimages")
-"""Names of the folder of images beside that of masks."""
+"""Names of folders of images."""
 MASKS = (
     "masks", "mask", "masks_machine", "labels", "label", "stuffthingmaps", "segmentationclasspng", "segmentationclass",
     "annotations",
 )  # fmt: skip
-"""Names of the folder of masks: of Supervisely, COCO-stuff, labelme, VOC, ADE20K and others."""
+"""Names of folders of masks: of Supervisely, COCO-stuff, labelme, VOC, ADE20K and others."""
 BESIDE = re.compile(r"[_-](masks?|labels?|seg|gt)$", re.IGNORECASE)
-"""What may follow the image's name in the name of its mask."""
+"""Suffixes in the names of masks."""
 
 
 def find_folders(root: Path) -> dict[str, tuple[Path, Path]]:
-    """Folders of images and of masks, by split; without splits by the empty name."""
+    """Folders of images and of masks, by split; the split is empty if there are no splits."""
     tops, splits = folders_in(root), splits_in(root)
     beside = [tops[name] for name in IMAGES if name in tops]
     partly: dict[str, list[tuple[Path, Path]]] = {}
@@ -60,12 +60,12 @@ def find_folders(root: Path) -> dict[str, tuple[Path, Path]]:
 
 
 def _same(image: Path, mask: Path, images: Sequence[Path]) -> bool:
-    """Whether a folder of masks is for this folder of images: the only one, or one of its name."""
+    """Whether a folder of masks belongs to this folder of images: the only one, or of the same name."""
     return len(images) == 1 or image.name == mask.name
 
 
 def _called_alike(tops: dict[str, Path], kind: str) -> Iterator[tuple[str, Path, Path]]:
-    """train_masks beside train or train_images, as CamVid has it."""
+    """Find train_masks beside train or train_images, as in CamVid."""
     for name, masks in tops.items():
         part, mark, end = name.rpartition("_")
         if mark and end == kind and (split := split_of_folder(part)) is not None:
@@ -88,14 +88,14 @@ def _is_named_mask(name: str) -> bool:
 
 
 def find_other_masks(root: Path) -> Path | None:
-    """A folder that is called as one of masks beside images, in a set that has no mask that can be used."""
+    """A folder with a name for masks, in a set without usable masks; for an error message."""
     tops = folders_in(root)
     there = any(name in tops for name in IMAGES) or "train" in splits_in(root)
     return next((tops[name] for name in MASKS if there and name in tops), None)
 
 
 class Pairs:
-    """Pairs of image and mask, the split of each, and the problems met while they are found."""
+    """Pairs of image and mask, the split of each, and problems found."""
 
     def __init__(self, root: Path, strict: bool) -> None:
         self.root = root
@@ -110,7 +110,7 @@ class Pairs:
         self.splits.append(split)
 
     def find(self, split: str, images: Path, masks: Path) -> None:
-        """The images of a folder with their masks: of the same name and folder, or with _mask or the like behind it."""
+        """Match images with masks of the same name in the same folder, also with a suffix such as _mask."""
         listed = drawn = self._files(images)
         if masks != images:
             drawn = self._files(masks)
@@ -133,7 +133,7 @@ class Pairs:
         self.findings.add("masks without an image, left out", *alone)
 
     def _files(self, folder: Path) -> list[ImageFile]:
-        """The image files of a folder; other files are noted as left out, except files of class names."""
+        """The image files of a folder; other files, except those of class names, are added to `left_out`."""
         files, left_out = find_images(folder)
         for why, names in left_out.names.items():
             kept = [name for name in names if os.path.basename(name) not in FILES]

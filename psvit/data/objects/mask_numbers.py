@@ -1,7 +1,7 @@
 """The numbers or colours in masks -> classes. No torch here.
 
-Numbers are class numbers where they are close to each other from 0 on. A few numbers far apart are a class each. Many
-numbers between two or more that fill areas are smoothed edges.
+Consecutive numbers from 0 are class numbers. A few numbers far apart are one class each. Many numbers between two or
+more that fill areas come from smoothed edges.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from psvit.data.objects.objects import IGNORED
 from psvit.errors import UserError
 
 FAR = 16
-"""Two numbers this far apart are no noise of each other."""
+"""Numbers this far apart are not noise of each other."""
 MOST_APART = 32
-"""So many numbers with gaps may be a class each, and so many without gaps need fill no areas."""
+"""Up to this many numbers may be one class each if they have gaps, or need not fill areas if they have none."""
 NOISE = 0.05
-"""Of the pixels of a number: so many may have numbers less than `FAR` away, in a format that keeps numbers."""
+"""Largest fraction of pixels with numbers closer than `FAR` to another number, in a lossless format."""
 EDGES = 0.5
-"""Of all pixels: so many at most may be smoothed edges."""
+"""Largest fraction of all pixels on smoothed edges."""
 MOST_BLENDED = 0.02
-"""Of all pixels: so many at most may have one colour that is no class's, as smoothed edges have."""
+"""Largest fraction of all pixels with the same colour on smoothed edges."""
 
 
 @dataclass(frozen=True, eq=False)
 class Numbers:
-    """What the numbers, or packed colours, of a set's masks mean.
+    """The meaning of the numbers or packed colours in masks.
 
     Args:
-        keys: (n,) those that mean something, ascending.
+        keys: (n,) known numbers, ascending.
         means: (n,) the class of each, or 255 for ignored.
-        rest: what others are: refused, ignored, or nearest: of the class whose key is nearest.
+        rest: other numbers are refused, ignored, or take the class of the nearest key.
         colours: keys are colours.
-        told: the classes, for the message that refuses another number.
+        told: the classes, for the message about another number.
     """
 
     keys: NDArray[np.int64]
@@ -52,7 +52,7 @@ class Numbers:
         """Class number of each pixel.
 
         Raises:
-            UserError: a number that the set has no class for.
+            UserError: a number without a class.
         """
         above = np.searchsorted(self.keys, values).clip(max=len(self.keys) - 1)
         if self.rest == "nearest":
@@ -68,7 +68,7 @@ class Numbers:
 
 
 def numbered(count: int, first: int = 0) -> Numbers:
-    """Class numbers: `count` classes from `first` on; less is ignored, as 255 is."""
+    """`count` class numbers from `first`; smaller numbers and 255 are ignored."""
     keys = np.append(np.arange(first + count), IGNORED)
     means = np.append(np.full(first, IGNORED), np.append(np.arange(count), IGNORED))
     told = f"classes {first} to {first + count - 1}, and {IGNORED} for ignored pixels"
@@ -76,7 +76,7 @@ def numbered(count: int, first: int = 0) -> Numbers:
 
 
 def each_a_class(keys: Sequence[int], rest: str = "refused", colours: bool = False) -> Numbers:
-    """Each of these numbers or colours is a class, in this order; of numbers 255 is ignored if it is not among them."""
+    """Each of these numbers or colours is a class, in this order; 255 is ignored unless it is one of the numbers."""
     pairs = [(key, at) for at, key in enumerate(keys)]
     if not colours and IGNORED not in keys and rest != "nearest":
         pairs.append((IGNORED, IGNORED))
@@ -88,11 +88,11 @@ def each_a_class(keys: Sequence[int], rest: str = "refused", colours: bool = Fal
 
 @dataclass
 class Seen:
-    """The numbers, or colours, of the masks that were looked into.
+    """The numbers or colours in the training masks.
 
     Args:
-        pixels: how many each number has; solid: numbers that fill a square of nine pixels somewhere.
-        lossy: the name of a mask in a format that changes numbers.
+        pixels: count of each number; solid: numbers that fill a square of nine pixels somewhere.
+        lossy: the name of a mask in a lossy format.
     """
 
     pixels: Counter[int] = field(default_factory=Counter)
@@ -112,7 +112,7 @@ class Seen:
         self.solid.update(_counted(middle[1:-1][whole])[0])
 
     def share(self, keys: Sequence[int]) -> float:
-        """The part of all pixels that these numbers have."""
+        """The fraction of all pixels with these numbers."""
         return sum(self.pixels[key] for key in keys) / max(self.pixels.total(), 1)
 
     def areas(self) -> list[int] | None:
@@ -135,7 +135,7 @@ class Seen:
 
 
 def _counted(values: NDArray[np.integer[Any]]) -> tuple[list[int], list[int]]:
-    """The numbers that occur, ascending, and how often."""
+    """The numbers that occur, ascending, and their counts."""
     if values.dtype.itemsize > 2 and values.size and not 0 <= values.min() <= values.max() < 1 << 16:
         found, counts = np.unique(values, return_counts=True)
         return found.tolist(), counts.tolist()
@@ -146,7 +146,7 @@ def _counted(values: NDArray[np.integer[Any]]) -> tuple[list[int], list[int]]:
 
 @dataclass(frozen=True)
 class Meaning:
-    """What was found: the numbers, names of the classes, and lines that say what was decided."""
+    """The meaning of the numbers, the class names, and lines for the user."""
 
     numbers: Numbers
     classes: tuple[str, ...]
@@ -154,16 +154,16 @@ class Meaning:
 
 
 def understand(where: str, seen: Seen, named: ClassNames | None, colours: bool) -> Meaning:
-    """What the numbers in a set's training masks mean.
+    """Derive the classes from the training masks.
 
     Args:
         where: the set, for messages.
-        seen: their numbers, or colours.
-        named: what names the classes; None for nothing.
+        seen: numbers or colours in the masks.
+        named: class names, if known.
         colours: the masks hold colours.
 
     Raises:
-        UserError: it is open, or there is a number that the names do not account for.
+        UserError: the meaning is ambiguous, or a number has no name.
     """
     if colours:
         return _colours(where, seen, named)
@@ -197,7 +197,7 @@ def understand(where: str, seen: Seen, named: ClassNames | None, colours: bool) 
 
 
 def _have_gaps(classes: Sequence[int]) -> bool:
-    """Whether fewer than half of the numbers up to the highest occur: too few for class numbers with gaps."""
+    """Whether at most half of the numbers up to the highest occur, so they are not class numbers."""
     return bool(classes) and 2 * len(classes) <= classes[-1]
 
 

@@ -28,12 +28,12 @@ from psvit.errors import UserError
 
 SCENES = "digits-scenes"
 TEST_SCENES = 500
-"""Their seed is fixed: all runs are tested on the same scenes."""
+"""Number of test scenes; their seed is fixed, so all runs have the same."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class DenseData(OpenedSet):
-    """An opened set of images with boxes and masks, or with class maps, whose classes include the background, if any.
+    """An opened set of images with boxes and masks, or with class maps, whose classes may include a background.
 
     Args:
         train: training images, without the validation split.
@@ -50,11 +50,11 @@ class DenseData(OpenedSet):
     img_size: tuple[int, int] | None
 
     def split(self, name: str) -> DenseSource:
-        """The split of this name: train, validation or test."""
+        """A split by name: train, validation or test."""
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
     def sizes(self) -> set[tuple[int, int]]:
-        """Heights and widths of the images of all splits, if known without decoding them."""
+        """The known (height, width) of images of all splits, without decoding them."""
         if self.img_size is not None:
             return {self.img_size}
         parts = (self.train, self.validation, self.test)
@@ -64,15 +64,15 @@ class DenseData(OpenedSet):
 def open_objects(
     config: DenseDataConfig, kept: ImageList | None = None, evaluated: tuple[str, ...] | None = None
 ) -> DenseData:
-    """Open a set of images with boxes, and masks where it has them.
+    """Open a set of images with boxes, and masks if it has them.
 
     Args:
-        config: which set, and how to cut it.
-        kept: the list of a network's images: they keep their splits.
+        config: which set, and how to split it.
+        kept: list of images that keep their splits.
         evaluated: the classes of a network to evaluate; see `open_image_set`.
 
     Raises:
-        UserError: the set is not known or not found, is broken, or has too few images.
+        UserError: the set is unknown, missing or broken, or has too few images.
     """
     if config.data == SCENES:
         return _open_scenes(config)
@@ -89,10 +89,10 @@ def open_objects(
 def open_class_maps(
     config: DenseDataConfig, kept: ImageList | None = None, evaluated: tuple[str, ...] | None = None
 ) -> DenseData:
-    """Open a set of images with a class for each pixel; arguments as of `open_objects`.
+    """Open a set of images with a class for each pixel; arguments as for `open_objects`.
 
     Raises:
-        UserError: the set is not known or not found, is broken, or has too few images.
+        UserError: the set is unknown, missing or broken, or has too few images.
     """
     if config.data == SCENES:
         return _with_background(_open_scenes(config))
@@ -121,7 +121,7 @@ def _with_background(data: DenseData) -> DenseData:
 
 
 def _folder(config: DenseDataConfig, known: str, instead: str) -> Path:
-    """The folder that is named as the data; `instead` says how its images come to one size."""
+    """The folder given as --data; `instead` tells in a message how its images are resized."""
     root = data_folder(config, known)
     if config.img_size is not None:
         raise UserError(
@@ -132,18 +132,14 @@ def _folder(config: DenseDataConfig, known: str, instead: str) -> Path:
 
 
 def _in_splits(config: DenseDataConfig, found: Found, kept: ImageList | None, evaluated: bool) -> DenseData:
-    """Cut the splits that a folder has none of, by a hash of each image's path, and keep to --limit.
-
-    Raises:
-        UserError: an image is in two splits.
-    """
+    """Cut missing splits by a hash of the path of each image, and apply --limit; UserError if splits overlap."""
     from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
     source = found.source
     real = _real_paths([source.path(at) for at in range(len(source))])
     _check_apart(config, found, real)
     given = list(zip(found.splits, real, strict=True))
-    paths: dict[tuple[str, str], str] = {}  # a file that is listed twice counts once
+    paths: dict[tuple[str, str], str] = {}  # files listed twice count once
     for at, pair in enumerate(given):
         paths.setdefault(pair, source.path(at))
     splits: dict[str, list[Labelled]] = {}
@@ -186,7 +182,7 @@ def _real_paths(paths: Sequence[str]) -> list[str]:
 
 
 def _check_apart(config: DenseDataConfig, found: Found, real: Sequence[str]) -> None:
-    """Refuse a file that is in two splits, unless --join-duplicates puts it into one."""
+    """Refuse files in two splits, unless --join-duplicates is given."""
     places: dict[str, set[str]] = {}
     for file, split in zip(real, found.splits, strict=True):
         places.setdefault(file, set()).add(split)
@@ -201,7 +197,7 @@ def _check_apart(config: DenseDataConfig, found: Found, real: Sequence[str]) -> 
 
 
 def _unlisted(found: Found, real: Sequence[str]) -> tuple[str, ...]:
-    """How many images in the set's folders are not used, and no other note counts."""
+    """A note on unused images in the folders of the set that no other note counts."""
     used = {*real, *_real_paths(found.masks)}
     files, _ = find_images(found.root)
     counts: Counter[str] = Counter()
@@ -216,7 +212,7 @@ def _unlisted(found: Found, real: Sequence[str]) -> tuple[str, ...]:
 
 
 def _one_size(source: DenseSource) -> tuple[int, int] | None:
-    """Height and width of all images, if they are of one size."""
+    """Height and width of the images, if they all have the same size."""
     found: set[tuple[int, int]] = set()
     for at in range(len(source)):
         if (size := source.size_of(at)) is not None:
@@ -239,7 +235,7 @@ def _open_scenes(config: DenseDataConfig) -> DenseData:
     kept, off = cut(labels, config.validation, np.random.default_rng(seed), DIGITS)
     count = max(round(config.validation * config.scenes), 1) if config.validation else 0
     limited = min(config.limit or config.scenes, config.scenes)
-    # the first number keeps the randomness of the splits apart; the test split's does not depend on --seed
+    # the first number differs by split; the test split does not depend on --seed
     return DenseData(
         name=config.data,
         classes=DIGITS,

@@ -13,7 +13,7 @@ from psvit.data.sources import Chosen, Images, printable
 from psvit.errors import UserError
 
 IGNORED = 255
-"""The class number of pixels that neither training nor evaluation looks at."""
+"""The class number of pixels that training and evaluation ignore."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,9 +21,9 @@ class Objects:
     """The objects in one image.
 
     Args:
-        boxes: (n, 4) x0, y0, x1, y1 in pixels; x1 and y1 are where the box ends, so its width is x1 - x0.
-        labels: (n,) class numbers from 0; there is no number for the background.
-        masks: (n, H, W) pixels of each object that can be seen; None in a set without masks.
+        boxes: (n, 4) x0, y0, x1, y1 in pixels; the width is x1 - x0.
+        labels: (n,) class numbers from 0, without the background.
+        masks: (n, H, W) visible pixels of each object; None in a set without masks.
         crowd: (n,) crowds and difficult objects: not trained on, ignored in evaluation.
     """
 
@@ -37,7 +37,7 @@ class Objects:
 
     @property
     def areas(self) -> NDArray[np.float32]:
-        """(n,) pixels of each mask; of each box in a set without masks."""
+        """(n,) area of each mask in pixels, or of each box if there are no masks."""
         if self.masks is not None:
             return self.masks.sum(axis=(1, 2)).astype(np.float32)
         return np.prod(self.boxes[:, 2:] - self.boxes[:, :2], axis=1, dtype=np.float32)
@@ -67,22 +67,23 @@ class DenseFiles(DenseSource):
         """Path of file i."""
 
     def name(self, i: int) -> str:
-        """Path of file i, as it can be written down."""
+        """Printable path of file i."""
         return printable(self.path(i))
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What a folder in one of the layouts holds.
+    """The content of a folder.
 
     Args:
         root: the folder.
         classes: class names, by class number.
-        source: all its images, with the masks in `masks` where these are files.
-        splits: the split that the folder gives each image; train where it gives none.
-        origins: the file or folder (with / behind it) that gives each split; empty where none does.
+        source: all its images.
+        splits: the split of each image; train if the folder has no splits.
+        origins: the file or folder (ending with /) of each split; empty without splits.
         notes: lines for the user.
-        named: names of files that the notes count.
+        named: names of files in the notes.
+        masks: paths of mask files, if any.
         has_masks: objects have masks.
     """
 
@@ -98,7 +99,7 @@ class Found:
 
 
 class DenseSubset(Chosen[DenseSource], DenseSource):
-    """Some images of another source."""
+    """A subset of another source."""
 
     def size_of(self, i: int) -> tuple[int, int] | None:
         """Its size."""
@@ -114,7 +115,7 @@ class DenseSubset(Chosen[DenseSource], DenseSource):
 
 
 class BoxesAlone(DenseSubset):
-    """Another source without its masks: what a detector of boxes learns from."""
+    """Another source without its masks, for detectors of boxes."""
 
     def __init__(self, source: DenseSource) -> None:
         super().__init__(source, range(len(source)))

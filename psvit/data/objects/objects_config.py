@@ -1,4 +1,4 @@
-"""Which images with boxes, masks or class maps to read, as plain settings: no torch."""
+"""Settings of images with boxes, masks or class maps. No torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WITH_OBJECTS = "digits-scenes, or a folder in the layout of COCO or Pascal VOC"
 WITH_CLASS_MAPS = (
     "digits-scenes, or a folder in the layout of ADE20K, COCO-stuff, COCO or Pascal VOC, or of images/ and masks/"
 )
-"""What --data may be, by what is asked of it."""
+"""What --data may be, for detection and for segmentation."""
 
 NotUsed = Annotated[None, Rule("used for boxes and masks: give the folder as --data, and leave this out")]
 
@@ -22,13 +22,13 @@ class DenseDataConfig(DataConfig):
     """Which images with boxes, masks or class maps to read, and how.
 
     Args:
-        data: digits-scenes, or a folder in a layout that holds what the task needs.
+        data: digits-scenes, or a folder in a layout for the task.
         data_dir: not used here: give the folder as --data.
         class_folders: not used here: images have no class.
         img_size: side in pixels of the scenes of digits-scenes, or height and width; 96 by default.
-        validation: fraction cut from the training split, to choose by without touching the test split.
+        validation: fraction that is cut from the training split as validation split.
         limit: train on this many images only (for prototypes).
-        scenes: training scenes of digits-scenes; an evaluation takes as many as the training had.
+        scenes: number of training scenes of digits-scenes; an evaluation takes that of the training.
     """
 
     known: ClassVar[str] = WITH_CLASS_MAPS
@@ -41,7 +41,7 @@ class DenseDataConfig(DataConfig):
 
 @dataclass(frozen=True)
 class ObjectDataConfig(DenseDataConfig):
-    """Which images with boxes, and masks where they have them, to read, and how.
+    """Which images with boxes, and masks if there are any, to read, and how.
 
     Args:
         data: digits-scenes, or a folder in the layout of COCO or Pascal VOC.
@@ -62,11 +62,11 @@ class ClassMapDataConfig(DenseDataConfig):
 
 @dataclass(frozen=True)
 class DenseAugment(Config):
-    """What training does to a scene and its objects at random, through torchvision's transforms.
+    """Random augmentation of images with their objects, by torchvision's transforms.
 
     Args:
-        hflip: probability of a mirrored scene; taken as 0 where mirroring changes the class.
-        jitter: least and greatest factor by which a scene is resized; it is then cut or padded to its size.
+        hflip: probability of mirroring; 0 for sets where mirroring changes the class.
+        jitter: least and greatest factor by which an image is resized; it is then cropped or padded to its size.
         color_jitter: strength of random brightness, contrast and saturation.
     """
 

@@ -1,4 +1,4 @@
-"""Outlines of objects as COCO writes them, polygons and runs of pixels -> masks. No torch here."""
+"""Outlines of objects in COCO's format, polygons or run lengths -> masks. No torch here."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ Size = tuple[int, int]
 """Height and width in pixels."""
 
 Shape = tuple[NDArray[np.float64], ...] | dict[str, Any]
-"""An object's outline: polygons (x0, y0, x1, y1, ...), or runs of pixels: size and compressed counts."""
+"""The outline of an object: polygons (x0, y0, x1, y1, ...), or run lengths: size and compressed counts."""
 
 FAR = 10
-"""A corner this many images away from its own is a mistake, and drawing up to it could take all memory."""
+"""Corners beyond this many image sizes are mistakes, and drawing them could take all memory."""
 
 
 def mask_tools() -> ModuleType:
-    """COCO's polygons and runs of pixels, by faster-coco-eval or pycocotools; UserError if neither is installed."""
+    """The mask module of faster-coco-eval or pycocotools; UserError if neither is installed."""
     modules = ("faster_coco_eval.core.mask", "pycocotools.mask")
     return need("masks of COCO need", *modules, package="faster-coco-eval", extra="dense")
 
 
 def read_shape(segmentation: Any, size: Size) -> Shape | None:
-    """The outline in an annotation's `segmentation`; None if it has none.
+    """Read the outline from the `segmentation` of an annotation; None if there is none.
 
     Raises:
         ValueError, TypeError, KeyError, RuntimeError, OverflowError: it cannot be drawn.
@@ -67,7 +67,7 @@ def _runs(shape: Shape, size: Size) -> Any:
 
 
 def draw(shape: Shape, size: Size) -> NDArray[np.bool_]:
-    """The pixels (H, W) of an outline, as COCO's own tools draw them."""
+    """The pixels (H, W) of an outline, drawn by COCO's tools."""
     return np.asarray(mask_tools().decode(_runs(shape, size)), dtype=bool)
 
 
@@ -77,17 +77,17 @@ def bound(shape: Shape, size: Size) -> list[float]:
 
 
 def is_empty(shape: Shape, size: Size) -> bool:
-    """Whether an outline has no pixel: it is too thin, or outside of the image. False for runs that do not add up."""
+    """Whether an outline has no pixel: too thin, or outside of the image. False for invalid run lengths."""
     if not isinstance(shape, dict) and any(_is_broad(polygon, size) for polygon in shape):
         return False
     try:
         return not draw(shape, size).any()
-    except (ValueError, RuntimeError):  # reading the image's objects says so
+    except (ValueError, RuntimeError):  # reported when the objects are read
         return False
 
 
 def _is_broad(polygon: NDArray[np.float64], size: Size) -> bool:
-    """Whether a polygon within the image is sure to have a pixel: most are, and drawing them all would take long."""
+    """Whether a polygon surely has a pixel in the image; a fast check that saves drawing most of them."""
     x, y = polygon[0::2], polygon[1::2]
     area = abs(x[:-1] @ y[1:] - x[1:] @ y[:-1] + x[-1] * y[0] - x[0] * y[-1]) / 2
     left, right, top, bottom = x.min(), x.max(), y.min(), y.max()

@@ -1,7 +1,7 @@
-"""digits-scenes: real digits of scikit-learn's on a drawn ground, several to a scene, with boxes and masks. No torch.
+"""digits-scenes: scenes composed of scikit-learn's digits, with boxes and masks. No torch.
 
-Scene i of a split is a function of (the split's seed, i): it is the same in every process and every epoch. Digits of
-8 x 8 pixels are enlarged, drawn over each other and over clutter; the visible part of a digit is its mask.
+Scene i is a function of (seed of the split, i), so it is the same in every process and epoch. Digits of 8 x 8 pixels
+are enlarged and drawn over clutter and each other; the visible part of a digit is its mask.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from PIL import Image, ImageDraw, ImageFilter
 from psvit.data.objects.objects import DenseSource, Objects, boxes_of
 
 SIDE = 96
-"""Pixels of a scene's side where a digit is enlarged by `SCALES`; in larger scenes all is larger alike."""
+"""Side of a scene in pixels for which digits are enlarged by `SCALES`; larger scenes scale everything."""
 LEAST_SIDE = 48
-"""Below this the smallest digits would have fewer pixels than they came with."""
+"""In smaller scenes the smallest digits would have fewer pixels than the originals."""
 
 DIGITS = (2, 8)
 SCALES = (1.25, 4.0)
 VISIBLE = 0.5
-"""Fraction of each digit that later ones leave visible."""
+"""Least visible fraction of each digit."""
 INK = 0.35
 """Opacity from which a pixel belongs to a digit."""
 TRIES = 20
-"""Places that are tried for a digit before it is left out."""
+"""Number of places tried for a digit before it is left out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class Scene:
 
 
 class ScenesSource(DenseSource):
-    """Scenes that are composed when they are asked for.
+    """Scenes, composed on demand.
 
     Args:
         digits: (N, 8, 8) grey digits, bright on dark, to compose from.
@@ -47,7 +47,7 @@ class ScenesSource(DenseSource):
         seed: of the split.
         length: number of scenes.
         size: height and width in pixels, at least `LEAST_SIDE`.
-        title: the split's name.
+        title: name of the split.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ScenesSource(DenseSource):
     ) -> None:
         self.digits, self.labels, self.seed, self.length = digits, labels, seed, length
         self.size, self.title = size, title
-        self._last: tuple[int, Scene] | None = None  # image and objects of one scene are asked for in turn
+        self._last: tuple[int, Scene] | None = None  # a cache, since image and objects of a scene are read in turn
 
     def __len__(self) -> int:
         return self.length
@@ -100,7 +100,7 @@ class ScenesSource(DenseSource):
 def compose(
     digits: NDArray[np.uint8], labels: NDArray[np.int64], size: tuple[int, int], rng: np.random.Generator
 ) -> Scene:
-    """Draw ground, clutter, then digits over it all, then noise."""
+    """Draw background, clutter, digits, then noise."""
     unit = min(size) / SIDE
     canvas = _ground(size, rng)
     for _ in range(rng.integers(2, 7)):
@@ -127,7 +127,7 @@ def compose(
 
 def _enlarge(digit: NDArray[np.uint8], width: float, height: float, degrees: float) -> NDArray[np.float64]:
     """Opacity (h, w) in 0..1 of a digit enlarged by the two factors and turned, cut to its box."""
-    framed = Image.fromarray(np.pad(digit, 2))  # a frame, so that strokes fade out and corners are not cut off
+    framed = Image.fromarray(np.pad(digit, 2))  # padded, so that strokes fade out and corners are not cut off
     sides = (max(round(framed.width * width), 1), max(round(framed.height * height), 1))
     large = framed.resize(sides, Image.Resampling.BILINEAR).rotate(degrees, Image.Resampling.BILINEAR)
     opacity = np.asarray(large, dtype=np.float64) / 255
@@ -143,7 +143,7 @@ def _find_place(
     size: tuple[int, int],
     rng: np.random.Generator,
 ) -> tuple[int, int] | None:
-    """Row and column where the shape leaves enough of every mask to be seen; None if no try finds one."""
+    """Row and column where the shape leaves enough of every mask visible; None if no try succeeds."""
     height, width = shape.shape
     for _ in range(TRIES):
         y, x = int(rng.integers(size[0] - height + 1)), int(rng.integers(size[1] - width + 1))
@@ -165,20 +165,20 @@ def _on_canvas(shape: NDArray[np.bool_], place: tuple[int, int], size: tuple[int
 def _paint(
     canvas: NDArray[np.float64], opacity: NDArray[np.float64], place: tuple[int, int], rng: np.random.Generator
 ) -> None:
-    """Blend a shape into the canvas, brighter or darker than the ground by a random contrast."""
+    """Blend a shape into the canvas, brighter or darker than the background by a random contrast."""
     y, x = place
     window = canvas[y : y + opacity.shape[0], x : x + opacity.shape[1]]
     ground = float(window.mean())
     contrast = rng.uniform(0.25, 0.7)
     brighter = rng.random() < 0.5
-    if not contrast <= (1 - ground if brighter else ground):  # no room on that side: take the wider one
+    if not contrast <= (1 - ground if brighter else ground):  # out of range: take the other side
         brighter = ground < 0.5
     tone = np.clip(ground + (contrast if brighter else -contrast), 0, 1)
     window += opacity * (tone - window)
 
 
 def _ground(size: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float64]:
-    """A slope between two greys in a random direction."""
+    """A linear gradient between two greys in a random direction."""
     angle = rng.uniform(0, 2 * np.pi)
     rows, columns = np.meshgrid(np.linspace(-1, 1, size[0]), np.linspace(-1, 1, size[1]), indexing="ij")
     slope = (np.cos(angle) * columns + np.sin(angle) * rows) / 2
@@ -186,9 +186,9 @@ def _ground(size: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float
 
 
 def _clutter(canvas: NDArray[np.float64], digit: NDArray[np.uint8], unit: float, rng: np.random.Generator) -> None:
-    """Draw one thing that is no digit: a piece of one, a long stroke, or a blob."""
+    """Draw one piece of clutter: a part of a digit, a long stroke, or a blob."""
     size, kind = canvas.shape, rng.integers(3)
-    if kind == 0:  # small enough that a person can say that it is no digit
+    if kind == 0:  # small enough not to be taken for a digit
         y, x = rng.integers(0, 5, size=2)
         scale = unit * np.exp(rng.uniform(*np.log(SCALES)))
         opacity = _enlarge(digit[y : y + 3, x : x + 4], scale, scale, rng.uniform(-180, 180))

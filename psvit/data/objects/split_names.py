@@ -1,4 +1,4 @@
-"""Files and folders by name, and the splits that their names tell. No torch here."""
+"""The splits in names of files and folders. No torch here."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from psvit.errors import UserError
 
 
 def split_of_folder(name: str) -> str | None:
-    """The split that a folder of this name is (train, validation, test), also with a year behind it; or None."""
+    """The split that this folder name stands for, also with a year at the end; or None."""
     return split_named(re.sub(r"[-_ ]?\d+$", "", name))
 
 
 def split_in(name: str) -> str | None:
-    """The split that a word in the name of a file or folder names, as in instances_val2017; the first that does."""
+    """The first word in a name that stands for a split, as in instances_val2017, as split; or None."""
     return next((split for word in re.split(r"[\W\d_]+", name) if (split := split_named(word))), None)
 
 
 def folders_in(folder: Path) -> dict[str, Path]:
-    """The folders directly in one, but hidden ones, by name (composed, in small letters), in natural order."""
+    """The visible folders directly in a folder, by lower-case NFC name, in natural order."""
     try:
         found = [path for path in folder.iterdir() if not is_hidden(path.name) and path.is_dir()]
     except OSError:
@@ -33,7 +33,7 @@ def folders_in(folder: Path) -> dict[str, Path]:
 
 
 def splits_in(folder: Path) -> dict[str, list[Path]]:
-    """The folders of splits directly in one."""
+    """The folders of splits directly in a folder."""
     found: dict[str, list[Path]] = {}
     for path in folders_in(folder).values():
         if (split := split_of_folder(path.name)) is not None:
@@ -42,7 +42,7 @@ def splits_in(folder: Path) -> dict[str, list[Path]]:
 
 
 def files_by_stem(folder: Path, wanted: Callable[[str], bool] = is_image) -> dict[str, Path]:
-    """The files directly in a folder by their names without ending (composed), of equal ones the first."""
+    """The files directly in a folder, by NFC name without ending; the first if several have the same."""
     if not folder.is_dir():
         return {}
     names = sorted((name for name in os.listdir(folder) if wanted(name) and not is_hidden(name)), key=natural)
@@ -53,11 +53,7 @@ def files_by_stem(folder: Path, wanted: Callable[[str], bool] = is_image) -> dic
 
 
 def one_for_each(found: dict[str, list[Path]], root: Path) -> dict[str, Path]:
-    """The folder or file of each split.
-
-    Raises:
-        UserError: several would do for one.
-    """
+    """The folder or file of each split; UserError if a split has several."""
     for paths in found.values():
         if len(paths) > 1:
             first, second = (path.relative_to(root) for path in paths[:2])

@@ -1,4 +1,4 @@
-"""An image with its objects or class map -> tensors, varied together by torchvision's transforms."""
+"""An image with its objects or class map -> tensors, augmented together by torchvision's transforms."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from psvit.data.objects.objects import Objects, boxes_of
 from psvit.data.objects.objects_config import DenseAugment
 
 LEAST_SIDE = 1.0
-"""Pixels; a box of which less is left after a cut is dropped."""
+"""Boxes with a shorter side than this many pixels after a crop are dropped."""
 
 ROUNDING = 1.0
-"""Pixels by which an annotated box may differ from its mask's and count as the mask's."""
+"""An annotated box within this many pixels of the box of its mask counts as that."""
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -30,10 +30,10 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 
 class Jitter(v2.ScaleJitter):
-    """torchvision's scale jitter, but masks take the pixel whose centre is nearest.
+    """torchvision's scale jitter with exact nearest interpolation of masks.
 
-    torchvision's `nearest` goes by corners, which moves a mask by half a pixel against its image. A side
-    of a thin image stays one pixel where torchvision's would be none.
+    torchvision's `nearest` shifts a mask by half a pixel against its image. Sides of thin images stay at least one
+    pixel.
     """
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
@@ -45,21 +45,21 @@ class Jitter(v2.ScaleJitter):
         """An image or a mask -> the same, resized to `params["size"]`."""
         if not isinstance(inpt, tv_tensors.Mask):
             return super().transform(inpt, params)
-        shape = inpt.shape  # (..., H, W); resized as images, for torchvision ignores how masks are to be
+        shape = inpt.shape  # (..., H, W); torchvision ignores the interpolation mode of masks
         planes = inpt.as_subclass(Tensor).reshape(-1, 1, *shape[-2:]).float()
         resized = F.interpolate(planes, params["size"], mode="nearest-exact").to(inpt.dtype)
         return tv_tensors.wrap(resized.reshape(*shape[:-2], *params["size"]), like=inpt)
 
 
 class Vary:
-    """Resizes, cuts, mirrors and colours an image, and its boxes and masks with it.
+    """Resizes, crops, mirrors and colours an image with its boxes and masks.
 
     Args:
-        augment: how much.
-        mirror: an image keeps its classes when mirrored.
-        mean: grey value of each channel in 0..1, to fill pixels outside.
-        outside: class number of pixels outside, in class maps; 0 in masks of objects.
-        crop: height and width in pixels to cut from an image; None for the image's own size.
+        augment: settings.
+        mirror: mirroring does not change the classes.
+        mean: of each channel in 0..1, fills pixels outside of the image.
+        outside: class number of these pixels in class maps; 0 in masks of objects.
+        crop: height and width in pixels of the crop; None for the size of the image.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Vary:
         self.colour: Any = v2.ColorJitter(strength, strength, strength) if strength else v2.Identity()
 
     def __call__(self, image: Image.Image, *others: Any) -> tuple[Any, ...]:
-        """A PIL image, and tv_tensors on its canvas -> the same, varied; the image (C, H, W) in 0..1."""
+        """A PIL image and tv_tensors of its size -> the augmented image (C, H, W) in 0..1 and tensors."""
         size = (image.height, image.width)
         varied: tuple[Any, ...] = (v2.functional.to_dtype(to_image(image), torch.float32, scale=True), *others)
         low, high = self.augment.jitter
@@ -92,10 +92,10 @@ class Vary:
 def vary_objects(vary: Vary, image: Image.Image, objects: Objects) -> tuple[Tensor, dict[str, Tensor]]:
     """An image and its objects -> (C, H, W) in 0..1 and torchvision's target; crowds are left out.
 
-    Boxes move with the image. A box that fits its mask is drawn anew around the visible part of the mask.
+    Boxes move with the image. A box that fits its mask is recomputed from the visible part of the mask.
 
     Returns:
-        The image, and boxes (n, 4) in pixels, labels (n,) from 1, and masks (n, H, W) uint8 where the set has them.
+        The image, and boxes (n, 4) in pixels, labels (n,) from 1, and masks (n, H, W) uint8 if the set has them.
     """
     kept = ~objects.crowd
     size = (image.height, image.width)
@@ -110,7 +110,7 @@ def vary_objects(vary: Vary, image: Image.Image, objects: Objects) -> tuple[Tens
         masks = objects.masks[kept]
         shown, moved, on = vary(image, tv_tensors.Mask(torch.from_numpy(masks).to(torch.uint8)), on)
         plain = moved.as_subclass(Tensor)
-        # an annotator may draw a box around more than the mask: it is looked for where it was drawn
+        # an annotated box may be larger than the mask; then it is kept
         own = torch.from_numpy((np.abs(boxes - boxes_of(masks)) <= ROUNDING).all(axis=1))
         seen = torch.from_numpy(boxes_of(plain.numpy().astype(bool)))
         found = torch.where(own[:, None], seen, on.as_subclass(Tensor).float().reshape(-1, 4))

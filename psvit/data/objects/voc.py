@@ -21,11 +21,11 @@ CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
-"""Of Pascal VOC itself; another set in its layout has the classes that its annotations name."""
+"""Classes of Pascal VOC; other sets in its layout have the classes in their annotations."""
 
 
 def find_voc(root: Path) -> Path | None:
-    """The folder with JPEGImages: the given one, or the last year beneath it (VOCdevkit/VOC2012)."""
+    """The folder with JPEGImages: `root`, or the latest year below it (VOCdevkit/VOC2012)."""
     beneath = [path for pattern in ("VOC*", "VOC*/VOC*") for path in root.glob(pattern)]
     for folder in (root, *sorted(beneath, key=lambda path: natural(path.name), reverse=True)):
         if (folder / "JPEGImages").is_dir():
@@ -37,7 +37,7 @@ NO_LIST = "images in no list"
 
 
 class Lists(NamedTuple):
-    """Names of the images of each split, the list that names each split, and lines for the user."""
+    """Names of the images of each split, the file of each split, and lines for the user."""
 
     names: dict[str, list[str]]
     origins: dict[str, str]
@@ -47,13 +47,13 @@ class Lists(NamedTuple):
 def read_lists(folder: Path, task: str, labelled: Mapping[str, Path]) -> Lists:
     """Read which images of a folder are in train, validation and test.
 
-    A list whose images have no labels, as VOC2012's test.txt, is not used. A validation split is cut from trainval.txt,
-    which is trained on if there is another test split. Without a list to train on, all images in no other list are.
+    A list of images without labels, such as VOC2012's test.txt, is not used. With a test list, trainval.txt is the
+    training split, from which a validation split is cut. Without a training list, all images in no other list are it.
 
     Args:
         folder: with JPEGImages.
         task: Main or Segmentation: the folder of lists in ImageSets.
-        labelled: the files of labels, by the names of images.
+        labelled: the files of labels, by name of the image.
 
     Raises:
         UserError: an image is in two of the lists, or a list cannot be read.
@@ -106,15 +106,15 @@ def images_of(folder: Path) -> dict[str, Path]:
 
 
 def open_voc(root: Path, strict: bool = False, evaluated: tuple[str, ...] | None = None) -> Found | None:
-    """Read the boxes of a folder in Pascal VOC's layout; None if it is not. A difficult object counts as a crowd.
+    """Read the boxes of a folder in Pascal VOC's layout; None for other layouts. Difficult objects count as crowds.
 
-    That is more lenient than VOC's metric: COCO's forgives any number of boxes within a crowd, VOC's only boxes that
+    That is more lenient than VOC's metric: COCO's ignores any number of boxes within a crowd, VOC's only boxes that
     overlap the object by half.
 
     Args:
         root: the folder.
-        strict: an image that cannot be used is an error.
-        evaluated: the classes of a network to evaluate; they are the set's if it names no other.
+        strict: raise an error for an image that cannot be used.
+        evaluated: the classes of a network to evaluate; the set takes them if it names no others.
 
     Raises:
         UserError: there is nothing to train on; another split has a class that the training split lacks.
@@ -159,7 +159,7 @@ Box = tuple[float, float, float, float]
 
 
 class _Parsed(NamedTuple):
-    """An image, height and width where its annotations tell them, and names, boxes, and difficulty of objects."""
+    """An image, its annotated height and width, and (class name, box, difficult) of each object."""
 
     file: Path
     size: tuple[int, int] | None
@@ -186,7 +186,7 @@ def _read_all(
 def _read_xml(path: Path, findings: Findings) -> ElementTree.Element | None:
     try:
         raw = path.read_bytes()
-        if b"<!ENTITY" in raw:  # names for texts have no use here, and can be made to fill all memory
+        if b"<!ENTITY" in raw:  # entities are not needed, and could expand to fill all memory
             raise ValueError("it defines entities")
         return ElementTree.fromstring(raw)
     except (OSError, ValueError, ElementTree.ParseError):
@@ -195,7 +195,7 @@ def _read_xml(path: Path, findings: Findings) -> ElementTree.Element | None:
 
 
 def _object(node: ElementTree.Element) -> tuple[str, Box, bool]:
-    # VOC counts pixels from 1 and its last pixel belongs to the box
+    # VOC counts pixels from 1, and the last pixel belongs to the box
     x0, y0, x1, y1 = (_number(node, f"bndbox/{key}", float("nan")) for key in ("xmin", "ymin", "xmax", "ymax"))
     name = (node.findtext("name") or "").strip() or "unnamed"
     return name, (x0 - 1, y0 - 1, x1, y1), _number(node, "difficult", 0) > 0
