@@ -77,7 +77,7 @@ def test_a_training_without_a_validation_split_leaves_none_to_measure_on(cli: Cl
 
 def test_a_checkpoint_that_tells_no_validation_split_is_noted(cli: Cli, best: Path, cuts: set[Any]) -> None:
     text = cli.ok("export", best, "--data", "digits", "--rounds", 0, "--seed", 3)
-    assert f"note      {best} does not tell its validation split: unless --validation and --seed are its" in text
+    assert f"note      {best} does not tell its validation split: unless --validation and --seed are those" in text
     assert cuts == {(0.1, 3, None)}
     assert trained_on(open_classifier(f"{best}.onnx").metadata) is None
 

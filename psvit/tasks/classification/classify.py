@@ -1,4 +1,4 @@
-"""Learning to classify: cross-entropy with labels, mixed images, a teacher."""
+"""Train a classifier: cross-entropy, mixup and cutmix, distillation."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from psvit.tasks.classification.evaluate import evaluate
 
 
 class ClassifierTrainer(Trainer):
-    """What changes while a classifier learns.
+    """The trainer of a classifier.
 
     Args:
-        model: images (B, C, H, W) -> logits (B, classes), as built.
-        config: of the training.
+        model: images (B, C, H, W) -> logits (B, classes).
+        config: settings of the training.
         accelerator: device, precision, processes.
-        data: the images; also for the teacher's input.
+        data: the images.
     """
 
     recipe: Recipe
@@ -56,7 +56,7 @@ class ClassifierTrainer(Trainer):
         self.teacher = _open_teacher(config.distillation, data, accelerator)
 
     def loss(self, batch: Batch, step: int) -> Tensor:
-        """Cross-entropy with the labels, and with the teacher's where there is one: a scalar, in nats."""
+        """Cross-entropy with the labels, combined with the teacher's loss if there is one: a scalar, in nats."""
         images, target, smoothing = self.targets(batch)
         with self.accelerator.autocast():
             logits = self.model(images).float()
@@ -67,14 +67,14 @@ class ClassifierTrainer(Trainer):
         return (1 - weight) * loss + weight * taught
 
     def targets(self, batch: Batch) -> tuple[Tensor, Tensor, float]:
-        """Images as they are learned, what to learn (labels (B,), or (B, classes) if mixed), and label smoothing."""
+        """Images after mixing, targets (labels (B,), or (B, classes) if mixed), and label smoothing."""
         images, labels = batch.images.to(self.accelerator.device), batch.labels.to(self.accelerator.device)
         if self.mix is None:
             return images, labels, self.recipe.label_smoothing
         return *self.mix(images, labels), 0.0  # timm's mixup smooths the labels itself
 
     def evaluate(self) -> dict[str, Any]:
-        """The metrics on the validation split (empty if there is none)."""
+        """The metrics on the validation split; empty if there is none."""
         if len(self.data.validation) == 0:
             return {}
         batches = eval_batches(
@@ -94,7 +94,7 @@ def _mixup(recipe: Recipe, num_classes: int) -> Mixup | None:
 
 
 class Teacher:
-    """A trained network whose choices a student learns beside the labels (DeiT, section 4)."""
+    """A trained network that a student learns from besides the labels (DeiT, section 4)."""
 
     def __init__(self, model: nn.Module, config: Distillation, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
@@ -128,9 +128,9 @@ def _open_teacher(config: Distillation, data: Data, accelerator: Accelerator) ->
 
 
 def train(config: TrainConfig, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Train a network and leave its best and last checkpoints in the run's folder.
+    """Train a network, and write its best and last checkpoints to the run folder.
 
-    Under ``accelerate launch`` or ``torchrun`` this is one of several processes, and only the first of them writes.
+    Under ``accelerate launch`` or ``torchrun`` only the first process writes.
 
     Args:
         config: everything that the training depends on.
@@ -141,7 +141,7 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> dict[str, 
         macs ...
 
     Raises:
-        UserError: a wrong setting, an output folder that already holds a run, a loss that is not finite.
+        UserError: a setting is wrong, the output folder already holds a run, or the loss is not finite.
         InterruptedTrainingError: Ctrl-C; the message says how to resume.
     """
     accelerator = open_machine(config.machine)

@@ -1,4 +1,4 @@
-"""Weights -> metrics: top-1, top-5, loss and accuracy per class; and the class of single images."""
+"""Evaluate a classifier (top-1, top-5, loss, accuracy per class), and predict the classes of images."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ from psvit.errors import UserError, one_line
 
 @dataclass
 class Metrics:
-    """Sums over evaluated images, from which the metrics follow.
+    """Sums over evaluated images, and the metrics computed from them.
 
     Args:
         loss_sum: sum of the cross-entropies, in nats.
-        hits: images whose first choice is right, by class (classes,).
+        hits: number of images with a right first choice, by class.
         hits5: the same for the first five choices.
-        images: images of each class.
-        unreadable: names of images that could not be read.
-        trained_on: how many of the evaluated images the network was trained on, by what they hold; None: not known.
+        images: number of images, by class.
+        unreadable: images that could not be read, as NAME (REASON).
+        trained_on: number of evaluated images that the network was trained on, by their digests; None if not known.
     """
 
     loss_sum: float
@@ -63,7 +63,7 @@ class Metrics:
 
     @property
     def count(self) -> int:
-        """Evaluated images."""
+        """Number of evaluated images."""
         return sum(self.images)
 
     @property
@@ -73,12 +73,12 @@ class Metrics:
 
     @property
     def top1(self) -> float:
-        """Percentage of images whose first choice is right."""
+        """Top-1 accuracy in percent."""
         return 100 * sum(self.hits) / self.count
 
     @property
     def top5(self) -> float:
-        """Percentage of images whose class is among the first five choices."""
+        """Top-5 accuracy in percent."""
         return 100 * sum(self.hits5) / self.count
 
     def to_dict(self) -> dict[str, float | int]:
@@ -86,22 +86,22 @@ class Metrics:
         return {"top1": round(self.top1, 4), "top5": round(self.top5, 4), "loss": self.loss, "images": self.count}
 
     def per_class(self) -> list[float | None]:
-        """Percentage right of each class; None for a class without images."""
+        """Top-1 accuracy of each class in percent; None for a class without images."""
         return [100 * hit / n if n else None for hit, n in zip(self.hits, self.images, strict=True)]
 
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, batches: Iterable[Batch], num_classes: int, accelerator: Accelerator) -> Metrics:
-    """Evaluate `model` on this process's batches; sums and names are those of all processes.
+    """Evaluate `model` on the batches of this process; the metrics are over all processes.
 
     Args:
-        model: images (B, C, H, W) -> logits (B, num_classes); is put into evaluation mode.
+        model: images (B, C, H, W) -> logits (B, num_classes); set to evaluation mode.
         batches: see `psvit.data.loading.eval_batches`.
         num_classes: classes.
         accelerator: device, precision and processes.
 
     Raises:
-        UserError: no process could read an image.
+        UserError: no image could be read in any process.
     """
     model.eval()
     device = accelerator.device
@@ -138,14 +138,14 @@ def _sum_over_processes(values: Tensor, accelerator: Accelerator) -> Tensor:
 
 @dataclass(frozen=True)
 class Classifier:
-    """What classifies images, and where it is from: a checkpoint, or a file that runs without us.
+    """A classifier from a checkpoint or an exported file.
 
     Args:
         source: its folder or file, for messages.
         model: images (B, C, H, W) -> logits (B, num_classes), in evaluation mode; with `num_classes`, timm's
-            `pretrained_cfg`, which holds the preprocessing, and `set_input_size` unless every size will do.
+            `pretrained_cfg`, which holds the preprocessing, and `set_input_size` unless it takes any size.
         classes: class names, by class number.
-        metadata: what is known of its training: metrics.json of the checkpoint, or the metadata of the file.
+        metadata: metrics.json of the checkpoint, or the metadata of the file.
     """
 
     source: str
@@ -155,11 +155,11 @@ class Classifier:
 
     @cached_property
     def images(self) -> ImageList | None:
-        """The images that it was trained on, held out or tested, where a list of them lies beside it."""
+        """The list of images of its training, with their splits; None if there is no list beside it."""
         return known_images(self.source, self.metadata)
 
     def lost(self, data: DataConfig) -> bool:
-        """Whether a folder is, by its name, the one that it was trained on, and the list of its images is not there."""
+        """Whether a folder has the name of the one that it was trained on, but the list of images is missing."""
         entry = self.metadata.get(TRAINED_ON) or {}
         return "images" in entry and self.images is None and entry.get("data") == set_name(data.data)
 
@@ -169,12 +169,12 @@ def _on_stderr(line: str) -> None:
 
 
 def open_checkpoint(folder: str, instead: str | None = None, say: Callable[[str], None] = _on_stderr) -> Classifier:
-    """The classifier in a checkpoint folder.
+    """Open the classifier in a checkpoint folder.
 
     Args:
         folder: the checkpoint.
-        instead: what to do where it is one of another task, see `psvit.engine.checkpoints.read_config`.
-        say: takes a line for the user, where the classes get numbers instead of names.
+        instead: way out for a checkpoint of another task, see `psvit.engine.checkpoints.read_config`.
+        say: takes a line for the user if class names are missing.
 
     Raises:
         UserError: see `psvit.engine.open_model.load_checkpoint`.
@@ -193,7 +193,7 @@ def open_checkpoint(folder: str, instead: str | None = None, say: Callable[[str]
 def evaluate_checkpoint(
     folder: str, data: DataConfig, machine: Machine, split: str = "test", batch_size: int = 128
 ) -> tuple[Metrics, Data]:
-    """Evaluate a checkpoint folder: `evaluate_classifier` of `open_checkpoint`."""
+    """Evaluate a checkpoint folder; see `evaluate_classifier`."""
     return evaluate_classifier(open_checkpoint(folder), data, machine, split, batch_size)
 
 
@@ -207,14 +207,14 @@ def evaluate_classifier(
 ) -> tuple[Metrics, Data]:
     """Evaluate a classifier on a split of a data set, with its own preprocessing.
 
-    The folder that it was trained on has the splits that the training kept, or, where their list was lost, those of the
-    same cut. Of another folder without splits all images are the test split. An `opened` set has its own splits.
+    The folder that it was trained on has the splits of the training, or, without their list, those of the same cut. All
+    images of another folder without splits are the test split. An `opened` set has its own splits.
 
     Returns:
         The metrics, and the opened set.
 
     Raises:
-        UserError: data of other classes than it was trained on, an empty split, or a size that it does not take.
+        UserError: the data have other classes, the split is empty, or the network does not take the size.
     """
     checked(batch_size, Count, "--batch-size")
     accelerator = open_machine(machine)
@@ -246,7 +246,7 @@ def check_classes(folder: str, label_names: Sequence[str] | None, num_classes: i
     """Refuse data whose classes are not the checkpoint's.
 
     Raises:
-        UserError: another number of classes, or other names.
+        UserError: the number of classes or their names differ.
     """
     known = class_names(list(label_names or ()), num_classes)
     if len(known) != len(data.classes):
@@ -259,7 +259,7 @@ def check_classes(folder: str, label_names: Sequence[str] | None, num_classes: i
 
 
 def preprocess(model: Any, img_size: tuple[int, int] | None = None) -> Callable[[Image.Image], Tensor]:
-    """The model's own preprocessing: any PIL image -> (C, H, W); `img_size` (height, width) replaces its size."""
+    """The preprocessing of the model: any PIL image -> (C, H, W); `img_size` (height, width) replaces its size."""
     config = resolve_data_config({}, model=model)
     channels, *sides = config["input_size"]
     config["input_size"] = (channels, *(img_size or sides))
@@ -290,14 +290,14 @@ class Prediction:
 def predict(
     classifier: Classifier, paths: Sequence[Path], machine: Machine, top: int = 5, batch_size: int = 64
 ) -> Iterator[Prediction | UserError]:
-    """Yield the likeliest classes of each image file in turn; for one that cannot be read, the reason.
+    """Yield the likeliest classes of each image file; for an unreadable one, a UserError with the reason.
 
     Args:
         classifier: see `open_checkpoint`.
         paths: image files.
         machine: device and precision.
-        top: classes of each image.
-        batch_size: images that the network takes at a time.
+        top: number of classes per image.
+        batch_size: images per batch.
     """
     checked(top, Count, "--top")
     checked(batch_size, Count, "--batch-size")

@@ -1,4 +1,4 @@
-"""A network -> its feature maps: timm's features of a backbone, with the weights that it came with.
+"""A network -> its feature maps: timm's features of a backbone, with its weights.
 
 Legend: B images, C channels, H x W pixels.
 """
@@ -22,16 +22,16 @@ from psvit.models.psvit import PSViT
 from psvit.tasks.dense.dense_config import is_small
 
 DENSE = Arch("A-AS-AS", widths=(64, 64, 96), head_dim=16, patch_size=4, windows=(8, 0, 0), stem="conv")
-"""What `auto` is for scenes of at most 128 px: maps at strides 4, 8 and 16.
+"""The network `auto` for scenes up to 128 px: maps at strides 4, 8 and 16.
 
-Chosen on the validation split of digits-scenes: where boxes lie is told by the first stage, which wants to be wide.
+Chosen on the validation split of digits-scenes; a wide first stage improves the position of boxes.
 """
 
 
 def open_features(
     config: ModelConfig, img_size: tuple[int, int] | None, in_chans: int, drop_path_rate: float | None = None
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """The backbone that `config` names, as timm's ``features_only`` network, and what builds it again.
+    """The backbone of `config` as timm's ``features_only`` network, and its description.
 
     Args:
         config: which network; a checkpoint's weights are kept.
@@ -43,7 +43,7 @@ def open_features(
         Images (B, C, H, W) -> a list of maps (B, C', H / stride, W / stride); and the arguments of `build_features`.
 
     Raises:
-        UserError: no such network, or one without maps of features.
+        UserError: there is no such network, or it has no feature maps.
     """
     model = open_model(
         _for_scenes(config, img_size), drop_path_rate, img_size=img_size, in_chans=in_chans, num_classes=0
@@ -55,12 +55,12 @@ def open_features(
     names = take_weights(features, model.state_dict(), config.name)
     undecayed = set(getattr(model, "no_weight_decay", set)())
     kept = {name for name, match in names.items() if any(fnmatch(match, pattern) for pattern in undecayed)}
-    features.no_weight_decay = lambda: kept  # type: ignore[assignment]  # timm's wrappers of features forget the model's
+    features.no_weight_decay = lambda: kept  # type: ignore[assignment]  # timm's feature wrappers drop it
     return features, described
 
 
 def _for_scenes(config: ModelConfig, img_size: tuple[int, int] | None) -> ModelConfig:
-    """`auto` of small scenes is a network with finer maps than a classifier of that size has."""
+    """Replace `auto` for small scenes by a network with finer maps than a classifier has."""
     if not isinstance(config.network, Auto) or not is_small(img_size):
         return config
     return replace(config, network=with_changes(DENSE, **{"head_dim": DENSE.head_dim, **config.network.changes}))
@@ -69,17 +69,17 @@ def _for_scenes(config: ModelConfig, img_size: tuple[int, int] | None) -> ModelC
 def build_features(
     described: dict[str, Any], img_size: tuple[int, int] | None, drop_path_rate: float | None = None
 ) -> nn.Module:
-    """A ``features_only`` network from what `open_features` returned of it; its weights are drawn anew.
+    """Build a ``features_only`` network, with new weights, from the description that `open_features` returned.
 
-    A transformer of timm that is made for one size takes others too where it can: detectors pad images.
+    Transformers of timm for one size are made to accept others if possible, since detectors pad images.
 
     Args:
         described: architecture and model_args.
-        img_size: another height and width than the described ones; None for those.
+        img_size: height and width in place of the described ones, or None.
         drop_path_rate: stochastic depth.
 
     Raises:
-        UserError: timm has no features of this network.
+        UserError: timm has no features for this network.
     """
     name, args = described["architecture"], dict(described["model_args"])
     if img_size is not None and "img_size" in args:
@@ -95,7 +95,7 @@ def build_features(
             features: nn.Module = timm.create_model(name, pretrained=False, features_only=True, **way, **args)
         except UserError:
             raise
-        except Exception as error:  # models refuse what they lack in many ways
+        except Exception as error:  # models raise many exception classes
             if any(argument in str(error) for argument in way):
                 continue
             if "drop_path_rate" in args and "drop_path_rate" in str(error):
@@ -108,17 +108,13 @@ def build_features(
 
 
 def take_weights(features: nn.Module, weights: dict[str, Tensor], source: str) -> dict[str, str]:
-    """Copy the weights that the features need; those of a classifier are left.
-
-    Returns:
-        Their names in the features -> in `weights`.
-    """
+    """Copy the weights of the features; returns names in the features -> names in `weights`."""
     own = features.state_dict()
     names: dict[str, str] = {}
     flat = {name.replace(".", "_"): name for name in weights}
     for name in own:
         plain = name.removeprefix("model.").removeprefix("body.")
-        # timm writes the dots of a module's path as underscores where it cuts a network into a list
+        # timm replaces dots by underscores if it flattens a network into a list
         match = flat.get(plain.replace(".", "_"))
         if match is None or weights[match].shape != own[name].shape:
             raise UserError(f"{source} has no weight {plain} of the shape {tuple(own[name].shape)} for its features")

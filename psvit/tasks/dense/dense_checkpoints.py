@@ -1,4 +1,4 @@
-"""Checkpoints of detectors and segmenters: loaded, evaluated on a split of a set, used on image files."""
+"""Load, evaluate and apply checkpoints of detectors and segmenters."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Data = TypeVar("Data", bound=DenseDataConfig)
 
 
 def load_dense(task_type: type[Task], folder: str | Path, **head: Any) -> tuple[nn.Module, Task]:
-    """The network of a checkpoint folder, in evaluation mode, and its task.
+    """Load the network of a checkpoint folder, in evaluation mode, and its task.
 
     Args:
         task_type: `psvit.tasks.detection.detect.Detection` or `psvit.tasks.segmentation.segment.Segmentation`.
@@ -40,7 +40,7 @@ def load_dense(task_type: type[Task], folder: str | Path, **head: Any) -> tuple[
         head: settings of the head that differ from the checkpoint's.
 
     Raises:
-        UserError: no checkpoint, one of another task, or a broken one.
+        UserError: there is no checkpoint, or it is broken or of another task.
     """
     saved = read_json(folder)
     found = saved.get("task", "classes")
@@ -73,13 +73,13 @@ def evaluate_dense(
     split: str = "test",
     batch_size: int = 8,
 ) -> tuple[Any, DenseData]:
-    """Evaluate a checkpoint on a split of a set; scenes are of the size that it was trained on.
+    """Evaluate a checkpoint on a split of a set; scenes have the size of the training.
 
     Returns:
         The task's metrics, and the opened set.
 
     Raises:
-        UserError: a broken checkpoint, or data of other classes or channels than it was trained on.
+        UserError: the checkpoint is broken, or the data have other classes or channels.
     """
     checked(batch_size, Count, "--batch-size")
     task_type.check_library()
@@ -97,14 +97,14 @@ def evaluate_dense(
 def predict_dense(
     task_type: type[DenseTask], folder: str, paths: Iterable[Path], machine: Machine, **head: Any
 ) -> Iterator[Any]:
-    """Yield what is found in each image file in turn; for one that cannot be read, a UserError with the reason.
+    """Yield the prediction for each image file; for an unreadable one, a UserError with the reason.
 
     Args:
-        task_type: its `predict` says what is found.
+        task_type: its `predict` makes the predictions.
         folder: the checkpoint.
         paths: image files.
         machine: device and precision.
-        head: settings of the head that differ from the checkpoint's, as score_threshold.
+        head: settings of the head that differ from the checkpoint's, such as score_threshold.
     """
     accelerator = open_machine(machine)
     model, task = load_dense(task_type, folder, **head)
@@ -119,19 +119,17 @@ def predict_dense(
 
 
 def as_trained(folder: str, data: Data) -> Data:
-    """These settings with as many scenes as a checkpoint was trained on, if it tells: its validation split is a part of
-    them.
-    """
+    """These settings with the number of scenes of the training, if known, on which the validation split depends."""
     told = read_metrics(folder).get(TRAINED_ON)
     scenes = told.get("scenes") if isinstance(told, dict) else None
     try:
         return data if scenes is None else replace(data, scenes=scenes)
-    except UserError:  # somebody wrote something else there
+    except UserError:  # an invalid number
         return data
 
 
 def own_batches(split: DenseSplit, accelerator: Accelerator, batch_size: int, workers: int) -> Iterator[Batch]:
-    """The batches of this process, which takes its part of the images of a split; see `eval_batches`."""
+    """The batches of this process; see `eval_batches`."""
     return eval_batches(
         split,
         batch_size=batch_size,
@@ -142,13 +140,10 @@ def own_batches(split: DenseSplit, accelerator: Accelerator, batch_size: int, wo
 
 
 def _open_fitting(task: DenseTask, config: DenseDataConfig, folder: str) -> DenseData:
-    """Open a set to evaluate the task of a checkpoint folder on.
+    """Open a set for a checkpoint; UserError if classes or channels differ.
 
-    A folder of images that it was trained on keeps the splits of the training. Of another folder without splits all
-    images are the test split.
-
-    Raises:
-        UserError: data of other classes or channels than it was trained on.
+    The folder that it was trained on keeps the splits of the training. All images of another folder without splits are
+    the test split.
     """
     if config.data == SCENES and config.img_size is None and task.img_size is not None:
         config = replace(config, img_size=task.img_size)

@@ -1,4 +1,4 @@
-"""How detectors and segmenters are trained: the settings that they share, and named recipes. No torch here."""
+"""Training settings that detectors and segmenters share, and named recipes. No torch here."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from psvit.data.objects.objects_config import DenseAugment, DenseDataConfig
 from psvit.engine.train_config import LearnConfig, Schedule, Step
 
 SMALL = 128
-"""Scenes of at most this side are small: their networks are too, and a detector does not resize them."""
+"""Scenes up to this side are small: they get small networks, and a detector does not resize them."""
 
 
 def is_small(img_size: tuple[int, int] | None) -> bool:
-    """Whether images of this height and width are small; those of different sizes (None) are not."""
+    """Whether images of this height and width are small; False for different sizes (None)."""
     return img_size is not None and max(img_size) <= SMALL
 
 
 @dataclass(frozen=True)
 class DenseRecipe(Schedule):
-    """How the weights are learned."""
+    """The training recipe of a detector or a segmenter."""
 
     epochs: Count = 12
     batch_size: Count = 8
@@ -32,7 +32,7 @@ class DenseRecipe(Schedule):
 
 
 def scratch() -> DenseRecipe:
-    """A backbone without weights, small scenes; 2e-3 for batches of 8, chosen on the validation split of digits-scenes.
+    """For an untrained backbone on small scenes: 2e-3 for batches of 8, chosen on digits-scenes (validation split).
 
     ``psvit detect train --data digits-scenes --epochs 8``
     """
@@ -40,7 +40,7 @@ def scratch() -> DenseRecipe:
 
 
 def finetune() -> DenseRecipe:
-    """A trained backbone, photographs: 1e-4 for batches of 16, as ViTDet's (not measured here yet).
+    """For a trained backbone on photographs: 1e-4 for batches of 16, as in ViTDet (not measured here yet).
 
     ``psvit detect train --recipe finetune --data FOLDER --model runs/train/best --batch-size 2 --accumulate 8``
     """
@@ -52,7 +52,7 @@ RECIPES = {"scratch": scratch, "finetune": finetune}
 
 @dataclass(frozen=True)
 class DenseConfig(LearnConfig):
-    """What the training of a detector or a segmenter depends on, whichever it is."""
+    """Everything that the training of a detector or a segmenter depends on, except its head."""
 
     data: DenseDataConfig = field(default_factory=DenseDataConfig)
     recipe: DenseRecipe = field(default_factory=DenseRecipe)

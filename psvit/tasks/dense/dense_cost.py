@@ -1,4 +1,4 @@
-"""What one image costs a network with a head: MACs and parameters, and a note where it will take much memory."""
+"""MACs and parameters of a network with a head, and a note if it will need much memory."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from psvit.tasks.dense.backbone import build_features
 from psvit.tasks.dense.dense_task import DenseTask
 
 MANY = (4096, 8192)
-"""Tokens; where more than these all see each other, in the first stage or a later one, memory is worth a note.
+"""Global attention over more tokens than this, in the first or a later stage, gets a note about memory.
 
-A second stage of stride 16 has 4,200 at 800 x 1333 pixels, which windows in the first alone leave within memory.
+A second stage of stride 16 has 4,200 tokens at 800 x 1333 pixels, which still fits if the first stage has windows.
 """
 
 WINDOW = 14
-"""Side in tokens of the windows that a note proposes: ViTDet's."""
+"""Side in tokens of the windows that the note proposes, as in ViTDet."""
 
 
 def network_cost(task: DenseTask, model: nn.Module, described: dict[str, Any], size: tuple[int, int]) -> dict[str, int]:
-    """MACs of one image of `size` through the backbone, without and with the part that `task` counts, and parameters.
+    """MACs for an image of `size` of the backbone and of the part that `task` counts, and parameters.
 
-    They are counted on the meta device, where nothing is computed: the maps of a large image would take gigabytes.
+    They are counted on the meta device, since the maps of a large image would take gigabytes.
 
     Raises:
         UserError: the backbone cannot take images of this size, or see `DenseTask.check_counted`.
@@ -36,7 +36,7 @@ def network_cost(task: DenseTask, model: nn.Module, described: dict[str, Any], s
         fresh = task.build(build_features(described, task.backbone_size), described)
         part, body = (network.to("meta") for network in task.counted(fresh))
         with torch.device("meta"):
-            # with the head first: it says plainly what its backbone cannot take
+            # the head first: its error for a wrong size is clearer
             macs = [macs_of(network, shape, train=False) for network in (part, body)]
         task.check_counted(part, shape)
     params = [sum(p.numel() for p in network.parameters()) for network in (model, task.counted(model)[1])]
@@ -50,15 +50,15 @@ def _padded(size: tuple[int, int], step: int) -> tuple[int, int]:
 def cost_lines(
     task: DenseTask, model: nn.Module, cost: dict[str, int], size: tuple[int, int], source: str, largest: bool = False
 ) -> list[str]:
-    """Lines for the user: MACs and tokens for images of one size, and a note where they will take much memory.
+    """Lines for the user: MACs and tokens for images of one size, and a note if they need much memory.
 
     Args:
-        task: what is trained.
+        task: the task.
         model: its network.
         cost: see `network_cost`.
         size: height and width.
         source: the name or folder of the backbone.
-        largest: other images are smaller.
+        largest: this is the largest of several sizes.
     """
     network = getattr(task.counted(model)[1], "model", None)
     line = (f"seen at {'up to ' if largest else ''}{size[0]} x {size[1]} pixels: {cost['macs'] / 1e6:.4g} M MACs are "

@@ -1,4 +1,4 @@
-"""What detection and segmentation are to the code that they share: a head over a backbone, learned and measured."""
+"""The interface of detection and segmentation: a head on a backbone, with loss and metrics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from psvit.tasks.dense.dense_config import DenseConfig
 
 
 class Metrics(Protocol):
-    """What an evaluation gives."""
+    """The result of an evaluation."""
 
     def to_dict(self) -> dict[str, Any]:
         """The metrics of the whole split, as plain data."""
@@ -26,15 +26,15 @@ class Metrics(Protocol):
 
 @dataclass(frozen=True)
 class DenseTask(ABC):
-    """A head over a backbone, for the classes and the pixels of a set.
+    """A head on a backbone, for the classes and the image format of a set.
 
     Args:
-        head: settings of the head, with a value for each default.
+        head: settings of the head, with defaults filled in.
         classes: class names, by class number.
         in_chans: image channels.
         mean: of each channel, for pixels in 0..1.
         std: of each channel.
-        img_size: height and width of the images that it is trained on; None if they differ.
+        img_size: height and width of the training images; None if they differ.
     """
 
     head: Any
@@ -45,33 +45,33 @@ class DenseTask(ABC):
     img_size: tuple[int, int] | None
 
     name: ClassVar[str]
-    """In config.json of its checkpoints."""
+    """Name of the task in config.json."""
     head_key: ClassVar[str]
-    """Of the head's settings: in config.json, and in the settings of a training."""
+    """Key of the settings of the head, in config.json and in the training config."""
     head_type: ClassVar[type]
     counted_part: ClassVar[str]
-    """What the MACs with the head count beside the backbone, in words."""
+    """Name of the part whose MACs are counted with the backbone."""
     counted_key: ClassVar[str]
-    """Of these MACs in metrics.json."""
+    """Key of these MACs in metrics.json."""
     size_flag: ClassVar[str]
     """The flag that makes images smaller."""
     sync_norms: ClassVar[bool] = False
-    """Whether batch norms see the images of all GPUs."""
+    """Whether batch norms are synchronised over GPUs."""
     split_type: ClassVar[type[DenseSplit]]
     open_data: ClassVar[Callable[..., DenseData]]
-    """Opens a set: settings, kept images, classes of an evaluated checkpoint."""
+    """Opens a set, given settings, known images, and classes of an evaluated checkpoint."""
     check_library: ClassVar[Callable[[], Any]]
-    """Refuses to go on without the library that the task needs."""
+    """Raises a UserError if a library that the task needs is missing."""
 
     @classmethod
     def of(cls, config: DenseConfig, data: DenseData) -> Self:
-        """The task of a training."""
+        """Create the task for a training."""
         head = cls.filled(getattr(config, cls.head_key), data)
         return cls(head, data.classes, data.in_chans, data.mean, data.std, data.img_size)
 
     @classmethod
     def read(cls, saved: dict[str, Any]) -> Self:
-        """The task of a checkpoint's config.json."""
+        """Create the task from the config.json of a checkpoint."""
         pixels, size = saved["preprocessing"], saved["img_size"]
         return cls(
             cls.head_type(**saved[cls.head_key]), tuple(saved["label_names"]), int(pixels["in_chans"]),
@@ -79,7 +79,7 @@ class DenseTask(ABC):
         )  # fmt: skip
 
     def to_dict(self, described: dict[str, Any]) -> dict[str, Any]:
-        """The config.json of a checkpoint; `described` is the backbone's, see `open_features`."""
+        """The config.json of a checkpoint; `described` is the description of the backbone, see `open_features`."""
         return {
             "task": self.name,
             "label_names": list(self.classes),
@@ -92,45 +92,45 @@ class DenseTask(ABC):
     @classmethod
     @abstractmethod
     def filled(cls, head: Any, data: DenseData) -> Any:
-        """The settings of the head with a value for each default."""
+        """The settings of the head with defaults filled in."""
 
     @property
     @abstractmethod
     def head_name(self) -> str:
-        """What stands on the backbone."""
+        """The name of the head."""
 
     @property
     @abstractmethod
     def metric(self) -> str:
-        """The metric by which epochs are ranked, higher is better."""
+        """The metric that selects the best epoch; higher is better."""
 
     @property
     @abstractmethod
     def backbone_size(self) -> tuple[int, int] | None:
-        """Height and width that the backbone is built for; None for its own."""
+        """Height and width that the backbone is built for; None for its default."""
 
     @abstractmethod
     def seen_size(self, sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
-        """Height and width at which the network sees the largest of images of these sizes."""
+        """Height and width of the largest of these images as the network gets it."""
 
     @abstractmethod
     def build(self, body: nn.Module, described: dict[str, Any], source: str = "the backbone") -> nn.Module:
-        """The network over a backbone's features; `source` is what messages call the backbone."""
+        """Build the network on the features of a backbone; `source` is the backbone, for messages."""
 
     @abstractmethod
     def multiple(self, model: nn.Module) -> int:
-        """What the sides of the network's images are padded to multiples of."""
+        """The sides of images are padded to multiples of this."""
 
     @abstractmethod
     def counted(self, model: nn.Module) -> tuple[nn.Module, nn.Module]:
         """The part of the network whose MACs are counted, and the backbone in it."""
 
     def check_counted(self, part: nn.Module, shape: Sequence[int]) -> None:  # noqa: B027  # most have nothing to check
-        """Refuse a counted part, on the meta device by now, that cannot learn from images of this shape (C, H, W)."""
+        """Refuse a counted part, on the meta device, that cannot be trained on images of this shape (C, H, W)."""
 
     @abstractmethod
     def train_split(self, data: DenseData, augment: DenseAugment, strict: bool) -> DenseSplit:
-        """What is trained on."""
+        """The training split with augmentation."""
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch, accelerator: Accelerator) -> Tensor:
@@ -138,8 +138,8 @@ class DenseTask(ABC):
 
     @abstractmethod
     def evaluate(self, model: nn.Module, batches: Iterable[Batch], data: DenseData, accelerator: Accelerator) -> Any:
-        """The `Metrics` of a network, in evaluation mode, over the batches of this and all other processes."""
+        """The `Metrics` of a network in evaluation mode, over the batches of all processes."""
 
     @abstractmethod
     def predict(self, model: nn.Module, image: str, pixels: Tensor, accelerator: Accelerator) -> Any:
-        """What a network, in evaluation mode, finds in the pixels (C, H, W) in 0..1 of an image file."""
+        """The prediction of a network in evaluation mode for the pixels (C, H, W) in 0..1 of an image file."""

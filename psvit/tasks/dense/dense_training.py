@@ -1,4 +1,4 @@
-"""How a detector or a segmenter is trained: settings -> a run's folder with checkpoints."""
+"""Train a detector or a segmenter: settings -> a run folder with checkpoints."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from psvit.tasks.dense.dense_task import DenseTask
 
 
 def train_dense(task_type: type[DenseTask], config: DenseConfig, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Train a network and leave its best and last checkpoints in the run's folder.
+    """Train a network, and write its best and last checkpoints to the run folder.
 
     Args:
         task_type: `psvit.tasks.detection.detect.Detection` or `psvit.tasks.segmentation.segment.Segmentation`.
@@ -42,7 +42,7 @@ def train_dense(task_type: type[DenseTask], config: DenseConfig, say: Callable[[
     Raises:
         UserError, InterruptedTrainingError: see `psvit.tasks.classification.classify.train`.
     """
-    task_type.check_library()  # not to miss it after an epoch
+    task_type.check_library()  # fails now rather than after an epoch
     accelerator = open_machine(config.machine)
     run = RunFolder(config, accelerator)
     if (best := run.finished(say)) is not None:
@@ -74,14 +74,14 @@ def train_dense(task_type: type[DenseTask], config: DenseConfig, say: Callable[[
 
 
 class DenseTrainer(Trainer):
-    """What changes while a detector or a segmenter learns.
+    """The trainer of a detector or a segmenter.
 
     Args:
-        task: its loss and its metrics.
+        task: gives loss and metrics.
         model: see `DenseTask.build`.
-        config: of the training.
+        config: settings of the training.
         accelerator: device, precision, processes.
-        data: images with what is in them.
+        data: images with objects or class maps.
     """
 
     def __init__(
@@ -92,12 +92,12 @@ class DenseTrainer(Trainer):
         self.task, self.data, self.metric = task, data, task.metric
 
     def loss(self, batch: Batch, step: int) -> Tensor:
-        """The task's loss."""
+        """The loss of the task."""
         return self.task.loss(self.model, batch, self.accelerator)
 
     @torch.inference_mode()
     def evaluate(self) -> dict[str, Any]:
-        """The metrics on the validation split (empty if there is none)."""
+        """The metrics on the validation split; empty if there is none."""
         if len(self.data.validation) == 0:
             return {}
         split = self.task.split_type(self.data.validation, strict=self.config.data.strict)

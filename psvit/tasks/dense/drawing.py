@@ -1,4 +1,4 @@
-"""What was found in an image, drawn over it."""
+"""Draw predictions over images."""
 
 from __future__ import annotations
 
@@ -18,18 +18,17 @@ from psvit.errors import UserError
 from psvit.files import check_writable, replacing
 
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#999999")
-"""Okabe and Ito's, told apart by colour-blind readers too."""
+"""The palette of Okabe and Ito, for colour-blind readers too."""
 
 LEAST_SIDE = 480
-"""Pixels; smaller images are enlarged by a whole number, so that boxes and names can be read."""
+"""Images with fewer pixels on the longer side are enlarged by an integer, so that names are readable."""
 
 
 def files_for(paths: Sequence[Path], folder: str, overwrite: bool) -> dict[Path, Path]:
-    """A PNG file in `folder` for each image file, named after it; a second one of a name gets a number.
+    """The PNG file in `folder` for each image file, of the same name, with a number if that repeats.
 
     Raises:
-        UserError: a file is there already and may not be replaced, or is one of the images; the folder is a file, or
-            nothing can be written there.
+        UserError: a file exists without `overwrite`, or is one of the images; or the folder is a file or not writable.
     """
     target = Path(folder)
     if target.exists() and not target.is_dir():
@@ -56,7 +55,7 @@ def files_for(paths: Sequence[Path], folder: str, overwrite: bool) -> dict[Path,
 def draw_objects(
     pixels: Tensor, boxes: Tensor, labels: Sequence[str], scores: Sequence[float], masks: Tensor | None, file: Path
 ) -> None:
-    """Write an image (C, H, W) with the objects in it as PNG.
+    """Write an image (C, H, W) with its objects as PNG.
 
     Args:
         pixels: in 0..1.
@@ -79,13 +78,13 @@ def draw_objects(
 
 
 def draw_class_map(pixels: Tensor, classes: Tensor, file: Path, background: bool = True) -> None:
-    """Write an image (C, H, W) with the class of each pixel (H, W) as colour over it.
+    """Write an image (C, H, W) overlaid with the colour of the class of each pixel (H, W) as PNG.
 
     Args:
         pixels: in 0..1.
         classes: class numbers.
         file: PNG.
-        background: class 0 is the background and stays clear.
+        background: class 0 is the background and has no colour.
     """
     canvas, times = _canvas(pixels)
     large = F.interpolate(classes[None, None].float(), scale_factor=times)[0, 0].long()
@@ -98,7 +97,7 @@ def draw_class_map(pixels: Tensor, classes: Tensor, file: Path, background: bool
 
 
 def write_class_map(classes: Tensor, file: Path, background: bool = True) -> None:
-    """Write class numbers (H, W) as PNG: they are the values of its pixels, its palette has their colours."""
+    """Write class numbers (H, W) as PNG with a palette of class colours."""
     image = Image.fromarray(classes.to(torch.uint8).numpy(), mode="L")
     image.putpalette([part for number in range(256) for part in class_colour(number, background)])
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +112,7 @@ def class_colour(number: int, background: bool = True) -> tuple[int, int, int]:
     place = number - background
     if place < len(COLOURS):
         return tuple(bytes.fromhex(COLOURS[place][1:]))  # type: ignore[return-value]  # three of them
-    # further hues by the golden ratio: neighbours differ, and none comes back
+    # more hues by the golden ratio: neighbours differ, and none repeats
     parts = hsv_to_rgb(place * 0.618034 % 1, 0.55 + 0.4 * (place % 2), 0.95 - 0.3 * (place % 3 == 0))
     return (round(255 * parts[0]), round(255 * parts[1]), round(255 * parts[2]))
 

@@ -1,6 +1,6 @@
-"""Found and true objects -> COCO's average precision, by faster-coco-eval or pycocotools.
+"""True and predicted objects -> COCO's average precision, by faster-coco-eval or pycocotools.
 
-Objects are COCO's annotations as soon as they are known: masks are run lengths, so a split takes little memory.
+Objects are converted to COCO annotations at once: with run lengths as masks, a split takes little memory.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from psvit.data.objects.outlines import mask_tools
 from psvit.errors import need
 
 METRICS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
-"""The first six of COCO's summary: mean over IoU 0.50:0.95, at 0.50, at 0.75, by the area of objects."""
+"""The first six metrics of COCO: mean over IoU 0.50:0.95, at 0.50, at 0.75, and by area of objects."""
 
 Annotation = dict[str, Any]
 
@@ -35,7 +35,7 @@ def coco_classes() -> tuple[Any, Any]:
 
 
 def true_objects(image: int, objects: Objects) -> list[Annotation]:
-    """The objects in the image of this number."""
+    """The true objects of an image as annotations."""
     found = _annotations(image, objects.boxes, objects.labels, objects.masks)
     for one, area, crowd in zip(found, objects.areas.tolist(), objects.crowd.tolist(), strict=True):
         one |= {"area": area, "iscrowd": int(crowd)}
@@ -43,7 +43,7 @@ def true_objects(image: int, objects: Objects) -> list[Annotation]:
 
 
 def found_objects(image: int, output: dict[str, Tensor]) -> list[Annotation]:
-    """What torchvision's detector says of the image of this number: labels from 1, masks (n, 1, H, W) bool."""
+    """The output of torchvision's detector (labels from 1, masks (n, 1, H, W) bool) as annotations."""
     plain = {name: value.cpu().numpy() for name, value in output.items()}
     masks = plain["masks"][:, 0] if "masks" in plain else None
     found = _annotations(image, plain["boxes"], plain["labels"] - 1, masks)
@@ -70,22 +70,22 @@ def average_precision(
     classes: Sequence[str],
     kind: str,
 ) -> dict[str, Any]:
-    """COCO's metrics in percent.
+    """Compute COCO's metrics in percent.
 
     Args:
         images: id, height and width of each.
-        truth: `true_objects` of the images; found: `found_objects` in them.
+        truth: `true_objects` of all images; found: `found_objects` of all images.
         classes: class names, by class number.
-        kind: ``"box"`` or ``"mask"``, by which overlap is measured.
+        kind: ``"box"`` or ``"mask"``, for the IoU.
 
     Returns:
-        `METRICS` by name, None where no object is of that size, and ``per_class``: AP by class name.
+        `METRICS` by name, None without objects of that size, and ``per_class``: AP by class name.
 
     Raises:
         UserError: neither library is installed.
     """
     coco, evaluation = coco_classes()
-    # a result with a box and a mask would have the area of its box
+    # COCO would take the area of the box for a result with box and mask
     unused = "bbox" if kind == "mask" else "segmentation"
     results = [{key: value for key, value in one.items() if key != unused} for one in found]
     dataset = {
@@ -112,4 +112,4 @@ def average_precision(
 
 
 def _percent(value: float) -> float | None:
-    return round(100 * float(value), 4) if value >= 0 else None  # -1: there is nothing to find
+    return round(100 * float(value), 4) if value >= 0 else None  # -1: no objects

@@ -1,4 +1,4 @@
-"""Detection and instance segmentation: boxes and masks of objects; their loss, average precision, predictions."""
+"""Detection and instance segmentation: training loss, average precision, predictions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from psvit.tasks.detection.pyramid import Backbone, check_read
 
 @dataclass(frozen=True)
 class Detection(DenseTask):
-    """torchvision's detectors, as `psvit detect` trains and uses them; see `psvit.tasks.dense.dense_task.DenseTask`."""
+    """The task of `psvit detect`, with torchvision's detectors; see `psvit.tasks.dense.dense_task.DenseTask`."""
 
     head: DetectorConfig
 
@@ -44,26 +44,26 @@ class Detection(DenseTask):
 
     @classmethod
     def filled(cls, head: DetectorConfig, data: DenseData) -> DetectorConfig:
-        """The settings with a value for each default."""
+        """The settings with defaults filled in."""
         return head.filled(data.img_size, data.has_masks)
 
     @property
     def head_name(self) -> str:
-        """The detector."""
+        """The name of the detector."""
         return str(self.head.detector)
 
     @property
     def metric(self) -> str:
-        """The average precision of masks, if the detector finds masks, else of boxes."""
+        """The average precision of masks if the detector has masks, else of boxes."""
         return "mask_ap" if self.head.detector == "mask_rcnn" else "box_ap"
 
     @property
     def backbone_size(self) -> tuple[int, int] | None:
-        """The size of small scenes; other images are resized, and the backbone's own size will do."""
+        """The size of small scenes; None for other images, which are resized."""
         return self.img_size if is_small(self.img_size) else None
 
     def seen_size(self, sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
-        """What the largest image, the one of most pixels, is resized to; the most possible if no size is known."""
+        """The size of the largest image after resizing; the upper limit if no size is known."""
         short, long = int(self.head.short_side or 800), int(self.head.long_side or 1333)
         scaled = ((size, min(short / min(size), long / max(size))) for size in sizes)
         resized = ((max(1, int(size[0] * scale)), max(1, int(size[1] * scale))) for size, scale in scaled)
@@ -77,11 +77,11 @@ class Detection(DenseTask):
         return build_detector(backbone, self.head, len(self.classes), self.mean, self.std)
 
     def multiple(self, model: Any) -> int:
-        """What torchvision pads images to."""
+        """torchvision pads images to multiples of this."""
         return int(model.transform.size_divisible)
 
     def counted(self, model: Any) -> tuple[nn.Module, nn.Module]:
-        """The backbone with its pyramid: what the heads compute depends on what is found."""
+        """The backbone with its pyramid, since the MACs of the heads depend on the detections."""
         return model.backbone, model.backbone.body
 
     def check_counted(self, part: Any, shape: Sequence[int]) -> None:
@@ -90,12 +90,12 @@ class Detection(DenseTask):
             check_read(part, shape)
 
     def train_split(self, data: DenseData, augment: DenseAugment, strict: bool) -> ObjectSplit:
-        """Images with boxes and masks; a detector of boxes has no use for masks, and they would cut its boxes."""
+        """The training split; without masks for a detector of boxes, since they would change its boxes."""
         source = data.train if self.metric == "mask_ap" else BoxesAlone(data.train)
         return ObjectSplit(source, Vary(augment, data.mirror, data.mean), strict=strict)
 
     def loss(self, model: nn.Module, batch: Batch, accelerator: Accelerator) -> Tensor:
-        """The sum of the detector's losses: a scalar, in nats and parts of a box's side."""
+        """The sum of the losses of the detector: a scalar."""
         images = [image.to(accelerator.device) for image in batch.images]
         targets = [{name: value.to(accelerator.device) for name, value in target.items()} for target in batch.labels]
         with accelerator.autocast():
@@ -108,7 +108,7 @@ class Detection(DenseTask):
         """Average precision over the images of all processes.
 
         Raises:
-            UserError: no library for it is installed, or no image can be read.
+            UserError: no library for average precision is installed, or no image can be read.
         """
         images, truth, found, unreadable = list[Any](), list[Any](), list[Any](), list[str]()
         for batch in batches:
@@ -128,7 +128,7 @@ class Detection(DenseTask):
         return DetectionMetrics(box, mask, len(images), tuple(unreadable))
 
     def predict(self, model: nn.Module, image: str, pixels: Tensor, accelerator: Accelerator) -> Detections:
-        """The objects in an image, those of a score of at least `score_threshold`."""
+        """The objects in an image with a score of at least `score_threshold`."""
         [output] = detected(model, [pixels], accelerator)
         labels = tuple(self.classes[int(label) - 1] for label in output["labels"])
         masks = output["masks"][:, 0] if "masks" in output else None
@@ -136,7 +136,7 @@ class Detection(DenseTask):
 
 
 def detected(model: nn.Module, images: Sequence[Tensor], accelerator: Accelerator) -> list[dict[str, Tensor]]:
-    """What a detector finds in images (C, H, W) in 0..1, on the CPU; boxes and scores in float32."""
+    """Outputs of a detector for images (C, H, W) in 0..1, on the CPU, with floats in float32."""
     with accelerator.autocast():
         outputs = model([image.to(accelerator.device) for image in images]) if len(images) else []
     return [{name: (value.float() if value.is_floating_point() else value).cpu() for name, value in output.items()}
@@ -148,10 +148,10 @@ class DetectionMetrics:
     """Average precision of a detector, in percent.
 
     Args:
-        box: metrics by name, see `psvit.tasks.detection.average_precision`, and per_class.
-        mask: the same of masks, or None.
-        images: evaluated images.
-        unreadable: names of images that could not be used, with reasons.
+        box: metrics of boxes, see `psvit.tasks.detection.average_precision`.
+        mask: the same for masks, or None.
+        images: number of evaluated images.
+        unreadable: images that could not be used, as NAME (REASON).
     """
 
     box: dict[str, Any]
@@ -160,7 +160,7 @@ class DetectionMetrics:
     unreadable: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The metrics without those of single classes, as plain data."""
+        """The metrics as plain data, without those per class."""
         kinds = {"box": self.box} | ({"mask": self.mask} if self.mask is not None else {})
         flat = {f"{kind}_{name}": value for kind, metrics in kinds.items() for name, value in metrics.items()
                 if name != "per_class"}  # fmt: skip
@@ -169,11 +169,11 @@ class DetectionMetrics:
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """What was found in one image file.
+    """The objects found in one image file.
 
     Args:
         image: its path.
-        boxes: (n, 4) x0, y0, x1, y1 in pixels, the surest first.
+        boxes: (n, 4) x0, y0, x1, y1 in pixels, by descending score.
         labels: class names.
         scores: in 0..1.
         masks: (n, H, W) bool, or None.

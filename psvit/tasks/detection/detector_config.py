@@ -1,4 +1,4 @@
-"""How a detector is built and trained, as plain settings. No torch here."""
+"""Settings of a detector and its training. No torch here."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ Neck = Literal["auto", "fpn", "simple"]
 
 @dataclass(frozen=True)
 class DetectorConfig(Config):
-    """The detector around the backbone; its parts are torchvision's.
+    """The detector on the backbone, from torchvision.
 
     Args:
         detector: mask_rcnn, faster_rcnn or retinanet; by default mask_rcnn if the set has masks, else faster_rcnn.
-        neck: fpn (feature pyramid), simple (ViTDet's pyramid, of one map), or auto: simple for a backbone whose
-            stages are all of one stride.
+        neck: fpn (feature pyramid), simple (ViTDet's pyramid on one map), or auto: simple for a backbone with one
+            stride in all stages.
         channels: channels of the pyramid; by default 256, or 64 for scenes up to 128 px.
-        short_side: pixels that the shorter side is resized to; by default 800, or none for scenes up to 128 px.
-        long_side: most pixels of the longer side; by default 1333.
-        anchor_scale: side of an anchor over the stride of its level; by default 8, or 3 for scenes up to 128 px.
-        proposals: boxes that the first stage hands on (torchvision's rpn_post_nms_top_n_test, and twice as many in
-            training; RetinaNet's topk_candidates); by default 1000, or 100 for scenes up to 128 px.
-        rois: boxes of an image that the second stage learns from (torchvision's box_batch_size_per_image); by default
+        short_side: length of the shorter side after resizing; by default 800, or unchanged for scenes up to 128 px.
+        long_side: greatest length of the longer side; by default 1333.
+        anchor_scale: side of an anchor divided by the stride of its level; by default 8, or 3 for scenes up to 128 px.
+        proposals: proposals of the first stage (torchvision's rpn_post_nms_top_n_test, and twice as many in training;
+            RetinaNet's topk_candidates); by default 1000, or 100 for scenes up to 128 px.
+        rois: boxes per image that train the second stage (torchvision's box_batch_size_per_image); by default
             512, or 32 for scenes up to 128 px.
         head_width: hidden channels of the box head; by default 1024, or 256 for scenes up to 128 px.
         mask_layers: convolutions of the mask head; by default 4, or 2 for scenes up to 128 px.
-        detections: most boxes reported of an image.
-        score_threshold: boxes of a lower score are not reported.
-        frozen_norm: keep batch norms of the backbone as they are (with pretrained weights and small batches).
+        detections: most boxes per image.
+        score_threshold: boxes with a lower score are dropped.
+        frozen_norm: freeze batch norms of the backbone (for pretrained weights and small batches).
     """
 
     detector: DetectorName | None = None
@@ -57,10 +57,10 @@ class DetectorConfig(Config):
             raise UserError(f"--short-side {self.short_side} is more than --long-side {self.long_side}")
 
     def filled(self, img_size: tuple[int, int] | None, has_masks: bool) -> DetectorConfig:
-        """These settings with a value for each default, for scenes of this size (None: of different sizes).
+        """These settings with defaults filled in, for images of this size (None: of different sizes).
 
         Raises:
-            UserError: masks asked of a set that has none.
+            UserError: the detector needs masks, and the set has none.
         """
         if self.detector == "mask_rcnn" and not has_masks:
             raise UserError("--detector mask_rcnn needs masks, the set has boxes only: take faster_rcnn or retinanet")
@@ -68,7 +68,7 @@ class DetectorConfig(Config):
         if img_size is not None and is_small(img_size):
             defaults = LIGHT | {"short_side": min(img_size), "long_side": max(img_size)}
         defaults["detector"] = "mask_rcnn" if has_masks else "faster_rcnn"
-        # one side alone given, the default of the other gives way: it is not what images stop at
+        # if only one side is given, the default of the other must not limit it
         short, long = defaults["short_side"], defaults["long_side"]
         if self.short_side is not None:
             defaults["long_side"] = max(long, -(-self.short_side * long // short))
@@ -81,11 +81,11 @@ FULL = {
     "channels": 256, "short_side": 800, "long_side": 1333, "anchor_scale": 8.0, "proposals": 1000, "rois": 512,
     "head_width": 1024, "mask_layers": 4,
 }  # fmt: skip
-"""torchvision's own."""
+"""Defaults of torchvision."""
 LIGHT = {
     "channels": 64, "anchor_scale": 3.0, "proposals": 100, "rois": 32, "head_width": 256, "mask_layers": 2,
 }  # fmt: skip
-"""What two CPU cores train in minutes."""
+"""Defaults for small scenes, which two CPU cores train in minutes."""
 
 
 @dataclass(frozen=True)

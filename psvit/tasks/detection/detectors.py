@@ -1,4 +1,4 @@
-"""Settings -> a detector: torchvision's Mask R-CNN, Faster R-CNN or RetinaNet over a backbone."""
+"""Settings -> a detector: torchvision's Mask R-CNN, Faster R-CNN or RetinaNet on a backbone."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ RATIOS = (0.5, 1.0, 2.0)
 """Height over width of the anchors."""
 
 OCTAVE = 3
-"""Anchor sizes of a level in RetinaNet: 1, 2^(1/3), 2^(2/3) (Lin et al. 2017, section 4)."""
+"""Number of anchor sizes per level in RetinaNet: 1, 2^(1/3), 2^(2/3) (Lin et al. 2017, section 4)."""
 
 
 class Anchors(AnchorGenerator):
-    """torchvision's anchors, at the strides that the maps have.
+    """torchvision's anchors, at the given strides.
 
-    torchvision divides the image's side by the map's, which misleads where the map was rounded up.
+    torchvision derives strides from the sides of image and map, which is wrong if the map was rounded up.
 
     Args:
-        sizes: of each level, in pixels.
-        strides: of each level, in pixels.
+        sizes: anchor sizes of each level in pixels.
+        strides: stride of each level in pixels.
     """
 
     def __init__(self, sizes: Sequence[tuple[float, ...]], strides: Sequence[int]) -> None:
@@ -52,12 +52,12 @@ class Anchors(AnchorGenerator):
 
 
 class Retina(RetinaNet):
-    """torchvision's RetinaNet, but its class 0 is never found: labels count from 1, and no object is of it."""
+    """torchvision's RetinaNet that never predicts class 0, since labels start from 1."""
 
     def postprocess_detections(
         self, head_outputs: dict[str, list[Tensor]], anchors: list[list[Tensor]], image_shapes: list[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
-        """Logits (B, anchors, classes) and boxes of each level -> what was found in each image."""
+        """Logits (B, anchors, classes) and boxes of each level -> detections in each image."""
         known = torch.arange(head_outputs["cls_logits"][0].shape[-1], device=head_outputs["cls_logits"][0].device) > 0
         logits = [level.where(known, -torch.inf) for level in head_outputs["cls_logits"]]
         found: list[dict[str, Tensor]] = super().postprocess_detections(
@@ -69,18 +69,18 @@ class Retina(RetinaNet):
 def build_detector(
     backbone: Backbone, config: DetectorConfig, num_classes: int, mean: Sequence[float], std: Sequence[float]
 ) -> nn.Module:
-    """torchvision's detector over `backbone`.
+    """Build torchvision's detector on a backbone.
 
     Args:
         backbone: images -> maps.
-        config: with a value for each default, see `DetectorConfig.filled`.
-        num_classes: classes of objects; the detector's class 0 is the background.
+        config: settings with defaults filled in, see `DetectorConfig.filled`.
+        num_classes: classes of objects, without the background, which is class 0 of the detector.
         mean: of each channel, for pixels in 0..1; std: of each channel.
 
     Returns:
-        A list of images (C, H, W) in 0..1 and, in training, of targets (boxes (n, 4) in pixels, labels (n,) from 1,
-        masks (n, H, W)) -> a dict of losses; in evaluation a list of dicts of boxes, labels, scores and masks
-        (n, 1, H, W) bool.
+        A model. In training: lists of images (C, H, W) in 0..1 and of targets (boxes (n, 4) in pixels, labels (n,) from
+        1, masks (n, H, W)) -> a dict of losses. In evaluation: a list of images -> a list of dicts of boxes, labels,
+        scores and masks (n, 1, H, W) bool.
     """
     scale, strides = float(config.anchor_scale or 8), backbone.strides
     common: dict[str, Any] = {
@@ -88,7 +88,7 @@ def build_detector(
         "max_size": config.long_side,
         "image_mean": list(mean),
         "image_std": list(std),
-        "size_divisible": min(strides[-2], 128),  # the pyramid's maps then halve exactly, but for the last
+        "size_divisible": min(strides[-2], 128),  # so that all maps but the last halve exactly
     }
     if config.detector == "retinanet":
         octaves = [tuple(scale / 2 * stride * 2 ** (part / OCTAVE) for part in range(OCTAVE)) for stride in strides]
@@ -123,7 +123,7 @@ def build_detector(
 
 
 def _box_stage(backbone: Backbone, config: DetectorConfig, num_classes: int, scale: float) -> dict[str, Any]:
-    """What Faster R-CNN and Mask R-CNN take: where to look for boxes, and how to judge them."""
+    """Arguments of Faster R-CNN and Mask R-CNN: proposals and box head."""
     kept, rois, width = int(config.proposals or 1000), int(config.rois or 512), int(config.head_width or 1024)
     return {
         "rpn_anchor_generator": Anchors([(scale * stride,) for stride in backbone.strides], backbone.strides),
@@ -142,11 +142,11 @@ def _box_stage(backbone: Backbone, config: DetectorConfig, num_classes: int, sca
 
 
 def _pooler(strides: Sequence[int], scale: float, side: int) -> MultiScaleRoIAlign:
-    """Boxes of maps with these strides -> squares; the last map is left out, it serves the largest anchors only."""
+    """RoI align on maps of these strides; the last map is left out, since only the largest anchors use it."""
     levels = [str(level) for level in range(len(strides) - 1)]
-    # torchvision's 224 px at level 4 are anchors of 8 strides
+    # torchvision's 224 px for anchors of 8 strides
     pool = MultiScaleRoIAlign(levels, side, 2, canonical_scale=round(28 * scale))
-    # else it guesses the strides from the first image it meets, and a small one's padding misleads it
+    # torchvision would guess the strides from the first image, wrongly if it is small and padded
     pool.scales = [1 / stride for stride in strides[:-1]]
     pool.map_levels = initLevelMapper(
         int(log2(strides[0])), int(log2(strides[-2])), pool.canonical_scale, pool.canonical_level
@@ -155,17 +155,16 @@ def _pooler(strides: Sequence[int], scale: float, side: int) -> MultiScaleRoIAli
 
 
 def _in_float32(model: nn.Module, *parts: str) -> nn.Module:
-    """`model`, with what these parts of it say in float32 under autocast too.
+    """`model` with float32 outputs of these parts also under autocast.
 
-    torchvision makes boxes in the type of what is said of them, and bfloat16 has steps of half a pixel from 64 pixels
-    on, of four from 512 on.
+    torchvision computes boxes in their dtype, and bfloat16 has steps of half a pixel from 64 pixels, of four from 512.
     """
     for part in parts:
-        model.get_submodule(part).register_forward_hook(lambda module, given, said: _float(said))
+        model.get_submodule(part).register_forward_hook(lambda module, inputs, output: _float(output))
     return model
 
 
-def _float(said: Any) -> Any:
-    if isinstance(said, dict):
-        return {name: _float(value) for name, value in said.items()}
-    return said.float() if isinstance(said, Tensor) else type(said)(map(_float, said))
+def _float(output: Any) -> Any:
+    if isinstance(output, dict):
+        return {name: _float(value) for name, value in output.items()}
+    return output.float() if isinstance(output, Tensor) else type(output)(map(_float, output))

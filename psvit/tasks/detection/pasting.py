@@ -1,4 +1,4 @@
-"""Masks within boxes -> masks of the image, and back, at the boxes' true places."""
+"""Masks within boxes -> masks of the image, and back, without rounding the boxes."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ MASK_THRESHOLD = 0.5
 
 
 class PastingTransform(GeneralizedRCNNTransform):
-    """torchvision's resizing of images on the way in and of what is found on the way out, but for the masks.
+    """torchvision's resizing of input images and results, except for masks.
 
-    torchvision cuts a box to whole pixels before it enlarges its mask to it, and so moves the mask by up to a pixel:
-    nothing for a large object, much for one of twenty pixels. And masks come out as pixels (n, 1, H, W) bool, not as
-    probabilities: a hundred of them in a photograph would take a gigabyte. A side of a thin image stays one pixel where
-    torchvision's would be none.
+    torchvision rounds a box to whole pixels before it resizes its mask, which moves the mask by up to a pixel, too much
+    for small objects. Here masks are bool pixels (n, 1, H, W), not probabilities, since a hundred of those in a
+    photograph would take a gigabyte. Sides of thin images stay at least one pixel.
     """
 
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """An image (C, H, W) and what is in it, as the network sees them."""
+        """Resize an image (C, H, W) and its target for the network."""
         sides = image.shape[-2:]
         scale = min(self.min_size[-1] / min(sides), self.max_size / max(sides))
         if scale * min(sides) >= 1:
@@ -42,7 +41,7 @@ class PastingTransform(GeneralizedRCNNTransform):
         image_shapes: list[tuple[int, int]],
         original_image_sizes: list[tuple[int, int]],
     ) -> list[dict[str, Tensor]]:
-        """What was found in the images as the network saw them -> in the images as they were."""
+        """Results in the resized images -> results in the original images."""
         if self.training:
             return result
         for found, seen, size in zip(result, image_shapes, original_image_sizes, strict=True):
@@ -53,10 +52,10 @@ class PastingTransform(GeneralizedRCNNTransform):
 
 
 def paste(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """The pixels of the image that masks of boxes cover (bilinear, at their centres; none outside of the boxes).
+    """Masks within boxes -> masks of the image, by bilinear sampling at pixel centres.
 
     Args:
-        masks: (n, 1, h, w) probabilities, spread over the whole of each box.
+        masks: (n, 1, h, w) probabilities, each over its whole box.
         boxes: (n, 4) x0, y0, x1, y1 in pixels.
         size: height and width of the image.
 
@@ -80,15 +79,15 @@ def paste(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def cut(masks: Tensor, boxes: Tensor, side: int) -> Tensor:
-    """What `paste` undoes: masks of the image -> masks spread over the whole of each box.
+    """The inverse of `paste`: masks of the image -> masks over the whole of each box.
 
-    torchvision cuts half a pixel beside the box: its `roi_align` takes the corner of a pixel for its centre, unless it
-    is told otherwise. A perfect mask of an object of twenty pixels then overlaps with it by 0.8.
+    torchvision is off by half a pixel, since it calls `roi_align` without `aligned`: a perfect mask of an object of
+    twenty pixels would have an IoU of 0.8.
 
     Args:
         masks: (n, H, W) of the image, 0 or 1, one for each box.
         boxes: (n, 4) x0, y0, x1, y1 in pixels.
-        side: of the masks in boxes.
+        side: side of the result.
 
     Returns:
         (n, side, side) in 0..1.
@@ -98,7 +97,7 @@ def cut(masks: Tensor, boxes: Tensor, side: int) -> Tensor:
 
 
 class AlignedRoIHeads(RoIHeads):
-    """torchvision's heads of a Mask R-CNN, but masks are learned from where `paste` puts them."""
+    """torchvision's heads of a Mask R-CNN, with mask targets that match `paste`."""
 
     def forward(
         self,
@@ -107,7 +106,7 @@ class AlignedRoIHeads(RoIHeads):
         image_shapes: list[tuple[int, int]],
         targets: list[dict[str, Tensor]] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Maps and proposals, in training with targets -> what was found (none in training), and losses by name."""
+        """Maps and proposals, in training with targets -> results (none in training), and losses by name."""
         if self.training:
             proposals, matched, labels, regression = self.select_training_samples(proposals, targets)
         regions = self.box_head(self.box_roi_pool(features, proposals, image_shapes))
@@ -137,7 +136,7 @@ class AlignedRoIHeads(RoIHeads):
 
 
 def mask_loss(logits: Tensor, masks: Tensor, labels: Tensor) -> Tensor:
-    """Binary cross-entropy of the mask of each object's own class (He et al. 2017, section 3).
+    """Binary cross-entropy of the mask of the true class of each object (He et al. 2017, section 3).
 
     Args:
         logits: (n, classes, h, w).

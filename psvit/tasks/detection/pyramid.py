@@ -1,4 +1,4 @@
-"""Feature maps -> the pyramid of maps that torchvision's detectors take.
+"""Feature maps -> the feature pyramid for torchvision's detectors.
 
 Legend: B images, C channels, H x W pixels.
 """
@@ -25,8 +25,8 @@ class SimplePyramid(nn.Module):
     """Maps of several strides from the last map of a plain backbone (ViTDet; Li et al. 2022, section 3).
 
     Args:
-        in_channels: of the map; out_channels: of the pyramid.
-        stride: of the map, in pixels; strides: of the pyramid, each a power of two times `stride`.
+        in_channels: channels of the map; out_channels: channels of the pyramid.
+        stride: stride of the map in pixels; strides: those of the pyramid, each a power of two times `stride`.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, strides: Sequence[int]) -> None:
@@ -52,25 +52,25 @@ class SimplePyramid(nn.Module):
 
 
 class Backbone(nn.Module):
-    """What torchvision's detectors take: images (B, C, H, W) -> a dict of maps, all with `out_channels`.
+    """The backbone for torchvision's detectors: images (B, C, H, W) -> a dict of maps with `out_channels` each.
 
-    The maps are float32 under autocast too: torchvision makes anchors in the maps' type, and bfloat16 has whole
-    numbers up to 256 only.
+    The maps are float32 also under autocast, since torchvision computes anchors in their dtype, and bfloat16 represents
+    integers only up to 256.
 
     Args:
         body: timm's features.
-        neck: fpn, simple or auto: simple where all stages are of one stride.
-        channels: of all maps.
+        neck: fpn, simple or auto: simple if all stages have one stride.
+        channels: channels of all maps.
 
     Attributes:
-        strides: pixels between the positions of each map, the last one a maximum over the one before it.
+        strides: stride of each map; the last map is a max pooling of the one before.
     """
 
     def __init__(self, body: Any, neck: Neck, channels: int) -> None:
         super().__init__()
         self.body, self.out_channels = body, channels
         strides, dims = list(body.feature_info.reduction()), list(body.feature_info.channels())
-        # a PSViT's features begin with patches of the image, which are no stage
+        # the patches that PSViT's features begin with are not a stage
         stages = {one["reduction"] for one in body.feature_info.get_dicts() if not one["module"].startswith("patches")}
         self.simple = neck == "simple" or (neck == "auto" and len(stages) == 1)
         if self.simple:
@@ -79,7 +79,7 @@ class Backbone(nn.Module):
         elif len(set(strides)) < len(strides):
             raise UserError(f"--neck fpn needs maps of different strides, the backbone's are {strides}: take simple")
         else:
-            # maps finer than 4 pixels cost most of a detector's time and are left out, as in torchvision's
+            # finer maps would cost most of the time and are left out, as in torchvision
             first = next((place for place, stride in enumerate(strides) if stride >= 4), 0)
             self.taken = list(range(first, len(strides)))
             self.strides = strides[first:]
@@ -91,7 +91,7 @@ class Backbone(nn.Module):
         """Images (B, C, H, W) -> maps by level: "0", "1", ... and "pool".
 
         Raises:
-            UserError: the body is made for another size.
+            UserError: the body does not take this size.
         """
         maps = self._maps(x)
         if self.simple:
@@ -105,8 +105,8 @@ class Backbone(nn.Module):
     def _maps(self, x: Tensor) -> list[Tensor]:
         try:
             maps: list[Tensor] = self.body(x)
-        except (AssertionError, RuntimeError, IndexError) as error:  # each network in its own way
-            full = any(words in str(error) for words in ("out of memory", "allocate memory"))  # of a GPU, of a CPU
+        except (AssertionError, RuntimeError, IndexError) as error:  # depends on the network
+            full = any(words in str(error) for words in ("out of memory", "allocate memory"))  # on GPU, on CPU
             if full or isinstance(getattr(self.body, "model", None), PSViT):
                 raise
             raise UserError(
@@ -119,18 +119,18 @@ class Backbone(nn.Module):
 
 
 def check_read(backbone: Backbone, shape: Sequence[int]) -> None:
-    """Refuse a pyramid over the last of several maps where weights serve the others alone, as in HRNet.
+    """Refuse a pyramid on the last of several maps if some weights serve only the others, as in HRNet.
 
-    They would never learn, and several processes would wait for their gradient.
+    They would have no gradient, for which DDP would wait.
 
     Args:
-        backbone: on the meta device, where nothing is computed.
-        shape: of an image (C, H, W) that it takes.
+        backbone: on the meta device.
+        shape: shape (C, H, W) of an image.
 
     Raises:
         UserError: there are such weights.
     """
-    backbone.body.requires_grad_(True)  # counting has put that off
+    backbone.body.requires_grad_(True)  # disabled by counting
     with torch.device("meta"):
         levels = backbone(torch.zeros(1, *shape))
     torch.stack([level.sum() for level in levels.values()]).sum().backward()
@@ -142,9 +142,9 @@ def check_read(backbone: Backbone, shape: Sequence[int]) -> None:
 
 
 def pyramid_strides(stride: int) -> list[int]:
-    """The four strides of a pyramid over one map: from 4 px if the map's stride, halved at most twice, gets there.
+    """The four strides of a pyramid on one map; the first is the stride of the map, halved at most twice.
 
-    Another stride, such as 14, is halved while it stays a whole number of at least 4: 7, 14, 28, 56.
+    It is halved only to an integer of at least 4; so 16 gives 4, 8, 16, 32, and 14 gives 7, 14, 28, 56.
     """
     first = stride
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Mean intersection over union of class maps, from a table that counts pixels. Sums are exact.
+"""Mean intersection over union of class maps, from an exact confusion matrix.
 
 Legend: K classes, H x W pixels.
 """
@@ -16,7 +16,7 @@ from psvit.data.objects.objects import IGNORED
 
 
 def confusion_matrix(predicted: Tensor, truth: Tensor, num_classes: int) -> Tensor:
-    """How many pixels of each class (rows) were taken for each class (columns): (K, K) int64.
+    """Count pixels by true (rows) and predicted (columns) class: (K, K) int64.
 
     Args:
         predicted: class numbers, of any shape.
@@ -30,14 +30,14 @@ def confusion_matrix(predicted: Tensor, truth: Tensor, num_classes: int) -> Tens
 
 @dataclass(frozen=True, eq=False)
 class SegmentationMetrics:
-    """What the counts of a split come to.
+    """Metrics of a split.
 
     Args:
         counts: (K, K) pixels by true (rows) and predicted class.
-        loss: mean cross-entropy of a pixel that has a class, in nats.
+        loss: mean cross-entropy over pixels with a class, in nats.
         classes: K names.
-        images: evaluated images.
-        unreadable: names of images that could not be used, with reasons.
+        images: number of evaluated images.
+        unreadable: images that could not be used, as NAME (REASON).
     """
 
     counts: Tensor
@@ -48,7 +48,7 @@ class SegmentationMetrics:
 
     @property
     def per_class(self) -> dict[str, float | None]:
-        """Intersection over union in percent of each class; None for one that is neither there nor predicted."""
+        """Intersection over union of each class in percent; None for a class without true or predicted pixels."""
         hits = self.counts.diagonal()
         union = self.counts.sum(dim=0) + self.counts.sum(dim=1) - hits
         return {name: 100 * int(hit) / int(all_) if all_ else None
@@ -56,16 +56,16 @@ class SegmentationMetrics:
 
     @property
     def miou(self) -> float:
-        """The mean of `per_class`, in percent, over the classes that have one."""
+        """The mean of `per_class` in percent, without None."""
         values = [value for value in self.per_class.values() if value is not None]
         return sum(values) / len(values)
 
     @property
     def pixel_accuracy(self) -> float:
-        """Pixels whose class is right, in percent."""
+        """Percentage of pixels with the right class."""
         return 100 * int(self.counts.diagonal().sum()) / int(self.counts.sum())
 
     def to_dict(self) -> dict[str, Any]:
-        """The metrics without those of single classes, as plain data."""
+        """The metrics as plain data, without those per class."""
         shown = {"miou": round(self.miou, 4), "pixel_accuracy": round(self.pixel_accuracy, 4)}
         return {**shown, "loss": self.loss, "images": self.images}

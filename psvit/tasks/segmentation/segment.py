@@ -1,4 +1,4 @@
-"""Semantic segmentation: a class for each pixel; its loss, mean intersection over union, class maps."""
+"""Semantic segmentation: training loss, mean intersection over union, predicted class maps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from psvit.tasks.segmentation.segmenters import build_segmenter, decoders, multi
 
 @dataclass(frozen=True)
 class Segmentation(DenseTask):
-    """smp's segmenters, as `psvit segment` trains and uses them; see `psvit.tasks.dense.dense_task.DenseTask`."""
+    """The task of `psvit segment`, with smp's segmenters; see `psvit.tasks.dense.dense_task.DenseTask`."""
 
     head: SegmenterConfig
 
@@ -46,22 +46,22 @@ class Segmentation(DenseTask):
 
     @classmethod
     def filled(cls, head: SegmenterConfig, data: DenseData) -> SegmenterConfig:
-        """The settings with a value for each default."""
+        """The settings with defaults filled in."""
         return head.filled(data.img_size)
 
     @property
     def head_name(self) -> str:
-        """The decoder."""
+        """The name of the decoder."""
         return self.head.decoder
 
     @property
     def backbone_size(self) -> tuple[int, int]:
-        """The size of what training cuts from images."""
+        """The size of the training crop."""
         assert self.head.crop_size is not None
         return self.head.crop_size[0], self.head.crop_size[-1]
 
     def seen_size(self, sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
-        """The size of what training cuts from images, whatever theirs."""
+        """The size of the training crop."""
         return self.backbone_size
 
     def build(self, body: nn.Module, described: dict[str, Any], source: str = "the backbone") -> nn.Module:
@@ -69,25 +69,25 @@ class Segmentation(DenseTask):
         return build_segmenter(body, described, self.head, len(self.classes), source)
 
     def multiple(self, model: nn.Module) -> int:
-        """What `logits` pads images to."""
+        """`logits` pads images to multiples of this."""
         return multiple_of(model)
 
     def counted(self, model: Any) -> tuple[nn.Module, nn.Module]:
-        """All of the network."""
+        """The whole network, and its backbone."""
         return model, model.encoder.model
 
     def train_split(self, data: DenseData, augment: DenseAugment, strict: bool) -> ClassMapSplit:
-        """Images with class maps, cut to one size."""
+        """The training split, with images and class maps cropped to one size."""
         vary = Vary(augment, data.mirror, data.mean, IGNORED, self.backbone_size)
         return ClassMapSplit(data.train, vary, strict=strict)
 
     def logits(self, model: nn.Module, images: Tensor) -> Tensor:
         """Images (B, C, H, W) in 0..1 of any size -> logits (B, K, H, W).
 
-        Images are padded right and below with their mean, and the logits are cut back.
+        Images are padded right and below with their mean, and the logits are cropped.
 
         Raises:
-            UserError: a network that takes images of one size only.
+            UserError: the network takes images of one size only.
         """
         height, width = images.shape[2:]
         multiple = multiple_of(extract_model_from_parallel(model))
@@ -95,17 +95,17 @@ class Segmentation(DenseTask):
         padded = F.pad((images - mean) / std, (0, -width % multiple, 0, -height % multiple))
         try:
             logits: Tensor = model(padded)
-        except AssertionError as error:  # how timm's networks of one size say so
+        except AssertionError as error:  # raised by timm's networks of one size
             raise UserError(
                 f"this network cannot take an image of {height} x {width} pixels: {one_line(error)}"
             ) from error
         return logits[:, :, :height, :width]
 
     def loss(self, model: nn.Module, batch: Batch, accelerator: Accelerator) -> Tensor:
-        """Cross-entropy in nats, a mean over all pixels, where ignored ones count 0; and Dice's loss where asked for.
+        """Mean cross-entropy over all pixels in nats, plus the Dice loss if configured.
 
-        So images weigh alike, however many pixels are ignored, and batches summed over processes are one batch. The
-        validation loss is a mean over the pixels that have a class: it is the greater where many are ignored.
+        Ignored pixels count as 0, so images have equal weight, and averaging over processes equals one large batch.
+        The validation loss is a mean over pixels with a class, so it is larger if many are ignored.
         """
         images, classes = batch.images.to(accelerator.device), batch.labels.to(accelerator.device)
         with accelerator.autocast():
@@ -118,9 +118,9 @@ class Segmentation(DenseTask):
     def evaluate(
         self, model: nn.Module, batches: Iterable[Batch], data: DenseData, accelerator: Accelerator
     ) -> SegmentationMetrics:
-        """Mean intersection over union over the whole images of all processes.
+        """Mean intersection over union on uncropped images, over all processes.
 
-        The loss is a mean over the pixels that have a class, without Dice's: not to be compared with the training's.
+        The loss is the mean cross-entropy over pixels with a class; do not compare it with the training loss.
 
         Raises:
             UserError: no image can be read, or no pixel has a class.
@@ -136,7 +136,7 @@ class Segmentation(DenseTask):
                 images, truth = (torch.stack(tensors).to(device) for tensors in zip(*pairs, strict=True))
                 with accelerator.autocast():
                     batched = self.logits(model, images)
-                # one by one: what the loss keeps of a batch takes several times the memory of its logits
+                # one by one, since the loss of a batch needs several times the memory of its logits
                 for logits, classes in zip(batched.split(1), truth.split(1), strict=True):
                     plain = logits.float()
                     loss_sum += float(F.cross_entropy(plain, classes, ignore_index=IGNORED, reduction="sum"))
@@ -179,7 +179,7 @@ class ClassMap:
 
     @property
     def shares(self) -> dict[str, float]:
-        """The part of the image that each class found takes, in percent, the largest first."""
+        """The area of each predicted class in percent of the image, the largest first."""
         counts = torch.bincount(self.classes.flatten(), minlength=len(self.names))
         shares = {name: 100 * int(count) / self.classes.numel() for name, count in zip(self.names, counts, strict=True)}
         return dict(sorted(((name, share) for name, share in shares.items() if share), key=lambda one: -one[1]))

@@ -1,4 +1,4 @@
-"""How a segmenter is built and trained, as plain settings. No torch here."""
+"""Settings of a segmenter and its training. No torch here."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ DECODERS = ("fpn", "unet", "upernet", "deeplabv3plus", "segformer", "dpt")
 LossName = Literal["cross-entropy", "cross-entropy+dice"]
 
 GROUP = 32
-"""Channels of a decoder come in multiples of this: fpn's norms have as many groups."""
+"""Channels of a decoder are a multiple of this, the number of groups in fpn's norms."""
 CROP = 512
-"""Side in pixels of what is cut from images of different sizes; of images of one size it is the most."""
+"""Side in pixels of the training crop; images of one size may be smaller."""
 
 Channels = Annotated[Count, Rule(f"a multiple of {GROUP}", lambda value: value % GROUP == 0)]
 Sides = Annotated[tuple[Count, ...], Rule("a height and a width: give one or two", lambda sides: len(sides) in (1, 2))]
@@ -25,15 +25,15 @@ Sides = Annotated[tuple[Count, ...], Rule("a height and a width: give one or two
 
 @dataclass(frozen=True)
 class SegmenterConfig(Config):
-    """The decoder over the backbone; it is one of segmentation_models_pytorch's.
+    """The decoder on the backbone, from segmentation_models_pytorch.
 
     Args:
         decoder: fpn, unet, upernet, deeplabv3plus, segformer or dpt.
-        channels: of the decoder, at its coarsest map in unet; by default 256, or 128 for scenes up to 128 px.
-        dropout: of whole channels in training; fpn and deeplabv3plus have one.
+        channels: channels of the decoder, in unet of its coarsest map; by default 256, or 128 for scenes up to 128 px.
+        dropout: dropout of whole channels, for fpn and deeplabv3plus.
         loss: cross-entropy, or cross-entropy+dice: their sum, which learns small classes sooner.
-        crop_size: height and width in pixels of what training cuts from an image at random; by default 512 by
-            512; where all images are of one size, a side of less than that is cut whole.
+        crop_size: height and width in pixels of the random crop in training; by default 512 by 512, or less if all
+            images have one smaller size.
     """
 
     decoder: DecoderName = "fpn"
@@ -48,7 +48,7 @@ class SegmenterConfig(Config):
             object.__setattr__(self, "crop_size", (self.crop_size[0], self.crop_size[-1]))
 
     def filled(self, img_size: tuple[int, int] | None) -> SegmenterConfig:
-        """These settings with a value for each default, for images of this size (None: of different sizes)."""
+        """These settings with defaults filled in, for images of this size (None: of different sizes)."""
         height, width = img_size or (CROP, CROP)
         defaults: dict[str, Any] = {
             "channels": 128 if is_small(img_size) else 256,

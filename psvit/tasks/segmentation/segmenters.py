@@ -1,9 +1,8 @@
 """A backbone -> a segmenter: a decoder of segmentation_models_pytorch over timm's features.
 
-smp finds the maps of a backbone by their place in a list: place i has the stride 2^i, and place 0 is the image. Its own
-encoder for timm takes backbones whose maps begin at stride 1, 2 or 4 and double from one to the next. Ours takes a
-backbone with its weights, puts each map at its place, whatever its stride, and makes those that are missing. It is
-registered with smp as smp's documentation says (`smp.encoders.encoders`).
+smp expects a list of maps, where map i has stride 2^i and map 0 is the image. Its encoder for timm requires strides
+that begin at 1, 2 or 4 and double. Ours takes a backbone with its weights and maps of any strides, and builds missing
+maps. It is registered in `smp.encoders.encoders`, as smp documents.
 
 Legend: B images, C channels, H x W pixels, K classes.
 """
@@ -26,10 +25,10 @@ from psvit.tasks.dense.backbone import take_weights
 from psvit.tasks.segmentation.segmenter_config import SegmenterConfig
 
 NAME = "psvit"
-"""Of our encoder, among smp's."""
+"""Name of our encoder in smp."""
 
 STEM = 2
-"""Level of the finest map that all decoders but unet need: stride 4."""
+"""Level of the finest map that decoders other than unet need: stride 4."""
 
 
 def decoders() -> ModuleType:
@@ -39,19 +38,19 @@ def decoders() -> ModuleType:
 
 
 class FeaturesEncoder(nn.Module):
-    """What smp's decoders take: images (B, C, H, W) -> maps at strides 1, 2, 4, ..., 2^last.
+    """An encoder for smp's decoders: images (B, C, H, W) -> maps at strides 1, 2, 4, ..., 2^last.
 
-    A map that the backbone lacks has no channels, as in smp's own encoders, up to the level `first`. From there on one
-    that is finer than the backbone's is made by a transposed convolution of the next coarser, as in ViTDet's pyramid
-    (Li et al. 2022, section 3); one that is coarser, by max pooling. Coarser ones than `last` are scaled up to it.
+    Maps below level `first` that the backbone lacks have no channels, as in smp's encoders. From it on, missing finer
+    maps are transposed convolutions of the next coarser map, as in ViTDet's pyramid (Li et al. 2022, section 3), and
+    missing coarser maps are max-pooled. A map beyond level `last` is upsampled to it.
 
     Args:
         body: timm's features.
         in_chans: image channels.
-        first: level of the finest map that has channels; None to make no map finer than the backbone's.
+        first: level of the finest map with channels; None for that of the backbone.
         last: level of the coarsest map.
-        depth: levels that smp asks for; they have to be `last`.
-        output_stride: the stride that smp asks for.
+        depth: number of levels, passed by smp; equals `last`.
+        output_stride: passed by smp.
     """
 
     def __init__(
@@ -61,7 +60,7 @@ class FeaturesEncoder(nn.Module):
         self.model, self.last = body, last
         self.channels_last = getattr(body, "output_fmt", "NCHW") == "NHWC"
         strides, dims = list(body.feature_info.reduction()), list(body.feature_info.channels())
-        self.places = {level: place for place, level in enumerate(levels_of(strides))}  # the last one of a stride
+        self.places = {level: place for place, level in enumerate(levels_of(strides))}  # the last map of each stride
         channels = {min(level, last): dims[place] for level, place in sorted(self.places.items())}
         for level in range(max(self.places) + 1, last + 1):
             channels[level] = channels[level - 1]
@@ -78,13 +77,13 @@ class FeaturesEncoder(nn.Module):
         self.output_stride = 2**last
 
     def set_in_channels(self, in_channels: int, pretrained: bool = True) -> None:
-        """Nothing: the backbone was built for its images."""
+        """Called by smp; does nothing, since the backbone has the right channels."""
 
     def make_dilated(self, output_stride: int) -> None:
-        """Nothing: attention sees the whole image, and `last` has set the stride."""
+        """Called by smp; does nothing, since `last` sets the stride."""
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Images, whose sides are multiples of the coarsest stride -> maps (B, C', H / 2^i, W / 2^i)."""
+        """Images with sides that are multiples of the coarsest stride -> maps (B, C', H / 2^i, W / 2^i)."""
         maps = self.model(x)
         if self.channels_last:  # as Swin's
             maps = [one.permute(0, 3, 1, 2) for one in maps]
@@ -95,7 +94,7 @@ class FeaturesEncoder(nn.Module):
             found[self.last] = F.interpolate(found[coarsest], size=size, mode="bilinear", align_corners=False)
         for level in range(coarsest + 1, self.last + 1):
             found[level] = F.max_pool2d(found[level - 1], 2)
-        for name, layer in self.finer.items():  # from coarse to fine, as they were made
+        for name, layer in self.finer.items():  # from coarse to fine
             found[int(name)] = layer(found[int(name) + 1])
         empty = {level: x.new_empty(len(x), 0, *(side // 2**level for side in x.shape[2:]))
                  for level in range(1, self.last + 1) if level not in found}  # fmt: skip
@@ -103,10 +102,10 @@ class FeaturesEncoder(nn.Module):
 
 
 def levels_of(strides: Sequence[int]) -> list[int]:
-    """The level of each stride 2^level.
+    """The level of each stride, its base-2 logarithm.
 
     Raises:
-        UserError: a stride that is no power of two.
+        UserError: a stride is not a power of two.
     """
     levels = [log2(stride) for stride in strides]
     if any(level != int(level) for level in levels):
@@ -120,18 +119,17 @@ def levels_of(strides: Sequence[int]) -> list[int]:
 def build_segmenter(
     body: Any, described: dict[str, Any], config: SegmenterConfig, num_classes: int, source: str = "the backbone"
 ) -> nn.Module:
-    """smp's model of that decoder over a backbone.
+    """Build smp's model with a decoder on a backbone.
 
     Args:
-        body: timm's features, with the weights to start from.
-        described: what builds them again, see `psvit.tasks.dense.backbone.open_features`.
-        config: with a value for each default, see `SegmenterConfig.filled`.
-        num_classes: K, with the background where the set has one.
-        source: what a message calls the backbone.
+        body: timm's features, with initial weights.
+        described: their description, see `psvit.tasks.dense.backbone.open_features`.
+        config: settings with defaults filled in, see `SegmenterConfig.filled`.
+        num_classes: K, with the background if there is one.
+        source: the backbone, for messages.
 
     Returns:
-        Normalised images (B, C, H, W), whose sides are multiples of `multiple_of` -> logits (B, K, H, W).
-        The names of its weights are smp's and timm's own.
+        A model: normalized images (B, C, H, W), with sides that are multiples of `multiple_of` -> logits (B, K, H, W).
     """
     smp = decoders()
     in_chans, channels = int(described["model_args"]["in_chans"]), int(config.channels or 256)
@@ -144,10 +142,10 @@ def build_segmenter(
     if config.decoder == "unet":
         first = None
         own: dict[str, Any] = {"decoder_channels": [max(channels // 2**step, 8) for step in range(last)]}
-    elif config.decoder == "fpn":  # it reads the four coarsest
+    elif config.decoder == "fpn":  # fpn reads the four coarsest
         last = max(coarsest, STEM + 3)
         first = last - 3
-        # norms of 32 groups: two channels each at least, or a map of one pixel could not be normed
+        # two channels per group at least, or a map of one pixel could not be normalized
         own = {"decoder_pyramid_channels": channels, "decoder_segmentation_channels": max(channels // 64, 2) * 32,
                "decoder_dropout": config.dropout, "upsampling": 2**first}  # fmt: skip
     elif config.decoder == "upernet":
@@ -155,7 +153,7 @@ def build_segmenter(
     elif config.decoder == "segformer":
         own = {"decoder_segmentation_channels": channels}
     else:
-        last = min(last, STEM + 2)  # stride 16, or 8 for a backbone that ends there
+        last = min(last, STEM + 2)  # stride 16, or 8 if the backbone ends there
         own = {"decoder_channels": channels, "decoder_aspp_dropout": config.dropout, "encoder_output_stride": 2**last}
     encoders = smp.encoders.encoders
     encoders[NAME] = {
@@ -166,22 +164,22 @@ def build_segmenter(
     try:
         model: nn.Module = smp.create_model(config.decoder, NAME, encoder_depth=last, **common, **own)
     finally:
-        del encoders[NAME]  # it holds this backbone
+        del encoders[NAME]  # or it would keep the backbone alive
     return model
 
 
 def _dpt(
     smp: ModuleType, body: Any, described: dict[str, Any], channels: int, common: dict[str, Any], source: str
 ) -> nn.Module:
-    """DPT reads a network's intermediates rather than its features, and builds the network itself."""
+    """Build DPT, which builds the backbone itself and reads its intermediate layers."""
     args = {name: value for name, value in described["model_args"].items() if name not in ("in_chans", "num_classes")}
     if not described["architecture"].startswith("psvit"):
         known = timm.get_pretrained_cfg(described["architecture"])
         args |= {"dynamic_img_size": True} if known is not None and known.fixed_input_size else {}
-    # PSViT's features begin with patches of the image, which are no intermediates
+    # the patches that PSViT's features begin with are not intermediate layers
     strides = [one["reduction"] for one in body.feature_info.info if not one["module"].startswith("patches")]
     levels_of(strides)
-    # the four coarsest maps of a pyramid; of a plain transformer, four spread over its depth
+    # the four coarsest maps of a pyramid, or four layers spread over a plain transformer
     pyramid = sorted({stride: place for place, stride in enumerate(strides)}.values())
     depth = min(4, len(pyramid) if len(pyramid) > 1 else len(strides))
     spread = [(step + 1) * len(strides) // depth - 1 for step in range(depth)]
@@ -201,14 +199,14 @@ def _dpt(
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"--decoder dpt cannot read {source} ({one_line(error)}): take another decoder") from error
     encoder: Any = model.encoder
-    if hasattr(encoder.model, "prune_intermediate_layers"):  # what is not read would wait for its gradient
+    if hasattr(encoder.model, "prune_intermediate_layers"):  # unused layers would have no gradient
         encoder.model.prune_intermediate_layers(chosen, prune_norm=True, prune_head=True)
     take_weights(encoder, {name.removeprefix("model."): value for name, value in body.state_dict().items()}, source)
     return model
 
 
 def multiple_of(model: Any) -> int:
-    """What the sides of a segmenter's images have to be multiples of."""
+    """The sides of images for a segmenter must be multiples of this."""
     encoder = model.encoder
     if isinstance(encoder, FeaturesEncoder):
         return encoder.output_stride
