@@ -61,7 +61,7 @@ def test_the_plot_holds_every_network() -> None:
     assert sorted(i for points in plot.groups.values() for i in points) == list(range(len(ranked)))
     assert list(plot.pale) == ["scored on 10 images", "scored on 40 images"]
     assert "Paler networks were scored on fewer images" in front_note(ranked)
-    assert "are drawn" not in front_note(ranked)
+    assert "The chart shows" not in front_note(ranked)
 
 
 def test_each_pair_of_axes_has_its_front() -> None:
