@@ -1,7 +1,7 @@
 """PSViT: vision transformers that do not waste work, by token pooling and attention sharing.
 
-`import psvit` is light. Torch and timm are imported when something first needs them; as soon as timm is, in whatever
-order, our variants are registered with it, so that ``timm.create_model("psvit_2d_tiny")`` works.
+`import psvit` does not import torch or timm. As soon as timm is imported, before or after, our variants are registered
+with it, so ``timm.create_model("psvit_2d_tiny")`` works.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,6 +1,6 @@
-"""The base of all settings: frozen dataclasses whose annotations are their rules. No torch here.
+"""The base of all settings: frozen dataclasses that check values against their annotations. No torch here.
 
-``epochs: Count = 300`` takes whole numbers of at least 1, whether they come from a flag, a YAML file or Python.
+``epochs: Count = 300`` accepts whole numbers from 1 on, whether from a flag, a YAML file or Python.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ KINDS = {int: "a whole number", float: "a number", bool: "true or false", dict: 
 
 
 class Rule(NamedTuple):
-    """What a value must be besides its type, as metadata of ``Annotated``.
+    """A condition on a value besides its type, as metadata of ``Annotated``.
 
     Args:
-        text: ends the message "--flag VALUE is not".
-        holds: whether a value of the right type obeys the rule.
+        text: the rest of the message "--flag VALUE is not ...".
+        holds: returns whether a value of the right type is allowed.
     """
 
     text: str
@@ -30,12 +30,12 @@ class Rule(NamedTuple):
 
 
 def at_least(least: int) -> Rule:
-    """The rule of whole numbers from `least` on."""
+    """Rule: a whole number of at least `least`."""
     return Rule(f"a whole number of at least {least}", lambda value: value >= least)
 
 
 def between(least: float, most: float) -> Rule:
-    """The rule of numbers from `least` to `most`, both included."""
+    """Rule: a number from `least` to `most`, both included."""
     return Rule(f"a number from {least:g} to {most:g}", lambda value: least <= value <= most)
 
 
@@ -56,10 +56,10 @@ Text = Annotated[str, Rule("a name or a path: give one, or leave it out", str.st
 
 @dataclass(frozen=True)
 class Config:
-    """Settings that obey their annotations; a subclass with further rules calls ``super().__post_init__()`` first.
+    """Settings checked against their annotations; a subclass with more checks calls ``super().__post_init__()`` first.
 
     Raises:
-        UserError: a value breaks the rule of its field.
+        UserError: a value is not allowed for its field.
     """
 
     def __post_init__(self) -> None:
@@ -70,15 +70,15 @@ class Config:
 
 
 def hints_of(cls: type) -> dict[str, Any]:
-    """The annotations of a dataclass with their rules."""
+    """The annotations of a dataclass, with their rules."""
     return get_type_hints(cls, include_extras=True)
 
 
 def checked(value: object, hint: Any, name: str) -> Any:
-    """`value` if it is what `hint` asks for; a list as a tuple, and one value as a tuple where several may stand.
+    """`value` if it fits `hint`; lists become tuples, and a single value a tuple where the hint is a tuple.
 
     Raises:
-        UserError: it is not; the message begins with `name`.
+        UserError: it does not fit; the message begins with `name`.
     """
     try:
         return _fitted(value, hint)
@@ -94,12 +94,12 @@ class _MisfitError(Exception):
 
 
 def _fitted(value: Any, hint: Any) -> Any:
-    """As `checked`, for any part of a value."""
+    """Like `checked`, for any part of a value."""
     kind, rules, options = _parts(hint)
     if rules:
         try:
             value = _fitted(value, kind)
-        except _MisfitError as misfit:  # of several values the wrong one is named
+        except _MisfitError as misfit:  # for a tuple, name the wrong element
             raise misfit if get_origin(kind) is tuple else _MisfitError(misfit.value, rules[-1].text) from None
         if broken := next((rule for rule in rules if not rule.holds(value)), None):
             raise _MisfitError(value, broken.text)
@@ -129,7 +129,7 @@ def _fitted(value: Any, hint: Any) -> Any:
 
 
 def _parts(hint: Any) -> tuple[Any, tuple[Rule, ...], tuple[Any, ...]]:
-    """An annotation's type without its rules, the rules, and the alternatives if there are several types."""
+    """The type of an annotation without rules, its rules, and its alternatives if it is a union."""
     if get_origin(hint) is Annotated:
         kind, *rules = get_args(hint)
         return kind, tuple(rules), ()
@@ -155,7 +155,7 @@ def _text(hint: Any) -> str:
 
 
 def leaves(hint: Any) -> Iterator[Any]:
-    """The types that an annotation allows, without rules; of a tuple itself, and what its first element may be."""
+    """The types that an annotation allows, without rules; for a tuple also the types of its first element."""
     kind, rules, options = _parts(hint)
     for option in options or ((kind,) if rules else ()):
         yield from leaves(option)

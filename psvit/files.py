@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a crash, never meets half of one."""
+"""Atomic writing of files and folders, locks, and errors of a full disk."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ if sys.platform != "win32":
 
 LOCK = ".psvit.lock"
 PATIENCE = 2.0
-"""Seconds to wait for a process that is ending to release its folder."""
+"""Seconds to wait for an ending process to release its folder."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Error numbers of a full disk: no space, no quota, a file as large as files may be."""
+"""Error numbers of a full disk: no space, quota exceeded, file too large."""
 
 
 class FullDiskError(UserError):
-    """A disk is full: nothing that was written before is lost, and a run can be resumed."""
+    """A disk is full; files written before are intact, and a run can be resumed."""
 
     @classmethod
     def of(cls, place: str | Path, reason: str) -> FullDiskError:
-        """The error for the disk of a place."""
+        """The error for the disk that holds `place`."""
         return cls(
             f"the disk of {place} is full ({reason}): make room and give the command again, with --resume if it "
             "began a run"
@@ -43,12 +43,12 @@ class FullDiskError(UserError):
 
 
 def full_disk(error: BaseException) -> str | None:
-    """The reason if an error, or one that caused it, says that a disk is full; else None."""
+    """The reason if an error or one of its causes is a full disk, else None."""
     found: BaseException | None = error
-    seen: list[BaseException] = []  # libraries may raise an error from itself
+    seen: list[BaseException] = []  # some libraries raise an error from itself
     while found is not None and found not in seen:
         seen.append(found)
-        number = re.search(r"\(os error (\d+)\)", str(found))  # as libraries in Rust say it
+        number = re.search(r"\(os error (\d+)\)", str(found))  # the format of Rust libraries
         code = found.errno if isinstance(found, OSError) else int(number[1]) if number else None
         if code in FULL:
             return os.strerror(code)
@@ -60,36 +60,36 @@ def full_disk(error: BaseException) -> str | None:
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Turn what any library raises while it writes `path` to a full disk into a FullDiskError."""
+    """Raise FullDiskError instead of whatever a library raises when the disk is full while it writes `path`."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # each library has its own
+    except Exception as error:  # each library raises its own type
         if reason := full_disk(error):
             raise FullDiskError.of(Path(path).parent, reason) from error
         raise
 
 
 def check_writable(folder: Path, given: str) -> None:
-    """Refuse a folder in which nothing can be written, before the work whose results go there.
+    """Check, before long work, that its results can be written to `folder`.
 
     Args:
-        folder: it need not exist; it is not made, and nothing is left in it.
-        given: what the user gave, as ``--output runs/train``.
+        folder: need not exist; it is not created.
+        given: the flag and its value for the message, for example ``--output runs/train``.
 
     Raises:
-        UserError: nothing can be written there, and why.
+        UserError: `folder` is not writable; the message says why.
     """
     there = folder
     try:
         there = next(place for place in (folder, *folder.parents) if place.exists())
         if there.is_dir():
             with TemporaryFile(dir=there) as file:
-                file.write(bytes(2**16))  # a full disk still takes names
+                file.write(bytes(2**16))  # a full disk can still create empty files
             return
         reason = f"{there} is a file"
-    except OSError as error:  # no right, a name that is too long, or a file system of the kernel's
+    except OSError as error:  # no permission, a name too long, /proc and the like
         if full := full_disk(error):
             raise FullDiskError.of(folder, full) from error
         reason = f"no file can be made in {there}: {error.strerror or error}"
@@ -98,17 +98,17 @@ def check_writable(folder: Path, given: str) -> None:
 
 @contextmanager
 def sole_writer(folder: Path, given: str) -> Iterator[None]:
-    """Keep other processes out of a run's folder: a second one would mix its files with the first one's.
+    """Lock a run's folder, so that two processes do not mix their files.
 
-    The lock ends with the process, however that ends. filelock would not do: its lock is flock, which the processes
-    that load images inherit and hold for seconds after a kill. Where the system knows no locks, nobody is kept out.
+    The lock ends with the process, even when it is killed. filelock uses flock, which data loader processes inherit and
+    hold for seconds after a kill. On systems without such locks nothing is locked.
 
     Args:
-        folder: made if need be, and removed again if it stays empty.
-        given: what the user gave, as ``--output runs/train``.
+        folder: created if needed, and removed again if it stays empty.
+        given: the flag and its value for the message, for example ``--output runs/train``.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds the lock.
     """
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     lock = _held(folder / LOCK, given)
@@ -119,19 +119,19 @@ def sole_writer(folder: Path, given: str) -> Iterator[None]:
             (folder / LOCK).unlink()
         if lock is not None:
             os.close(lock)
-        with suppress(OSError):  # it is not empty
+        with suppress(OSError):  # not empty
             for place in made:
                 place.rmdir()
 
 
 def _held(path: Path, given: str) -> int | None:
-    """The open lock file, once it is ours; None where there are no locks."""
+    """The open lock file once this process holds it; None on systems without locks."""
     waited = time.monotonic() + PATIENCE
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         if sys.platform == "win32":
             return None
-        with suppress(FileNotFoundError):  # its last holder has removed the folder meanwhile
+        with suppress(FileNotFoundError):  # the last holder has just removed the folder
             lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -148,19 +148,19 @@ def _held(path: Path, given: str) -> int | None:
                 time.sleep(0.05)
                 continue
             if path.exists() and os.path.samestat(os.fstat(lock), path.stat()):
-                with suppress(OSError):  # a full disk: the next writing reports it
+                with suppress(OSError):  # a full disk: the next write reports it
                     os.truncate(lock, 0)
                     os.write(lock, str(os.getpid()).encode())
                 return lock
-            os.close(lock)  # its last holder has removed the file meanwhile
+            os.close(lock)  # the last holder has just removed the file
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; what was written there replaces `path` at the end, or nothing does.
+    """Yield a temporary path; the file or folder written there replaces `path` at the end, unless an error is raised.
 
     Raises:
-        FullDiskError: the disk is full; `path` is as it was.
+        FullDiskError: the disk is full; `path` is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -185,7 +185,7 @@ def _replace_folder(new: Path, path: Path) -> None:
 
 
 class _Patient(io.RawIOBase):
-    """A file that keeps its first error, and ignores what is written after it."""
+    """A file that keeps its first error and ignores all later writes."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -214,9 +214,9 @@ class _Patient(io.RawIOBase):
 
 @contextmanager
 def opened_for_torch(path: Path) -> Iterator[Any]:
-    """Open a file for ``torch.save`` and the like; an error in writing is raised after they have ended.
+    """Open a file for ``torch.save`` and the like; errors in writing are raised only after it returns.
 
-    torch's writer, in C++, hides such an error behind another, and at some moments ends the process.
+    torch's C++ writer hides such an error behind another one, and sometimes aborts the process.
 
     Raises:
         OSError: the first error in writing.
@@ -229,7 +229,7 @@ def opened_for_torch(path: Path) -> Iterator[Any]:
 
 
 def recover(path: Path) -> None:
-    """Mend what a killed process left of `replacing` `path`: half-written files, a folder that was half renamed."""
+    """Clean up after a process killed within `replacing(path)`: temporary files, a folder renamed halfway."""
     old = path.with_name(f".{path.name}.old")
     if old.is_dir():
         shutil.rmtree(old) if path.exists() else old.rename(path)
@@ -238,6 +238,6 @@ def recover(path: Path) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write `data` as indented JSON, whole or not at all."""
+    """Write `data` as indented JSON, atomically."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,1 +1,1 @@
-"""Arch, its genotype, its exact cost, the named variants. No torch here."""
+"""Arch, its genotype, exact cost and named variants. No torch here."""

@@ -1,4 +1,4 @@
-"""Arch: the one description of a network, and the grammar of its genotype. No torch here."""
+"""Arch, the description of a network, and the grammar of its genotype. No torch here."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Sharing = Literal["map", "projections"]
 Stem = Literal["patch", "conv"]
 
 DEFAULT_WIDTHS = (192, 256, 384, 512)
-"""Widths of the first, second, ... stage when an Arch is given none."""
+"""Default widths of the stages, first to fourth."""
 
 MIN_STEM_CHANNELS = 8
-"""Fewest channels of a convolution in a stem of convolutions."""
+"""Fewest channels of a convolution in a convolutional stem."""
 
 
 def parse_genotype(genotype: str) -> tuple[str, ...]:
@@ -54,35 +54,34 @@ def parse_genotype(genotype: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Arch:
-    """A network, described: where it attends, shares and pools, and how wide it is.
+    """The description of a network: where it attends, shares and pools, and how wide it is.
 
-    Frozen, hashable, equal by value, with a JSON round trip. `str(arch)` is short and readable.
+    Frozen, hashable, equal by value; `to_json` and `from_json` round trip, `str(arch)` is short.
 
     Args:
-        genotype: one letter a layer: ``A`` attends, ``S`` shares the map of the layer before it, ``-`` pools.
+        genotype: one letter per layer: ``A`` attends, ``S`` shares the map of the layer before it; ``-`` pools.
         widths: channels of each stage, one per stage; by default the first of 192, 256, 384, 512.
         head_dim: channels of one attention head; divides every width.
         mlp_ratio: hidden channels of the MLP over the width.
         pooling: ``"1d"`` pools the token sequence (PSViT-1D), ``"2d"`` the token grid (PSViT-2D).
         patch_size: side of a patch in pixels.
-        stride: pixels from patch to patch; by default patch_size. Smaller: the patches overlap.
+        stride: pixels from patch to patch; by default patch_size. If it is smaller, patches overlap.
         class_token: prepend a class token and classify by it; by default in 1D (as DeiT), not in 2D.
         qkv_bias: biases in the query, key and value projections.
         pool_order: convolve before or after the token pooling.
-        pool_conv: ``"full"`` convolution, or ``"depthwise"`` followed by a linear map to the next width.
+        pool_conv: ``"full"`` convolution, or ``"depthwise"`` and then a linear map to the next width.
         pool_kernel: side of the convolution, odd; 1 is a linear map.
         pool_op: ``"max"`` or ``"avg"`` over windows of 2 with stride 2, or ``"stride"``: the convolution strides.
-        sharing: what an S takes from the layer before: its ``"map"`` (the paper), or only its query and key
-            ``"projections"``, with which it computes a map of its own (for ablations: saves parameters, no MACs).
-        windows: for each stage, the most tokens on a side of the windows in which its layers attend; 0: they attend
-            over the whole grid. ``(14, 0, 0)`` bounds the memory that large images take. Empty: all 0. 2D only.
-        stem: what makes the first tokens: ``"patch"``, a convolution whose kernel is a patch (DeiT), or ``"conv"``,
-            3 x 3 convolutions of stride 2, as many as lead to `stride`, and a linear map (Xiao et al. 2021, "Early
-            Convolutions Help Transformers See Better", arXiv 2106.14881). It asks for a stride of 2, 4, 8, ... that
-            is the patch size.
+        sharing: what an S shares with the layer before: the attention ``"map"`` (as in the paper), or only the query
+            and key ``"projections"``, from which it computes its own map (for ablations: saves parameters, no MACs).
+        windows: for each stage, the largest side in tokens of its attention windows; 0: attention over the whole
+            grid. ``(14, 0, 0)`` bounds the memory for large images. Empty: all 0. 2D only.
+        stem: ``"patch"``, a convolution whose kernel is a patch (DeiT), or ``"conv"``, 3 x 3 convolutions of stride 2
+            that together reach `stride`, and a linear map (Xiao et al. 2021, "Early Convolutions Help Transformers See
+            Better", arXiv 2106.14881). ``"conv"`` needs a stride of 2, 4, 8, ... equal to the patch size.
 
     Raises:
-        ValueError: a value outside its rule; the message names the value and the rule.
+        ValueError: a wrong value; the message names it and the rule.
     """
 
     genotype: str
@@ -134,7 +133,7 @@ class Arch:
                 raise UserError(f"genotype {self.genotype!r} has {stages} stages: give widths, one per stage")
             object.__setattr__(self, "widths", DEFAULT_WIDTHS[:stages])
         for name in ("widths", "windows"):
-            given: object = getattr(self, name)  # a caller from JSON or the command line may hand in anything
+            given: object = getattr(self, name)  # from JSON or the command line it may be of any type
             if isinstance(given, str) or not isinstance(given, Sequence):
                 raise UserError(f"{name} {given!r} is not a list of whole numbers, one per stage")
             object.__setattr__(self, name, tuple(given))
@@ -172,7 +171,7 @@ class Arch:
         for stage, window in enumerate(self.windows, start=1):
             if not isinstance(window, int) or isinstance(window, bool) or window < 0:
                 raise UserError(f"window of stage {stage} {window!r} is not a whole number of tokens, or 0 for none")
-        if not any(self.windows):  # as if left out: one network, one description
+        if not any(self.windows):  # the same as no windows: one network has one description
             object.__setattr__(self, "windows", ())
         elif self.pooling == "1d" or self.class_token:
             what = "a sequence (pooling 1d)" if self.pooling == "1d" else "a class token"
@@ -199,7 +198,7 @@ class Arch:
             )
 
     def window(self, stage: int) -> int:
-        """Most tokens on a side of the windows of the stage of that number (from 0); 0: no windows."""
+        """Largest side in tokens of the windows in `stage` (from 0); 0: no windows."""
         return self.windows[stage] if self.windows else 0
 
     @property
@@ -219,21 +218,20 @@ class Arch:
 
     @property
     def hidden_widths(self) -> tuple[int, ...]:
-        """Hidden channels of the MLPs of each stage."""
+        """Hidden channels of the MLPs in each stage."""
         return tuple(int(width * self.mlp_ratio) for width in self.widths)
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Pixels from token to token in each stage (of the grid; a 1D sequence halves its length instead)."""
+        """Pixels from token to token in each stage, for a 2D grid (1D pooling halves the sequence instead)."""
         return tuple(self.stride * 2**stage for stage in range(len(self.widths)))
 
     def grids(self, img_size: int | tuple[int, int], stages: int | None = None) -> tuple[tuple[int, int], ...]:
         """Token grid (rows, columns) of each stage for an image of `img_size` pixels (side, or height and width).
 
-        `stages` asks for those of as many stages, instead of this network's own.
-
-        The one rule for sizes that do not divide: round up. The image is padded to a multiple of `stride`, and
-        pooling keeps the last odd row and column (7 -> 4). A 1D sequence is a grid of one row after its first pooling.
+        Sizes that do not divide are rounded up: the image is padded to a multiple of `stride`, and pooling keeps the
+        last odd row and column (7 -> 4). A 1D sequence is a grid of one row after its first pooling. `stages` is the
+        number of stages, by default this network's.
         """
         height, width = image_sides(img_size)
         grid = (-(-height // self.stride), -(-width // self.stride))
@@ -245,20 +243,20 @@ class Arch:
         return tuple(grids)
 
     def plain(self) -> Arch:
-        """The plain twin: same depth and first width, every layer attends to all, nothing pools, patches (a DeiT)."""
+        """The plain twin (a DeiT): same depth and first width, patches, full attention in each layer, no pooling."""
         return replace(self, genotype=ATTEND * self.depth, widths=self.widths[:1], windows=(), stem="patch")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as `from_dict` and the keyword arguments of `Arch` take it; of what came later, what is set."""
+        """Plain data for `from_dict`; fields added in later versions are left out at their defaults."""
         data = asdict(self) | {"widths": list(self.widths), "windows": list(self.windows)}
-        return {name: value for name, value in data.items() if not self._passed_over(name)}
+        return {name: value for name, value in data.items() if not self._is_new_default(name)}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Arch:
         """Rebuild an Arch from `to_dict`.
 
         Raises:
-            ValueError: an unknown field, a missing genotype, or a value outside its rule.
+            ValueError: an unknown field, a missing genotype or a wrong value.
         """
         unknown = sorted(set(data) - {field.name for field in fields(cls)})
         if unknown:
@@ -291,12 +289,12 @@ class Arch:
         stem = "" if self.stem == "patch" else f" {self.stem}"
         return f"{self.genotype} {self.pooling} {'-'.join(map(str, self.widths))} /{self.stride}{stem}{windows}"
 
-    def __repr__(self) -> str:  # searches on disk are signed with it
-        shown = (field.name for field in fields(self) if not self._passed_over(field.name))
+    def __repr__(self) -> str:  # part of the signature of searches on disk
+        shown = (field.name for field in fields(self) if not self._is_new_default(field.name))
         return f"Arch({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
-    def _passed_over(self, name: str) -> bool:
-        """A default that came later: a network without it is described as it was before."""
+    def _is_new_default(self, name: str) -> bool:
+        """Whether a field was added in a later version and has its default: then it is left out of descriptions."""
         return name in _LATER and getattr(self, name) == _LATER[name]
 
 
@@ -313,13 +311,13 @@ _LATER: dict[str, Any] = {"windows": (), "stem": "patch"}
 
 
 def stem_channels(stride: int, width: int) -> tuple[int, ...]:
-    """Channels of the convolutions of a stem of `stride` (2, 4, 8, ...) that leads to `width`: 8, 96 -> 24, 48, 96."""
+    """Channels of the convolutions in a stem of `stride` (2, 4, 8, ...) and `width`: 8, 96 -> 24, 48, 96."""
     convolutions = stride.bit_length() - 1
     return tuple(width >> before for before in reversed(range(convolutions)))
 
 
 def even_parts(length: int, most: int) -> tuple[int, int]:
-    """The fewest parts of at most `most` that hold `length`, and a part's size, as even as can be: 15, 14 -> 2, 8."""
+    """Split `length` into the fewest parts of at most `most`: their number and even size; 15, 14 -> 2, 8."""
     parts = -(-length // most)
     return parts, -(-length // parts)
 

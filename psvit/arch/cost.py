@@ -1,12 +1,12 @@
-"""What an Arch costs: its MACs and parameters, exact to the integer. No torch here.
+"""MACs and parameters of an Arch, exact integers. No torch here.
 
-A MAC is one multiplication with its addition. Counted: every matrix product and convolution, QK^T and AV included.
-Not counted: norms, softmax, biases, activations, maxima and means of poolings. We never call MACs FLOPs.
+A MAC is one multiplication with its addition. Counted: all matrix products and convolutions, QK^T and AV included.
+Not counted: norms, softmax, biases, activations, maxima and means of poolings. MACs are never called FLOPs here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from math import gcd, prod
@@ -17,14 +17,14 @@ from psvit.errors import UserError
 ImgSize = int | tuple[int, int]
 
 MLP_BOUNDS = (1.5, 2.0)
-"""How far `scale_to` changes an mlp_ratio, as a factor: the first, and the second where nothing else helps."""
+"""Largest factor by which `scale_to` changes mlp_ratio: normally, and as a last resort."""
 
 MIN_HEAD_DIM = 8
-"""`scale_to` makes heads no smaller."""
+"""Smallest head_dim that `scale_to` chooses."""
 
 
 class UnreachableError(UserError):
-    """No width of a network has the MACs asked for."""
+    """No width of a network has the requested MACs."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class LayerCost:
     """The cost of one part of the network for one image.
 
     Attributes:
-        name: where it is, for example ``stage 2 layer 3``.
+        name: for example ``stage 2 layer 3``.
         kind: ``embed``, ``A``, ``S``, ``pool`` or ``head``.
         stage: number of its stage, from 0.
-        grid: token rows and columns that it puts out.
-        tokens: tokens that it puts out, class token included.
-        width: channels that it puts out.
+        grid: token rows and columns of its output.
+        tokens: tokens of its output, class token included.
+        width: channels of its output.
         macs: multiply-accumulates.
         params: parameters.
     """
@@ -53,9 +53,9 @@ class LayerCost:
 
 
 def layer_costs(arch: Arch, img_size: ImgSize = 224, in_chans: int = 3, num_classes: int = 1000) -> list[LayerCost]:
-    """The parts of the network from image to logits, with what each costs for one image.
+    """The parts of the network from image to logits, each with its cost for one image.
 
-    `img_size` is a side or a (height, width) in pixels; position embeddings are those of this size.
+    `img_size` is a side or a (height, width) in pixels; position embeddings are counted for this size.
 
     Raises:
         UserError: an image size that is not positive.
@@ -90,14 +90,14 @@ def _layer_costs(arch: Arch, img_size: ImgSize, in_chans: int, num_classes: int)
 
 
 class Parts:
-    """(MACs, parameters) of the parts that networks like `like` are made of, for one image.
+    """(MACs, parameters) of the parts of networks like `like`, for one image.
 
-    A network's cost is the sum over its parts: this is what `layer_costs` adds up, and what a search adds up along its
-    tree without describing every member.
+    The cost of a network is the sum over its parts. `layer_costs` adds them up, and a search adds them up along its
+    tree without building an Arch for every network.
 
     Args:
-        like: what the networks have in common: all but genotype and widths; its windows, if any, are of `stages`.
-        stages: the most stages that a network has.
+        like: gives all fields except genotype and widths; its windows, if any, are for `stages` stages.
+        stages: the most stages of a network.
         img_size: side or (height, width) in pixels.
         in_chans: image channels.
         num_classes: classes.
@@ -115,7 +115,7 @@ class Parts:
         self.tokens = tuple(prod(grid) + self.prefix for grid in self.grids)
 
     def embed(self, width: int) -> tuple[int, int]:
-        """Stem (patches or convolutions), positions and class token of a network whose first stage is `width` wide."""
+        """Stem, position embeddings and class token, with a first stage of `width` channels."""
         patches = prod(self.grids[0])
         embeddings = (patches + self.prefix) * width + self.prefix * width  # positions, class token
         macs, weights = self._convolutions(width) if self.like.stem == "conv" else (0, 0)
@@ -123,7 +123,7 @@ class Parts:
         return macs + patches * last, weights + last + width + embeddings
 
     def _convolutions(self, width: int) -> tuple[int, int]:
-        """The 3 x 3 convolutions of a stem, with their norms; not the linear map behind them."""
+        """The 3 x 3 convolutions of a stem with their norms, without the linear map after them."""
         stride = self.like.stride
         macs, weights, before, cells = 0, 0, self.in_chans, prod(self.grids[0]) * stride**2
         for after in stem_channels(stride, width):
@@ -134,13 +134,13 @@ class Parts:
         return macs, weights
 
     def layer(self, kind: str, stage: int, width: int) -> tuple[int, int]:
-        """A layer that attends (A) or shares (S), in the stage of that number (from 0)."""
+        """A layer of `kind` A or S in `stage` (from 0)."""
         hidden, qkv_bias = int(width * self.like.mlp_ratio), self.like.qkv_bias
         own = 1 if kind == SHARE else 3  # projections: v, or q, k and v
         reuses_map = kind == SHARE and self.like.sharing == "map"
         computed = 1 if reuses_map else 3
         products = 1 if reuses_map else 2  # A V, or Q K^T and A V
-        rest = width**2 + 2 * width * hidden  # the output's projection, the MLP
+        rest = width**2 + 2 * width * hidden  # output projection, MLP
         biases = (own * qkv_bias + 1) * width + hidden + width
         norms = 4 * width
         windows, inside = self.windows(stage)
@@ -148,9 +148,9 @@ class Parts:
         return macs, own * width**2 + rest + biases + norms
 
     def windows(self, stage: int) -> tuple[int, int]:
-        """Windows in the stage of that number, and the tokens in each; one of all tokens where it has none.
+        """Number of windows in `stage` and tokens in each; without windows (1, all tokens).
 
-        Windows that overlap compute some tokens twice, and those count twice.
+        Tokens in two overlapping windows are computed, and counted, twice.
         """
         most = self.like.window(stage)
         if not most:
@@ -159,7 +159,7 @@ class Parts:
         return rows * columns, height * wide
 
     def pool(self, stage: int, before: int, after: int) -> tuple[int, int]:
-        """The pooling that leads to the stage of that number, from `before` channels to `after`."""
+        """The pooling at the start of `stage`, from `before` channels to `after`."""
         like = self.like
         convolved_first = like.pool_order == "conv-pool" and like.pool_op != "stride"
         cells = prod(self.grids[stage - 1] if convolved_first else self.grids[stage])
@@ -173,7 +173,7 @@ class Parts:
         return cells * weights + prefix_weights, weights + biases + prefix_weights + prefix_biases
 
     def head(self, width: int) -> tuple[int, int]:
-        """The last norm and the classifier of a network whose last stage is `width` wide."""
+        """The final norm and the classifier, after a last stage of `width` channels."""
         weights = width * self.num_classes
         return weights, 2 * width + weights + self.num_classes
 
@@ -186,15 +186,13 @@ def scale_to(
     num_classes: int = 1000,
     tolerance: float = 0.02,
 ) -> Arch:
-    """Widen or narrow the same genotype until its MACs are within `tolerance` of `target`.
+    """Widen or narrow `arch` until its MACs are within `tolerance` of `target`; all comparisons at equal MACs use this.
 
-    The ratios of the widths are kept as far as whole heads allow. Where no widths of whole heads come close enough,
-    `mlp_ratio` makes up the rest, by half at the most; where that is not enough, the heads' size is halved; and where
-    heads cannot be smaller, `mlp_ratio` goes up to its double or down to its half.
-    Every comparison at equal MACs goes through here.
+    The ratios of the widths are kept as far as whole heads allow. If no such widths come close enough, `mlp_ratio`
+    changes by at most a factor of 1.5; then head_dim is halved; and if it cannot be, `mlp_ratio` changes by up to 2.
 
     Raises:
-        UnreachableError: no width of this genotype comes within the tolerance; the message names the nearest.
+        UnreachableError: no width comes within the tolerance; the message names the nearest.
         UserError: a target that is not positive.
     """
 
@@ -236,10 +234,7 @@ def _widened(arch: Arch, factor: float) -> Arch:
 
 
 def _steps(arch: Arch) -> tuple[list[int], list[int]]:
-    """By how many heads each stage's width may change, and how many it has at least: a stem of convolutions asks more.
-
-    Stages as wide as the first keep at least as much.
-    """
+    """For each stage, the step of its width in heads and its fewest heads; a convolutional stem raises them."""
     steps, least = [1] * len(arch.widths), [1] * len(arch.widths)
     if arch.stem == "conv":
         multiple = arch.stride // 2
@@ -257,12 +252,8 @@ def _neighbours(arch: Arch, factor: float) -> Iterator[tuple[int, ...]]:
         for width, step, few in zip(arch.widths, steps, least, strict=True)
     ]
     for heads in product(*options):
-        if all(a <= b or wa > wb for a, b, wa, wb in _pairs(heads, arch.widths)):
+        if all(a <= b or wa > wb for (a, b), (wa, wb) in zip(pairwise(heads), pairwise(arch.widths), strict=True)):
             yield tuple(arch.head_dim * h for h in heads)
-
-
-def _pairs(heads: Sequence[int], widths: Sequence[int]) -> Iterator[tuple[int, int, int, int]]:
-    yield from zip(heads, heads[1:], widths, widths[1:], strict=False)
 
 
 def _distortion(arch: Arch, candidate: Arch) -> float:

@@ -1,4 +1,4 @@
-"""Which network to build: flags, and the one thing among a few that they name. No torch here."""
+"""Which network to build: the flags, and the Arch, timm model or checkpoint that they name. No torch here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from psvit.config import Config, Text
 from psvit.errors import UserError, flag, one_line
 
 AUTO = "auto"
-"""The name of the default network for the images at hand."""
+"""The name of the default network for the image size."""
 
 ARCH_FILE, CHECKPOINT_CONFIG = "arch.json", "config.json"
 PICKLES = {".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".tar"}
@@ -25,14 +25,14 @@ PICKLES = {".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".tar"}
 
 @dataclass(frozen=True)
 class Auto:
-    """The default network for the images at hand, with `changes` to the fields of its Arch."""
+    """The default network for the image size, with `changes` to the fields of its Arch."""
 
     changes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class TimmModel:
-    """A model of timm by its name, with timm's weights if `pretrained`."""
+    """A model of timm, with timm's weights if `pretrained`."""
 
     name: str
     pretrained: bool = False
@@ -47,11 +47,11 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which network to build; `ModelConfig.of` takes it from a name.
+    """Which network to build; `ModelConfig.of` makes one from a name.
 
     Args:
-        network: an Arch, or what names a network.
-        macs: widen or narrow an Arch, or the default network, to this many MACs for one image.
+        network: the kind of network.
+        macs: widen or narrow an Arch or the default network to this many MACs for one image.
         model_args: further keyword arguments of timm.create_model.
     """
 
@@ -61,11 +61,11 @@ class ModelConfig:
 
     @classmethod
     def of(cls, model: str, **others: Any) -> ModelConfig:
-        """The network of a name, as ``--model`` and the other flags of `ModelFlags` give it."""
+        """The config for a value of ``--model`` and the other fields of `ModelFlags`."""
         return ModelFlags(model, **others).config()
 
     def arch(self, img_size: ImgSize = 224, in_chans: int = 3, num_classes: int = 1000) -> Arch | None:
-        """The Arch for images of this shape; None of a model of timm and of a checkpoint."""
+        """The Arch for images of this shape; None for a timm model or a checkpoint."""
         if isinstance(self.network, Auto):
             arch = with_changes(default_arch(img_size), **self.network.changes)
         elif isinstance(self.network, Arch):
@@ -76,11 +76,11 @@ class ModelConfig:
 
     @property
     def name(self) -> str:
-        """What ``--model`` calls it."""
+        """The value of ``--model``."""
         return self.flags().model
 
     def flags(self) -> ModelFlags:
-        """The flags that name it: the written form in commands, YAML files and the records of runs."""
+        """The flags for this config, as written in commands, YAML files and run records."""
         network = self.network
         changes: Mapping[str, Any] = {}
         if isinstance(network, Arch):
@@ -96,7 +96,7 @@ class ModelConfig:
 
 
 def _given_fields(arch: Arch) -> dict[str, Any]:
-    """The fields of `arch` beside its genotype that are not the defaults."""
+    """The fields of `arch`, except genotype, that differ from their defaults."""
     defaults = {item.name: item.default for item in fields(Arch)}
     defaults |= {"genotype": arch.genotype, "widths": DEFAULT_WIDTHS[: len(arch.widths)]}
     defaults |= {"stride": arch.patch_size, "class_token": arch.pooling == "1d"}
@@ -153,10 +153,10 @@ class ModelFlags(Config):
     pretrained: bool = False
 
     def config(self) -> ModelConfig:
-        """What the flags name; the Arch that a search has left is read here.
+        """The config that the flags describe; reads the arch.json of a search's folder.
 
         Raises:
-            UserError: a genotype or another value outside its rule, or a flag that the network named cannot have.
+            UserError: a wrong genotype or other value, or a flag that does not apply to this kind of network.
         """
         name = self.model
         changes = {name: value for name in ARCH_FIELDS if (value := getattr(self, name)) is not None}
@@ -195,23 +195,23 @@ def _flags(names: Iterable[str]) -> str:
 
 
 def is_psvit(name: str) -> bool:
-    """Whether `name` is one of our variants or families, ``auto``, or is written in the letters of a genotype."""
+    """Whether `name` is ``auto``, a variant, a family, or consists of the letters of a genotype."""
     return name in (AUTO, *VARIANTS, *FAMILIES) or re.fullmatch(r"[AS-]+", name) is not None
 
 
 def is_folder(name: str) -> bool:
-    """Whether `name` reads as a path, not as a model's name; ``./NAME`` is always a path."""
+    """Whether `name` is a path rather than the name of a model; ``./NAME`` is always a path."""
     if any(mark in name for mark in ("/", "\\")) or Path(name).suffix in {*PICKLES, ".json"}:
         return True
     if is_psvit(name) or not Path(name).exists():
         return False
-    import timm  # takes seconds, and few folders are called like a model of timm
+    import timm  # slow to import, and only needed if a folder of this name exists
 
     return not timm.is_model(name.partition(".")[0])
 
 
 def arch_file(name: str) -> Path | None:
-    """The file of an Arch that `name` is, or that is in the folder (a search's) of this name; None if there is none."""
+    """The Arch file: `name` itself, or arch.json in the folder `name` (of a search); None if there is none."""
     path = Path(name)
     if path.suffix == ".json" and path.is_file():
         return path
@@ -223,7 +223,7 @@ def read_arch(path: Path) -> Arch:
     """The Arch in a JSON file.
 
     Raises:
-        UserError: it is no Arch.
+        UserError: not an Arch.
     """
     try:
         return Arch.from_json(path.read_text(encoding="utf-8"))
@@ -232,7 +232,7 @@ def read_arch(path: Path) -> Arch:
 
 
 def to_plain(config: Any) -> dict[str, Any]:
-    """A config (a dataclass, perhaps of dataclasses) as plain data; a `ModelConfig` in it as its flags."""
+    """A config, possibly nested, as plain data; a `ModelConfig` in it becomes its flags."""
     found: dict[str, Any] = {}
     for item in fields(config):
         value = getattr(config, item.name)

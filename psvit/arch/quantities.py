@@ -1,4 +1,4 @@
-"""Numbers with their units, as people write and read them: 25M, 600 M, 5ms. No torch here."""
+"""Parse and format numbers with units: 25M, 600 M, 5ms. No torch here."""
 
 from __future__ import annotations
 
@@ -34,6 +34,6 @@ def parse_macs(text: str) -> float:
 
 
 def format_count(value: float, digits: int = 4) -> str:
-    """``6e8`` -> ``"600 M"``, with so many digits at most."""
+    """``6e8`` -> ``"600 M"``, with at most `digits` digits."""
     size, unit = next(((size, unit) for unit, size in reversed(COUNTS.items()) if value >= size), (1.0, ""))
     return f"{value / size:.{digits}g} {unit}".rstrip()

@@ -1,4 +1,4 @@
-"""The layers of an Arch, one after the other, each with the pooling before it. No torch here."""
+"""An Arch as a sequence of layers, each with the pooling before it. No torch here."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from psvit.arch.arch import SHARE, Arch
 
 
 class Step(NamedTuple):
-    """One layer of a member, with the pooling that may stand before it: a node of the tree.
+    """One layer of a network, with the pooling before it if any: a node of a search space's tree.
 
     Attributes:
         kind: ``A`` or ``S``.
-        run: how many S in a row this one is, 0 for an A.
+        run: position in a row of S, from 1; 0 for an A.
         stage: number of its stage, from 0.
         width: channels.
-        pooled_from: channels of the stage before, if a pooling stands before this layer, else 0.
+        pooled_from: channels before the pooling in front of this layer, 0 if there is none.
     """
 
     kind: str
@@ -26,7 +26,7 @@ class Step(NamedTuple):
 
 
 def steps_of(arch: Arch) -> tuple[Step, ...]:
-    """The layers of a network, as nodes of the tree."""
+    """The layers of a network as steps."""
     steps: list[Step] = []
     for stage, layers in enumerate(arch.stages):
         run = 0

@@ -1,4 +1,4 @@
-"""The named networks, as Archs. No torch here; `psvit.models.zoo` builds and registers them."""
+"""The Archs of the named variants. No torch here; `psvit.models.zoo` builds and registers them."""
 
 from __future__ import annotations
 
@@ -17,22 +17,20 @@ VARIANTS: dict[str, Arch] = {
     "psvit_2d_small": Arch("AS-ASSASS-ASS", widths=(256, 320, 576), stride=8),
     "psvit_2d_base": Arch("ASS-ASSASS-ASS", widths=(448, 704, 896), stride=8),
 }
-"""Name -> Arch: at the MACs of DeiT-Tiny, -Small and -Base for 224 pixels, within 2 %."""
-
+"""Name -> Arch, with the MACs of DeiT-Tiny, -Small or -Base at 224 pixels, within 2 %."""
 
 FAMILIES = {"psvit_1d": "1d", "psvit_2d": "2d"}
-"""Name -> pooling: any network of a family, by its genotype."""
+"""Name of a family -> its pooling."""
 
 SMALL = 96
 """Images of at most this side, in pixels, get a small network by default."""
 
 
 def default_arch(img_size: int | tuple[int, int] = 224) -> Arch:
-    """psvit_2d_tiny; for images of at most 96 pixels a small PSViT-2D on a grid of 8 x 8 tokens or a little less.
+    """psvit_2d_tiny; for images of at most 96 pixels a small PSViT-2D with at most 8 x 8 tokens.
 
-    The grid was settled on a validation split of Fashion-MNIST (12,000 images, 5 epochs, 12 M MACs, one seed):
-    patches of 4
-    pixels 84.1 %, of 2 pixels 78.1 %.
+    The grid was chosen on a validation split of Fashion-MNIST (12,000 images, 5 epochs, 12 M MACs, one seed): patches
+    of 4 pixels 84.1 %, of 2 pixels 78.1 %.
     """
     side = max(image_sides(img_size))
     if side > SMALL:
@@ -41,10 +39,10 @@ def default_arch(img_size: int | tuple[int, int] = 224) -> Arch:
 
 
 def with_changes(arch: Arch, **changes: Any) -> Arch:
-    """`arch` with other fields. A genotype of fewer stages keeps the first widths; other widths take heads of 64.
+    """`arch` with other fields. A genotype of fewer stages keeps the first widths; new widths reset head_dim to 64.
 
     Raises:
-        UserError: the new genotype has more stages than there are widths, or a field outside its rule.
+        UserError: the new genotype has more stages than there are widths, or a wrong value.
     """
     changes = {name: value for name, value in changes.items() if value is not None}
     unknown = sorted(set(changes) - set(ARCH_FIELDS))
@@ -54,9 +52,9 @@ def with_changes(arch: Arch, **changes: Any) -> Arch:
         changes.setdefault("stride", changes["patch_size"])
     if "pooling" in changes and changes["pooling"] != arch.pooling:
         changes.setdefault("class_token", changes["pooling"] == "1d")
-    if changes.get("pooling") == "1d" or changes.get("class_token"):  # they stand in no grid, so in no window
+    if changes.get("pooling") == "1d" or changes.get("class_token"):  # windows need a grid
         changes.setdefault("windows", ())
-    if "widths" in changes:  # other widths need not hold whole heads of the variant's size
+    if "widths" in changes:  # the variant's head_dim need not divide them
         changes.setdefault("head_dim", Arch.head_dim)
     if "genotype" in changes and "widths" not in changes:
         stages = len(Arch(changes["genotype"], widths=()).stages) if changes["genotype"] else 0
@@ -66,19 +64,19 @@ def with_changes(arch: Arch, **changes: Any) -> Arch:
                 "give widths= too, one per stage"
             )
         changes["widths"] = arch.widths[:stages]
-    if "genotype" in changes and arch.windows:  # further stages have none
+    if "genotype" in changes and arch.windows:  # additional stages have none
         stages = len(parse_genotype(changes["genotype"]))
         changes.setdefault("windows", (*arch.windows, *[0] * stages)[:stages])
     return replace(arch, **changes)
 
 
 def find_arch(name: str, **changes: Any) -> Arch:
-    """The Arch of a named variant, of a family or of a bare genotype, with `changes` to its fields.
+    """The Arch of a variant, a family or a genotype, with `changes` to its fields.
 
-    A family with a genotype is that genotype with its pooling; without, its tiny variant.
+    A family with a genotype is that genotype with the family's pooling; without one, its tiny variant.
 
     Raises:
-        UserError: none of them; the message says why it is no genotype. Or a family with the other's pooling.
+        UserError: `name` is none of these, or a family with another pooling.
     """
     if name in FAMILIES:
         pooling = FAMILIES[name]

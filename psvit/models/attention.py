@@ -1,4 +1,4 @@
-"""Attend or share: the kinds of self-attention, and the layer around them.
+"""Self-attention that computes or shares its map, and the layer around it.
 
 Legend: B batch, N tokens, C width, H heads, D = C / H head size.
 """
@@ -29,15 +29,14 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 def attention_map(q: Tensor, k: Tensor) -> Tensor:
-    """Softmax of the scaled products of queries and keys: two (B, H, N, D) -> (B, H, N, N), rows sum to 1."""
+    """Softmax of scaled query-key products: two (B, H, N, D) -> (B, H, N, N), rows sum to 1."""
     return torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1), dim=-1)
 
 
 class Attend(nn.Module):
     """Self-attention that computes its own map (an A of the genotype; as in DeiT).
 
-    A map that the next layer shares is computed explicitly and handed on; one that nobody reuses stays inside the
-    fused kernel. Both paths give the same numbers.
+    The map is computed explicitly if the next layer shares it, else inside the fused kernel. Both paths agree.
 
     Args:
         dim: width C.
@@ -45,7 +44,7 @@ class Attend(nn.Module):
         qkv_bias: biases of the query, key and value projections.
         attn_drop: dropout of the map, proj_drop: of the output.
         map_is_shared: the next layer shares this layer's map.
-        dd: device and dtype.
+        dd: device and dtype of the parameters.
     """
 
     def __init__(
@@ -74,7 +73,7 @@ class Attend(nn.Module):
             x = F.scaled_dot_product_attention(q, k, v, dropout_p=self.attn_drop.p if self.training else 0.0)
             attn = None
         else:
-            # autocast leaves the softmax in float32: cast once here, not again in every layer that shares it
+            # autocast leaves the softmax in float32: cast here, not in every layer that shares the map
             attn = attention_map(q, k).to(v.dtype)
             x = self.attn_drop(attn) @ v
         x = self.proj_drop(self.proj(merge_heads(x)))
@@ -84,7 +83,7 @@ class Attend(nn.Module):
 class Share(nn.Module):
     """Self-attention that reuses the map of the layer before it (an S of the genotype): values only, no Q, no K.
 
-    Args: as `Attend`; the map is always handed on, since the next layer may share it too.
+    Args: as `Attend`; the map is always returned, since the next layer may share it too.
     """
 
     def __init__(
@@ -106,10 +105,9 @@ class Share(nn.Module):
 
 
 class ShareProjections(nn.Module):
-    """An S that shares less: the query and key projections of the layer that attends, not its map (for ablations).
+    """An S that shares the query and key projections of an `Attend` (tied weights), not its map; for ablations.
 
-    It computes its own map from its own tokens, so it saves the parameters of Q and K but no MACs. The projections are
-    the same tensors as that layer's (tied weights).
+    It computes its own map, so it saves the parameters of Q and K but no MACs.
 
     Args: as `Attend`, and
         attends: the layer whose projections are shared.
@@ -175,10 +173,10 @@ class Block(nn.Module):
 
 @contextmanager
 def attention_for_training(device: torch.device) -> Iterator[None]:
-    """Build networks, timm's too, with explicit attention for a CPU, fused for other devices.
+    """Build networks, also timm's, with explicit attention on a CPU and fused attention on other devices.
 
-    The backward pass of torch's fused CPU kernel took 73 % of a step in bfloat16 (a plain DeiT at 50 tokens, batch 128,
-    one core): with explicit attention, whose numbers are the same, it trained 3.3 times faster.
+    On a CPU in bfloat16, the backward pass of torch's fused kernel took 73 % of a step (plain DeiT, 50 tokens, batch
+    128, one core); explicit attention gives the same numbers and trained 3.3 times faster.
     """
     fused = timm.layers.use_fused_attn() > 0
     if device.type == "cpu":

@@ -1,4 +1,4 @@
-"""An Arch, or the name of a model of timm -> a network."""
+"""Build a network from an Arch or from the name of a model of timm."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from psvit.models.zoo import build_psvit
 
 
 def build_arch(arch: Arch, img_size: ImgSize = 224, **kwargs: Any) -> PSViT:
-    """Build the network that `arch` describes for images of `img_size` pixels; keyword arguments are those of `PSViT`.
+    """Build the network of `arch` for images of `img_size` pixels; keyword arguments are those of `PSViT`.
 
     Raises:
         UserError: images too small for it, or an argument that `PSViT` does not take.
@@ -31,10 +31,10 @@ def build_arch(arch: Arch, img_size: ImgSize = 224, **kwargs: Any) -> PSViT:
         model: Any = build_psvit(arch, variant, img_size=sides, **kwargs)
     except UserError:
         raise
-    except Exception as error:  # what --model-args hold is for PSViT and torch to judge
+    except Exception as error:  # --model-args may hold anything
         raise _no_argument(variant, _refused(error, kwargs), kwargs, error) from error
     fields = {name: value for name, value in arch.to_dict().items() if name != "pooling"}
-    model._model_args = {"img_size": sides, **fields, **kwargs}  # by which timm's own functions save it
+    model._model_args = {"img_size": sides, **fields, **kwargs}  # for timm's own functions that save models
     model.pretrained_cfg["input_size"] = (kwargs.get("in_chans", 3), *sides)
     built: PSViT = model
     return built
@@ -45,12 +45,12 @@ def build_timm(name: str, img_size: ImgSize | None = None, *, pretrained: bool =
 
     Args:
         name: of the model.
-        img_size: side or (height, width) in pixels; given on to models that are made for one size.
+        img_size: side or (height, width) in pixels; passed on to models with a fixed input size.
         pretrained: load timm's pretrained weights.
         kwargs: a `drop_path_rate` is left out where a model has none.
 
     Returns:
-        The network; its attribute ``model_args`` holds what a checkpoint's config needs to build it again.
+        The network, with the keyword arguments that rebuild it in its attribute ``model_args``.
 
     Raises:
         UserError: an unknown name (the message names close ones) or arguments that the model does not take.
@@ -61,7 +61,7 @@ def build_timm(name: str, img_size: ImgSize | None = None, *, pretrained: bool =
         raise UserError(f"no model is called {name!r}{hint}")
     try:
         pretrained_cfg = timm.get_pretrained_cfg(name)
-    except RuntimeError as error:  # what follows the dot names no weights
+    except RuntimeError as error:  # unknown weights after the dot
         raise UserError(f"no model is called {name!r}: {one_line(error)}") from error
     if img_size is not None and pretrained_cfg is not None and pretrained_cfg.fixed_input_size:
         kwargs.setdefault("img_size", image_sides(img_size))
@@ -73,15 +73,15 @@ def build_timm(name: str, img_size: ImgSize | None = None, *, pretrained: bool =
 
 
 def check_tokens(arch: Arch, img_size: int | tuple[int, int], *, fixed: bool = False) -> None:
-    """Refuse images so small that a stage, or a pooling, has one token only to work on.
+    """Refuse images so small that a stage or a pooling has a single token.
 
     Args:
         arch: of the network.
         img_size: side or (height, width) in pixels.
-        fixed: the network is there already, so that only the images can change.
+        fixed: the network is built already, so only the image size can change.
 
     Raises:
-        UserError: too small; the message names a patch size that would do, or for a `fixed` network the least side.
+        UserError: too small; the message gives a suitable patch size, or for a `fixed` network the smallest side.
     """
     height, width = image_sides(img_size)
     if _has_tokens(arch, (height, width)):
@@ -106,13 +106,13 @@ def check_tokens(arch: Arch, img_size: int | tuple[int, int], *, fixed: bool = F
 
 def _has_tokens(arch: Arch, sides: tuple[int, int]) -> bool:
     grids = arch.grids(sides)
-    return all(rows * columns > 1 for rows, columns in (grids[0], *grids[:-1]))  # every stage pools but the last
+    return all(rows * columns > 1 for rows, columns in (grids[0], *grids[:-1]))  # all stages but the last are pooled
 
 
 def _create(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:
     try:
         model: Any = timm.create_model(name, pretrained=pretrained, **kwargs)
-    except Exception as error:  # models refuse their arguments, and downloads fail, in many ways
+    except Exception as error:  # wrong arguments and failed downloads raise many types
         refused = _refused(error, kwargs)
         if "drop_path_rate" in refused:
             return _create(name, pretrained, {k: v for k, v in kwargs.items() if k != "drop_path_rate"})
@@ -124,7 +124,7 @@ def _create(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:
 
 
 def _refused(error: Exception, given: Mapping[str, Any]) -> list[str]:
-    """The arguments that a model says it does not take: each words it in its own way, and quotes their names."""
+    """The arguments that a model does not take: messages differ between models, but all quote the name."""
     return [name for name in given if isinstance(error, TypeError) and f"'{name}'" in str(error)]
 
 

@@ -1,9 +1,8 @@
-"""timm's ``features_only`` of a PSViT: the maps of its stages, and before them finer ones.
+"""timm's ``features_only`` for a PSViT: the maps of its stages, preceded by finer maps of the image.
 
-Decoders of dense tasks expect maps from stride 4 on, a PSViT-2D begins at the stride of its patches, 8 or 16.
-segmentation_models_pytorch refuses a backbone whose strides are not 4, 8, 16, ... (or from 2, or from 1). What a PSViT
-knows at finer scales is the image itself, so the finer maps are the image cut in smaller patches, one channel for each
-pixel of a patch: all detail for a decoder to take up, and no weights that a checkpoint would lack.
+Decoders expect maps from stride 4 on (segmentation_models_pytorch refuses other backbones), but a PSViT-2D begins at
+its patches' stride, 8 or 16. The finer maps are the image in smaller patches, with one channel per pixel of a patch:
+they keep all detail and need no weights.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ FINEST = 4
 
 
 def fine_strides(arch: Arch) -> list[int]:
-    """Strides of the maps before those of the stages: 4, 8, ... up to half the patches' stride.
+    """Strides of the finer maps: 4, 8, ... up to half the patches' stride.
 
-    None where doubling from 4 does not lead to the patches' stride, and none in 1D, whose later stages have no maps.
+    Empty if doubling from 4 does not reach the patches' stride, and in 1D, where later stages have no maps.
     """
     if arch.pooling == "1d":
         return []
@@ -50,13 +49,13 @@ class Features(nn.Module):
     """Images (B, C, H, W) -> a list of maps (B, C', ceil(H / stride), ceil(W / stride)), finest first.
 
     Args:
-        model: the network; stages behind the last map asked for are dropped.
-        out_indices: which maps, as timm counts them: all (None), the last n (an int), or a list that may count from the
-            end. The stages are the last ones: ``out_indices=3`` are the maps of three stages alone.
+        model: the network; stages after the last requested map are dropped.
+        out_indices: which maps, as in timm: all (None), the last n (an int), or a list of indices, negative ones from
+            the end. Maps of stages come last: ``out_indices=3`` are the last three stages.
         norm: apply the final norm to the last stage's map.
 
     Raises:
-        UserError: an index outside the maps, or none of a stage's.
+        UserError: an index out of range, or no map of a stage.
     """
 
     def __init__(self, model: PSViT, out_indices: int | Sequence[int] | None = None, norm: bool = False) -> None:
@@ -86,10 +85,10 @@ class Features(nn.Module):
 
 
 def maps_to_take(arch: Arch, out_indices: int | Sequence[int] | None) -> list[int]:
-    """Numbers of the maps that timm's `out_indices` name, in order.
+    """Indices of the maps for timm's `out_indices`, in order.
 
     Raises:
-        UserError: an index outside the maps, or none of a stage's: those before hold no network.
+        UserError: an index out of range, or no map of a stage.
     """
     fine = fine_strides(arch)
     count = len(fine) + len(arch.widths)

@@ -14,11 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 @contextmanager
 def explicit_attention() -> Iterator[None]:
-    """Attention as two visible matrix products: for models built and run within, so that QK^T and AV are counted.
+    """Attention as two explicit matrix products, for models built and run within, so that QK^T and AV are counted.
 
-    timm reads its switch when a layer is built; torch's own layers and direct calls of
-    scaled_dot_product_attention choose their kernel when they run, and the counters of older torch versions pass
-    over the fused ones.
+    timm reads its switch when a layer is built; torch's layers and scaled_dot_product_attention choose their kernel
+    when they run, and counters of older torch versions skip fused kernels.
     """
     fused, experimental = use_fused_attn(), use_fused_attn(experimental=True)
     fastpath = torch.backends.mha.get_fastpath_enabled()
@@ -33,13 +32,12 @@ def explicit_attention() -> Iterator[None]:
 
 
 def count_macs(build_model: Callable[[], nn.Module], input_size: Sequence[int], train: bool = False) -> int:
-    """Multiply-accumulates of one image, counted by torch while the model runs, attention products included.
+    """Multiply-accumulates of one image, counted by torch while the model runs.
 
-    Matrix products and convolutions count; norms, activations, softmax and additions do not.
+    Matrix products (also of attention) and convolutions count; norms, activations, softmax and additions do not.
 
     Args:
-        build_model: builds a fresh model on the CPU; it is called once, with fused attention off, and its model is
-            spent afterwards.
+        build_model: builds a model on the CPU; called once, with fused attention off.
         input_size: channels, height, width.
         train: count the backward pass too.
     """
@@ -48,12 +46,12 @@ def count_macs(build_model: Callable[[], nn.Module], input_size: Sequence[int], 
 
 
 def macs_of(model: nn.Module, input_size: Sequence[int], train: bool) -> int:
-    """`count_macs` of a model on the CPU that was built under `explicit_attention`, to be called under it too."""
+    """`count_macs` of a model on the CPU; it must be built, and this called, under `explicit_attention`."""
     image = torch.zeros(1, *input_size)
-    model.eval()  # the same products as in training; a batch norm over one image would refuse
+    model.eval()  # same products as in training, but batch norms accept a single image
     if not train:
-        model.requires_grad_(False)  # parameters that want gradients under no_grad trip torch's module tracker
-    # not inference_mode: composite operations stay whole there and hide their products
+        model.requires_grad_(False)  # torch's module tracker fails on trainable parameters under no_grad
+    # not inference_mode: it does not decompose composite operations, so their products would not be counted
     with torch.set_grad_enabled(train), FlopCounterMode(display=False) as counter:
         output = model(image)
         if train:
@@ -62,7 +60,7 @@ def macs_of(model: nn.Module, input_size: Sequence[int], train: bool) -> int:
 
 
 def loss_of(output: object) -> Tensor:
-    """A scalar of any output, for a dense backward pass."""
+    """A scalar that depends on all of an output, for a backward pass."""
     if isinstance(output, Tensor):
         return output.float().mean()
     parts = list(output.values()) if isinstance(output, Mapping) else output

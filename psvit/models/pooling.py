@@ -1,6 +1,4 @@
-"""Token pooling between stages, over the sequence (1D) or over the grid (2D).
-
-Our reading of the paper: a convolution, which may widen, and pooling with stride 2.
+"""Token pooling between stages, over the sequence (1D) or the grid (2D): a convolution, and pooling with stride 2.
 
 Legend: B batch, N = h w tokens, C width, P prefix tokens (the class token).
 """
@@ -30,19 +28,19 @@ def map_to_tokens(x: Tensor) -> Tensor:
 
 
 class TokenPool(nn.Module):
-    """Halve the sequence (1D) or each side of the grid (2D), rounding up, and go to the next stage's width.
+    """Halve the sequence (1D) or each side of the grid (2D), rounding up, and change to the next stage's width.
 
-    An odd side keeps its last row or column (7 -> 4). In 1D the grid is one row of tokens from here on. The class
-    token passes beside the pooling, through a linear map where the width changes.
+    An odd side keeps its last row or column (7 -> 4). In 1D the output grid is one row of tokens. The class token is
+    not pooled; it goes through a linear map if the width changes.
 
     Args:
         in_dim: width before, out_dim: width after.
         pooling: ``"1d"`` or ``"2d"``.
         order, conv, kernel, op: `Arch.pool_order`, `pool_conv`, `pool_kernel` and `pool_op`.
         num_prefix_tokens: P, tokens in front of the sequence that are not pooled.
-        dilation: 0 to halve. Otherwise no token is dropped, and the weights meet tokens that are this many times as far
-            apart, as they would if earlier poolings had halved: every second token each way is what halving gives.
-        dd: device and dtype.
+        dilation: 0 to halve. Otherwise all tokens are kept and the kernel is dilated by this factor, so every second
+            token in each direction equals the result of halving.
+        dd: device and dtype of the parameters.
     """
 
     def __init__(
@@ -69,7 +67,7 @@ class TokenPool(nn.Module):
         stride = self.window if op == "stride" and not dilation else (1, 1)
         apart = max(dilation, 1)
         if dilation and op != "stride" and order == "pool-conv":
-            apart *= 2  # the convolution reads what the pooling would have halved
+            apart *= 2  # the pooling before the convolution did not halve
         padding = (sides[0] // 2 * apart, sides[1] // 2 * apart)
         if conv == "full":
             self.conv: nn.Module = nn.Conv2d(in_dim, out_dim, sides, stride, padding, apart, **dd)
@@ -106,9 +104,8 @@ class TokenPool(nn.Module):
 
 
 def pool_in_place(x: Tensor, op: str, apart: int) -> Tensor:
-    """(B, C, h, w) -> the same shape: at each token, the maximum or average over the 2 x 2 tokens from there on.
-
-    They are `apart` tokens from each other; windows at the right and lower edges hold what there is.
+    """(B, C, h, w) -> the same shape: maximum or average over the 2 x 2 tokens at each token and `apart` to its right
+    and below; at the right and lower edges over fewer.
     """
     edges = (0, apart, 0, apart)
     if op == "max":

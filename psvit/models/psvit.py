@@ -3,7 +3,7 @@
 Legend: B batch, N tokens (P prefix tokens and an h x w grid), C width of the stage.
 """
 
-# without `from __future__ import annotations`: torch.fx copies forward's, and TorchScript must understand the copy
+# without `from __future__ import annotations`: TorchScript cannot read the copy that torch.fx makes of forward
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -47,7 +47,7 @@ for function in (check_size, positions_for):
 
 @torch.no_grad()
 def init_layers(model: nn.Module, patch_embed: PatchEmbed | ConvStem) -> None:
-    """As in DeiT: truncated normal of 0.02, zero biases; convolutions keep the variance; the first is torch's own."""
+    """As in DeiT: truncated normal of 0.02, zero biases; convolutions keep the variance; the stem's keeps torch's."""
     for module in model.modules():
         if module is patch_embed.proj or not isinstance(module, (nn.Linear, nn.Conv2d)):
             continue
@@ -74,8 +74,8 @@ class PSViT(nn.Module):
             proj_drop_rate: after projections and in MLPs; attn_drop_rate: of the attention maps.
         drop_path_rate: stochastic depth of the last layer, growing linearly from 0 at the first.
         dynamic_img_size: accept other input sizes; if False they raise.
-        output_stride: pixels between tokens that no stage goes beyond, for dense tasks: poolings that would, keep all
-            tokens, and are dilated. Weights are the same. By default every pooling halves.
+        output_stride: largest stride of a stage in pixels, for dense tasks: poolings that would go beyond it keep all
+            tokens and are dilated, with the same weights. By default every pooling halves.
 
     Raises:
         UserError: a wrong genotype, or a `global_pool` or `output_stride` that the network cannot do.
@@ -137,7 +137,7 @@ class PSViT(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """DeiT's: truncated normal of 0.02, zero biases; pooling convolutions keep the variance."""
+        """As in DeiT; see `init_layers`."""
         trunc_normal_(self.pos_embed, std=0.02)
         if self.cls_token is not None:
             trunc_normal_(self.cls_token, std=0.02)
@@ -186,16 +186,16 @@ class PSViT(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> Any:
-        """The output of every stage, beside the final tokens.
+        """The final tokens, and the outputs of stages.
 
         Args:
             x: images (B, C, H, W).
             indices: stages to return: the last n, or a list; all by default.
             return_prefix_tokens: pair each output with its prefix tokens (B, P, C).
-            norm: apply the final norm to the last stage's output (the only one of its width).
-            stop_early: skip the stages behind the last one asked for.
+            norm: apply the final norm to the last stage's output (the others have another width).
+            stop_early: skip the stages after the last requested one.
             output_fmt: ``"NCHW"`` (B, C, h, w), or ``"NLC"`` (B, h w, C).
-            intermediates_only: return the list alone.
+            intermediates_only: return only the list of outputs.
 
         Raises:
             UserError: NCHW asked of a pooled 1D sequence, which has no grid.
@@ -222,7 +222,7 @@ class PSViT(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop the stages behind the last of `indices`, and the norm and head that they leave without use."""
+        """Drop the stages after the last of `indices`, and the norm and head if they are no longer used."""
         take = stages_to_take(len(self.stages), indices)
         last = max(take)
         shortened = last < len(self.stages) - 1
@@ -262,7 +262,7 @@ class PSViT(nn.Module):
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a new classifier of `num_classes` (0: none) in place, and another global pooling if given."""
+        """Replace the classifier by a new one of `num_classes` (0: none), and the global pooling if given."""
         if global_pool is not None:
             self.global_pool = self._checked_global_pool(global_pool)
         self.num_classes = num_classes
@@ -271,10 +271,10 @@ class PSViT(nn.Module):
         self.head.train(self.training)
 
     def set_input_size(self, img_size: int | tuple[int, int] | None = None, patch_size: int | None = None) -> None:
-        """Make another input size (pixels) native, and resample patches to another size (which is then the stride).
+        """Resample position embeddings for another input size (pixels), and patches to another size (and stride).
 
         Raises:
-            UserError: another patch size of a network whose stem has no patches.
+            UserError: another patch size for a network whose stem has no patches.
         """
         if patch_size is not None and patch_size != self.arch.patch_size:
             if isinstance(self.patch_embed, ConvStem):
@@ -289,7 +289,7 @@ class PSViT(nn.Module):
             embed.proj.load_state_dict({"weight": weight, "bias": old.bias})
             embed.requires_grad_(old.weight.requires_grad)
             self.patch_embed = embed.train(self.training)
-            if self.output_stride is not None:  # the same poolings halve
+            if self.output_stride is not None:  # keep the same poolings halving
                 self.output_stride = self.output_stride // self.arch.stride * patch_size
             self.arch = replace(self.arch, patch_size=patch_size, stride=patch_size)
             self.feature_info = _feature_info(self.arch, self.output_stride)
@@ -340,7 +340,7 @@ def _checked_output_stride(arch: Arch, output_stride: int | None) -> int | None:
 
 
 def _feature_info(arch: Arch, output_stride: int | None) -> list[dict[str, Any]]:
-    """What timm wants to know of each stage's output: channels, true stride, module."""
+    """timm's feature_info: channels, true stride and module of each stage's output."""
     return [
         {"num_chs": width, "reduction": min(stride, output_stride or stride), "module": f"stages.{stage}"}
         for stage, (width, stride) in enumerate(zip(arch.widths, arch.strides, strict=True))

@@ -1,9 +1,9 @@
-"""A stage: a pooling, and the layers up to the next one.
+"""A stage: a pooling and the layers after it.
 
 Legend: B batch, N tokens, C width of the stage.
 """
 
-# without `from __future__ import annotations`: TorchScript must understand a copy of forward
+# without `from __future__ import annotations`: TorchScript cannot read the copy that torch.fx makes of forward
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,11 +23,10 @@ for function in (split_windows, join_windows):
 
 
 class Stage(nn.Module):
-    """The layers between two poolings, behind the pooling that leads to them (none in the first stage).
+    """A pooling (none in the first stage) and the layers after it.
 
-    With windows of at most `window` x `window` tokens, all its layers see only their window, as if each were an image
-    of its own (so drop path skips windows, not images); what lies in different windows meets in the poolings and in
-    later stages. Windows change no parameters.
+    With `window`, its layers treat each window of at most `window` x `window` tokens as a separate image (so drop path
+    skips windows, not images); poolings and later stages mix them. Windows change no parameters.
     """
 
     def __init__(self, pool: TokenPool | None, blocks: Sequence[Block], window: int = 0) -> None:

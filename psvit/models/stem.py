@@ -41,18 +41,17 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
         """Images (B, C, H, W) -> tokens (B, h w, C') and their grid (h, w)."""
         x = self.proj(pad_to_multiple(x, self.stride))
-        # contiguous: the convolution leaves channels first, and every norm and sum behind it would pay for that
+        # the convolution's output is channels first in memory, which would slow down every later norm and sum
         return map_to_tokens(x).contiguous(), (x.shape[2], x.shape[3])
 
 
 class ConvStem(nn.Module):
     """Convolutions of stride 2, then a linear map: (B, C, H, W) -> tokens (B, h w, C') and their grid (h, w).
 
-    The stem of Xiao et al. 2021, "Early Convolutions Help Transformers See Better" (arXiv 2106.14881, section 3), which
-    trains faster and better than patches. Each convolution is 3 x 3 and followed by a norm and an activation; channels
-    double up to the width. As everywhere in the network, norms are layer norms (over the channels of a pixel) and
-    activations GELU, where Xiao et al. take batch norms and ReLU: no statistics of batches, so small batches, averages
-    of weights and frozen stems need no care. Images are padded as for patches, so the grid is the same.
+    The stem of Xiao et al. 2021, "Early Convolutions Help Transformers See Better" (arXiv 2106.14881, section 3): 3 x 3
+    convolutions, each with a norm and an activation, channels doubling up to the width. Xiao et al. use batch norms and
+    ReLU; here, as in the rest of the network, norms are layer norms over the channels and activations GELU, so small
+    batches, weight averages and frozen stems need no care. Images are padded as for patches, so the grid is the same.
 
     Args:
         stride: pixels from token to token: 2, 4, 8, ...
@@ -64,16 +63,12 @@ class ConvStem(nn.Module):
         super().__init__()
         self.stride = stride
         first, *later = stem_channels(stride, dim)
-        # named as the patches' convolution: timm adapts its weights to other numbers of image channels
+        # the same name as in PatchEmbed: timm adapts the weights of first_conv to other numbers of image channels
         self.proj = _halving(in_chans, first, **dd)
         layers: list[nn.Module] = [LayerNorm2d(first, **dd), nn.GELU()]
         before = first
         for after in later:
-            layers += [
-                _halving(before, after, **dd),
-                LayerNorm2d(after, **dd),
-                nn.GELU(),
-            ]
+            layers += [_halving(before, after, **dd), LayerNorm2d(after, **dd), nn.GELU()]
             before = after
         self.convs = nn.Sequential(*layers, nn.Conv2d(dim, dim, 1, **dd))
 

@@ -1,10 +1,10 @@
-"""Windows: a grid of tokens in parts, whose layers attend each within its own part. Memory then grows with the image.
+"""Attention windows: a grid of tokens is split into windows, so that memory grows linearly with the image.
 
-The windows of one grid are of one size, at most `most` x `most` tokens, as few as can be and as even as can be: 15
-rows with `most` 14 are two windows of 8. Where they do not tile the grid (2 x 8 > 15) the last row or column of
-windows begins earlier and overlaps the one before. So a window holds real tokens only: no padding, no mask, and the
-fused attention kernel keeps its fastest path. Tokens in the overlap are computed twice; those of the window before are
-kept. ViTDet (arXiv 2203.16527) pads with zeros, which its attention sees.
+All windows of a grid have the same size, at most `most` x `most` tokens, and are as few as possible: 15 rows with
+`most` 14 are two windows of 8. If they do not tile the grid (2 x 8 > 15), the last row or column of windows starts
+earlier and overlaps the one before. Thus there is no padding and no mask (ViTDet, arXiv 2203.16527, pads with zeros,
+which its attention sees), and the fused kernel keeps its fastest path. Tokens in the overlap are computed twice; the
+result of the earlier window is kept.
 
 Legend: B batch, N = h w tokens, C width, H heads, W windows of n tokens.
 """
@@ -19,7 +19,7 @@ from psvit.models.pooling import Grid
 
 
 def split_windows(x: Tensor, grid: Grid, most: int) -> Tensor:
-    """(B, h w, C) and the grid (h, w) -> (B W, n, C), the windows of an image one behind another, row by row."""
+    """(B, h w, C) and the grid (h, w) -> (B W, n, C), the windows of an image row by row."""
     rows, height = even_parts(grid[0], most)
     columns, width = even_parts(grid[1], most)
     x = x.reshape(-1, grid[0], grid[1], x.shape[-1])
@@ -29,7 +29,7 @@ def split_windows(x: Tensor, grid: Grid, most: int) -> Tensor:
 
 
 def join_windows(x: Tensor, grid: Grid, most: int) -> Tensor:
-    """Back from `split_windows`: (B W, n, C) and the grid (h, w) -> (B, h w, C)."""
+    """Inverse of `split_windows`: (B W, n, C) and the grid (h, w) -> (B, h w, C)."""
     rows, height = even_parts(grid[0], most)
     columns, width = even_parts(grid[1], most)
     x = x.reshape(-1, rows, columns, height, width, x.shape[-1]).transpose(2, 3)
@@ -39,15 +39,15 @@ def join_windows(x: Tensor, grid: Grid, most: int) -> Tensor:
 
 
 def window_keys(grid: Grid, most: int) -> Tensor:
-    """(N, n) for each token the n tokens that it attends to: those of the window whose result `join_windows` keeps."""
+    """(N, n): for each token, the n tokens of its window (the one that `join_windows` keeps)."""
     windows = split_windows(torch.arange(grid[0] * grid[1]).reshape(1, -1, 1), grid, most).squeeze(2)
     return windows[_kept(grid, most) // windows.shape[1]]
 
 
 def join_maps(attn: Tensor, grid: Grid, most: int) -> Tensor:
-    """The attention maps of windows (B W, H, n, n) -> those of the grid (B, H, N, N), 0 from window to window.
+    """Attention maps of windows (B W, H, n, n) -> of the grid (B, H, N, N), 0 between windows.
 
-    The row of a token is that of the window whose result `join_windows` keeps.
+    The row of a token comes from the window that `join_windows` keeps.
     """
     keys, kept = window_keys(grid, most).to(attn.device), _kept(grid, most).to(attn.device)
     windows = even_parts(grid[0], most)[0] * even_parts(grid[1], most)[0]
@@ -57,14 +57,14 @@ def join_maps(attn: Tensor, grid: Grid, most: int) -> Tensor:
 
 
 def _kept(grid: Grid, most: int) -> Tensor:
-    """(N,) for each token its number among the W n of all windows: that of the one that `join_windows` keeps."""
+    """(N,): for each token, its index among the W n tokens of all windows, in the window that `join_windows` keeps."""
     (rows, height), (columns, width) = (even_parts(side, most) for side in grid)
     numbers = torch.arange(rows * columns * height * width).reshape(rows * columns, height * width, 1)
     return join_windows(numbers, grid, most).flatten()
 
 
 def _whole_last(x: Tensor, dim: int, parts: int, size: int) -> Tensor:
-    """Repeat tokens along `dim` so that it holds whole parts: the last one begins as early as it must."""
+    """Repeat tokens along `dim` to make `parts` whole parts: the last one starts earlier."""
     length, before = x.shape[dim], (parts - 1) * size
     if parts * size == length:
         return x
@@ -72,7 +72,7 @@ def _whole_last(x: Tensor, dim: int, parts: int, size: int) -> Tensor:
 
 
 def _once(x: Tensor, dim: int, length: int, size: int) -> Tensor:
-    """Drop what the last part along `dim` repeats of the one before, so that `length` tokens are left."""
+    """Drop the repeated tokens of the last part along `dim`, so that `length` tokens are left."""
     repeated, before = x.shape[dim] - length, x.shape[dim] - size
     if repeated == 0:
         return x

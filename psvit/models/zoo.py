@@ -1,4 +1,4 @@
-"""The named variants, registered with timm; weights of DeiT and of other image sizes."""
+"""Registers the variants with timm, and converts weights of DeiT and of other image sizes."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ default_cfgs = generate_default_cfgs({name: _cfg() for name in (*VARIANTS, "psvi
 
 
 def block_names(arch: Arch) -> list[str]:
-    """Our module name of each layer, in order: ``stages.0.blocks.0``, ..."""
+    """Module names of the layers, in order: ``stages.0.blocks.0``, ..."""
     return [f"stages.{s}.blocks.{b}" for s, layers in enumerate(arch.stages) for b in range(len(layers))]
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: PSViT) -> dict[str, Tensor]:
-    """State of a timm ViT or DeiT, or of another PSViT -> state with the names and position grid of `model`.
+    """Weights of a timm ViT or DeiT, or of another PSViT -> weights with the names and position grid of `model`.
 
-    Layers keep their order. A layer that shares keeps only the value part of DeiT's qkv. Position embeddings of
-    another grid are resampled. A state that is ours already passes through.
+    Layers keep their order. A layer that shares takes only the value part of DeiT's qkv. Position embeddings of
+    another grid are resampled. Names of a PSViT stay as they are.
     """
     names = block_names(model.arch)
     kinds = "".join(model.arch.stages)
@@ -66,7 +66,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: PSViT) -> dict[st
 
 
 def _grid_of_source(model: PSViT, pos_embed: Tensor) -> list[int] | None:
-    """The grid that a checkpoint's position embeddings were made for, by its model_args; None: a square, as in timm."""
+    """The grid of a checkpoint's position embeddings, from its model_args; None: a square, as in timm."""
     args: dict[str, Any] = getattr(model, "pretrained_model_args", {})
     stride = args.get("stride") or args.get("patch_size")
     if "img_size" not in args or not stride:
@@ -81,12 +81,12 @@ def build_psvit(arch: Arch, variant: str, pretrained: bool = False, **kwargs: An
 
     Args:
         arch: the network.
-        variant: the name by which timm knows it.
+        variant: its name in timm.
         pretrained: load weights.
         kwargs: those of `PSViT` and of timm's `build_model_with_cfg`.
 
     Raises:
-        UserError: 2D features asked of a pooled 1D sequence, or an argument outside its rule.
+        UserError: 2D features of a pooled 1D sequence, or a wrong argument.
     """
     features: dict[str, Any] = {}
     if kwargs.get("features_only"):
@@ -94,7 +94,7 @@ def build_psvit(arch: Arch, variant: str, pretrained: bool = False, **kwargs: An
         if arch.pooling == "1d" and wanted != [0]:
             raise UserError(NO_GRID.format(genotype=arch.genotype))
         features = {"out_indices": tuple(wanted), "feature_cls": Features}
-        if "feature_cls" in kwargs:  # timm's own extractors know the stages alone
+        if "feature_cls" in kwargs:  # timm's own extractors return only the stages
             features["out_indices"] = tuple(range(len(arch.stages)))
     return build_model_with_cfg(
         PSViT,
@@ -111,7 +111,7 @@ def create_psvit(variant: str, pretrained: bool = False, **kwargs: Any) -> nn.Mo
     """Build `variant`; keyword arguments are those of `PSViT` and the fields of `Arch`.
 
     Raises:
-        UserError: a field outside its rule; or see `build_psvit`.
+        UserError: a wrong value; or see `build_psvit`.
     """
     changes = {name: kwargs.pop(name) for name in ARCH_FIELDS if name in kwargs}
     base = VARIANTS[variant] if variant in VARIANTS else VARIANTS[f"{variant}_tiny"]

@@ -1,1 +1,1 @@
-"""psvit run: data and a budget -> a search, trainings, a comparison, a report."""
+"""psvit run: search, train, compare and report."""

@@ -1,4 +1,4 @@
-"""The networks that a run or a study compares, by the names that comparisons know them by."""
+"""The networks that a run or a study compares, by name."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def baselines(
 
     Args:
         config: the names, and what differs from the default network.
-        data: for the size of the images.
-        given: networks that are taken as they are, by name.
-        macs: MACs for the others; by default config.macs, or those of the default network.
+        data: gives the image size, channels and classes.
+        given: networks used as they are, by name.
+        macs: MACs of the others; by default config.macs, or those of the default network.
 
     Raises:
-        UserError: an unknown name, or MACs that a network cannot have.
+        UserError: an unknown name, or MACs that a network cannot reach.
     """
     shape = (data.img_size, data.in_chans, len(data.classes))
     base = default_arch(data.img_size)
@@ -48,17 +48,17 @@ def baselines(
 def baseline(
     name: str, base: Arch, data: Data, macs: float | None, changes: Mapping[str, Any] | None = None
 ) -> ModelConfig:
-    """A network by the name that comparisons know it by, scaled to given MACs.
+    """A network by its name in comparisons, scaled to given MACs.
 
     Args:
-        name: deit, deit12, psvit_1d, psvit_2d, a genotype, or a model of timm, of which ResNets are scaled.
-        base: the network that psvit_2d stands for, and whose patches and widths the others take.
-        data: for the size of the images.
-        macs: MACs to scale to; None leaves a psvit network as `base` and `changes` make it.
-        changes: further fields of `Arch` that differ.
+        name: deit, deit12, psvit_1d, psvit_2d, a genotype, or a model of timm (only ResNets are scaled).
+        base: the network called psvit_2d; the others take its patches and widths.
+        data: gives the image size, channels and classes.
+        macs: MACs to scale to; None for no scaling.
+        changes: other fields of `Arch` to change.
 
     Raises:
-        UserError: an unknown name, or MACs that the network cannot have.
+        UserError: an unknown name, or MACs that the network cannot reach.
     """
     sequence = replace(base, pooling="1d", class_token=True, windows=())
     archs = {
@@ -80,21 +80,21 @@ def baseline(
 
 
 def _widths(base: Arch, genotype: str) -> tuple[int, ...]:
-    """Those of `base`; further stages are as wide as its last."""
+    """The widths of `base` for the stages of `genotype`; additional stages repeat the last width."""
     stages = len(parse_genotype(genotype))
     return (*base.widths, *[base.widths[-1]] * stages)[:stages]
 
 
 def _scaled_timm(name: str, target: float | None, data: Data) -> ModelConfig:
-    """A ResNet of timm with channels for the target MACs; any other model of timm as it is."""
+    """A ResNet of timm, its channels scaled to the target MACs; any other model of timm as it is."""
     shape: dict[str, Any] = {"img_size": data.img_size, "in_chans": data.in_chans, "num_classes": len(data.classes)}
     input_size = (data.in_chans, *image_sides(data.img_size))
     if target is None or not name.startswith("resnet"):
         config = ModelConfig(TimmModel(name))
-        timm_macs(config, input_size, len(data.classes))  # what cannot run is told before hours of training
+        timm_macs(config, input_size, len(data.classes))  # raises before hours of training if it cannot run
         return config
 
-    def channels(unit: int) -> dict[str, Any]:  # in eighths of a channel, since whole ones are coarse steps
+    def channels(unit: int) -> dict[str, Any]:  # unit: eighths of a channel, for finer steps
         return {"channels": [round(unit * 2**stage / 8) for stage in range(4)]}
 
     @cache
@@ -104,7 +104,7 @@ def _scaled_timm(name: str, target: float | None, data: Data) -> ModelConfig:
     low, high = 16, 32
     while macs(high) < target:  # from below, since wide networks are slow to build
         low, high = high, 2 * high
-    while high - low > 1:  # MACs grow with the channels: halve the interval
+    while high - low > 1:  # bisection: MACs grow with the channels
         middle = (low + high) // 2
         low, high = (middle, high) if macs(middle) < target else (low, middle)
     nearest = min((low, high), key=lambda unit: abs(macs(unit) - target))

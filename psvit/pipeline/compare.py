@@ -1,4 +1,4 @@
-"""Networks trained alike at equal MACs, and compared on the test split."""
+"""Train networks with one recipe at equal MACs, and compare them on the test split."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def folders_of(config: CompareConfig) -> dict[str, Path]:
     """The folder of each network's training, by name.
 
     Raises:
-        UserError: they hold a run already, or none where one is to be resumed.
+        UserError: one of them holds a run already, without --resume or --overwrite.
     """
     folder = Path(config.output)
     folders = {name: folder / name.replace("/", "_") for name in config.models}
@@ -41,14 +41,14 @@ def compare(
     """Train every network with one recipe, and evaluate each once on the test split.
 
     Args:
-        config: where it is kept.
+        config: gives the folder.
         networks: the networks, by name.
         like: data, recipe and machine of each training.
-        say: takes lines for the user.
+        say: prints lines for the user.
 
     Returns:
-        A row for each network with its MACs, parameters, accuracy in percent, loss in nats, and its error over the
-        first network's (None where that makes none), as plain data; see `best_on_validation` for the one to use.
+        For each network a row of plain data: MACs, parameters, accuracy in percent, loss in nats, and `error_ratio` to
+        the first network.
 
     Raises:
         UserError: a wrong setting, or a folder that already holds a run.
@@ -64,12 +64,9 @@ def compare(
 
 
 def best_on_validation(rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """The name of the network to use: the best on the validation split, of equals the one of least loss there.
+    """The name of the best network on the validation split (ties: lowest loss); None without a validation split.
 
-    It does not see the test split, whose figure of a network chosen by it would promise too much.
-
-    Returns:
-        None where a network has no validation split.
+    The choice does not see the test split, so the test metrics of the chosen network are not biased by it.
     """
     if any(row["validation_top1"] is None for row in rows):
         return None
@@ -78,7 +75,7 @@ def best_on_validation(rows: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def error_ratio(top1: float, first: float) -> float | None:
-    """The errors of a network over the first's; None where that makes none. Both are right in so many percent."""
+    """Ratio of error rates, from accuracies in percent; None if the first network makes no errors."""
     return None if first >= 100 else (100 - top1) / (100 - first)
 
 
@@ -110,14 +107,14 @@ def _row(
 
 
 def network_name(checkpoint: Path, model: ModelConfig) -> str:
-    """What the network of a checkpoint is, in few letters: its Arch, or the name of a model of timm."""
+    """A short name of a checkpoint's network: its Arch, or the name of a model of timm."""
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     arch: dict[str, Any] = config.get("psvit", {}).get("arch", {})
     return str(Arch.from_dict(arch)) if arch else model.name
 
 
 def comparison_table(results: Mapping[str, Any]) -> Table:
-    """The rows of `compare`; the one that is ``chosen`` is bold, ``latency_ms`` is shown where all rows have it."""
+    """The rows of `compare`, the ``chosen`` one in bold; ``latency_ms`` is shown if all rows have it."""
     rows, timed = results["rows"], all(row.get("latency_ms") is not None for row in results["rows"])
     headings = ("name", "network", "M MACs", "M params", "validation %", "test %", "loss", "error / first")
     return Table(
@@ -138,5 +135,5 @@ def comparison_table(results: Mapping[str, Any]) -> Table:
 
 
 def standard_error(percent: float, images: int) -> float:
-    """Of an accuracy in percent, measured on so many images (binomial)."""
+    """Standard error of an accuracy in percent measured on `images` images (binomial)."""
     return sqrt(percent * (100 - percent) / images)

@@ -1,4 +1,4 @@
-"""The main job: data + budget -> a searched network, trained, evaluated, and compared at equal MACs."""
+"""`run`: images and a budget -> a searched network, trained, evaluated and compared at equal MACs."""
 
 from __future__ import annotations
 
@@ -44,23 +44,23 @@ from psvit.search.supernet_training import load_supernet
 
 
 def run(config: RunAllConfig, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Search, train the winner and what it is compared with at equal MACs, evaluate each once on the test split.
+    """Search, train the found network and its baselines at equal MACs, and evaluate each once on the test split.
 
-    Every step that is finished is kept, and a resumed run goes on where it stopped.
+    Finished steps are kept, and a resumed run continues where it stopped.
 
     Returns:
         The results as plain data: the settings, a row for each network (see `psvit.pipeline.compare.compare`), and the
-        name of the one that is ``chosen`` (see `psvit.pipeline.compare.best_on_validation`).
+        name of the ``chosen`` one (see `psvit.pipeline.compare.best_on_validation`).
 
     Raises:
         UserError: a wrong setting, an infeasible budget, or a folder that already holds a run.
     """
     accelerator = open_machine(config.machine)
     main, chosen, folder = accelerator.is_main_process, config.compare, Path(config.compare.output)
-    say = say if main else _silent
+    say = say if main else lambda line: None
     if main:
         check_writable(folder, f"--output {folder}")
-    searching = config.search_config()  # it refuses what is wrong with the search's settings
+    searching = config.search_config()  # raises if the search's settings are wrong
     folders = folders_of(chosen)
     if chosen.resume and (results := _finished(folder, config)) is not None:
         say(f"finished  {folder}: all networks are trained and compared, there is nothing to resume")
@@ -72,7 +72,7 @@ def run(config: RunAllConfig, say: Callable[[str], None] = print) -> dict[str, A
         _check_baselines(config, data)
 
         def clear() -> None:
-            """Remove all that an earlier run left, before anything of this one is written."""
+            """Remove the files of an earlier run before writing new ones."""
             if main and not chosen.resume:
                 for place in folders.values():
                     clear_run(place)
@@ -97,7 +97,7 @@ def run(config: RunAllConfig, say: Callable[[str], None] = print) -> dict[str, A
 
 
 def _open_data(config: RunAllConfig, folder: Path, say: Callable[[str], None]) -> Data:
-    """The images; those of a run that is resumed have to be the same."""
+    """The images; on resume they have to be the same as before."""
     chosen = config.compare
     if (folder / REPORT).exists() and not (chosen.resume or chosen.overwrite):
         raise UserError(f"{folder / REPORT} is there already: give --overwrite to replace it, or another --output")
@@ -110,10 +110,10 @@ def _open_data(config: RunAllConfig, folder: Path, say: Callable[[str], None]) -
 
 
 def _check_baselines(config: RunAllConfig, data: Data) -> None:
-    """Tell what is wrong with one of the networks now, not after the search."""
+    """Raise errors in one of the networks now, not after the search."""
     for name in config.compare.models:
         if name not in ("searched", "random"):
-            # whether it can have as many MACs as the searched network is known after the search
+            # the MACs to reach are known only after the search
             with suppress(cost.UnreachableError) if config.searches else nullcontext():
                 macs = None if config.searches else config.compare.macs
                 baselines(replace(config.compare, models=(name,), macs=macs), data, {})
@@ -122,14 +122,14 @@ def _check_baselines(config: RunAllConfig, data: Data) -> None:
 def _searched(
     config: RunAllConfig, found: Found, data: Data, accelerator: Accelerator, say: Callable[[str], None]
 ) -> dict[str, ModelConfig]:
-    """What the search found, and the other networks at its MACs; those that cannot have as many are left out."""
+    """The network found and the others at its MACs, without those that cannot reach them."""
     shape = (data.img_size, data.in_chans, len(data.classes))
     macs = cost.macs(found.arch, *shape)
     given = {
         "searched": _inherit(found, config, accelerator) if config.compare.inherit else ModelConfig(found.arch),
         "random": ModelConfig(random_member(found, macs, config.data.seed)),
     }
-    with suppress(cost.UnreachableError):  # no heads for so few MACs: then the twin of the default network, or none
+    with suppress(cost.UnreachableError):  # too few MACs for whole heads: use the default network's twin, or none
         twin = replace(found.arch, pooling="1d", class_token=True).plain()
         given["deit"] = ModelConfig(cost.scale_to(twin, macs, *shape))
     networks: dict[str, ModelConfig] = {}
@@ -144,7 +144,7 @@ def _searched(
 def _write(
     folder: Path, results: Mapping[str, Any], config: RunAllConfig, data: Data, accelerator: Accelerator
 ) -> None:
-    """Write the page and the results; the results last, since by them the run is known to be finished."""
+    """Write the page and then the results, which mark the run as finished."""
     for name in (RESULTS, LATENCY, REPORT):
         recover(folder / name)
     timed = {**results, "rows": _timed(folder, results["rows"], config, accelerator)}
@@ -155,19 +155,19 @@ def _write(
 
 
 def _record(config: RunAllConfig) -> dict[str, Any]:
-    """The settings as results.json holds them."""
+    """The settings for results.json."""
     record: dict[str, Any] = json.loads(json.dumps(to_plain(shown(config))))
-    for name in ("resume", "overwrite"):  # a run that was interrupted has the same results
+    for name in ("resume", "overwrite"):  # they do not change the results
         del record["compare"][name], record["search"][name]
     return record
 
 
 def _finished(folder: Path, config: RunAllConfig) -> dict[str, Any] | None:
-    """The results of a run of these settings that has come to its end; None of any other."""
+    """The results if the folder holds a finished run with these settings, else None."""
     try:
         results: dict[str, Any] = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
         before, now = flat(results["config"]), flat(_record(config))
-        _ = results["chosen"]  # older results do not tell it
+        _ = results["chosen"]  # missing in results of older versions
         same = set(differing(before, now)) <= {"data.accept_changes"}
         whole = (folder / REPORT).is_file() and all(Path(row["checkpoint"]).is_dir() for row in results["rows"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -178,7 +178,7 @@ def _finished(folder: Path, config: RunAllConfig) -> dict[str, Any] | None:
 def _timed(
     folder: Path, rows: list[dict[str, Any]], config: RunAllConfig, accelerator: Accelerator
 ) -> list[dict[str, Any]]:
-    """The rows with the latency of each network; measured once, since another measurement has other figures."""
+    """The rows with the latency of each network, measured once and then read from the folder."""
     kept, names = folder / LATENCY, [row["name"] for row in rows]
     try:
         milliseconds = json.loads(kept.read_text(encoding="utf-8"))["milliseconds"]
@@ -188,7 +188,7 @@ def _timed(
         networks = {row["name"]: partial(load_checkpoint, Path(row["checkpoint"])) for row in rows}
         try:
             found = measure_networks(networks, config.latency, accelerator.device, config.machine.threads)
-        except UserError:  # a network that the device cannot run so: the page goes without
+        except UserError:  # the device cannot run one of them: leave latencies out
             return rows
         milliseconds = {name: 1000 * seconds for name, seconds in found.items()}
         write_json(kept, {"milliseconds": milliseconds, **asdict(config.latency)})
@@ -196,7 +196,7 @@ def _timed(
 
 
 def _inherit(found: Found, config: RunAllConfig, accelerator: Accelerator) -> ModelConfig:
-    """The chosen network with its weights in the supernet, as a checkpoint to start from."""
+    """The chosen network with its weights from the supernet, as a checkpoint to start from."""
     folder = found.folder / INHERITED
     if accelerator.is_main_process:
         recover(folder)
@@ -207,7 +207,3 @@ def _inherit(found: Found, config: RunAllConfig, accelerator: Accelerator) -> Mo
             save_checkpoint(folder, model, model.state_dict(), preprocessing(found.data), found.data.classes, {})
     accelerator.wait_for_everyone()
     return ModelConfig(Checkpoint(str(folder)))
-
-
-def _silent(line: str) -> None:
-    """Nothing is said."""

@@ -1,4 +1,4 @@
-"""What `psvit run` depends on: a search, and what its network is compared with. No torch here."""
+"""The settings of `psvit run`: a search, and the networks to compare. No torch here."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from psvit.search.search_config import SearchConfig, SearchRunConfig
 
 @dataclass(frozen=True)
 class CompareConfig(SavedConfig):
-    """What to compare, and where it is kept.
+    """What to compare, and the folder.
 
     Args:
-        models: deit (the plain twin, as deep as the searched network), psvit_1d and psvit_2d (made by hand), searched,
-            random (a member of the searched space), deit12 (twelve layers), genotypes, and models of timm; PSViTs,
-            DeiTs and ResNets are scaled to the MACs of searched, random is drawn near them.
+        models: deit (the plain twin, as deep as the searched network), psvit_1d and psvit_2d (hand-made), searched,
+            random (a network drawn from the search space), deit12 (twelve layers), genotypes, and models of timm;
+            PSViTs, DeiTs and ResNets are scaled to the MACs of searched, random is drawn near them.
         genotype: of psvit_1d and psvit_2d; by default that of psvit_2d_tiny, or AS-ASS-AS for images up to 96 px.
         patch_size: side of a patch in pixels; by default 16, or an eighth of the side for images up to 96 px.
         head_dim: channels of one attention head; by default 64, or 16 for images up to 96 px.
@@ -41,7 +41,7 @@ class CompareConfig(SavedConfig):
 
 @dataclass(frozen=True)
 class RunAllConfig(SearchConfig):
-    """Everything that ``psvit run`` depends on: a search, and what its network is compared with."""
+    """All settings of ``psvit run``: a search, and the networks to compare."""
 
     search: SearchRunConfig = field(default_factory=lambda: SearchRunConfig(output=CompareConfig.output))
     compare: CompareConfig = field(default_factory=CompareConfig)
@@ -56,11 +56,11 @@ class RunAllConfig(SearchConfig):
 
     @property
     def searches(self) -> bool:
-        """Whether a network that is compared comes from the search."""
+        """Whether one of the compared networks comes from a search."""
         return not {"searched", "random"}.isdisjoint(self.compare.models)
 
     def search_config(self) -> SearchConfig:
-        """Those of the search, which is kept in a folder beneath the run's."""
+        """The settings of the search, whose folder is search/ in the run's."""
         own, kept = self.compare, {f.name: getattr(self, f.name) for f in fields(SearchConfig)}
         folder = replace(
             self.search,

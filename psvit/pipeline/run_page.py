@@ -1,4 +1,4 @@
-"""What a run came to -> its page, ``report.html``."""
+"""The results of a run -> its page, ``report.html``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from psvit.search.budget import readable
 from psvit.search.search_page import COSTS, REPORT, budget_text, command_of, config_of
 
 CLASSES = 20
-"""Classes of which a page shows the accuracy, those that are told apart worst."""
+"""Most classes in the figure of accuracies; those with the lowest accuracy are shown."""
 
 TESTED = {"top1": "test top-1, %", "validation_top1": "validation top-1, %"}
 
@@ -35,11 +35,11 @@ def run_page(
     """The page of a run, from its results and the logs of its trainings.
 
     Args:
-        folder: of the run, as the user names it.
-        results: what ``results.json`` holds.
-        config: of the run.
-        shape: of its images: (height, width), channels, classes.
-        versions: of what the figures depend on.
+        folder: of the run, as given by the user.
+        results: the content of ``results.json``.
+        config: settings of the run.
+        shape: (height, width), channels and classes of its images.
+        versions: of psvit and its libraries.
     """
     rows, name = results["rows"], str(results["data"])
     best, why = to_use(results)
@@ -58,7 +58,7 @@ def run_page(
     _networks(page, [best, *(row for row in rows if row["name"] == "searched" and row is not best)], shape)
     if found:
         page.text(f"The search scored {found['members']:,} networks within {budget_text(found['budget'])}.")
-        if (folder / "search" / REPORT).is_file():  # one of an earlier version has none
+        if (folder / "search" / REPORT).is_file():  # missing in searches of earlier versions
             page.link("All of them, and how they were found", f"search/{REPORT}")
     logs = {row["name"]: read_log(Path(row["checkpoint"]).parent) for row in rows}
     page.heading("Learning")
@@ -72,7 +72,7 @@ def run_page(
 
 
 def to_use(results: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
-    """The row of the network that a run names, and why it does: the one that is chosen, else the first."""
+    """The row of the recommended network (the chosen one, else the first), and the reason in words."""
     rows, name = results["rows"], results["chosen"]
     if name is None:
         return rows[0], "the first, since without a validation split (--validation 0) nothing chooses"
@@ -109,7 +109,7 @@ def _comparison(page: Page, results: Mapping[str, Any], found: Mapping[str, Any]
 
 
 def _networks(page: Page, rows: Sequence[Mapping[str, Any]], shape: tuple[tuple[int, int], int, int]) -> None:
-    """Those of them that an Arch describes, drawn."""
+    """Diagrams of the networks that have an Arch."""
     for row in rows:
         if arch := _arch(Path(row["checkpoint"])):
             page.heading(f"The network {row['name']}")
@@ -117,9 +117,9 @@ def _networks(page: Page, rows: Sequence[Mapping[str, Any]], shape: tuple[tuple[
 
 
 def comparison_chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
-    """Every network by its accuracy and its costs; latency where all have one."""
+    """All networks by accuracy and costs; latency if all have one."""
     costs = [kind for kind in COSTS if all(row.get(kind) is not None for row in rows)]
-    if max(row["macs"] for row in rows) < 1.1 * min(row["macs"] for row in rows):  # equal: they tell nothing apart
+    if max(row["macs"] for row in rows) < 1.1 * min(row["macs"] for row in rows):  # equal: not the default axis
         costs.sort(key=lambda kind: kind == "macs")
     goods = [kind for kind in TESTED if all(row.get(kind) is not None for row in rows)]
     errors = [standard_error(row["top1"], row["images"]) for row in rows]

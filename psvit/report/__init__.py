@@ -1,1 +1,1 @@
-"""Pages that need nothing but themselves: what was asked, what was found, and how to use it. No torch here."""
+"""Plain data -> figures, tables and self-contained HTML pages. No torch here."""

@@ -1,4 +1,4 @@
-"""The interactive plot: points whose axes the reader chooses, drawn by plotly in the page. No torch here."""
+"""An interactive scatter plot with selectable axes, drawn by plotly. No torch here."""
 
 from __future__ import annotations
 
@@ -19,21 +19,20 @@ CONFIG = {"displaylogo": False, "responsive": True, "plotlyServerURL": ""}  # no
 
 @dataclass(frozen=True)
 class Chart:
-    """Points with several metrics each; the reader chooses which two are drawn.
+    """Points with several metrics each; a menu selects the two axes.
 
     Args:
-        columns: metrics of all points, by a short name, which the menu shows; None and what is not finite are not
-            drawn.
-        names: what each column is, with its unit: the titles of the axes.
-        across: columns for the horizontal axis, the first one drawn first.
-        up: columns for the vertical axis.
-        text: of each point, shown when it is pointed at; lines are parted by newlines.
-        groups: for each group of points, by its name, their numbers, in the order they are drawn.
-        pale: names of groups that stay in the background, the palest first.
-        lines: points to join by a stair, for each pair of axes, by ``"UP ACROSS"``.
-        line: name of that stair.
-        chosen: numbers of points that wear a star.
-        errors: half the height of each point's interval, by the column that goes up.
+        columns: values of all points by the short name in the menu; None and non-finite values are not drawn.
+        names: title of the axis for each column, with its unit.
+        across: columns for the horizontal axis, the default first.
+        up: columns for the vertical axis, the default first.
+        text: hover text of each point; may have several lines.
+        groups: name of each group -> indices of its points, in drawing order.
+        pale: names of groups in the background, the palest first.
+        lines: for a pair of axes ``"UP ACROSS"``, indices of the points joined by a step line.
+        line: name of that line.
+        chosen: indices of points marked with a star.
+        errors: for a vertical column, half the height of each point's error bar.
     """
 
     columns: Mapping[str, Sequence[float | None]]
@@ -50,7 +49,7 @@ class Chart:
 
     def figure(self) -> Figure:
         """The plot, with a menu of the pairs of axes."""
-        from plotly import graph_objects as go  # slow to read
+        from plotly import graph_objects as go  # slow to import
 
         pairs = [(up, across) for up in self.up for across in self.across]
         first, titles = self._places(*pairs[0]), self._titles(*pairs[0])
@@ -73,7 +72,7 @@ class Chart:
         return figure
 
     def _traces(self) -> list[dict[str, Any]]:
-        """How each group, the stair and the star look."""
+        """Name and style of the trace of each group, of the line and of the stars."""
         traces: list[dict[str, Any]] = []
         one = len(self.groups) - len(self.pale) < 2
         for number, (name, points) in enumerate(self.groups.items()):
@@ -93,7 +92,7 @@ class Chart:
         return traces
 
     def _places(self, up: str, across: str) -> dict[str, list[Any]]:
-        """Where the points of each trace lie, and their intervals, as plotly updates them."""
+        """Coordinates and error bars of each trace, as an update of plotly."""
         traces = [*self.groups.values()]
         traces += [self.lines.get(f"{up} {across}", ())] * bool(self.lines) + [self.chosen] * bool(self.chosen)
         x, y = ([[_finite(self.columns[name][i]) for i in points] for points in traces] for name in (across, up))
@@ -107,5 +106,5 @@ class Chart:
 
 
 def _finite(value: float | None) -> float | None:
-    """None for what JSON cannot hold."""
+    """`value`, or None if it is not finite (JSON has no such number)."""
     return value if value is not None and isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Settings -> the command that asks for them, without flags at their defaults. No torch here."""
+"""Settings -> the command line that gives them, without flags at their defaults. No torch here."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from psvit.arch.model_config import ModelConfig
 from psvit.errors import flag
 
 APART = ("resume", "overwrite")
-"""How a run was started or went on, which says nothing of what was asked."""
+"""Flags that do not belong to a run's settings."""
 
 
 def command_line(command: str, config: Any, defaults: Any, always: Sequence[str] = ()) -> str:
-    """The command that asks for these settings.
+    """The command line that gives these settings.
 
     Args:
-        command: its name and the words that stand in front.
-        config: a dataclass, whose fields are flags or dataclasses of flags.
-        defaults: the same with its defaults: what is equal is left out.
-        always: names of fields that are given even so, and first.
+        command: the command with its positional arguments.
+        config: a dataclass whose fields are flags or dataclasses of flags.
+        defaults: an instance with the defaults; equal values are left out.
+        always: names of fields to give even if they are equal, first.
     """
     words, usual, asked = shlex.split(command), dict(_flat(defaults)), dict(_flat(config))
     for name in [*always, *(name for name in asked if name not in always and asked[name] != usual[name])]:
@@ -31,7 +31,7 @@ def command_line(command: str, config: Any, defaults: Any, always: Sequence[str]
 
 
 def _flat(config: Any) -> Iterator[tuple[str, Any]]:
-    """Names and values of all flags; where one name stands in two groups, they have one value."""
+    """Names and values of all flags; a name in two groups has the same value in both."""
     for field in fields(config):
         value = getattr(config, field.name)
         value = value.flags() if isinstance(value, ModelConfig) else value
@@ -42,7 +42,7 @@ def _flat(config: Any) -> Iterator[tuple[str, Any]]:
 
 
 def flag_words(name: str, value: Any, switch: bool) -> list[str]:
-    """A flag with its value; a switch is a flag that stands alone."""
+    """A flag with its value as words; a `switch` takes no value."""
     if value is True and switch:
         return [flag(name)]
     if isinstance(value, (tuple, list)):

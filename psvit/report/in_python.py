@@ -1,4 +1,4 @@
-"""A network -> five lines of Python that open it and use it. No torch here."""
+"""Five lines of Python that build or open a network and use it. No torch here."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from psvit.arch.arch import Arch
 from psvit.errors import UserError
 
 Shape = tuple[tuple[int, int], int, int]
-"""(height, width) of images, their channels, classes."""
+"""(height, width), channels, number of classes."""
 
 
 def use_in_python(checkpoint: str, in_chans: int) -> str:
-    """Five lines that open a checkpoint folder and tell the class of an image of so many channels."""
+    """Five lines that open a checkpoint folder and print the class of an image of `in_chans` channels."""
     answer = 'print(model.pretrained_cfg["label_names"][logits.argmax()])'
     return _use("import PIL.Image, PIL.ImageOps, psvit, timm", f"local-dir:{checkpoint}", in_chans, answer)
 
 
 def use_timm_in_python(name: str, in_chans: int) -> str:
-    """Five lines that open a model of timm with its weights and tell the number of an image's class."""
+    """Five lines that open a model of timm with its weights and print the class number of an image."""
     return _use("import PIL.Image, PIL.ImageOps, timm", name, in_chans, "print(logits.argmax().item())")
 
 
@@ -36,12 +36,7 @@ def _use(imports: str, name: str, in_chans: int, answer: str) -> str:
 
 
 def build_in_python(arch: str, shape: Shape) -> str:
-    """Five lines that build the network of an Arch, with new weights.
-
-    Args:
-        arch: what gives the Arch, as Python; see `arch_in_python`.
-        shape: of its images.
-    """
+    """Five lines that build the network of an Arch, untrained; `arch` is Python, see `arch_in_python`."""
     (height, width), in_chans, classes = shape
     return (
         "import torch\n"
@@ -53,13 +48,7 @@ def build_in_python(arch: str, shape: Shape) -> str:
 
 
 def build_timm_in_python(name: str, arguments: Mapping[str, Any], shape: Shape) -> str:
-    """Five lines that build a model of timm, with new weights.
-
-    Args:
-        name: of the model.
-        arguments: of ``timm.create_model``, without the classes.
-        shape: of its images.
-    """
+    """Five lines that build a model of timm, untrained; `arguments` of ``timm.create_model`` without num_classes."""
     (height, width), in_chans, classes = shape
     return (
         "import timm, torch\n"
@@ -71,11 +60,11 @@ def build_timm_in_python(name: str, arguments: Mapping[str, Any], shape: Shape) 
 
 
 def arch_in_python(arch: Arch) -> str:
-    """The call that gives an Arch, without the fields that have their defaults."""
+    """The call that builds an Arch, without fields at their defaults."""
     given = arch.to_dict()
     for name in list(given):
         fewer = {other: value for other, value in given.items() if other != name}
-        with suppress(UserError):  # there is no network without it
+        with suppress(UserError):  # a required field
             given = fewer if Arch.from_dict(fewer) == arch else given
     return f"Arch({_keywords(given)})"
 

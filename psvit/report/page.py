@@ -1,4 +1,4 @@
-"""One HTML page that needs nothing but itself, readable on a phone, in the dark and on paper. No torch here."""
+"""A self-contained HTML page for screens, phones, dark mode and paper. No torch here."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CONTENTS = 4
-"""A page of at least so many headings begins with a list of them."""
+"""Fewest headings for which a page begins with a table of contents."""
 
 SENTENCE = 24
-"""Letters from which on a cell's column is kept wide enough for a few words a line."""
+"""Length of a cell in characters from which its column gets a minimum width."""
 
 
 class Page:
-    """A page, written from top to bottom; `psvit/report/templates` says what each part looks like.
+    """A page, written from top to bottom; templates are in `psvit/report/templates`.
 
-    Texts are plain: what they hold is shown, never run. In texts and cells, `backticks` set code, **stars** bold.
+    Texts are escaped; in texts and cells, `backticks` mean code and **stars** bold.
 
     Args:
         title: of the page.
-        lead: one or two sentences below it.
+        lead: one or two sentences below the title.
     """
 
     def __init__(self, title: str, lead: str = "") -> None:
@@ -62,46 +62,36 @@ class Page:
         self._add("note", text=text)
 
     def link(self, text: str, target: str) -> None:
-        """A line that leads to a file beside the page, by a path relative to it."""
-        self._add("link", text=text, target="./" + quote(target))  # a name with a colon in it is no scheme
+        """A link to a file, by its path relative to the page."""
+        self._add("link", text=text, target="./" + quote(target))  # "./": a colon in a name is not a scheme
 
     def table(self, table: Table) -> None:
-        """A table, which scrolls sideways in a box of its own where the page is too narrow for it."""
+        """A table, which scrolls sideways where the page is too narrow."""
         self._add("table", table=table)
 
     def figure(self, figure: Figure, caption: str, alt: str = "") -> None:
-        """A picture; `alt` tells who cannot see it what it shows, by default the caption."""
+        """A picture; its alternative text is by default the caption."""
         self.figures([(figure, caption, alt or caption)])
 
     def figures(self, figures: Sequence[tuple[Figure, str, str]]) -> None:
-        """Pictures with their captions and alternative texts, side by side.
-
-        On a phone two stand one below the other; of more, one moves sideways to the next, which looks in.
-        """
+        """Pictures with captions and alternative texts, side by side; on a phone stacked or scrolled."""
         shown = [(base64.b64encode(svg(figure).encode()).decode(), *words) for figure, *words in figures]
         self._add("figures", figures=shown)
 
     def code(self, text: str) -> None:
-        """Lines to copy; one click selects them all."""
+        """Lines to copy; one click selects all."""
         self._add("code", text=text.strip())
 
     def facts(self, facts: Mapping[str, object]) -> None:
-        """Names and their values; nested names are joined with dots."""
+        """Names and values; nested names are joined with dots."""
         self._add("facts", facts=dict(flat(facts)))
 
     def folded(self, summary: str, facts: Mapping[str, object]) -> None:
-        """Facts behind one line, opened by a click and on paper."""
+        """Facts folded behind a summary line; unfolded on paper."""
         self._add("folded", text=summary, facts=dict(flat(facts)))
 
     def network(self, arch: Arch, img_size: cost.ImgSize, in_chans: int, num_classes: int) -> None:
-        """A network as a diagram, and a line on what it costs.
-
-        Args:
-            arch: the network.
-            img_size: side or (height, width) of its images in pixels.
-            in_chans: their channels.
-            num_classes: classes.
-        """
+        """A network as a diagram, with its cost; `img_size` is a side or (height, width) in pixels."""
         self.networks([arch], img_size, in_chans, num_classes)
 
     def networks(self, archs: Sequence[Arch], img_size: cost.ImgSize, in_chans: int, num_classes: int) -> None:
@@ -128,7 +118,7 @@ class Page:
         return _templates().get_template("page.html").render(what, charts=charts, sentence=SENTENCE)
 
     def write(self, path: Path) -> None:
-        """Write the page, whole or not at all."""
+        """Write the page, atomically."""
         text = self.html()
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -146,13 +136,13 @@ def _templates() -> Environment:
 
 
 def _inline(text: object) -> Markup:
-    """Plain text as HTML, with code and bold as Markdown writes them."""
+    """Plain text as HTML, with code and bold marked as in Markdown."""
     coded = re.sub(r"`([^`\n]+)`", r"<code>\1</code>", str(escape(text)))
     return Markup(re.sub(r"\*\*([^*\n]+)\*\*", r"<strong>\1</strong>", coded))
 
 
 def _price(arch: Arch, img_size: cost.ImgSize, in_chans: int, num_classes: int) -> str:
-    """What a network costs, and what its plain twin would."""
+    """The cost of a network and of its plain twin, in words."""
     macs, params = (price(arch, img_size, in_chans, num_classes) / 1e6 for price in (cost.macs, cost.params))
     text, plain = f"`{arch}`: {macs:,.2f} M MACs for one image, {params:,.3f} M parameters.", arch.plain()
     if arch == plain:
@@ -162,7 +152,7 @@ def _price(arch: Arch, img_size: cost.ImgSize, in_chans: int, num_classes: int) 
 
 
 def flat(value: object, name: str = "") -> Iterator[tuple[str, str]]:
-    """Names, nested ones joined with dots, and their values as text."""
+    """Names (nested ones joined with dots) and values as text."""
     if isinstance(value, Mapping) and value:
         for inner, inside in value.items():
             yield from flat(inside, f"{name}.{inner}" if name else str(inner))

@@ -1,4 +1,4 @@
-"""A table as plain data, and as rich and Markdown show it; `psvit.report.page.Page.table` takes the same. No torch."""
+"""A table as plain data, printed by rich or written as Markdown; see also `psvit.report.page.Page.table`. No torch."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 class Table(NamedTuple):
-    """Cells of text; ``**bold**`` and `code` in them are Markdown's.
+    """Cells of text, with ``**bold**`` and `code` as in Markdown.
 
     Args:
         headings: of the columns.
-        rows: of cells.
-        left: the first so many columns hold words, the others numbers, aligned to the right.
-        caption: stands below it.
-        highlight: numbers of rows in bold, from 0.
+        rows: cells of each row.
+        left: number of left-aligned columns (words) at the start; the others hold numbers.
+        caption: text below the table.
+        highlight: indices of rows in bold.
     """
 
     headings: Sequence[str]
@@ -36,14 +36,14 @@ def to_markdown(table: Table) -> str:
 
 
 def print_table(table: Table, title: str = "") -> None:
-    """Print the table, as wide as the terminal, or 140 characters where there is none."""
+    """Print the table in the terminal's width, or in 140 characters without a terminal."""
     from rich.console import Console
 
     Console(width=None if sys.stdout.isatty() else 140).print(to_rich(table, title))
 
 
 def to_rich(table: Table, title: str = "") -> RichTable:
-    """The table for a terminal; what is in its cells is shown as it is, but for the marks of Markdown."""
+    """The table for a terminal; cells are shown literally, without the marks of Markdown."""
     from rich.markup import escape
     from rich.table import Table as RichTable
 
