@@ -1,1 +1,1 @@
-"""Weights learn: the trainer, its state and checkpoints, devices."""
+"""The trainer, its state, run folders, checkpoints and devices."""

@@ -21,10 +21,10 @@ PRECISIONS = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 
 def open_machine(machine: Machine) -> Accelerator:
-    """An Accelerator for the device and precision asked for; under ``accelerate launch`` or ``torchrun``, one of many.
+    """An Accelerator for this device and precision, also under ``accelerate launch`` and ``torchrun``.
 
     Raises:
-        UserError: a device or a precision that is not there.
+        UserError: an unavailable device or precision.
     """
     if machine.threads is not None:
         torch.set_num_threads(machine.threads)
@@ -38,22 +38,22 @@ def open_machine(machine: Machine) -> Accelerator:
         raise UserError(f"--precision bfloat16 is not there on {device.type}: take float32")
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     os.environ.pop("ACCELERATE_TORCH_DEVICE", None)
-    if ":" in machine.device:  # else Accelerate gives each process its own
+    if ":" in machine.device:  # otherwise Accelerate gives each process its own device
         if processes > 1:
             raise UserError(f"--device {machine.device} is one device for {processes} processes: give --device cuda")
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
-    # Accelerate holds on to the precision and device of its first use; a second training may want others
+    # Accelerate keeps the precision and device of its first use; a second training may use others
     AcceleratorState._reset_state(reset_partial_state=processes == 1)
     return Accelerator(mixed_precision=PRECISIONS[precision], cpu=device.type == "cpu")
 
 
 def by_the_first(accelerator: Accelerator, make: Callable[[], T]) -> T:
-    """What the first process makes, sent to all: measurements differ from process to process."""
+    """Call `make` in the first process and return its result in all: measurements differ between processes."""
     made: list[Any] = [None, None]
     if accelerator.is_main_process:
         try:
             made[0] = make()
-        except UserError as error:  # the others would wait for ever
+        except UserError as error:  # raise it in all processes, else the others would wait forever
             made[1] = str(error)
     if accelerator.num_processes > 1:
         broadcast_object_list(made)
@@ -64,5 +64,5 @@ def by_the_first(accelerator: Accelerator, make: Callable[[], T]) -> T:
 
 
 def computed_in(machine: Machine) -> str:
-    """The precision in which a training computes: auto resolved for this machine."""
+    """The precision of a training, with auto resolved for this machine."""
     return best_precision(resolve_device(machine.device)) if machine.precision == "auto" else machine.precision

@@ -31,12 +31,12 @@ def save_checkpoint(
     classes: Sequence[str],
     metrics: Mapping[str, Any],
 ) -> None:
-    """Write a checkpoint folder, whole or not at all.
+    """Write a checkpoint folder, atomically.
 
     Args:
-        folder: where; an earlier checkpoint there is replaced.
-        model: the network, for its architecture and arguments.
-        state_dict: its weights.
+        folder: its path; an earlier checkpoint is replaced.
+        model: gives the architecture and its arguments.
+        state_dict: the weights.
         preprocessing: input_size, mean, std, interpolation and crop_pct, as in timm's pretrained_cfg.
         classes: class names, by class number.
         metrics: plain data for metrics.json.
@@ -47,7 +47,7 @@ def save_checkpoint(
 def write_checkpoint(
     folder: Path, config: Mapping[str, Any], state_dict: Mapping[str, Tensor], metrics: Mapping[str, Any]
 ) -> None:
-    """Write config.json, model.safetensors and metrics.json, all or none; an earlier checkpoint is replaced."""
+    """Write config.json, model.safetensors and metrics.json, atomically; an earlier checkpoint is replaced."""
     with replacing(folder) as temporary:
         temporary.mkdir()
         _write(temporary / CONFIG, config)
@@ -56,12 +56,12 @@ def write_checkpoint(
 
 
 def save_weights(path: Path, state_dict: Mapping[str, Tensor]) -> None:
-    """Write weights as safetensors, with the permissions of any new file."""
-    # copies, since safetensors refuses tensors that share their memory, as tied weights do
+    """Write weights as safetensors, with the default permissions of a new file."""
+    # copies: safetensors refuses tensors that share memory, such as tied weights
     weights = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state_dict.items()}
     path.touch()
     mode = path.stat().st_mode
-    save_file(weights, path, metadata={"format": "pt"})  # it makes a file that the user alone may read
+    save_file(weights, path, metadata={"format": "pt"})  # creates a file that only the user can read
     path.chmod(mode)
 
 
@@ -70,8 +70,8 @@ def _write(path: Path, data: Mapping[str, Any]) -> None:
 
 
 def config_of(model: nn.Module, preprocessing: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
-    """A classifier's config.json; arguments as of `save_checkpoint`."""
-    # num_classes stands at the top and in pretrained_cfg only: transformers refuses one repeated in model_args
+    """A classifier's config.json; arguments as in `save_checkpoint`."""
+    # num_classes only at the top and in pretrained_cfg: transformers refuses another one in model_args
     known: dict[str, Any] = dict(model.pretrained_cfg)  # type: ignore[arg-type]  # timm puts it on every model
     network = network_config(model, preprocessing["input_size"][0])
     num_classes: int = model.num_classes  # type: ignore[assignment]  # timm puts it on every model
@@ -96,7 +96,7 @@ def config_of(model: nn.Module, preprocessing: Mapping[str, Any], classes: Seque
 
 
 def network_config(model: nn.Module, in_chans: int) -> dict[str, Any]:
-    """What builds a network again: the `architecture` that timm knows, and its `model_args`."""
+    """timm's `architecture` of a network and its `model_args`, from which it can be built again."""
     args: dict[str, Any] = dict(getattr(model, "model_args", {}))  # see psvit.models.build
     architecture = model.pretrained_cfg.get("architecture")  # type: ignore[union-attr, operator]  # timm's, a dict
     if isinstance(model, PSViT):
@@ -109,7 +109,7 @@ def network_config(model: nn.Module, in_chans: int) -> dict[str, Any]:
 
 
 def read_metrics(folder: str | Path) -> dict[str, Any]:
-    """metrics.json of a checkpoint folder; empty if it is not there."""
+    """metrics.json of a checkpoint folder; empty if it is missing or broken."""
     try:
         metrics = json.loads((Path(folder) / METRICS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -118,15 +118,14 @@ def read_metrics(folder: str | Path) -> dict[str, Any]:
 
 
 def read_config(folder: str | Path, instead: str | None = None) -> dict[str, Any]:
-    """The config of a checkpoint folder; its `label_names` are those of `id2label` where somebody gave that.
+    """The config of a classifier's checkpoint folder; `label_names` come from `id2label` if it has one.
 
     Args:
         folder: the checkpoint.
-        instead: what to do where it is one of another task; by default that task's evaluate and predict.
+        instead: advice for a checkpoint of another task; by default that task's evaluate and predict.
 
     Raises:
-        UserError: no folder, a file in its place, a part missing, a config that is not one of ours or timm's, or one of
-            another task.
+        UserError: not a folder, incomplete, not a config of psvit or timm, or a checkpoint of another task.
     """
     config = read_json(folder)
     task = config.get("task")
@@ -145,7 +144,7 @@ def read_config(folder: str | Path, instead: str | None = None) -> dict[str, Any
 
 
 def _names_by_number(config: Mapping[str, Any]) -> list[str] | None:
-    """The class names of `id2label`, as transformers spells it; None without one, or with its fillers LABEL_0, ..."""
+    """Class names from transformers' `id2label`; None if it is missing or holds the placeholders LABEL_0, ..."""
     told = config.get("id2label")
     if not isinstance(told, dict) or not told or len(told) != config.get("num_classes", len(told)):
         return None
@@ -157,29 +156,23 @@ def _names_by_number(config: Mapping[str, Any]) -> list[str] | None:
 
 
 def class_names(label_names: Any, num_classes: int) -> tuple[str, ...]:
-    """The names of a network's classes, by class number.
+    """`label_names` of a config if there is one for each class, else the class numbers.
 
-    Args:
-        label_names: those in its config. transformers keeps the names that a network had before it was
-            fine-tuned, however many classes it has then.
-        num_classes: of its classifier.
-
-    Returns:
-        `label_names` if there is one for each class, else the numbers.
+    The counts may differ: transformers keeps the names from before a fine-tuning.
     """
     told = isinstance(label_names, list) and all(isinstance(name, str) for name in label_names)
     return tuple(label_names) if told and len(label_names) == num_classes else tuple(map(str, range(num_classes)))
 
 
 COMMANDS = {"detection": "detect", "segmentation": "segment"}
-"""The command for the checkpoints of a task."""
+"""Task of a checkpoint -> its command."""
 
 
 def read_json(folder: str | Path) -> dict[str, Any]:
     """The config of a checkpoint folder of any task.
 
     Raises:
-        UserError: no folder, a file in its place, a part missing, or a config that is none.
+        UserError: not a folder, incomplete, or not a checkpoint's config.
     """
     folder = Path(folder)
     if folder.is_file():
@@ -208,7 +201,7 @@ def read_weights(folder: str | Path) -> dict[str, Tensor]:
     """The weights of a checkpoint folder.
 
     Raises:
-        UserError: they are broken.
+        UserError: a broken file.
     """
     try:
         return load_file(Path(folder) / WEIGHTS)
@@ -217,10 +210,10 @@ def read_weights(folder: str | Path) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Copy `weights` into `model`; all of them have to fit.
+    """Copy `weights` into `model`; names and shapes have to match.
 
     Raises:
-        UserError: the first weight that is missing, left over, or of another shape.
+        UserError: names the first weight that is missing, left over, or of another shape.
     """
     own = model.state_dict()
     for name in own:

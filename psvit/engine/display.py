@@ -1,4 +1,4 @@
-"""Lines and a progress bar for the person who runs a training."""
+"""Lines and a progress bar for the user during a training."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from psvit.engine.state import TrainState
 from psvit.engine.train_config import LearnConfig
 
 NAMES = {"top1": "top-1", "box_ap": "box AP", "mask_ap": "mask AP", "miou": "mIoU"}
-"""Metrics in percent, and their names for the user."""
+"""Metrics in percent -> names for the user."""
 
 
 def describe_data(data: Any) -> list[str]:
-    """Lines on what is learned from: `data` is a `Data`, or has its name, splits, classes, img_size and notes."""
+    """Lines that describe the data, a `Data` or an object with its name, splits, classes, img_size and notes."""
     size = f"{data.img_size[0]}x{data.img_size[1]} pixels" if data.img_size else "different sizes"
     return [
         f"{data.name}: {len(data.train)} training and {len(data.validation)} validation images of {size}, "
@@ -33,7 +33,7 @@ def describe_data(data: Any) -> list[str]:
 
 
 def _table(files: ImageSet) -> list[str]:
-    """The splits of a folder: images, classes where images have one, and where each comes from."""
+    """The splits of a folder: images, classes if images have labels, and origins."""
     of_classes = any(row.label for row in files.rows)
     lines = [f"{'split':<10}{'images':>8}{'classes':>9}  from" if of_classes else f"{'split':<10}{'images':>8}  from"]
     for split, name in (("train", "train"), ("validation", "validation split"), ("test", "test")):
@@ -47,12 +47,12 @@ def _table(files: ImageSet) -> list[str]:
 
 
 class Display:
-    """Lines for `say`, and a progress bar where the terminal is one.
+    """Lines for `say`, and a progress bar if stderr is a terminal.
 
     Args:
-        say: takes lines; None on all processes but the first, which stay silent.
-        total: optimizer steps of the training; done: those that a resumed run has behind it.
-        metric: the one by which epochs are ranked.
+        say: prints lines; None in all processes except the first.
+        total: optimizer steps of the training; done: steps done before a resumed run.
+        metric: the metric that ranks epochs.
     """
 
     def __init__(self, say: Callable[[str], None] | None, total: int, done: int = 0, metric: str = "top1") -> None:
@@ -89,7 +89,7 @@ class Display:
         accelerator: Accelerator,
         steps_per_epoch: int,
     ) -> None:
-        """Say what is about to be trained: the network, the data, the global batch and the scaled learning rate."""
+        """Print the network, the data, the global batch and the scaled learning rate."""
         recipe, facts, world = config.recipe, description.facts, accelerator.num_processes
         precision = {"no": "float32", "bf16": "bfloat16 autocast", "fp16": "float16 autocast"}
         self.say(f"network   {description.title}: {facts['macs'] / 1e6:.4g} M MACs, {facts['params'] / 1e6:.4g} M "
@@ -112,14 +112,14 @@ class Display:
         self.bar.update(self.task, advance=1, epoch=epoch + 1, loss=f"{loss:.3f}")
 
     def images_per_second(self, global_batch: int) -> float:
-        """Training speed since it was last asked for."""
+        """Training speed since the last call."""
         now = time.perf_counter()
         speed = self.timed_steps * global_batch / (now - self.started)
         self.timed_steps, self.started = 0, now
         return round(speed, 1)
 
     def epoch(self, line: Mapping[str, Any]) -> None:
-        """Say the metrics of one epoch."""
+        """Print the metrics of one epoch."""
         text = f"train loss {line['train_loss']:.3f}"
         if line.get(self.metric) is not None:
             loss = f"loss {line['loss']:.3f}, " if "loss" in line else ""
@@ -128,7 +128,7 @@ class Display:
         self.started = time.perf_counter()
 
     def finish(self, state: TrainState, next_command: Sequence[str]) -> None:
-        """Say which images could not be read, the best metrics, and what to do next."""
+        """Print unreadable images, the best metrics and the next command."""
         if state.unreadable:
             some = ", ".join(state.unreadable[:3])
             self.say(

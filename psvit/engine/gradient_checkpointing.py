@@ -1,4 +1,4 @@
-"""Gradient checkpointing: activations are computed again in the backward pass."""
+"""Gradient checkpointing: activations are recomputed in the backward pass."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from psvit.errors import UserError, one_line
 
 
 def recompute_activations(model: nn.Module, name: str) -> None:
-    """Have the networks in `model` compute their activations again in the backward pass, by timm's switch for it.
+    """Turn on timm's gradient checkpointing for the networks in `model`.
 
     Args:
-        model: a network of psvit or timm, or what is built around one; the rest of it keeps its activations.
-        name: what messages call it.
+        model: a network of psvit or timm, or a module around one (whose other parts keep their activations).
+        name: its name in messages.
 
     Raises:
-        UserError: there is no such network in it, or one that cannot.
+        UserError: no part of it supports gradient checkpointing.
     """
     try:
         if not _switch(model):
@@ -32,20 +32,17 @@ def recompute_activations(model: nn.Module, name: str) -> None:
 
 
 def _switch(model: nn.Module) -> bool:
-    if isinstance(model, FeatureHookNet) and "body" in model:  # its own switch passes over a network kept whole
+    if isinstance(model, FeatureHookNet) and "body" in model:  # its own switch ignores the network in "body"
         return _switch(model["body"])
     if callable(switch := getattr(model, "set_grad_checkpointing", None)):
         switch(True)
         return True
-    return sum(_switch(child) for child in model.children()) > 0  # every child, not only the first that can
+    return sum(_switch(child) for child in model.children()) > 0  # not any(): switch every child
 
 
 @contextmanager
 def norms_at_rest(model: nn.Module) -> Iterator[None]:
-    """Batch norms of `model` that run within, in training, leave what they remember of batches as it is.
-
-    For a backward pass that computes activations again: they have seen the batch in the forward pass.
-    """
+    """Keep the running statistics of batch norms unchanged, for a backward pass that recomputes activations."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     momenta = [norm.momentum for norm in norms]
     seen: list[Tensor | None] = [

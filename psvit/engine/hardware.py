@@ -1,4 +1,4 @@
-"""What hardware there is: devices, number formats, the CPU, memory."""
+"""The hardware: devices, number formats, CPU, and the versions of libraries."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from psvit.errors import UserError, one_line
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of that name; ``"auto"`` is CUDA, else MPS, else the CPU.
+    """The torch device; ``"auto"`` is CUDA, else MPS, else the CPU.
 
     Raises:
-        ValueError: this machine or this torch has no such device; the message says what there is.
+        ValueError: no such device; the message lists the available ones.
     """
     there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     if torch.backends.mps.is_available():
@@ -34,8 +34,8 @@ def resolve_device(name: str) -> torch.device:
 
 
 def best_precision(device: torch.device) -> str:
-    """bfloat16 where the device computes in it natively, else float32."""
-    if device.type == "cpu":  # any CPU emulates it; it pays only where the instruction set has it
+    """bfloat16 if the device supports it natively, else float32."""
+    if device.type == "cpu":  # any CPU can emulate it, but only native instructions are faster
         native = {"avx512_bf16", "amx_bf16", "bf16"} & set(_cpuinfo("flags", "Features").split())
         return "bfloat16" if native else "float32"
     return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
@@ -47,10 +47,10 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def check_dtype(device: torch.device, dtype: Dtype) -> None:
-    """Multiply two small matrices of that dtype.
+    """Try a matrix product in `dtype`.
 
     Raises:
-        UserError: the device cannot.
+        UserError: the device cannot compute in it.
     """
     try:
         ones = torch.ones(8, 8, device=device, dtype=getattr(torch, dtype))
@@ -60,7 +60,7 @@ def check_dtype(device: torch.device, dtype: Dtype) -> None:
 
 
 def versions() -> dict[str, str]:
-    """The versions of what numbers depend on."""
+    """Versions of psvit, torch, timm and Python."""
     return {
         "psvit": psvit.__version__,
         "torch": torch.__version__,
@@ -70,7 +70,7 @@ def versions() -> dict[str, str]:
 
 
 def machine_info(device: torch.device) -> dict[str, Any]:
-    """What a reader of the numbers needs to know of the machine."""
+    """Versions, CPU, device and threads, to be published with measurements."""
     return {
         **versions(),
         "platform": platform.platform(),
@@ -84,7 +84,7 @@ def machine_info(device: torch.device) -> dict[str, Any]:
 
 
 def _cpuinfo(*names: str) -> str:
-    """The first value of one of these names in Linux's description of the CPU; empty elsewhere."""
+    """The first value of one of `names` in /proc/cpuinfo; empty on other systems."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -94,13 +94,10 @@ def _cpuinfo(*names: str) -> str:
 
 @contextmanager
 def fresh_compiler() -> Iterator[None]:
-    """A cache of torch.compile that holds every model.
+    """Raise the limit of torch.compile: by default the ninth model of one class would silently run eager."""
+    import torch._dynamo as dynamo  # slow to import
 
-    Models of one class share one cache of eight; the ninth would silently run eager.
-    """
-    import torch._dynamo as dynamo  # slow to import, and only torch.compile needs it
-
-    limits = ("recompile_limit", "cache_size_limit")  # the second is its name before torch 2.6
+    limits = ("recompile_limit", "cache_size_limit")  # the second before torch 2.6
     limit = next(name for name in limits if hasattr(dynamo.config, name))
     dynamo.reset()
     try:
@@ -112,7 +109,7 @@ def fresh_compiler() -> Iterator[None]:
 
 @contextmanager
 def cpu_threads(count: int | None) -> Iterator[None]:
-    """Compute with `count` threads (None: as many as now) while the block runs."""
+    """Use `count` CPU threads (None: no change) while the block runs."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:

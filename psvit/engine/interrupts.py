@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a training stops after its step, and is saved."""
+"""On Ctrl-C and SIGTERM a training stops after its step and saves its state."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from psvit.errors import StoppedError
 
 PATIENCE = 1.0
-"""Seconds within which a second Ctrl-C counts as the first: torchrun passes on what the terminal has sent already."""
+"""Seconds in which a second Ctrl-C is ignored: torchrun forwards a signal that the terminal has sent already."""
 
 
 class InterruptedTrainingError(StoppedError):
@@ -27,11 +27,11 @@ class InterruptedTrainingError(StoppedError):
 
 
 class AskedToStop(KeyboardInterrupt):
-    """The user or the system asks to stop where nothing has to be ended first."""
+    """A request to stop at once, raised while waiting for images."""
 
 
 class Interrupt:
-    """Whether the user (Ctrl-C) or the system (SIGTERM) has asked to stop; the loop looks after each step."""
+    """A request to stop by Ctrl-C or SIGTERM, checked by the training loop after each step."""
 
     def __init__(self) -> None:
         self.asked: float | None = None
@@ -43,15 +43,15 @@ class Interrupt:
             self.asked = now
             if self.waits:
                 raise AskedToStop
-        elif now - self.asked > PATIENCE:  # the second time, at once
+        elif now - self.asked > PATIENCE:  # the second request stops at once
             raise KeyboardInterrupt
 
     @contextmanager
     def at_once(self, accelerator: Accelerator) -> Iterator[None]:
-        """Stop within, where a process alone waits for images, which may never come.
+        """Within the block (waiting for images, which may never come), a single process stops at once.
 
         Raises:
-            AskedToStop: it was asked to, before or within.
+            AskedToStop: on a request before or within the block.
         """
         self.waits = accelerator.num_processes == 1
         try:
@@ -62,7 +62,7 @@ class Interrupt:
             self.waits = False
 
     def requested(self, accelerator: Accelerator) -> bool:
-        """Whether any process was asked: all of them have to stop after the same step."""
+        """Whether any process has a request, so that all stop after the same step."""
         if accelerator.num_processes == 1:
             return self.asked is not None
         asked = torch.tensor(float(self.asked is not None), device=accelerator.device)
@@ -73,7 +73,7 @@ class Interrupt:
 def interrupts() -> Iterator[Interrupt]:
     """Turn Ctrl-C and SIGTERM into a request while the block runs; a second one interrupts at once.
 
-    A signal that the caller ignores, as a shell does Ctrl-C for what it starts in the background, stays ignored.
+    Signals ignored by the parent stay ignored, such as Ctrl-C for background jobs of a shell.
     """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""Memory that the C library has freed: kept for the next layer, and what it costs if it is not. No torch here."""
+"""Keep freed memory in the C library instead of returning it to the kernel. No torch here."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ M_MMAP_THRESHOLD = -3
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep freed memory for the next layer, instead of giving it back to the kernel each time.
+    """Let glibc keep freed memory for the next layer.
 
-    glibc returns a big block to the kernel once it is freed. A network frees one after every layer, and the next
-    layer's block must be mapped and cleared page by page again: here a batch of 16 images at 224 pixels, in float32 on
-    two cores, took 22,000 page faults and 430 ms instead of 270 ms. jemalloc and tcmalloc keep such blocks by
-    themselves; with them, and with other C libraries (musl, macOS, Windows), this does nothing.
+    By default glibc returns large freed blocks to the kernel, so every layer's memory is mapped and cleared again: a
+    batch of 16 images at 224 pixels in float32 on two cores took 22,000 page faults and 430 ms instead of 270 ms. With
+    other allocators (jemalloc, tcmalloc, musl, macOS, Windows) this does nothing.
 
-    Call it before the first large buffer is allocated, since what is mapped already still goes back. The command line
-    does so first thing, for every model alike, ours or not.
+    Call it before the first large buffer is allocated; blocks mapped earlier still go back.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -27,12 +25,12 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return
-    mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # the highest that glibc takes: larger blocks are mapped one by one
+    mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # glibc's maximum: larger blocks are mapped one by one
     mallopt(M_TRIM_THRESHOLD, 2**30)
 
 
 def page_faults() -> int | None:
-    """Pages the kernel has mapped for this process without reading them from disk; None where it does not say."""
+    """Minor page faults of this process; None on Windows."""
     try:
         import resource  # not on Windows
     except ImportError:

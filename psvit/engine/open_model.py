@@ -1,4 +1,4 @@
-"""Which network to build -> the network, by its Arch, by timm or from a checkpoint; and what it costs."""
+"""Build the network of a `ModelConfig` (an Arch, a timm model or a checkpoint), and count its MACs and parameters."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ def open_model(
     in_chans: int | None = None,
     num_classes: int | None = None,
 ) -> Any:
-    """The network that `config` names: built anew, or with the weights of a checkpoint folder.
+    """Build the network of `config`; a checkpoint comes with its weights.
 
-    Arguments that are None keep the network's own default: of an Arch 224 pixels, 3 channels, 1000 classes.
+    Arguments that are None keep the network's defaults: for an Arch 224 pixels, 3 channels, 1000 classes.
 
     Args:
         config: which network.
-        drop_path_rate: stochastic depth; left out where a model has none.
+        drop_path_rate: stochastic depth; ignored by models without it.
         img_size: side or (height, width) in pixels.
         in_chans: image channels.
         num_classes: classes; a checkpoint of another class count gets a new classifier.
 
     Raises:
-        UserError: see `psvit.models.build`; or a checkpoint that does not open or fit.
+        UserError: see `psvit.models.build`; or a broken or unsuitable checkpoint.
     """
     network = config.network
     if isinstance(network, Checkpoint):
@@ -51,7 +51,7 @@ def open_model(
         return build_timm(network.name, img_size, pretrained=network.pretrained, **kwargs)
     img_size = img_size or 224
     arch = config.arch(img_size, in_chans or 3, 1000 if num_classes is None else num_classes)
-    assert arch is not None, "only models of timm and checkpoints have none"
+    assert arch is not None, "only timm models and checkpoints have no Arch"
     return build_arch(arch, img_size, **kwargs)
 
 
@@ -62,7 +62,7 @@ def _adapted(
     in_chans: int | None,
     num_classes: int | None,
 ) -> Any:
-    """A checkpoint's network for images of another size, or other classes."""
+    """A checkpoint's network, adapted to another image size or number of classes."""
     model = load_checkpoint(folder, CLASSIFIER, drop_path_rate=drop_path_rate)
     if in_chans not in (None, model.in_chans):
         raise UserError(f"{folder} takes {model.in_chans} image channels, the data have {in_chans}")
@@ -74,7 +74,7 @@ def _adapted(
 
 
 CLASSIFIER = "take a classifier's checkpoint, from which backbones start too; --resume goes on with a run"
-"""What to do where a network is to start from the checkpoint of a detector or segmenter."""
+"""Advice when a training is to start from the checkpoint of a detector or segmenter."""
 
 
 def load_checkpoint(folder: str | Path, instead: str | None = None, **changes: Any) -> Any:
@@ -83,16 +83,16 @@ def load_checkpoint(folder: str | Path, instead: str | None = None, **changes: A
     Args:
         folder: the checkpoint.
         instead: see `read_config`.
-        changes: keyword arguments of ``timm.create_model`` that differ, for example drop_path_rate.
+        changes: keyword arguments of ``timm.create_model`` to change, for example drop_path_rate.
 
     Raises:
-        UserError: see `read_config`; or weights that are broken or do not belong to the config.
+        UserError: see `read_config`; or weights that are broken or do not fit the config.
     """
     config = read_config(folder, instead)
     weights = read_weights(folder)
     try:
         model: Any = timm.create_model(f"local-dir:{folder}", pretrained=False, **changes)
-    except Exception as error:  # a config may hold anything, and models fail on it in many ways
+    except Exception as error:  # a config may hold anything
         if "drop_path_rate" in changes and "'drop_path_rate'" in str(error):  # a model without stochastic depth
             del changes["drop_path_rate"]
             return load_checkpoint(folder, instead, **changes)
@@ -105,10 +105,10 @@ def load_checkpoint(folder: str | Path, instead: str | None = None, **changes: A
 
 
 def set_size(model: Any, img_size: int | tuple[int, int]) -> None:
-    """Make a network that is built for one image size fit another; position embeddings are resampled.
+    """Change the image size of a network; position embeddings are resampled.
 
     Raises:
-        UserError: the network has no such size.
+        UserError: the network cannot take this size.
     """
     sides = image_sides(img_size)
     if isinstance(model, PSViT):
@@ -128,7 +128,7 @@ def set_size(model: Any, img_size: int | tuple[int, int]) -> None:
 
 
 def network_facts(model: nn.Module, input_size: Sequence[int], config: ModelConfig) -> dict[str, Any]:
-    """MACs of one image and parameters: exact from the Arch for PSViT, counted for other models."""
+    """MACs of one image and parameters: computed from the Arch for a PSViT, counted for other models."""
     in_chans, *sides = input_size
     if isinstance(model, PSViT):
         macs = cost.macs(model.arch, (sides[0], sides[1]), in_chans, model.num_classes)
@@ -138,10 +138,10 @@ def network_facts(model: nn.Module, input_size: Sequence[int], config: ModelConf
 
 
 def timm_macs(config: ModelConfig, input_size: Sequence[int], num_classes: Any) -> int:
-    """MACs of one image through a model of timm, built anew.
+    """MACs of one image through a newly built model of timm.
 
     Raises:
-        UserError: there is no such model, or it does not take images of this size.
+        UserError: an unknown model, or one that cannot take images of this size.
     """
     in_chans, *sides = input_size
     shape: dict[str, Any] = {"img_size": (sides[0], sides[1]), "in_chans": in_chans, "num_classes": num_classes}
@@ -149,7 +149,7 @@ def timm_macs(config: ModelConfig, input_size: Sequence[int], num_classes: Any) 
         return count_macs(lambda: open_model(config, **shape), tuple(input_size))
     except UserError:
         raise
-    except Exception as error:  # its first image; each model fails in its own way
+    except Exception as error:  # models raise many types for a wrong image size
         size = f"{sides[0]} x {sides[1]} pixels"
         raise UserError(
             f"{config.name} cannot take images of {size} ({one_line(error)}): give another --img-size"

@@ -1,4 +1,4 @@
-"""The optimizer of a training, by its name in timm."""
+"""The optimizer of a training, by its timm name."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from psvit.errors import UserError, one_line
 
 
 def make_optimizer(model: nn.Module, recipe: Schedule, processes: int) -> Optimizer:
-    """timm's optimizer of that name, with the learning rate for as many processes.
+    """timm's optimizer `recipe.opt`, with the learning rate scaled to `processes`.
 
     Raises:
-        UserError: timm has none of that name.
+        UserError: timm has no such optimizer.
     """
     groups = partial(param_groups_weight_decay, weight_decay=recipe.weight_decay, no_weight_decay_list=undecayed(model))
     try:
@@ -32,9 +32,9 @@ def make_optimizer(model: nn.Module, recipe: Schedule, processes: int) -> Optimi
 
 
 def undecayed(model: nn.Module, prefix: str = "") -> set[str]:
-    """Names of the parameters that timm's networks want no weight decay on: the model's, or those of its parts.
+    """Names of parameters without weight decay, by `no_weight_decay` of the model or of its parts.
 
-    timm asks the outermost module alone, and a detector says nothing of its backbone's position embeddings.
+    timm asks only the outermost module, which in a detector does not know its backbone's position embeddings.
     """
     if hasattr(model, "no_weight_decay"):
         return {f"{prefix}{name}" for name in model.no_weight_decay()}  # type: ignore[operator]  # timm's, a method

@@ -1,4 +1,4 @@
-"""Whether a folder holds a run, and whether that is the run which is asked for."""
+"""Whether a folder holds a run, and whether its settings allow to resume it."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ FREE_TO_CHANGE = (
     "data.workers",
     "data.accept_changes",
     "evolution.storage",
-)  # what may differ when a run is resumed
-PATHS = ("data", "data_dir", "model", "teacher")  # what may be spelled otherwise
+)  # settings that may change on resume
+PATHS = ("data", "data_dir", "model", "teacher")  # may be another spelling of the same path
 
 
 def refuse_run(path: Path) -> None:
-    """Refuse a folder with a run in it that has saved anything.
+    """Refuse a folder in which a run has saved anything.
 
     Raises:
-        UserError: it holds one.
+        UserError: it holds a run.
     """
     if any((path / name).exists() for name in (STATE, LOG, RESULTS, *SEARCHED)):
         raise UserError(
@@ -45,7 +45,7 @@ def refuse_run(path: Path) -> None:
 
 
 def begun(path: Path, resume: bool, accelerator: Accelerator) -> bool:
-    """Whether there is a run to resume, as the first process sees it; ``--resume`` begins one where there is none yet.
+    """Whether the folder holds a run to resume, as seen by the first process; if not, ``--resume`` starts a new one.
 
     Raises:
         UserError: a run without its config.
@@ -63,7 +63,7 @@ def begun(path: Path, resume: bool, accelerator: Accelerator) -> bool:
 
 
 def record_of(config: Any, accelerator: Accelerator) -> dict[str, Any]:
-    """What a run's run_config.json holds: the config, what it amounts to on this machine, versions."""
+    """The content of run_config.json: the config, its global batch and precision on this machine, versions."""
     return {
         "config": to_plain(config),
         "global_batch": config.recipe.global_batch(accelerator.num_processes),
@@ -73,13 +73,14 @@ def record_of(config: Any, accelerator: Accelerator) -> dict[str, Any]:
 
 
 def check_same(path: Path, record: Mapping[str, Any]) -> None:
-    """Refuse to resume a run with other settings than it was started with.
+    """Refuse to resume a run with different settings.
 
     Args:
-        path: the run's folder; record: see `record_of`.
+        path: the run's folder.
+        record: the settings now; see `record_of`.
 
     Raises:
-        UserError: its settings are broken or cannot be read, or one of them differs.
+        UserError: run_config.json is broken, or a setting differs.
     """
     try:
         before = json.loads((path / RUN_CONFIG).read_text(encoding="utf-8"))
@@ -95,7 +96,7 @@ def check_same(path: Path, record: Mapping[str, Any]) -> None:
             f"{path} was trained with {flag(name.rpartition('.')[2])} {_plainly(old.get(name))}, not "
             f"{_plainly(new.get(name))}: resume with the same settings, or start anew with --overwrite"
         )
-    if computed != now["computed_in"]:  # --precision auto, elsewhere
+    if computed != now["computed_in"]:  # --precision auto, on another machine
         raise UserError(
             f"{path} was computed in {computed}, and --precision {new['machine.precision']} is "
             f"{now['computed_in']} here: resume it on a machine like the one it was begun on, or start anew "
@@ -108,12 +109,12 @@ def check_same(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Names of the settings that differ; both by their dotted names, or both by their own."""
+    """Sorted names of the settings that differ."""
     return [name for name in sorted({*old, *new}) if not same_value(name, old.get(name), new.get(name))]
 
 
 def same_value(name: str, old: Any, new: Any) -> bool:
-    """Whether a setting is as it was; a folder may be spelled otherwise, as ``I/`` or ``./I`` for ``I``."""
+    """Whether a setting is unchanged; paths may be spelled differently, such as ``I/`` or ``./I`` for ``I``."""
     if old == new:
         return True
     if name.rpartition(".")[2] not in PATHS or not (isinstance(old, str) and isinstance(new, str)):
@@ -127,7 +128,7 @@ def _plainly(value: Any) -> str:
 
 
 def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names."""
+    """Nested settings as one dict with dotted names."""
     found: dict[str, Any] = {}
     for name, value in data.items():
         nested = isinstance(value, dict) and name != "model_args"

@@ -1,4 +1,4 @@
-"""The folder of a training: its settings, log, checkpoints, and the state from which it resumes."""
+"""The folder of a training: settings, log, checkpoints, and the state for --resume."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ FILES, CHECKPOINTS = (RUN_CONFIG, IMAGES, STATE, LOG, TABLE), ("best", "last")
 
 
 def clear_run(path: Path) -> None:
-    """Remove what a training writes, and nothing else that the user may keep in the folder."""
+    """Remove the files of a training, but no other files in the folder."""
     for name in (*CHECKPOINTS, "tensorboard"):
         shutil.rmtree(path / name, ignore_errors=True)
     for listed in list_files(path):
         listed.unlink()
-    for name in reversed(FILES):  # the config last: it says which run the rest is of
+    for name in reversed(FILES):  # the config last: it identifies the run
         (path / name).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a run's lines and checkpoints say of the network that is trained.
+    """The network of a training, for messages and checkpoints.
 
     Args:
-        title: what it is, for the user.
-        facts: macs, params, and what else goes into metrics.json.
-        checkpoint: config.json of the checkpoints; empty where the weights alone are kept, in `weights`.
+        title: the network, for the user.
+        facts: macs, params and other entries of metrics.json.
+        checkpoint: config.json of the checkpoints; empty if only weights are saved, in the file `weights`.
         weights: name of that file.
-        trained_on: what its validation split depends on besides `cut_of`.
-        next_command: what the user may want to do after the training; empty for nothing.
+        trained_on: settings of its validation split besides `cut_of`.
+        next_command: suggestion for the user after the training; may be empty.
     """
 
     title: str
@@ -60,15 +60,15 @@ class Description:
 
 
 class RunFolder:
-    """Writes a run; on all processes but the first, does nothing.
+    """Writes the files of a run, in the first process only.
 
     Args:
         config: of the training.
-        accelerator: which process this is.
+        accelerator: tells the processes apart.
 
     Raises:
-        UserError: the folder already holds a run (without --resume or --overwrite), or one with other settings, or
-            it is a file, or nothing can be written there.
+        UserError: the folder holds a run (without --resume or --overwrite) or one with other settings, is a file, or is
+            not writable.
     """
 
     def __init__(self, config: LearnConfig, accelerator: Accelerator) -> None:
@@ -88,7 +88,7 @@ class RunFolder:
             refuse_run(self.path)
 
     def finished(self, say: Callable[[str], None]) -> dict[str, Any] | None:
-        """The metrics of the best epoch if the run to resume is finished, which `say` is told; else None."""
+        """The metrics of the best epoch if the run to resume is already finished (then `say` says so), else None."""
         if not self.resumes or not (history := self._finished_history()):
             return None
         if self.config.run.keep_state and self.load_state()["train"]["step"] < history[-1]["step"]:
@@ -102,14 +102,14 @@ class RunFolder:
         return dict(next(line for line in history if line["epoch"] == best))
 
     def kept_images(self) -> ImageList | None:
-        """The list of the images that a run to be resumed began with; None if it keeps none."""
+        """The image list of the run to resume; None without one."""
         return read_image_list(self.path / IMAGES) if self.resumes else None
 
     def take_images(self, files: ImageSet | None, kept: ImageList | None) -> tuple[str, ...]:
-        """Take note of a folder's images, which `begin` writes down; lines that say what is to be known of them.
+        """Keep the list of a folder's images for `begin` to write; returns notes on them for the user.
 
         Raises:
-            UserError: they are not those that a run to be resumed began with, or it does not tell which those were.
+            UserError: they differ from the images of the run to resume, or its list is missing.
         """
         saved = self.resumes and any((self.path / name).exists() for name in (STATE, LOG))
         if files is not None and kept is None and saved:
@@ -124,7 +124,7 @@ class RunFolder:
         return (*check_unchanged(kept, self.images, accept, self.path), *self.images.repeated())
 
     def begin(self, description: Description) -> None:
-        """Make the folder, or take it up again: the first writing, once nothing of the user's can be wrong any more."""
+        """Create the folder or continue in it; nothing is written before, while settings may still be refused."""
         self.description = description
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
@@ -138,18 +138,18 @@ class RunFolder:
         self.accelerator.wait_for_everyone()
 
     def load_state(self) -> dict[str, Any]:
-        """The saved state; empty if the run was stopped before its first saving.
+        """The saved state; empty if none was saved yet.
 
         Raises:
             UserError: a broken file.
         """
         path = self.path / STATE
         if not path.is_file():
-            history = self._finished_history()  # a finished run keeps no state: its last checkpoint holds the weights
+            history = self._finished_history()  # a finished run keeps only its checkpoints
             return {"train": {"step": history[-1]["step"], "history": history}} if history else {}
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of what the file is not; the error below says it
+                warnings.simplefilter("ignore")  # about a broken file; the error below reports it
                 saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
             raise UserError(f"{path} is broken ({type(error).__name__}): start anew with --overwrite") from error
@@ -158,19 +158,19 @@ class RunFolder:
         return saved
 
     def _finished_history(self) -> list[dict[str, Any]]:
-        """The log of a run whose last epoch is behind it; empty of any other."""
+        """The log if all epochs are done, else empty."""
         history = read_log(self.path)
         return history if history and history[-1]["epoch"] >= self.config.recipe.epochs else []
 
     def save_state(self, saved: Mapping[str, Any], state: TrainState) -> None:
-        """Save all that --resume needs: the trainer's state, and how far it is."""
+        """Save the trainer's state and progress for --resume."""
         if self.accelerator.is_main_process:
             with replacing(self.path / STATE) as temporary, opened_for_torch(temporary) as file:
                 torch.save({**saved, "train": vars(state)}, file)
-        self.accelerator.wait_for_everyone()  # were one to leave now, the launcher would end the one that writes
+        self.accelerator.wait_for_everyone()  # if one exited now, the launcher would kill the process that writes
 
     def save_epoch(self, weights: Mapping[str, Tensor], saved: Mapping[str, Any], state: TrainState) -> None:
-        """Save the last checkpoint, the best one if it is new, the log, and then the state; `weights` are evaluated."""
+        """Save the last checkpoint, the best one if improved, the log, and then the state."""
         if self.accelerator.is_main_process:
             self._save_checkpoints(weights, state)
             self._write_log(state)
@@ -192,7 +192,7 @@ class RunFolder:
     def _write_log(self, state: TrainState) -> None:
         line = state.history[-1]
         with writing(self.path / "tensorboard"):
-            if self.tensorboard is None:  # one file for the run, as long as it is not resumed
+            if self.tensorboard is None:  # one file per process
                 self.tensorboard = _tensorboard(self.path / "tensorboard")
             if self.tensorboard is not None:
                 for name, value in line.items():
@@ -203,11 +203,11 @@ class RunFolder:
             table = csv.DictWriter(file, list(state.history[0]))
             table.writeheader()
             table.writerows(state.history)
-        with replacing(self.path / LOG) as temporary:  # the last: by it a run is known to be finished
+        with replacing(self.path / LOG) as temporary:  # last: it marks a run as finished
             temporary.write_text("".join(json.dumps(line) + "\n" for line in state.history), encoding="utf-8")
 
     def finish(self) -> None:
-        """The state is large and of no more use; the checkpoints stay."""
+        """Delete the state, unless keep_state; the checkpoints stay."""
         if self.accelerator.is_main_process and not self.config.run.keep_state:
             (self.path / STATE).unlink(missing_ok=True)
         if self.tensorboard is not None:
@@ -216,7 +216,7 @@ class RunFolder:
 
 
 def _tensorboard(folder: Path) -> Any:
-    """A writer of TensorBoard's files; None where that is not installed."""
+    """A TensorBoard writer; None if it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -225,6 +225,6 @@ def _tensorboard(folder: Path) -> Any:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a training's log, one for each epoch; none if it keeps no log."""
+    """The lines of a training's log, one per epoch; empty without a log."""
     path = folder / LOG
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []

@@ -12,9 +12,9 @@ INIT = 2**32 - 1
 
 
 def seed_step(seed: int, step: int, rank: int = 0) -> None:
-    """Make all randomness of one step (drop path, mixup, dropout) a function of (seed, step, rank).
+    """Seed all generators for one step (drop path, mixup, dropout) from (seed, step, rank).
 
-    Hence no generator's state has to be kept: a run resumed at any step draws what the uninterrupted one drew.
+    So no generator state has to be saved: a resumed run draws the same numbers as an uninterrupted one.
     """
     state = int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
     random.seed(state)

@@ -1,4 +1,4 @@
-"""How far a training is. No torch here."""
+"""The progress of a training. No torch here."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 @dataclass
 class TrainState:
-    """How far a training is.
+    """The progress of a training.
 
     Args:
         step: optimizer steps done.
-        loss_sum: of the epoch under way, in nats; loss_count: its steps so far.
+        loss_sum: of the current epoch, in nats; loss_count: its steps so far.
         unreadable: names of images that could not be read so far.
-        history: one dict for each finished epoch.
-        best: the metrics of the best epoch.
-        metric: the one by which epochs are ranked; higher is better, and a lower validation loss among equals.
+        history: metrics of each finished epoch.
+        best: metrics of the best epoch.
+        metric: ranks the epochs, higher is better; ties go to the lower validation loss.
     """
 
     step: int = 0
@@ -36,7 +36,7 @@ class TrainState:
         self.unreadable += [name for name in dict.fromkeys(unreadable) if name not in self.unreadable]
 
     def close_epoch(self, epoch: int, metrics: Mapping[str, Any], lr: float, images_per_second: float | None) -> None:
-        """Add the epoch's line to the history; `improved` says whether it is the best so far."""
+        """Add an epoch to the history; afterwards `improved` tells whether it is the best so far."""
         line = {"epoch": epoch + 1, "step": self.step, "lr": lr, "train_loss": self.loss_sum / self.loss_count}
         line |= metrics
         self.history.append({**line, "images_per_second": images_per_second})
@@ -52,5 +52,5 @@ class TrainState:
 
 
 def rank(line: Mapping[str, Any], metric: str) -> tuple[float, float]:
-    """By which epochs are ordered: the metric, then the loss on the validation split."""
-    return line.get(metric) or 0, -line.get("loss", 0)  # None: there was nothing to find
+    """Sort key of epochs: the metric, then the lower validation loss."""
+    return line.get(metric) or 0, -line.get("loss", 0)  # the metric is None if the split has no objects

@@ -1,4 +1,4 @@
-"""How to train: the settings of a training, and named recipes. No torch here."""
+"""The settings of a training, and named recipes. No torch here."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Device = Annotated[str, Rule("auto, cpu, cuda, cuda:N or mps", re.compile(r"auto|cpu|mps|cuda(:\d+)?").fullmatch)]
 Step = Annotated[float, Rule("a positive number up to 1e30", lambda value: 0 < value <= 1e30)]
-"""A learning rate, or another size of what an optimizer does in one step."""
+"""A learning rate or a gradient norm."""
 
 
 @dataclass(frozen=True)
 class Schedule(Config):
-    """How weights are learned, whatever the task.
+    """Optimizer and schedule, for any task.
 
     Args:
-        epochs: times that every training image is seen.
-        batch_size: images that one process takes at a time; the global batch is this x --accumulate x processes.
+        epochs: passes over the training images.
+        batch_size: images per process and batch; the global batch is this x --accumulate x processes.
         accumulate: batches whose gradients are summed before one optimizer step.
         base_lr: learning rate for a global batch of 512 images; scaled in proportion to the global batch.
-        lr: learning rate as it is, instead of the scaled --base-lr.
+        lr: learning rate without scaling, instead of --base-lr.
         min_lr: learning rate at the end of the cosine.
         warmup_epochs: epochs of linear warm-up.
         opt: any optimizer of timm, such as adamw, lion or muon.
-        weight_decay: decay of matrices (not of norms, biases and position embeddings).
+        weight_decay: weight decay, except for norms, biases and position embeddings.
         clip_grad: largest norm of the gradient; null for no clipping.
         drop_path: stochastic depth of the last layer.
-        ema_decay: decay of an exponential moving average of the weights, which is then evaluated and kept; 0 for none.
+        ema_decay: decay of the exponential moving average of the weights that is evaluated and saved; 0 for none.
     """
 
     epochs: Count = 300
@@ -61,13 +61,13 @@ class Schedule(Config):
 
 @dataclass(frozen=True)
 class Recipe(Schedule):
-    """How the weights are learned.
+    """The recipe of a classifier.
 
     Args:
         label_smoothing: part of the target spread over all classes.
         mixup: strength of mixup, 0 for none.
         cutmix: strength of cutmix, 0 for none.
-        repeats: DeiT's repeated augmentation: copies of an image in a batch, each augmented anew.
+        repeats: DeiT's repeated augmentation: differently augmented copies of an image in a batch.
         augment: random crops, flips, colours.
     """
 
@@ -97,7 +97,7 @@ def deit() -> Recipe:
 
 
 def light() -> Recipe:
-    """For small images and tens of epochs at the most: mild crops, no mixing, no average of weights.
+    """For small images and at most tens of epochs: mild crops, no mixup or cutmix, no average of weights.
 
     ``psvit train --recipe light --data fashion-mnist --macs 12M --epochs 8``: 12 minutes on one core, about 89 %.
     """
@@ -112,12 +112,12 @@ RECIPES = {"light": light, "deit": deit}
 
 @dataclass(frozen=True)
 class Distillation(Config):
-    """Learning from a teacher beside the labels.
+    """Distillation from a teacher.
 
     Args:
-        teacher: any model of timm, or a checkpoint folder, that knows the same classes; none by default.
-        distill: soft (the teacher's probabilities) or hard (its first choice).
-        distill_weight: weight of the teacher's part of the loss.
+        teacher: any model of timm or a checkpoint folder with the same classes; none by default.
+        distill: soft (the teacher's probabilities) or hard (its top class).
+        distill_weight: weight of the teacher in the loss.
         distill_temperature: temperature of soft distillation.
     """
 
@@ -129,11 +129,11 @@ class Distillation(Config):
 
 @dataclass(frozen=True)
 class Machine(Config):
-    """Where to compute, and in which precision.
+    """Device and precision.
 
     Args:
         device: auto, cpu, cuda, cuda:N or mps.
-        precision: float32, bfloat16 or float16 (autocast), or auto: bfloat16 where the device has it.
+        precision: float32, bfloat16 or float16 (autocast), or auto: bfloat16 if the device has it.
         threads: CPU threads of this process; by default torch's choice.
     """
 
@@ -144,12 +144,12 @@ class Machine(Config):
 
 @dataclass(frozen=True)
 class FolderConfig(Config):
-    """Where a run is kept.
+    """The folder of a run.
 
     Args:
         output: folder of the run.
-        resume: go on with the run that the folder holds; where it holds none yet, begin one.
-        overwrite: throw away the run that the folder holds.
+        resume: continue the run in the folder, or start one if there is none.
+        overwrite: delete the run in the folder.
     """
 
     output: Text = "runs"
@@ -164,10 +164,10 @@ class FolderConfig(Config):
 
 @dataclass(frozen=True)
 class SavedConfig(FolderConfig):
-    """Where a run is kept, and how often it is saved.
+    """The folder of a run, and how often it is saved.
 
     Args:
-        save_every: optimizer steps between two savings of the state for --resume, besides those after each epoch.
+        save_every: optimizer steps between saves of the state for --resume, besides those after each epoch.
     """
 
     save_every: Count = 200
@@ -175,12 +175,11 @@ class SavedConfig(FolderConfig):
 
 @dataclass(frozen=True)
 class RunConfig(SavedConfig):
-    """Where a training is kept, and what memory it takes: what leaves its results as they are.
+    """The folder and memory of a training: settings that do not change its results.
 
     Args:
-        keep_state: keep the state for --resume after the last epoch too.
-        grad_checkpointing: compute a layer's activations again in the backward pass instead of keeping them: less
-            memory, slower steps, the same results.
+        keep_state: keep the state for --resume also after the last epoch.
+        grad_checkpointing: recompute activations in the backward pass: less memory, slower steps, the same results.
     """
 
     output: Text = "runs/train"
@@ -190,7 +189,7 @@ class RunConfig(SavedConfig):
 
 @dataclass(frozen=True)
 class LearnConfig:
-    """What any training depends on, whatever the task."""
+    """The settings of a training, for any task."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -201,7 +200,7 @@ class LearnConfig:
 
 @dataclass(frozen=True)
 class TrainConfig(LearnConfig):
-    """Everything that the training of a classifier depends on."""
+    """The settings of a classifier's training."""
 
     recipe: Recipe = field(default_factory=light)
     distillation: Distillation = field(default_factory=Distillation)

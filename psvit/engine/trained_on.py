@@ -1,4 +1,4 @@
-"""What a checkpoint says of the images it was trained on: the data set, its validation split, their list."""
+"""The record of a checkpoint's training images: the data set, its validation split, the image list."""
 
 from __future__ import annotations
 
@@ -15,30 +15,28 @@ TRAINED_ON = "trained_on"
 """An entry of metrics.json."""
 
 CUT = ("validation", "seed", "split_seed")
-"""Settings of the data that say which of its images are the validation split."""
+"""Settings that determine the validation split."""
 
 
 def set_name(data: str) -> str:
-    """--data as files record it: of a folder the name alone, since others may read the file."""
+    """--data for records; for a folder only its name, since records may be published."""
     folder = Path(os.path.expanduser(data))
     return folder.resolve().name if folder.is_dir() else data
 
 
 def cut_of(data: DataConfig) -> dict[str, Any]:
-    """The set that a network is trained on, and what cut its validation split: an entry of metrics.json, see
-    `trained_on`.
-    """
+    """The data set and the settings of its validation split, for metrics.json; see `trained_on`."""
     return {"data": set_name(data.data), **{name: getattr(data, name) for name in CUT}}
 
 
 def trained_on(metrics: Mapping[str, Any]) -> DataConfig | None:
-    """The set that a network was trained on, and its validation split: no other setting of the data.
+    """The data set of a training and its validation split, without other settings.
 
     Args:
-        metrics: of its metrics.json, or of the metadata of its ONNX file.
+        metrics: metrics.json of a checkpoint, or the metadata of an ONNX file.
 
     Returns:
-        None if they do not tell: of older checkpoints, and of timm's.
+        None without such a record, as in older checkpoints and timm's.
     """
     try:
         entry = metrics[TRAINED_ON]
@@ -48,10 +46,10 @@ def trained_on(metrics: Mapping[str, Any]) -> DataConfig | None:
 
 
 def known_images(source: str | Path, metrics: Mapping[str, Any]) -> ImageList | None:
-    """The images that a network was trained on, held out or tested; None where their list lies not beside it.
+    """The image list of a network's training; None if it is not found near `source`.
 
     Args:
-        source: the checkpoint, or an ONNX file.
+        source: the checkpoint or ONNX file.
         metrics: see `trained_on`.
     """
     entry = metrics.get(TRAINED_ON)
@@ -59,23 +57,22 @@ def known_images(source: str | Path, metrics: Mapping[str, Any]) -> ImageList | 
 
 
 def check_cut(source: str, trained: DataConfig, data: DataConfig) -> None:
-    """Refuse a validation split of the set that a network was trained on, if it is another than the training's.
+    """Refuse another validation split of the data set that a network was trained on.
 
     Args:
         source: the checkpoint or file, for the message.
         trained: see `trained_on`.
-        data: the images that are asked for.
+        data: the images to evaluate on.
 
     Raises:
-        UserError: the network may have learned images of this validation split.
+        UserError: the network may have been trained on images of this validation split.
     """
     if set_name(data.data) == trained.data and _cut(data) != _cut(trained):
         (before, seed), (validation, other) = _cut(trained), _cut(data)
         raise UserError(
-            f"{source} was trained on {trained.data} with --validation {before:g} --split-seed {seed}, so it "
-            f"knows images "
-            f"of the validation split of --validation {validation:g} --split-seed {other}: leave these flags "
-            f"and --seed out"
+            f"{source} was trained on {trained.data} with --validation {before:g} --split-seed {seed}, so it knows "
+            f"images of the validation split of --validation {validation:g} --split-seed {other}: leave these flags "
+            "and --seed out"
         )
 
 

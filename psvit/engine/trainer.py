@@ -1,4 +1,4 @@
-"""The training loop: a network, a task's loss and metrics -> learned weights, in the folder of a run."""
+"""The training loop."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ WARMUP_LR = 1e-6  # of the first step
 
 
 class Trainer(ABC):
-    """Trains a network; each task has its own, with its loss and its metrics.
+    """Trains a network; each task has a subclass with its loss and metrics.
 
     Args:
-        model: the network, as built.
+        model: the network, on the CPU.
         config: of the training.
         accelerator: device, precision, processes.
-        split: what it learns from.
-        workers: loading processes.
+        split: the training images.
+        workers: data loader processes.
     """
 
     metric = "top1"
-    """The metric of `evaluate` by which epochs are ranked, higher is better."""
+    """The metric of `evaluate` that ranks epochs, higher is better."""
 
     def __init__(
         self, model: nn.Module, config: LearnConfig, accelerator: Accelerator, split: Split, workers: int
@@ -75,22 +75,22 @@ class Trainer(ABC):
 
     @abstractmethod
     def loss(self, batch: Batch, step: int) -> Tensor:
-        """What the step makes smaller: a scalar, in nats."""
+        """The training loss: a scalar, in nats."""
 
     @abstractmethod
     def evaluate(self) -> dict[str, Any]:
-        """The metrics on the validation split, as plain data (empty if there is none)."""
+        """The metrics on the validation split as plain data; empty without one."""
 
     def fit(
         self, run: RunFolder, description: Description, data: Sequence[str], say: Callable[[str], None] = print
     ) -> dict[str, Any]:
-        """Train for all epochs, alone in the run's folder; of a run that was begun, for those that are left.
+        """Train for all epochs, or for the remaining ones of a resumed run.
 
         Args:
-            run: the folder.
-            description: what is trained.
-            data: lines that say what it learns from.
-            say: takes lines for the user.
+            run: the folder, which is locked.
+            description: of the network.
+            data: lines that describe the data.
+            say: prints lines for the user.
 
         Returns:
             The metrics of the best epoch.
@@ -113,7 +113,7 @@ class Trainer(ABC):
         return state.best
 
     def _epoch(self, run: RunFolder, state: TrainState, display: Display, interrupt: Interrupt) -> None:
-        """Train for what is left of an epoch, evaluate the weights, and save them."""
+        """Train for the rest of an epoch, evaluate and save."""
         epoch, done = divmod(state.step, self.steps_per_epoch)
         batches = self.epoch_batches(epoch, done)
         for _ in range(done, self.steps_per_epoch):
@@ -144,12 +144,12 @@ class Trainer(ABC):
             raise InterruptedTrainingError(run.path, state.step, self.total_steps)
 
     def prepare(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
-        """Put the network on the device, and among several processes see that their gradients are averaged."""
+        """Move the network to the device; with several processes, wrap it so that gradients are averaged."""
         prepared: tuple[nn.Module, Optimizer] = self.accelerator.prepare(model, optimizer)
         return prepared
 
-    def gather_gradients(self) -> None:  # noqa: B027  # most have nothing to do
-        """What is left to do after the backward pass among several processes; here DDP has done it."""
+    def gather_gradients(self) -> None:  # noqa: B027  # a hook, empty by default
+        """Average gradients between processes after the backward pass, if DDP has not done it."""
 
     def epoch_batches(self, epoch: int, done: int) -> Iterator[Batch]:
         """The micro-batches of an epoch after its first `done` steps."""
@@ -176,15 +176,15 @@ class Trainer(ABC):
 
     @property
     def evaluated(self) -> nn.Module:
-        """The weights that count: their moving average where there is one."""
+        """The network to evaluate and save: with the moving average of the weights if there is one."""
         return self.ema.module if self.ema is not None else self.plain
 
     def step(self, micro: list[Batch], step: int) -> float:
-        """One optimizer step on the micro-batches of this process; the mean loss over all processes, in nats.
+        """One optimizer step on the micro-batches of this process; returns the mean loss over all processes, in nats.
 
         Raises:
-            UserError: a loss or a gradient that is not finite; the weights are left as they were before the step. Or
-                a batch is too small for a batch norm.
+            UserError: the loss or gradient is not finite (the weights are unchanged), or a batch is too small for a
+                batch norm.
         """
         seed_step(self.seed, step, self.accelerator.process_index)
         self.model.train()
@@ -200,7 +200,7 @@ class Trainer(ABC):
         self.gather_gradients()
         mean = float(self.accelerator.reduce(total, reduction="mean"))
         norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad or math.inf))
-        # a gradient scaler (float16) meets infinite gradients in its normal course and skips the step by itself
+        # a gradient scaler (float16) handles infinite gradients itself by skipping the step
         if not math.isfinite(mean) or not (math.isfinite(norm) or self.accelerator.scaler is not None):
             raise self._diverged(f"the loss is {mean} and its gradient {norm}", step)
         self.optimizer.step()
@@ -211,16 +211,16 @@ class Trainer(ABC):
         return mean
 
     def agree(self) -> None:
-        """Among several processes, average what batch norms remember: each has seen batches of its own."""
+        """Average the running statistics of batch norms over all processes."""
         if self.accelerator.num_processes > 1:
             for model in [self.plain] + ([self.ema.module] if self.ema is not None else []):
                 distribute_bn(model, self.accelerator.num_processes, reduce=True)
 
     def check(self, metrics: Mapping[str, Any], step: int) -> None:
-        """Refuse weights that are not worth a checkpoint.
+        """Refuse to save diverged weights.
 
         Raises:
-            UserError: the loss on the validation split, or a weight, is not finite.
+            UserError: the validation loss or a weight is not finite.
         """
         if not math.isfinite(metrics.get("loss", 0.0)):
             raise self._diverged(f"the validation loss is {metrics['loss']}", step)
@@ -235,7 +235,7 @@ class Trainer(ABC):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed training needs beside its step; tensors and plain data only."""
+        """The state for a resumed training, without its progress; tensors and plain data only."""
         scaler = self.accelerator.scaler
         return {
             "model": self.plain.state_dict(),
@@ -245,10 +245,10 @@ class Trainer(ABC):
         }
 
     def restore(self, saved: dict[str, Any]) -> TrainState:
-        """Take up a saved state (see `RunFolder.load_state`).
+        """Load a saved state (see `RunFolder.load_state`) and return the progress.
 
         Raises:
-            UserError: it is another network's, another optimizer's or another version's.
+            UserError: the state of another network, optimizer or version.
         """
         try:
             if "model" in saved:
@@ -259,7 +259,7 @@ class Trainer(ABC):
                 if self.accelerator.scaler is not None:
                     self.accelerator.scaler.load_state_dict(saved["scaler"])
             state = TrainState(**{"metric": self.metric, **saved.get("train", {})})
-            if state.history and not state.best:  # of a finished run, which keeps its log alone
+            if state.history and not state.best:  # a finished run, which keeps only its log
                 state.best = max(state.history, key=lambda line: (rank(line, self.metric), line["epoch"]))
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"the saved state does not fit ({one_line(error)}): start anew with --overwrite") from error
@@ -269,7 +269,7 @@ class Trainer(ABC):
 
 @contextmanager
 def _enough_to_norm(batch_size: int) -> Iterator[None]:
-    """Refuse a batch in which a batch norm meets a single value of each channel, by the error of torch for it."""
+    """Turn torch's error for a batch norm with a single value per channel into a UserError."""
     try:
         yield
     except ValueError as error:
