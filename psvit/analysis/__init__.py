@@ -1,1 +1,1 @@
-"""What one network does: where it repeats itself, what it looks at."""
+"""Analysis of one network: redundancy of its layers, and what they attend to."""

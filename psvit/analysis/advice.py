@@ -1,4 +1,4 @@
-"""Measures of layers -> where the network could share and pool. No torch here."""
+"""Measurements of layers -> where the network could share and pool. No torch here."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from psvit.arch.arch import ATTEND, POOL, SHARE, Arch
 from psvit.config import Config, Count, NotNegative, at_least, between
 
 Row = Mapping[str, Any]
-"""What was measured of a layer, as `psvit.analysis.analyze` writes it."""
+"""The measurements of a layer, as written by `psvit.analysis.analyze`."""
 
 MOST_POOLINGS, LEAST_TOKENS = 2, 4
-"""Of a suggested network: its poolings at the most, as in the paper's, and the tokens that are left at the least."""
+"""Limits of a suggested network: most poolings (as in the paper), fewest tokens after them."""
 
 
 @dataclass(frozen=True)
 class AnalyzeConfig(Config):
-    """What to measure, and from which values on a layer counts as redundant.
+    """The images to measure on, and the thresholds for redundant layers.
 
     Args:
         images: images of the validation split to measure on, drawn evenly over the classes.
         batch_size: images at a time.
-        share_above: a layer may share if its map correlates so much with the map of the layer before it.
-        pool_above: tokens may be pooled behind a layer if neighbours have a mean cosine of so much.
-        loss_below: both only if the change raises the validation loss by at most so much without training, in nats.
-        drop_below: and only if it lowers the validation top-1 by at most so many points.
+        share_above: least correlation of a layer's map with the map before it for the layer to share.
+        pool_above: least mean cosine of neighbouring tokens after a layer for pooling there.
+        loss_below: both only if the change, without training, raises the validation loss by at most this, in nats,
+        drop_below: and lowers the validation top-1 by at most this, in points.
         output: folder of the figures, the numbers and the page.
-        overwrite: replace the analysis that the folder holds.
+        overwrite: replace the analysis in the folder.
     """
 
     images: Annotated[int, at_least(4)] = 256
@@ -41,7 +41,7 @@ class AnalyzeConfig(Config):
     overwrite: bool = False
 
     def bears(self, cost: Mapping[str, float] | None) -> bool:
-        """Whether a change costs little enough, or what it costs was not measured."""
+        """Whether the cost of a change is within the limits, or was not measured."""
         return cost is None or (cost["loss"] <= self.loss_below and -cost["top1"] <= self.drop_below)
 
 
@@ -50,12 +50,12 @@ class Advice:
     """Where a network could share and pool. Layers are counted from 0.
 
     Args:
-        share: layers whose map is near that of the layer before and may be replaced by it, each by itself.
-        pool: layers behind which tokens are alike and may be averaged, each by itself.
-        free: layers whose map differs from the one before, but may be replaced by it all the same.
-        sources: of the suggested network, for a layer that begins to share, the layer whose map it takes.
-        poolings: of the suggested network, the layers behind which it begins to pool.
-        genotype: of the suggested network; None if nothing is to be changed.
+        share: layers with a map similar to the one before, which can replace it (one layer at a time).
+        pool: layers with similar tokens, which can be averaged (one layer at a time).
+        free: layers with a map unlike the one before, which can replace it all the same.
+        sources: in the suggested network, new sharing layer -> layer whose map it takes.
+        poolings: in the suggested network, layers followed by a new pooling.
+        genotype: of the suggested network; None for no change.
     """
 
     share: tuple[int, ...] = ()
@@ -67,7 +67,7 @@ class Advice:
 
 
 def rule(config: AnalyzeConfig, changed: bool) -> str:
-    """The rule by which `advise` judges, in words; `changed`: the network was run with changes too."""
+    """The rule of `advise` in words; `changed`: the cost of changes was measured."""
     most = f"raises the loss by at most {config.loss_below:g} nats and lowers top-1 by at most "
     most += f"{config.drop_below:g} points"
     cheap, mild = (f", and {what} {most}" if changed else "" for what in ("taking it", "averaging them"))
@@ -81,11 +81,11 @@ def rule(config: AnalyzeConfig, changed: bool) -> str:
 
 
 def advise(rows: Sequence[Row], correlation: Sequence[Sequence[float | None]], config: AnalyzeConfig) -> Advice:
-    """Judge every layer by itself, and put together a network.
+    """Judge each layer, and suggest a network.
 
     Args:
-        rows: of every layer, in order.
-        correlation: of the maps of every two layers, heads matched.
+        rows: measurements of the layers, in order.
+        correlation: of the maps of each pair of layers, heads matched.
         config: the thresholds.
     """
 
@@ -103,7 +103,7 @@ def advise(rows: Sequence[Row], correlation: Sequence[Sequence[float | None]], c
     )  # fmt: skip
     poolings = _poolings(rows, pool)
     sources: dict[int, int] = {}
-    run = 0  # the layer whose map holds
+    run = 0  # the layer whose map is shared at present
     for i, row in enumerate(rows):
         starts = i == 0 or row["stage"] != rows[i - 1]["stage"] or i - 1 in poolings
         if not starts and i in share and near(run, i):
@@ -114,14 +114,14 @@ def advise(rows: Sequence[Row], correlation: Sequence[Sequence[float | None]], c
 
 
 def may_share(rows: Sequence[Row], i: int) -> bool:
-    """Whether layer i computes a map where it could have one: from a layer of its stage, with as many heads."""
+    """Whether layer i computes its own map but could share the one before: same stage, as many heads."""
     if i == 0 or rows[i]["kind"] == SHARE:
         return False
     return all(rows[i][name] == rows[i - 1][name] for name in ("stage", "heads"))
 
 
 def may_pool(rows: Sequence[Row], i: int) -> bool:
-    """Whether tokens could be pooled behind layer i: there is a grid, a layer follows, and it computes its own map."""
+    """Whether tokens could be pooled after layer i: it has a grid, and the next layer computes its own map."""
     follows = i + 1 < len(rows) and rows[i + 1]["stage"] == rows[i]["stage"] and rows[i + 1]["kind"] == ATTEND
     return follows and "neighbour_cosine" in rows[i]["tokens_are"]
 
@@ -138,7 +138,7 @@ def _poolings(rows: Sequence[Row], pool: Sequence[int]) -> tuple[int, ...]:
 
 
 def _left(row: Row, poolings: int) -> int:
-    """Tokens of the grid that so many poolings leave."""
+    """Tokens of the grid left after `poolings` poolings."""
     (height, width), halves = row["grid"], 2**poolings
     return -(-height * width // halves) if row["one_row"] else -(-height // halves) * -(-width // halves)
 
@@ -155,9 +155,9 @@ def _genotype(rows: Sequence[Row], sources: Mapping[int, int], poolings: Sequenc
 
 
 def suggested(arch: Arch, genotype: str) -> Arch:
-    """`arch` with another genotype of as many layers, whose S share maps.
+    """`arch` with another genotype of the same depth, whose S share maps.
 
-    A stage that is split keeps its width, and the size of its windows in tokens, which then reach twice as far.
+    Parts of a split stage keep its width and the size of its windows in tokens (which then span twice the pixels).
     """
     stage_of = [stage for stage, layers in enumerate(arch.stages) for _ in layers]
     starts = [0]

@@ -1,4 +1,4 @@
-"""An analysis, as plain data -> its figures, its page, and its table for the terminal. No torch here."""
+"""The results of an analysis -> figures, page and tables. No torch here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAGE, FIGURES = "report.html", "figures"
 OF_MAPS = ("layer", "tokens", "windows", "map corr", "JS bits", "other image", "entropy", "distance", "to share")
 OF_TOKENS = ("layer", "tokens", "neighbours", "all pairs", "kept", "rank", "to pool")
 SHORT = ("layer", "tokens", "windows", "map corr", "to share", "neighbours", "to pool", "rank", "distance")
-"""Columns of `layer_table`: of maps, of tokens, and those that fit a terminal."""
+"""Columns of `layer_table`: for maps, for tokens, for the terminal."""
 
 CAPTIONS = {
     "map_correlation": "Pearson's correlation of the attention maps of every two layers, head by head with the heads "
@@ -42,20 +42,20 @@ CAPTIONS = {
     "cka": "Linear CKA (unbiased) of the tokens of every two layers, averaged over each image: whether layers tell the "
     "same images apart. Near 1 throughout: each layer adds little to what it is given.",
 }
-"""Of each figure, by its name."""
+"""Name of a figure -> its caption."""
 
 SECTIONS = (
     ("Attention maps", ("map_correlation", "map_cosine", "map_divergence", "map_correlation_averaged"), ("sharing",)),
     ("Tokens", ("tokens", "pooling")),
     ("Distances, and layers beside layers", ("attention_distance", "cka")),
 )
-"""Headings of a page, and the figures below them that stand side by side."""
+"""Headings of the page, each with its rows of figures."""
 
 FILES = tuple(f"{FIGURES}/{name}.{kind}" for name in CAPTIONS for kind in ("svg", "png"))
 
 
 def drawings(report: Mapping[str, Any]) -> dict[str, Figure]:
-    """The figures by their names; those for which nothing was measured are left out."""
+    """The figures by name, without those for which nothing was measured."""
     rows = report["layers"]
     labels = [str(row["layer"]) for row in rows]
     borders = [i for i, (a, b) in enumerate(pairwise(rows), start=1) if a["stage"] != b["stage"]]
@@ -107,17 +107,16 @@ def page(report: Mapping[str, Any], pictures: Mapping[str, Figure], arch: Arch |
     """The page of an analysis.
 
     Args:
-        report: what ``redundancy.json`` holds.
+        report: the content of ``redundancy.json``.
         pictures: see `drawings`.
-        arch: the suggested network, where there is one.
+        arch: the suggested network, if there is one.
     """
     data = report["data"]
     size = " × ".join(map(str, data["img_size"]))
     made = Page(
         f"Where {report['model']} could pool and share",
         f"{len(report['layers'])} layers with {report['weights']} weights, on {data['images']} images of the "
-        f"validation split "
-        f"of {data['name']} at {size} pixels"
+        f"validation split of {data['name']} at {size} pixels"
         + (f"; top-1 {report['top1']:.1f} %, loss {report['loss']:.3f}." if report["loss"] is not None else "."),
     )
     made.heading("Verdict")
@@ -153,11 +152,11 @@ def page(report: Mapping[str, Any], pictures: Mapping[str, Figure], arch: Arch |
 
 
 def _network(made: Page, report: Mapping[str, Any], suggested: Arch | None) -> None:
-    """The network and the suggested one: diagrams, if they are PSViTs, and their cost."""
+    """The network and the suggested one, with diagrams if they have an Arch, and their cost."""
     data, own, commands = report["data"], report.get("arch"), report["suggestion"]["commands"]
     shape = tuple(data["img_size"]), data["in_chans"], report.get("num_classes", data["classes"])
     made.heading("The network")
-    if own is None:  # of timm, or in a file of an earlier version
+    if own is None:  # a timm model, or a file of an earlier version
         params = f" and {report['params'] / 1e6:,.3f} M parameters" if "params" in report else ""
         made.text(f"{report['model']}: {report['macs'] / 1e6:,.2f} M MACs for one image{params}.")
     if own is not None and suggested is not None:
@@ -169,7 +168,7 @@ def _network(made: Page, report: Mapping[str, Any], suggested: Arch | None) -> N
 
 
 def _use(made: Page, report: Mapping[str, Any]) -> None:
-    """How to open in Python what was analyzed, and what to do with it on the command line."""
+    """How to use the analyzed model in Python and on the command line."""
     use = report.get("use")
     if use is None:  # a file of an earlier version
         return
@@ -186,10 +185,10 @@ def _use(made: Page, report: Mapping[str, Any]) -> None:
 
 
 def layer_table(report: Mapping[str, Any], columns: Sequence[str]) -> Table:
-    """The layers; columns in which nothing is known are left out.
+    """The layers; empty columns are left out.
 
     Args:
-        report: what ``redundancy.json`` holds.
+        report: the content of ``redundancy.json``.
         columns: headings of the columns, in order.
     """
 
@@ -219,7 +218,7 @@ def layer_table(report: Mapping[str, Any], columns: Sequence[str]) -> Table:
 
 
 def _legend(shown: Sequence[str]) -> str:
-    """What the columns of `layer_table` mean."""
+    """The meaning of the columns of `layer_table`."""
     meanings = {
         "layer": "A attends, S shares",
         "windows": "windows: tokens within which a layer attends, where not to all",

@@ -1,8 +1,7 @@
-"""A model and images -> how redundant its maps and tokens are: figures, numbers, and a page that says it in words."""
+"""`analyze`: measure the redundancy of a model's maps and tokens, and write figures, numbers and a page."""
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import partial
@@ -10,12 +9,10 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from rich.console import Console
 from rich.progress import track
 
-import psvit
 from psvit.analysis.advice import Advice, AnalyzeConfig, advise, rule, suggested
 from psvit.analysis.analysis_page import FIGURES, FILES, PAGE, drawings, page
 from psvit.analysis.analyzed_model import AnalyzedModel, draw_images, open_analyzed
@@ -33,6 +30,7 @@ from psvit.data.samples import Batch, ImageSplit
 from psvit.data.sources import Source, Stream
 from psvit.engine.accelerator import open_machine
 from psvit.engine.checkpoints import read_metrics
+from psvit.engine.hardware import versions
 from psvit.engine.train_config import Machine
 from psvit.engine.trained_on import known_images
 from psvit.errors import UserError
@@ -42,29 +40,29 @@ from psvit.report.figures import save
 
 NUMBERS = "redundancy.json"
 DIGITS = 6
-"""Of every number that is written."""
+"""Significant digits of all written numbers."""
 
 
 def analyze(
     model: ModelConfig, data: DataConfig, machine: Machine, config: AnalyzeConfig, say: Callable[[str], None] = print
 ) -> dict[str, Any]:
-    """Measure a model's redundancy on images of the validation split, and leave numbers, figures and a page.
+    """Measure a model's redundancy on images of the validation split, and write numbers, figures and a page.
 
-    It runs in float32 with explicit attention, in two passes over the images, and a third for the suggestion. The
-    test split is not read.
+    The model runs in float32 with explicit attention, in two passes over the images and a third one for the suggested
+    network. The test split is not read.
 
     Args:
         model: a checkpoint folder, a model of timm, a variant, a genotype, or the folder of a search.
         data: the images.
         machine: device and threads.
         config: how many images, thresholds, the output folder.
-        say: takes lines for the user.
+        say: prints lines for the user.
 
     Returns:
-        What ``redundancy.json`` holds.
+        The content of ``redundancy.json``.
 
     Raises:
-        UserError: a model without attention maps, unknown names, an output folder that holds an analysis already.
+        UserError: a model without attention maps, an unknown name, or an output folder with an analysis.
     """
     folder = Path(config.output)
     _check_folder(folder, config.overwrite)
@@ -97,8 +95,9 @@ def analyze(
         "left_out": left_out, "layers": found.rows, **found.matrices(), "suggestion": suggestion,
         "use": {"python": in_python(analyzed, model.name), "commands": to_use(analyzed, model, data)},
         "rule": rule(config, not found.unlabelled) if judged else None,
-        "config": {"data": asdict(data), "analysis": _without(asdict(config), "output", "overwrite")},
-        "versions": _versions(),
+        "config": {"data": asdict(data), "analysis": {
+            name: value for name, value in asdict(config).items() if name not in ("output", "overwrite")}},
+        "versions": versions(),
     }  # fmt: skip
     report["verdict"] = words(report, advice if judged else None, config)
     report = _rounded(report)
@@ -109,7 +108,7 @@ def analyze(
 def _batches(
     split: Source | Stream, analyzed: AnalyzedModel, opened: Data, config: AnalyzeConfig, strict: bool
 ) -> Iterator[Batch]:
-    """A pass over the images, with a bar; of a stream, whose images cannot be chosen, the first ones."""
+    """A pass over the images with a progress bar; of a stream, over its first images."""
     errors = Console(stderr=True)
     loaded = eval_batches(ImageSplit(split, analyzed.transform, strict=strict), batch_size=config.batch_size,
                           workers=opened.workers)  # fmt: skip
@@ -120,15 +119,6 @@ def _batches(
         left -= len(batch.labels)
         if left <= 0:
             return
-
-
-def _without(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name not in names}
-
-
-def _versions() -> dict[str, str]:
-    return {"psvit": psvit.__version__, "torch": torch.__version__, "timm": timm.__version__,
-            "python": platform.python_version()}  # fmt: skip
 
 
 def _of_data(opened: Data, analyzed: AnalyzedModel, images: int) -> dict[str, Any]:
@@ -145,7 +135,7 @@ def _of_model(model: ModelConfig, analyzed: AnalyzedModel, arch: Arch | None) ->
 
 
 def _suggestion(new: Arch | None, advice: Advice, analyzed: AnalyzedModel) -> dict[str, Any]:
-    """What is suggested, layers counted from 1; the commands and what it costs are added later."""
+    """The suggestion, with layers counted from 1; commands and cost are added later."""
     shape = (analyzed.img_size, analyzed.in_chans, analyzed.model.num_classes)
     macs, params = (None if new is None else price(new, *shape) for price in (cost.macs, cost.params))
     return {
@@ -156,7 +146,7 @@ def _suggestion(new: Arch | None, advice: Advice, analyzed: AnalyzedModel) -> di
 
 
 def _macs(analyzed: AnalyzedModel, arch: Arch | None) -> int:
-    """MACs of one image: exact from the Arch, or counted by torch."""
+    """MACs of one image, computed from the Arch or counted by torch."""
     if arch is not None:
         return cost.macs(arch, analyzed.img_size, analyzed.in_chans, analyzed.model.num_classes)
     device = next(analyzed.model.parameters()).device
@@ -167,7 +157,7 @@ def _macs(analyzed: AnalyzedModel, arch: Arch | None) -> int:
 
 
 def _rounded(value: Any) -> Any:
-    """Plain data with six digits of every number, and None for what is none, since JSON has no NaN."""
+    """Plain data with numbers rounded to `DIGITS`, and None for NaN and infinity."""
     if isinstance(value, float):
         return float(f"{value:.{DIGITS}g}") if isfinite(value) else None
     if isinstance(value, Mapping):
@@ -184,7 +174,7 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
 
 
 def _write(folder: Path, report: Mapping[str, Any], new: Arch | None) -> None:
-    """Figures, page and numbers; of an earlier analysis nothing stays, and other files are not touched."""
+    """Write figures, page and numbers, and remove those of an earlier analysis."""
     for name in (*FILES, PAGE, NUMBERS):
         (folder / name).unlink(missing_ok=True)
     (folder / FIGURES).mkdir(parents=True, exist_ok=True)

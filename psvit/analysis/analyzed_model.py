@@ -1,4 +1,4 @@
-"""What is analyzed: a model with explicit attention and its weights, the images that it is shown, its Arch."""
+"""Opens the model to analyze, with explicit attention, and draws the images."""
 
 from __future__ import annotations
 
@@ -20,25 +20,23 @@ from psvit.data.samples import Transform
 from psvit.data.sources import Source, Stream, Subset
 from psvit.engine.checkpoints import read_config
 from psvit.engine.open_model import open_model, set_size
-from psvit.engine.seeding import seed_step
+from psvit.engine.seeding import INIT, seed_step
 from psvit.errors import UserError
 from psvit.models.macs import explicit_attention
 from psvit.models.psvit import PSViT
 from psvit.tasks.classification.evaluate import check_classes, preprocess
 
-INIT = 2**32 - 1  # the "step" that seeds the weights of a network that has none, as in training
-
 
 @dataclass(frozen=True, eq=False)
 class AnalyzedModel:
-    """What is analyzed.
+    """The model to analyze.
 
     Args:
         model: built with explicit attention, in evaluation mode.
         weights: trained (a checkpoint), pretrained (timm's) or random.
-        transform: image -> what the model takes.
-        in_chans: image channels that it takes; img_size: height and width.
-        unlabelled: why its answers cannot be held against the images' classes; empty if they can.
+        transform: image -> input of the model.
+        in_chans: image channels; img_size: (height, width).
+        unlabelled: why its accuracy cannot be measured on these images; empty if it can.
     """
 
     model: Any
@@ -49,10 +47,7 @@ class AnalyzedModel:
     unlabelled: str
 
     def arch(self, layers: Sequence[Layer]) -> Arch | None:
-        """What the model is in our words: any PSViT, and a plain ViT of timm; None for others.
-
-        A ViT is plain if it has exactly the parameters of the Arch that its sizes describe.
-        """
+        """The Arch of a PSViT or of a plain ViT of timm (with exactly the parameters of that Arch), else None."""
         if isinstance(self.model, PSViT):
             return self.model.arch
         try:
@@ -67,10 +62,10 @@ class AnalyzedModel:
 
 
 def open_analyzed(config: ModelConfig, data: DataConfig, opened: Data) -> AnalyzedModel:
-    """Open a model as `psvit.engine.open_model.open_model` does, with explicit attention.
+    """Open a model with explicit attention; see `psvit.engine.open_model.open_model`.
 
-    A checkpoint and pretrained weights take images of their own size and preprocessing, unless --img-size is given; a
-    network without weights takes those of the data, but for models of timm, which come in a size of their own.
+    Checkpoints and pretrained models use their own image size and preprocessing, unless --img-size is given. Untrained
+    networks use those of the data, except that models of timm keep their image size.
 
     Raises:
         UserError: see `open_model`.
@@ -113,7 +108,7 @@ def _unlabelled(name: str, weights: str, model: Any, opened: Data) -> str:
 
 
 def draw_images(source: Source | Stream, images: int, data: DataConfig) -> Source | Stream:
-    """The first images of a balanced order, drawn by the data's seed; a stream is left to be read from its start.
+    """The first images of a balanced random order (by the data's seed); a stream is returned as it is.
 
     Raises:
         UserError: too few images.

@@ -1,4 +1,4 @@
-"""What was analyzed -> how to use it, and how to try what is suggested: in Python, and by commands."""
+"""Python lines and commands to use the analyzed model and to try the suggestion."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from psvit.report.in_python import (
 
 
 def in_python(analyzed: AnalyzedModel, name: str) -> str:
-    """Five lines that open the model, or the folder, of that name, and use it."""
+    """Five lines that open the model or checkpoint `name` and use it."""
     shape = analyzed.img_size, analyzed.in_chans, analyzed.model.num_classes
     if analyzed.weights == "trained":
         return use_in_python(name, analyzed.in_chans)
@@ -34,12 +34,12 @@ def in_python(analyzed: AnalyzedModel, name: str) -> str:
 
 
 def to_use(analyzed: AnalyzedModel, config: ModelConfig, data: DataConfig) -> list[str]:
-    """The commands that use a checkpoint; for a network without one, the training that leaves one.
+    """The commands that use a checkpoint, or the command that trains an untrained network.
 
     Args:
         analyzed: the model.
-        config: that it was opened by.
-        data: the images that were asked for.
+        config: the config of the model.
+        data: the images.
     """
     if analyzed.weights == "trained":
         name = shlex.quote(config.name)
@@ -51,13 +51,13 @@ def to_use(analyzed: AnalyzedModel, config: ModelConfig, data: DataConfig) -> li
 
 
 def to_try(new: Arch | None, macs: float | None, data: DataConfig, img_size: tuple[int, int] | None) -> list[str]:
-    """The commands that try a suggestion: a training of it, and a search at its MACs.
+    """The commands that train the suggested network, and that search at its MACs.
 
     Args:
-        new: the suggested network; None if it is none of ours.
-        macs: of it, where they are known.
-        data: the images that were asked for.
-        img_size: their size, where the data's own is another.
+        new: the suggested network; None if it has no Arch.
+        macs: its MACs, if known.
+        data: the images.
+        img_size: their size, if it is not the data's own.
     """
     images = _images(data, img_size)
     budget = f" --budget {format_count(macs, digits=3).replace(' ', '')}" if macs else ""

@@ -1,4 +1,4 @@
-"""A checkpoint and an image -> a figure of what each layer attends to, drawn over the image: `psvit predict --explain`.
+"""`psvit predict --explain`: a figure of what each layer attends to, drawn over the image.
 
 Legend: H, W pixels of the image that the network takes, N tokens of a layer (P prefix tokens, then places), L layers.
 """
@@ -34,20 +34,19 @@ from psvit.tasks.classification.evaluate import Prediction, preprocess
 
 
 class Explainer:
-    """Draws what the layers of a checkpoint's network attend to, one PNG an image.
+    """Draws what the layers of a checkpoint's network attend to, one PNG per image.
 
-    The maps are computed anew, in float32 with explicit attention, whatever kernel and precision predicted.
+    The maps are always computed in float32 with explicit attention.
 
     Args:
-        checkpoint: a folder with a PSViT or any vision transformer of timm that has maps between all tokens.
-        paths: every image that `draw` will be asked for; a figure has the name of its image, with a number behind
-            it where two images share a name.
+        checkpoint: a folder with a PSViT or another vision transformer of timm that has maps between all tokens.
+        paths: all images that `draw` will be called for; see `name_figures`.
         output: folder of the figures.
         machine: device and threads.
-        overwrite: replace figures that are there.
+        overwrite: replace existing figures.
 
     Raises:
-        UserError: a network without such maps or an ONNX file, and figures that would replace a file.
+        UserError: a network without such maps, an ONNX file, or figures that would replace a file.
     """
 
     def __init__(
@@ -83,7 +82,7 @@ class Explainer:
         return None not in sides and grid is not None and (grid[0] * sides[0], grid[1] * sides[1]) == self.size
 
     def legend(self) -> str:
-        """What the figures show, in words."""
+        """The legend of the figures."""
         who = "what the class token attends to" if self.by_class_token else (
             "what each token receives from the average token (the mean of the map's columns)")  # fmt: skip
         said = [f"Attention, mean of the heads: {who}. Grey image: an equal share, 1 / N of a layer with N tokens.",
@@ -104,7 +103,7 @@ class Explainer:
 
     @torch.inference_mode()
     def panels(self, image: Tensor) -> list[Panel]:
-        """What each layer attends to in an image (C, H, W) as the network takes it, and the rollout if it is known."""
+        """A panel for each layer, and for the rollout if possible, for a preprocessed image (C, H, W)."""
         seen = look(self.model, self.layers, image[None].to(self.device))
         maps = [attn[0].float().mean(dim=0).cpu() for attn in seen.maps]  # (1, heads, N, N) -> (N, N)
         made = []
@@ -129,7 +128,7 @@ class Explainer:
         return Panel(f"{title}\n{tokens} tokens, {low}–{high}×", times[pixels])
 
     def draw(self, found: Prediction) -> Path:
-        """Write the figure of one image of `paths`, whose title tells its prediction; returns the figure's path.
+        """Write the figure of one image of `paths`, with its prediction as title; returns the figure's path.
 
         Raises:
             OSError: the image cannot be read, or the figure cannot be written.
@@ -143,7 +142,7 @@ class Explainer:
 
 
 def _by_window(layers: Sequence[Layer]) -> list[str]:
-    """For each size of windows, which layers attend within them, in words."""
+    """For each size of windows, its layers, in words."""
     found: dict[tuple[int, int], list[str]] = {}
     for number, layer in enumerate(layers, start=1):
         if layer.window_size is not None:
@@ -162,7 +161,7 @@ def name_figures(paths: Sequence[Path], output: Path) -> dict[Path, Path]:
     files: dict[Path, Path] = {}
     taken: set[str] = set()
     for path in dict.fromkeys(paths):
-        stem, number = path.stem[:60], 1  # a name's end may be too long for more
+        stem, number = path.stem[:60], 1  # names of files are limited in length
         name = stem
         while name.casefold() in taken:
             number += 1

@@ -1,4 +1,4 @@
-"""What layers attend to, drawn over the image: panels -> a PNG."""
+"""Draws panels of attention over an image, as a PNG."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LESS, MORE = (0.12, 0.42, 0.78), (0.95, 0.50, 0.08)
-"""Red, green and blue of less and of more than an equal share: blue and orange, which the colour-blind tell apart."""
+"""RGB colours of less and more than an equal share: blue and orange, safe for colour-blind readers."""
 
 STRENGTH = 0.85
-"""Of the colour over the image, at the ends of the scale."""
+"""Opacity of the colour at the ends of the scale."""
 
 GREY = (0.15, 0.85)
-"""What black and white become under the colours, which would not show on black and on white alike."""
+"""Grey levels of black and white in the image, so that the colours are visible on both."""
 
 ENDS = (1.1, 1.25, 1.5, 2, 4, 8, 16, 32)
-"""Multiples of an equal share at which the scale may end; its other end is 1 over it."""
+"""Possible ends of the scale, as multiples of an equal share; the other end is the reciprocal."""
 
 COLUMNS, PANEL, DOTS = 5, 1.9, 150  # panels in a row, inches, dots per inch
 
 
 class Panel(NamedTuple):
-    """One picture: its title, and for each pixel (H, W) what its token gets, as a multiple of an equal share."""
+    """A title, and for each pixel (H, W) the attention to its token as a multiple of an equal share."""
 
     title: str
     times: Tensor
 
 
 def overlay(image: Tensor, times: Tensor, end: float) -> Tensor:
-    """Colour a grey image by attention: as it is where a pixel gets an equal share, orange for more, blue for less.
+    """Colour a grey image by attention: grey for an equal share, orange for more, blue for less.
 
     Args:
         image: (H, W, 3), from 0 to 1.
         times: (H, W), multiples of an equal share.
-        end: the colour is strongest from this multiple on, and below 1 over it; the scale between is logarithmic.
+        end: the multiple at the end of the logarithmic scale; its other end is 1 / end.
 
     Returns:
         (H, W, 3), from 0 to 1.
@@ -60,13 +60,13 @@ def overlay(image: Tensor, times: Tensor, end: float) -> Tensor:
 
 
 def write_figure(path: Path, title: str, legend: str, image: Tensor, panels: Sequence[Panel]) -> None:
-    """Write the image (H, W, 3) and the panels over it as a PNG, whole or not at all."""
+    """Write the image (H, W, 3) and the panels over it as a PNG, atomically."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     style = {**STYLE, "font.size": 9, "axes.titlesize": 9, "xtick.labelsize": 8}
     with matplotlib.rc_context(style), replacing(path) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # a class name in letters that the font has not
+        warnings.filterwarnings("ignore", message="Glyph")  # characters missing in the font, in class names
         figure = _figure(title, legend, image, panels)
         FigureCanvasAgg(figure)
         figure.savefig(temporary, format="png", dpi=DOTS, metadata={"Software": None})
@@ -103,7 +103,7 @@ def _show(axes: Axes, title: str, image: Tensor) -> None:
 
 
 def _scale(axes: Axes, end: float) -> None:
-    """The scale of the colours, over a middle grey."""
+    """Draw the colour scale."""
     side = log2(end)
     bar = overlay(torch.full((1, 401, 3), 0.5), 2.0 ** torch.linspace(-side, side, 401)[None], end)
     axes.imshow(bar.numpy(), aspect="auto", extent=(-side, side, 0, 1))

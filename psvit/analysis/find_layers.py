@@ -1,4 +1,4 @@
-"""A model -> its layers that have an attention map between all tokens.
+"""Finds the layers of a model that have an attention map between all tokens.
 
 Legend: B images, H heads, N tokens (P prefix tokens and an h x w grid), C width.
 """
@@ -22,25 +22,24 @@ from psvit.models.psvit import PSViT
 from psvit.models.windows import join_maps, join_windows
 
 DROP = "attn_drop"
-"""The dropout through which timm's attention, and ours, passes every explicit map before it meets the values."""
+"""Name of the dropout, in timm's attention and ours, that is applied to each explicit map."""
 
 
 @torch.inference_mode()
 def find_layers(model: nn.Module, name: str, images: Tensor) -> tuple[tuple[Layer, ...], tuple[str, ...]]:
-    """The layers of a model that have a map between all tokens, in the order in which they run.
+    """The layers of a model with a map between all tokens, in the order in which they run.
 
     Args:
         model: built under `explicit_attention`, in evaluation mode.
-        name: what messages call it.
-        images: (B, C, H, W), any two images or more, to see the shapes.
+        name: its name in messages.
+        images: (B, C, H, W), at least two images, to find the shapes.
 
     Returns:
-        The layers, and the names of modules whose maps are not between all tokens, such as attention of a class
-        token alone, which are left out.
+        The layers, and the names of skipped modules with other maps, such as attention of the class token only.
 
     Raises:
-        UserError: a model without attention maps, or with maps of another kind: within windows that are not a PSViT's,
-            to fewer keys, between channels, mixed after their softmax, or inside of a fused module.
+        UserError: a model without attention maps, or with other maps: within windows (except a PSViT's), to fewer keys,
+            between channels, changed after the softmax, or inside a fused module.
     """
     drops = [path for path, _ in model.named_modules() if path.rpartition(".")[2] == DROP]
     if not drops:
@@ -70,7 +69,7 @@ def find_layers(model: nn.Module, name: str, images: Tensor) -> tuple[tuple[Laye
 def _run(
     model: nn.Module, name: str, drops: Sequence[str], images: Tensor
 ) -> tuple[dict[str, list[Tensor]], dict[str, Any]]:
-    """The maps that pass each dropout, in the order in which they run, and what the layers around put out."""
+    """The input maps of each dropout, in the order in which they run, and the outputs of the layers around them."""
     maps: dict[str, list[Tensor]] = {}
     outputs: dict[str, Any] = {}
     inputs = {drop: lambda attn, drop=drop: maps.setdefault(drop, []).append(attn) for drop in drops}
@@ -78,7 +77,7 @@ def _run(
     with hooked(model, inputs, around):
         try:
             model(images)
-        except Exception as error:  # its first images; each model fails in its own way
+        except Exception as error:  # models raise many types for a wrong image size
             size = f"{images.shape[2]} x {images.shape[3]} pixels"
             raise UserError(
                 f"{name} cannot take images of {size} ({one_line(error)}): give another --img-size"
@@ -87,7 +86,7 @@ def _run(
 
 
 def _layer_of(model: nn.Module, drop: str) -> str:
-    """The module around an attention that is no mere list of modules; the attention itself if there is none."""
+    """The name of the module around an attention, lists of modules aside; else of the attention itself."""
     owner = drop.rpartition(".")[0]
     around = owner.rpartition(".")[0]
     while around and isinstance(model.get_submodule(around), (nn.ModuleList, nn.Sequential)):
@@ -104,7 +103,7 @@ def _why_none(model: nn.Module) -> str:
 
 
 def _unfit(seen: Sequence[Tensor], x: Any, count: int) -> str:
-    """Why a layer's maps are not those of all its tokens; empty if they are."""
+    """Why a layer's maps are not between all its tokens; empty if they are."""
     attn, shape = seen[0], tuple(seen[0].shape)
     if len(seen) > 1:
         return "it runs several times"
@@ -121,7 +120,7 @@ def _unfit(seen: Sequence[Tensor], x: Any, count: int) -> str:
 
 
 def _windows_of(model: nn.Module, number: int, sides: Grid) -> tuple[Grid, int] | None:
-    """Grid and `Arch.window` of a PSViT's layer of this number; None if it attends to all, as in a single window."""
+    """Grid and `Arch.window` of layer `number` of a PSViT; None if it attends to all tokens."""
     if not isinstance(model, PSViT):
         return None
     stage = _stage_of(model, number)
@@ -140,7 +139,7 @@ def _describe(
     sides = (images.shape[2], images.shape[3])
     if isinstance(model, PSViT):
         arch, stage = model.arch, _stage_of(model, len(before))
-        # an S that shares projections only has a map of its own, as an A has
+        # an S that shares only projections computes its own map, like an A
         kind = "".join(arch.stages)[len(before)] if arch.sharing == "map" else ATTEND
         one_row, grids = arch.pooling == "1d", arch.grids(sides)
         return Layer(name, drop, kind, stage, heads, tokens, model.num_prefix_tokens, width, grids[stage],
@@ -153,7 +152,7 @@ def _describe(
 
 
 def _grid_of(model: Any, places: int, sides: Grid) -> Grid | None:
-    """The grid of a model of timm: its patch embedding's, or after a pooling a square for square images."""
+    """The grid of a timm model: its patch embedding's, or a square for square images (after pooling)."""
     native = getattr(getattr(model, "patch_embed", None), "grid_size", None)
     if native is not None and prod(native) == places:
         return int(native[0]), int(native[1])
@@ -162,7 +161,7 @@ def _grid_of(model: Any, places: int, sides: Grid) -> Grid | None:
 
 
 def _centres(grid: Grid, pitch: tuple[float, float], poolings: int = 0, one_row: bool = False) -> Tensor:
-    """(h w, 2) centres (y, x) in pixels of patches that lie `pitch` pixels apart, after so many poolings."""
+    """(h w, 2) centres (y, x) in pixels of patches that are `pitch` pixels apart, after `poolings` poolings."""
     y, x = ((torch.arange(side) + 0.5) * step for side, step in zip(grid, pitch, strict=True))
     for _ in range(0 if one_row else poolings):
         y, x = _halved(y[:, None])[:, 0], _halved(x[:, None])[:, 0]
@@ -173,5 +172,5 @@ def _centres(grid: Grid, pitch: tuple[float, float], poolings: int = 0, one_row:
 
 
 def _halved(places: Tensor) -> Tensor:
-    """(n, d) -> (n / 2, d): means of pairs; the last of an odd number stays alone."""
+    """(n, d) -> (ceil(n / 2), d): means of pairs; an odd last row stays as it is."""
     return F.avg_pool1d(places.T[None], 2, ceil_mode=True)[0].T

@@ -1,4 +1,4 @@
-"""A layer with an attention map: its shape, where its tokens lie, and its windows.
+"""A layer with an attention map: its shape, token positions and windows.
 
 Legend: B images, H heads, N tokens (P prefix tokens and an h x w grid), C width, W windows of n tokens.
 """
@@ -20,20 +20,20 @@ Grid = tuple[int, int]
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A layer with an attention map, and where to meet its map and its tokens.
+    """A layer with an attention map.
 
     Args:
-        name: its module, for example blocks.3; drop: the module that its map passes.
+        name: its module, for example blocks.3; drop: the dropout module applied to its map.
         kind: A, or S for a layer of a PSViT that shares the map of the layer before it.
         stage: number of its stage, from 0; a stage's layers have equally many tokens.
         heads: H.
         tokens: N, prefix tokens included.
-        prefix: P, tokens in front that have no place in the image.
+        prefix: P, tokens in front without a position in the image.
         width: C.
         grid: rows and columns of the other tokens, one row for a pooled sequence (1D); None if there is no grid.
         positions: (h w, 2), their centres in pixels (y, x); None without a grid.
-        one_row: pooling goes along the sequence (1D), not over the grid.
-        window: the layer attends within windows of the grid, at most so many tokens on a side; 0: to all tokens.
+        one_row: pooling is along the sequence (1D), not over the grid.
+        window: largest side in tokens of its attention windows; 0: attention to all tokens.
     """
 
     name: str
@@ -58,27 +58,27 @@ class Layer:
 
     @cached_property
     def keys(self) -> Tensor | None:
-        """(N, n) the tokens that each token attends to, by their numbers; None: all."""
+        """(N, n): indices of the tokens that each token attends to; None: all."""
         return window_keys(self.grid, self.window) if self.window and self.grid is not None else None
 
     @property
     def seen(self) -> int:
-        """n, how many tokens a token attends to; N without windows."""
+        """n, the number of tokens that a token attends to; N without windows."""
         return prod(self.window_size) if self.window_size is not None else self.tokens
 
     def within(self, maps: Tensor) -> Tensor:
-        """Maps (..., N, N) without what lies in no window, and is 0 in all of them -> (..., N, n)."""
+        """Maps (..., N, N) -> (..., N, n), without the zeros between windows."""
         keys = self.keys
         return maps if keys is None else maps.gather(-1, keys.to(maps.device).expand(*maps.shape[:-1], -1))
 
     def whole(self, x: Tensor) -> Tensor:
-        """Of windows, maps (B W, H, n, n) or tokens (B W, n, C) -> of the grid, (B, H, N, N) or (B, N, C)."""
+        """Maps (B W, H, n, n) or tokens (B W, n, C) of windows -> (B, H, N, N) or (B, N, C) of the grid."""
         if not self.window or self.grid is None:
             return x
         return (join_maps if x.ndim == 4 else join_windows)(x, self.grid, self.window)
 
     def windows(self, poolings: int = 1) -> Tensor | None:
-        """(h w,) the window of each token after so many poolings: pairs in a row, or 2 x 2; None without a grid."""
+        """(h w,): the pooling window of each token after `poolings` poolings; None without a grid."""
         if self.grid is None:
             return None
         if self.one_row:

@@ -1,7 +1,7 @@
-"""The attention maps and tokens of a model's layers, by hooks; and the model with some of them replaced.
+"""Reads and replaces attention maps and tokens of a model's layers, by hooks.
 
-The model has to be built under `psvit.models.macs.explicit_attention`: a fused kernel hands out no map. Where a PSViT
-attends within windows, maps and tokens are put together to those of the whole grid.
+The model has to be built under `psvit.models.macs.explicit_attention`: fused kernels return no map. Maps and tokens of
+a PSViT's windows are joined to those of the whole grid.
 
 Legend: B images, H heads, N tokens (P prefix tokens and an h x w grid), C width.
 """
@@ -23,7 +23,7 @@ from psvit.models.windows import split_windows
 
 
 class Seen(NamedTuple):
-    """What one batch showed: the model's output, and of each layer its map (B, H, N, N) and its tokens (B, N, C)."""
+    """Results of one batch: the model's output, and the map (B, H, N, N) and tokens (B, N, C) of each layer."""
 
     output: Tensor
     maps: list[Tensor]
@@ -32,12 +32,11 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """What to replace while a model runs.
+    """Replacements while a model runs.
 
     Args:
-        maps: for a layer's number, the number of an earlier layer and, for each head, which of that layer's heads
-            gives the map.
-        windows: for a layer's number, the window of each token: its tokens become the means of their windows.
+        maps: layer -> the earlier layer whose map it takes, and for each head the head of that layer.
+        windows: layer -> the pooling window of each token; tokens are replaced by the means of their windows.
     """
 
     maps: Mapping[int, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
@@ -45,7 +44,7 @@ class Change:
 
 
 def look(model: nn.Module, layers: Sequence[Layer], images: Tensor) -> Seen:
-    """Run `model` on images (B, C, H, W), and keep what its layers show."""
+    """Run `model` on images (B, C, H, W), and return its output with the maps and tokens of all layers."""
     maps: dict[str, Tensor] = {}
     tokens: dict[str, Any] = {}
     inputs = {layer.drop: partial(maps.__setitem__, layer.drop) for layer in layers}
@@ -57,9 +56,9 @@ def look(model: nn.Module, layers: Sequence[Layer], images: Tensor) -> Seen:
 
 
 def run_changed(model: nn.Module, layers: Sequence[Layer], images: Tensor, change: Change) -> Tensor:
-    """The output of `model` for images (B, C, H, W) while `change` holds.
+    """The output of `model` for images (B, C, H, W) with `change` applied.
 
-    A map that the model hands on to layers that share it is not touched on the way: name those layers too.
+    Changing a layer's map does not change it in layers that share it: list those in `change` too.
     """
     held: dict[int, Tensor] = {}
     inputs = {layers[source].drop: partial(held.__setitem__, source) for source, _ in change.maps.values()}
@@ -83,7 +82,7 @@ def _pool_output(output: Any, windows: Tensor, layer: Layer) -> Any:
 
 
 def tokens_of(output: Any) -> Tensor:
-    """The tokens in what a layer puts out: our Block returns its map beside them."""
+    """The tokens in a layer's output: our Block returns (tokens, map)."""
     x: Tensor = output[0] if isinstance(output, tuple) else output
     return x
 
@@ -92,10 +91,7 @@ def tokens_of(output: Any) -> Tensor:
 def hooked(
     model: nn.Module, inputs: Mapping[str, Callable[[Any], Any]], outputs: Mapping[str, Callable[[Any], Any]]
 ) -> Iterator[None]:
-    """Hand what modules take, and what they put out, to functions, by the modules' names.
-
-    What a function returns takes the place of what it was given, unless it is None.
-    """
+    """Call functions with the inputs and outputs of modules, by name; a result other than None replaces the value."""
     hooks = [model.get_submodule(name).register_forward_pre_hook(lambda module, args, take=take: take(args[0]))
              for name, take in inputs.items()]  # fmt: skip
     hooks += [model.get_submodule(name).register_forward_hook(lambda module, args, output, take=take: take(output))

@@ -1,4 +1,4 @@
-"""A model and images -> what is redundant in it, layer by layer, as plain data."""
+"""Measures the redundancy of a model layer by layer, as plain data."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from psvit.analysis.passes import (
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """What two passes over the images found.
+    """The results of two passes over the images.
 
     Args:
-        rows: what was measured of each layer, as plain data.
-        heads: which heads of every two layers belong together.
-        cosine: of the maps of every two layers (L, L), correlation: the same.
-        first: the first pass, second: the second one.
+        rows: measurements of each layer, as plain data.
+        heads: matched heads of each pair of layers.
+        cosine: of the maps of each pair of layers (L, L), correlation: the same.
+        first: results of the first pass, second: of the second.
         unlabelled: why the cost of changes was not measured; empty if it was.
         guesses: the network is hardly better than guessing.
     """
@@ -50,7 +50,7 @@ class Findings:
     guesses: bool
 
     def matrices(self) -> dict[str, Any]:
-        """What was measured of every two layers, as plain data."""
+        """Measurements of pairs of layers, as plain data."""
         divergence, averaged = self.second.divergence
         cosine, correlation = (matrix.tolist() for matrix in self.first.averaged)
         pairs = [{"layers": [i + 1, j + 1], "heads": [[a + 1, b + 1] for a, b in zip(*both, strict=True)]}
@@ -68,7 +68,7 @@ class Findings:
 def measure(
     analyzed: AnalyzedModel, layers: Sequence[Layer], batches: Batches, device: torch.device, say: Callable[[str], None]
 ) -> Findings:
-    """Two passes over the images: maps and tokens, then divergences and the cost of every single change."""
+    """Two passes over the images: maps and tokens, then divergences and the cost of each change."""
     first = first_pass(analyzed.model, layers, batches, device)
     heads = partners(layers, first)
     cosine, correlation = matched(layers, first, heads)
@@ -100,7 +100,7 @@ def measure(
 
 
 def _row(i: int, layers: Sequence[Layer], first: First, img_size: tuple[int, int]) -> dict[str, Any]:
-    """What the first pass found of layer i, as plain data."""
+    """The results of the first pass for layer i, as plain data."""
     layer, distances = layers[i], first.distances[i]
     distance = None
     if distances is not None and layer.positions is not None:
@@ -119,7 +119,7 @@ def _row(i: int, layers: Sequence[Layer], first: First, img_size: tuple[int, int
 
 def _windows(layer: Layer, poolings: int) -> torch.Tensor:
     windows = layer.windows(poolings)
-    assert windows is not None, "a layer without a grid was to be pooled"
+    assert windows is not None, "cannot pool a layer without a grid"
     return windows
 
 
@@ -131,13 +131,13 @@ def together(
     batches: Batches,
     device: torch.device,
 ) -> dict[str, float]:
-    """What the whole suggestion costs at once; a second pooling in a stage gathers the windows of the first.
+    """The cost of the whole suggestion at once; a second pooling in a stage pools the windows of the first.
 
     Args:
         analyzed: the model, layers: its layers.
-        heads: which heads belong together.
+        heads: matched heads.
         advice: the suggestion.
-        batches: the images once more.
+        batches: another pass over the images.
         device: of the model.
     """
     poolings = advice.poolings

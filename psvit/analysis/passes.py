@@ -1,4 +1,4 @@
-"""Batches of images -> what is redundant in a network, in passes that keep no batch.
+"""Passes over the images that measure the redundancy of a network.
 
 Legend: B images of a batch, n all images, L layers, H heads, N tokens, C width.
 """
@@ -34,19 +34,19 @@ from psvit.arch.arch import SHARE
 from psvit.data.samples import Batch
 
 Batches = Callable[[], Iterable[Batch]]
-"""A pass over all images: called once for each."""
+"""Returns a new pass over all images."""
 
 Matrix = list[list["float | None"]]
 Heads = dict[tuple[int, int], tuple[tuple[int, ...], tuple[int, ...]]]
-"""For two layers, the first the earlier, the heads of the one and their partners in the other."""
+"""(earlier layer, later layer) -> heads of the first and their matches in the second."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a change of a network costs on the validation split, nothing being trained again.
+    """The cost of a change of the network on the validation split, without training.
 
     Args:
-        loss: rise of the mean cross-entropy in nats; error: its standard error over the images.
+        loss: increase of the mean cross-entropy in nats; error: its standard error over the images.
         top1: change of the top-1 accuracy in points.
     """
 
@@ -56,7 +56,7 @@ class Cost:
 
 
 def comparable(layers: Sequence[Layer]) -> list[list[int]]:
-    """Numbers of the layers, together where their maps have the same size: equally many tokens, the same windows."""
+    """Layers grouped by the size of their maps: number of tokens and windows."""
 
     def size(i: int) -> tuple[int, int]:
         return layers[i].tokens, layers[i].window
@@ -65,7 +65,7 @@ def comparable(layers: Sequence[Layer]) -> list[list[int]]:
 
 
 def source_of(layers: Sequence[Layer], number: int) -> int:
-    """The layer that computed the map of layer `number`: itself, or the one from which it is shared."""
+    """The layer that computed the map of layer `number`: itself, or the layer it shares from."""
     while layers[number].kind == SHARE:
         number -= 1
     return number
@@ -76,17 +76,17 @@ def source_of(layers: Sequence[Layer], number: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class First:
-    """What the first pass found, means over the images.
+    """The results of the first pass, means over the images.
 
     Args:
         images: n.
-        heads: cosine and correlation of every two maps, head by head, for each pair of layers (H, H').
-        averaged: the same for the maps averaged over heads, two (L, L); NaN where the sizes differ.
-        other: cosine and correlation of a layer's map with the same head's of another image, two lists of (L).
-        entropies: of the rows of each layer's map, as a part of the greatest, log N or, in windows, log n (L).
-        tokens: measures of each layer's tokens, by their name.
+        heads: for each pair of layers, cosine and correlation of all pairs of heads' maps, two (H, H').
+        averaged: the same for the maps averaged over heads, two (L, L); NaN if the sizes differ.
+        other: cosine and correlation of each layer's maps with those of another image, two lists of (L).
+        entropies: of the rows of each layer's map over the maximum, log N or log n in windows (L).
+        tokens: measures of each layer's tokens, by name.
         distances: mean attention distance of each head of each layer, in pixels; None without a grid.
-        cka: of every two layers (L, L).
+        cka: of all pairs of layers (L, L).
     """
 
     images: int
@@ -103,9 +103,9 @@ class First:
 def first_pass(model: nn.Module, layers: Sequence[Layer], batches: Batches, device: torch.device) -> First:
     """Compare maps and measure tokens, image by image.
 
-    Maps are compared with those of the same image, and with those of the image before it, which in the balanced order
-    is of another class: what they have in common then does not come from the image. Of windows, only what lies within
-    them is compared: the zeros between them, which all maps have, would make any two maps correlate.
+    Maps are compared with maps of the same image, and with those of the previous image, which in the balanced order is
+    of another class, so that this similarity does not come from the image. Windowed maps are compared only within
+    windows: the common zeros between windows would make any two maps correlate.
     """
     groups = comparable(layers)
     sums = [torch.zeros(2, *[sum(layers[i].heads for i in group)] * 2, dtype=torch.float64) for group in groups]
@@ -157,8 +157,8 @@ def first_pass(model: nn.Module, layers: Sequence[Layer], batches: Batches, devi
 
 
 def _entropy_of_greatest(layer: Layer, maps: Tensor) -> Tensor:
-    """Of each image's maps (B, H, N, N), the mean entropy of their rows over that of a uniform one: (B,)."""
-    if layer.seen == 1:  # a token that sees itself alone: there is nothing else to be uniform over
+    """Mean entropy of the rows of maps (B, H, N, N) over that of a uniform row: (B,)."""
+    if layer.seen == 1:  # a token that attends only to itself
         return maps.new_ones(len(maps))
     return row_entropy(maps).mean(dim=(1, 2)) / log(layer.seen)
 
@@ -166,7 +166,7 @@ def _entropy_of_greatest(layer: Layer, maps: Tensor) -> Tensor:
 def token_measures(layer: Layer, x: Tensor) -> dict[str, Tensor]:
     """Measures of each image's tokens (B, h w, C), without the prefix tokens."""
     count, width = x.shape[1:]
-    most, most_centred = min(count, width), max(min(count - 1, width), 1)  # one token alone is 0 when centred
+    most, most_centred = min(count, width), max(min(count - 1, width), 1)  # a single token is 0 when centred
     rank, rank_centred = effective_rank(x), effective_rank(centred(x))
     found = {"pair_cosine": pair_cosine(x), "rank": rank, "rank_fraction": rank / most,
              "rank_centred": rank_centred, "rank_centred_fraction": rank_centred / most_centred}  # fmt: skip
@@ -190,9 +190,9 @@ def _by_pair(
 
 
 def partners(layers: Sequence[Layer], first: First) -> Heads:
-    """Match the heads of every two layers by the mean correlation of their maps; those of one map are their own.
+    """Match the heads of each pair of layers by the mean correlation of their maps; of a shared map each to itself.
 
-    Not by the cosine: between maps that are all nearly uniform it is 1 for every pairing.
+    Not by the cosine, which is near 1 for all pairs of nearly uniform maps.
     """
     found: Heads = {}
     for (i, j), (_, correlation) in first.heads.items():
@@ -203,7 +203,7 @@ def partners(layers: Sequence[Layer], first: First) -> Heads:
 
 
 def matched(layers: Sequence[Layer], first: First, heads: Heads) -> tuple[Matrix, Matrix]:
-    """Cosine and correlation of every two layers, means over their matched heads (L, L)."""
+    """Cosine and correlation of all pairs of layers, means over matched heads, two (L, L)."""
     both = []
     for kind in range(2):
         matrix: Matrix = [[None] * len(layers) for _ in layers]
@@ -219,14 +219,14 @@ def matched(layers: Sequence[Layer], first: First, heads: Heads) -> tuple[Matrix
 
 @dataclass(frozen=True, eq=False)
 class Second:
-    """What the second pass found.
+    """The results of the second pass.
 
     Args:
-        divergence: Jensen-Shannon divergence of every two layers in bits, means over matched heads (L, L), and for the
-            maps averaged over heads.
-        loss: mean cross-entropy of the unchanged network in nats, top1 its accuracy in percent; None without labels.
-        costs: of every change.
-        guess: percent of the images that are of the most frequent class; None without labels.
+        divergence: Jensen-Shannon divergence of all pairs of layers in bits, means over matched heads (L, L), and for
+            the maps averaged over heads.
+        loss: mean cross-entropy of the unchanged network in nats, top1: accuracy in percent; None without labels.
+        costs: of each change.
+        guess: percentage of images in the most frequent class; None without labels.
     """
 
     divergence: tuple[Matrix, Matrix]
@@ -249,12 +249,12 @@ def second_pass(
     """Measure divergences, and run the network once more for each change.
 
     Args:
-        model, layers: see `psvit.analysis.maps.find_layers`.
-        heads: which heads belong together.
-        changes: one at a time.
-        batches: the images once more.
+        model, layers: see `psvit.analysis.find_layers.find_layers`.
+        heads: matched heads.
+        changes: applied one at a time.
+        batches: another pass over the images.
         device: of the model.
-        labelled: the model's classes are those of the images; without, nothing is changed.
+        labelled: the model's classes are those of the images; otherwise no change is measured.
     """
     sums: dict[tuple[int, int], list[float]] = {pair: [0.0, 0.0] for pair in heads}
     count = 0
@@ -290,10 +290,10 @@ def second_pass(
 
 
 def guesses(top1: float, guess: float, images: int) -> bool:
-    """Whether a top-1 is less than two standard errors above that of naming the most frequent class each time.
+    """Whether a top-1 is less than two standard errors above that of always predicting the most frequent class.
 
     Args:
-        top1, guess: of the network, and of that class, in percent.
+        top1, guess: accuracies of the network and of the most frequent class, in percent.
         images: n.
     """
     share = guess / 100
@@ -301,7 +301,7 @@ def guesses(top1: float, guess: float, images: int) -> bool:
 
 
 def _divergences(seen: Seen, heads: Heads) -> dict[tuple[int, int], tuple[float, float]]:
-    """Sums over the batch's images."""
+    """Divergences of pairs of layers, for matched heads and for averaged maps, summed over the batch."""
     means = [attn.mean(dim=1, keepdim=True) for attn in seen.maps]
     apart, averaged = ([row_entropy(attn) for attn in kind] for kind in (seen.maps, means))
     found = {}
@@ -322,10 +322,9 @@ def sharing(layers: Sequence[Layer], heads: Heads, sources: Mapping[int, int]) -
     """The change in which layers take the map of an earlier layer, with heads matched.
 
     Args:
-        layers: all of them.
-        heads: which heads belong together.
-        sources: for the number of a layer, the number of an earlier one; layers that share the map of the former take
-            it along.
+        layers: all layers.
+        heads: matched heads.
+        sources: layer -> earlier layer whose map it takes; layers that share the former's map take it too.
     """
     maps = {}
     for number in range(len(layers)):

@@ -1,4 +1,4 @@
-"""What attention maps and tokens have in common: the measures of redundancy, each a pure function.
+"""Measures of redundancy of attention maps, tokens and layers, as pure functions.
 
 Legend: B images, H heads, M maps of one image, N tokens, K keys, C width, n all images of an analysis.
 """
@@ -12,21 +12,20 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 FLAT = 1e-6
-"""A map whose entries differ from their mean by less than this part of it has no shape to correlate."""
+"""A map whose relative deviation from its mean is smaller than this counts as uniform, with correlation 0."""
 
 LEAST_IMAGES = 4
-"""The unbiased estimator of HSIC needs as many."""
+"""The unbiased estimator of HSIC needs at least this many."""
 
 
 # Maps ----------------------------------------------------------------------------------------------------------------
 
 
 def map_similarity(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and Pearson's correlation of every pair of maps of one image, over all their entries.
+    """Cosine and Pearson's correlation of all pairs of maps of one image, over all their entries.
 
-    The rows of a map sum to 1, so its entries have the mean 1 / N, and two maps that are both nearly uniform have a
-    cosine near 1. The correlation is the cosine after that mean is taken away. Both come from one product of the
-    centred maps: ``<a, b> = <a - m, b - m> + N K m m'``.
+    Entries of a map have the mean 1 / N, so two nearly uniform maps have a cosine near 1; the correlation is the cosine
+    without that mean. Both are computed from the centred maps: ``<a, b> = <a - m, b - m> + N K m m'``.
 
     Args:
         maps: (M, N, K), attention maps of one image.
@@ -53,8 +52,8 @@ def divergence(p: Tensor, q: Tensor, entropies: tuple[Tensor, Tensor] | None = N
 
     Args:
         p: (..., N, K), rows that sum to 1.
-        q: the same of the other map.
-        entropies: `row_entropy` of both, where they are known already.
+        q: the other map, of the same shape.
+        entropies: `row_entropy` of both, if known already.
 
     Returns:
         (...), the mean over rows in bits: 0 for equal rows, 1 for rows without a common key.
@@ -76,7 +75,7 @@ def match_heads(similarity: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
         similarity: (H, H'), of each head of one layer with each of the other.
 
     Returns:
-        Heads of the first layer and their partners in the second; the layer with fewer heads sets how many pairs.
+        Heads of the first layer and their matches in the second; as many as the layer with fewer heads has.
     """
     rows, columns = linear_sum_assignment(similarity.numpy(force=True), maximize=True)
     return tuple(map(int, rows)), tuple(map(int, columns))
@@ -85,8 +84,8 @@ def match_heads(similarity: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
 def attention_distance(maps: Tensor, positions: Tensor) -> Tensor:
     """Mean attention distance (Dosovitskiy et al. 2021, "an image is worth 16 x 16 words", figure 7).
 
-    The distance from a query's patch to the patches that it attends to, weighted by the attention, and the mean of it
-    over queries. Prefix tokens have no place: they are left out, and each row is scaled to sum to 1 without them.
+    The distance from a query's patch to all patches, weighted by the attention, averaged over queries. Prefix tokens
+    are left out, and each row is scaled to sum to 1 without them.
 
     Args:
         maps: (B, H, P + N, P + N), with P >= 0 prefix tokens in front.
@@ -107,7 +106,7 @@ def attention_distance(maps: Tensor, positions: Tensor) -> Tensor:
 def pair_cosine(tokens: Tensor) -> Tensor:
     """Mean cosine of all pairs of different tokens of an image: (B, N, C) -> (B,).
 
-    From the sum s of the unit tokens: ``(|s|^2 - N) / (N (N - 1))``, without the N x N products.
+    Computed from the sum s of the unit tokens, ``(|s|^2 - N) / (N (N - 1))``, without N x N products.
     """
     units = torch.nn.functional.normalize(tokens.double(), dim=-1)
     count = tokens.shape[1]
@@ -135,7 +134,7 @@ def effective_rank(matrix: Tensor) -> Tensor:
     """
     matrix = matrix.double()
     small = matrix if matrix.shape[1] <= matrix.shape[2] else matrix.transpose(1, 2)
-    # eigenvalues of the smaller Gram matrix: several times faster than singular values, and in float64 as good
+    # eigenvalues of the smaller Gram matrix: faster than singular values, and accurate enough in float64
     squares = torch.linalg.eigvalsh(small @ small.transpose(1, 2))
     largest = squares[:, -1:].clamp_min(0)
     values = torch.where(squares > 1e-14 * largest, squares, torch.zeros_like(squares)).sqrt()  # the rest is rounding
@@ -154,10 +153,10 @@ def pooled(tokens: Tensor, windows: Tensor) -> Tensor:
 
     Args:
         tokens: (B, N, C).
-        windows: (N,), the number of each token's window, from 0 without gaps.
+        windows: (N,), the index of each token's window, from 0 without gaps.
 
     Returns:
-        (B, N, C): average pooling, spread back over the tokens.
+        (B, N, C).
     """
     B, _, C = tokens.shape
     sums = tokens.new_zeros(B, int(windows.max()) + 1, C).index_add_(1, windows, tokens)
@@ -166,10 +165,10 @@ def pooled(tokens: Tensor, windows: Tensor) -> Tensor:
 
 
 def kept_by_pooling(tokens: Tensor, windows: Tensor) -> Tensor:
-    """The part of the variance between an image's tokens that averaging over windows keeps: (B, N, C) -> (B,).
+    """Fraction of the variance between an image's tokens that averaging over windows keeps: (B, N, C) -> (B,).
 
-    1: the tokens of a window are equal. Tokens drawn independently keep about a window's share, 1/4 for 2 x 2. Unlike
-    the cosine, a direction that all tokens have in common does not raise it. 1 where all tokens are equal.
+    1 if the tokens of each window are equal; about 1/4 for independent tokens and 2 x 2 windows. Unlike the cosine, it
+    does not grow with a direction common to all tokens.
     """
     whole = centred(tokens.double())
     before, after = whole.square().sum(dim=(1, 2)), pooled(whole, windows).square().sum(dim=(1, 2))
@@ -185,11 +184,11 @@ def hsic(k: Tensor, m: Tensor) -> Tensor:
     ``[tr(K M) + sum(K) sum(M) / ((n - 1)(n - 2)) - 2 sum(K M) / (n - 2)] / (n (n - 3))``, diagonals set to 0.
 
     Args:
-        k: (n, n), a kernel over n images.
-        m: (n, n), another over the same images.
+        k: (n, n), a kernel matrix over n images.
+        m: (n, n), another one over the same images.
 
     Returns:
-        A scalar, near 0 for independent features; it may be below.
+        A scalar, near 0 for independent features; may be negative.
 
     Raises:
         ValueError: fewer than 4 images.
@@ -207,14 +206,14 @@ def hsic(k: Tensor, m: Tensor) -> Tensor:
 def cka(features: list[Tensor]) -> Tensor:
     """Linear centred kernel alignment of every pair of layers, unbiased (Nguyen et al. 2021, equations 2 and 3).
 
-    ``HSIC(K, M) / sqrt(HSIC(K, K) HSIC(M, M))`` with ``K = X X^T``: it does not change when X is turned or scaled,
-    and layers may differ in width.
+    ``HSIC(K, M) / sqrt(HSIC(K, K) HSIC(M, M))`` with ``K = X X^T``, invariant to rotation and scaling of X; layers may
+    differ in width.
 
     Args:
-        features: of each layer (n, C), one row an image.
+        features: of each layer (n, C), one row per image.
 
     Returns:
-        (layers, layers): 1 for the same features, near 0 for independent ones; NaN where a layer's do not vary.
+        (layers, layers): 1 for equal features, near 0 for independent ones; NaN for constant features.
 
     Raises:
         ValueError: fewer than 4 images.
@@ -222,7 +221,7 @@ def cka(features: list[Tensor]) -> Tensor:
     kernels = []
     for x in features:
         x = x.double()
-        x = x - x.mean(dim=0)  # changes nothing but the rounding
+        x = x - x.mean(dim=0)  # HSIC is invariant to it; reduces rounding errors
         kernels.append(x @ x.T)
     products = torch.stack([torch.stack([hsic(k, m) for m in kernels]) for k in kernels])
     own = products.diagonal()

@@ -1,6 +1,6 @@
-"""Attention maps -> what each place of the image gets, of one layer and of all together.
+"""Attention maps -> the attention to each position of the image, of one layer and of all together (rollout).
 
-Legend: H, W pixels of the image that the network takes, N tokens of a layer (P prefix tokens, then places).
+Legend: H, W pixels of the network's input, N tokens of a layer (P prefix tokens, then positions).
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ from psvit.analysis.layers import Layer
 
 
 def token_of_pixels(layer: Layer, first: Layer, size: tuple[int, int], stride: int | None) -> Tensor:
-    """(H, W) the number of the token, from 0 without prefix tokens, in which each pixel lies.
+    """(H, W): the index of each pixel's token, not counting prefix tokens.
 
-    A token after poolings covers the pixels of all tokens that it was pooled from: a block of the grid in 2D, in 1D a
-    run of patches in reading order, which may go on in the next row.
+    A pooled token covers the pixels of all its patches: in 2D a block of the grid, in 1D a run of patches in reading
+    order, which may continue in the next row.
 
     Args:
-        layer: which tokens; `first`: the first layer, whose tokens are the patches. Both have a grid.
+        layer: the layer of the tokens; `first`: the first layer, whose tokens are the patches. Both have a grid.
         size: H and W.
-        stride: pixels from patch to patch in a PSViT, where the pooling windows are known. None: another model; its
-            grid divides the image into equal parts.
+        stride: pixels from patch to patch of a PSViT. None for other models, whose grid divides the image equally.
     """
     height, width = size
     y, x = torch.arange(height), torch.arange(width)
@@ -37,20 +36,20 @@ def token_of_pixels(layer: Layer, first: Layer, size: tuple[int, int], stride: i
 
 
 def attended(attn: Tensor, prefix: int, by_class_token: bool, keys: Tensor | None = None) -> Tensor:
-    """What each place gets of a map, as a multiple of an equal share 1 / N.
+    """The attention to each position, as a multiple of an equal share 1 / N.
 
-    Within windows an equal share is what a place would get if every token attended alike to all that it sees: 1 / N
-    too where the windows tile the grid; where they overlap, a place in two of them is seen by more tokens.
+    With windows, an equal share is the attention to a position if all tokens attended uniformly within their windows;
+    where windows overlap it is more than 1 / N.
 
     Args:
         attn: (N, N), rows sum to 1.
         prefix: P.
-        by_class_token: by the first token alone, which classifies (its row); else by the average place (the mean of
-            their rows), as networks classify that average their tokens.
-        keys: (N, n) which tokens each token attends to; None: all. There are no prefix tokens beside windows.
+        by_class_token: attention of the first token, which classifies; else the mean over all positions, for networks
+            that average their tokens.
+        keys: (N, n), the tokens that each token attends to; None: all. Windows exclude prefix tokens.
 
     Returns:
-        (N - P,): 1 where it gets an equal share. Without windows the mean is 1 less what the prefix tokens get.
+        (N - P,): 1 for an equal share. Without windows the mean is 1 minus the attention to prefix tokens.
     """
     row = attn[0] if by_class_token else attn[prefix:].mean(dim=0)
     times = row[prefix:] * attn.shape[-1]
@@ -60,16 +59,14 @@ def attended(attn: Tensor, prefix: int, by_class_token: bool, keys: Tensor | Non
 
 
 def rollout(maps: Sequence[Tensor], layers: Sequence[Layer]) -> Tensor:
-    """Attention rollout (Abnar & Zuidema 2020): the product of ``(A + I) / 2`` over the layers, poolings between them.
+    """Attention rollout (Abnar & Zuidema 2020): the product of ``(A + I) / 2`` over the layers, with poolings between.
 
-    Rollout follows which token is mixed into which, and nothing else: no values, no MLPs. Of a pooling it follows the
-    windows: a pooled token is the mean of its window, and a prefix token passes. The convolution at a pooling, which
-    also looks at neighbouring windows, is not followed, nor which token a maximum takes. Where windows of attention
-    overlap, each computes the tokens in both for itself: the one whose result is kept is followed.
+    Rollout ignores values and MLPs. A pooling counts as the mean over its windows (prefix tokens stay): its convolution
+    and the choice of a maximum are ignored. In overlapping attention windows, the one whose result is kept counts.
 
     Args:
-        maps: of each layer (N, N), the mean of its heads.
-        layers: theirs, of a PSViT, or of a model without pooling.
+        maps: for each layer (N, N), the mean over its heads.
+        layers: of a PSViT, or of a model without pooling.
 
     Returns:
         (N of the last layer, N of the first); rows sum to 1.
@@ -84,7 +81,7 @@ def rollout(maps: Sequence[Tensor], layers: Sequence[Layer]) -> Tensor:
 
 
 def _pooled_rows(rows: Tensor, layer: Layer, poolings: int) -> Tensor:
-    """(N, K) -> (N', K): the means of windows of the layer's places; prefix rows as they are."""
+    """(N, K) -> (N', K): means over the layer's pooling windows; prefix rows stay as they are."""
     windows = layer.windows(poolings)
     assert windows is not None
     windows = windows.to(rows.device)

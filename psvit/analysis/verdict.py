@@ -1,4 +1,4 @@
-"""Measures and advice -> a verdict in words. No torch here."""
+"""Measurements and advice -> a verdict in words. No torch here."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from psvit.analysis.advice import Advice, AnalyzeConfig, Row, may_pool, may_shar
 from psvit.arch.arch import SHARE
 
 UNIFORM = 0.95
-"""A map's entropy, as a part of the greatest, from which it is called nearly uniform."""
+"""Relative entropy from which a map is called nearly uniform."""
 
 FEW_IMAGES = 64
-"""With so many images, one of them is more than a point of top-1."""
+"""Below this many images the verdict warns that top-1 is coarse."""
 
 RANDOM = (
     "The weights are random: the network is not trained. The numbers describe how it begins and say nothing of what it "
@@ -33,11 +33,11 @@ CAVEAT = (
 
 
 def words(report: Mapping[str, Any], advice: Advice | None, config: AnalyzeConfig) -> list[str]:
-    """The verdict, a paragraph each.
+    """The verdict, as a list of paragraphs.
 
     Args:
-        report: what was measured, as `psvit.analysis.analyze.analyze` returns it.
-        advice: what follows from it; None if the rule was not applied: the network guesses.
+        report: the measurements; see `psvit.analysis.analyze.analyze`.
+        advice: None if the network is not better than guessing.
         config: the thresholds.
     """
     rows, suggestion = report["layers"], report.get("suggestion")
@@ -130,13 +130,13 @@ def _on_pooling(rows: Sequence[Row], advice: Advice, config: AnalyzeConfig) -> I
 
 
 def _layers(numbers: Sequence[int]) -> str:
-    """Layers by name, counted from 1, with a verb in the singular."""
+    """Layers in words, counted from 1, as the subject of a verb in the singular."""
     names = [str(i + 1) for i in numbers]
     return f"Layer {names[0]}" if len(names) == 1 else f"Each of layers {', '.join(names[:-1])} and {names[-1]}"
 
 
 def _costs(rows: Sequence[Row], kind: str, layers: Sequence[int]) -> str:
-    """What one change costs, or several do one at a time; nothing if that was not measured."""
+    """The cost of changing these layers one at a time, in words; empty if not measured."""
     known = [rows[i][kind] for i in layers if rows[i][kind] is not None]
     how = {"sharing": "With the map before in its place", "pooling": "With them averaged"}[kind]
     if not known:
@@ -152,7 +152,7 @@ def _change(costs: Sequence[Mapping[str, float]], error: str) -> str:
 
 
 def _range(values: Iterable[float], write: Callable[[float], str] = "{:.2f}".format) -> str:
-    """The least and the greatest value, or one if they read the same."""
+    """The smallest and the largest value as text, or one if they are equal."""
     ends = sorted(values)
     low, high = (_minus(write(end)) for end in (ends[0], ends[-1]))
     return low if low == high else f"{low} to {high}"

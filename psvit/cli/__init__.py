@@ -1,4 +1,4 @@
-"""The command line. Each command is a module here, imported when it is called; Ctrl-C then is one line too."""
+"""The command line. Each command is a module here, imported when it is called."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from psvit.files import FullDiskError, full_disk
 
 COMMANDS = {
     "run": "your images and a budget -> a searched network, trained, evaluated and compared at equal MACs",
-    "search": "your images and a budget -> where to pool, what to share, how wide to be",
+    "search": "your images and a budget -> where to pool, which maps to share, how wide to be",
     "show": "layers, tokens, widths, MACs and parameters of a genotype, variant or checkpoint",
     "train": "train one network: any PSViT or any model of timm",
     "evaluate": "top-1, top-5, loss and accuracy per class of a checkpoint",
     "predict": "the classes of image files and folders",
     "analyze": "where a vision transformer repeats itself, and so could share maps and pool tokens",
-    "study": "trainings side by side with several seeds, and what they say of a claim",
+    "study": "train networks with several seeds, and test claims about them",
     "detect": "objects with boxes and masks: detectors on a PSViT or any backbone, trained, evaluated, used",
     "segment": "a class for each pixel: decoders on a PSViT or any backbone, trained, evaluated, used",
     "export": "a checkpoint as ONNX, torch.export, TorchScript, int8 or a Hub folder, checked and timed",
@@ -32,7 +32,7 @@ COMMANDS = {
 
 HELP = f"""psvit {__version__}: vision transformers that do not waste work
 
-usage: psvit COMMAND [options]        psvit COMMAND --help tells the options
+usage: psvit COMMAND [options]        psvit COMMAND --help lists the options
 
 {chr(10).join(f"  {name:<10} {summary}" for name, summary in COMMANDS.items())}
 
@@ -43,7 +43,7 @@ try: psvit show ASAS-ASSA-AS --img-size 224
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that `argv` names; returns the exit code: 0, or 2 after a user's mistake or Ctrl-C."""
     try:
-        for stream in (sys.stdout, sys.stderr):  # a label or a path that the terminal cannot show is no reason to stop
+        for stream in (sys.stdout, sys.stderr):  # print labels and paths that the terminal cannot encode
             if isinstance(stream, TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
         arguments = list(sys.argv[1:] if argv is None else argv)
@@ -58,28 +58,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refused(str(error))
     except KeyboardInterrupt:
         return _refused("interrupted")
-    except BrokenPipeError:  # the reader, such as head, has had enough
-        _say_no_more(sys.stdout)
+    except BrokenPipeError:  # the reader, such as head, has ended
+        _discard(sys.stdout)
         return 0
-    except OSError as error:  # a folder that may not be written, a full disk
+    except OSError as error:  # no permission, a full disk
         if reason := full_disk(error):
             return _refused(str(FullDiskError.of(error.filename or "the output", reason)))
         return _refused(one_line(error, kind=not error.strerror, limit=1000))
 
 
 def _refused(reason: str) -> int:
-    """Say why on one line; the exit code."""
+    """Print the reason on one line; returns the exit code."""
     for stream, text in ((sys.stderr, f"psvit: {reason}\n"), (sys.stdout, "")):
         try:
             stream.write(text)
             stream.flush()
-        except OSError:  # what is said goes to a disk, which is full
-            _say_no_more(stream)
+        except OSError:  # output redirected to a full disk
+            _discard(stream)
     return 2
 
 
-def _say_no_more(stream: TextIO) -> None:
-    """What is still to be written to a stream, and could not be, is dropped: Python would try again at its end."""
+def _discard(stream: TextIO) -> None:
+    """Discard what could not be written to a stream: Python would try again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
@@ -91,12 +91,12 @@ def _dispatch(name: str, arguments: list[str]) -> int:
     try:
         code: int = import_module(f"psvit.cli.{name}").main(arguments)
     finally:
-        _leave_the_others()
+        _destroy_process_group()
     return code
 
 
-def _leave_the_others() -> None:
-    """End the talk with the other processes of torchrun: a thread of it that lives on at exit may abort the process."""
+def _destroy_process_group() -> None:
+    """Leave torchrun's process group: a thread of it that is alive at exit may abort the process."""
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""``psvit analyze``: where a trained network repeats itself."""
+"""``psvit analyze``: redundancy of attention maps and tokens."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from psvit.cli.flags import Flags, config_from
 from psvit.data.data_config import DataConfig
 from psvit.engine.train_config import Machine
 
-DESCRIPTION = """How alike the attention maps of different layers, and neighbouring tokens, are in a vision transformer:
-where it could share maps and pool tokens. Leaves figures, numbers, and a page that says it in words.
+DESCRIPTION = """Measure how similar attention maps of different layers, and neighbouring tokens, are in a vision
+transformer, and where it could share maps and pool tokens. Writes figures, numbers and a page with a verdict.
 MODEL is a checkpoint folder, or a vision transformer of timm (with --pretrained).
 Example: psvit analyze runs/train/best --data digits"""
 
 KEPT = ("pretrained", "patch_size")
-"""Of the flags that describe a network: a checkpoint needs none, and a genotype on small images its patches."""
+"""Flags of a network that this command has."""
 
 
 def main(arguments: Sequence[str]) -> int:

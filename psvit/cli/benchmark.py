@@ -1,4 +1,4 @@
-"""``psvit benchmark``: networks side by side."""
+"""``psvit benchmark``: images per second of networks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``psvit detect`` and ``psvit segment`` have in common: to train, evaluate and predict by the same flags."""
+"""The actions train, evaluate and predict of ``psvit detect`` and ``psvit segment``."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ class DenseCommand(ABC):
 
     name: ClassVar[str]
     help: ClassVar[Mapping[str, str]]
-    """Of each action, and of the command itself by its name."""
+    """Help text of each action, and of the command itself under its name."""
     data: ClassVar[DenseDataConfig]
     config: ClassVar[type[DenseConfig]]
     output: ClassVar[str]
-    """What --output of the action predict is, in words."""
+    """Help text of predict's --output."""
 
     head_flags: ClassVar[Mapping[str, tuple[str, str, Any, Any]]] = {}
-    """What predict may change of the head: settings, with their flag, its text, annotation and default."""
+    """Settings of the head that predict can change -> flag, help text, annotation, default."""
 
     @abstractmethod
     def task(self) -> type[DenseTask]:
-        """The task, imported when it is needed."""
+        """The task, imported only when it is needed."""
 
     @abstractmethod
     def per_class(self, metrics: Any) -> dict[str, Any]:
-        """The metrics of single classes, for JSON."""
+        """The metrics per class, for JSON."""
 
     @abstractmethod
     def print_metrics(self, metrics: Any) -> None:
@@ -49,21 +49,21 @@ class DenseCommand(ABC):
 
     @abstractmethod
     def plain(self, found: Any) -> dict[str, Any]:
-        """What was found in an image, for JSON."""
+        """The prediction for an image, for JSON."""
 
     @abstractmethod
     def summary(self, found: Any) -> str:
-        """What was found in an image, in words."""
+        """The prediction for an image, in words."""
 
     @abstractmethod
     def drawing(self, folder: Path, paths: Sequence[Path], overwrite: bool) -> tuple[Callable[[Path, Any], None], str]:
-        """What draws a finding into the folder, by the image's path, and the line that says where."""
+        """A function that draws the prediction for an image path into `folder`, and a line that names the folder."""
 
     def run(self, arguments: Sequence[str]) -> int:
-        """Run the action that the first argument names, or print the help.
+        """Run the action named by the first argument, or print the help.
 
         Raises:
-            UserError: there is no such action, or it refuses its arguments.
+            UserError: an unknown action or wrong arguments.
         """
         actions = {"train": self.train, "evaluate": self.evaluate, "predict": self.predict}
         if not arguments or arguments[0] in ("-h", "--help"):
@@ -102,7 +102,7 @@ class DenseCommand(ABC):
 
         checkpoint = values.checkpoint
         data = as_trained(checkpoint, self.data)
-        values = self._evaluation_flags(data).parse(arguments)  # again: the default of --scenes is known now
+        values = self._evaluation_flags(data).parse(arguments)  # again, with the training's --scenes as default
         saved = read_metrics(checkpoint)
         trained = trained_on(saved)
         data = config_from(values, data, **config_from(values, SplitFlags()).filled(trained))
@@ -127,7 +127,7 @@ class DenseCommand(ABC):
         print_unreadable(metrics.unreadable)
 
     def predict(self, arguments: Sequence[str]) -> None:
-        """Parse the flags, print one line an image, and draw what was found."""
+        """Parse the flags, print one line per image, and draw the predictions."""
         flags = Flags(f"{self.name} predict CHECKPOINT IMAGE [IMAGE ...]", self.help["predict"], Machine())
         add_prediction_flags(flags, f"checkpoint folder, for example runs/{self.name}/best")
         flags.add("--output", self.output)

@@ -14,7 +14,7 @@ from psvit.tasks.detection.detector_config import DetectConfig
 if TYPE_CHECKING:
     from psvit.tasks.detection.detect import Detection, DetectionMetrics, Detections
 
-HELP = """usage: psvit detect train | evaluate | predict [flags]        psvit detect train --help tells the flags
+HELP = """usage: psvit detect train | evaluate | predict [flags]        psvit detect train --help lists the flags
 
   train      Mask R-CNN, Faster R-CNN or RetinaNet on a PSViT, or on any model of timm with feature maps
   evaluate   COCO's average precision of a checkpoint, of boxes and of masks
@@ -34,7 +34,7 @@ Example: psvit detect predict runs/detect/best photo.jpg more-photos --output fo
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the action that the first argument names."""
+    """Run the action named by the first argument."""
     return _Detect().run(arguments)
 
 
@@ -43,8 +43,8 @@ class _Detect(DenseCommand):
     help: ClassVar = {"detect": HELP, "train": TRAIN, "evaluate": EVALUATE, "predict": PREDICT}
     data = ObjectDataConfig()
     config = DetectConfig
-    output = "folder for the images with what was found in them drawn"
-    head_flags: ClassVar = {"score_threshold": ("--threshold", "least score of what is shown", Fraction, 0.5)}
+    output = "folder for the images with the objects drawn in them"
+    head_flags: ClassVar = {"score_threshold": ("--threshold", "least score of an object", Fraction, 0.5)}
 
     def task(self) -> type[Detection]:
         from psvit.tasks.detection.detect import Detection

@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def print_split(data: str, split: str, images: int, origin: str | None, trained_on: int | None) -> None:
-    """Print which images were evaluated, and of a folder's (which have an origin) how many the network knows."""
+    """Print the evaluated split and, for a folder (with an origin), how many images the network was trained on."""
     print(f"{data}, {split} split{f' ({origin})' if origin is not None else ''}, {images} images")
     if origin is None:
         return
@@ -71,20 +71,20 @@ def print_split(data: str, split: str, images: int, origin: str | None, trained_
 
 
 def prints() -> bool:
-    """Whether this process prints what an evaluation came to: of several under torchrun, the first alone."""
+    """Whether this process prints the metrics: under torchrun only the first does."""
     from accelerate.state import PartialState
 
     return bool(PartialState().is_main_process)
 
 
 def add_evaluation_flags(flags: Flags, checkpoint: str, batch_size: int | None, batch_text: str = "") -> Flags:
-    """Add the flags of any evaluation.
+    """Add the flags of any evaluation to `flags`, and return them.
 
     Args:
-        flags: of the data and the machine.
-        checkpoint: what a checkpoint is.
+        flags: those of the data and the machine.
+        checkpoint: help text of the checkpoint.
         batch_size: the default.
-        batch_text: what the help tells of it, where it is None.
+        batch_text: help text of a default that is None.
     """
     flags.add("checkpoint", checkpoint)
     flags.add("--split", "images to evaluate on", Literal["test", "validation", "train"], "test")
@@ -94,6 +94,6 @@ def add_evaluation_flags(flags: Flags, checkpoint: str, batch_size: int | None, 
 
 
 def print_unreadable(names: Sequence[str]) -> None:
-    """Say on stderr which images were left out."""
+    """Print to stderr which images were skipped."""
     if names:
         print(f"skipped {len(names)} unreadable images: {', '.join(names[:3])}", file=sys.stderr)

@@ -12,14 +12,14 @@ from psvit.data.data_config import DataConfig
 from psvit.errors import UserError
 from psvit.export.export_config import ExportConfig
 
-DESCRIPTION = """A checkpoint as an ONNX file (float32 and int8), a program of torch.export, TorchScript, or a folder
-for timm and the Hugging Face Hub. What is written is loaded again and compared with the network; ONNX files are timed
-beside it.
+DESCRIPTION = """Write a checkpoint as an ONNX file (float32 and int8), a program of torch.export, TorchScript, or a
+folder for timm and the Hugging Face Hub. The result is loaded again and compared with the network; ONNX files are timed
+against it.
 Example: psvit export runs/train/best --int8 --data fashion-mnist"""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Parse the flags, export and print what was found."""
+    """Parse the flags, export and print a summary."""
     defaults = ExportConfig(), SplitFlags(), DataConfig()
     flags = Flags("export CHECKPOINT", DESCRIPTION, *defaults, apart=("limit",))
     flags.add("checkpoint", "checkpoint folder, for example runs/train/best")

@@ -1,4 +1,4 @@
-"""Settings as flags and YAML files: a dataclass's fields -> flags and help -> the dataclass again."""
+"""Settings as flags and YAML files: fields of dataclasses -> flags with help texts -> dataclasses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """Adds the default to a flag's text, where there is one."""
+    """Adds the default to a flag's help text."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text, default = action.help or "", action.default
@@ -41,7 +41,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
-        """Refuse the arguments in one line."""
+        """Raise a UserError with a message of one line."""
         if unknown := re.match(r"unrecognized arguments: (\S+)", message):
             name = unknown[1].partition("=")[0]
             close = difflib.get_close_matches(name, self._option_string_actions, n=1, cutoff=0.7)
@@ -52,14 +52,14 @@ class _Parser(argparse.ArgumentParser):
 
 
 class Flags:
-    """The flags of one command: those of its settings, ``--config FILE.yaml``, and what it adds itself.
+    """The flags of a command: those of its settings, ``--config FILE.yaml``, and further ones by `add`.
 
     Args:
         command: its name.
-        description: what it does, an example.
-        configs: instances whose fields become flags and whose values their defaults, also those of dataclasses in
-            them. Of two fields of one name the first tells the default and the help.
-        apart: names of fields that become no flags.
+        description: what it does, with an example.
+        configs: dataclass instances, possibly nested, whose fields become flags and whose values the defaults; if a
+            name occurs twice, the first one counts.
+        apart: names of fields that do not become flags.
     """
 
     def __init__(self, command: str, description: str, *configs: Any, apart: Sequence[str] = ()) -> None:
@@ -95,7 +95,7 @@ class Flags:
                 self.add(flag(field.name), text, hints_of(cls)[field.name], value, group)
 
     def add(self, name: str, text: str, hint: Any = Text, default: Any = None, group: Any = None) -> None:
-        """One more flag, or argument without a name: its help, the annotation that its values obey, its default."""
+        """Add a flag or a positional argument, with its help text, annotation and default."""
         self.hints[name.lstrip("-").replace("-", "_")] = hint
         kinds = list(leaves(hint))
         options: dict[str, Any] = {"default": default, "help": text.replace("%", "%%")}
@@ -108,10 +108,10 @@ class Flags:
         (group or self.parser).add_argument(name, **options)
 
     def parse(self, arguments: Sequence[str]) -> Namespace:
-        """The values of all flags, by the arguments after the command's name.
+        """Parse the arguments after the command's name.
 
         Raises:
-            UserError: an argument that does not fit.
+            UserError: a wrong argument.
         """
         words, settings = read_files(arguments)
         if unknown := next((name for name in settings if name not in self.hints), None):
@@ -140,10 +140,10 @@ class Flags:
 
 
 def read_files(arguments: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
-    """The arguments without ``--config FILE``, and the values in these YAML files, as words; a later file counts.
+    """The arguments without ``--config FILE``, and the values in these YAML files, as words; later files win.
 
     Raises:
-        UserError: a file cannot be read, or holds no names with values.
+        UserError: a file cannot be read, or is not a mapping.
     """
     words, settings, rest = list[str](), dict[str, list[str]](), iter(arguments)
     for word in rest:
@@ -170,7 +170,7 @@ def _metavar(kind: Any) -> str | None:
 
 
 def _meant(given: Any, hint: Any) -> Any:
-    """The value that text on the command line means; what is no text is a default already."""
+    """The value of text from the command line; other values are defaults and stay as they are."""
     if isinstance(given, list):
         return [_meant(one, hint) for one in given] if len(given) != 1 else _meant(given[0], hint)
     kinds = list(leaves(hint))
@@ -185,14 +185,14 @@ def _meant(given: Any, hint: Any) -> Any:
 
 
 def _at_home(value: Any) -> Any:
-    """A path that begins with ``~``, also in a URL, with the folder that this stands for; all else as it is."""
+    """Expand ``~`` at the start of a path, also in a URL."""
     if not isinstance(value, str):
         return value
     return re.sub(r"^(sqlite:///|journal://|)(~[^\n]*)", lambda path: path[1] + os.path.expanduser(path[2]), value)
 
 
 def config_from(values: Namespace, like: T, **fixed: Any) -> T:
-    """An instance of `like`'s class with the parsed values, also in the dataclasses in it; `fixed` comes first."""
+    """`like` with the parsed values, also in nested dataclasses; `fixed` overrides them."""
     found: dict[str, Any] = {}
     for field in fields(cast(Any, like)):
         value = getattr(like, field.name)
@@ -213,25 +213,25 @@ def with_recipe(
     recipes: Mapping[str, Callable[[], Schedule]] = RECIPES,
     apart: Sequence[str] = (),
 ) -> T:
-    """Parse the flags of a command whose defaults come from a recipe, which is one of its flags itself.
+    """Parse the flags of a command whose defaults depend on its flag --recipe.
 
     Args:
         command: its name.
-        description: what it does, an example.
+        description: what it does, with an example.
         defaults: a recipe -> the settings.
         arguments: of the command line.
         recipes: by name, the default first.
-        apart: names of fields that become no flags.
+        apart: names of fields that do not become flags.
 
     Raises:
-        UserError: an argument that does not fit.
+        UserError: a wrong argument.
     """
     name, *_ = recipes
 
     def flags_of(recipe: str) -> tuple[Flags, T]:
         config = defaults(recipes.get(recipe, recipes[name])())
         flags = Flags(command, description, *vars(config).values(), apart=apart)
-        flags.add("--recipe", "where the defaults of the training come from", Literal[tuple(recipes)], recipe)
+        flags.add("--recipe", "gives the defaults of the training", Literal[tuple(recipes)], recipe)
         return flags, config
 
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
@@ -243,13 +243,13 @@ def with_recipe(
 
 @dataclass(frozen=True)
 class SplitFlags(Config):
-    """Which images are the validation split.
+    """The validation split.
 
     Args:
-        validation: fraction of each class that is the validation split; by default as in the training.
-        seed: of the validation split, and of the choice of images where only some are taken; by default as in the
+        validation: fraction of each class in the validation split; by default as in the training.
+        seed: seed of the validation split, and of the choice of images if only some are used; by default as in the
             training.
-        split_seed: of the validation split alone; by default as in the training.
+        split_seed: seed of the validation split only; by default as in the training.
     """
 
     validation: Fraction | None = None
@@ -257,6 +257,6 @@ class SplitFlags(Config):
     split_seed: Seed | None = None
 
     def filled(self, trained: DataConfig | None) -> dict[str, Any]:
-        """These values; where one is not given, the training's, or the default if the training is not known."""
+        """These values; missing ones come from the training, or are defaults if it is unknown."""
         default = trained or DataConfig()
         return {name: getattr(default, name) if value is None else value for name, value in vars(self).items()}

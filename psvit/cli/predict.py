@@ -1,4 +1,4 @@
-"""``psvit predict``: the classes of images."""
+"""``psvit predict``: classes of images."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from psvit.errors import UserError
 
 T = TypeVar("T")
 
-DESCRIPTION = """The likeliest classes of image files, and of all images in folders, with their probabilities.
+DESCRIPTION = """The most likely classes of image files, and of all images in folders, with their probabilities.
 Example: psvit predict runs/train/best photo.jpg more-photos --top 3"""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Parse the flags, predict and print one line an image."""
+    """Parse the flags, predict and print one line per image."""
     flags = Flags("predict CHECKPOINT IMAGE [IMAGE ...]", DESCRIPTION, Machine())
     add_prediction_flags(flags, "checkpoint folder, for example runs/train/best, or an ONNX file of psvit export")
-    flags.add("--top", "classes of each image", Count, 5)
+    flags.add("--top", "number of classes per image", Count, 5)
     flags.add("--batch-size", f"images at a time {batch_text(64)}", Count)
-    flags.add("--explain", "draw what each layer attends to, a PNG an image, into this folder")
-    flags.add("--overwrite", "replace figures of --explain that are there already", bool, False)
+    flags.add("--explain", "draw what each layer attends to, one PNG per image, into this folder")
+    flags.add("--overwrite", "replace existing figures of --explain", bool, False)
     values = flags.parse(arguments)
     paths = find_images(values.images)
 
@@ -57,22 +57,22 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def batch_text(default: int) -> str:
-    """The default of a classifier's --batch-size, for the help."""
-    return f"(default {default}, or what an ONNX file of a fixed batch takes)"
+    """Help text of the default of a classifier's --batch-size."""
+    return f"(default {default}, or that of an ONNX file with a fixed batch)"
 
 
 def add_prediction_flags(flags: Flags, checkpoint: str) -> None:
-    """Add the flags of any prediction; `checkpoint` says what a checkpoint is."""
+    """Add the flags of any prediction; `checkpoint` is the help text of the checkpoint."""
     flags.add("checkpoint", checkpoint)
     flags.add("images", "image files, or folders of them", tuple[Text, ...])
     flags.add("--json", "print one JSON object a line", bool, False)
 
 
 def readable(paths: Sequence[Path], found: Iterable[T | UserError]) -> Iterator[tuple[Path, T]]:
-    """Image files with what was found in them; those that cannot be read are named on stderr.
+    """Image files with their predictions; unreadable ones are reported on stderr.
 
     Raises:
-        UserError: none can be read.
+        UserError: no image can be read.
     """
     read = 0
     for path, one in zip(paths, found, strict=True):
@@ -86,7 +86,7 @@ def readable(paths: Sequence[Path], found: Iterable[T | UserError]) -> Iterator[
 
 
 def find_images(names: Sequence[str]) -> list[Path]:
-    """The files named, and all images below the folders named; stderr says what is left out.
+    """The image files in `names`, and all images in folders; files left out are reported on stderr.
 
     Raises:
         UserError: a path that does not exist, or a folder without images.

@@ -1,4 +1,4 @@
-"""``psvit run``: the main job."""
+"""``psvit run``: search, train and compare."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from psvit.cli.flags import with_recipe
 from psvit.pipeline.run_config import RunAllConfig
 
-DESCRIPTION = """Search the network for your images and your budget, train it, and compare it at equal MACs with its
-plain twin, a random member of the space and a hand-made design; each is evaluated once on the test split.
+DESCRIPTION = """Search a network for your images and your budget, train it, and compare it at equal MACs with its plain
+twin, a random network of the space and a hand-made design; each is evaluated once on the test split.
 Example: psvit run --data fashion-mnist --budget 12M --epochs 8"""
 
 
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     from psvit.report.tables import print_table
 
     results = run(config)
-    if os.environ.get("RANK", "0") != "0":  # one of several processes: the first tells
+    if os.environ.get("RANK", "0") != "0":  # with several processes, only the first prints
         return 0
     print()
     print_table(comparison_table(results))

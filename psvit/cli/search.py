@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from psvit.cli.flags import with_recipe
 from psvit.search.search_config import SearchConfig
 
-DESCRIPTION = """Find where to pool, what to share and how wide to be, from your images and under your budget.
+DESCRIPTION = """Find where to pool, which maps to share and how wide to be, for your images and your budget.
 Example: psvit search --data fashion-mnist --budget 12M --epochs 8"""
 
 
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> int:
     from psvit.search.search import search
 
     found = search(config)
-    if os.environ.get("RANK", "0") != "0":  # one of several processes: the first tells
+    if os.environ.get("RANK", "0") != "0":  # with several processes, only the first prints
         return 0
     print()
     print_table(front_table(read_front(found.folder)))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from psvit.tasks.segmentation.mean_iou import SegmentationMetrics
     from psvit.tasks.segmentation.segment import ClassMap, Segmentation
 
-HELP = """usage: psvit segment train | evaluate | predict [flags]        psvit segment train --help tells the flags
+HELP = """usage: psvit segment train | evaluate | predict [flags]        psvit segment train --help lists the flags
 
   train      FPN, Unet, UPerNet, DeepLabV3+, SegFormer or DPT on a PSViT, or on any model of timm with feature maps
   evaluate   mean intersection over union of a checkpoint, and of each class
@@ -36,7 +36,7 @@ Example: psvit segment predict runs/segment/best photo.jpg more-photos --output 
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the action that the first argument names."""
+    """Run the action named by the first argument."""
     return _Segment().run(arguments)
 
 
@@ -94,7 +94,7 @@ class _Segment(DenseCommand):
 
 
 def _write_names(file: Path, names: Sequence[str], overwrite: bool) -> None:
-    """One name a line, by class number: with masks/, the layout that --data reads."""
+    """Write the class names, one per line: with masks/ the folder can be given as --data."""
     text = "".join(f"{name}\n" for name in names)
     if file.is_file() and file.read_text(encoding="utf-8", errors="replace") == text:
         return

@@ -1,4 +1,4 @@
-"""``psvit show``: what a network is made of and what it costs."""
+"""``psvit show``: layers and cost of a network."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DESCRIPTION = """Layers, tokens, widths, MACs and parameters of a variant, a gen
 Example: psvit show ASAS-ASSA-AS --widths 192 256 384"""
 
 SHAPE = {"img_size": 224, "in_chans": 3, "num_classes": 1000}
-"""What a network is shown for where neither a flag nor a checkpoint tells."""
+"""Defaults if neither a flag nor a checkpoint gives them."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _show_search(folder: Path, as_json: bool) -> None:
-    """Print the front that a search found, and the network that it chose."""
+    """Print the front of a search and the chosen network."""
     from psvit.search.budget import readable
     from psvit.search.front import front_table, read_front
 
@@ -72,13 +72,13 @@ def _show_search(folder: Path, as_json: bool) -> None:
 
 
 def _find(values: Namespace) -> tuple[Arch, dict[str, Any]]:
-    """The Arch, and the size, channels and classes of the images that it is shown for."""
+    """The Arch, and the size, channels and classes of its images."""
     name: str = values.network
     config = config_from(values, ModelFlags(), model=name).config()
     shape = dict(SHAPE)
     if isinstance(config.network, TimmModel):
         if name.isupper():
-            find_arch(name)  # a genotype: its parser names what is wrong
+            find_arch(name)  # probably a genotype: its parser gives a better message
         raise UserError(f"{name!r} is no variant ({', '.join(VARIANTS)}), no genotype and no checkpoint folder")
     if isinstance(config.network, Checkpoint):
         arch, own = _read_checkpoint(Path(name))
@@ -87,7 +87,7 @@ def _find(values: Namespace) -> tuple[Arch, dict[str, Any]]:
         shape |= _searched_shape(path.parent)
     shape |= {part: value for part in SHAPE if (value := getattr(values, part)) is not None}
     if not isinstance(config.network, Checkpoint):
-        arch = config.arch(**shape)  # type: ignore[assignment]  # it is one of ours
+        arch = config.arch(**shape)  # type: ignore[assignment]  # not None: checked above
     return arch, shape
 
 
@@ -112,7 +112,7 @@ def _read_checkpoint(folder: Path) -> tuple[Arch, dict[str, Any]]:
 
 
 def _searched_shape(folder: Path) -> dict[str, Any]:
-    """The image size, channels and classes of the search that left an Arch in `folder`; else empty."""
+    """The image size, channels and classes of the search in `folder`; empty if there is none."""
     try:
         shape: dict[str, Any] = json.loads((folder / "front.json").read_text(encoding="utf-8"))["shape"]
     except (OSError, ValueError, KeyError):
@@ -139,7 +139,7 @@ def _print(arch: Arch, layers: list[cost.LayerCost], sides: tuple[int, int], pla
 
 
 def diagram(arch: Arch, layers: Sequence[cost.LayerCost]) -> list[str]:
-    """One line a stage: its grid, its layers, and a bar as wide as it has tokens."""
+    """One line per stage: its grid, its layers, and a bar as long as its number of tokens."""
     lines = []
     for stage, kinds in enumerate(arch.stages):
         first = next(layer for layer in layers if layer.stage == stage and layer.kind in "AS")

@@ -1,4 +1,4 @@
-"""``psvit study``: many trainings that answer a question."""
+"""``psvit study``: train networks with several seeds and test claims."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ To change a setting: psvit study claims --print > mine.yaml, edit it, psvit stud
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Parse the flags, train, and print what came out."""
+    """Parse the flags, train, and print the results."""
     flags = Flags("study NAME", DESCRIPTION, StudyConfig(), Machine())
     flags.add("name", f"{', '.join(names())}, or a YAML file")
     flags.add("--print", "print the study's YAML file, to change it", bool, False)

@@ -1,4 +1,4 @@
-"""``psvit train``: one network, trained."""
+"""``psvit train``: train one network."""
 
 from __future__ import annotations
 
