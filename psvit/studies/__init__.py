@@ -1,1 +1,1 @@
-"""Experiments over several seeds, and what they say."""
+"""Experiments over several seeds, their statistics and reports."""

@@ -1,4 +1,4 @@
-"""What a study asks: groups of networks, each trained with several seeds, and the claims that they test. No torch."""
+"""The definition of a study: groups of networks, trained with several seeds, and claims about them. No torch."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from psvit.errors import UserError
 
 BASELINES = ("deit", "deit12", "psvit_1d", "psvit_2d")
 SEARCHED = "searched"
-"""The name of the network that a search of the group's budget finds."""
+"""Name of the network found by a search with the group's MACs as budget."""
 
 IDLE = ("threads", "workers", "accept_changes")
-"""Settings of a training that change no result."""
+"""Settings of a training that do not change its results."""
 
 Split = Literal["test", "validation"]
 
@@ -27,10 +27,10 @@ class Network:
     """A network of a group.
 
     Args:
-        label: what the study calls it.
-        network: searched, or a name as `psvit.pipeline.baselines.baseline` knows it.
-        changes: fields of `Arch` that differ.
-        scaled: to the group's MACs.
+        label: its name in the study.
+        network: searched, or a name for `psvit.pipeline.baselines.baseline`.
+        changes: fields of `Arch` to change.
+        scaled: scale it to the group's MACs.
         seeds: of its trainings.
     """
 
@@ -43,15 +43,15 @@ class Network:
 
 @dataclass(frozen=True)
 class Group:
-    """Networks that are trained alike.
+    """Networks trained with the same data and recipe.
 
     Args:
-        name: what the study calls it.
-        networks: what is trained.
-        macs: MACs that they are scaled to, as text; None for none.
-        data: the images; its seed is replaced by each training's.
-        recipe: how they are trained.
-        search: settings of the search for the network called searched, by the names of ``psvit search``'s flags.
+        name: its name in the study.
+        networks: the networks to train.
+        macs: MACs to scale them to, as text; None for no scaling.
+        data: the images; the seed is replaced by each training's.
+        recipe: of the trainings.
+        search: settings of the search for the network called searched, named like the flags of ``psvit search``.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Claim:
     Args:
         claim: in words.
         better: group and label of the network that should be better, worse: of the other.
-        at_most: what the error of the better may be, over that of the worse.
+        at_most: largest ratio of the better network's error to the other's.
     """
 
     claim: str
@@ -89,8 +89,8 @@ class Figure:
 
     Args:
         groups: their names.
-        x: what lies across: macs, images (of training) or epochs, each group being a point of every network's line;
-            none for means with their intervals, one under another.
+        x: horizontal axis: macs, images (of training) or epochs, with a point per group and a line per network; None
+            for a list of means with intervals.
     """
 
     groups: tuple[str, ...]
@@ -99,20 +99,20 @@ class Figure:
 
 @dataclass(frozen=True)
 class Study:
-    """A study, read and checked; see the module's page for its file.
+    """A study; see `psvit.studies.study_file` for its file.
 
     Args:
         name: of its file.
         title: for headings.
-        question: what the study answers, in a sentence or two.
+        question: the question in a sentence or two.
         reads: the split whose metrics count: test (of the checkpoint that is best on the validation split, read once),
             or validation (of the last epoch).
-        groups: what is trained.
-        claims: what it tests.
+        groups: the networks to train.
+        claims: the claims to test.
         figures: of its results; by default the means of each group.
         quick: whether this is the small version.
-        source: the study as `read_study` was asked for it.
-        precision: of its trainings, unless --precision gives another; auto leaves it to the machine.
+        source: the name or path given to `read_study`.
+        precision: of its trainings, unless --precision is given; auto depends on the machine.
     """
 
     name: str
@@ -128,22 +128,22 @@ class Study:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for results, without the path of the file."""
-        apart = ("source", "precision") if self.precision == "auto" else ("source",)  # older results have none
+        apart = ("source", "precision") if self.precision == "auto" else ("source",)  # as in older results
         return {name: value for name, value in asdict(self).items() if name not in apart}
 
 
 def is_ours(network: str) -> bool:
-    """Whether a network is described by an Arch, and is not searched."""
+    """Whether a name stands for a network with an Arch (not searched, not of timm)."""
     return network in BASELINES or set(network) <= set("AS-")
 
 
 def slug(text: str) -> str:
-    """A name for a folder: small letters of any script, digits, underscores, points and hyphens.
+    """A name for a folder: lower-case letters of any script, digits, underscores, dots and hyphens.
 
     >>> slug("6 M MACs, reinvested")
     '6-m-macs-reinvested'
     """
-    composed = unicodedata.normalize("NFC", text.lower())  # some file systems keep accents apart, some do not
+    composed = unicodedata.normalize("NFC", text.lower())  # the same bytes on all file systems
     return re.sub(r"[^\w.]+", "-", composed).strip("-.") or "-"
 
 
@@ -151,7 +151,7 @@ def check_slugs(names: Sequence[str], what: str) -> None:
     """Refuse names that would share a folder.
 
     Raises:
-        UserError: two of them would.
+        UserError: two names have the same `slug`.
     """
     seen: dict[str, str] = {}
     for name in names:

@@ -1,4 +1,4 @@
-"""Results of an earlier study: its networks that are asked for again, alike, need no training. No torch."""
+"""Reuse of trainings from the results of an earlier study. No torch."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Known:
-    """What was trained before.
+    """Trainings of an earlier study.
 
     Args:
-        rows: of the networks whose settings are the same, by group and label; see `psvit.studies.results.results`. Each
-            says in ``taken_from`` which file they are from, and the machine and versions that made them.
-        searched: the Arch that the search of such a group found, as plain data.
-        search_seconds: that it took, by group; None where that is not known.
-        data: what the images of such a group were, by group: the entries `DATA` of its results.
-        notes: what was not taken, and why.
+        rows: results of networks with the same settings, by group and label; see `psvit.studies.results.results`. Their
+            ``taken_from`` holds the file, machine and versions.
+        searched: the Arch found by the group's search, as plain data, by group.
+        search_seconds: seconds of that search, by group; None if unknown.
+        data: the entries `DATA` of the group's results, by group.
+        notes: networks that were not taken, with reasons.
     """
 
     rows: dict[tuple[str, str], Row] = field(default_factory=dict)
@@ -41,21 +41,21 @@ class Known:
 NOTHING = Known()
 
 DATA = ("train_images", "shape")
-"""Of a group's results: how many images it was trained on; their size, channels and classes."""
+"""Entries of a group's results: number of training images; their size, channels and classes."""
 
 
 def known_of(path: str | Path | None, study: Study, computed_in: str) -> Known:
-    """The networks of `study` that the results in a file hold: of the same data, recipe, MACs, fields and seeds.
+    """The networks of `study` in the results of an earlier study, with the same data, recipe, MACs, fields and seeds.
 
-    A network is left out if one of its seeds failed, or if the results do not say in which precision it was trained.
+    Networks with a failed seed or of unknown precision are left out.
 
     Args:
         path: results.json of a study; None for none.
         study: the study to run.
-        computed_in: the precision of the trainings here; those of a known network must have the same.
+        computed_in: the precision of the trainings, which has to be the same.
 
     Raises:
-        UserError: the file holds no results of a study, of another split, or none of these networks that can be taken.
+        UserError: not the results of a study, another split, or no network that can be taken.
     """
     if path is None:
         return NOTHING
@@ -64,7 +64,7 @@ def known_of(path: str | Path | None, study: Study, computed_in: str) -> Known:
     if before["reads"] != study.reads:
         raise UserError(f"{given} was made with reads {before['reads']}, not {study.reads}: its figures do not compare")
     found = Known()
-    others: Counter[str | None] = Counter()  # networks of the same settings, by what they were computed in
+    others: Counter[str | None] = Counter()  # networks of the same settings but another precision
     for group in json.loads(json.dumps(study.to_dict()))["groups"]:
         earlier, results = old.get(group["name"], (None, None))
         if earlier is None or results is None or _shared(group) != _shared(earlier):
@@ -82,37 +82,30 @@ def known_of(path: str | Path | None, study: Study, computed_in: str) -> Known:
             if network["network"] == SEARCHED:
                 found.searched[group["name"]] = results["searched"]
                 found.search_seconds[group["name"]] = results.get("search_seconds")
-    passed_over = [_passed_over(precision, count, computed_in) for precision, count in others.items()]
+    not_taken = [_not_taken(precision, count, computed_in) for precision, count in others.items()]
     if not found.rows:
-        reason = "; ".join(passed_over) or "it holds no network of this study with the same settings"
+        reason = "; ".join(not_taken) or "it holds no network of this study with the same settings"
         raise UserError(f"{given} is of no use here ({reason}): leave out --known")
-    return replace(found, notes=tuple(f"{given}: {told}" for told in passed_over))
+    return replace(found, notes=tuple(f"{given}: {told}" for told in not_taken))
 
 
 def precision_of(machine: Mapping[str, Any]) -> str | None:
-    """What a training's products were computed in.
-
-    Args:
-        machine: as results keep it.
-
-    Returns:
-        None where it is not known: with --precision auto, an older psvit did not record the precision.
-    """
+    """The precision of a training from the ``machine`` of its results; None if an older psvit did not record it."""
     asked = machine.get("precision", "auto")
     known: str | None = machine.get("computed_in", None if asked == "auto" else asked)
     return known
 
 
-def _passed_over(precision: str | None, count: int, computed_in: str) -> str:
+def _not_taken(precision: str | None, count: int, computed_in: str) -> str:
     why = f"computed in {precision}" if precision else "of a precision that was not recorded"
     return f"{count} network{'s' * (count > 1)} of the same settings not taken: {why}, and here it is {computed_in}"
 
 
 def _read(path: Path, given: str) -> tuple[dict[str, Any], dict[str, tuple[Any, Any]], dict[str, Any]]:
-    """Settings of the study in a file, its groups (as asked, as found) by name, and where its trainings are from.
+    """Settings of the study in a file, its groups (settings, results) by name, and file, machine and versions.
 
     Raises:
-        UserError: the file holds no results of a study.
+        UserError: not the results of a study.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -128,9 +121,9 @@ def _read(path: Path, given: str) -> tuple[dict[str, Any], dict[str, tuple[Any, 
 
 
 def of_now(group: Mapping[str, Any]) -> dict[str, Any]:
-    """A group's settings from older results, with the defaults of the settings that were added since.
+    """A group's settings from older results, with defaults for settings added later.
 
-    Not for a folder of images: it was split in another way then, so such a setting stays unknown.
+    Except for folders of images, which were split in another way.
     """
     if Path(os.path.expanduser(group["data"]["data"])).is_dir():
         return dict(group)
@@ -139,6 +132,6 @@ def of_now(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shared(group: Mapping[str, Any]) -> dict[str, Any]:
-    """What all networks of a group share, but for settings that change no figure."""
+    """The settings common to a group's networks, without those that do not change results."""
     whole = of_now(group)
     return {**whole, "data": {k: v for k, v in whole["data"].items() if k not in IDLE}, "networks": None}

@@ -1,4 +1,4 @@
-"""A study -> its searches, trainings and measurements, checked before anything is trained."""
+"""The plan of a study: its searches, trainings and measurements, checked before any training."""
 
 from __future__ import annotations
 
@@ -20,11 +20,7 @@ from psvit.data.datasets import Data, open_data
 from psvit.engine.hardware import machine_info, resolve_device
 from psvit.engine.open_model import open_model
 from psvit.engine.optimizer import make_optimizer
-from psvit.engine.train_config import (
-    Machine,
-    RunConfig,
-    TrainConfig,
-)
+from psvit.engine.train_config import Machine, RunConfig, TrainConfig
 from psvit.errors import UserError, one_line
 from psvit.files import write_json
 from psvit.latency.benchmark_config import LatencyConfig
@@ -39,11 +35,11 @@ from psvit.studies.study_folder import LATENCY, kept_latencies
 from psvit.studies.trials import Search, Trial
 
 Milliseconds = Mapping[tuple[str, str], float | None]
-"""Of a batch through each network, by group and label."""
+"""Latency of a batch in milliseconds, by group and label."""
 
 
 class Plan:
-    """What a study has to do, checked before anything is trained.
+    """The searches, trainings and measurements of a study, checked before any training.
 
     Args:
         study: the study to run.
@@ -52,8 +48,8 @@ class Plan:
         known: networks that need no training.
 
     Raises:
-        UserError: MACs that a network cannot have, names that would share a folder, a validation split of 0, an
-            optimizer that timm does not have.
+        UserError: MACs that a network cannot reach, names that would share a folder, a validation split of 0, or an
+            unknown optimizer.
     """
 
     def __init__(self, study: Study, folder: Path, machine: Machine, known: Known = NOTHING) -> None:
@@ -87,11 +83,7 @@ class Plan:
             self._check_known()
 
     def _check_known(self) -> None:
-        """Refuse known networks of other images or of another Arch, both under the same name.
-
-        Raises:
-            UserError: the first of them.
-        """
+        """Refuse known networks whose images or Arch differ in spite of equal settings."""
         shapes, images = self.shapes(), self.train_images()
         for (group, label), row in self.known.rows.items():
             told, model = self.known.data[group], self.models.get((group, label))
@@ -99,7 +91,7 @@ class Plan:
                 (f"{told['train_images']} training images", f"{images[group]} training images"),
                 (f"images of the shape {told['shape']}", f"images of the shape {shapes[group]}"),
             ]
-            if model is not None and (arch := arch_of(model)) is not None:  # older results tell its name alone
+            if model is not None and (arch := arch_of(model)) is not None:  # older results hold only its name
                 facts.append((row.get("arch") or row["network"], arch.to_dict() if row.get("arch") else str(arch)))
             for then, now in facts:
                 if then != now:
@@ -109,10 +101,10 @@ class Plan:
                     )
 
     def trials(self, archs: Mapping[str, Mapping[str, Any]]) -> list[Trial]:
-        """The trainings: first those of every network's first seed, then the second's, and so on.
+        """The trainings: the first seed of all networks, then the second, and so on.
 
         Args:
-            archs: what the searches found, by group; networks that still have to be searched are left out.
+            archs: results of the searches, by group; networks still to be searched are left out.
         """
         models = self.networks(archs)
         found = [
@@ -125,7 +117,7 @@ class Plan:
         return [trial for _, trial in sorted(found, key=lambda pair: pair[0])]
 
     def networks(self, archs: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], ModelConfig]:
-        """The networks by group and label; `archs` as of `trials`."""
+        """The networks by group and label; `archs` as in `trials`."""
         return self.models | {
             (group.name, network.label): ModelConfig(Arch.from_dict(dict(archs[group.name])))
             for group in self.study.groups
@@ -134,7 +126,7 @@ class Plan:
         }
 
     def tell(self, say: Callable[[str], None]) -> dict[str, Any]:
-        """Say what there is to do, and return nothing."""
+        """Print the searches and trainings; returns no results."""
         for search in self.searches:
             say(f"{search.title}: {' '.join(search.config.search.budget)}")
         for group in self.study.groups:
@@ -151,12 +143,12 @@ class Plan:
         return {}
 
     def results(self, kept: Kept, archs: Mapping[str, Any], milliseconds: Milliseconds) -> dict[str, Any]:
-        """The results of the study, from those of its trainings and searches and the latencies of its networks.
+        """The results of the study, from its trainings, searches and latencies.
 
         Returns:
-            See `psvit.studies.results.results`. Each row has ``latency_ms`` besides, None of a network that could not
-            be measured, and ``latency`` says how; a group that searches has ``search_seconds``: of the supernet's
-            training and the scoring, None of a search that was interrupted.
+            See `psvit.studies.results.results`; in addition each row has ``latency_ms`` (None if it could not be
+            measured, settings in ``latency``), and groups with a search have ``search_seconds`` (training of the
+            supernet and scoring; None if it was interrupted).
         """
         searched = {**self.known.searched, **archs}
         found = results(self.study, kept, searched, self.shapes(), self.train_images(), self.known)
@@ -169,10 +161,10 @@ class Plan:
         return {**found, "latency": asdict(LatencyConfig())}
 
     def latencies(self, archs: Mapping[str, Any], say: Callable[[str], None]) -> Milliseconds:
-        """Milliseconds of a batch through each network, those of an earlier study too, on the machine of the trainings.
+        """Milliseconds of a batch through each network, also known ones, on this machine.
 
-        They are measured once, since another measurement gives other numbers. All are measured anew when a network is
-        added, or on another machine: only networks that take turns can be compared.
+        They are measured once and kept. If a network is added or the machine changes, all are measured again: only
+        latencies measured in turns are comparable.
         """
         config, device, shapes = LatencyConfig(), resolve_device(self.machine.device), self.shapes()
         models = self.networks({**self.known.searched, **archs})
@@ -190,7 +182,7 @@ class Plan:
         return {where: kept[key] for where, key in keys.items()}
 
     def shapes(self) -> dict[str, dict[str, Any]]:
-        """Of each group's images: their size, channels and classes."""
+        """Image size, channels and classes of each group."""
         opened = {group.name: self._data(group) for group in self.study.groups}
         return {
             name: {"img_size": list(data.img_size), "in_chans": data.in_chans, "num_classes": len(data.classes)}
@@ -198,11 +190,11 @@ class Plan:
         }
 
     def train_images(self) -> dict[str, int]:
-        """On how many images each group is trained."""
+        """The number of training images of each group."""
         return {group.name: len(self._data(group).train) for group in self.study.groups}
 
     def image_lists(self) -> dict[str, str]:
-        """Fingerprints of the images of each group that learns from a folder of them."""
+        """Fingerprints of the images of each group that is trained on a folder."""
         files = {group.name: self._data(group).files for group in self.study.groups}
         return {name: found.images.fingerprint for name, found in files.items() if found is not None}
 
@@ -224,22 +216,10 @@ class Plan:
 
     def _trial(self, group: Group, network: Network, seed: int, model: ModelConfig) -> Trial:
         folder = self.folder / slug(group.name) / slug(network.label) / f"seed-{seed}"
-        config = TrainConfig(
-            model=model,
-            data=replace(group.data, seed=seed),
-            recipe=group.recipe,
-            machine=self.machine,
-            run=RunConfig(str(folder)),
-        )
-        return Trial(
-            group.name,
-            network.label,
-            seed,
-            self.study.reads,
-            config,
-            self.study.source or self.study.name,
-            group.macs,
-        )
+        data, run = replace(group.data, seed=seed), RunConfig(str(folder))
+        config = TrainConfig(model=model, data=data, recipe=group.recipe, machine=self.machine, run=run)
+        source = self.study.source or self.study.name
+        return Trial(group.name, network.label, seed, self.study.reads, config, source, group.macs)
 
     def _search(self, group: Group) -> Search:
         what = f"search of group {group.name}"
@@ -254,5 +234,5 @@ class Plan:
 
 
 def arch_of(model: ModelConfig) -> Arch | None:
-    """The Arch of a planned network; None of a model of timm."""
+    """The Arch of a network; None for a model of timm."""
     return model.network if isinstance(model.network, Arch) else None

@@ -1,4 +1,4 @@
-"""Trainings of a study -> its results: means, intervals, and what they say of its claims. Plain data, no torch."""
+"""Trainings of a study -> means, intervals and verdicts on its claims. Plain data, no torch."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from psvit.studies.known import NOTHING, Known
 from psvit.studies.statistics import Spread, difference, interval, ratio, verdict, widest
 
 Kept = Mapping[tuple[str, str, int], Mapping[str, Any]]
-"""The result of each training, by group, label and seed; one that failed has an ``error`` alone."""
+"""The result of each training, by group, label and seed; a failed one has only an ``error``."""
 
 ONE_SEED = ", one seed"
-"""Ends a verdict where one of the networks was trained once: its interval takes the scatter of another network."""
+"""End of a verdict if one network was trained once: the interval then uses another network's variance."""
 
 AT_CHANCE = "not tested: the other network is at chance"
 
 FLOOR = 1e-3
-"""Errors below this, in percent, count as this much in the ratios of claims."""
+"""Smallest error, in percent, in the ratios of claims."""
 
 
 def results(
@@ -34,17 +34,17 @@ def results(
     """The results of a study as plain data.
 
     Args:
-        study: what was asked.
-        kept: the result of every training.
-        searched: the Arch that each group's search found, as plain data.
+        study: the study.
+        kept: the result of each training.
+        searched: the Arch found by each group's search, as plain data.
         shapes: img_size, in_chans and num_classes of each group's images.
-        train_images: on how many images each group was trained; by default its data's limit.
-        known: networks that an earlier study trained.
+        train_images: number of training images of each group; by default its data's limit.
+        known: networks trained by an earlier study.
 
     Returns:
         ``groups``, each with ``rows``: per network its metrics by seed (top1 in percent, loss in nats), ``mean``,
         ``interval`` (95 % of the mean, by Student's t; None for one seed), ``error_ratio`` (mean error over the first
-        network's; None where that failed or has no errors), ``history`` (epoch, mean validation top-1) and ``seconds``;
+        network's; None if that failed or has no errors), ``history`` (epoch, mean validation top-1) and ``seconds``;
         ``claims``, see `judged`.
     """
     groups: list[dict[str, Any]] = []
@@ -84,7 +84,7 @@ def results(
 
 
 def _trainings(kept: Kept, known: Known) -> tuple[int, float]:
-    """How many trainings there were, and their seconds; rows of equal settings share one."""
+    """Number of trainings and their total seconds; rows of equal settings share a training."""
     seconds = {result.get("folder", where): result.get("seconds", 0.0) for where, result in kept.items()}
     for row in known.rows.values():
         for folder in row["folders"]:
@@ -121,16 +121,16 @@ def _row(group: str, label: str, seeds: Sequence[int], kept: Kept) -> dict[str, 
 
 
 def judged(claims: Sequence[Claim], groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What the rows of a study say of claims.
+    """The verdicts on claims.
 
     Args:
         claims: about networks of the groups.
         groups: of the results, each with its ``rows``.
 
     Returns:
-        Of each claim the ``difference`` in points and the ``ratio`` of errors, both as (value, low, high); whether the
-        intervals of the two means are ``apart``, None where one network was trained once; the ``verdict``, which then
-        ends in `ONE_SEED`; it is `AT_CHANCE` over a network that has learned next to nothing.
+        For each claim the ``difference`` in points and the ``ratio`` of errors, both as (value, low, high); whether the
+        intervals of the two means are ``apart`` (None if one network was trained once); and the ``verdict``, which ends
+        in `ONE_SEED` if one network was trained once, and is `AT_CHANCE` if the worse network is at chance.
     """
     rows = {(group["name"], row["label"]): row for group in groups for row in group["rows"]}
     classes = {group["name"]: group["shape"]["num_classes"] for group in groups}
@@ -146,13 +146,13 @@ def judged(claims: Sequence[Claim], groups: Sequence[Mapping[str, Any]]) -> list
 
 
 def _at_chance(row: Mapping[str, Any], classes: int) -> bool:
-    """Whether a network is less than two standard errors of its images above chance, among classes of one size."""
+    """Whether a top-1 is less than two standard errors above chance, for classes of equal size."""
     share = 1 / classes
     return bool(row["mean"] / 100 < share + 2 * sqrt(share * (1 - share) / row["images"]))
 
 
 def _networks(groups: Sequence[Mapping[str, Any]]) -> list[list[float]]:
-    """Top-1 of all trainings, each once, by network: rows that share a folder are of the same network."""
+    """Top-1 of all trainings by network, each training once; rows that share a folder are one network."""
     found: list[dict[Any, float]] = []
     for group in groups:
         for row in group["rows"]:

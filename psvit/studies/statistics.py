@@ -1,4 +1,4 @@
-"""Means, intervals and comparisons of a few trainings with different seeds. No torch."""
+"""Means, confidence intervals and comparisons of trainings with different seeds. No torch."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Verdict = Literal["holds", "does not hold", "open"]
 
 @dataclass(frozen=True)
 class Spread:
-    """How much a network of a study scatters with its seeds, for comparisons in which one side was trained once.
+    """The variance over seeds, for comparisons with a network that was trained once.
 
     Args:
         variance: of the metric.
-        freedom: degrees of freedom behind it; 0 if no network was trained twice.
+        freedom: its degrees of freedom; 0 if no network was trained twice.
     """
 
     variance: float
@@ -31,24 +31,23 @@ class Spread:
 
 
 def widest(samples: Sequence[Sequence[float]]) -> Spread:
-    """The scatter of the sample that scatters most.
+    """The largest variance of the samples.
 
-    Networks of one study scatter by very different amounts, and one that was trained once may scatter as much as any:
-    the mean of all scatters would promise too much.
+    Variances of a study's networks differ widely, so their mean would be too optimistic for a network trained once.
     """
     spreads = [Spread(variance(values), len(values) - 1) for values in samples if len(values) > 1]
     return max(spreads, key=lambda spread: spread.variance, default=Spread(inf, 0))
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """The 95 % confidence interval of the mean of `values`, by Student's t; None of fewer than two."""
+    """The 95 % confidence interval of the mean of `values`, by Student's t; None for fewer than two values."""
     return None if len(values) < 2 else _interval(ttest_1samp, values, 0)
 
 
 def difference(a: Sequence[float], b: Sequence[float], spread: Spread) -> tuple[float, float, float]:
-    """Mean of `a` less mean of `b`, with the 95 % interval of the difference: (difference, low, high).
+    """Mean of `a` minus mean of `b`, with the 95 % interval of the difference: (difference, low, high).
 
-    By Welch's t-test. Where one side has one value, both take the variance of `spread` (see `widest`); without any the
+    By Welch's t-test. If one side has a single value, both use the variance of `spread` (see `widest`); without one the
     interval is infinite.
     """
     delta = fmean(a) - fmean(b)
@@ -63,7 +62,7 @@ def difference(a: Sequence[float], b: Sequence[float], spread: Spread) -> tuple[
 
 def _interval(test: Callable[..., Any], *samples: Any, **options: Any) -> tuple[float, float]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of equal values, whose interval is exact all the same
+        warnings.simplefilter("ignore", RuntimeWarning)  # about equal values, whose interval is still exact
         low, high = test(*samples, **options).confidence_interval(CONFIDENCE)
     return float(low), float(high)
 
@@ -71,7 +70,7 @@ def _interval(test: Callable[..., Any], *samples: Any, **options: Any) -> tuple[
 def ratio(a: Sequence[float], b: Sequence[float], spread: Spread) -> tuple[float, float, float]:
     """Mean of `a` over mean of `b`, with its 95 % interval: (ratio, low, high). All values are positive.
 
-    The interval is that of the difference of the logarithms (`difference`); `spread` is of the logarithms too.
+    The interval comes from the difference of the logarithms; `spread` is the variance of logarithms too.
     """
     centre, low, high = difference([log(value) for value in a], [log(value) for value in b], spread)
     point = fmean(a) / fmean(b)
@@ -79,5 +78,5 @@ def ratio(a: Sequence[float], b: Sequence[float], spread: Spread) -> tuple[float
 
 
 def verdict(low: float, high: float, bound: float) -> Verdict:
-    """What the interval of a ratio, or of a difference, says of "at most `bound`"."""
+    """The verdict on "at most `bound`" from a confidence interval."""
     return "holds" if high <= bound else "does not hold" if low > bound else "open"

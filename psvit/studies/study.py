@@ -1,4 +1,4 @@
-"""A study, run: its searches, its trainings, its results; killed at any moment, it goes on where it was."""
+"""Runs a study: its searches, trainings and results; a killed study can be resumed."""
 
 from __future__ import annotations
 
@@ -34,17 +34,16 @@ def run_study(
 
     Args:
         study: the study to run.
-        config: where it is kept, how many trainings at a time.
-        machine: device and precision of each training, auto being the study's; on a CPU each takes one thread unless
-            told otherwise.
-        say: takes lines for the user.
+        config: the folder, and how many trainings run at a time.
+        machine: device and precision of each training; auto is the study's precision; one CPU thread each by default.
+        say: prints lines for the user.
 
     Returns:
-        The results; see `Plan.results`, with the machine and the versions beside them, and ``wall_seconds``, those of
-        all runs of the study in this folder but for killed ones (None where an older psvit began it).
+        The results (see `Plan.results`) with the machine, the versions and ``wall_seconds`` of all runs of the study in
+        this folder, except killed ones (None if an older psvit started it).
 
     Raises:
-        UserError: a wrong setting, MACs that a network cannot have, a folder of another study; all trainings failed.
+        UserError: a wrong setting, MACs that a network cannot reach, a folder of another study; all trainings failed.
         StoppedError: Ctrl-C; the message says how to resume.
     """
     folder = Path(config.output or f"runs/study/{study.name}")
@@ -69,16 +68,16 @@ def run_study(
 def _run_study(
     planned: Plan, config: StudyConfig, jobs: int, command: str, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """All searches, trainings and results, alone in the study's folder."""
+    """All searches, trainings and results, with the study's folder locked."""
     study, folder, machine = planned.study, planned.folder, planned.machine
     for name in (STUDY, LATENCY):
         recover(folder / name)
     if config.overwrite:
         clear_study(folder, study.name)
     begun = time.perf_counter()
-    others = [group[0] for group in alike(planned.trials({}))]  # they need not wait for the searches
+    others = [group[0] for group in alike(planned.trials({}))]  # trainings that do not depend on a search
     images = planned.image_lists()
-    with recorded(folder, study, machine, images) as seconds:  # not before: a study of other settings has been refused
+    with recorded(folder, study, machine, images) as seconds:
         with interrupts() as interrupt:
             runner = TaskRunner(jobs, lambda: interrupt.asked is not None, say, folder)
             found = runner.run([*planned.searches, *others])[: len(planned.searches)]
@@ -114,7 +113,7 @@ def _run_study(
 
 
 def _one_thread(machine: Machine) -> Machine:
-    """A training has the same numbers however many run at a time: on a CPU each takes one thread."""
+    """On a CPU use one thread, so that results do not depend on how many trainings run at a time."""
     if machine.threads is None and resolve_device(machine.device).type == "cpu":
         return replace(machine, threads=1)
     return machine

@@ -1,4 +1,4 @@
-"""Settings of a study on the command line, as plain data: no torch."""
+"""The flags of `psvit study`. No torch."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from psvit.engine.train_config import FolderConfig
 
 @dataclass(frozen=True)
 class StudyConfig(FolderConfig):
-    """Where a study is kept, and how it is run.
+    """The folder of a study, and how it is run.
 
     Args:
         output: folder of the study; by default runs/study/NAME.
         results: JSON file to write the results to as well, for example docs/results/NAME.json.
-        known: results.json of an earlier study: networks that it trained alike are taken from it, not trained again.
+        known: results.json of an earlier study; networks trained there with the same settings are not trained again.
         quick: a small version of the study, for minutes instead of hours; its metrics mean little.
-        jobs: trainings at a time; by default one for each processor, or one on other devices than a CPU.
-        dry_run: list the trainings, train nothing.
+        jobs: trainings at a time; by default one per processor, or one on devices other than a CPU.
+        dry_run: list the trainings, but do not train.
     """
 
     output: str | None = None  # type: ignore[assignment]

@@ -1,22 +1,22 @@
-"""A YAML file -> a study: groups of networks, each trained with several seeds, and the claims that they test. No torch.
+"""A YAML file -> a study: groups of networks, trained with several seeds, and claims about them. No torch.
 
 title: Do poolings help?
-question: A sentence or two on what is asked.
-reads: validation                        # or test: the split whose figures count
+question: The question in a sentence or two.
+reads: validation                     # or test: the split whose metrics count
 precision: float32                    # of the trainings; leave out for the machine's best
 data: {data: fashion-mnist, limit: 12000, validation: 0.1}
-recipe: {epochs: 6}                   # what differs from the light recipe
+recipe: {epochs: 6}                   # changes to the light recipe
 groups:
   equal MACs:                         # a name
-    macs: 6M                          # every network is scaled to them; leave out for none
+    macs: 6M                          # scale all networks to this; leave out for no scaling
     seeds: [0, 1, 2]
     networks:
-      deit: deit                      # label: a network, as psvit run --models knows it
+      deit: deit                      # label: a network, as in psvit run --models
       average: {network: psvit_2d, pool_op: avg}              # with other fields of Arch
       narrow: {network: AS-AS, widths: [32, 32], macs: keep}  # not scaled
 claims:
   - {claim: Average over DeiT, better: [equal MACs, average], worse: [equal MACs, deit], at_most: 0.8}
-quick: {data: {limit: 500}, recipe: {epochs: 1}, seeds: [0]}  # what --quick changes
+quick: {data: {limit: 500}, recipe: {epochs: 1}, seeds: [0]}  # changes with --quick
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from psvit.search.search_config import SearchRunConfig, SpaceConfig, SupernetCon
 from psvit.studies.definition import SEARCHED, Claim, Figure, Group, Network, Split, Study, is_ours
 
 REWRITTEN = ("deit", "psvit_1d", "psvit_2d")
-"""Networks that a genotype changes; deit is as deep as it."""
+"""Networks that may have a genotype; deit takes only its depth."""
 
 LAYERED = ("data", "recipe", "search", "arch")
-"""Sections that stand at the file's root for all groups, and in a group for that one."""
+"""Sections for all groups (at the root of the file) or for one group."""
 
 STUDIES = Path(__file__).parent / "plans"
 
@@ -54,10 +54,10 @@ def names() -> list[str]:
 
 
 def study_file(name: str) -> Path:
-    """The file of a study: one that comes with the package, or a path.
+    """The file of a study: one of the package, or a path.
 
     Raises:
-        UserError: there is none.
+        UserError: no such study.
     """
     own = STUDIES / f"{name}.yaml"
     if own.is_file():
@@ -74,11 +74,11 @@ def read_study(name: str, quick: bool = False) -> Study:
     """Read and check a study.
 
     Args:
-        name: of one that comes with the package, or a YAML file.
-        quick: take what its section quick says instead.
+        name: of a study of the package, or a YAML file.
+        quick: apply its section quick.
 
     Raises:
-        UserError: no such study, or a setting outside its rule; the message names the file and the setting.
+        UserError: no such study, or a wrong setting; the message names the file and the setting.
     """
     path = study_file(name)
     try:
@@ -91,10 +91,10 @@ def read_study(name: str, quick: bool = False) -> Study:
 
 
 class _Once(yaml.SafeLoader):
-    """Refuses a mapping with the same name twice: YAML would silently drop the first."""
+    """A loader that refuses duplicate names: YAML would silently drop the first."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """A mapping's names and values."""
+        """The mapping, checked for duplicates."""
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value != "<<":
@@ -104,7 +104,7 @@ class _Once(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# to YAML 1e-3 is text, 1.0e-3 a number; here both are numbers, as on the command line
+# YAML reads 1e-3 as text; here it is a number, as on the command line
 _Once.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"), list("+-0123456789")
 )
@@ -138,7 +138,7 @@ def _study(name: str, data: Mapping[str, Any], quick: bool) -> Study:
 
 
 def _group(name: str, own: Mapping[str, Any], shared: Mapping[str, Any], small: Mapping[str, Any]) -> Group:
-    """A group: what the file says of all groups, then what it says itself, then the section quick."""
+    """A group from the sections for all groups, its own, and those of quick; later ones win."""
     what = f"group {name}"
     check_names(own, ("macs", "seeds", "networks", *LAYERED), what)
     data, recipe, search, arch = (
@@ -162,7 +162,7 @@ def _group(name: str, own: Mapping[str, Any], shared: Mapping[str, Any], small: 
 
 
 def _network(label: str, spec: Any, arch: Mapping[str, Any], seeds: Any, quick_seeds: Any) -> Network:
-    """A network: its name or its entries, the fields of Arch and seeds that its group gives, and those of quick."""
+    """A network from its name or entries, the group's fields of Arch and seeds, and the seeds of quick."""
     what = f"network {label}"
     changes = {"network": spec} if isinstance(spec, str) else dict(_mapping(spec, what))
     network, macs = changes.pop("network", None), changes.pop("macs", None)
@@ -218,7 +218,7 @@ def search_config(given: Mapping[str, Any], what: str) -> dict[str, Any]:
     """The parts of a `SearchConfig` that a study may set, by name.
 
     Raises:
-        UserError: a setting that there is not, that the study sets itself, or that breaks its rule.
+        UserError: an unknown setting, one that the study sets itself, or a wrong value.
     """
     kinds: dict[str, type[Any]] = {"search": SearchRunConfig, "space": SpaceConfig, "supernet": SupernetConfig}
     apart = ("budget", "output", "resume", "overwrite")
@@ -231,11 +231,7 @@ def search_config(given: Mapping[str, Any], what: str) -> dict[str, Any]:
 
 
 def _made(base: Any, given: Mapping[str, Any], what: str) -> Any:
-    """A settings class, or settings with other values.
-
-    Raises:
-        UserError: a field that there is not, or a value that breaks its rule.
-    """
+    """A dataclass built with, or an instance changed by, the values in `given`."""
     check_names(given, [field.name for field in fields(base)], what)
     return base(**given) if isinstance(base, type) else replace(base, **given)
 
@@ -260,7 +256,7 @@ def _mapping(value: Any, what: str) -> Mapping[str, Any]:
 
 
 def _section(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """The names and values of a section; none where it is left out or empty."""
+    """The names and values of a section; empty if it is left out."""
     return _mapping({} if data.get(name) is None else data[name], name)
 
 
@@ -269,10 +265,10 @@ def _pairs(given: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
 
 
 def check_names(given: Mapping[str, Any], known: Iterable[str], what: str) -> None:
-    """Refuse settings that there are not.
+    """Refuse unknown settings.
 
     Raises:
-        UserError: one of `given` is not `known`; the message names a close one, or all.
+        UserError: a name in `given` is not in `known`; the message suggests a close one or lists all.
     """
     known = list(known)
     for name in given:

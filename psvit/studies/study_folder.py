@@ -1,4 +1,4 @@
-"""The folder of a study: what it holds, whose it is, the seconds that went into it."""
+"""The folder of a study: its files, its record, and the checks before it is resumed."""
 
 from __future__ import annotations
 
@@ -23,28 +23,27 @@ from psvit.studies.trials import OUTPUT, TRIAL, check_precision, read_record
 
 RESULTS = "results.json"
 STUDY = "study.json"
-"""What the study of a folder asks, and the seconds it took."""
+"""The settings of the study in a folder, and its seconds."""
 
 LATENCY = "latency.json"
-"""The milliseconds of a study's networks."""
+"""The latencies of a study's networks."""
 
 TRIALS, SEARCHES = "*/*/seed-*", "*/search"
-"""Where they are kept in a study's folder."""
+"""Patterns of their folders in a study's folder."""
 
 
 def check_folder(folder: Path, study: Study, config: StudyConfig) -> None:
-    """Refuse a folder that is not this study's.
+    """Check that the folder can be used for this study.
 
     Raises:
-        UserError: a file, another study, one that is there already, or nothing can be written there.
+        UserError: a file, not writable, another study, or a study without --resume or --overwrite.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: give a folder as --output")
     check_writable(folder, f"--output {folder}")
     if config.results and Path(config.results).is_dir():
         raise UserError(f"--results {config.results} is a folder: give a file")
-    begun = any((folder / name).exists() for name in (STUDY, RESULTS))
-    begun = begun or _outputs(folder)
+    begun = any((folder / name).exists() for name in (STUDY, RESULTS)) or _outputs(folder)
     if begun and not (config.resume or config.overwrite):
         raise UserError(
             f"{folder} already holds a study: give --resume to go on, --overwrite to replace it, or another --output"
@@ -59,13 +58,9 @@ def _outputs(folder: Path) -> bool:
 
 
 def _check_same(folder: Path, study: Study) -> None:
-    """Refuse to go on with another study: it may have more than the folder's, not less.
-
-    Raises:
-        UserError: another name or split, quick or not, or a group or a network that the folder's study has besides.
-    """
+    """Refuse to resume another study; groups and networks may be added, but not removed."""
     before = read_record(folder / STUDY, "name", "reads", "quick", "groups")
-    if before is None:  # begun by an older psvit
+    if before is None:  # of an older psvit
         return
     own = {(group.name, network.label) for group in study.groups for network in group.networks}
     there = [(group["name"], network["label"]) for group in before["groups"] for network in group["networks"]]
@@ -91,21 +86,19 @@ def _check_same(folder: Path, study: Study) -> None:
 def recorded(
     folder: Path, study: Study, machine: Machine, images: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[Callable[[], float | None]]:
-    """Record in the folder the study, its precision and images, and the seconds of all its runs.
-
-    A run that was stopped or failed is counted, one that was killed (SIGKILL) is not: nothing is left to write.
+    """Record in the folder the study, its precision and images, and the seconds of all its runs (except killed ones).
 
     Args:
         folder: of the study.
         study: the study to run.
         machine: of the trainings.
-        images: fingerprints of the images of groups that learn from a folder, by group.
+        images: fingerprints of the images of groups that are trained on a folder, by group.
 
     Yields:
-        The seconds so far, those of earlier runs included; None where an older psvit began, which kept none.
+        A function that returns the seconds so far, including earlier runs; None if an older psvit did not record them.
 
     Raises:
-        UserError: the folder's study was computed in another precision, or images of its groups have changed.
+        UserError: the study was computed in another precision, or the images of a group have changed.
     """
     before, start = read_record(folder / STUDY) or {}, time.perf_counter()
     if before or _outputs(folder):
@@ -129,18 +122,18 @@ def recorded(
 
 
 def kept_latencies(path: Path, measured: Mapping[str, Any]) -> dict[str, float | None]:
-    """The milliseconds that a study's folder keeps by network and shape, if they were measured with these settings."""
+    """The latencies in a study's folder, by network and shape; empty unless measured with these settings."""
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         if measured != {name: kept[name] for name in measured}:
             return {}
         return dict(kept["milliseconds"])
-    except (OSError, ValueError, KeyError, TypeError):  # none, or a broken one: they are measured anew
+    except (OSError, ValueError, KeyError, TypeError):  # missing or broken: measure again
         return {}
 
 
 def clear_study(folder: Path, study: str) -> None:
-    """Remove what a study of this name wrote, and nothing else that is in its folder."""
+    """Remove the files of a study of this name, but no other files in its folder."""
     trials = {path.parent for name in (TRIAL, OUTPUT) for path in folder.glob(f"{TRIALS}/{name}")}
     for place in sorted(trials | {path.parent for path in folder.glob(f"{SEARCHES}/{OUTPUT}")}):
         with sole_writer(place, str(place)):
@@ -148,8 +141,8 @@ def clear_study(folder: Path, study: str) -> None:
             for name in (TRIAL, OUTPUT):
                 (place / name).unlink(missing_ok=True)
         for empty in (place, *place.parents[: len(place.relative_to(folder).parts) - 1]):
-            with suppress(OSError):  # it holds something of the user's
+            with suppress(OSError):  # it holds other files
                 empty.rmdir()
     written = [folder / name for name in (STUDY, LATENCY, RESULTS, PAGE, TABLES)]
-    for path in (*written, *figure_files(folder, study, 99)):  # the study may have had more figures than now
+    for path in (*written, *figure_files(folder, study, 99)):  # an earlier version may have had more figures
         path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Results of a study -> its page, its tables and its figures. No torch."""
+"""The results of a study -> its page, tables and figures. No torch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PAGE, TABLES = "report.html", "tables.md"
 
 
 def write_report(folder: Path, data: Data, command: str) -> list[Path]:
-    """Write ``report.html``, ``tables.md`` and the figures, as SVG and PNG, of a study.
+    """Write ``report.html``, ``tables.md`` and the figures of a study, as SVG and PNG.
 
     Args:
         folder: of the study.
@@ -50,9 +50,9 @@ def write_report(folder: Path, data: Data, command: str) -> list[Path]:
 
 
 def write_figures(folder: Path, stem: str, data: Data) -> list[Path]:
-    """Write the figures of a study as ``STEM.svg`` and ``.png``, the second as ``STEM-2``, and so on.
+    """Write the figures of a study as ``STEM.svg`` and ``.png``, ``STEM-2.svg``, ...; returns the files.
 
-    A figure of trainings that all failed is left out.
+    A figure without any finished training is left out.
     """
     entries = data["config"]["figures"]
     paths = figure_files(folder, stem, len(entries))
@@ -65,8 +65,8 @@ def write_figures(folder: Path, stem: str, data: Data) -> list[Path]:
 
 
 def figure_files(folder: Path, stem: str, count: int) -> list[Path]:
-    """The files of so many figures: of each its ``.svg`` and its ``.png``."""
-    stem = stem.replace(".", "-")  # what follows a dot would give way to the suffix
+    """The ``.svg`` and ``.png`` files of `count` figures."""
+    stem = stem.replace(".", "-")  # with_suffix would replace what follows a dot
     stems = [stem if number == 1 else f"{stem}-{number}" for number in range(1, count + 1)]
     return [folder / f"{name}{suffix}" for name in stems for suffix in (".svg", ".png")]
 
@@ -76,7 +76,7 @@ def study_page(data: Data, folder: Path, command: str) -> Page:
 
     Args:
         data: its results.
-        folder: where its trainings are, as the user names it.
+        folder: of its trainings, as given by the user.
         command: the command line of the study.
     """
     page = Page(data["title"], data["question"])
@@ -93,11 +93,8 @@ def study_page(data: Data, folder: Path, command: str) -> Page:
                 page.figure(figure(entry, data), caption(entry))
         page.heading("Accuracy and cost")
         for name, measured in sets.items():
-            of_which = f"{name}. " if len(sets) > 1 else ""
-            page.chart(
-                chart(measured, data["reads"]),
-                f"{of_which}Point at a network for what it is. Bars are 95 % intervals over seeds.",
-            )
+            note = "Hover over a point for details. Bars are 95 % intervals over seeds."
+            page.chart(chart(measured, data["reads"]), f"{name}. {note}" if len(sets) > 1 else note)
     for entry in data["groups"]:
         _group(page, entry, data)
     if sets:
@@ -110,9 +107,8 @@ def study_page(data: Data, folder: Path, command: str) -> Page:
             )
             continue
         page.text(
-            f"{name}: the best on the validation split, {row['label']} of {group['name']} with {mean(row)} %, "
-            f"is a checkpoint "
-            "folder:"
+            f"{name}: the best on the validation split, {row['label']} of {group['name']} with {mean(row)} %, is a "
+            "checkpoint folder:"
         )
         page.code(use_in_python(str(folder / row["folders"][0] / "best"), group["shape"]["in_chans"]))
         if row["arch"] and row["arch"] != group["searched"]:
@@ -131,7 +127,7 @@ def _group(page: Page, group: Data, data: Data) -> None:
     if any(len(epochs) > 1 for epochs, _ in lines.values()):
         page.figure(curves(lines, "epoch", "validation top-1, %"), "Learning curves, means of the seeds.")
     if group["searched"]:
-        page.text("What the search of this group found:")
+        page.text("The network found by the search of this group:")
         _network(page, group["searched"], group)
     for row in group["rows"]:
         if row["failed"]:
@@ -148,7 +144,7 @@ Measured = list[tuple[Data, Data]]
 
 
 def by_data(data: Data) -> dict[str, Measured]:
-    """The rows of a study that were measured, by data set: accuracies on two of them do not compare."""
+    """The measured rows of a study by data set, since accuracies on different ones cannot be compared."""
     found: dict[str, Measured] = {}
     for group in data["groups"]:
         for row in group["rows"]:

@@ -1,4 +1,4 @@
-"""Results of a study -> tables and figures, for its page and for the docs. No torch."""
+"""The results of a study -> tables and figures, for its page and the docs. No torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Data = Mapping[str, Any]
 
 
 def group_table(group: Data, reads: str) -> Table:
-    """A group of a study: what each network costs and reaches.
+    """Cost and accuracy of the networks of a group.
 
     Args:
         group: one of the results' ``groups``.
@@ -47,14 +47,14 @@ def is_timed(rows: Sequence[Data]) -> bool:
 
 
 def mean(row: Data) -> str:
-    """The mean of a row's seeds, and half of its 95 % interval where it has several."""
+    """The mean over seeds, ± half of its 95 % interval if there are several."""
     if row["interval"] is None:
         return f"{row['mean']:.2f}"
     return f"{row['mean']:.2f} ± {(row['interval'][1] - row['interval'][0]) / 2:.2f}"
 
 
 def failure(row: Data) -> str:
-    """What became of seeds that failed."""
+    """The failed seeds and their errors."""
     return "; ".join(f"seed {seed} failed: {reason}" for seed, reason in row["failed"].items())
 
 
@@ -80,7 +80,7 @@ def _span(values: Sequence[float | None], form: str) -> str:
 
 
 def group_note(group: Data, data: Data) -> str:
-    """On what a group's networks were trained, and on how many images they were evaluated."""
+    """The training of a group's networks, and the number of images of the evaluation."""
     images = next((row["images"] for row in group["rows"] if row["mean"] is not None), 0)
     limited = group["limit"] is not None and group["limit"] <= group["train_images"]
     trained = f"{group['train_images']:,} training images" if limited else "all training images"
@@ -124,8 +124,8 @@ def notes(data: Data) -> list[str]:
 
 
 def made_on(data: Data) -> str:
-    """How many trainings there were, and on which machines: some may be taken from an earlier study."""
-    where: dict[str, str] = {}  # by the training's folder: rows of equal settings share one
+    """The number of trainings and their machines; some may be taken from an earlier study."""
+    where: dict[str, str] = {}  # by folder: rows of equal settings share a training
     for row in (row for group in data["groups"] for row in group["rows"] if "taken_from" in row):
         source = row["taken_from"]
         where |= dict.fromkeys(row["folders"], f"{source['file']}, made on {_device(source['machine'])}")
@@ -147,7 +147,7 @@ def _device(machine: Data) -> str:
 
 
 def is_measured(entry: Data, data: Data) -> bool:
-    """Whether a training of a figure's groups is finished, so that there is something to draw."""
+    """Whether a figure's groups have a finished training."""
     return any(row["mean"] is not None for g in data["groups"] if g["name"] in entry["groups"] for row in g["rows"])
 
 
@@ -183,7 +183,7 @@ def _point(group: Data, label: str, x: str) -> list[tuple[float, float, float, f
 
 
 def caption(entry: Data) -> str:
-    """What a figure shows."""
+    """The caption of a figure."""
     if entry["x"] is None:
         return f"{', '.join(entry['groups'])}: means and their 95 % intervals."
     return f"Accuracy over {({'macs': 'MACs', 'images': 'training images', 'epochs': 'epochs'})[entry['x']]}."

@@ -1,4 +1,4 @@
-"""Runs the searches and trainings of a study on several processes, and says how far they are."""
+"""Runs the searches and trainings of a study in several processes, and prints progress."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ class TaskRunner:
 
     Args:
         jobs: tasks at a time.
-        stopped: whether the user wants to stop.
-        say: takes lines for the user.
-        folder: of the study, for the message that says how to resume.
+        stopped: returns whether the user wants to stop.
+        say: prints lines for the user.
+        folder: of the study, for messages.
     """
 
     def __init__(self, jobs: int, stopped: Callable[[], bool], say: Callable[[str], None], folder: Path) -> None:
         self.jobs, self.stopped, self.say, self.folder = jobs, stopped, say, folder
         self.results: dict[Path, dict[str, Any]] = {}  # by the task's folder
-        self.resumed: set[Path] = set()  # folders of tasks that an earlier run of the study finished
+        self.resumed: set[Path] = set()  # folders of tasks finished by an earlier run
 
     def train(self, trials: Sequence[Trial]) -> dict[tuple[str, str, int], dict[str, Any]]:
-        """The result of each training, the folder that keeps it and the Arch, by group, label and seed."""
+        """Run the trainings; returns their results, each with its folder and Arch, by group, label and seed."""
         groups = alike(trials)
         found: dict[tuple[str, str, int], dict[str, Any]] = {}
         for group, result in zip(groups, self.run([group[0] for group in groups]), strict=True):
@@ -40,7 +40,7 @@ class TaskRunner:
         return found
 
     def run(self, tasks: Sequence[Trial | Search]) -> list[dict[str, Any]]:
-        """Run `tasks`; what each returned. A training that fails comes as ``{"error": message}``.
+        """Run `tasks` and return their results; that of a failed training is ``{"error": message}``.
 
         Raises:
             StoppedError: the user stopped.
@@ -77,7 +77,7 @@ class TaskRunner:
 
 
 def alike(trials: Sequence[Trial]) -> list[list[Trial]]:
-    """The trainings in groups of equal settings: only the first of each is run, which is a finished one if any is."""
+    """The trainings grouped by equal settings, finished ones first; only the first of each group is run."""
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
         groups.setdefault(json.dumps(trial.made_with(), sort_keys=True), []).append(trial)

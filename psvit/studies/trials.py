@@ -1,4 +1,4 @@
-"""The tasks of a study: a training of a network with one seed, or a search, each in a folder of its own."""
+"""The tasks of a study: a training of a network with one seed, or a search, each in its own folder."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from psvit.tasks.classification.evaluate import evaluate_checkpoint
 
 TRIAL = "trial.json"
 OUTPUT = "output.txt"
-"""What a training said."""
+"""The printed output of a task."""
 
 PARTS = ("model", "data", "recipe", "machine")
-"""The parts of its settings that a training's results depend on."""
+"""The parts of a training's settings that its results depend on."""
 
 
 def read_record(path: Path, *names: str) -> dict[str, Any] | None:
-    """What a JSON file of a study's folder holds; None where there is no file.
+    """The content of a JSON file in a study's folder; None if there is no file.
 
     Args:
         path: the file.
-        names: what it has to hold.
+        names: required entries.
 
     Raises:
         UserError: it is broken.
@@ -58,12 +58,12 @@ def check_precision(folder: Path, before: str | None, machine: Machine) -> None:
     """Refuse to mix precisions.
 
     Args:
-        folder: of what was computed before.
-        before: its precision; None where an older psvit did not keep it.
+        folder: of the earlier results.
+        before: their precision; None if an older psvit did not record it.
         machine: of this run.
 
     Raises:
-        UserError: auto was another precision then, or one that was not recorded.
+        UserError: auto was another or an unrecorded precision.
     """
     now = computed_in(machine)
     if machine.precision != "auto" or before == now:
@@ -85,8 +85,8 @@ class Trial:
         seed: of the training.
         reads: the split whose metrics count.
         config: of the training; its run.output is the trial's folder.
-        study: the study, as the user named it.
-        macs: to which the study scales the group's networks, as text; None for none.
+        study: the study, as given by the user.
+        macs: MACs to which the group's networks are scaled, as text; None for no scaling.
     """
 
     group: str
@@ -96,23 +96,23 @@ class Trial:
     config: TrainConfig
     study: str
     macs: str | None
-    required: ClassVar[bool] = False  # a study goes on without it
+    required: ClassVar[bool] = False  # if it fails, the study continues
 
     @property
     def folder(self) -> Path:
-        """Where it is kept."""
+        """Its folder."""
         return Path(self.config.run.output)
 
     @property
     def title(self) -> str:
-        """For lines to the user."""
+        """Its name in messages."""
         return f"{self.group}, {self.label}, seed {self.seed}"
 
     def kept(self) -> dict[str, Any] | None:
-        """The result of a trial that is finished; None if it is not.
+        """The result if the trial is finished, else None.
 
         Raises:
-            UserError: it was trained, or begun, with other settings or in another precision.
+            UserError: the folder holds a training with other settings or in another precision.
         """
         path = self.folder / TRIAL
         recover(path)
@@ -143,11 +143,11 @@ class Trial:
         )
 
     def made_with(self) -> dict[str, Any]:
-        """All settings that its results depend on, flat."""
+        """The settings that its results depend on, as one flat dict."""
         return {**_flat(to_plain(self.config)), "reads": self.reads}
 
     def __call__(self) -> dict[str, Any]:
-        """Train, evaluate, keep the result and return it; what is finished already is not done again.
+        """Train, evaluate, save the result and return it; a finished trial is not repeated.
 
         Raises:
             UserError: the training failed.
@@ -193,7 +193,7 @@ class Trial:
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a training that its results depend on, by name."""
+    """The settings that a training's results depend on, by name."""
     return {name: value for part in PARTS for name, value in config[part].items() if name not in IDLE}
 
 
@@ -212,25 +212,25 @@ class Search:
 
     @property
     def folder(self) -> Path:
-        """Where it is kept."""
+        """Its folder."""
         return Path(self.config.search.output)
 
     @property
     def title(self) -> str:
-        """For lines to the user."""
+        """Its name in messages."""
         return f"{self.group}, search"
 
     def kept(self) -> dict[str, Any] | None:
-        """None: a search that is finished finds its own result again, and checks its settings."""
+        """None: a finished search reads its own result again, and checks its settings."""
         return None
 
     def seconds(self) -> float | None:
-        """Seconds that the supernet's training and the scoring took; None of a search that was interrupted."""
+        """Seconds of the supernet's training and the scoring; None if the search was interrupted."""
         parts = read_record(self.folder / SECONDS)
         return None if parts is None else round(sum(parts.values()), 1)
 
     def __call__(self) -> dict[str, Any]:
-        """Search, or go on with the search; the Arch that it chose, as plain data.
+        """Run or resume the search; returns the chosen Arch as plain data.
 
         Raises:
             UserError: the search failed.

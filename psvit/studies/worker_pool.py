@@ -1,4 +1,4 @@
-"""Tasks in processes of their own, several at a time, which stop with the one that started them. No torch."""
+"""A pool that runs each task in a new process; the processes end with their parent. No torch."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from psvit.errors import StoppedError, UserError, one_line
 from psvit.files import FullDiskError, full_disk
 
 Task = Callable[[], Any]
-"""Something to do; it can be pickled, as can what it returns."""
+"""A picklable function with a picklable result."""
 
 POLL = 0.1
-"""Seconds between two looks at the processes."""
+"""Seconds between two checks of the processes."""
 
 PATIENCE = 60.0
-"""Seconds in which a process that is asked to stop may save its state."""
+"""Seconds for a process to save its state after a request to stop."""
 
 
 class DiedError(UserError):
@@ -42,13 +42,13 @@ def work_all(
     done: Callable[[int, Any], None],
     stopped: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Do all tasks, `jobs` at a time, each in a process of its own.
+    """Run all tasks, `jobs` at a time, each in a new process.
 
     Args:
-        tasks: what to do, in this order.
+        tasks: started in this order.
         jobs: processes at a time.
-        done: takes the number of each task that is finished, and what it returned, or the UserError that it raised.
-        stopped: whether the user wants to stop. The running tasks then get a SIGTERM, save their state and end.
+        done: called with the index of each finished task and its result, or the UserError that it raised.
+        stopped: returns whether the user wants to stop. Running tasks then get a SIGTERM, save their state and end.
 
     Raises:
         StoppedError: the user stopped, or a task was stopped by a signal.
@@ -76,7 +76,7 @@ def work_all(
 
 
 class _Process:
-    """A process that does one task. Its own session keeps a terminal's Ctrl-C from it: it is this process's to act."""
+    """A process for one task, in its own session: a terminal's Ctrl-C goes only to the parent."""
 
     def __init__(self, task: Task) -> None:
         self.answer = TemporaryFile()  # noqa: SIM115 - closed with the process
@@ -93,8 +93,8 @@ class _Process:
         return self.process.poll() is not None
 
     def result(self, number: int) -> Any:
-        """What the task returned, or its UserError; other errors are raised."""
-        if self.process.returncode == -signal.SIGTERM:  # before it was ready to save anything
+        """The task's result or its UserError; other errors are raised."""
+        if self.process.returncode == -signal.SIGTERM:  # stopped before it could save anything
             raise StoppedError("stopped")
         try:
             self.answer.seek(0)
@@ -105,7 +105,7 @@ class _Process:
             self.answer.close()
         if isinstance(value, RuntimeError):
             raise RuntimeError(f"task {number + 1} failed\n{value}")
-        if isinstance(value, (StoppedError, FullDiskError, OSError)):  # not the failure of this task alone
+        if isinstance(value, (StoppedError, FullDiskError, OSError)):  # other tasks would fail too
             raise value
         return value
 
@@ -121,11 +121,11 @@ class _Process:
 
 
 def work(parent: int) -> None:
-    """Do the task on standard input, and write its outcome to standard output: what a process of `work_all` runs.
+    """Entry point of a process of `work_all`: run the task on standard input, write its outcome to standard output.
 
     Args:
-        parent: the process that started it. When that is killed, this one ends too, since a study that is resumed
-            would train the same network again beside it.
+        parent: id of the parent process. If it is killed, this process ends too: a resumed study would train the same
+            network at the same time.
     """
 
     def end_with_parent() -> None:
@@ -135,12 +135,12 @@ def work(parent: int) -> None:
 
     Thread(target=end_with_parent, daemon=True).start()
     with os.fdopen(os.dup(1), "wb") as answer:
-        os.dup2(2, 1)  # what the task prints is no part of the answer
+        os.dup2(2, 1)  # printed lines go to stderr
         pickle.dump(outcome(pickle.load(sys.stdin.buffer)), answer)
 
 
 def outcome(task: Task) -> Any:
-    """What a task returned, or its error, in a form that can be pickled; RuntimeError holds a traceback."""
+    """The result of a task, or its error in picklable form; RuntimeError holds a traceback."""
     try:
         return task()
     except (StoppedError, KeyboardInterrupt) as error:
