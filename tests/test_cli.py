@@ -53,7 +53,7 @@ def test_help_shows_the_recipes_defaults(
     recipe: str, epochs: int, scale: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = " ".join(helped(capsys, "train", "--recipe", recipe, "--help").split())
-    assert f"every training image is seen (default {epochs})" in text
+    assert f"passes over the training images (default {epochs})" in text
     assert f"as fractions of the image's (default {scale})" in text
     assert f"come from (default {recipe})" in text
 
