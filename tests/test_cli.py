@@ -55,7 +55,7 @@ def test_help_shows_the_recipes_defaults(
     text = " ".join(helped(capsys, "train", "--recipe", recipe, "--help").split())
     assert f"passes over the training images (default {epochs})" in text
     assert f"as fractions of the image's (default {scale})" in text
-    assert f"come from (default {recipe})" in text
+    assert f"defaults of the training (default {recipe})" in text
 
 
 INTERRUPTED = """
