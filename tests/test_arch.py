@@ -167,24 +167,15 @@ def test_a_wrong_value_is_named() -> None:
             ({"windows": (14, 0), "class_token": True}, r"divide a grid, which a class token does not have"),
             ({"stem": "convs"}, r"stem 'convs' is not one of patch, conv"),
             ({"stem": True}, r"stem True is not one of patch, conv"),
-            (
-                {"stem": "conv", "patch_size": 12},
-                r"stride 12 does not fit stem conv, whose convolutions halve",
-            ),
+            ({"stem": "conv", "patch_size": 12}, r"stride 12 does not fit stem conv, whose convolutions halve"),
             ({"stem": "conv", "patch_size": 1}, r"stride 1 does not fit stem conv"),
-            (
-                {"stem": "conv", "patch_size": 16, "stride": 8},
-                r"patch_size 16 and stride 8 differ, but stem conv",
-            ),
+            ({"stem": "conv", "patch_size": 16, "stride": 8}, r"patch_size 16 and stride 8 differ, but stem conv"),
             (
                 {"stem": "conv", "patch_size": 16, "widths": (56, 64), "head_dim": 8},
                 r"width 56 of stage 1 does not fit stem conv of stride 16, whose channels double up to it: take a "
                 r"multiple of 8, at least 64",
             ),
-            (
-                {"stem": "conv", "patch_size": 4, "widths": (8, 64), "head_dim": 8},
-                r"take a multiple of 2, at least 16",
-            ),
+            ({"stem": "conv", "patch_size": 4, "widths": (8, 64), "head_dim": 8}, r"take a multiple of 2, at least 16"),
         ),
     )
 

@@ -14,9 +14,9 @@ from psvit import UserError
 from psvit.engine.memory import page_faults
 from psvit.latency import benchmark as bench
 from psvit.latency import peak as machine
-from psvit.latency.benchmark import benchmark, finish
+from psvit.latency.benchmark import benchmark
 from psvit.latency.benchmark_config import BenchmarkConfig
-from psvit.latency.benchmark_report import Report, Row, table
+from psvit.latency.benchmark_report import Report, table
 from psvit.latency.timing import Spread
 from psvit.report.tables import to_rich
 
@@ -53,15 +53,6 @@ def rendered(report):
     return console.file.getvalue()
 
 
-def test_finish():
-    row = Row("a", "float32", "eager", macs=500_000_000, macs_timed=1_500_000_000, seconds=(0.5, 0.5))
-    failed = Row("b", "float32", "eager", error="no")
-    done, same = finish([row, failed], batch_size=4, peak=48.0)
-    assert done.gmacs_per_second == 12.0
-    assert done.peak_fraction == 0.25
-    assert same == failed
-
-
 # The whole
 
 
@@ -86,11 +77,11 @@ def test_benchmark():
             assert row.error is None
             assert len(row.seconds) == 3
             assert (row.page_faults is None) == (page_faults() is None)
-            assert row.peak_fraction == pytest.approx(row.gmacs_per_second / report.peaks[row.dtype])
+            rate = sorted(row.macs_timed * 2 / 1e9 / seconds for seconds in row.seconds)[1]
+            assert row.gmacs_per_second == pytest.approx(rate)
+            assert row.peak_fraction == pytest.approx(rate / report.peaks[row.dtype])
     assert report.rows[0].speed.ratio == Spread(1, 1, 1)
-    text = rendered(report)
-    assert "no [bold]kernel[/bold] for bfloat16" in text
-    assert "inference, batch 2, cpu" in text
+    assert "no [bold]kernel[/bold] for bfloat16" in rendered(report)
 
 
 def test_benchmark_of_training():
@@ -102,29 +93,25 @@ def test_benchmark_of_training():
     assert "training step" in rendered(report)
 
 
-def test_training_runs_in_training_mode_and_float32_weights():
+@pytest.mark.parametrize(
+    ("train", "expected"),
+    [
+        (True, (True, torch.float32, torch.float32, torch.bfloat16, True, False)),
+        (False, (False, torch.bfloat16, torch.bfloat16, torch.bfloat16, False, True)),
+    ],
+)
+def test_modes_and_dtypes(train, expected):
     seen = []
 
     class Spy(Tiny):
         def forward(self, x):
             y = super().forward(x)
-            seen.append((self.training, x.dtype, self.head.weight.dtype, y.dtype, y.requires_grad))
-            return {"logits": y, "more": (y, y)}
+            dtypes = (x.dtype, self.head.weight.dtype, y.dtype)
+            seen.append((self.training, *dtypes, y.requires_grad, torch.is_inference_mode_enabled()))
+            return {"logits": y, "more": (y, y)} if train else y
 
-    benchmark(config("spy", dtype=["bfloat16"], train=True), lambda name, img_size: Spy().eval())
-    assert seen[-1] == (True, torch.float32, torch.float32, torch.bfloat16, True)
-
-
-def test_inference_runs_in_eval_mode_and_low_precision_weights():
-    seen = []
-
-    class Spy(Tiny):
-        def forward(self, x):
-            seen.append((self.training, x.dtype, self.head.weight.dtype, torch.is_inference_mode_enabled()))
-            return super().forward(x)
-
-    benchmark(config("spy", dtype=["bfloat16"]), lambda name, img_size: Spy().eval())
-    assert seen[-1] == (False, torch.bfloat16, torch.bfloat16, True)
+    benchmark(config("spy", dtype=["bfloat16"], train=train), lambda name, img_size: Spy().eval())
+    assert seen[-1] == expected
 
 
 def test_compile(monkeypatch):
@@ -163,25 +150,10 @@ def test_page_faults_are_those_of_one_batch_in_the_median_round(monkeypatch):
 
 
 def test_models_own_input_size():
-    report = benchmark(config("vit", img_size=None, rounds=1, warmup=1), lambda name, img_size: _small_vit())
-    assert report.rows[0].input_size == (3, 32, 32)
-    assert report.rows[0].error is None
-
-
-def _small_vit():
     model = timm.create_model("deit_tiny_patch16_224", depth=1, img_size=32).eval()
     model.pretrained_cfg["input_size"] = (3, 32, 32)
-    return model
-
-
-def test_a_model_that_cannot_be_built():
-    report = benchmark(config("broken", "tiny"), build)
-    assert report.rows[0].error == "TypeError: unexpected keyword img_size"
-    assert report.rows[0].macs is None
-    assert report.rows[1].speed.ratio is None
-    assert "unexpected keyword" in rendered(report)
-    with pytest.raises(UserError, match="not known"):
-        benchmark(config("tiny", "unknown"), build)
+    row = benchmark(config("vit", img_size=None, rounds=1, warmup=1), lambda name, img_size: model).rows[0]
+    assert (row.input_size, row.error) == ((3, 32, 32), None)
 
 
 # JSON
@@ -189,12 +161,18 @@ def test_a_model_that_cannot_be_built():
 
 def test_json_round_trip(tmp_path):
     path = tmp_path / "new" / "report.json"
-    report = benchmark(config("picky", "tiny", "broken", dtype=["bfloat16"], output=str(path)), build)
+    report = benchmark(config("broken", "tiny", "picky", dtype=["bfloat16"], output=str(path)), build)
+    broken, tiny, picky = report.rows
+    assert (broken.error, broken.macs) == ("TypeError: unexpected keyword img_size", None)
+    assert tiny.speed.ratio is None
+    assert picky.error
     data = json.loads(path.read_text())
     assert data == report.to_dict()
     assert Report.from_dict(data) == report
     assert {"torch", "cpu", "threads", "device"} <= set(data["machine"])
     assert [file.name for file in path.parent.iterdir()] == ["report.json"]
+    with pytest.raises(UserError, match="not known"):
+        benchmark(config("tiny", "unknown"), build)
 
 
 def test_an_output_is_not_overwritten(tmp_path):
@@ -221,18 +199,12 @@ def test_config_name_the_flag():
         lambda changes: config(**{"models": ("tiny",)} | changes),
         (
             ({"models": ()}, "models"),
-            ({"models": ("a", "")}, "models"),
             ({"dtype": ["int8"]}, "--dtype 'int8' is not one of float32, bfloat16, float16"),
             ({"dtype": ["float32", "float32"]}, "--dtype float32 float32 is not one or more"),
             ({"mode": ["jit"]}, "--mode 'jit' is not one of eager, compile"),
-            ({"mode": []}, "--mode"),
             ({"batch_size": 0}, "--batch-size 0 is not a whole number of at least 1"),
-            ({"img_size": -1}, "--img-size"),
             ({"rounds": 1.5}, "--rounds"),
-            ({"warmup": 0}, "--warmup"),
             ({"threads": True}, "--threads"),
             ({"device": "cpu:1"}, "--device 'cpu:1' is not auto, cpu"),
-            ({"device": "cuda:"}, "--device"),
-            ({"device": "tpu"}, "--device"),
         ),
     )

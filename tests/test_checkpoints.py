@@ -20,10 +20,7 @@ from psvit.data.data_config import DataConfig
 from psvit.engine import checkpoints
 from psvit.engine.checkpoints import read_metrics, save_checkpoint
 from psvit.engine.open_model import load_checkpoint, open_model
-from psvit.engine.trained_on import (
-    check_cut,
-    trained_on,
-)
+from psvit.engine.trained_on import check_cut, trained_on
 from psvit.errors import UserError
 from psvit.files import write_json
 from psvit.tasks.classification.classify import train

@@ -1,9 +1,7 @@
 """Evolution: genes and members, the same result however often it is killed, several workers, storages that fail."""
 
 import math
-import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -41,15 +39,8 @@ def score(arch: Arch) -> Score:
     return Score(arch.genotype, arch.widths, loss, 100 / (1 + loss), 64)
 
 
-def run(
-    folder: Path,
-    evaluations: int = 24,
-    seed: int = 0,
-    feasible: FeasibleSet = FEASIBLE,
-    evaluate: Callable[[Arch], Score] = score,
-    say: Callable[[str], None] = lambda line: None,
-    **options: Any,
-) -> list[Score]:
+def run(folder: Path, evaluations: int = 24, seed: int = 0, feasible: FeasibleSet = FEASIBLE, evaluate: Any = score,
+        say: Any = lambda line: None, **options: Any) -> list[Score]:  # fmt: skip
     folder.mkdir(exist_ok=True)
     config = EvolutionConfig(**{"population": 6, "evaluations": evaluations} | options)
     return evolve(feasible, evaluate, config, folder, seed, say)
@@ -68,8 +59,7 @@ def never(arch: Arch) -> Score:
 
 @st.composite
 def spaces(draw: st.DrawFn) -> Space:
-    low = draw(st.integers(3, 6))
-    stages = draw(st.integers(1, 3))
+    low, stages = draw(st.integers(3, 6)), draw(st.integers(1, 3))
     return Space(
         depth=(low, low + draw(st.integers(0, 3))),
         stages=(draw(st.integers(1, stages)), stages),
@@ -91,14 +81,6 @@ def test_genes_make_a_member_and_a_member_has_genes(space: Space, rng: random.Ra
         assert genome.child(drawn, other, rng) in space
 
 
-def test_only_choices_have_genes() -> None:
-    assert list(Genome(SPACE).choices) == ["depth", *(f"gap {i}" for i in range(1, 6)), "width 1", "width 2", "width 3"]
-    assert Genome(SPACE).choices["gap 1"] == ("A", "S", "-")
-    fixed = replace(SPACE, depth=4, stages=2, max_share=0, widths=((16,), (32, 48)))
-    assert Genome(fixed).choices == {"gap 1": ("A", "-"), "gap 2": ("A", "-"), "gap 3": ("A", "-"), "width 2": (0, 1)}
-    assert Genome(replace(SPACE, depth=(1, 4), stages=3)).choices["depth"] == (3, 4)  # fewer are too few for 3 stages
-
-
 @pytest.mark.parametrize(
     ("genes", "made"),
     [
@@ -115,12 +97,10 @@ def test_genes_that_break_a_rule_give_the_nearest_member(genes: str, made: str) 
     assert Genome(space).decode(named).genotype == made
 
 
-def test_a_missing_pooling_is_added_and_no_stage_is_narrower() -> None:
-    space = replace(SPACE, depth=4, stages=3)
-    assert Genome(space).decode({"gap 1": "A", "gap 2": "A", "gap 3": "A"}).genotype == "AA-A-A"
+def test_no_stage_is_narrower_than_the_one_before() -> None:
+    space = replace(SPACE, depth=4, stages=3, widths=((16, 64), (24, 48, 64), (48, 64)))
     genes = {"gap 1": "-", "gap 2": "-", "gap 3": "A", "width 1": 1, "width 2": 0, "width 3": 0}
-    narrow = replace(space, widths=((16, 64), (24, 48, 64), (48, 64)))
-    assert Genome(narrow).decode(genes).widths == (64, 64, 64)
+    assert Genome(space).decode(genes).widths == (64, 64, 64)
 
 
 def test_members_are_narrowed_until_they_fit() -> None:
@@ -173,22 +153,16 @@ def test_a_small_set_is_found_whole(tmp_path: Path) -> None:
     assert f"ends after {feasible.count()} networks" in said[-1]
 
 
-def hypervolume(scores: list[Score]) -> float:
-    """The area of what is dominated, up to a loss of 12 and the whole budget."""
-    area, reach = 0.0, 12.0
-    archs = [(replace(LIKE, genotype=one.genotype, widths=one.widths), one.loss) for one in scores]
-    for cost, loss in sorted((cost_used(FEASIBLE, arch), loss) for arch, loss in archs):
-        area += (1 - cost) * max(0.0, reach - loss)
-        reach = min(reach, loss)
-    return area
-
-
 def test_children_advance_the_front(tmp_path: Path) -> None:
+    """Half the loss at no more than the mean cost is found more often by children than by chance."""
     scores = run(tmp_path, 80, population=10)
-    rng = random.Random(0)
-    drawn = hypervolume([score(FEASIBLE.sample(rng)) for _ in range(80)])
-    assert hypervolume(scores) > 1.05 * hypervolume(scores[:10])
-    assert hypervolume(scores) > drawn
+    drawn = [score(FEASIBLE.sample(random.Random(seed))) for seed in range(80)]
+
+    def best(some: list[Score]) -> float:
+        archs = (replace(LIKE, genotype=one.genotype, widths=one.widths) for one in some)
+        return min(one.loss + 4 * cost_used(FEASIBLE, arch) for one, arch in zip(some, archs, strict=True))
+
+    assert best(scores) < min(best(scores[:10]), best(drawn))
 
 
 # The same result.
@@ -225,19 +199,6 @@ def test_a_kill_before_any_write_changes_nothing(moment: int, tmp_path: Path, mo
     assert run(tmp_path / "killed", 6, population=3) == whole
 
 
-def test_an_error_while_scoring_passes_and_its_member_comes_first(tmp_path: Path) -> None:
-    whole = run(tmp_path / "a", 12)
-
-    def failing(arch: Arch) -> Score:
-        if name_of(arch) == names(whole)[8]:
-            raise OSError("disk full")  # even one that a storage might raise
-        return score(arch)
-
-    with pytest.raises(OSError, match="disk full"):
-        run(tmp_path / "b", 12, evaluate=failing)
-    assert run(tmp_path / "b", 12) == whole
-
-
 def start(*workers: tuple[object, ...]) -> list[subprocess.Popen[str]]:
     """Workers in processes of their own (see `child`), which begin at the same moment."""
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
@@ -252,27 +213,13 @@ def start(*workers: tuple[object, ...]) -> list[subprocess.Popen[str]]:
     return started
 
 
-@pytest.mark.slow
-def test_killed_and_resumed(tmp_path: Path) -> None:
-    whole, folder = run(tmp_path / "whole", 16), tmp_path / "killed"
-    [exits] = start((folder, 16, "none", 4))  # dies in its fourth evaluation
-    assert exits.communicate() == ("".join(f"{one.genotype} {one.widths}\n" for one in whole[:3]), None)
-    [killed] = start((folder, 16, "none"))
-    assert killed.stdout
-    assert killed.stdout.readline() == f"{whole[3].genotype} {whole[3].widths}\n"
-    time.sleep(0.3)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    assert run(folder, 16) == whole
-
-
 # Several workers.
 
 
 @pytest.mark.slow
 def test_two_workers_share_the_evaluations(tmp_path: Path) -> None:
     url = str(tmp_path / "shared")
-    workers = start(*((tmp_path / name, 12, url, 0, 0.1) for name in "ab"))
+    workers = start(*((tmp_path / name, 12, url, 0.1) for name in "ab"))
     outputs = [worker.communicate()[0].splitlines() for worker in workers]
     assert all(outputs)
     scores = run(tmp_path / "c", 12, storage=url, evaluate=never)
@@ -336,12 +283,6 @@ def test_storages_that_fail(tmp_path: Path) -> None:
     assert (tmp_path / "text").read_bytes() == before
 
 
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot hold a search"):
-        evolve(FEASIBLE, never, EvolutionConfig(), tmp_path / "file" / "run", 0)
-
-
 def test_another_search_in_the_storage(tmp_path: Path) -> None:
     run(tmp_path, 3)
     for change, says in (
@@ -355,22 +296,17 @@ def test_another_search_in_the_storage(tmp_path: Path) -> None:
         assert len(run(tmp_path, 3, study_name=says, **change)) == 3
 
 
-def child(folder: str, evaluations: str, storage: str, dies: str = "0", seconds: str = "0") -> None:
-    """A worker of its own: says what it evaluates, and dies in an evaluation if it is told to."""
-    count = 0
+def child(folder: str, evaluations: str, storage: str, seconds: str) -> None:
+    """A worker of its own: says what it evaluates, and takes its time."""
     print("ready", flush=True)
     sys.stdin.readline()
 
     def evaluate(arch: Arch) -> Score:
-        nonlocal count
-        count += 1
-        if count == int(dies):
-            os._exit(9)
         time.sleep(float(seconds))
         print(arch.genotype, arch.widths, flush=True)
         return score(arch)
 
-    run(Path(folder), int(evaluations), evaluate=evaluate, storage=None if storage == "none" else storage)
+    run(Path(folder), int(evaluations), evaluate=evaluate, storage=storage)
 
 
 if __name__ == "__main__":

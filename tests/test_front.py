@@ -56,13 +56,6 @@ def test_fronts_are_those_of_the_definition(points: list[tuple[float, float]]) -
     assert pareto(points) == [not any(dominates(other, point) for other in points) for point in points]
 
 
-def test_equal_points_stay_together() -> None:
-    assert fronts([(2, 2), (1, 1), (1, 1), (1, 2), (2, 2), (2, 1)]) == [2, 0, 0, 1, 2, 1]
-    assert pareto([(1, 2), (2, 1), (1, 2), (1, 3), (3, 1)]) == [True, True, True, False, False]
-    assert fronts([]) == []
-    assert pareto([]) == []
-
-
 def test_nan_counts_as_infinite() -> None:
     assert fronts([(nan, 0.0), (1.0, 0.0), (inf, 0.0)]) == [1, 0, 1]
 
@@ -137,17 +130,6 @@ def test_the_front_is_of_the_largest_slice_alone(timed: bool) -> None:
     assert ranked[0].on_front
 
 
-def test_the_front_is_against_latency_where_there_is_one() -> None:
-    slow, quick = (arch for arch in MEMBERS if arch.genotype in ("AS", "AA") and arch.widths == (16,))
-    slow, quick = (slow, quick) if slow.genotype == "AS" else (quick, slow)
-    assert cost.macs(slow, 8, 1, 3) < cost.macs(quick, 8, 1, 3)
-    scores = [score(slow, 0.5), score(quick, 0.4)]
-    assert [one.on_front for one in rank(scores, SPACE, SPACE.prices())] == [True, True]
-    ranked = rank(scores, SPACE, TIMED)
-    assert [(one.arch, one.on_front) for one in ranked] == [(quick, True), (slow, False)]
-    assert ranked[0].latency == ranked[0].cost == pytest.approx(0.006)
-
-
 # The files -----------------------------------------------------------------------------------------------------------
 
 
@@ -210,17 +192,6 @@ def stairs(count: int) -> list[Ranked]:
     )[:count]
     assert len(archs) == count
     return rank([score(arch, 9 - i / count) for i, (_, arch) in enumerate(archs)], SPACE, SPACE.prices())
-
-
-def test_the_table_runs_from_cheap_to_dear(tmp_path: Path) -> None:
-    ranked = stairs(5)
-    written(tmp_path, ranked)
-    heading, *lines = shown(read_front(tmp_path))
-    assert heading.split() == ["genotype", "widths", "M", "MACs", "M", "params", "loss", "top-1", "%", "rank"]
-    assert [line.split()[0] for line in lines[:5]] == [one.arch.genotype for one in reversed(ranked)]
-    assert [line.endswith("chosen") for line in map(str.rstrip, lines[:5])] == [False] * 4 + [True]
-    assert "the 5 networks on the front" in " ".join(lines[5:])
-    assert "on 100 images" in " ".join(" ".join(lines[5:]).split())
 
 
 def test_a_long_table_is_thinned_around_the_chosen(tmp_path: Path) -> None:

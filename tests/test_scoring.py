@@ -77,17 +77,12 @@ def test_slices_are_balanced_and_nested() -> None:
     for size in (4, 9, 20, 40):
         counts = np.bincount(labels[order[:size]], minlength=4)
         assert counts.max() - counts.min() <= 1
-    assert (
-        list(order)
-        == list(balanced_order(labels, np.random.default_rng(0)))
-        != list(balanced_order(labels, np.random.default_rng(1)))
-    )
+    assert list(order) != list(balanced_order(labels, np.random.default_rng(1)))
 
 
 def test_the_rounds_of_successive_halving() -> None:
     config = ScoringConfig(first_slice=100, reduction_factor=4, finalists=10)
     assert rungs(1000, 3000, 10, config) == [(1000, 100), (250, 400), (63, 1600), (16, 3000)]
-    assert rungs(1000, 5000, 10, config) == [(1000, 100), (250, 400), (63, 1600), (16, 5000)]
     assert rungs(8, 5000, 10, config) == [(8, 100), (8, 5000)]
     assert rungs(1000, 60, 10, config) == [(1000, 60)]
     assert rungs(40, 5000, 200, config) == [(40, 200), (10, 800), (10, 5000)]
@@ -121,24 +116,16 @@ def ranked(supernet: Supernet, feasible: FeasibleSet, data: Data, folder: Path, 
 def test_ranking_all_is_successive_halving(
     supernet: Supernet, feasible: FeasibleSet, data: Data, tmp_path: Path
 ) -> None:
-    members = feasible.members or []
-    scores = ranked(supernet, feasible, data, tmp_path)
+    scores, members = ranked(supernet, feasible, data, tmp_path), feasible.members or []
     plan = rungs(len(members), len(data.validation), 10, HALVING)
-    assert [(n, images) for n, images in plan] == [
-        (sum(score.images == images for score in scores), images) for images in sorted({s.images for s in scores})
-    ]
-    first = scores[: len(members)]
-    assert [(s.genotype, s.widths) for s in first] == [(a.genotype, a.widths) for a in members]
-    second = survivors(first, feasible, plan[1][0])
-    assert [(s.genotype, s.widths) for s in scores[len(members) :][: len(second)]] == [
-        (a.genotype, a.widths) for a in second
-    ]
-    batches = Slices(data, 0, HALVING.score_batch).batches(scores[-1].images)
-    assert scores[-1] == Scorer(supernet, ACCELERATOR).score([_arch(feasible, scores[-1])], batches)[0]
-
-
-def _arch(feasible: FeasibleSet, score: Score) -> Any:
-    return next(arch for arch in feasible if (arch.genotype, arch.widths) == (score.genotype, score.widths))
+    done: list[Score] = []
+    for number, images in plan:
+        members = survivors(done, feasible, number) if done else members
+        done, scores = scores[:number], scores[number:]
+        assert [(s.genotype, s.widths, s.images) for s in done] == [(a.genotype, a.widths, images) for a in members]
+    assert not scores
+    batches = Slices(data, 0, HALVING.score_batch).batches(plan[-1][1])
+    assert done[-1] == Scorer(supernet, ACCELERATOR).score([members[-1]], batches)[0]
 
 
 def test_a_ranking_that_was_stopped_goes_on_to_the_same(
@@ -169,8 +156,7 @@ def test_a_ranking_that_was_stopped_goes_on_to_the_same(
 
 def test_a_journal_cut_off_in_mid_line(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
-    scores = [Score("AS", (8,), 0.1 + number / 3, 50.0, 20) for number in range(3)]
-    scores = [Score("A" * (n + 1), (8,), score.loss, 50.0, 20) for n, score in enumerate(scores)]
+    scores = [Score("A" * number, (8,), 0.1 + number / 3, 50.0, 20) for number in (1, 2, 3)]
     Journal(path).add(scores)
     whole = path.read_bytes()
     path.write_bytes(whole[:-7])

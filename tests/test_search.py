@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import MACHINE, TRAIN, Cli, image_folder, read, start, torchrun
+from tiny import MACHINE, SPACE_FLAGS, TRAIN, Cli, image_folder, read, start, torchrun
 
 from psvit import Arch, cost
 from psvit.arch.variants import default_arch
@@ -21,7 +21,6 @@ from psvit.data.sources import ArraySource
 from psvit.latency.benchmark_config import LatencyConfig
 from psvit.latency.parts import Family, part_calls
 from psvit.latency.table import LatencyTable
-from psvit.pipeline.compare import comparison_table
 from psvit.search.build_space import build_space, width_choices
 from psvit.search.feasible_set import FeasibleSet
 from psvit.search.journal import Journal
@@ -31,21 +30,16 @@ from psvit.search.search_folder import read_arch
 
 ROOT = Path(__file__).parent.parent
 
-SPACE = ["--depth", "2", "4", "--stages", "1", "2", "--stage-widths", "16,24", "24,32,48", "--head-dim", "4",
-         "--patch-size", "2", "--budget", "400k", "--least", "0.5"]  # fmt: skip
 FAST = ["--data", "digits", "--limit", "64", *MACHINE, "--batch-size", "16", "--epochs", "1", "--first-slice", "20",
         "--finalists", "4", "--save-every", "1"]  # fmt: skip
-SEARCH = ["search", *SPACE, *FAST]
-RUN = ["run", *SPACE, *FAST, "--models", "deit", "random", "searched"]
-
-FRONT = ("front.json", "front.csv", "arch.json")
-"""The same bytes whenever a search is done again."""
+SEARCH = ["search", *SPACE_FLAGS, *FAST]
+RUN = ["run", *SPACE_FLAGS, *FAST, "--models", "deit", "random", "searched"]
 
 
 def front(folder: Path) -> dict[str, Any]:
     """What a search found, without the flags that differ when it is resumed."""
-    found = {name: (folder / name).read_bytes() for name in FRONT[1:]}
-    return {**found, "front.json": read(folder / "front.json")}
+    same = {name: (folder / name).read_bytes() for name in ("front.csv", "arch.json")}
+    return {**same, "front.json": read(folder / "front.json")}
 
 
 @pytest.fixture(scope="module")
@@ -129,10 +123,14 @@ def test_the_test_split_is_not_read_by_the_search(
 
 
 def test_the_whole_road(cli: Cli, tmp_path: Path) -> None:
-    out = cli.ok(*RUN, "psvit_2d", "--output", tmp_path / "run", "--results", tmp_path / "results.json")
+    words = [*RUN, "psvit_2d", "--inherit", "--output", tmp_path / "run", "--results", tmp_path / "results.json"]
+    out = cli.ok(*words)
     rows = {row["name"]: row for row in read(tmp_path / "results.json")["rows"]}
     assert list(rows) == ["deit", "random", "searched", "psvit_2d"]
     arch = read_arch(tmp_path / "run" / "search")
+    inherited = tmp_path / "run" / "search" / "inherited"
+    assert read(inherited / "config.json")["psvit"]["arch"] == arch.to_dict()
+    assert str(inherited) in (tmp_path / "run" / "searched" / "run_config.json").read_text()
     assert rows["searched"]["network"] == str(arch)
     macs = cost.macs(arch, 8, 1, 10)
     assert rows["deit"]["network"].split()[0] == "A" * arch.depth
@@ -144,8 +142,7 @@ def test_the_whole_road(cli: Cli, tmp_path: Path) -> None:
     assert "next      psvit predict" in out
     assert "chosen" in cli.ok("show", tmp_path / "run")
     assert arch.genotype in cli.ok("show", tmp_path / "run" / "search" / "arch.json")
-    again = cli.ok(*RUN, "psvit_2d", "--output", tmp_path / "run", "--resume")
-    assert "epoch   1:" not in again, "nothing is trained again"
+    assert "epoch   1:" not in cli.ok(*words, "--resume"), "nothing is trained again"
 
 
 def test_a_network_that_cannot_be_as_cheap_is_left_out(cli: Cli, tmp_path: Path) -> None:
@@ -154,25 +151,6 @@ def test_a_network_that_cannot_be_as_cheap_is_left_out(cli: Cli, tmp_path: Path)
     assert "left out  resnet18: resnet18 comes no closer to" in out
     assert "left out  deit12: no width of AAAAAAAAAAAA with head_dim 4 costs" in out
     assert [row["name"] for row in read(tmp_path / "results.json")["rows"]] == ["searched"]
-
-
-def test_the_searched_network_inherits(cli: Cli, tmp_path: Path) -> None:
-    out = cli.ok(*RUN, "--inherit", "--models", "searched", "--output", tmp_path)
-    arch = read_arch(tmp_path / "search")
-    config = read(tmp_path / "search" / "inherited" / "config.json")
-    assert config["psvit"]["arch"] == arch.to_dict()
-    assert str(tmp_path / "search" / "inherited") in (tmp_path / "searched" / "run_config.json").read_text()
-    assert "chosen" in out
-
-
-def test_ctrl_c_while_scoring(uninterrupted: Path, copied: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    (copied / "journal.jsonl").unlink()
-    (copied / "front.json").unlink()
-    monkeypatch.setattr("psvit.engine.interrupts.Interrupt.requested", lambda self, accelerator: True)
-    assert "go on with --resume" in cli.refused(*SEARCH, "--output", copied, "--resume")
-    monkeypatch.undo()
-    cli.ok(*SEARCH, "--output", copied, "--resume")
-    assert front(copied) == front(uninterrupted)
 
 
 def test_bad_input(cli: Cli, tmp_path: Path) -> None:
@@ -187,55 +165,46 @@ def test_bad_input(cli: Cli, tmp_path: Path) -> None:
         assert not (tmp_path / "out").exists(), "nothing is written before the settings are known to be good"
 
 
-def test_a_folder_of_another_space(cli: Cli, uninterrupted: Path, tmp_path: Path) -> None:
-    before = front(uninterrupted)
-    assert "already holds a run" in cli.refused(*SEARCH, "--output", uninterrupted)
-    other = [*SEARCH, "--output", uninterrupted, "--resume"]
-    assert "was trained with --max-share 2, not 1" in cli.refused(*other, "--max-share", "1")
-    assert "was trained with --budget 400k, not 390k" in cli.refused(*other, "--budget", "390k")
-    (tmp_path / "file").touch()
-    assert "is a file" in cli.refused(*SEARCH, "--output", tmp_path / "file")
-    assert front(uninterrupted) == before
-
-
 def test_nothing_of_the_users_is_lost(cli: Cli, uninterrupted: Path, copied: Path, tmp_path: Path) -> None:
     kept = [copied / name for name in ("journal_notes.jsonl", "evolution.png", "notes.txt")]
     for path in kept:
         path.write_text("mine")
     cli.ok(*SEARCH, "--output", copied, "--overwrite")  # the same seed: the same again
     assert all(path.read_text() == "mine" for path in kept)
-    assert front(copied) == front(uninterrupted)
     before = front(uninterrupted)
-    assert "already holds a run" in cli.refused(*TRAIN, "--output", uninterrupted)
-    (tmp_path / "trained").mkdir()
-    (tmp_path / "trained" / "log.jsonl").touch()
-    assert "holds the training of a network" in cli.refused(*SEARCH, "--output", tmp_path / "trained", "--overwrite")
-    (tmp_path / "described").mkdir()
-    (tmp_path / "described" / "arch.json").write_text("{}")
-    assert "already holds a run" in cli.refused(*SEARCH, "--output", tmp_path / "described")
+    assert front(copied) == before
+    for name in ("trained/log.jsonl", "described/arch.json"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "file").touch()
+    for words, reason in (
+        ([*TRAIN, "--output", uninterrupted], "already holds a run"),
+        ([*SEARCH, "--output", uninterrupted], "already holds a run"),
+        ([*SEARCH, "--output", uninterrupted, "--resume", "--max-share", "1"], "trained with --max-share 2, not 1"),
+        ([*SEARCH, "--output", tmp_path / "trained", "--overwrite"], "holds the training of a network"),
+        ([*SEARCH, "--output", tmp_path / "described"], "already holds a run"),
+        ([*SEARCH, "--output", tmp_path / "file"], "is a file"),
+    ):
+        assert reason in cli.refused(*words)
     assert front(uninterrupted) == before
 
 
 @pytest.mark.slow
 def test_two_processes_find_what_one_finds(uninterrupted: Path, tmp_path: Path) -> None:
     """Half the batch each, the same global batch: the same weights but for rounding, hence nearly the same losses."""
-    halved = [*SEARCH, "--batch-size", "8", "--output", tmp_path]
-    process = start("-m", "psvit", *halved, launcher=torchrun())
+    process = start("-m", "psvit", *SEARCH, "--batch-size", "8", "--output", tmp_path, launcher=torchrun())
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert out.count("chosen    ") == 1
-    one, two = read(uninterrupted / "front.json"), read(tmp_path / "front.json")
-    assert two["members"] == one["members"]
-    losses = [
-        {(line.split(",")[0], line.split(",")[1]): float(line.split(",")[column]) for line in lines[1:]}
-        for lines in ((folder / "front.csv").read_text().splitlines() for folder in (uninterrupted, tmp_path))
-        for column in [lines[0].split(",").index("loss")]
-    ]
-    assert losses[0].keys() == losses[1].keys()
-    assert max(abs(losses[0][key] - losses[1][key]) for key in losses[0]) < 1e-3
-    journals = [Journal(tmp_path / name, None).scores for name in ("journal.jsonl", "journal.1.jsonl")]
-    assert all(journals), "both scored"
-    assert not set(journals[0]) & set(journals[1]), "each its own"
+    one, two = (Journal(folder / "journal.jsonl", None).scores for folder in (uninterrupted, tmp_path))
+    second = Journal(tmp_path / "journal.1.jsonl", None).scores
+    assert two
+    assert second, "both processes scored"
+    assert not set(two) & set(second), "no score twice"
+    both = {**two, **second}
+    shared = one.keys() & both.keys()  # rounding may let another member survive a round
+    assert len(shared) > 0.9 * len(one)
+    assert max(abs(one[key].loss - both[key].loss) for key in shared) < 1e-3
 
 
 def table_of(seconds: float) -> Callable[..., LatencyTable]:
@@ -338,18 +307,12 @@ def test_the_default_space_lies_around_the_default_network() -> None:
     one, _ = build_space(config(pooling="1d"), data)
     assert one.like.pooling == "1d"
     assert one.like.class_token
-
-
-def test_width_choices() -> None:
+    for limit in ("params=100k", "30M"):
+        space, limits = build_space(config(limit), data)
+        assert FeasibleSet(space, limits, least=0.8).count(at_most=100) == 100, limit
     like = Arch("A-A-A", widths=(32, 64, 96), head_dim=16, patch_size=4)
     assert width_choices(like, 3, 1) == ((32,), (64,), (96,))
     assert width_choices(like, 2, 3) == ((16, 32, 48), (32, 64, 128))
-
-
-def test_the_default_widths_suit_the_budget() -> None:
-    for budget in ("params=100k", "params=1M", "1M", "30M"):
-        space, limits = build_space(config(budget), open_data(DataConfig("digits")))
-        assert FeasibleSet(space, limits, least=0.8).count(at_most=100) == 100, budget
 
 
 def test_a_random_member_is_as_dear_as_the_searched_one() -> None:
@@ -362,9 +325,3 @@ def test_a_random_member_is_as_dear_as_the_searched_one() -> None:
     assert all(0.95 * 9e6 < feasible.costs(arch)[0] < 1.03 * 9e6 for arch in drawn)
     assert random_member(found, 9e6, 3) == random_member(found, 9e6, 3)
     assert random_member(found, 1.0, 3) in feasible, "none as cheap: any member"
-
-
-def test_the_page_of_a_run_whose_first_network_has_no_errors() -> None:
-    row = {"name": "a", "network": "AS", "macs": 1, "params": 1, "validation_top1": None, "top1": 100.0, "loss": 0.0,
-           "images": 9, "error_ratio": None}  # fmt: skip
-    assert comparison_table({"rows": [row], "chosen": None}).rows[0][-1] == "–"

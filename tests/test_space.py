@@ -66,18 +66,7 @@ def test_members_are_those_of_the_grammar(changes: dict[str, object]) -> None:
     assert len(members) == len(set(members)) == space.count()
     assert set(members) == by_brute_force(space)
     assert all(arch in space for arch in space.enumerate())
-
-
-def test_what_is_no_member() -> None:
-    space = small()
-    member = next(space.enumerate())
-    for other in ("AAAAAA", "ASSS", "A-A-A-A", "A"):
-        assert Arch(other, widths=(8, 8, 16, 24)[: other.count("-") + 1], head_dim=8, patch_size=4) not in space
-    assert Arch("AA", widths=(8,), head_dim=8, patch_size=4) in space
-    assert Arch("AA", widths=(8,), head_dim=8, patch_size=2) not in space
-    assert Arch("AA", widths=(24,), head_dim=8, patch_size=4) not in space
-    assert "AA" not in space
-    assert member in space
+    assert not any(arch in space for arch in Space(6, 1).enumerate())  # deeper, of other widths
 
 
 def test_drawing_is_uniform_and_seeded() -> None:
@@ -116,6 +105,8 @@ def test_a_feasible_set_holds_what_is_within_the_budget(macs: float | None, para
     expected = [arch for arch in space.enumerate() if fits(arch)]
     assert list(feasible) == feasible.members == expected
     assert feasible.count() == len(expected)
+    if params is None:
+        assert cost.macs(feasible.nearest(), 28, 1, 10) == max(cost.macs(arch, 28, 1, 10) for arch in expected)
     assert feasible.count(at_most=2) == 2
     assert all((arch in feasible) == fits(arch) for arch in space.enumerate())
     assert {feasible.sample(random.Random(seed)) for seed in range(20 * len(expected))} == set(expected)
@@ -130,20 +121,12 @@ def test_a_set_too_large_to_list_is_drawn_within_the_budget(monkeypatch: pytest.
     assert len(drawn) > 0.8 * feasible.count()
 
 
-def test_the_nearest_member_uses_most_of_the_budget() -> None:
-    feasible = FeasibleSet(small(), Budget(macs=9e5))
-    most = max(cost.macs(arch, 28, 1, 10) for arch in feasible)
-    assert cost.macs(feasible.nearest(), 28, 1, 10) == most
-
-
 def test_an_infeasible_budget_names_the_cheapest_member() -> None:
     space = small()
     cheapest = min(space.enumerate(), key=lambda arch: cost.macs(arch, 28, 1, 10))
     macs = cost.macs(cheapest, 28, 1, 10)
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=rf"the cheapest, {cheapest.genotype} with widths 8.*{macs / 1e3:.4g} k MACs"):
         FeasibleSet(space, Budget(macs=macs - 1))
-    assert f"the cheapest, {cheapest.genotype} with widths 8" in str(error.value)
-    assert f"{macs / 1e3:.4g} k MACs" in str(error.value)
     assert FeasibleSet(space, Budget(macs=macs)).members == [cheapest]
 
 
@@ -182,13 +165,11 @@ def test_spaces_that_are_none() -> None:
         lambda changes: small(**changes),
         (
             ({"depth": 0}, "--depth 0 0"),
-            ({"depth": (5, 3)}, "--depth 5 3"),
             ({"max_share": -1}, "--max-share"),
             ({"earliest_pool": 0}, "--earliest-pool"),
             ({"depth": 2, "stages": 3}, "no network of 2 layers has 3 stages"),
             ({"stages": 3, "depth": 4, "earliest_pool": 3}, "give more layers"),
             ({"widths": ((8,),)}, "1 choices of widths"),
             ({"widths": ((8,), (9,), (16,))}, "multiple of head_dim"),
-            ({"stages": 6, "widths": ()}, "6 stages need widths"),
         ),
     )

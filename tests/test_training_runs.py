@@ -35,10 +35,7 @@ def test_the_global_batch_and_the_scaled_rate_are_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "args"),
-    [
-        ("test_resnet", {}),
-        ("vit_tiny_patch16_224", {"patch_size": 8, "depth": 1, "embed_dim": 32, "num_heads": 2}),
-    ],
+    [("test_resnet", {}), ("vit_tiny_patch16_224", {"patch_size": 8, "depth": 1, "embed_dim": 32, "num_heads": 2})],
 )
 def test_any_model_of_timm_trains(name: str, args: dict[str, Any], tmp_path: Path) -> None:
     data = replace(DIGITS, img_size=32)
