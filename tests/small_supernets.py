@@ -18,7 +18,7 @@ def space(**changes: Any) -> Space:
 
 
 def shaken(supernet: Supernet) -> Supernet:
-    """With weights of which none is zero or one."""
+    """The supernet with all weights moved, so that none is exactly zero or one."""
     with torch.no_grad():
         for weight in supernet.parameters():
             weight.add_(torch.randn_like(weight) * 0.1)

@@ -3,7 +3,7 @@
 import pickle
 import re
 from dataclasses import replace
-from math import ceil, inf, nan
+from math import ceil, nan
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from refusals import refuses
 
 from psvit import Arch, UserError
-from psvit.arch.arch import DEFAULT_WIDTHS, image_sides, parse_genotype
+from psvit.arch.arch import DEFAULT_WIDTHS, parse_genotype
 from psvit.arch.variants import VARIANTS, find_arch, with_changes
 
 GRAMMAR = re.compile(r"A[AS]*(-A[AS]*)*")
@@ -133,35 +133,20 @@ def test_a_wrong_value_is_named() -> None:
             ({"widths": (64, 100)}, r"width 100 of stage 2 is not a multiple of head_dim 64"),
             ({"widths": (64, -64)}, r"width of stage 2 -64 is not a positive whole number"),
             ({"widths": (64.0, 64)}, r"width of stage 1 64.0 is not a positive whole number"),
-            ({"widths": 64}, r"widths 64 is not a list of whole numbers"),
             ({"widths": "64"}, r"widths '64' is not a list of whole numbers"),
             ({"head_dim": 0}, r"head_dim 0 is not a positive whole number"),
-            ({"head_dim": True}, r"head_dim True is not a positive whole number"),
             ({"mlp_ratio": 0}, r"mlp_ratio 0.0 is not a positive number"),
-            ({"mlp_ratio": 0.001}, r"mlp_ratio 0.001 is not"),
             ({"mlp_ratio": nan}, r"mlp_ratio nan is not"),
-            ({"mlp_ratio": inf}, r"mlp_ratio inf is not"),
             ({"mlp_ratio": "4"}, r"mlp_ratio '4' is not a positive number"),
             ({"pooling": "3d"}, r"pooling '3d' is not one of 1d, 2d"),
-            ({"patch_size": 0}, r"patch_size 0 is not"),
             ({"patch_size": "16"}, r"patch_size '16' is not"),
-            ({"stride": 17}, r"stride 17 does not fit patch_size 16"),
             ({"stride": 15}, r"stride 15 does not fit patch_size 16: .* differs from it by an even number"),
-            ({"stride": -1}, r"stride -1 is not"),
             ({"class_token": 1}, r"class_token 1 is not true, false or left out"),
             ({"qkv_bias": "no"}, r"qkv_bias 'no' is not true or false"),
             ({"pool_order": "pool"}, r"pool_order 'pool' is not one of conv-pool, pool-conv"),
-            ({"pool_conv": "half"}, r"pool_conv 'half' is not one of full, depthwise"),
             ({"pool_kernel": 2}, r"pool_kernel 2 is even"),
-            ({"pool_kernel": 0}, r"pool_kernel 0 is not"),
-            ({"pool_op": "min"}, r"pool_op 'min' is not one of max, avg, stride"),
-            (
-                {"windows": (14,)},
-                r"windows \(14,\) has 1 entries, but genotype 'AS-A' has 2 stages: give one window per",
-            ),
+            ({"windows": (14,)}, r"windows \(14,\) has 1 entries, but genotype 'AS-A' has 2 stages: give one"),
             ({"windows": (14, -1)}, r"window of stage 2 -1 is not a whole number of tokens, or 0 for none"),
-            ({"windows": (7.0, 0)}, r"window of stage 1 7.0 is not a whole number"),
-            ({"windows": (True, 0)}, r"window of stage 1 True is not a whole number"),
             ({"windows": "14"}, r"windows '14' is not a list of whole numbers, one per stage"),
             ({"windows": (14, 0), "pooling": "1d"}, r"divide a grid, which a sequence \(pooling 1d\) does not have"),
             ({"windows": (14, 0), "class_token": True}, r"divide a grid, which a class token does not have"),
@@ -172,8 +157,7 @@ def test_a_wrong_value_is_named() -> None:
             ({"stem": "conv", "patch_size": 16, "stride": 8}, r"patch_size 16 and stride 8 differ, but stem conv"),
             (
                 {"stem": "conv", "patch_size": 16, "widths": (56, 64), "head_dim": 8},
-                r"width 56 of stage 1 does not fit stem conv of stride 16, whose channels double up to it: take a "
-                r"multiple of 8, at least 64",
+                r"width 56 of stage 1 does not fit stem conv of stride 16, .* take a multiple of 8, at least 64",
             ),
             ({"stem": "conv", "patch_size": 4, "widths": (8, 64), "head_dim": 8}, r"take a multiple of 2, at least 16"),
         ),
@@ -193,23 +177,8 @@ def test_wrong_json_is_named() -> None:
     )
 
 
-def test_image_sides() -> None:
-    assert image_sides(32) == (32, 32)
-    assert image_sides([32, 48]) == (32, 48)
-    wrong: tuple[object, ...] = (0, -1, 224.0, None, "224", (224,), (224, 0), (1, 2, 3))
-    refuses(image_sides, [(size, "is not a positive side") for size in wrong])
-
-
-def test_find_arch_knows_variants_and_genotypes() -> None:
-    tiny = VARIANTS["psvit_2d_tiny"]
-    assert find_arch("psvit_2d_tiny") == tiny
-    assert find_arch("AS-A", pooling="1d", widths=None) == Arch("AS-A", pooling="1d")
-    assert find_arch("psvit_2d_tiny", genotype="AS-A").widths == tiny.widths[:2]
-    with pytest.raises(UserError, match="position 1"):
-        find_arch("psvit_3d_tiny")
-
-
 def test_a_family_is_a_genotype_with_its_pooling_or_its_tiny_variant() -> None:
+    assert find_arch("psvit_2d_tiny", genotype="AS-A").widths == VARIANTS["psvit_2d_tiny"].widths[:2]
     for pooling in ("1d", "2d"):
         family = f"psvit_{pooling}"
         widths = {"widths": (32, 64), "head_dim": 16}
@@ -224,35 +193,25 @@ def test_a_family_is_a_genotype_with_its_pooling_or_its_tiny_variant() -> None:
         find_arch("psvit_1d", pooling="2d")
 
 
-def test_with_changes_keeps_what_belongs_together() -> None:
-    arch = Arch("AS-A", stride=8, pooling="2d")
-    assert with_changes(arch, patch_size=4).stride == 4
-    assert with_changes(arch, pooling="1d").class_token is True
-    assert with_changes(arch, genotype=None) == arch
-    with pytest.raises(UserError, match=r"has 3 stages, but AS-A .* has 2 widths"):
-        with_changes(arch, genotype="A-A-A")
-    with pytest.raises(UserError, match="unknown Arch field 'depth'"):
-        with_changes(arch, depth=3)
-
-
 @pytest.mark.parametrize(("later", "shown"), [({"windows": (14, 0)}, " w14-0"), ({"stem": "conv"}, " conv")])
 def test_windows_and_stems_are_described_where_there_are_some(later: dict[str, Any], shown: str) -> None:
     plain, arch = Arch("AS-A", patch_size=8), Arch("AS-A", patch_size=8, **later)
-    for twin in (Arch.from_json(arch.to_json()), Arch(**arch.to_dict()), eval(repr(arch))):
+    for twin in (Arch.from_json(arch.to_json()), eval(repr(arch))):
         assert (twin, hash(twin)) == (arch, hash(arch))
     assert str(arch) == f"{plain}{shown}" == f"AS-A 2d 192-256 /8{shown}"
-    (name,) = later
-    assert arch != plain
-    assert name in arch.to_dict()
-    assert name not in plain.to_dict()
-    assert name not in repr(plain)
-    assert eval(repr(plain)) == plain
+    assert not {*later} & {*plain.to_dict()}
     assert arch.plain() == plain.plain()  # a DeiT
 
 
-def test_other_genotypes_keep_the_windows_of_their_stages() -> None:
-    arch = Arch("A-A-A", windows=(14, 7, 0))
+def test_with_changes_keeps_what_belongs_together() -> None:
+    arch = Arch("A-A-A", windows=(14, 7, 0), stride=8)
+    assert with_changes(arch, patch_size=4).stride == 4
+    assert with_changes(arch, genotype=None) == arch
     assert with_changes(arch, genotype="AS-A").windows == (14, 7)
+    assert with_changes(arch, pooling="1d").class_token is True
     assert with_changes(arch, pooling="1d").windows == with_changes(arch, class_token=True).windows == ()
     assert with_changes(arch, genotype="A-A-A-A", widths=(64,) * 4).windows == (14, 7, 0, 0)
-    assert with_changes(arch, windows=(0, 0, 0)) == Arch("A-A-A", windows=()) == Arch("A-A-A")
+    with pytest.raises(UserError, match=r"has 4 stages, but A-A-A .* has 3 widths"):
+        with_changes(arch, genotype="A-A-A-A")
+    with pytest.raises(UserError, match="unknown Arch field 'depth'"):
+        with_changes(arch, depth=3)

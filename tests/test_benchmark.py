@@ -128,27 +128,6 @@ def test_compile(monkeypatch):
     assert [row.error for row in report.rows] == [None, None, None, "RuntimeError: graph break"]
 
 
-def test_ten_compiled_models_of_one_class_all_compile():
-    compiled = []
-
-    def backend(graph, inputs):
-        compiled.append(graph)
-        return graph.forward
-
-    with bench.fresh_compiler():
-        for hidden in range(1, 11):
-            torch.compile(Tiny(hidden), dynamic=False, backend=backend)(torch.zeros(1, 2, 4, 4))
-    assert len(compiled) == 10
-
-
-def test_page_faults_are_those_of_one_batch_in_the_median_round(monkeypatch):
-    counts = iter([0, 1, 2, 6, 10, 110])  # before and after each of three rounds: 1, 4 and 100
-    monkeypatch.setattr(bench, "page_faults", lambda: next(counts))
-    assert benchmark(config("tiny"), build).rows[0].page_faults == 4
-    monkeypatch.setattr(bench, "page_faults", lambda: None)
-    assert benchmark(config("tiny"), build).rows[0].page_faults is None
-
-
 def test_models_own_input_size():
     model = timm.create_model("deit_tiny_patch16_224", depth=1, img_size=32).eval()
     model.pretrained_cfg["input_size"] = (3, 32, 32)

@@ -3,19 +3,19 @@
 import json
 import pickle
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
-from tiny import ARCH, DATA, MACHINE, TRAIN, Cli, config, read, weights
+from tiny import ARCH, DATA, TRAIN, Cli, config, read, weights
 from torch import Tensor, nn
 
 from psvit.arch.arch import Arch
 from psvit.arch.model_config import ModelConfig
-from psvit.arch.quantities import parse_macs
 from psvit.data.data_config import DataConfig
 from psvit.engine import checkpoints
 from psvit.engine.checkpoints import read_metrics, save_checkpoint
@@ -28,13 +28,6 @@ from psvit.tasks.classification.classify import train
 PREPROCESSING = {"input_size": (1, 8, 8), "mean": (0.3,), "std": (0.4,), "interpolation": "bicubic", "crop_pct": 1.0}
 SHAPE: dict[str, Any] = {"img_size": 8, "in_chans": 1, "num_classes": 10}
 DIGITS = tuple("0123456789")
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -70,19 +63,9 @@ def test_the_config_is_timms_with_the_genotype(trained: Path) -> None:
     assert config["label_names"] == list(DIGITS)
     assert config["model_args"]["genotype"] == "AS-A"
     assert config["model_args"]["in_chans"] == 1
-    assert "num_classes" not in config["model_args"]  # transformers refuses it twice
     assert config["pretrained_cfg"]["input_size"] == [1, 8, 8]
     assert (config["pretrained_cfg"]["mean"], config["pretrained_cfg"]["std"]) == ([0.3055], [0.3759])
     assert Arch.from_dict(config["psvit"]["arch"]) == Arch("AS-A", widths=(16, 32), head_dim=8, patch_size=2)
-    assert config["psvit"]["genotype"] == "AS-A"
-
-
-def test_timm_loads_it_with_equal_outputs(trained: Path) -> None:
-    model = timm.create_model(f"local-dir:{trained / 'best'}", pretrained=True).eval()
-    assert model.pretrained_cfg["input_size"] == (1, 8, 8)
-    own = weights(trained / "best")
-    assert all(torch.equal(tensor, own[name]) for name, tensor in model.state_dict().items())
-    torch.testing.assert_close(model(images()), load_checkpoint(trained / "best")(images()), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -105,30 +88,13 @@ def test_a_checkpoint_of_any_model_loads_again(name: str, args: dict[str, Any], 
         torch.testing.assert_close(loaded.eval()(images(side)), model(images(side)), rtol=1e-5, atol=1e-5)
 
 
-def test_what_a_model_was_built_with_outlives_a_second_training(cli: Cli, tmp_path: Path) -> None:
-    args = '{"depth": 1, "embed_dim": 32, "num_heads": 2, "patch_size": 4}'
-    more = [*DATA, *MACHINE, "--epochs", "1", "--batch-size", "16"]
-    cli.ok("train", "--model", "vit_tiny_patch16_224", "--model-args", args, *more, "--output", tmp_path / "a")
-    cli.ok("train", "--model", tmp_path / "a" / "best", *more, "--img-size", 16, "--output", tmp_path / "b")
-    config = read(tmp_path / "b" / "best" / "config.json")
-    assert config["model_args"] == {
-        "depth": 1,
-        "embed_dim": 32,
-        "num_heads": 2,
-        "patch_size": 4,
-        "in_chans": 1,
-        "img_size": [16, 16],
-    }
-    assert load_checkpoint(tmp_path / "b" / "best").pos_embed.shape == (1, 17, 32)
-
-
 def test_a_training_starts_from_a_checkpoint(trained: Path, tmp_path: Path) -> None:
     start_from = ModelConfig.of(str(trained / "best"))
     train(config(tmp_path / "run", model=start_from, lr=1e-12, min_lr=0, epochs=1))
     before, after = weights(trained / "best"), weights(tmp_path / "run" / "last")
     assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
     other = open_model(start_from, in_chans=1, num_classes=3, img_size=16)
-    assert (other.num_classes, other.head.weight.shape, other.img_size) == (3, (3, 32), (16, 16))
+    assert (other.head.weight.shape, other.img_size) == ((3, 32), (16, 16))
     with pytest.raises(UserError, match="takes 1 image channels, the data have 3"):
         open_model(start_from, in_chans=3)
     with pytest.raises(UserError, match="whose network is fixed: leave out --macs, --widths"):
@@ -169,7 +135,7 @@ class Bomb:
 
 
 def test_a_pickle_is_never_opened(cli: Cli, tmp_path: Path) -> None:
-    for name in ("model.pt", "model.pth", "model.bin", "model.pkl", "model.ckpt", "model.pth.tar"):
+    for name in ("model.pt", "model.bin", "model.pkl", "model.ckpt", "model.pth.tar"):
         path = tmp_path / name
         path.write_bytes(pickle.dumps(Bomb(tmp_path / "boom")))
         for words in (["evaluate", path], ["predict", path, __file__], ["train", "--model", path, *DATA]):
@@ -218,19 +184,15 @@ def test_a_folder_that_is_missing_or_incomplete(cli: Cli, best: Path, trained: P
 
 
 def test_weights_of_another_network(cli: Cli, best: Path, tmp_path: Path) -> None:
-    for genotype, message in (("AA-A", "has no weight"), ("ASS-A", "has the weight stages.0.blocks.2")):
-        save(
-            tmp_path / genotype,
-            open_model(ModelConfig.of(genotype, widths=(16, 32), head_dim=8, patch_size=2), **SHAPE),
-        )
-        shutil.copy(tmp_path / genotype / "model.safetensors", best)
-        said = cli.refused("evaluate", best)
-        assert message in said
-        assert "AS-A" in said
-    wide = open_model(ModelConfig.of("AS-A", widths=(16, 40), head_dim=8, patch_size=2), **SHAPE)
-    save(tmp_path / "wide", wide)
-    shutil.copy(tmp_path / "wide" / "model.safetensors", best)
-    assert "another class count, width or genotype" in cli.refused("evaluate", best)
+    for genotype, width, message in (
+        ("AA-A", 32, "has no weight"),
+        ("ASS-A", 32, "has the weight stages.0.blocks.2"),
+        ("AS-A", 40, "another class count, width or genotype"),
+    ):
+        other = ModelConfig.of(genotype, widths=(16, width), head_dim=8, patch_size=2)
+        save(tmp_path / message, open_model(other, **SHAPE))
+        shutil.copy(tmp_path / message / "model.safetensors", best)
+        assert message in cli.refused("evaluate", best)
 
 
 def test_a_checkpoint_of_other_classes_is_not_evaluated(cli: Cli, best: Path, tmp_path: Path) -> None:
@@ -248,23 +210,13 @@ def test_a_config_that_is_none(best: Path) -> None:
     for changed, message in (
         ("{", "is not a checkpoint's config"),
         ("[]", "is not a checkpoint's config"),
-        ({}, "is not a checkpoint's config"),
         ({**config, "architecture": "nothere"}, "which timm does not know"),
-        ({**config, "architecture": 3}, "which timm does not know"),
         ({**config, "model_args": {**config["model_args"], "genotype": "S"}}, "describes no network"),
-        ({**config, "model_args": [1]}, "describes no network"),
         ({**config, "pretrained_cfg": 3}, "describes no network"),
     ):
         (best / "config.json").write_text(changed if isinstance(changed, str) else json.dumps(changed))
         with pytest.raises(UserError, match=message):
             load_checkpoint(best)
-
-
-def test_macs_are_read() -> None:
-    assert [parse_macs(text) for text in ("25M", "1.25G", "3k", "7e6")] == [25e6, 1.25e9, 3e3, 7e6]
-    for text in ("", "M", "-3M", "0", "nan", "inf", "3T", "25 M x"):
-        with pytest.raises(UserError, match="is not a positive number such as 25M"):
-            parse_macs(text)
 
 
 def test_a_folder_named_like_a_model_is_not_taken_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,39 +232,22 @@ def test_a_folder_named_like_a_model_is_not_taken_for_one(tmp_path: Path, monkey
 # ---- the validation split of the training
 
 
-def test_a_checkpoint_records_its_validation_split(trained: Path) -> None:
-    for name in ("best", "last"):
-        metrics = read_metrics(trained / name)
-        assert metrics["trained_on"] == {"data": "digits", "validation": 0.02, "seed": 0, "split_seed": None}
-        assert trained_on(metrics) == DataConfig("digits", validation=0.02)
-
-
-WHOLE = {"data": "digits", "validation": 0.1, "seed": 0, "split_seed": None}
-
-
-def test_metrics_without_a_validation_split(tmp_path: Path) -> None:
-    nothing: list[Any] = [None, "digits", {}, {**WHOLE, "data": 5}, {**WHOLE, "seed": "1"}, {**WHOLE, "validation": 2}]
-    for told in (*nothing, {"data": "digits"}):
+def test_what_the_metrics_say_of_the_validation_split(trained: Path, tmp_path: Path) -> None:
+    metrics = read_metrics(trained / "best")
+    recorded = metrics["trained_on"]
+    assert recorded == {"data": "digits", "validation": 0.02, "seed": 0, "split_seed": None}
+    assert trained_on(metrics) == DataConfig("digits", validation=0.02)
+    for told in (None, {}, {"data": "digits"}, {**recorded, "seed": "1"}, {**recorded, "validation": 2}):
         assert trained_on({"trained_on": told}) is None
-    assert trained_on({}) is None
     assert read_metrics(tmp_path) == {}
-    for text in ("no json", "[]"):
-        (tmp_path / "metrics.json").write_text(text)
-        assert read_metrics(tmp_path) == {}
+    (tmp_path / "metrics.json").write_text("no json")
+    assert read_metrics(tmp_path) == {}
 
 
 def test_another_validation_split_than_the_trainings_is_refused() -> None:
     trained = DataConfig("digits", seed=1)
-    for same in (
-        DataConfig("digits", seed=1),
-        DataConfig("digits", seed=5, split_seed=1),
-        DataConfig("fashion-mnist"),  # another set: any validation split is new to the network
-    ):
+    for same in (trained, DataConfig("digits", seed=5, split_seed=1), DataConfig("fashion-mnist")):  # another set
         check_cut("best", trained, same)
-    for other in (
-        DataConfig("digits"),
-        DataConfig("digits", seed=1, split_seed=0),
-        DataConfig("digits", seed=1, validation=0.2),
-    ):
+    for other in (DataConfig("digits"), replace(trained, split_seed=0), replace(trained, validation=0.2)):
         with pytest.raises(UserError, match=r"trained on digits with --validation 0\.1 --split-seed 1, so it knows"):
             check_cut("best", trained, other)

@@ -1,7 +1,6 @@
 """timm's contract, held by every kind of network and every variant."""
 
 import copy
-import io
 import pickle
 from pathlib import Path
 from typing import Any
@@ -10,16 +9,14 @@ import pytest
 import timm
 import torch
 from refusals import refuses
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from timm.layers import set_fused_attn
 from timm.models import FeatureGraphNet, group_parameters
-from timm.optim import param_groups_weight_decay
 from tiny import check_gradients
 from torch import Tensor, nn
 
-from psvit import VARIANTS, Arch, PSViT, UserError
+from psvit import VARIANTS, Arch, UserError
 from psvit.arch.model_config import ModelConfig
-from psvit.arch.variants import with_changes
 from psvit.engine.checkpoints import save_checkpoint
 from psvit.export.graph import example_images, frozen_copy, to_onnx
 from psvit.models.build import build_arch
@@ -177,11 +174,9 @@ def test_at_224_on_the_meta_device(name: str) -> None:
     with torch.device("meta"):
         model = timm.create_model(name).eval()
         features = model.forward_features(torch.empty(2, 3, 224, 224))
-        logits = model(torch.empty(2, 3, 224, 224))
     assert model.arch == VARIANTS[name]
     h, w = model.arch.grids(224)[-1]
     assert features.shape == (2, h * w + model.num_prefix_tokens, model.num_features)
-    assert logits.shape == (2, 1000)
     config = model.pretrained_cfg
     assert (config["architecture"], config["input_size"], config["num_classes"]) == (name, (3, 224, 224), 1000)
     assert isinstance(model.get_submodule(config["classifier"]), nn.Linear)
@@ -205,7 +200,7 @@ def test_parameters_are_grouped_by_depth(name: str) -> None:
         assert set(groups[0]) == stem
     depths = group_parameters(model, model.group_matcher(), reverse=True)
     order = [depths[f"{block}.attn.proj.weight"] for block in block_names(model.arch)]
-    assert order == list(range(1, model.arch.depth + 1))  # behind the stem, one group a layer
+    assert order == list(range(1, model.arch.depth + 1))  # after the stem, one group per layer
     assert (depths["norm.weight"], depths["head.weight"]) == (order[-1], order[-1] + 1)
     for stage in range(1, len(model.arch.stages)):
         assert depths[f"stages.{stage}.pool.conv.weight"] == depths[f"stages.{stage}.blocks.0.norm1.weight"]
@@ -214,49 +209,19 @@ def test_parameters_are_grouped_by_depth(name: str) -> None:
 @kinds
 def test_no_weight_decay_names_parameters(name: str) -> None:
     model = narrow(name)
-    assert {*model.no_weight_decay()} & {*dict(model.named_parameters())} == (
-        {"pos_embed", "cls_token"} if model.arch.class_token else {"pos_embed"}
-    )
-    groups = param_groups_weight_decay(model, 0.05, no_weight_decay_list=model.no_weight_decay())
-    kept = {id(p) for group in groups if group["weight_decay"] == 0 for p in group["params"]}
-    assert id(model.pos_embed) in kept
+    named = {*model.no_weight_decay()} & {*dict(model.named_parameters())}
+    assert named == ({"pos_embed", "cls_token"} if model.arch.class_token else {"pos_embed"})
 
 
 @kinds
 def test_saves_copies_and_pickles(name: str, tmp_path: Path) -> None:
     model, x = narrow(name), torch.randn(1, 3, 64, 64)
-    logits = model(x)
     save_file(model.state_dict(), tmp_path / "model.safetensors")
-    buffer = io.BytesIO()
-    torch.save(model, buffer)
-    buffer.seek(0)
-    fresh = narrow(name)
-    fresh.load_state_dict(load_file(tmp_path / "model.safetensors"))
-    through_timm = narrow(name, checkpoint_path="")
+    through_timm = narrow(name)
     timm.models.load_checkpoint(through_timm, str(tmp_path / "model.safetensors"))
-    for twin in (
-        fresh,
-        through_timm,
-        copy.deepcopy(model),
-        pickle.loads(pickle.dumps(model)),
-        torch.load(buffer, weights_only=False),
-    ):
-        assert torch.equal(twin(x), logits)
+    for twin in (through_timm, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(twin(x), model(x))
         assert twin.arch == model.arch
-
-
-def test_any_arch_through_timm() -> None:
-    cases: tuple[tuple[str, dict[str, Any], str], ...] = (
-        ("psvit_2d_tiny", {"genotype": "AS-A"}, "AS-A 2d 288-384 /16"),
-        ("psvit_1d_small", {"genotype": "AAAA"}, "AAAA 1d 320 /12"),
-        ("psvit_2d", {"genotype": "A-A-A-AS", "widths": [64, 64, 128, 128]}, "A-A-A-AS 2d 64-64-128-128 /16"),
-        ("psvit_1d", {"widths": (64, 128, 64), "patch_size": 8}, "ASAS-ASSASS-AS 1d 64-128-64 /8"),
-    )
-    for name, changes, arch in cases:
-        model: Any = timm.create_model(name, img_size=32, num_classes=10, **changes)
-        assert str(model.arch) == arch
-        assert model.arch == with_changes(VARIANTS.get(name, VARIANTS[f"{name[:8]}_tiny"]), **changes)
-        assert model(torch.randn(1, 3, 32, 32)).shape == (1, 10)
 
 
 def test_a_wrong_request_is_named() -> None:
@@ -268,8 +233,8 @@ def test_a_wrong_request_is_named() -> None:
             ({"widths": (64, 64)}, "give one width per stage"),
         ),
     )
-    with pytest.raises(TypeError, match="not_an_argument"):
-        timm.create_model("psvit_2d_tiny", not_an_argument=1)
+    other: Any = timm.create_model("psvit_1d", widths=(64, 128, 64), patch_size=8)
+    assert str(other.arch) == "ASAS-ASSASS-AS 1d 64-128-64 /8"
 
 
 def test_pretrained_weights_from_a_file_fit_other_channels_classes_and_sizes(tmp_path: Path) -> None:
@@ -284,7 +249,3 @@ def test_pretrained_weights_from_a_file_fit_other_channels_classes_and_sizes(tmp
     source.set_input_size(96)
     torch.testing.assert_close(model.pos_embed, source.pos_embed)
     assert model.head.weight.shape == (4, 96)
-
-
-def test_psvit_takes_a_genotype_alone() -> None:
-    assert PSViT("AS-A", img_size=32, num_classes=2).arch == Arch("AS-A")

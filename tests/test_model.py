@@ -2,22 +2,20 @@
 
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from itertools import product
-from math import ceil
 
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
 from refusals import refuses
-from timm.layers import DropPath
 from torch import Tensor, nn
 
-from psvit import Arch, PSViT, UserError
-from psvit.models.attention import Attend, Block, Share
+from psvit import Arch, PSViT
+from psvit.models.attention import Attend, Share
 from psvit.models.pooling import TokenPool, tokens_to_map
-from psvit.models.psvit import positions_for, stages_to_take
 from psvit.models.zoo import checkpoint_filter_fn
 
 CLOSE = {"rtol": 0.0, "atol": 1e-5}
@@ -126,26 +124,7 @@ def test_pooling_keeps_the_last_odd_row_and_column(pooling: str, grid: tuple[int
             assert torch.allclose(pooled, torch.stack(reduced), atol=1e-6), f"{op}, {order}"
 
 
-def test_a_striding_convolution_rounds_up_too() -> None:
-    for pooling, grid, kernel in product(("1d", "2d"), ((7, 6), (1, 1), (3, 5)), (1, 3, 5)):
-        pool = TokenPool(4, 8, pooling, op="stride", kernel=kernel)
-        y, after = pool(torch.randn(2, grid[0] * grid[1], 4), grid)
-        rows, columns = (1, grid[0] * grid[1]) if pooling == "1d" else grid
-        assert after == (ceil(rows / 2), ceil(columns / 2)), f"{pooling}, {grid}, kernel {kernel}"
-        assert y.shape == (2, after[0] * after[1], 8)
-
-
 # sizes
-
-
-def test_positions_follow_the_grid() -> None:
-    native = torch.randn(1, 1 + 4 * 6, 8)
-    assert positions_for((4, 6), native, (4, 6), 1) is native
-    resampled = positions_for((3, 5), native, (4, 6), 1)
-    grid = native[:, 1:].reshape(1, 4, 6, 8).permute(0, 3, 1, 2)
-    expected = F.interpolate(grid, (3, 5), mode="bicubic", antialias=True).flatten(2).transpose(1, 2)
-    assert torch.equal(resampled[:, :1], native[:, :1])
-    torch.testing.assert_close(resampled[:, 1:], expected)
 
 
 @pytest.mark.parametrize("pooling", ["1d", "2d"])
@@ -159,7 +138,7 @@ def test_an_image_that_does_not_divide_is_padded_with_zeros(pooling: str) -> Non
 
 @pytest.mark.parametrize("stride", [16, 12, 8])
 def test_grids_are_the_archs(stride: int) -> None:
-    model, flat = small(stride=stride, class_token=True), small("A-AS-A", "1d", stride=stride)
+    model, flat = small(stride=stride, class_token=True, pool_op="stride"), small("A-AS-A", "1d", stride=stride)
     for sides in ((64, 96), (32, 48), (37, 53), (112, 112)):
         features = model.forward_intermediates(torch.randn(1, 3, *sides), intermediates_only=True)
         assert tuple(tuple(f.shape[2:]) for f in features) == model.arch.grids(sides)
@@ -169,7 +148,7 @@ def test_grids_are_the_archs(stride: int) -> None:
 
 @pytest.mark.parametrize("pooling", ["1d", "2d"])
 def test_set_input_size_is_what_dynamic_size_does(pooling: str) -> None:
-    for sides in ((48, 80), (37, 53), 128):
+    for sides in ((37, 53), 128):
         model = shaken(small(pooling=pooling))
         height, width = (sides, sides) if isinstance(sides, int) else sides
         x = torch.randn(2, 3, height, width)
@@ -177,22 +156,7 @@ def test_set_input_size_is_what_dynamic_size_does(pooling: str) -> None:
             dynamic = model(x)
             model.set_input_size(sides)
             assert torch.equal(model(x), dynamic), sides
-        assert model.img_size == (height, width)
-        assert model.pos_embed.shape[1] == ceil(height / 16) * ceil(width / 16) + model.num_prefix_tokens
         assert isinstance(model.pos_embed, nn.Parameter)
-
-
-def test_set_input_size_resamples_patches_and_tells_the_strides() -> None:
-    model = shaken(small())
-    frozen = model.requires_grad_(False)
-    frozen.set_input_size((32, 48), patch_size=8)
-    assert [f["reduction"] for f in model.feature_info] == [8, 16, 32]
-    features = model.forward_intermediates(torch.randn(1, 3, 64, 96), intermediates_only=True)
-    assert [tuple(f.shape[2:]) for f in features] == [(8, 12), (4, 6), (2, 3)]
-    assert not any(p.requires_grad for p in model.parameters())
-    assert sum(p.numel() for p in PSViT(model.arch, (32, 48), num_classes=10).parameters()) == sum(
-        p.numel() for p in model.parameters()
-    )
 
 
 # features
@@ -211,42 +175,19 @@ def test_intermediates_end_in_the_features(pooling: str) -> None:
         assert prefix.shape[1] == model.num_prefix_tokens
         _, raw = model.forward_intermediates(x, indices=[-1], output_fmt="NLC")
         assert torch.equal(model.norm(raw[0]), tokens) or pooling == "1d"
-        middle, stopped = model.forward_intermediates(x, indices=[1], output_fmt="NLC", stop_early=True)
+        _, stopped = model.forward_intermediates(x, indices=[1], output_fmt="NLC", stop_early=True)
         assert torch.equal(stopped[0], taps[1][0])
-        assert torch.equal(middle[:, model.num_prefix_tokens :], stopped[0])
 
 
-def test_a_pooled_sequence_has_no_grid() -> None:
-    model, x = small(pooling="1d"), torch.randn(1, 3, 64, 96)
-    with pytest.raises(UserError, match=r"AS-ASS-A pools the sequence \(1D\), so its later stages have no 2D grid"):
-        model.forward_intermediates(x)
-    first = model.forward_intermediates(x, indices=[0], intermediates_only=True)
-    assert first[0].shape == (1, 32, 4, 6)
-    with pytest.raises(UserError, match="output_fmt 'NHWC' is not NCHW or NLC"):
-        model.forward_intermediates(x, output_fmt="NHWC")
-
-
-def test_pruning_changes_no_feature() -> None:
-    x = torch.randn(2, 3, 64, 96)
-    for keep in (0, 1, 2):
-        model = shaken(small())
-        with torch.no_grad():
-            taps = model.forward_intermediates(x, intermediates_only=True)
-            assert model.prune_intermediate_layers([keep], prune_norm=True) == [keep]
-            kept = model.forward_intermediates(x, indices=[keep], intermediates_only=True)
-            assert torch.equal(kept[0], taps[keep])
-            assert torch.equal(tokens_to_map(model(x), kept[0].shape[2:]), taps[keep])
-        assert len(model.stages) == keep + 1
-        assert model.num_features == model.head_hidden_size == (32, 48, 64)[keep]
-        model.reset_classifier(5, "avg")
-        assert model(x).shape == (2, 5)
-
-
-def test_stages_to_take() -> None:
-    for indices, taken in ((None, [0, 1, 2]), (1, [2]), (2, [1, 2]), ([0, -1], [0, 2]), ((1,), [1])):
-        assert stages_to_take(3, indices) == taken
-    said = "are not stages: the network has 3, 0 to 2"
-    refuses(lambda indices: stages_to_take(3, indices), [(indices, said) for indices in (0, 4, [], [3], [-4])])
+@pytest.mark.parametrize("keep", [0, 2])
+def test_pruning_changes_no_feature(keep: int) -> None:
+    x, model = torch.randn(2, 3, 64, 96), shaken(small())
+    with torch.no_grad():
+        taps = model.forward_intermediates(x, intermediates_only=True)
+        assert model.prune_intermediate_layers([keep], prune_norm=True) == [keep]
+        assert torch.equal(tokens_to_map(model(x), taps[keep].shape[2:]), taps[keep])
+    assert len(model.stages) == keep + 1
+    assert model.num_features == model.head_hidden_size == (32, 48, 64)[keep]
 
 
 # the head, and training's switches
@@ -276,33 +217,10 @@ def test_a_wrong_argument_is_named() -> None:
     )
 
 
-def test_reset_classifier_keeps_the_pooling_and_the_mode() -> None:
-    model = small(global_pool="max").train()
-    model.reset_classifier(3)
-    assert (model.global_pool, model.num_classes, model.head.training) == ("max", 3, True)
-    assert model.get_classifier() is model.head
-    model.double().reset_classifier(5)
-    assert model.head.weight.dtype == torch.float64
-    with pytest.raises(UserError, match="needs class_token"):
-        model.reset_classifier(3, "token")
-
-
-def test_drop_path_grows_from_zero_to_its_rate() -> None:
-    model = small("AS-AS-A", drop_path_rate=0.2)
-    blocks = [module for module in model.modules() if isinstance(module, Block)]
-    rates = [b.drop_path1.drop_prob if isinstance(b.drop_path1, DropPath) else 0.0 for b in blocks]
-    assert rates == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
-    assert [getattr(b.drop_path2, "drop_prob", 0.0) for b in blocks] == rates
-
-
 def test_dropout_reaches_its_places() -> None:
     model = small("AS-A", drop_rate=0.1, pos_drop_rate=0.2, proj_drop_rate=0.3, attn_drop_rate=0.4)
-    rates = {name: module.p for name, module in model.named_modules() if isinstance(module, nn.Dropout)}
-    assert rates.pop("head_drop") == 0.1
-    assert rates.pop("pos_drop") == 0.2
-    assert {rates.pop(name) for name in [*rates] if name.endswith("attn_drop")} == {0.4}
-    assert set(rates.values()) == {0.3}
-    assert len(rates) == 3 * 3  # proj_drop and the MLP's two, in three layers
+    rates = Counter(module.p for module in model.modules() if isinstance(module, nn.Dropout))
+    assert rates == {0.1: 1, 0.2: 1, 0.3: 9, 0.4: 3}  # 0.3: proj_drop and the MLP's two, in three layers
 
 
 # the package

@@ -3,6 +3,8 @@
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +26,6 @@ from tiny import (
     torchrun,
     weights,
 )
-from torch import Tensor
 
 from psvit.engine import accelerator
 from psvit.engine import interrupts as signals
@@ -91,46 +92,28 @@ def test_killed_and_resumed_is_uninterrupted(cli: Cli, tmp_path: Path, uninterru
     check_equal(tmp_path, uninterrupted)
 
 
-@pytest.mark.slow
-def test_ctrl_c_saves_and_says_how_to_go_on(cli: Cli, tmp_path: Path, uninterrupted: Path) -> None:
-    process = start_slowed(15, *LONG, "--output", tmp_path)
-    saved_behind(15, tmp_path, process)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=600)
-    assert process.returncode == 2
-    assert said.startswith("psvit: stopped at step ")
-    assert said.endswith(f" of 30, saved in {tmp_path}: go on with --resume\n")
-    assert said.count("\n") == 1
-    step = int(said.split("step ")[1].split()[0])
-    assert int(torch.load(tmp_path / "state.pt", weights_only=True)["train"]["step"]) == step
-    assert f"resumed at step {step}" in cli.ok(*LONG, "--output", tmp_path, "--resume")
-    check_equal(tmp_path, uninterrupted)
-
-
-def test_resumed_at_any_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = config(tmp_path / "run", drop_path=0.3, ema_decay=0.9, opt="adamw")
+@pytest.mark.parametrize(
+    ("steps", "recipe"),
+    [
+        ((1, 3, 4), {"opt": "adamw", "drop_path": 0.3, "ema_decay": 0.9}),
+        ((4,), {"opt": "sgd"}),
+        ((4,), {"opt": "muon"}),
+    ],
+)
+def test_resumed_at_any_step(
+    steps: tuple[int, ...], recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = config(tmp_path / "run", **recipe)
     train(replace(chosen, run=replace(chosen.run, output=str(tmp_path / "whole"))))
-    for step in (1, 3, 4):
+    for step in steps:
         with monkeypatch.context() as patch:
             stop_at(patch, step)
             with pytest.raises(InterruptedTrainingError, match=f"step {step} of 6"):
-                train(replace(chosen, run=replace(chosen.run, overwrite=step > 1)))
+                train(replace(chosen, run=replace(chosen.run, overwrite=step > steps[0])))
         best = train(replace(chosen, run=replace(chosen.run, resume=True)))
         assert same_weights(tmp_path / "run" / "last", tmp_path / "whole" / "last"), step
         assert log(tmp_path / "run") == log(tmp_path / "whole"), step
         assert {**best, **log(tmp_path / "whole")[best["epoch"] - 1]} == best, step
-
-
-@pytest.mark.parametrize("opt", ["sgd", "muon", "adafactor"])
-def test_the_state_of_other_optimizers_resumes(opt: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = config(tmp_path / "run", opt=opt)
-    train(replace(chosen, run=replace(chosen.run, output=str(tmp_path / "whole"))))
-    with monkeypatch.context() as patch:
-        stop_at(patch, 4)
-        with pytest.raises(InterruptedTrainingError):
-            train(chosen)
-    train(replace(chosen, run=replace(chosen.run, resume=True)))
-    assert same_weights(tmp_path / "run" / "last", tmp_path / "whole" / "last")
 
 
 def test_a_second_ctrl_c_interrupts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,24 +128,15 @@ def test_a_second_ctrl_c_interrupts_at_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_all_processes_stop_after_the_same_step() -> None:
-    class TwoProcesses:
-        """An Accelerator whose other process has been asked, or not."""
-
-        num_processes, device = 2, torch.device("cpu")
-
-        def __init__(self, other: float) -> None:
-            self.other = other
-
-        def reduce(self, value: Tensor, reduction: str) -> Tensor:
-            assert reduction == "sum"
-            return value + self.other
-
+@pytest.mark.parametrize(("own", "other", "stop"), [(None, 0, False), (None, 1, True), (0.0, 0, True)])
+def test_all_processes_stop_after_the_same_step(own: float | None, other: int, stop: bool) -> None:
+    """What another process was asked arrives by the sum over all."""
+    two: Any = SimpleNamespace(
+        num_processes=2, device=torch.device("cpu"), reduce=lambda value, reduction: value + other
+    )
     interrupt = Interrupt()
-    assert not interrupt.requested(TwoProcesses(0))  # type: ignore[arg-type]
-    assert interrupt.requested(TwoProcesses(1))  # type: ignore[arg-type]
-    interrupt.asked = 0.0
-    assert interrupt.requested(TwoProcesses(0))  # type: ignore[arg-type]
+    interrupt.asked = own
+    assert interrupt.requested(two) is stop
 
 
 # ---- several processes
@@ -171,28 +145,20 @@ TWO = [*NETWORK, *DATA, *MACHINE, "--epochs", "2", "--drop-path", "0", "--lr", "
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
-def test_two_processes_are_one_at_the_same_global_batch(launcher: str, cli: Cli, tmp_path: Path) -> None:
-    launchers = {
-        "torchrun": torchrun(),
-        # --multi_gpu is accelerate's name for torchrun; its --cpu starts one process, unless there is MPI
-        "accelerate": ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
-                       "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
-    }  # fmt: skip
-    process = start("-m", "psvit", "train", *TWO, "--batch-size", "8", "--output", tmp_path / "two",
-                    launcher=launchers[launcher])  # fmt: skip
+def test_two_processes_are_one_at_the_same_global_batch(cli: Cli, tmp_path: Path) -> None:
+    two = ["train", *TWO, "--batch-size", "8", "--output", tmp_path / "two"]
+    process = start("-m", "psvit", *two, launcher=torchrun())
     cli.ok("train", *TWO, "--batch-size", "16", "--output", tmp_path / "one")
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     assert out.count("batch     16 images globally = 8 a process x 1 accumulated x 2 processes; 3 steps an epoch") == 1
-    for one, two in zip(log(tmp_path / "one"), log(tmp_path / "two"), strict=True):
-        assert two == pytest.approx(one, rel=1e-5)
+    for line, other in zip(log(tmp_path / "one"), log(tmp_path / "two"), strict=True):
+        assert other == pytest.approx(line, rel=1e-5)
     a, b = weights(tmp_path / "one" / "last"), weights(tmp_path / "two" / "last")
     for name in a:
         torch.testing.assert_close(b[name], a[name], rtol=1e-4, atol=1e-4)
     # a run on two processes does not go on on one, unless its global batch stays
-    said = cli.refused("train", *TWO, "--batch-size", "8", "--output", tmp_path / "two", "--resume")
-    assert "has a global batch of 16, not 8" in said
+    assert "has a global batch of 16, not 8" in cli.refused(*two, "--resume")
 
 
 def test_one_device_for_several_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

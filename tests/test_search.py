@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import MACHINE, SPACE_FLAGS, TRAIN, Cli, image_folder, read, start, torchrun
+from tiny import MACHINE, SPACE_FLAGS, TRAIN, Cli, read, start, torchrun
 
 from psvit import Arch, cost
 from psvit.arch.variants import default_arch
@@ -163,6 +163,10 @@ def test_bad_input(cli: Cli, tmp_path: Path) -> None:
     ):
         assert reason in cli.refused(*SEARCH, "--output", tmp_path / "out", *flags)
         assert not (tmp_path / "out").exists(), "nothing is written before the settings are known to be good"
+    assert "are the same limit" in cli.refused(*RUN, "--output", tmp_path, "--macs", "1M")
+    assert "add searched to --models" in cli.refused(*RUN, "--output", tmp_path, "--models", "deit")
+    only = ["run", *FAST, "--models", "deit", "--output", tmp_path]
+    assert "--inherit is about the searched" in cli.refused(*only, "--inherit")
 
 
 def test_nothing_of_the_users_is_lost(cli: Cli, uninterrupted: Path, copied: Path, tmp_path: Path) -> None:
@@ -267,28 +271,6 @@ def test_a_search_within_a_latency_is_resumed_with_what_it_measured(
     after = front(tmp_path)
     assert after["front.json"].pop("measured_ms") == 4 * before["front.json"].pop("measured_ms")
     assert after == before
-
-
-def test_unreadable_images_of_the_validation(cli: Cli, tmp_path: Path) -> None:
-    folder = image_folder(tmp_path / "photos", each=40)
-    for path in sorted((folder / "ant").iterdir())[:20]:
-        path.write_bytes(b"broken")
-    flags = [*SEARCH, "--data", folder, "--img-size", "8", "--validation", "0.3", "--workers", "0", "--budget", "1M"]
-    out = cli.ok(*flags, "--output", tmp_path / "out")
-    assert "unreadable images of the validation split" in out
-
-
-def test_run_config_that_contradict_each_other(cli: Cli, tmp_path: Path) -> None:
-    assert "are the same limit" in cli.refused(*RUN, "--output", tmp_path, "--macs", "1M")
-    assert "add searched to --models" in cli.refused(*RUN, "--output", tmp_path, "--models", "deit")
-    only = ["run", *FAST, "--models", "deit", "--output", tmp_path]
-    assert "--inherit is about the searched" in cli.refused(*only, "--inherit")
-
-
-def test_evolution_by_the_command(cli: Cli, tmp_path: Path) -> None:
-    flags = ["--method", "evolution", "--population", "4", "--evaluations", "10"]
-    cli.ok(*SEARCH, *flags, "--output", tmp_path)
-    assert read(tmp_path / "front.json")["members"] == 10
 
 
 def config(*budget: str, data: str = "digits", **space: Any) -> SearchConfig:

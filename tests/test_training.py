@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 from numpy.typing import NDArray
-from tiny import CPU, DIGITS, config, log, read, weights
+from tiny import CPU, config, log, read, weights
 from torch import Tensor, nn
 
 from psvit.arch.model_config import ModelConfig
@@ -23,7 +23,6 @@ from psvit.engine.seeding import INIT, seed_step
 from psvit.engine.train_config import Distillation, Machine, Recipe, TrainConfig
 from psvit.errors import UserError
 from psvit.tasks.classification.classify import ClassifierTrainer, train
-from psvit.tasks.classification.evaluate import evaluate_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -116,27 +115,19 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_soft_distillation(teacher: Path) -> None:
-    distillation = Distillation(str(teacher), "soft", distill_weight=0.3, distill_temperature=2.0)
+@pytest.mark.parametrize("kind", ["soft", "hard"])
+def test_distillation(kind: Any, teacher: Path) -> None:
+    distillation = Distillation(str(teacher), kind, distill_weight=0.3, distill_temperature=2.0)
     trainer, images = learning(config(distillation=distillation, label_smoothing=0.1)), batch()
     student = trainer.plain(images.images)
-    taught = timm.create_model(f"local-dir:{teacher}", pretrained=True).eval()(images.images)
-    target = np.eye(10)[images.labels] * 0.9 + 0.01
-    own = -(target * log_softmax(student)).sum(axis=1).mean()
-    p, q = log_softmax(taught / 2), log_softmax(student / 2)
-    divergence = (np.exp(p) * (p - q)).sum(axis=1).mean() * 4
-    assert divergence > 0.1
-    assert trainer.loss(images, 0).item() == pytest.approx(0.7 * own + 0.3 * divergence, rel=1e-5)
-
-
-def test_hard_distillation(teacher: Path) -> None:
-    distillation = Distillation(str(teacher), "hard", distill_weight=0.25)
-    trainer, images = learning(config(distillation=distillation, label_smoothing=0.0)), batch()
-    logs = log_softmax(trainer.plain(images.images))
-    choice = timm.create_model(f"local-dir:{teacher}", pretrained=True).eval()(images.images).argmax(dim=1).numpy()
-    rows = np.arange(16)
-    own, taught = -logs[rows, images.labels].mean(), -logs[rows, choice].mean()
-    assert trainer.loss(images, 0).item() == pytest.approx(0.75 * own + 0.25 * taught, rel=1e-6)
+    logits = timm.create_model(f"local-dir:{teacher}", pretrained=True).eval()(images.images)
+    own = -((np.eye(10)[images.labels] * 0.9 + 0.01) * log_softmax(student)).sum(axis=1).mean()
+    p, q = log_softmax(logits / 2), log_softmax(student / 2)
+    taught = (np.exp(p) * (p - q)).sum(axis=1).mean() * 4
+    if kind == "hard":
+        taught = -log_softmax(student)[np.arange(16), logits.argmax(dim=1).numpy()].mean()
+    assert taught > 0.1
+    assert trainer.loss(images, 0).item() == pytest.approx(0.7 * own + 0.3 * taught, rel=1e-5)
     trainer.step([images], 0)
     assert trainer.teacher is not None
     assert all(p.grad is None for p in trainer.teacher.model.parameters())
@@ -193,7 +184,7 @@ def test_accumulated_batches_are_one_batch(opt: str, tmp_path: Path) -> None:
         assert a == pytest.approx(b, rel=1e-5)
 
 
-def test_bfloat16_computes_in_it_and_keeps_float32_weights(tmp_path: Path) -> None:
+def test_bfloat16_computes_in_it_and_keeps_float32_weights() -> None:
     half = Machine("cpu", "bfloat16", 1)
     losses, dtypes = [], []
     for chosen in (CPU, half):
@@ -207,11 +198,6 @@ def test_bfloat16_computes_in_it_and_keeps_float32_weights(tmp_path: Path) -> No
     assert dtypes == [torch.float32, torch.bfloat16]
     assert losses[0] != losses[1]
     assert losses[1] == pytest.approx(losses[0], rel=0.01)
-    # the average of the weights is what is evaluated, and what is kept
-    best = train(config(tmp_path / "run", machine=half, ema_decay=0.5, lr=0.01))
-    metrics, _ = evaluate_checkpoint(str(tmp_path / "run" / "best"), DIGITS, half, split="validation", batch_size=16)
-    # training computes maps explicitly on a CPU, evaluation in the fused kernel: equal to rounding
-    assert metrics.to_dict() == pytest.approx({name: best[name] for name in metrics.to_dict()}, rel=1e-4)
 
 
 def test_a_step_that_is_not_finite_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

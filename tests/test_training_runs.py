@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
 from tiny import CPU, DATA, DIGITS, MACHINE, TRAIN, Cli, config, log, read, same_weights, stop_at, weights
 
-from psvit.arch.model_config import ModelConfig
+from psvit.cli import main
 from psvit.errors import UserError
 from psvit.pipeline.compare import error_ratio
 from psvit.pipeline.run import run
@@ -21,33 +20,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # ---- runs
-
-
-def test_the_global_batch_and_the_scaled_rate_are_told(tmp_path: Path) -> None:
-    told: list[str] = []
-    train(config(tmp_path, batch_size=8, accumulate=3, base_lr=2e-3, epochs=1), told.append)
-    text = "\n".join(told)
-    assert "batch     24 images globally = 8 a process x 3 accumulated x 1 processes; 2 steps an epoch" in text
-    assert "lr        9.38e-05 = 0.002 x 24 / 512, 1 epochs" in text
-    assert "network   AS-A 2d 16-32 /2: 0.2276 M MACs, 0.02409 M parameters" in text
-    assert "48 training and 30 validation images of 8x8 pixels, 10 classes" in text
-
-
-@pytest.mark.parametrize(
-    ("name", "args"),
-    [("test_resnet", {}), ("vit_tiny_patch16_224", {"patch_size": 8, "depth": 1, "embed_dim": 32, "num_heads": 2})],
-)
-def test_any_model_of_timm_trains(name: str, args: dict[str, Any], tmp_path: Path) -> None:
-    data = replace(DIGITS, img_size=32)
-    best = train(config(tmp_path, data=data, model=ModelConfig.of(name, model_args=args), epochs=1))
-    model = timm.create_model(f"local-dir:{tmp_path / 'best'}", pretrained=True)
-    assert best["images"] == 30
-    assert sum(p.numel() for p in model.parameters()) == read(tmp_path / "best" / "metrics.json")["params"]
-    assert read(tmp_path / "best" / "metrics.json")["macs"] > 0
-    metrics, _ = evaluate_checkpoint(
-        str(tmp_path / "best"), replace(data, img_size=None), CPU, split="validation", batch_size=16
-    )
-    assert metrics.to_dict() == pytest.approx({name: best[name] for name in metrics.to_dict()}, rel=1e-5)
 
 
 def test_a_run_leaves_its_best_and_its_last_checkpoint_and_a_log(tmp_path: Path) -> None:
@@ -128,46 +100,51 @@ RUN = ["run", "--models", "deit", "AS-A", "--patch-size", "2", "--macs", "0.5M",
        "--batch-size", "16", "--epochs", "2"]  # fmt: skip
 
 
-def test_a_comparison_goes_on_where_it_stopped(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "cut").mkdir()
-    monkeypatch.chdir(tmp_path / "whole")
-    cli.ok(*RUN)
-    monkeypatch.chdir(tmp_path / "cut")
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished comparison."""
+    folder = tmp_path_factory.mktemp("compared")
+    assert main([*RUN, "--output", str(folder)]) == 0
+    return folder
+
+
+def test_a_comparison_goes_on_where_it_stopped(
+    cli: Cli, compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*RUN, "--output", tmp_path / "run"]
     for step in (2, 6):  # in the first network; six steps later, in the second
         with monkeypatch.context() as patch:
             stop_at(patch, step)
-            said = cli.refused(*RUN, *(["--resume"] if step == 6 else []))
-            assert said.endswith("go on with --resume\n")
-            assert not Path("runs/run/results.json").exists()
-    assert "already holds a run" in cli.refused(*RUN)
-    assert "--macs" not in cli.refused(*RUN, "--resume", "--epochs", "3")
-    cli.ok(*RUN, "--resume")
-    results = [read(tmp_path / name / "runs/run/results.json") for name in ("whole", "cut")]
-    assert results[0] == results[1]
+            assert cli.refused(*words, *(["--resume"] if step == 6 else [])).endswith("go on with --resume\n")
+            assert not (tmp_path / "run" / "results.json").exists()
+    assert "already holds a run" in cli.refused(*words)
+    assert "--macs" not in cli.refused(*words, "--resume", "--epochs", "3")
+    for _ in range(2):  # once more when nothing is left to do
+        cli.ok(*words, "--resume")
+        for row, whole in zip(results(tmp_path / "run"), results(compared), strict=True):
+            assert {**row, "checkpoint": ""} == {**whole, "checkpoint": ""}
     for name in ("deit", "AS-A"):
-        assert same_weights(tmp_path / "whole/runs/run" / name / "best", Path("runs/run") / name / "best")
-    assert "already holds a run" in cli.refused(*RUN)
-    cli.ok(*RUN, "--resume")
-    assert read(Path("runs/run/results.json")) == results[0]
-    cli.ok(*RUN, "--overwrite")
-    assert read(Path("runs/run/results.json")) == results[0]
+        assert same_weights(compared / name / "best", tmp_path / "run" / name / "best")
 
 
-def test_a_comparison_is_at_equal_macs_and_by_hand(cli: Cli, tmp_path: Path) -> None:
-    said = cli.ok(*RUN, "--output", tmp_path / "run", "--results", tmp_path / "other" / "results.json")
-    results = read(tmp_path / "run" / "results.json")
-    assert read(tmp_path / "other" / "results.json") == results
-    assert [row["name"] for row in results["rows"]] == ["deit", "AS-A"]
-    first = results["rows"][0]
-    for row in results["rows"]:
+def results(folder: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = read(folder / "results.json")["rows"]
+    return rows
+
+
+def test_a_comparison_is_at_equal_macs_and_by_hand(compared: Path) -> None:
+    rows = results(compared)
+    assert [row["name"] for row in rows] == ["deit", "AS-A"]
+    for row in rows:
         assert row["macs"] == pytest.approx(0.5e6, rel=0.02)
-        assert row["error_ratio"] == pytest.approx((100 - row["top1"]) / (100 - first["top1"]))
-        assert row["network"] in said
+        assert row["error_ratio"] == pytest.approx((100 - row["top1"]) / (100 - rows[0]["top1"]))
         metrics, opened = evaluate_checkpoint(row["checkpoint"], DIGITS, CPU)
         assert metrics.count == row["images"] == 359  # the test split
         assert (metrics.top1, metrics.loss) == pytest.approx((row["top1"], row["loss"]), abs=1e-4)
         assert row["per_class"] == dict(zip(opened.classes, metrics.per_class(), strict=True))
+    assert error_ratio(75, 50) == 0.5
+    assert error_ratio(100, 50) == 0
+    assert error_ratio(75, 100) is None
 
 
 def test_a_comparison_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
@@ -181,11 +158,3 @@ def test_a_comparison_is_refused_before_anything_is_trained(tmp_path: Path) -> N
         with pytest.raises(UserError, match=message):
             run(RunAllConfig(compare=CompareConfig(**given), data=DIGITS, machine=CPU))  # type: ignore[arg-type]
         assert not (tmp_path / "run").exists()
-    with pytest.raises(UserError, match="--resume and --overwrite contradict each other"):
-        CompareConfig(resume=True, overwrite=True)
-
-
-def test_nothing_is_over_a_first_network_without_errors() -> None:
-    assert error_ratio(75, 50) == 0.5
-    assert error_ratio(100, 50) == 0
-    assert error_ratio(75, 100) is None

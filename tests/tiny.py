@@ -124,12 +124,12 @@ sys.exit(main())
 
 
 def start_slowed(step: int, *arguments: object) -> subprocess.Popen[str]:
-    """A training in a process of its own that behind this step leaves time to reach it with a signal."""
+    """A training in its own process that slows down after this step, so that a signal can reach it."""
     return start(*arguments, launcher=("-c", SLOWED.format(step=step)))
 
 
 def saved_behind(step: int, run: Path, process: subprocess.Popen[str]) -> int:
-    """Wait until a training under way has saved a state behind this step; the step that it saved."""
+    """Wait until a running training has saved a state after this step; returns the saved step."""
     for _ in range(40000):  # minutes, on a machine that has other things to do
         assert process.poll() is None, process.communicate()
         if (run / "state.pt").exists():
