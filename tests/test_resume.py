@@ -92,6 +92,22 @@ def test_killed_and_resumed_is_uninterrupted(cli: Cli, tmp_path: Path, uninterru
     check_equal(tmp_path, uninterrupted)
 
 
+@pytest.mark.slow
+def test_ctrl_c_saves_and_says_how_to_go_on(cli: Cli, tmp_path: Path, uninterrupted: Path) -> None:
+    process = start_slowed(15, *LONG, "--output", tmp_path)
+    saved_behind(15, tmp_path, process)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=600)
+    assert process.returncode == 2
+    assert said.startswith("psvit: stopped at step ")
+    assert said.endswith(f" of 30, saved in {tmp_path}: go on with --resume\n")
+    assert said.count("\n") == 1
+    step = int(said.split("step ")[1].split()[0])
+    assert int(torch.load(tmp_path / "state.pt", weights_only=True)["train"]["step"]) == step
+    assert f"resumed at step {step}" in cli.ok(*LONG, "--output", tmp_path, "--resume")
+    check_equal(tmp_path, uninterrupted)
+
+
 @pytest.mark.parametrize(
     ("steps", "recipe"),
     [

@@ -145,6 +145,16 @@ def test_the_whole_road(cli: Cli, tmp_path: Path) -> None:
     assert "epoch   1:" not in cli.ok(*words, "--resume"), "nothing is trained again"
 
 
+def test_ctrl_c_while_scoring(uninterrupted: Path, copied: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    (copied / "journal.jsonl").unlink()
+    (copied / "front.json").unlink()
+    monkeypatch.setattr("psvit.engine.interrupts.Interrupt.requested", lambda self, accelerator: True)
+    assert "go on with --resume" in cli.refused(*SEARCH, "--output", copied, "--resume")
+    monkeypatch.undo()
+    cli.ok(*SEARCH, "--output", copied, "--resume")
+    assert front(copied) == front(uninterrupted)
+
+
 def test_a_network_that_cannot_be_as_cheap_is_left_out(cli: Cli, tmp_path: Path) -> None:
     tiny = ["--budget", "20k", "--stage-widths", "4", "4,8"]
     out = cli.ok(*RUN, *tiny, "--output", tmp_path, "--models", "deit12", "resnet18", "searched")
@@ -196,19 +206,23 @@ def test_nothing_of_the_users_is_lost(cli: Cli, uninterrupted: Path, copied: Pat
 @pytest.mark.slow
 def test_two_processes_find_what_one_finds(uninterrupted: Path, tmp_path: Path) -> None:
     """Half the batch each, the same global batch: the same weights but for rounding, hence nearly the same losses."""
-    process = start("-m", "psvit", *SEARCH, "--batch-size", "8", "--output", tmp_path, launcher=torchrun())
+    halved = [*SEARCH, "--batch-size", "8", "--output", tmp_path]
+    process = start("-m", "psvit", *halved, launcher=torchrun())
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert out.count("chosen    ") == 1
-    one, two = (Journal(folder / "journal.jsonl", None).scores for folder in (uninterrupted, tmp_path))
-    second = Journal(tmp_path / "journal.1.jsonl", None).scores
-    assert two
-    assert second, "both processes scored"
-    assert not set(two) & set(second), "no score twice"
-    both = {**two, **second}
-    shared = one.keys() & both.keys()  # rounding may let another member survive a round
-    assert len(shared) > 0.9 * len(one)
-    assert max(abs(one[key].loss - both[key].loss) for key in shared) < 1e-3
+    one, two = read(uninterrupted / "front.json"), read(tmp_path / "front.json")
+    assert two["members"] == one["members"]
+    losses = [
+        {(line.split(",")[0], line.split(",")[1]): float(line.split(",")[column]) for line in lines[1:]}
+        for lines in ((folder / "front.csv").read_text().splitlines() for folder in (uninterrupted, tmp_path))
+        for column in [lines[0].split(",").index("loss")]
+    ]
+    assert losses[0].keys() == losses[1].keys()
+    assert max(abs(losses[0][key] - losses[1][key]) for key in losses[0]) < 1e-3
+    journals = [Journal(tmp_path / name, None).scores for name in ("journal.jsonl", "journal.1.jsonl")]
+    assert all(journals), "both scored"
+    assert not set(journals[0]) & set(journals[1]), "each its own"
 
 
 def table_of(seconds: float) -> Callable[..., LatencyTable]:

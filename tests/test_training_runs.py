@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 from tiny import CPU, DATA, DIGITS, MACHINE, TRAIN, Cli, config, log, read, same_weights, stop_at, weights
 
+from psvit.arch.model_config import ModelConfig
 from psvit.cli import main
 from psvit.errors import UserError
 from psvit.pipeline.compare import error_ratio
@@ -158,3 +160,23 @@ def test_a_comparison_is_refused_before_anything_is_trained(tmp_path: Path) -> N
         with pytest.raises(UserError, match=message):
             run(RunAllConfig(compare=CompareConfig(**given), data=DIGITS, machine=CPU))  # type: ignore[arg-type]
         assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("test_resnet", {}),
+        ("vit_tiny_patch16_224", {"patch_size": 8, "depth": 1, "embed_dim": 32, "num_heads": 2}),
+    ],
+)
+def test_any_model_of_timm_trains(name: str, args: dict[str, Any], tmp_path: Path) -> None:
+    data = replace(DIGITS, img_size=32)
+    best = train(config(tmp_path, data=data, model=ModelConfig.of(name, model_args=args), epochs=1))
+    model = timm.create_model(f"local-dir:{tmp_path / 'best'}", pretrained=True)
+    assert best["images"] == 30
+    assert sum(p.numel() for p in model.parameters()) == read(tmp_path / "best" / "metrics.json")["params"]
+    assert read(tmp_path / "best" / "metrics.json")["macs"] > 0
+    metrics, _ = evaluate_checkpoint(
+        str(tmp_path / "best"), replace(data, img_size=None), CPU, split="validation", batch_size=16
+    )
+    assert metrics.to_dict() == pytest.approx({name: best[name] for name in metrics.to_dict()}, rel=1e-5)
