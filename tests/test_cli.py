@@ -54,7 +54,7 @@ def test_help_shows_the_recipes_defaults(
 ) -> None:
     text = " ".join(helped(capsys, "train", "--recipe", recipe, "--help").split())
     assert f"passes over the training images (default {epochs})" in text
-    assert f"as fractions of the image's (default {scale})" in text
+    assert f"as fractions of the image (default {scale})" in text
     assert f"defaults of the training (default {recipe})" in text
 
 
