@@ -24,8 +24,9 @@ from psvit.data.data_config import DataConfig
 from psvit.engine.checkpoints import read_config, save_checkpoint
 from psvit.engine.hardware import machine_info
 from psvit.engine.memory import keep_freed_memory
-from psvit.export.export import Exported, export
+from psvit.export.export import export
 from psvit.export.export_config import ExportConfig
+from psvit.export.exported import Exported
 from psvit.files import write_json
 from psvit.models.build import build_arch
 

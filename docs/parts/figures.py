@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +76,16 @@ def _rounded(value: Any) -> Any:
     return [_rounded(inside) for inside in value] if isinstance(value, (list, tuple)) else value
 
 
+def _drawn(entry: Data, data: Data) -> str:
+    return svg(figure(entry, data))
+
+
 def row_of(data: Data, name: str) -> Iterator[Figure]:
     """The figures of a JSON file: ``figures/NAME``, and of a study with several ``figures/NAME-2`` and so on."""
     if "study" in data:
         for number, entry in enumerate(data["config"]["figures"], 1):
             place = f"figures/{name}" + (f"-{number}" if number > 1 else "")
-            yield Figure(place, _shown(entry, data), caption(entry), lambda entry=entry: svg(figure(entry, data)))
+            yield Figure(place, _shown(entry, data), caption(entry), partial(_drawn, entry, data))
     elif "maps" in data:
         kind, words = (
             "map_correlation",
