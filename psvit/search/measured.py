@@ -1,4 +1,4 @@
-"""Latency in a search: the latency table of the space, and measurements of the best networks."""
+"""Latency in a search: the latency table of the space, and measurements of networks."""
 
 from __future__ import annotations
 
@@ -18,17 +18,9 @@ from psvit.latency.measure import measure_networks
 from psvit.latency.parts import WHOLE, Family, open_table
 from psvit.latency.table import LatencyTable
 from psvit.models.build import build_arch
-from psvit.search.feasible_set import FeasibleSet
-from psvit.search.front import Ranked
 from psvit.search.search_config import SearchConfig
 from psvit.search.search_folder import LATENCY
 from psvit.search.space import Shape, Space
-
-MEASURED = 4
-"""Networks measured at a time."""
-
-SLACK = 1.02
-"""Tolerance of the latency budget: measurements vary by this factor."""
 
 
 def member_seconds(archs: Sequence[Arch], shape: Shape, config: SearchConfig, accelerator: Accelerator) -> list[float]:
@@ -56,35 +48,3 @@ def latency_table(
         return open_table(family, networks, config.latency, accelerator.device, config.machine.threads, say).to_dict()
 
     return LatencyTable.from_dict(by_the_first(accelerator, table))
-
-
-def choose(
-    ranked: Sequence[Ranked],
-    feasible: FeasibleSet,
-    config: SearchConfig,
-    accelerator: Accelerator,
-    say: Callable[[str], None],
-) -> tuple[int, float | None]:
-    """Choose the best-ranked network whose measured latency is within the limit, if there is one.
-
-    Returns:
-        Its index in `ranked`, and its measured seconds for a batch, None without a latency limit.
-
-    Raises:
-        UserError: no network is within the limit.
-    """
-    limit = feasible.budget.latency
-    if limit is None:
-        return 0, None
-    final = [one for one in ranked if one.score.images == ranked[0].score.images]
-    for start in range(0, len(final), MEASURED):
-        group = final[start : start + MEASURED]
-        seconds = member_seconds([one.arch for one in group], feasible.space.shape, config, accelerator)
-        for place, second in enumerate(seconds, start=start):
-            if second <= SLACK * limit:
-                return place, second
-        say(f"latency   {len(group)} of the best are slower than {1000 * limit:.3g} ms when measured: trying the next")
-    raise UserError(
-        f"none of the {len(final)} best networks keeps {1000 * limit:.3g} ms when measured: the machine is slower now "
-        "than when its latency table was measured; try again with --resume, or search anew with another --budget"
-    )

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from torch import Tensor
 
 from psvit.arch.arch import Arch
@@ -29,6 +30,8 @@ from psvit.errors import UserError
 from psvit.search.journal import Score
 from psvit.search.space import Space, bounds
 from psvit.search.supernet import Supernet
+
+Floats = NDArray[np.float64]
 
 CACHED = 2 * 2**30
 """Slices up to this many bytes are kept in memory; larger ones are read again for every chunk."""
@@ -72,7 +75,6 @@ class Scorer:
         self.supernet, self.accelerator = supernet.eval(), accelerator
         self.layers = 0
 
-    @torch.inference_mode()
     def score(self, members: Sequence[Arch], batches: Iterable[Batch]) -> list[Score]:
         """Score networks over all batches.
 
@@ -80,25 +82,44 @@ class Scorer:
             members: the networks to score; layers at the start that several share are computed once.
             batches: images and labels of a slice.
         """
-        tree = prefix_tree(members)
-        sums = np.zeros((len(members), 2))  # loss in nats, hits
+        sums = np.zeros((2, len(members)))  # loss in nats, hits
         count = 0
-        device = self.accelerator.device
+        for found in self._run(members, batches):
+            sums += found.sum(axis=2)
+            count += found.shape[2]
+        return [
+            Score(arch.genotype, arch.widths, float(loss) / count, 100 * float(hits) / count, count)
+            for arch, loss, hits in zip(members, *sums, strict=True)
+        ]
+
+    def losses(self, members: Sequence[Arch], batches: Iterable[Batch]) -> Floats:
+        """The loss of every network on every image, in nats: (networks, images)."""
+        return np.concatenate([found[0] for found in self._run(members, batches)], axis=1)
+
+    @torch.inference_mode()
+    def _run(self, members: Sequence[Arch], batches: Iterable[Batch]) -> Iterator[Floats]:
+        """For each batch the losses and the hits (2, networks, B)."""
+        tree, device = prefix_tree(members), self.accelerator.device
         for batch in batches:
             images, labels = batch.images.to(device), batch.labels.to(device)
-            count += len(labels)
+            found = np.zeros((2, len(members), len(labels)))
             for width in dict.fromkeys(step.width for step in tree.following):
                 first = {step: node for step, node in tree.following.items() if step.width == width}
                 with self.accelerator.autocast():
                     x, grid = self.supernet.embed(images, width)
-                    self._visit(Node(None, first), x, None, grid, labels, 0, 0, sums)
-        return [
-            Score(arch.genotype, arch.widths, float(loss) / count, 100 * float(hits) / count, count)
-            for arch, (loss, hits) in zip(members, sums, strict=True)
-        ]
+                    self._visit(Node(None, first), x, None, grid, labels, 0, 0, found)
+            yield found
 
     def _visit(
-        self, node: Node, x: Tensor, attn: Tensor | None, grid: Any, labels: Tensor, place: int, index: int, sums: Any
+        self,
+        node: Node,
+        x: Tensor,
+        attn: Tensor | None,
+        grid: Any,
+        labels: Tensor,
+        place: int,
+        index: int,
+        found: Floats,
     ) -> None:
         """Run the layers below a node, given its output `x` (B, N, C) and its map `attn` (B, H, N, N)."""
         for step, following in node.following.items():
@@ -109,10 +130,9 @@ class Scorer:
             self.layers += 1
             if following.member is not None:
                 logits = self.supernet.classify(y, step).float()
-                losses = F.cross_entropy(logits, labels, reduction="none").double()
-                hits = (logits.argmax(dim=-1) == labels).sum()
-                sums[following.member] += losses.sum().item(), hits.item()
-            self._visit(following, y, handed_on, rows_columns, labels, place + 1, number + 1, sums)
+                found[0, following.member] = F.cross_entropy(logits, labels, reduction="none").cpu()
+                found[1, following.member] = (logits.argmax(dim=-1) == labels).cpu()
+            self._visit(following, y, handed_on, rows_columns, labels, place + 1, number + 1, found)
 
 
 def batch_bytes(space: Space, images: int) -> int:

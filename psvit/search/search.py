@@ -28,11 +28,12 @@ from psvit.latency.table import LatencyTable
 from psvit.models.build import check_tokens
 from psvit.search.budget import Budget, Prices, readable
 from psvit.search.build_space import build_space
+from psvit.search.choice import Choice, choose, keep_choice, kept_choice
 from psvit.search.feasible_set import FeasibleSet
 from psvit.search.front import Ranked, rank, write_front
-from psvit.search.measured import choose, latency_table
+from psvit.search.measured import latency_table, member_seconds
 from psvit.search.score_members import LISTED, score_members, use_tree
-from psvit.search.scoring import Slices, batch_bytes
+from psvit.search.scoring import Scorer, Slices, batch_bytes
 from psvit.search.search_config import SearchConfig, shown
 from psvit.search.search_folder import (
     ARCH,
@@ -49,6 +50,7 @@ from psvit.search.search_folder import (
 from psvit.search.search_page import REPORT, search_page
 from psvit.search.space import Space, bounds
 from psvit.search.storage import Storage
+from psvit.search.supernet import Supernet
 from psvit.search.supernet_training import strata, supernet_training, train_supernet
 
 CHANGING = ("resume", "overwrite", "output")
@@ -75,7 +77,7 @@ class Found:
 def search(
     config: SearchConfig, say: Callable[[str], None] = print, on_begin: Callable[[], None] = lambda: None
 ) -> Found:
-    """Find the network of the least validation loss within the budget, as the supernet ranks them.
+    """Find the fastest network within the budget of those that no other beats under the supernet.
 
     The supernet learns from the training split; networks are scored on the validation split that is cut from it. The
     test split is not read. Resuming a finished search returns its result.
@@ -136,20 +138,44 @@ def _search(
     scores = score_members(feasible, supernet, slices, accelerator, config, say)
     seconds = {"supernet_seconds": trained - started, "scoring_seconds": time.perf_counter() - trained}
     ranked = rank(scores, space, feasible.prices)
-    place, measured = by_the_first(accelerator, lambda: choose(ranked, feasible, config, accelerator, say))
-    chosen = ranked[place]
+    choice = by_the_first(accelerator, lambda: _choose(ranked, feasible, supernet, slices, config, accelerator))
+    chosen = ranked[choice.rank - 1]
+    say(f"choice    {choice.why}")
     if accelerator.is_main_process:
         if not config.search.resume:  # only of an uninterrupted search
             write_json(folder / SECONDS, seconds)
         write_json(folder / ARCH, chosen.arch.to_dict())
-        facts = _facts(data, feasible, ranked, chosen, measured, record)
+        facts = _facts(data, feasible, ranked, choice, record)
         search_page(folder, ranked, facts, shown(config), read_log(folder / SUPERNET)).write(folder / REPORT)
         write_front(folder, ranked, facts)  # its front.json, written last, says that the search is finished
     costs = [readable("macs", chosen.macs), readable("params", chosen.params)]
-    costs += [f"{1000 * measured:.3g} ms measured"] if measured else []
+    costs += [f"{choice.ms:.3g} ms measured"] if choice.ms else []
     say(f"chosen    {chosen.arch}: loss {chosen.score.loss:.4f}, {', '.join(costs)}")
     accelerator.wait_for_everyone()
     return Found(chosen.arch, feasible, data, folder)
+
+
+def _choose(
+    ranked: list[Ranked],
+    feasible: FeasibleSet,
+    supernet: Supernet,
+    slices: Slices,
+    config: SearchConfig,
+    accelerator: Accelerator,
+) -> Choice:
+    """The choice in the folder, or a new one, which is kept there."""
+    folder = Path(config.search.output)
+    if (kept := kept_choice(folder, ranked)) is not None:
+        return kept
+    choice = choose(
+        ranked,
+        lambda archs: Scorer(supernet, accelerator).losses(archs, slices.batches(ranked[0].score.images)),
+        lambda archs: member_seconds(archs, feasible.space.shape, config, accelerator),
+        feasible.budget.latency,
+        config.scoring.ties,
+    )
+    keep_choice(folder, choice, ranked)
+    return choice
 
 
 def _write_first(folder: Path, data: Data, space: Space, table: LatencyTable | None) -> None:
@@ -166,11 +192,11 @@ def _facts(
     data: Data,
     feasible: FeasibleSet,
     ranked: list[Ranked],
-    chosen: Ranked,
-    measured: float | None,
+    choice: Choice,
     record: dict[str, Any],
 ) -> dict[str, Any]:
     """The facts in front.json and on the page; the same for an interrupted search."""
+    arch = ranked[choice.rank - 1].arch
     search = {key: value for key, value in record["config"]["search"].items() if key not in CHANGING}
     validation = feasible.prices.seconds and feasible.prices.seconds.validation
     return {
@@ -179,8 +205,9 @@ def _facts(
         "budget": feasible.budget.given,
         "members": len(ranked),
         "space": feasible.space.count(),
-        "chosen": {"genotype": chosen.arch.genotype, "widths": list(chosen.arch.widths)},
-        "measured_ms": None if measured is None else 1000 * measured,
+        "chosen": {"genotype": arch.genotype, "widths": list(arch.widths)},
+        "choice": choice.to_dict(ranked),
+        "measured_ms": choice.ms,
         "latency_table": validation and validation.to_dict(),
         **record,
         "config": {**record["config"], "search": search},

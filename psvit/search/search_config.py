@@ -53,6 +53,8 @@ class ScoringConfig(Config):
         finalists: least number of networks scored on the whole validation split.
         score_batch: images per batch; fewer if --score-memory requires it.
         score_memory: memory for activations, in GiB.
+        ties: which of the networks to take whose loss is within one standard error of the least: the fastest, measured
+            on this machine (latency), or the one of fewest MACs (macs), which is the same on every machine.
     """
 
     first_slice: Count = 128
@@ -60,6 +62,7 @@ class ScoringConfig(Config):
     finalists: Count = 8
     score_batch: Count = 256
     score_memory: Positive = 4.0
+    ties: Literal["latency", "macs"] = "latency"
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,14 @@ from psvit.engine.resuming import (
 )
 from psvit.errors import UserError, one_line
 from psvit.files import check_writable, recover, write_json
+from psvit.search.choice import CHOICE
 from psvit.search.evolution import DATABASE, WORKER
 from psvit.search.search_config import SearchConfig
 from psvit.search.search_page import REPORT
 
 ARCH, JOURNAL, SUPERNET, FRONT = "arch.json", "journal.jsonl", "supernet", "front.json"
 LATENCY, WIDTHS, SECONDS, INHERITED = "latency.json", "widths.json", "seconds.json", "inherited"
-OWN = (RUN_CONFIG, IMAGES, ARCH, FRONT, "front.csv", REPORT, SECONDS, LATENCY, WIDTHS)
+OWN = (RUN_CONFIG, IMAGES, ARCH, FRONT, "front.csv", REPORT, SECONDS, LATENCY, WIDTHS, CHOICE)
 """Files that a search writes, without journals, files of evolution and folders."""
 
 

@@ -17,6 +17,7 @@ from psvit.report.figures import curves
 from psvit.report.in_python import build_in_python
 from psvit.report.page import Page
 from psvit.search.budget import readable
+from psvit.search.choice import ties_table
 from psvit.search.front import Ranked, chosen_of, front_data, front_table, pareto, row_of, thin
 from psvit.search.search_config import SearchConfig
 
@@ -58,6 +59,10 @@ def search_page(
         page.heading("The network")
         shape = shape_of(facts)
         page.text(f"Chosen: {_text_of(chosen)}. {_latency_text(facts, chosen)}".strip())
+        if choice := facts.get("choice"):
+            page.text(f"Why: {choice['why']}.")
+            if len(choice["ties"]) > 1:
+                page.table(ties_table(choice))
         page.network(chosen.arch, *shape)
     page.heading("The front")
     page.chart(front_chart(ranked, chosen), front_note(ranked))
@@ -149,9 +154,10 @@ def _text_of(one: Ranked, apart: str = ", ") -> str:
 
 def _latency_text(facts: Mapping[str, Any], chosen: Ranked) -> str:
     measured = facts.get("measured_ms")
-    if measured is None or chosen.latency is None:
+    if measured is None:
         return ""
-    return f"Measured: {measured:.4g} ms for a batch; predicted were {1000 * chosen.latency:.4g} ms."
+    predicted = "" if chosen.latency is None else f"; predicted were {1000 * chosen.latency:.4g} ms"
+    return f"Measured: {measured:.4g} ms for a batch{predicted}."
 
 
 def budget_text(limits: Mapping[str, float]) -> str:
