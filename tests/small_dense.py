@@ -32,7 +32,7 @@ SCENES = DenseDataConfig(scenes=16, img_size=48, validation=0.25)  # 16 to train
 FEW = DenseDataConfig(scenes=8, img_size=48, validation=0.25)  # 8 and 2
 TRAIN = ["detect", "train", "--scenes", "16", "--img-size", "48", "--validation", "0.25", "--epochs", "2", *MACHINE,
          "--channels", "16", "--rois", "8", "--proposals", "20", "--head-width", "16", "--mask-layers", "1",
-         "--lr", "0.003", "--warmup-epochs", "0"]  # fmt: skip
+         "--lr", "0.003", "--warmup", "0"]  # fmt: skip
 
 
 def backbone(name: str, size: tuple[int, int] | None = (64, 64), neck: Any = "auto", **more: Any) -> Backbone:
@@ -51,7 +51,7 @@ def detection(img_size: tuple[int, int] | None = (64, 64), in_chans: int = 1, **
 
 def config(output: Path, *, model: ModelConfig | None = None, data: DenseDataConfig = SCENES,
              detector: DetectorConfig = HEADS, **recipe: Any) -> DetectConfig:  # fmt: skip
-    calm = {"epochs": 1, "batch_size": 4, "lr": 0.003, "warmup_epochs": 0, **recipe}
+    calm = {"epochs": 1, "batch_size": 4, "lr": 0.003, "warmup": 0.0, **recipe}
     return DetectConfig(model or ModelConfig(), data, DenseRecipe(**calm), CPU, RunConfig(str(output)), detector)
 
 

@@ -48,7 +48,7 @@ def test_a_command_of_several_actions_lists_them(command: str, cli: Cli) -> None
     assert "give train, evaluate or predict" in cli.refused(command, "tarin")
 
 
-@pytest.mark.parametrize(("recipe", "epochs", "scale"), [("light", 20, "0.7 1"), ("deit", 300, "0.08 1")])
+@pytest.mark.parametrize(("recipe", "epochs", "scale"), [("light", 20, "1 1"), ("deit", 300, "0.08 1")])
 def test_help_shows_the_recipes_defaults(
     recipe: str, epochs: int, scale: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -108,13 +108,13 @@ def test_a_yaml_file_gives_any_flag(cli: Cli, tmp_path: Path) -> None:
     assert "batch     16 images globally" in said  # the flag that stands behind it wins
     assert said.splitlines()[-1] == f"next      psvit evaluate '{tmp_path / 'my run' / 'best'}' --data digits"
     kept = read(tmp_path / "my run" / "run_config.json")["config"]
-    assert (kept["model"]["widths"], kept["recipe"]["warmup_epochs"]) == ([16, 32], 5)
+    assert (kept["model"]["widths"], kept["recipe"]["warmup"]) == ([16, 32], 5 / 300)
     assert (kept["recipe"]["mixup"], kept["recipe"]["augment"]["scale"]) == (0.8, [0.08, 1.0])
 
 
 def test_a_printed_config_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = helped(capsys, *TRAIN, "--recipe", "deit", "--print-config")
-    assert "\nwarmup_epochs: 5\n" in printed
+    assert "\nwarmup: 0.016666666666666666\n" in printed
     (tmp_path / "it.yaml").write_text(printed)
     assert helped(capsys, "train", "--config", str(tmp_path / "it.yaml"), "--print-config") == printed
     assert "checkpoint" not in helped(capsys, "evaluate", "runs/train/best", "--print-config")

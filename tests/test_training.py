@@ -65,7 +65,7 @@ def test_the_learning_rate_grows_with_the_global_batch() -> None:
 
 
 def test_warm_up_and_cosine() -> None:
-    trainer = learning(config(lr=0.01, min_lr=1e-4, warmup_epochs=2, epochs=5, batch_size=12))  # 4 steps an epoch
+    trainer = learning(config(lr=0.01, min_lr=1e-4, warmup=0.4, epochs=5, batch_size=12))  # 4 steps an epoch
     for step in range(21):
         trainer.scheduler.step_update(step)
         warm = 1e-6 + step * (0.01 - 1e-6) / 8
@@ -145,7 +145,7 @@ def test_a_teacher_of_other_classes_is_refused(teacher: Path, tmp_path: Path) ->
 
 
 def test_the_average_of_the_weights() -> None:
-    trainer = learning(config(ema_decay=0.6, lr=0.1, warmup_epochs=0, opt="sgd"))
+    trainer = learning(config(ema_decay=0.6, lr=0.1, warmup=0.0, opt="sgd"))
     average = parameters(trainer.plain)
     for step in range(5):
         trainer.step([batch()], step)
@@ -159,7 +159,7 @@ def test_the_average_of_the_weights() -> None:
 
 
 def test_clipping_bounds_the_gradient() -> None:
-    quick: dict[str, Any] = {"opt": "sgd", "lr": 0.5, "warmup_epochs": 0}
+    quick: dict[str, Any] = {"opt": "sgd", "lr": 0.5, "warmup": 0.0}
     steps = []
     for clip in (None, 0.01):
         trainer = learning(config(clip_grad=clip, **quick))

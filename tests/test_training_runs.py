@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_a_run_leaves_its_best_and_its_last_checkpoint_and_a_log(tmp_path: Path) -> None:
-    best = train(config(tmp_path, epochs=4, lr=0.02, warmup_epochs=0, data=replace(DIGITS, limit=200)))
+    best = train(config(tmp_path, epochs=4, lr=0.02, warmup=0.0, data=replace(DIGITS, limit=200)))
     lines = log(tmp_path)
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
     assert [line["step"] for line in lines] == [12, 24, 36, 48]
@@ -88,7 +88,7 @@ def test_a_training_that_diverges_keeps_the_last_good_checkpoint(cli: Cli, tmp_p
 
 
 def test_weights_that_break_in_the_last_step_are_not_kept(tmp_path: Path) -> None:
-    chosen = config(tmp_path, data=replace(DIGITS, validation=0.0, limit=16), epochs=1, warmup_epochs=0)
+    chosen = config(tmp_path, data=replace(DIGITS, validation=0.0, limit=16), epochs=1, warmup=0.0)
     chosen = replace(chosen, recipe=replace(chosen.recipe, opt="sgd", lr=1e30, weight_decay=1e10))
     with pytest.raises(UserError, match=r"the weight .* is not finite"):
         train(chosen)

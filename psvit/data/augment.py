@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from PIL import Image, ImageOps
 from timm.data import auto_augment
 from timm.data.transforms_factory import create_transform
+from torchvision.transforms import RandomCrop
 
+from psvit.data.array_transform import ArrayTransform
 from psvit.data.data_config import INTERPOLATION, Augment
 from psvit.data.datasets import SMALL, Data
 from psvit.data.samples import Transform
@@ -15,18 +19,19 @@ from psvit.errors import UserError, one_line
 
 
 def train_transform(data: Data, augment: Augment) -> Transform:
-    """Build timm's training transform: image -> normalized tensor (C, H, W).
+    """Build timm's training transform: image -> normalized tensor (C, H, W); shifts stand behind the crop.
 
     Raises:
         UserError: timm does not know the auto_augment policy.
     """
+    augment = augment if data.mirror else replace(augment, hflip=0.0)
     try:
         transform = create_transform(
             (data.in_chans, *data.img_size),
             is_training=True,
             scale=augment.scale,
             ratio=augment.ratio,
-            hflip=augment.hflip if data.mirror else 0.0,
+            hflip=augment.hflip,
             color_jitter=augment.color_jitter or None,  # type: ignore[arg-type]  # a jitter of 0 still costs time
             auto_augment=augment.auto_augment,
             re_prob=augment.random_erasing,
@@ -41,8 +46,9 @@ def train_transform(data: Data, augment: Augment) -> Transform:
             "give for example rand-m9-mstd0.5-inc1, augmix-m3-w3, original or 3a"
         ) from error
     _mend_posterize(transform)
-    built: Transform = transform
-    return built
+    if augment.shift:
+        transform.transforms.insert(1, RandomCrop(data.img_size, padding=augment.shift))
+    return ArrayTransform(transform, data.img_size, data.mean, data.std, augment)
 
 
 def _mend_posterize(transform: Any) -> None:
@@ -60,22 +66,21 @@ def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
     return ImageOps.posterize(image, bits) if bits > 0 else Image.new(image.mode, image.size)
 
 
-def eval_transform(data: Data, crop_pct: float | None = None) -> Transform:
-    """Build timm's evaluation transform: resize, centre crop, normalize.
-
-    Args:
-        data: the set.
-        crop_pct: side of the crop over that of the resized image; by default 1 for small images, else 0.9 (DeiT).
-    """
-    if crop_pct is not None and not 0 < crop_pct <= 1:
-        raise UserError(f"--crop-pct {crop_pct!r} is not a fraction: give more than 0 and at most 1, as in 0.9")
+def eval_transform(data: Data) -> Transform:
+    """Build timm's evaluation transform: resize, centre crop, normalize."""
     config = preprocessing(data)
-    transform: Transform = create_transform(**(config if crop_pct is None else {**config, "crop_pct": crop_pct}))
-    return transform
+    return for_arrays(create_transform(**config), config)
+
+
+def for_arrays(transform: Transform, config: Mapping[str, Any]) -> Transform:
+    """timm's evaluation transform of this configuration, also for whole batches if it does not crop."""
+    if config["crop_pct"] != 1:
+        return transform
+    return ArrayTransform(transform, tuple(config["input_size"][1:]), config["mean"], config["std"])
 
 
 def preprocessing(data: Data) -> dict[str, Any]:
-    """The preprocessing for evaluation, with the keys of timm's pretrained_cfg."""
+    """The preprocessing for evaluation, with the keys of timm's pretrained_cfg; a crop of 0.9 is DeiT's."""
     return {
         "input_size": (data.in_chans, *data.img_size),
         "mean": data.mean,

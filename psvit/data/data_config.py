@@ -59,9 +59,10 @@ class DataConfig(Config):
 
 @dataclass(frozen=True)
 class Augment(Config):
-    """Random augmentation: the arguments of timm's create_transform that recipes vary.
+    """Random augmentation: the arguments of timm's create_transform that recipes vary, and shifts.
 
     Args:
+        shift: largest random shift in pixels, each way, for small images; black pixels move in.
         scale: least and greatest area of the random crop, as fractions of the image.
         ratio: least and greatest width over height of the random crop.
         hflip: probability of mirroring; 0 for sets where mirroring changes the class.
@@ -71,6 +72,7 @@ class Augment(Config):
         interpolation: bilinear, bicubic, or random between the two.
     """
 
+    shift: Whole = 0
     scale: Annotated[Range, Rule("a range up to 1, as 0.5 1.0", lambda pair: pair[1] <= 1)] = (0.08, 1.0)
     ratio: Range = (3 / 4, 4 / 3)
     hflip: Probability = 0.5

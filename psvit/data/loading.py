@@ -131,8 +131,7 @@ class _KeyedBatches(Dataset["Batch | UserError"]):
 
     def __getitem__(self, keys: list[Key]) -> Batch | UserError:
         try:
-            with generators_kept():
-                return self.split.collate([self.split[key] for key in keys])
+            return self.split.batch(keys)
         except UserError as error:
             return error
 

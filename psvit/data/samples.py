@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from psvit.data.array_transform import ArrayTransform
 from psvit.data.sources import Source, Stream, printable
 from psvit.errors import UserError, one_line
 
@@ -71,6 +72,11 @@ class Split(Dataset[Sample], ABC):
     def transformed(self, item: Any) -> tuple[Tensor, Any]:
         """The result of `read` -> tensor and target; uses the global generators, which are seeded."""
 
+    def batch(self, keys: Sequence[Key]) -> Batch:
+        """The batch of some keys; the global generators are left as they were."""
+        with generators_kept():
+            return self.collate([self[key] for key in keys])
+
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Samples -> a batch without the unreadable images."""
         images = [sample.image for sample in samples if sample.image is not None]
@@ -116,7 +122,8 @@ class ImageSplit(Split):
 
     Args:
         source: the images; a stream is shuffled in training.
-        transform: image -> tensor (C, H, W); may use the global generators.
+        transform: image -> tensor (C, H, W); may use the global generators. An `ArrayTransform` takes images in
+            memory a batch at a time.
         training: replace unreadable images.
         strict: stop at the first unreadable image with a UserError.
     """
@@ -135,6 +142,16 @@ class ImageSplit(Split):
     def name(self, i: int) -> str:
         """What a message calls image i."""
         return self._numbered().name(i)
+
+    def batch(self, keys: Sequence[Key]) -> Batch:
+        """The batch of some keys: all at once where the images are in memory and the transform allows it."""
+        if isinstance(self.transform, ArrayTransform):
+            indices, draws = np.asarray(keys, dtype=np.int64).T
+            held = self._numbered().arrays(indices)
+            if held is not None and self.transform.takes(held[0].shape[1:]):
+                images = self.transform.batch(held[0], draws)
+                return Batch(images, torch.from_numpy(held[1].astype(np.int64)), ())
+        return super().batch(keys)
 
     def read(self, i: int) -> tuple[Image.Image, int]:
         """Image i and its class number."""

@@ -145,6 +145,10 @@ class Source(Images):
         """All class numbers, without decoding images; None if they are not known."""
         return [self.label(i) for i in range(len(self))]
 
+    def arrays(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[Any]] | None:
+        """Pixels (B, H, W) or (B, H, W, C) and class numbers (B,) of some images; None if they are not in memory."""
+        return None
+
 
 class ArraySource(Source):
     """Grey images held in memory: pixels (N, H, W) uint8, targets (N,)."""
@@ -166,6 +170,10 @@ class ArraySource(Source):
     def name(self, i: int) -> str:
         """For example ``digits #12``."""
         return f"{self.title} #{i}"
+
+    def arrays(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+        """Pixels (B, H, W) and class numbers (B,) of some images."""
+        return self.pixels[indices], self.targets[indices]
 
 
 class FileSource(Source):
@@ -217,6 +225,10 @@ class Subset(Chosen[Source], Source):
     def label(self, i: int) -> int:
         """Its class number."""
         return self.source.label(int(self.indices[i]))
+
+    def arrays(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[Any]] | None:
+        """The other source's."""
+        return self.source.arrays(self.indices[indices])
 
 
 class LazySource(Subset):

@@ -62,7 +62,7 @@ class Trainer(ABC):
             optimizer,
             sched="cosine",
             num_epochs=recipe.epochs,
-            warmup_epochs=min(recipe.warmup_epochs, recipe.epochs - 1),
+            warmup_epochs=recipe.warmup * recipe.epochs,  # type: ignore[arg-type]  # timm takes any number
             min_lr=min(recipe.min_lr, recipe.scaled_lr(accelerator.num_processes)),
             warmup_lr=min(WARMUP_LR, recipe.scaled_lr(accelerator.num_processes)),
             step_on_epochs=False,

@@ -18,6 +18,7 @@ from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
 from psvit.config import Count, checked
+from psvit.data.augment import for_arrays
 from psvit.data.data_config import DataConfig
 from psvit.data.datasets import Data, open_data
 from psvit.data.image_list import ImageList
@@ -263,8 +264,8 @@ def preprocess(model: Any, img_size: tuple[int, int] | None = None) -> Callable[
     config = resolve_data_config({}, model=model)
     channels, *sides = config["input_size"]
     config["input_size"] = (channels, *(img_size or sides))
-    transform = create_transform(**config)
-    return partial(_converted, transform=transform, in_chans=channels)  # loading processes have to pickle it
+    timms = partial(_converted, transform=create_transform(**config), in_chans=channels)  # workers have to pickle it
+    return for_arrays(timms, config)
 
 
 def _converted(image: Image.Image, transform: Callable[[Image.Image], Tensor], in_chans: int) -> Tensor:

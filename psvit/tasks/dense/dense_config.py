@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from psvit.config import Count, Fraction, Whole
+from psvit.config import Count, Fraction
 from psvit.data.objects.objects_config import DenseAugment, DenseDataConfig
 from psvit.engine.train_config import LearnConfig, Schedule, Step
 
@@ -24,7 +24,7 @@ class DenseRecipe(Schedule):
     epochs: Count = 12
     batch_size: Count = 8
     base_lr: Step = 0.128
-    warmup_epochs: Whole = 1
+    warmup: Fraction = 0.1
     clip_grad: Step | None = 1.0
     drop_path: Fraction = 0.05
     ema_decay: Fraction = 0.0
