@@ -208,8 +208,6 @@ def main() -> None:
     parser.add_argument("--name", default="default")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--draws", type=int, default=SupernetConfig.draws)
-    parser.add_argument("--sampling", default=SupernetConfig.sampling)
-    parser.add_argument("--entangle", default=SupernetConfig.entangle)
     parser.add_argument("--sandwich", action="store_true")
     parser.add_argument("--distill", action="store_true")
     parser.add_argument("--output", type=Path)

@@ -114,7 +114,8 @@ def ranking(data: Data) -> str:
     lines, groups = [], data["groups"]
     for row in data["supernets"]:
         options = row["options"]
-        how = f"{options['entangle']}, {options['sampling']}, {options['draws']} a step"
+        tried = (options[name] for name in ("entangle", "sampling") if name in options)  # in older files
+        how = ", ".join([*tried, f"{options['draws']} a step"])
         how += ", sandwich" * options["sandwich"] + ", distilled" * options["distill"]
         lines.append((how, str(row["epochs"]), *(f"{row[f'tau_loss_{group}']:.2f}" for group in groups)))
     lines.append(("one seed alone against the other", "", *(f"{data['ceiling'][group]:.2f}" for group in groups)))

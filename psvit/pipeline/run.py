@@ -201,7 +201,7 @@ def _inherit(found: Found, config: RunAllConfig, accelerator: Accelerator) -> Mo
     if accelerator.is_main_process:
         recover(folder)
         if not folder.exists():
-            supernet = Supernet(found.feasible.space, config.supernet.entangle)
+            supernet = Supernet(found.feasible.space)
             load_supernet(supernet, found.folder / SUPERNET)
             model = supernet.extract(found.arch)
             save_checkpoint(folder, model, model.state_dict(), preprocessing(found.data), found.data.classes, {})

@@ -16,6 +16,9 @@ from psvit.search.space import Space, State
 LISTED = 100_000
 """A set of at most this many networks is listed in memory."""
 
+CLOSE = 0.1
+"""MACs that differ by at most this fraction are close."""
+
 TRIES = 100_000
 """`FeasibleSet.nearest` stops after this many networks."""
 
@@ -79,6 +82,17 @@ class FeasibleSet:
                 break
             arch = self._draw(rng)
         return arch
+
+    def sample_near(self, other: Arch, rng: random.Random) -> Arch:
+        """Draw a network whose MACs differ by at most `CLOSE` from those of another, or the closest of 50 drawn."""
+        macs, drawn = self.costs(other)[0], []
+        for _ in range(50):
+            arch = self.sample(rng)
+            apart = abs(self.costs(arch)[0] / macs - 1)
+            if apart <= CLOSE:
+                return arch
+            drawn.append((apart, arch))
+        return min(drawn, key=lambda pair: pair[0])[1]
 
     def nearest(self) -> Arch:
         """The network that uses the largest fraction of any limit."""

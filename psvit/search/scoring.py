@@ -107,32 +107,24 @@ class Scorer:
                 first = {step: node for step, node in tree.following.items() if step.width == width}
                 with self.accelerator.autocast():
                     x, grid = self.supernet.embed(images, width)
-                    self._visit(Node(None, first), x, None, grid, labels, 0, 0, found)
+                    self._visit(Node(None, first), x, None, grid, labels, 0, found)
             yield found
 
     def _visit(
-        self,
-        node: Node,
-        x: Tensor,
-        attn: Tensor | None,
-        grid: Any,
-        labels: Tensor,
-        place: int,
-        index: int,
-        found: Floats,
+        self, node: Node, x: Tensor, attn: Tensor | None, grid: Any, labels: Tensor, index: int, found: Floats
     ) -> None:
         """Run the layers below a node, given its output `x` (B, N, C) and its map `attn` (B, H, N, N)."""
         for step, following in node.following.items():
             y, rows_columns = self.supernet.pool(x, grid, step)
             number = 0 if step.pooled_from else index
             # always computes the map, so that no score depends on which other networks are scored
-            y, handed_on = self.supernet.layer(y, attn, step, place, number, map_is_shared=True)
+            y, handed_on = self.supernet.layer(y, attn, step, number, map_is_shared=True)
             self.layers += 1
             if following.member is not None:
                 logits = self.supernet.classify(y, step).float()
                 found[0, following.member] = F.cross_entropy(logits, labels, reduction="none").cpu()
                 found[1, following.member] = (logits.argmax(dim=-1) == labels).cpu()
-            self._visit(following, y, handed_on, rows_columns, labels, place + 1, number + 1, found)
+            self._visit(following, y, handed_on, rows_columns, labels, number + 1, found)
 
 
 def batch_bytes(space: Space, images: int) -> int:

@@ -51,7 +51,7 @@ from psvit.search.search_page import REPORT, search_page
 from psvit.search.space import Space, bounds
 from psvit.search.storage import Storage
 from psvit.search.supernet import Supernet
-from psvit.search.supernet_training import strata, supernet_training, train_supernet
+from psvit.search.supernet_training import supernet_training, train_supernet
 
 CHANGING = ("resume", "overwrite", "output")
 """Settings that do not affect the result of a search."""
@@ -238,8 +238,6 @@ def _check_tokens(space: Space) -> None:
 def _check(feasible: FeasibleSet, config: SearchConfig, accelerator: Accelerator) -> None:
     """Fail now rather than after training; raises the UserError of the first wrong setting."""
     make_optimizer(nn.Linear(1, 1), config.recipe, accelerator.num_processes)
-    if config.supernet.sampling == "balanced":
-        strata(feasible)
     if not use_tree(feasible, config):
         if accelerator.num_processes > 1:
             raise UserError(

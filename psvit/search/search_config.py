@@ -23,17 +23,12 @@ class SupernetConfig(Config):
     """How the supernet is trained.
 
     Args:
-        draws: networks trained in each step, each on its own part of the batch.
-        sampling: uniform over the networks, or balanced over the numbers of stages.
-        entangle: which layers share weights: those with the same index in the same stage (stage), or with the same
-            index from the input, whatever their stage (place).
+        draws: networks of about equal MACs trained in each step, each on its own part of the batch.
         sandwich: in every step also train the largest network on the whole batch, and the smallest on a part.
         distill: with --sandwich, train the others on the largest network's probabilities instead of the labels.
     """
 
     draws: Count = 1
-    sampling: Literal["uniform", "balanced"] = "uniform"
-    entangle: Literal["stage", "place"] = "stage"
     sandwich: bool = False
     distill: bool = False
 

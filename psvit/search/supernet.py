@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from itertools import pairwise
-from typing import Any, Literal
+from itertools import pairwise, zip_longest
+from typing import Any
 
 import torch
 from timm.layers import trunc_normal_, use_fused_attn
@@ -28,28 +28,26 @@ from psvit.models.psvit import PSViT, init_layers, positions_for
 from psvit.models.stem import PatchEmbed
 from psvit.search.space import Space, bounds
 
-Entangle = Literal["stage", "place"]
 Slices = Mapping[str, Tensor]
 
 
 class Supernet(nn.Module):
     """One set of weights for every network of a space; the network to run is an argument of `forward`.
 
+    Layers with the same index in the same stage share weights, so that a layer always works at one resolution.
+
     Args:
         space: the networks.
-        entangle: which layers share weights. ``"place"``: those with the same index from the input, whatever their
-            stage (as in AutoFormer). ``"stage"``: those with the same index in the same stage, so that a layer always
-            works at one resolution.
 
     Raises:
         UserError: a space whose layers share something other than maps.
     """
 
-    def __init__(self, space: Space, entangle: Entangle = "stage") -> None:
+    def __init__(self, space: Space) -> None:
         super().__init__()
         if space.like.sharing != "map":
             raise UserError(f"sharing {space.like.sharing!r} cannot be searched: a supernet's layers share maps")
-        self.space, self.entangle, self.like = space, entangle, space.like
+        self.space, self.like = space, space.like
         self.num_prefix_tokens = int(bool(self.like.class_token))
         self.num_classes = space.num_classes
         self.fused_attn = use_fused_attn() > 0  # read when the network is built, as in `Attend`
@@ -60,13 +58,10 @@ class Supernet(nn.Module):
         self.patch_embed = PatchEmbed(self.like.patch_size, self.like.stride, space.in_chans, widest[0])
         self.cls_token = nn.Parameter(torch.zeros(1, 1, widest[0])) if self.like.class_token else None
         self.pos_embed = nn.Parameter(torch.zeros(1, self.num_prefix_tokens + rows * columns, widest[0]))
-        if entangle == "place":
-            self.layers = nn.ModuleList([nn.ModuleList(self._widest_layer(max(widest)) for _ in range(depth))])
-        else:  # at least s layers come before stage s, so it has at most depth - s
-            self.layers = nn.ModuleList(
-                nn.ModuleList(self._widest_layer(width) for _ in range(depth - stage))
-                for stage, width in enumerate(widest)
-            )
+        # at least s layers come before stage s, so it has at most depth - s
+        self.layers = nn.ModuleList(
+            nn.ModuleList(self._widest_layer(width) for _ in range(depth - stage)) for stage, width in enumerate(widest)
+        )
         self.pools = nn.ModuleList(_widest_pool(self.like, before, after) for before, after in pairwise(widest))
         self.norm = nn.LayerNorm(max(widest), eps=1e-6)
         self.head = nn.Linear(max(widest), space.num_classes)
@@ -92,10 +87,10 @@ class Supernet(nn.Module):
         steps = steps_of(arch)
         x, grid = self.embed(x, steps[0].width)
         attn: Tensor | None = None
-        for place, index, step in places(steps):
-            following = steps[place + 1].kind if place + 1 < len(steps) else ATTEND
+        for (index, step), following in zip_longest(indexed(steps), steps[1:]):
             x, grid = self.pool(x, grid, step)
-            x, attn = self.layer(x, attn, step, place, index, map_is_shared=following == SHARE)
+            map_is_shared = following is not None and following.kind == SHARE
+            x, attn = self.layer(x, attn, step, index, map_is_shared)
         return self.classify(x, steps[-1])
 
     def embed(self, x: Tensor, width: int) -> tuple[Tensor, Grid]:
@@ -115,7 +110,7 @@ class Supernet(nn.Module):
         return functional_call(skeleton, dict(self._pool_slices(step)), (x, grid))
 
     def layer(
-        self, x: Tensor, attn: Tensor | None, step: Step, place: int, index: int, map_is_shared: bool
+        self, x: Tensor, attn: Tensor | None, step: Step, index: int, map_is_shared: bool
     ) -> tuple[Tensor, Tensor | None]:
         """One layer: (B, N, C) and the map of the layer before -> (B, N, C) and the map for the next one.
 
@@ -123,11 +118,11 @@ class Supernet(nn.Module):
             x: tokens.
             attn: the map (B, H, N, N), for a layer that shares.
             step: which layer.
-            place: its index in the network, index: in its stage.
+            index: in its stage.
             map_is_shared: the next layer shares this layer's map.
         """
         skeleton = _block(self.like, step.kind, step.width, map_is_shared, self.fused_attn)
-        return functional_call(skeleton, dict(self._layer_slices(step, place, index)), (x, attn))
+        return functional_call(skeleton, dict(self._layer_slices(step, index)), (x, attn))
 
     def classify(self, x: Tensor, step: Step) -> Tensor:
         """Tokens (B, N, C) behind the last layer -> logits (B, classes)."""
@@ -154,10 +149,10 @@ class Supernet(nn.Module):
         if self.cls_token is not None:
             yield "cls_token", self.cls_token[..., :width]
         yield "pos_embed", self.pos_embed[..., :width]
-        for place, index, step in places(steps):
+        for index, step in indexed(steps):
             if step.pooled_from:
                 yield from _named(f"stages.{step.stage}.pool", self._pool_slices(step))
-            yield from _named(f"stages.{step.stage}.blocks.{index}", self._layer_slices(step, place, index))
+            yield from _named(f"stages.{step.stage}.blocks.{index}", self._layer_slices(step, index))
         yield from (("norm.weight", self.norm.weight[:last]), ("norm.bias", self.norm.bias[:last]))
         yield from (("head.weight", self.head.weight[:, :last]), ("head.bias", self.head.bias))
 
@@ -176,8 +171,8 @@ class Supernet(nn.Module):
             else:
                 yield name, weight[:after, :before] if weight.ndim > 1 else weight[:after]
 
-    def _layer_slices(self, step: Step, place: int, index: int) -> Iterator[tuple[str, Tensor]]:
-        wide: Any = self.layers[0][place] if self.entangle == "place" else self.layers[step.stage][index]  # type: ignore[index]
+    def _layer_slices(self, step: Step, index: int) -> Iterator[tuple[str, Tensor]]:
+        wide: Any = self.layers[step.stage][index]  # type: ignore[index]
         C, hidden = step.width, int(step.width * self.like.mlp_ratio)
         for norm in ("norm1", "norm2"):
             yield f"{norm}.weight", getattr(wide, norm).weight[:C]
@@ -198,12 +193,12 @@ class Supernet(nn.Module):
         yield from (("mlp.fc2.weight", wide.mlp.fc2.weight[:C, :hidden]), ("mlp.fc2.bias", wide.mlp.fc2.bias[:C]))
 
 
-def places(steps: tuple[Step, ...]) -> Iterator[tuple[int, int, Step]]:
-    """Index in the network, index in the stage, and step of every layer."""
+def indexed(steps: tuple[Step, ...]) -> Iterator[tuple[int, Step]]:
+    """Every layer with its index in its stage."""
     index = 0
-    for place, step in enumerate(steps):
+    for step in steps:
         index = 0 if step.pooled_from else index
-        yield place, index, step
+        yield index, step
         index += 1
 
 

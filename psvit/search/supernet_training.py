@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -78,7 +78,7 @@ def train_supernet(
     run = RunFolder(config, accelerator)
     seed_step(config.data.seed, INIT)
     with attention_for_training(accelerator.device):
-        supernet = Supernet(feasible.space, config.supernet.entangle)
+        supernet = Supernet(feasible.space)
     trainer = SupernetTrainer(supernet, feasible, config, accelerator, data)
     trainer.fit(run, _description(feasible), describe_data(data), say)
     accelerator.wait_for_everyone()
@@ -119,7 +119,6 @@ class SupernetTrainer(ClassifierTrainer):
     ) -> None:
         super().__init__(supernet, config, accelerator, data)
         self.feasible, self.options = feasible, config.supernet
-        self.strata = strata(feasible) if self.options.sampling == "balanced" else []
         self.smallest: Arch | None = None
         self.largest: Arch | None = None
         if self.options.sandwich:
@@ -144,13 +143,14 @@ class SupernetTrainer(ClassifierTrainer):
             start += gradient.numel()
 
     def members(self, step: int) -> list[Arch]:
-        """The networks to train in a step; the same on every process."""
-        rng = random.Random(f"{self.seed} {step}")
-        drawn = [self._draw(rng) for _ in range(self.options.draws)]
-        return drawn if self.smallest is None else [self.smallest, *drawn]
+        """The networks to train in a step, the same on every process.
 
-    def _draw(self, rng: random.Random) -> Arch:
-        return rng.choice(rng.choice(self.strata)) if self.strata else self.feasible.sample(rng)
+        Their MACs are close, so that their gradients conflict less (ElasticViT; Tang et al. 2023, arXiv 2303.09730).
+        """
+        rng = random.Random(f"{self.seed} {step}")
+        drawn = [self.feasible.sample(rng)]
+        drawn += [self.feasible.sample_near(drawn[0], rng) for _ in range(self.options.draws - 1)]
+        return drawn if self.smallest is None else [self.smallest, *drawn]
 
     def loss(self, batch: Batch, step: int) -> Tensor:
         """Mean cross-entropy over the networks, each on its own part of the batch: a scalar, in nats.
@@ -216,18 +216,6 @@ class _Member(nn.Module):
 def _spread(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
     """Labels (B,) -> smoothed targets (B, classes), as in torch's cross-entropy."""
     return F.one_hot(labels, num_classes).float() * (1 - smoothing) + smoothing / num_classes
-
-
-def strata(feasible: FeasibleSet) -> list[Sequence[Arch]]:
-    """The networks grouped by number of stages.
-
-    Raises:
-        UserError: there are too many to list.
-    """
-    if feasible.members is None:
-        raise UserError("--sampling balanced needs a space that can be listed: take uniform, or a smaller space")
-    counts = sorted({len(arch.widths) for arch in feasible.members})
-    return [[arch for arch in feasible.members if len(arch.widths) == count] for count in counts]
 
 
 def _ends(feasible: FeasibleSet) -> tuple[Arch, Arch]:
