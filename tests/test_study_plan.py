@@ -9,7 +9,7 @@ import yaml
 from tiny import CPU, Cli
 
 from psvit.arch.model_config import ModelConfig
-from psvit.engine.train_config import light
+from psvit.engine.recipes import long
 from psvit.errors import UserError
 from psvit.pipeline import baselines
 from psvit.studies.definition import Figure, Study, slug
@@ -52,7 +52,7 @@ def test_defaults(study: Callable[..., Study]) -> None:
     one, two = read.groups
     networks = [(n.label, n.network, n.changes, n.scaled, n.seeds) for n in one.networks]
     assert networks == [(name, name, (), True, (0,)) for name in ("deit", "psvit_2d")]
-    assert (one.macs, two.macs, one.recipe, one.searches) == ("1M", None, light(), False)
+    assert (one.macs, two.macs, one.recipe, one.searches) == ("1M", None, long(), False)
     assert (one.data.data, one.data.limit, one.data.validation, one.data.split_seed) == ("digits", 48, 0.1, 0)
     assert read.figures == (Figure(("one",)), Figure(("two",)))
 
@@ -84,7 +84,7 @@ def test_a_group_overrides_what_the_file_says(study: Callable[..., Study]) -> No
     ).groups  # fmt: skip
     assert (plain.recipe.epochs, plain.recipe.lr, changed.recipe.epochs, changed.recipe.lr) == (2, 0.5, 3, 0.5)
     assert (plain.recipe.augment.hflip, changed.recipe.augment.hflip) == (0.5, 0)
-    assert changed.recipe.augment.scale == light().augment.scale
+    assert changed.recipe.augment.scale == long().augment.scale
     assert (plain.data.limit, changed.data.limit) == (48, 60)
     assert dict(plain.search) == {"max_share": 2, "depth": (2,)}
     assert dict(changed.search) == {"max_share": 1, "depth": (2,)}
@@ -160,7 +160,7 @@ def test_an_unknown_setting_is_named_wherever_it_stands(write: Write) -> None:
         (in_group(networks=["searched"]), "group one searches a network and has no macs: give it some, as 6M"),
         (in_group(seeds=[0, -1]), "seeds of network deit: -1 is not a whole number from 0 to 10^18"),
         (in_group(networks={"a": {"network": "AS", "seeds": [2, 2]}}), "seeds [2, 2] of network a are not different"),
-        ({"recipe": {"name": "heavy"}}, "there is no recipe 'heavy': the recipes are light, deit"),
+        ({"recipe": {"name": "heavy"}}, "there is no recipe 'heavy': the recipes are auto, light, long, photos, deit"),
         ({"claims": [{**CLAIM, "better": ["one", "resnet18"]}]}, "claim 'c': better ['one', 'resnet18'] is not [group"),
         ({"figures": [{"groups": ["three"]}]}, "a figure's groups ['three'] are not among one, two"),
     ],

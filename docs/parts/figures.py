@@ -104,7 +104,7 @@ def row_of(data: Data, name: str) -> Iterator[Figure]:
 
 def _shown(entry: Data, data: Data) -> Any:
     """What a figure of a study shows."""
-    keys = "label", "mean", "interval", "macs"
+    keys = "label", "mean", "interval", "macs", *["lr"] * (entry["x"] == "lr")
     groups = [
         [group["limit"], group["epochs"], [[row.get(key) for key in keys] for row in group["rows"]]]
         for group in data["groups"]

@@ -18,10 +18,11 @@ from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 import yaml
 from docstring_parser.google import parse as parse_docstring
 
-from psvit.arch.model_config import ModelConfig
+from psvit.arch.model_config import AUTO, ModelConfig
 from psvit.config import Config, Fraction, Seed, Text, checked, hints_of, leaves
-from psvit.data.data_config import DataConfig
-from psvit.engine.train_config import RECIPES, Schedule
+from psvit.data.data_config import DataConfig, usual_side
+from psvit.engine.recipes import RECIPES, fitting, recipe_named
+from psvit.engine.train_config import Schedule
 from psvit.errors import UserError, flag, one_line
 from psvit.report.command import flag_words
 
@@ -213,32 +214,43 @@ def with_recipe(
     recipes: Mapping[str, Callable[[], Schedule]] = RECIPES,
     apart: Sequence[str] = (),
 ) -> T:
-    """Parse the flags of a command whose defaults depend on its flag --recipe.
+    """Parse the flags of a command whose defaults depend on its flag --recipe; if that is auto, print which it is.
 
     Args:
         command: its name.
         description: what it does, with an example.
         defaults: a recipe -> the settings.
         arguments: of the command line.
-        recipes: by name, the default first.
+        recipes: by name; a classifier's also have auto, which is then the default, else the first one is.
         apart: names of fields that do not become flags.
 
     Raises:
         UserError: a wrong argument.
     """
-    name, *_ = recipes
+    names = [AUTO, *recipes] if recipes is RECIPES else list(recipes)
+    name, epochs, side = _asked_recipe(arguments, names[0])
+    known = name if name in names else names[0]  # the parser refuses others
+    config = defaults(recipe_named(known, epochs, side) if recipes is RECIPES else recipes[known]())
+    flags = Flags(command, description, *vars(config).values(), apart=apart)
+    fits = "auto takes the one that fits --epochs and the size of the images; it " if AUTO in names else ""
+    flags.add("--recipe", f"{fits}gives the defaults of the training", Literal[tuple(names)], name)
+    values = flags.parse(arguments)
+    if known == AUTO and os.environ.get("RANK", "0") == "0":  # with several processes, only the first prints
+        print(f"recipe    {' for '.join(fitting(epochs, side))} (see --recipe)")
+    return config_from(values, config)
 
-    def flags_of(recipe: str) -> tuple[Flags, T]:
-        config = defaults(recipes.get(recipe, recipes[name])())
-        flags = Flags(command, description, *vars(config).values(), apart=apart)
-        flags.add("--recipe", "gives the defaults of the training", Literal[tuple(recipes)], recipe)
-        return flags, config
 
+def _asked_recipe(arguments: Sequence[str], usual: str) -> tuple[str, int | None, int]:
+    """What decides on the defaults, before all flags are parsed: --recipe, --epochs, and the side of the images."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     words, settings = read_files(arguments)
-    first.add_argument("--recipe", nargs="?", default=" ".join(settings.get("recipe", [name])))
-    flags, config = flags_of(first.parse_known_args(words)[0].recipe)
-    return config_from(flags.parse(arguments), config)
+    for flag_name, default in (("recipe", usual), ("epochs", ""), ("data", DataConfig.data), ("img-size", "")):
+        given = settings.get(flag_name.replace("-", "_"), [default])
+        first.add_argument(f"--{flag_name}", nargs="*", default=given)
+    asked = {name: list(map(str, given)) for name, given in vars(first.parse_known_args(words)[0]).items()}
+    sides = [int(text) for text in asked["img_size"] if text.isdecimal()]
+    epochs = next((int(text) for text in asked["epochs"] if text.isdecimal()), None)
+    return " ".join(asked["recipe"]), epochs, max(sides) if sides else usual_side(" ".join(asked["data"]))
 
 
 @dataclass(frozen=True)

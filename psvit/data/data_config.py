@@ -11,9 +11,22 @@ KNOWN = (
     "digits, fashion-mnist, mnist-5k, a folder of images, or hfds/, hfids/, wds/, tfds/, torch/ and a name (as in timm)"
 )
 
+SIDES = {"digits": 8, "fashion-mnist": 28, "mnist-5k": 28}
+"""Sides of the images of the sets in memory, in pixels."""
+
+TIMM_SIDES = {"cifar10": 32, "cifar100": 32, "svhn": 32, "mnist": 28, "kmnist": 28, "qmnist": 28}
+"""Sides of small images of sets that timm reads, by the end of their names."""
+
 INTERPOLATION: Literal["bicubic"] = "bicubic"
 
 DataName = Annotated[str, Rule(f"a name or a folder: give {KNOWN}", str.strip)]
+
+
+def usual_side(data: str) -> int:
+    """Side of the images of a set unless --img-size is given, in pixels; it is not opened, so a guess for timm's."""
+    reader, _, name = data.lower().partition("/")
+    by_timm = reader in ("hfds", "hfids", "tfds", "torch", "wds")
+    return TIMM_SIDES.get(name.rpartition("/")[2], 224) if by_timm else SIDES.get(data, 224)
 
 
 @dataclass(frozen=True)
@@ -50,6 +63,13 @@ class DataConfig(Config):
     class_folders: Literal["outer", "inner"] | None = None
     join_duplicates: bool = False
     accept_changes: bool = False
+
+    @property
+    def side(self) -> int:
+        """The larger side of the images in pixels, before they are opened; see `usual_side`."""
+        if self.img_size is None:
+            return usual_side(self.data)
+        return self.img_size if isinstance(self.img_size, int) else max(self.img_size)
 
     @property
     def seed_of_split(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from functools import partial
 
 from timm.optim import create_optimizer_v2, list_optimizers, param_groups_weight_decay
@@ -29,6 +30,11 @@ def make_optimizer(model: nn.Module, recipe: Schedule, processes: int) -> Optimi
         hint = f"; did you mean {', '.join(close)}?" if close else ""
         raise UserError(f"--opt {recipe.opt!r} is not to be had ({one_line(error)}){hint}") from error
     return optimizer
+
+
+def check_optimizer(recipe: Schedule) -> None:
+    """Raise a UserError now if timm has no such optimizer."""
+    make_optimizer(nn.Linear(1, 1), replace(recipe, lr=1.0), 1)
 
 
 def undecayed(model: nn.Module, prefix: str = "") -> set[str]:

@@ -26,7 +26,8 @@ class Schedule(Config):
         epochs: passes over the training images.
         batch_size: images per process and batch; the global batch is this x --accumulate x processes.
         accumulate: batches whose gradients are summed before one optimizer step.
-        base_lr: learning rate for a global batch of 512 images; scaled in proportion to the global batch.
+        base_lr: learning rate for a global batch of 512 images, scaled in proportion to the global batch; null for that
+            of the network's family, which was chosen on a validation split.
         lr: learning rate without scaling, instead of --base-lr.
         min_lr: learning rate at the end of the cosine.
         warmup: part of the steps in which the learning rate grows linearly.
@@ -40,7 +41,7 @@ class Schedule(Config):
     epochs: Count = 300
     batch_size: Count = 128
     accumulate: Count = 1
-    base_lr: Step = 5e-4
+    base_lr: Step | None = 5e-4
     lr: Step | None = None
     min_lr: NotNegative = 1e-5
     warmup: Fraction = 5 / 300
@@ -55,8 +56,16 @@ class Schedule(Config):
         return self.batch_size * self.accumulate * processes
 
     def scaled_lr(self, processes: int) -> float:
-        """The learning rate after warm-up."""
-        return self.lr if self.lr is not None else self.base_lr * self.global_batch(processes) / 512
+        """The learning rate after warm-up.
+
+        Raises:
+            ValueError: it is still that of the network's family; see `psvit.engine.learning_rates`.
+        """
+        if self.lr is not None:
+            return self.lr
+        if self.base_lr is None:
+            raise ValueError("base_lr is None, that of the network's family: take with_learning_rate before")
+        return self.base_lr * self.global_batch(processes) / 512
 
 
 @dataclass(frozen=True)
@@ -97,17 +106,14 @@ def deit() -> Recipe:
 
 
 def light() -> Recipe:
-    """For small images and at most tens of epochs: flips and shifts, no mixup, stochastic depth or average of weights.
+    """For images up to 96 pixels and up to 8 epochs: flips, shifts; no mixup, stochastic depth or average of weights.
 
     ``psvit train --recipe light --data fashion-mnist --macs 12M --epochs 8``
     """
     return Recipe(
-        epochs=20, base_lr=4e-3, warmup=0.05, mixup=0.0, cutmix=0.0, drop_path=0.0, ema_decay=0.0, repeats=1,
+        epochs=8, base_lr=None, warmup=0.05, mixup=0.0, cutmix=0.0, drop_path=0.0, ema_decay=0.0, repeats=1,
         clip_grad=1.0, augment=Augment(shift=2, scale=(1, 1), color_jitter=0.0, interpolation="bilinear"),
     )  # fmt: skip
-
-
-RECIPES = {"light": light, "deit": deit}
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from torch import nn
 
 from psvit.arch.arch import ATTEND, POOL, Arch
 from psvit.data.datasets import Data, open_data
 from psvit.data.image_list import IMAGES, check_unchanged, read_image_list
 from psvit.engine.accelerator import by_the_first, open_machine
-from psvit.engine.optimizer import make_optimizer
+from psvit.engine.optimizer import check_optimizer
 from psvit.engine.resuming import begun, record_of
 from psvit.engine.run_folder import read_log
 from psvit.engine.train_config import RunConfig, TrainConfig
@@ -237,7 +236,7 @@ def _check_tokens(space: Space) -> None:
 
 def _check(feasible: FeasibleSet, config: SearchConfig, accelerator: Accelerator) -> None:
     """Fail now rather than after training; raises the UserError of the first wrong setting."""
-    make_optimizer(nn.Linear(1, 1), config.recipe, accelerator.num_processes)
+    check_optimizer(config.recipe)
     if not use_tree(feasible, config):
         if accelerator.num_processes > 1:
             raise UserError(

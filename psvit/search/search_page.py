@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from psvit.arch.arch import image_sides
-from psvit.engine.train_config import RECIPES
+from psvit.arch.model_config import AUTO
+from psvit.engine.recipes import EPOCHS, RECIPES, recipe_named
 from psvit.report.chart import Chart
 from psvit.report.command import command_line
 from psvit.report.figures import curves
@@ -176,9 +177,10 @@ def command_of(command: str, config: SearchConfig, folder: Path) -> str:
     config = replace(config, search=replace(config.search, output=str(folder)))
     kind = type(config)
     words = []
-    for name, recipe in RECIPES.items():
-        named = f"{command} --recipe {name}" if recipe() != kind().recipe else command
-        usual = kind(recipe=recipe())
+    for name in (AUTO, *RECIPES):
+        recipe = recipe_named(name, config.recipe.epochs, config.data.side)
+        usual = kind(recipe=replace(recipe, epochs=EPOCHS) if name == AUTO else recipe)
+        named = command if name == AUTO else f"{command} --recipe {name}"
         words.append(command_line(f"psvit {named}", config, usual, always=("data", "budget", "output")))
     return min(words, key=len)
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from psvit.arch.arch import Arch
+from psvit.arch.arch import ATTEND, SHARE, Arch
 from psvit.data.augment import eval_transform
 from psvit.data.datasets import Data
 from psvit.data.loading import eval_batches
@@ -25,6 +25,7 @@ from psvit.data.samples import Batch, ImageSplit
 from psvit.engine.accelerator import open_machine
 from psvit.engine.checkpoints import load_weights
 from psvit.engine.display import describe_data
+from psvit.engine.learning_rates import family_of_layers, with_learning_rate
 from psvit.engine.run_folder import Description, RunFolder
 from psvit.engine.seeding import INIT, seed_step
 from psvit.engine.train_config import TrainConfig
@@ -75,6 +76,7 @@ def train_supernet(
         UserError, InterruptedTrainingError: see `psvit.tasks.classification.classify.train`.
     """
     accelerator = open_machine(config.machine)
+    config = with_learning_rate(config, family_of_layers(feasible.space.like.stem, ATTEND + SHARE))
     run = RunFolder(config, accelerator)
     seed_step(config.data.seed, INIT)
     with attention_for_training(accelerator.device):

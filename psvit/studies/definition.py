@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from psvit.data.data_config import DataConfig
@@ -20,6 +20,7 @@ IDLE = ("threads", "workers", "accept_changes")
 """Settings of a training that do not change its results."""
 
 Split = Literal["test", "validation"]
+Axis = Literal["macs", "images", "epochs", "lr"]
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,12 @@ class Figure:
 
     Args:
         groups: their names.
-        x: horizontal axis: macs, images (of training) or epochs, with a point per group and a line per network; None
-            for a list of means with intervals.
+        x: horizontal axis: macs, images (of training), epochs or lr (learning rate), with a point per group and a line
+            per network; None for a list of means with intervals.
     """
 
     groups: tuple[str, ...]
-    x: Literal["macs", "images", "epochs"] | None = None
+    x: Axis | None = None
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,26 @@ class Study:
         """Plain data for results, without the path of the file."""
         apart = ("source", "precision") if self.precision == "auto" else ("source",)  # as in older results
         return {name: value for name, value in asdict(self).items() if name not in apart}
+
+    def only(self, names: Sequence[str]) -> Study:
+        """The study with these groups only, by name or `slug`, and the claims and figures that they suffice for.
+
+        Raises:
+            UserError: it has no such group.
+        """
+        wanted = {slug(name): name for name in names}
+        groups = tuple(group for group in self.groups if slug(group.name) in wanted)
+        kept = [group.name for group in groups]
+        for name in wanted.keys() - {slug(name) for name in kept}:
+            there = ", ".join(repr(group.name) for group in self.groups)
+            raise UserError(f"--groups {wanted[name]!r} is not a group of {self.name}: it has {there}")
+        figures = [replace(one, groups=tuple(name for name in one.groups if name in kept)) for one in self.figures]
+        return replace(
+            self,
+            groups=groups,
+            claims=tuple(one for one in self.claims if one.better[0] in kept and one.worse[0] in kept),
+            figures=tuple(one for one in figures if one.groups),
+        )
 
 
 def is_ours(network: str) -> bool:

@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from psvit.arch.arch import Arch
 from psvit.arch.model_config import ModelConfig
 from psvit.arch.quantities import parse_macs
@@ -18,8 +16,9 @@ from psvit.arch.variants import default_arch, with_changes
 from psvit.data.data_config import DataConfig
 from psvit.data.datasets import Data, open_data
 from psvit.engine.hardware import machine_info, resolve_device
+from psvit.engine.learning_rates import with_learning_rate
 from psvit.engine.open_model import open_model
-from psvit.engine.optimizer import make_optimizer
+from psvit.engine.optimizer import check_optimizer
 from psvit.engine.train_config import Machine, RunConfig, TrainConfig
 from psvit.errors import UserError, one_line
 from psvit.files import write_json
@@ -64,7 +63,7 @@ class Plan:
                     f"group {group.name} has validation 0: the best epoch is chosen on a validation split, give 0.1"
                 )
             try:
-                make_optimizer(nn.Linear(1, 1), group.recipe, 1)
+                check_optimizer(group.recipe)
             except UserError as error:
                 raise UserError(f"recipe of group {group.name}: {error}") from error
         self.models = {
@@ -83,20 +82,24 @@ class Plan:
             self._check_known()
 
     def _check_known(self) -> None:
-        """Refuse known networks whose images or Arch differ in spite of equal settings."""
+        """Refuse known networks whose images, Arch or learning rate differ in spite of equal settings."""
         shapes, images = self.shapes(), self.train_images()
+        recipes = {group.name: group.recipe for group in self.study.groups}
         for (group, label), row in self.known.rows.items():
             told, model = self.known.data[group], self.models.get((group, label))
             facts: list[tuple[Any, Any]] = [
                 (f"{told['train_images']} training images", f"{images[group]} training images"),
                 (f"images of the shape {told['shape']}", f"images of the shape {shapes[group]}"),
             ]
+            if model is not None and row.get("lr") is not None:
+                now = with_learning_rate(TrainConfig(model=model, recipe=recipes[group])).recipe.scaled_lr(1)
+                facts.append((f"learning rate {row['lr']:g}", f"learning rate {now:g}"))
             if model is not None and (arch := arch_of(model)) is not None:  # older results hold only its name
                 facts.append((row.get("arch") or row["network"], arch.to_dict() if row.get("arch") else str(arch)))
-            for then, now in facts:
-                if then != now:
+            for then, here in facts:
+                if then != here:
                     raise UserError(
-                        f"network {label} of group {group} was trained with {then}, and here it would be with {now}: "
+                        f"network {label} of group {group} was trained with {then}, and here it would be with {here}: "
                         "leave out --known"
                     )
 
@@ -217,7 +220,9 @@ class Plan:
     def _trial(self, group: Group, network: Network, seed: int, model: ModelConfig) -> Trial:
         folder = self.folder / slug(group.name) / slug(network.label) / f"seed-{seed}"
         data, run = replace(group.data, seed=seed), RunConfig(str(folder))
-        config = TrainConfig(model=model, data=data, recipe=group.recipe, machine=self.machine, run=run)
+        config = with_learning_rate(
+            TrainConfig(model=model, data=data, recipe=group.recipe, machine=self.machine, run=run)
+        )
         source = self.study.source or self.study.name
         return Trial(group.name, network.label, seed, self.study.reads, config, source, group.macs)
 

@@ -117,6 +117,7 @@ def _row(group: str, label: str, seeds: Sequence[int], kept: Kept) -> dict[str, 
     row["folders"] = [result.get("folder") for result in good.values()]
     row["seconds"] = round(sum(result["seconds"] for result in good.values()), 1)
     row["arch"] = one.get("arch")
+    row["lr"] = one.get("lr")  # of an older psvit None
     return row
 
 

@@ -22,7 +22,7 @@ from psvit.studies.definition import Study
 from psvit.studies.known import known_of
 from psvit.studies.plan import Plan
 from psvit.studies.study_config import StudyConfig
-from psvit.studies.study_folder import LATENCY, RESULTS, STUDY, check_folder, clear_study, recorded
+from psvit.studies.study_folder import LATENCY, RESULTS, STUDY, begun_groups, check_folder, clear_study, recorded
 from psvit.studies.study_page import write_report
 from psvit.studies.task_runner import TaskRunner, alike
 
@@ -52,6 +52,8 @@ def run_study(
     if machine.precision == "auto":
         machine = replace(machine, precision=study.precision)
     machine = _one_thread(machine)
+    if config.groups:
+        study = study.only([*config.groups, *(begun_groups(folder) if config.resume else ())])
     if not config.dry_run:
         check_folder(folder, study, config)
     jobs = config.jobs or (os.cpu_count() or 1 if resolve_device(machine.device).type == "cpu" else 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from psvit.config import Count
+from psvit.config import Count, Text
 from psvit.engine.train_config import FolderConfig
 
 
@@ -18,6 +18,8 @@ class StudyConfig(FolderConfig):
         known: results.json of an earlier study; networks trained there with the same settings are not trained again.
         quick: a small version of the study, for minutes instead of hours; its metrics mean little.
         jobs: trainings at a time; by default one per processor, or one on devices other than a CPU.
+        groups: names of the groups to run now, and those that the folder holds already; by default all. The others may
+            follow with --resume.
         dry_run: list the trainings, but do not train.
     """
 
@@ -26,4 +28,5 @@ class StudyConfig(FolderConfig):
     known: str | None = None
     quick: bool = False
     jobs: Count | None = None
+    groups: tuple[Text, ...] = ()
     dry_run: bool = False

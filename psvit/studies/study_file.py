@@ -5,7 +5,7 @@ question: The question in a sentence or two.
 reads: validation                     # or test: the split whose metrics count
 precision: float32                    # of the trainings; leave out for the machine's best
 data: {data: fashion-mnist, limit: 12000, validation: 0.1}
-recipe: {epochs: 6}                   # changes to the light recipe
+recipe: {epochs: 6}                   # changes to the recipe that fits; name: light takes another
 groups:
   equal MACs:                         # a name
     macs: 6M                          # scale all networks to this; leave out for no scaling
@@ -32,12 +32,14 @@ from typing import Any, Literal
 import yaml
 
 from psvit.arch.arch import ARCH_FIELDS
-from psvit.config import Positive, Seed, checked
+from psvit.arch.model_config import AUTO
+from psvit.config import Count, Positive, Seed, checked
 from psvit.data.data_config import DataConfig
-from psvit.engine.train_config import RECIPES, Precision, Recipe
+from psvit.engine.recipes import recipe_named
+from psvit.engine.train_config import Precision, Recipe
 from psvit.errors import UserError, one_line
 from psvit.search.search_config import SearchRunConfig, SpaceConfig, SupernetConfig
-from psvit.studies.definition import SEARCHED, Claim, Figure, Group, Network, Split, Study, is_ours
+from psvit.studies.definition import SEARCHED, Axis, Claim, Figure, Group, Network, Split, Study, is_ours
 
 REWRITTEN = ("deit", "psvit_1d", "psvit_2d")
 """Networks that may have a genotype; deit takes only its depth."""
@@ -155,7 +157,7 @@ def _group(name: str, own: Mapping[str, Any], shared: Mapping[str, Any], small: 
         raise UserError(f"{what} has no networks")
     macs = None if own.get("macs") is None else str(own["macs"])
     images = _made(DataConfig, {"split_seed": 0, **data}, "data")
-    group = Group(name, found, macs, images, _recipe(recipe), _pairs(search))
+    group = Group(name, found, macs, images, _recipe(recipe, images.side), _pairs(search))
     if group.searches and macs is None:
         raise UserError(f"{what} searches a network and has no macs: give it some, as 6M")
     return group
@@ -182,12 +184,11 @@ def _network(label: str, spec: Any, arch: Mapping[str, Any], seeds: Any, quick_s
     )
 
 
-def _recipe(given: Mapping[str, Any]) -> Recipe:
+def _recipe(given: Mapping[str, Any], side: int) -> Recipe:
+    """The recipe with changes, for images of this side; without a name the fitting one."""
     given = dict(given)
-    name = given.pop("name", "light")
-    if name not in list(RECIPES):
-        raise UserError(f"there is no recipe {name!r}: the recipes are {', '.join(RECIPES)}")
-    base = RECIPES[name]()
+    epochs = checked(given.get("epochs"), Count | None, "epochs of recipe:")
+    base = recipe_named(given.pop("name", AUTO), epochs, side)
     augment = _made(base.augment, _mapping(given.pop("augment", {}), "augment"), "augment")
     return _made(base, {**given, "augment": augment}, "recipe")
 
@@ -211,7 +212,7 @@ def _figure(entry: Any, groups: Sequence[Group]) -> Figure:
     named = tuple(map(str, _list(data.get("groups"), "groups of a figure")))
     if not named or not set(named) <= set(there):
         raise UserError(f"a figure's groups {list(named)} are not among {', '.join(there)}")
-    return Figure(named, checked(data.get("x"), Literal["macs", "images", "epochs"] | None, "x of a figure"))
+    return Figure(named, checked(data.get("x"), Axis | None, "x of a figure"))
 
 
 def search_config(given: Mapping[str, Any], what: str) -> dict[str, Any]:

@@ -57,6 +57,12 @@ def _outputs(folder: Path) -> bool:
     return any(any(folder.glob(f"{kind}/{OUTPUT}")) for kind in (TRIALS, SEARCHES))
 
 
+def begun_groups(folder: Path) -> list[str]:
+    """Names of the groups of the study in a folder; empty without one."""
+    before = read_record(folder / STUDY, "groups")
+    return [] if before is None else [group["name"] for group in before["groups"]]
+
+
 def _check_same(folder: Path, study: Study) -> None:
     """Refuse to resume another study; groups and networks may be added, but not removed."""
     before = read_record(folder / STUDY, "name", "reads", "quick", "groups")

@@ -24,21 +24,27 @@ def group_table(group: Data, reads: str) -> Table:
         group: one of the results' ``groups``.
         reads: the split whose metrics are shown.
     """
-    timed = is_timed(group["rows"])
+    timed, rates = is_timed(group["rows"]), len(learning_rates(group)) > 1
     rows = []
     for row in group["rows"]:
         if row["mean"] is None:
-            rows.append((row["label"], failure(row), *[""] * (5 + timed)))
+            rows.append((row["label"], failure(row), *[""] * (5 + rates + timed)))
             continue
         milliseconds = "–" if row.get("latency_ms") is None else f"{row['latency_ms']:.2f}"
         cost = f"{row['macs'] / 1e6:.2f}", f"{row['params'] / 1e6:.3f}", *[milliseconds] * timed
+        rate = [f"{row['lr']:g}"] if rates else []
         values = " ".join(f"{value:.2f}" for value in row["top1"])
         over = "–" if row["error_ratio"] is None else f"{row['error_ratio']:.2f}"
         name = f"{row['label']}{' (' + failure(row) + ')' if row['failed'] else ''}"
-        rows.append((name, f"`{row['network']}`", *cost, values, mean(row), over))
+        rows.append((name, f"`{row['network']}`", *cost, *rate, values, mean(row), over))
     heading = f"{'test' if reads == 'test' else 'validation split'} % by seed"
-    headings = ("", "network", "M MACs", "M params", *["ms"] * timed, heading, "mean, 95 %", "error / first")
-    return Table(headings, rows, 2)
+    costs = "M MACs", "M params", *["ms"] * timed, *["lr"] * rates
+    return Table(("", "network", *costs, heading, "mean, 95 %", "error / first"), rows, 2)
+
+
+def learning_rates(group: Data) -> list[float]:
+    """The learning rates of a group's networks, each once; empty for results of an older psvit."""
+    return sorted({row["lr"] for row in group["rows"] if row.get("lr") is not None})
 
 
 def is_timed(rows: Sequence[Data]) -> bool:
@@ -86,7 +92,9 @@ def group_note(group: Data, data: Data) -> str:
     trained = f"{group['train_images']:,} training images" if limited else "all training images"
     split = "test images, read once for each training" if data["reads"] == "test" else "validation images"
     timed = f" ms: a batch of {data['latency']['latency_batch']}." if is_timed(group["rows"]) else ""
-    return f"{group['data']}: {trained}, {group['epochs']} epochs, batch {group['batch']}; {images:,} {split}.{timed}"
+    rates = ", ".join(f"{rate:g}" for rate in learning_rates(group))
+    how = f"{group['epochs']} epochs, batch {group['batch']}{', learning rate ' * bool(rates)}{rates}"
+    return f"{group['data']}: {trained}, {how}; {images:,} {split}.{timed}"
 
 
 def notes(data: Data) -> list[str]:
@@ -168,7 +176,7 @@ def figure(entry: Data, data: Data) -> Figure:
     points = {label: [point for group in chosen for point in _point(group, label, entry["x"])] for label in labels}
     if entry["x"] == "macs":
         return scatter(points, "M MACs for one image", top1, log_x=True)
-    across = {"images": "training images", "epochs": "epochs"}[entry["x"]]
+    across = {"images": "training images", "epochs": "epochs", "lr": "learning rate"}[entry["x"]]
     lines = {label: ([p[0] for p in found], [p[1] for p in found]) for label, found in points.items()}
     return curves(lines, across, top1, log_x=True)
 
@@ -177,7 +185,8 @@ def _point(group: Data, label: str, x: str) -> list[tuple[float, float, float, f
     row = next((row for row in group["rows"] if row["label"] == label and row["mean"] is not None), None)
     if row is None:
         return []
-    across = {"macs": row["macs"] / 1e6, "images": group["train_images"], "epochs": group["epochs"]}[x]
+    known = {"macs": row["macs"] / 1e6, "images": group["train_images"], "epochs": group["epochs"], "lr": row.get("lr")}
+    across = known[x]
     low, high = row["interval"] or (row["mean"], row["mean"])
     return [(across, row["mean"], low, high)]
 
@@ -186,7 +195,8 @@ def caption(entry: Data) -> str:
     """The caption of a figure."""
     if entry["x"] is None:
         return f"{', '.join(entry['groups'])}: means and their 95 % intervals."
-    return f"Accuracy over {({'macs': 'MACs', 'images': 'training images', 'epochs': 'epochs'})[entry['x']]}."
+    over = {"macs": "MACs", "images": "training images", "epochs": "epochs", "lr": "learning rates"}[entry["x"]]
+    return f"Accuracy over {over}."
 
 
 def study_markdown(data: Data) -> str:

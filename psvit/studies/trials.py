@@ -183,6 +183,7 @@ class Trial:
             "network": network_name(self.folder / "last", self.config.model),
             "macs": facts["macs"],
             "params": facts["params"],
+            "lr": self.config.recipe.scaled_lr(1),
             **measured,
             "validation_top1": best["top1"],
             "epoch": best["epoch"],

@@ -20,6 +20,7 @@ from psvit.data.samples import Batch, ImageSplit
 from psvit.engine.accelerator import open_machine
 from psvit.engine.checkpoints import config_of
 from psvit.engine.display import describe_data
+from psvit.engine.learning_rates import with_learning_rate
 from psvit.engine.open_model import network_facts, open_model
 from psvit.engine.run_folder import Description, RunFolder
 from psvit.engine.seeding import INIT, seed_step
@@ -145,6 +146,7 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> dict[str, 
         InterruptedTrainingError: Ctrl-C; the message says how to resume.
     """
     accelerator = open_machine(config.machine)
+    config = with_learning_rate(config)
     run = RunFolder(config, accelerator)
     if (best := run.finished(say)) is not None:
         return best

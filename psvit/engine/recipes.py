@@ -1,0 +1,67 @@
+"""Named recipes of classifiers, and the one that fits a training. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from psvit.arch.model_config import AUTO
+from psvit.arch.variants import SMALL
+from psvit.data.data_config import Augment
+from psvit.engine.train_config import Recipe, deit, light
+from psvit.errors import UserError
+
+FEW, MANY = 8, 200
+"""Up to this many epochs a training is short; from this many on it is as long as DeiT's."""
+
+EPOCHS = 20
+"""Epochs if none are given and the recipe is auto."""
+
+
+def long() -> Recipe:
+    """For images up to 96 pixels and tens of epochs: `light` with stochastic depth (not yet measured beside it).
+
+    ``psvit train --data fashion-mnist --macs 6M --epochs 30``
+    """
+    return replace(light(), epochs=EPOCHS, drop_path=0.05)
+
+
+def photos() -> Recipe:
+    """For larger images and up to 200 epochs: random crops, stochastic depth, no mixup (not yet measured).
+
+    ``psvit train --data FOLDER --epochs 50``
+    """
+    crops = Augment(scale=(0.7, 1.0), color_jitter=0.0, interpolation="bilinear")  # no shift of some pixels
+    return replace(long(), augment=crops)
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {"light": light, "long": long, "photos": photos, "deit": deit}
+
+
+def fitting(epochs: int | None, side: int) -> tuple[str, str]:
+    """The recipe that fits a training, and why.
+
+    Args:
+        epochs: of the training; None for those of the recipe.
+        side: larger side of the images, in pixels.
+
+    Returns:
+        Its name in `RECIPES`, and the reason in words.
+    """
+    epochs, images = epochs or EPOCHS, f"images of {side} pixels"
+    if side > SMALL:
+        return ("deit" if epochs >= MANY else "photos"), f"{images}, {epochs} epochs"
+    return ("light" if epochs <= FEW else "long"), f"{images}, {epochs} epochs"
+
+
+def recipe_named(name: str, epochs: int | None, side: int) -> Recipe:
+    """The recipe of this name; for auto the fitting one, arguments as in `fitting`.
+
+    Raises:
+        UserError: there is no recipe of this name.
+    """
+    if name == AUTO:
+        return replace(RECIPES[fitting(epochs, side)[0]](), epochs=epochs or EPOCHS)
+    if name not in RECIPES:
+        raise UserError(f"there is no recipe {name!r}: the recipes are {', '.join([AUTO, *RECIPES])}")
+    return RECIPES[name]()
