@@ -13,7 +13,15 @@ from psvit.errors import UserError
 from psvit.studies.study_folder import RESULTS
 
 NETWORK = {"network": "AS-A", "widths": [16, 32], "head_dim": 8, "patch_size": 2, "macs": "keep"}
-SEARCH = {"depth": [2], "stages": [1, 2], "stage_widths": ["16", "16,32"], "head_dim": 8, "patch_size": 2, "least": 0}
+SEARCH = {
+    "depth": [2],
+    "stages": [1, 2],
+    "stage_widths": ["16", "16,32"],
+    "head_dim": 8,
+    "patch_size": 2,
+    "least": 0,
+    "ties": "macs",
+}
 STUDY: dict[str, Any] = {
     "title": "Does it work?",
     "data": {"data": "digits", "limit": 48, "validation": 0.02},

@@ -145,3 +145,16 @@ def test_overwriting_leaves_what_is_the_users(cli: Cli, copied: Path) -> None:
     assert [path.read_text() for path in mine] == ["mine"] * len(mine)
     left = {path for path in copied.glob("*/**/*") if path.is_file() and path.relative_to(copied).parts[0] != "new"}
     assert left == set(mine[1:])
+
+
+@pytest.mark.usefixtures("briefly")
+def test_groups_may_be_run_one_after_another(cli: Cli, finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    said = cli.refused(*words(folder), "--groups", "large")
+    assert "--groups 'large' is not a group of mine: it has 'small', 'found'" in said
+    cli.ok(*words(folder), "--groups", "Small")
+    first, whole = read(folder / RESULTS), read(finished / RESULTS)
+    assert without_time(first["groups"]) == without_time(whole["groups"][:1])
+    assert (len(first["claims"]), len(first["config"]["figures"])) == (1, 1)
+    assert "4 of 5 are finished already" in cli.ok(*words(folder), "--groups", "found", "--resume")
+    assert without_time(read(folder / RESULTS)) == without_time(whole)

@@ -76,14 +76,8 @@ class Cli:
 def config(output: Path | str = "unused", *, data: DataConfig = DIGITS, machine: Machine = CPU, run: Any = None,
              model: ModelConfig = ARCH, distillation: Any = None, **recipe: Any) -> TrainConfig:  # fmt: skip
     """Settings of a tiny training; keywords are fields of its recipe."""
-    calm: dict[str, Any] = {
-        "epochs": 2,
-        "batch_size": 16,
-        "base_lr": 4e-3,
-        "drop_path": 0.0,
-        "clip_grad": None,
-        "weight_decay": 0.0,
-    }
+    calm: dict[str, Any] = {"epochs": 2, "batch_size": 16, "drop_path": 0.0, "clip_grad": None, "weight_decay": 0.0}
+    calm["base_lr"] = 4e-3
     calm["augment"] = Augment(scale=(1, 1), ratio=(1, 1), color_jitter=0)
     chosen = Recipe(**{**vars(light()), **calm, **recipe})
     more = {"distillation": distillation} if distillation is not None else {}

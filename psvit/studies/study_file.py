@@ -38,7 +38,7 @@ from psvit.data.data_config import DataConfig
 from psvit.engine.recipes import recipe_named
 from psvit.engine.train_config import Precision, Recipe
 from psvit.errors import UserError, one_line
-from psvit.search.search_config import SearchRunConfig, SpaceConfig, SupernetConfig
+from psvit.search.search_config import ScoringConfig, SearchRunConfig, SpaceConfig, SupernetConfig
 from psvit.studies.definition import SEARCHED, Axis, Claim, Figure, Group, Network, Split, Study, is_ours
 
 REWRITTEN = ("deit", "psvit_1d", "psvit_2d")
@@ -221,7 +221,9 @@ def search_config(given: Mapping[str, Any], what: str) -> dict[str, Any]:
     Raises:
         UserError: an unknown setting, one that the study sets itself, or a wrong value.
     """
-    kinds: dict[str, type[Any]] = {"search": SearchRunConfig, "space": SpaceConfig, "supernet": SupernetConfig}
+    kinds: dict[str, type[Any]] = {
+        "search": SearchRunConfig, "space": SpaceConfig, "supernet": SupernetConfig, "scoring": ScoringConfig
+    }  # fmt: skip
     apart = ("budget", "output", "resume", "overwrite")
     own = {part: [field.name for field in fields(kind) if field.name not in apart] for part, kind in kinds.items()}
     check_names(given, [name for names in own.values() for name in names], what)

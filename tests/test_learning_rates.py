@@ -1,0 +1,95 @@
+"""The learning rate of a training to which none is given: its network's family's, and the same when it is resumed."""
+
+import json
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+from tiny import Cli, config, read, stop_at
+
+from psvit.arch.model_config import ModelConfig
+from psvit.engine import learning_rates
+from psvit.engine.learning_rates import BASE_LR, TUNED, family_of, with_learning_rate
+from psvit.engine.recipes import RECIPES, fitting
+from psvit.engine.train_config import light
+
+TUNING = Path(__file__).parent.parent / "docs" / "results" / "tuning.json"
+
+
+@pytest.mark.parametrize(
+    ("model", "family"),
+    [
+        (ModelConfig.of("AAA"), "deit"),
+        (ModelConfig.of("AS-A"), "psvit"),
+        (ModelConfig.of("AAA", stem="conv"), "psvit"),
+        (ModelConfig.of("psvit_1d_small"), "psvit"),
+        (ModelConfig.of("deit_tiny_patch16_224"), "deit"),
+        (ModelConfig.of("vit_small_patch16_224"), "deit"),
+        (ModelConfig.of("resnet18"), "resnet"),
+        (ModelConfig.of("convnext_tiny"), "other"),
+        (ModelConfig.of("auto", stem="patch", genotype="AAA"), "deit"),
+    ],
+)  # fmt: skip
+def test_families(model: ModelConfig, family: str) -> None:
+    assert family_of(model) == family
+
+
+def test_a_given_learning_rate_wins() -> None:
+    for given in ({"lr": 0.1}, {"base_lr": 0.2}, {"lr": 0.1, "base_lr": 0.2}):
+        asked = config(**given) if "base_lr" in given else config(base_lr=None, **given)
+        assert with_learning_rate(asked) == asked
+    other = with_learning_rate(config(base_lr=None, model=ModelConfig.of("resnet18")))
+    assert other.recipe.scaled_lr(2) == BASE_LR["resnet"] * 32 / 512
+    with pytest.raises(ValueError, match="that of the network's family"):
+        light().scaled_lr(1)
+
+
+def test_a_checkpoint_has_the_family_of_its_network(trained: Path, tmp_path: Path) -> None:
+    assert family_of(ModelConfig.of(str(trained))) == "psvit"
+    for name, family in (("vit_tiny_patch16_224", "deit"), ("resnet10t", "resnet")):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps({"architecture": name}))
+        (folder / "model.safetensors").touch()
+        assert family_of(ModelConfig.of(str(folder))) == family
+
+
+@pytest.mark.usefixtures("threads_kept")
+def test_a_resumed_run_keeps_its_learning_rate(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when the family's has changed since."""
+    words = ["train", "--data", "digits", "--limit", "48", "--model", "AS-A", "--widths", "16", "32", "--head-dim", "8",
+             "--patch-size", "2", "--device", "cpu", "--epochs", "2", "--batch-size", "16"]  # fmt: skip
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2)
+        said = cli.refused(*words, "--output", tmp_path / "run")
+        assert "stopped" in said
+    kept = read(tmp_path / "run" / "run_config.json")["config"]["recipe"]
+    assert (kept["base_lr"], kept["lr"]) == (BASE_LR["psvit"], None)
+    before = BASE_LR["psvit"]
+    monkeypatch.setitem(learning_rates.BASE_LR, "psvit", 1.0)
+    said = cli.ok(*words, "--output", tmp_path / "run", "--resume")
+    assert f"lr        {before * 16 / 512:.3g} = {before:g} x 16 / 512" in said
+    assert "lr        0.0312 = 1 x 16 / 512" in cli.ok(*words, "--output", tmp_path / "new")
+
+
+def test_the_recipe_that_fits() -> None:
+    for epochs, side, name in (
+        (4, 28, "light"), (8, 96, "light"), (9, 28, "long"), (None, 8, "long"), (30, 28, "long"),
+        (4, 224, "photos"), (50, 97, "photos"), (None, 224, "photos"), (300, 224, "deit"),
+    ):  # fmt: skip
+        assert fitting(epochs, side)[0] == name
+    assert {one().base_lr for name, one in RECIPES.items() if name != "deit"} == {None}
+    assert RECIPES["deit"]().base_lr == 5e-4, "DeiT's own"
+
+
+@pytest.mark.skipif(not TUNING.is_file(), reason="its study has not been run")
+def test_the_learning_rates_are_the_best_of_their_study() -> None:
+    groups = json.loads(TUNING.read_text(encoding="utf-8"))["groups"]
+    top1: dict[str, dict[float, float]] = {}
+    for group in groups:
+        for row in group["rows"]:
+            if row["mean"] is not None:  # a training that diverged is no best
+                top1.setdefault(row["label"], {})[4 * row["lr"]] = row["mean"]
+    for family, networks in TUNED.items():
+        rates = set.intersection(*(set(top1[name]) for name in networks))
+        assert BASE_LR[family] == max(rates, key=lambda rate: fmean(top1[name][rate] for name in networks)), family
