@@ -4,11 +4,11 @@
     mount -t tmpfs -o size=160m tmpfs /mnt/small
     python benchmarks/kills.py --disk /mnt/small --output docs/results/full-disk.json -- train --data digits ...
 
-Runs `psvit` with the words behind ``--`` once to its end, then kills it with SIGKILL at random moments and resumes it,
-anew whenever it has come to its end, until it was killed as often as asked. With ``--disk`` the disk of its folder is
-filled at those moments instead: it has to end by itself, in one line and with exit code 2, and has room again when it
-is resumed. Compares what the runs left: the front, the chosen network, the results, the weights. Exits with 1 if
-anything differs.
+Runs `psvit` with the words behind ``--`` once to its end (a search with ``--ties macs``, since measured times differ),
+then kills it with SIGKILL at random moments and resumes it, anew whenever it has come to its end, until it was killed
+as often as asked. With ``--disk`` the disk of its folder is filled at those moments instead: it has to end by itself,
+in one line and with exit code 2, and has room again when it is resumed. Compares what the runs left: the
+front, the chosen network, the results, the weights. Exits with 1 if anything differs.
 """
 
 from __future__ import annotations

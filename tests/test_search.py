@@ -31,7 +31,7 @@ from psvit.search.search_folder import read_arch
 ROOT = Path(__file__).parent.parent
 
 FAST = ["--data", "digits", "--limit", "64", *MACHINE, "--batch-size", "16", "--epochs", "1", "--first-slice", "20",
-        "--finalists", "4", "--save-every", "1", "--ties", "macs"]  # fmt: skip
+        "--finalists", "4", "--save-every", "1", "--ties", "macs", "--insist"]  # fmt: skip
 SEARCH = ["search", *SPACE_FLAGS, *FAST]
 RUN = ["run", *SPACE_FLAGS, *FAST, "--models", "deit", "random", "searched"]
 

@@ -30,7 +30,7 @@ EVERYTHING = ["--ema-decay", "0.9", "--mixup", "0.8", "--cutmix", "1", "--drop-p
 SPACE_FLAGS = ["--depth", "2", "4", "--stages", "1", "2", "--stage-widths", "16,24", "24,32,48", "--head-dim", "4",
                "--patch-size", "2", "--budget", "400k", "--least", "0.5"]  # fmt: skip
 RUN = ["run", "--data", "digits", "--limit", "64", *SPACE_FLAGS, *MACHINE, "--batch-size", "16", "--epochs", "2",
-       "--first-slice", "20", "--finalists", "4", "--models", "deit", "resnet18", "searched"]  # fmt: skip
+       "--first-slice", "20", "--finalists", "4", "--insist", "--models", "deit", "resnet18", "searched"]  # fmt: skip
 
 ARCH = ModelConfig.of("AS-A", widths=(16, 32), head_dim=8, patch_size=2)
 DIGITS = DataConfig("digits", limit=48, validation=0.02)

@@ -37,7 +37,7 @@ from psvit.pipeline.run_config import RunAllConfig
 from psvit.pipeline.run_page import run_page
 from psvit.search.search import Found, random_member, search
 from psvit.search.search_config import shown
-from psvit.search.search_folder import INHERITED, LATENCY, SUPERNET
+from psvit.search.search_folder import INHERITED, LATENCY
 from psvit.search.search_page import REPORT
 from psvit.search.supernet import Supernet
 from psvit.search.supernet_training import load_supernet
@@ -202,7 +202,7 @@ def _inherit(found: Found, config: RunAllConfig, accelerator: Accelerator) -> Mo
         recover(folder)
         if not folder.exists():
             supernet = Supernet(found.feasible.space)
-            load_supernet(supernet, found.folder / SUPERNET)
+            load_supernet(supernet, found.supernet)
             model = supernet.extract(found.arch)
             save_checkpoint(folder, model, model.state_dict(), preprocessing(found.data), found.data.classes, {})
     accelerator.wait_for_everyone()

@@ -1,8 +1,9 @@
-"""Settings and data -> the space around the default network, and the budget."""
+"""Settings and data -> the space around the default network, the budget, and the default network in that space."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from math import floor
 from typing import Any
 
@@ -15,6 +16,7 @@ from psvit.data.datasets import Data
 from psvit.engine.accelerator import by_the_first
 from psvit.errors import UserError
 from psvit.search.budget import Budget
+from psvit.search.feasible_set import FeasibleSet
 from psvit.search.measured import member_seconds
 from psvit.search.search_config import SearchConfig
 from psvit.search.space import Shape, Space
@@ -60,6 +62,22 @@ def build_space(
         replace(like, genotype=ATTEND, widths=like.widths[:1]), *shape,
     )  # fmt: skip
     return space, budget
+
+
+def default_member(feasible: FeasibleSet) -> Arch:
+    """The default network in the space: its genotype, at the widths within the budget that keep its proportions best.
+
+    Where the space has none, the network that uses most of the budget.
+    """
+    space, default = feasible.space, default_arch(feasible.space.img_size)
+    stages = len(default.widths)
+    found = []
+    for widths in product(*space.widths) if len(space.widths) >= stages else ():
+        arch = replace(space.like, genotype=default.genotype, widths=widths[:stages])
+        if arch in feasible:
+            factors = [width / own for width, own in zip(arch.widths, default.widths, strict=True)]
+            found.append((round(max(factors) / min(factors), 2), -feasible.costs(arch)[0], arch.widths))
+    return replace(space.like, genotype=default.genotype, widths=min(found)[2]) if found else feasible.nearest()
 
 
 def _scaled_to(like: Arch, budget: Budget, shape: Shape, config: SearchConfig, accelerator: Accelerator | None) -> Arch:

@@ -84,7 +84,7 @@ class Scorer:
         """
         sums = np.zeros((2, len(members)))  # loss in nats, hits
         count = 0
-        for found in self._run(members, batches):
+        for found in self._measured(members, batches):
             sums += found.sum(axis=2)
             count += found.shape[2]
         return [
@@ -92,13 +92,13 @@ class Scorer:
             for arch, loss, hits in zip(members, *sums, strict=True)
         ]
 
-    def losses(self, members: Sequence[Arch], batches: Iterable[Batch]) -> Floats:
-        """The loss of every network on every image, in nats: (networks, images)."""
-        return np.concatenate([found[0] for found in self._run(members, batches)], axis=1)
+    def measure(self, members: Sequence[Arch], batches: Iterable[Batch]) -> Floats:
+        """The loss of every network on every image, in nats, and whether it is right: (2, networks, images)."""
+        return np.concatenate(list(self._measured(members, batches)), axis=2)
 
     @torch.inference_mode()
-    def _run(self, members: Sequence[Arch], batches: Iterable[Batch]) -> Iterator[Floats]:
-        """For each batch the losses and the hits (2, networks, B)."""
+    def _measured(self, members: Sequence[Arch], batches: Iterable[Batch]) -> Iterator[Floats]:
+        """`measure` of each batch: (2, networks, B)."""
         tree, device = prefix_tree(members), self.accelerator.device
         for batch in batches:
             images, labels = batch.images.to(device), batch.labels.to(device)

@@ -31,6 +31,7 @@ from psvit.search.choice import Choice, choose, keep_choice, kept_choice
 from psvit.search.feasible_set import FeasibleSet
 from psvit.search.front import Ranked, rank, write_front
 from psvit.search.measured import latency_table, member_seconds
+from psvit.search.pilot import Pilot, run_pilot, the_default
 from psvit.search.score_members import LISTED, score_members, use_tree
 from psvit.search.scoring import Scorer, Slices, batch_bytes
 from psvit.search.search_config import SearchConfig, shown
@@ -38,6 +39,7 @@ from psvit.search.search_folder import (
     ARCH,
     FRONT,
     LATENCY,
+    PILOTS,
     SECONDS,
     SUPERNET,
     WIDTHS,
@@ -72,11 +74,19 @@ class Found:
     data: Data
     folder: Path
 
+    @property
+    def supernet(self) -> Path:
+        """The folder of the weights that hold the network: of the supernet, or of a pilot where none was trained."""
+        own = self.folder / SUPERNET
+        return own if own.is_dir() else self.folder / PILOTS[0]
+
 
 def search(
     config: SearchConfig, say: Callable[[str], None] = print, on_begin: Callable[[], None] = lambda: None
 ) -> Found:
     """Find the fastest network within the budget of those that no other beats under the supernet.
+
+    Where a pilot says that no search can pay, the default network is taken.
 
     The supernet learns from the training split; networks are scored on the validation split that is cut from it. The
     test split is not read. Resuming a finished search returns its result.
@@ -129,22 +139,15 @@ def _search(
     if accelerator.is_main_process:
         _write_first(folder, data, space, table)
     _describe(feasible, config, say)
-    started = time.perf_counter()
-    training = supernet_training(_train_config(config), config.supernet, space, budget.given)
-    supernet, accelerator = train_supernet(feasible, training, data, say)
-    trained = time.perf_counter()
     slices.batch_size = _batch_that_fits(space, config, say)
-    scores = score_members(feasible, supernet, slices, accelerator, config, say)
-    seconds = {"supernet_seconds": trained - started, "scoring_seconds": time.perf_counter() - trained}
-    ranked = rank(scores, space, feasible.prices)
-    choice = by_the_first(accelerator, lambda: _choose(ranked, feasible, supernet, slices, config, accelerator))
+    ranked, choice, pilot, seconds = _ranked(feasible, config, data, slices, accelerator, say)
     chosen = ranked[choice.rank - 1]
     say(f"choice    {choice.why}")
     if accelerator.is_main_process:
         if not config.search.resume:  # only of an uninterrupted search
             write_json(folder / SECONDS, seconds)
         write_json(folder / ARCH, chosen.arch.to_dict())
-        facts = _facts(data, feasible, ranked, choice, record)
+        facts = _facts(data, feasible, ranked, choice, pilot, record)
         search_page(folder, ranked, facts, shown(config), read_log(folder / SUPERNET)).write(folder / REPORT)
         write_front(folder, ranked, facts)  # its front.json, written last, says that the search is finished
     costs = [readable("macs", chosen.macs), readable("params", chosen.params)]
@@ -152,6 +155,35 @@ def _search(
     say(f"chosen    {chosen.arch}: loss {chosen.score.loss:.4f}, {', '.join(costs)}")
     accelerator.wait_for_everyone()
     return Found(chosen.arch, feasible, data, folder)
+
+
+def _ranked(
+    feasible: FeasibleSet,
+    config: SearchConfig,
+    data: Data,
+    slices: Slices,
+    accelerator: Accelerator,
+    say: Callable[[str], None],
+) -> tuple[list[Ranked], Choice, Pilot | None, dict[str, float]]:
+    """Ask whether a search can pay, then search: the ranking, the choice, the pilot, and the seconds of each part."""
+    folder, pilot, started = Path(config.search.output), None, time.perf_counter()
+    training = supernet_training(_train_config(config), config.supernet, feasible.space, feasible.budget.given)
+    seconds = {}
+    if not config.search.insist:
+        pilot = run_pilot(feasible, training, data, slices, accelerator, folder, say)
+        say(f"pilot     {pilot.why}")
+        seconds["pilot_seconds"] = time.perf_counter() - started
+        if not pilot.pays:
+            ranked = rank(pilot.scores, feasible.space, feasible.prices)
+            return ranked, the_default(pilot, ranked), pilot, seconds
+    started = time.perf_counter()
+    supernet, accelerator = train_supernet(feasible, training, data, say)
+    trained = time.perf_counter()
+    scores = score_members(feasible, supernet, slices, accelerator, config, say)
+    seconds |= {"supernet_seconds": trained - started, "scoring_seconds": time.perf_counter() - trained}
+    ranked = rank(scores, feasible.space, feasible.prices)
+    choice = by_the_first(accelerator, lambda: _choose(ranked, feasible, supernet, slices, config, accelerator))
+    return ranked, choice, pilot, seconds
 
 
 def _choose(
@@ -168,7 +200,7 @@ def _choose(
         return kept
     choice = choose(
         ranked,
-        lambda archs: Scorer(supernet, accelerator).losses(archs, slices.batches(ranked[0].score.images)),
+        lambda archs: Scorer(supernet, accelerator).measure(archs, slices.batches(ranked[0].score.images))[0],
         lambda archs: member_seconds(archs, feasible.space.shape, config, accelerator),
         feasible.budget.latency,
         config.scoring.ties,
@@ -192,6 +224,7 @@ def _facts(
     feasible: FeasibleSet,
     ranked: list[Ranked],
     choice: Choice,
+    pilot: Pilot | None,
     record: dict[str, Any],
 ) -> dict[str, Any]:
     """The facts in front.json and on the page; the same for an interrupted search."""
@@ -207,6 +240,7 @@ def _facts(
         "chosen": {"genotype": arch.genotype, "widths": list(arch.widths)},
         "choice": choice.to_dict(ranked),
         "measured_ms": choice.ms,
+        "pilot": pilot and pilot.to_dict(),
         "latency_table": validation and validation.to_dict(),
         **record,
         "config": {**record["config"], "search": search},

@@ -118,11 +118,13 @@ class SearchRunConfig(SavedConfig):
         method: tree scores every network within the budget, evolution some of them; auto takes the tree for up to
             20,000 networks.
         supernet_epochs: epochs of the supernet; by default one and a half times --epochs.
+        insist: search without asking first whether a search can pay.
     """
 
     budget: tuple[str, ...] = ()
     method: Literal["auto", "tree", "evolution"] = "auto"
     supernet_epochs: Count | None = None
+    insist: bool = False
     output: Text = "runs/search"
 
 

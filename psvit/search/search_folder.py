@@ -27,7 +27,9 @@ from psvit.search.search_page import REPORT
 
 ARCH, JOURNAL, SUPERNET, FRONT = "arch.json", "journal.jsonl", "supernet", "front.json"
 LATENCY, WIDTHS, SECONDS, INHERITED = "latency.json", "widths.json", "seconds.json", "inherited"
-OWN = (RUN_CONFIG, IMAGES, ARCH, FRONT, "front.csv", REPORT, SECONDS, LATENCY, WIDTHS, CHOICE)
+PILOT, PILOTS = "pilot.json", ("pilot-1", "pilot-2")
+"""The pilot's result, and the folders of its supernets."""
+OWN = (RUN_CONFIG, IMAGES, ARCH, FRONT, "front.csv", REPORT, SECONDS, LATENCY, WIDTHS, CHOICE, PILOT)
 """Files that a search writes, without journals, files of evolution and folders."""
 
 
@@ -50,7 +52,7 @@ def journals_of(folder: Path) -> list[Path]:
 
 def clear_search(folder: Path) -> None:
     """Remove the files of a search; other files in the folder stay."""
-    for place in (SUPERNET, INHERITED):
+    for place in (SUPERNET, INHERITED, *PILOTS):
         shutil.rmtree(folder / place, ignore_errors=True)
     for path in [*journals_of(folder), *list_files(folder), *(folder / name for name in reversed(OWN))]:
         path.unlink(missing_ok=True)
@@ -70,7 +72,7 @@ def check_folder(folder: Path, config: SearchConfig, record: dict[str, Any]) -> 
     if config.search.resume:
         check_same(folder, record)
         return
-    left = any((folder / name).exists() for name in (*OWN, SUPERNET, INHERITED)) or journals_of(folder)
+    left = any((folder / name).exists() for name in (*OWN, SUPERNET, INHERITED, *PILOTS)) or journals_of(folder)
     if left and not config.search.overwrite:
         raise UserError(
             f"{folder} already holds a run: give --resume to go on, --overwrite to replace it, or another --output"

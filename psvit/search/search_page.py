@@ -56,6 +56,9 @@ def search_page(
     page.facts({"images": name, "budget": budget, "networks of the space": facts.get("space", len(ranked)),
                 "scored, within the budget": len(ranked), **epochs, "seed": config.data.seed})  # fmt: skip
     page.code(command_of("search", config, folder))
+    if pilot := facts.get("pilot"):
+        page.heading("Can a search pay?")
+        page.text(f"A pilot asked first: {pilot['why']}.")
     if chosen:
         page.heading("The network")
         shape = shape_of(facts)
