@@ -13,10 +13,10 @@ from torch import nn
 from psvit import cost
 from psvit.arch.model_config import ModelConfig
 from psvit.engine.optimizer import make_optimizer
-from psvit.engine.train_config import light
 from psvit.errors import UserError
 from psvit.models.macs import count_macs
 from psvit.tasks.dense.backbone import DENSE, open_features
+from psvit.tasks.dense.dense_config import DenseRecipe
 from psvit.tasks.dense.dense_cost import network_cost
 from psvit.tasks.detection.pyramid import Backbone, check_read, pyramid_strides
 
@@ -108,7 +108,7 @@ def test_features_have_the_weights_of_a_checkpoint(trained: Path) -> None:
 )
 def test_position_embeddings_are_not_decayed(name: str, more: dict[str, Any], apart: set[str]) -> None:
     model = detector(backbone(name, **more), "faster_rcnn")
-    optimizer = make_optimizer(model, light(), 1)
+    optimizer = make_optimizer(model, DenseRecipe(), 1)
     kept = {id(p) for group in optimizer.param_groups if group["weight_decay"] == 0 for p in group["params"]}
     decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] == 0.05 for p in group["params"]}
     named = dict(model.named_parameters())

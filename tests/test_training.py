@@ -144,6 +144,26 @@ def test_a_teacher_of_other_classes_is_refused(teacher: Path, tmp_path: Path) ->
     assert not (tmp_path / "run").exists()
 
 
+def test_fused_steps_are_plain_steps_also_from_a_state_of_another_layout() -> None:
+    """A state written on a GPU has its tensors channels first; fused kernels would take them for the parameter's."""
+    trained = {}
+    for fused in (False, True):
+        trainer = learning(config(lr=0.01, warmup=0.0))
+        assert all(group["fused"] for group in trainer.optimizer.param_groups)
+        for group in trainer.optimizer.param_groups:
+            group["fused"] = fused
+        for step in range(3):
+            trainer.step([batch()], step)
+            state = trainer.state_dict()
+            for moments in state["optimizer"]["state"].values():
+                moments |= {name: value.contiguous() for name, value in moments.items()}
+            trainer.restore({**state, "train": {"step": step + 1}})
+        trained[fused] = trainer
+    pooling = trained[True].plain.get_submodule("stages.1.pool.conv").weight
+    assert not pooling.is_contiguous()
+    torch.testing.assert_close(parameters(trained[True].plain), parameters(trained[False].plain), rtol=1e-4, atol=1e-5)
+
+
 def test_the_average_of_the_weights() -> None:
     trainer = learning(config(ema_decay=0.6, lr=0.1, warmup=0.0, opt="sgd"))
     average = parameters(trainer.plain)

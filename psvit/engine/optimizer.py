@@ -5,17 +5,25 @@ from __future__ import annotations
 import difflib
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
+import torch
 from timm.optim import create_optimizer_v2, list_optimizers, param_groups_weight_decay
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from psvit.engine.train_config import Schedule
 from psvit.errors import UserError, one_line
 
 
-def make_optimizer(model: nn.Module, recipe: Schedule, processes: int) -> Optimizer:
+def make_optimizer(model: nn.Module, recipe: Schedule, processes: int, fused: bool = False) -> Optimizer:
     """timm's optimizer `recipe.opt`, with the learning rate scaled to `processes`.
+
+    Args:
+        model: whose parameters it changes.
+        recipe: the optimizer and its settings.
+        processes: number of processes.
+        fused: take torch's kernel for all steps of a parameter at once, if the optimizer has one.
 
     Raises:
         UserError: timm has no such optimizer.
@@ -29,7 +37,19 @@ def make_optimizer(model: nn.Module, recipe: Schedule, processes: int) -> Optimi
         close = difflib.get_close_matches(recipe.opt, map(str, list_optimizers()), n=3)
         hint = f"; did you mean {', '.join(close)}?" if close else ""
         raise UserError(f"--opt {recipe.opt!r} is not to be had ({one_line(error)}){hint}") from error
+    for group in optimizer.param_groups:
+        if "fused" in group:
+            group["fused"] = fused or group["fused"]
     return optimizer
+
+
+def load_optimizer(optimizer: Optimizer, saved: dict[str, Any]) -> None:
+    """Load a saved state; each of its tensors takes the memory layout of its parameter, as fused kernels expect."""
+    optimizer.load_state_dict(saved)
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape:
+                state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 def check_optimizer(recipe: Schedule) -> None:

@@ -19,4 +19,7 @@ def seed_step(seed: int, step: int, rank: int = 0) -> None:
     state = int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
     random.seed(state)
     np.random.seed(state)
-    torch.manual_seed(state)
+    if torch.cuda.is_available() or torch.backends.mps.is_available():
+        torch.manual_seed(state)
+    else:
+        torch.default_generator.manual_seed(state)  # the same without asking for other devices, which takes longer

@@ -20,7 +20,7 @@ from psvit.data.samples import Batch, Split
 from psvit.engine.display import Display
 from psvit.engine.gradient_checkpointing import norms_at_rest, recompute_activations
 from psvit.engine.interrupts import AskedToStop, Interrupt, InterruptedTrainingError, interrupts
-from psvit.engine.optimizer import make_optimizer
+from psvit.engine.optimizer import load_optimizer, make_optimizer
 from psvit.engine.run_folder import Description, RunFolder
 from psvit.engine.seeding import seed_step
 from psvit.engine.state import TrainState, rank
@@ -57,7 +57,10 @@ class Trainer(ABC):
         self.recomputes = config.run.grad_checkpointing
         if self.recomputes:
             recompute_activations(model, config.model.name)
-        optimizer = make_optimizer(model, recipe, accelerator.num_processes)
+        on_cpu = accelerator.device.type == "cpu"
+        if on_cpu:
+            model = model.to(memory_format=torch.channels_last)  # convolutions take a quarter to a third less time
+        optimizer = make_optimizer(model, recipe, accelerator.num_processes, fused=on_cpu)
         self.scheduler, _ = create_scheduler_v2(
             optimizer,
             sched="cosine",
@@ -71,6 +74,7 @@ class Trainer(ABC):
         self.scheduler.step_update(0)
         self.model, self.optimizer = self.prepare(model, optimizer)
         self.plain: nn.Module = accelerator.unwrap_model(self.model)
+        self.parameters = list(self.model.parameters())
         self.ema = ModelEmaV3(self.plain, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
 
     @abstractmethod
@@ -187,7 +191,8 @@ class Trainer(ABC):
                 batch norm.
         """
         seed_step(self.seed, step, self.accelerator.process_index)
-        self.model.train()
+        if not self.plain.training:
+            self.model.train()
         total = torch.zeros((), device=self.accelerator.device)
         for number, batch in enumerate(micro, start=1):
             last = number == len(micro)
@@ -198,8 +203,9 @@ class Trainer(ABC):
                     self.accelerator.backward(loss)
             total += loss.detach()
         self.gather_gradients()
-        mean = float(self.accelerator.reduce(total, reduction="mean"))
-        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad or math.inf))
+        total = self.accelerator.reduce(total, reduction="mean")
+        length = self.accelerator.clip_grad_norm_(self.parameters, self.recipe.clip_grad or math.inf)
+        mean, norm = torch.stack([total, length.to(total)]).tolist()  # both at once, since it waits for the device
         # a gradient scaler (float16) handles infinite gradients itself by skipping the step
         if not math.isfinite(mean) or not (math.isfinite(norm) or self.accelerator.scaler is not None):
             raise self._diverged(f"the loss is {mean} and its gradient {norm}", step)
@@ -253,7 +259,7 @@ class Trainer(ABC):
         try:
             if "model" in saved:
                 self.plain.load_state_dict(saved["model"])
-                self.optimizer.load_state_dict(saved["optimizer"])
+                load_optimizer(self.optimizer, saved["optimizer"])
                 if self.ema is not None:
                     self.ema.module.load_state_dict(saved["ema"])
                 if self.accelerator.scaler is not None:
