@@ -109,7 +109,7 @@ def test_the_suggested_network_keeps_its_widths_and_windows() -> None:
 def test_the_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     caught: list[Any] = []
     monkeypatch.setattr("psvit.tasks.classification.classify.train", caught.append)
-    monkeypatch.setattr("psvit.cli.keep_freed_memory", lambda: None)
+    monkeypatch.setattr("psvit.cli.keep_freed_memory", lambda **_: None)
     arch = Arch("AS-A", (48, 96), 16, 3.0, "2d", 4, 2, pool_op="avg", windows=(14, 0))
     train, search = to_try(arch, 12_345_678, DataConfig("my photos"), (32, 48))
     assert main(shlex.split(train)[1:]) == 0

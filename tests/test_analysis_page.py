@@ -131,7 +131,7 @@ def test_five_lines_build_what_has_no_weights(
 ) -> None:
     asked: list[Any] = []
     monkeypatch.setattr("psvit.tasks.classification.classify.train", asked.append)
-    monkeypatch.setattr("psvit.cli.keep_freed_memory", lambda: None)
+    monkeypatch.setattr("psvit.cli.keep_freed_memory", lambda **_: None)
     report, html = analysis_of(model, tmp_path / "out", replace(DIGITS, img_size=size))
     lines, shell = codes(section(html, "How to use it"))
     assert len(lines.splitlines()) == 5

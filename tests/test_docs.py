@@ -152,7 +152,7 @@ def _no_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setattr(name, reached)
     for command in ("dense", "predict"):  # predict's last: the other takes it from there when imported
         monkeypatch.setattr(f"psvit.cli.{command}.find_images", lambda names: [Path(name) for name in names])
-    monkeypatch.setattr("psvit.cli.keep_freed_memory", lambda: None)
+    monkeypatch.setattr("psvit.cli.keep_freed_memory", lambda **_: None)
 
 
 @pytest.mark.usefixtures("_no_work")

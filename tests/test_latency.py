@@ -23,6 +23,8 @@ from psvit.latency.benchmark_config import LatencyConfig
 from psvit.latency.measure import measure_networks
 from psvit.latency.parts import WHOLE, Family, open_table, part_calls
 from psvit.latency.table import LatencyTable, Validation, fit, validate
+from psvit.latency.timing import Stopwatch
+from psvit.models import attention
 from psvit.models.build import build_arch
 from psvit.models.macs import explicit_attention
 from psvit.search.budget import Budget
@@ -121,6 +123,38 @@ def test_only_the_shared_map_is_explicit_and_all_is_of_the_dtype(monkeypatch: py
             used.add(str(name))
             assert calls == [torch.bfloat16]
     assert used == {f"A {place}" for place in ("0 8", "0 16", "1 16", "1 24", "2 24")}
+
+
+@pytest.mark.parametrize("like", [LIKE, replace(LIKE, pooling="1d", class_token=True)])
+def test_the_table_knows_where_an_explicit_map_loses(
+    like: Arch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    now = 0.0
+
+    def takes(function: Any, seconds: Any) -> Any:
+        """A function that takes so long by the number of tokens; nothing else takes time."""
+
+        def call(q: torch.Tensor, *others: Any, **options: Any) -> torch.Tensor:
+            nonlocal now
+            now += seconds(q.shape[-2])
+            return function(q, *others, **options)
+
+        return call
+
+    functional = torch.nn.functional
+    fused = takes(functional.scaled_dot_product_attention, lambda tokens: 64.0 * tokens)
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", fused)
+    monkeypatch.setattr(attention, "attention_map", takes(attention.attention_map, lambda tokens: float(tokens**2)))
+    monkeypatch.setattr(measure, "Stopwatch", partial(Stopwatch, clock=lambda: now))
+    monkeypatch.setattr(measure, "MIN_SECONDS", 0.0)
+    space = replace(SPACE, like=like, img_size=64)  # 256 tokens, 64 and 16, or 257, 129 and 65
+    family = Family(like, space.widths, True, *space.shape)
+    table = open_table(family, space.different(8, random.Random(0)), QUICK, "cpu", 1, print, tmp_path)
+    assert (table.scale, table.offset, table.validation.worst_error) == pytest.approx((1, 0, 0), abs=1e-9)
+    networks = (replace(like, genotype=g, widths=(8, 16, 24)) for g in ("A-A-AA", "A-A-AS", "AA-A-A", "AS-A-A"))
+    late_attends, late_shares, early_attends, early_shares = map(table.of, networks)
+    assert late_shares < late_attends
+    assert early_shares > early_attends
 
 
 class Fails(nn.Module):

@@ -30,6 +30,9 @@ COMMANDS = {
     "benchmark": "images per second of networks side by side, on this machine",
 }
 
+INFERENCE = ("evaluate", "predict", "analyze", "export", "benchmark")
+"""Commands that do not train."""
+
 HELP = f"""psvit {__version__}: vision transformers that do not waste work
 
 usage: psvit COMMAND [options]        psvit COMMAND --help lists the options
@@ -87,7 +90,7 @@ def _dispatch(name: str, arguments: list[str]) -> int:
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         raise UserError(f"there is no command {name!r}" + (f"; did you mean {close[0]}?" if close else ": see --help"))
-    keep_freed_memory()
+    keep_freed_memory(largest=name in INFERENCE)
     try:
         code: int = import_module(f"psvit.cli.{name}").main(arguments)
     finally:

@@ -44,7 +44,7 @@ def benchmark(config: BenchmarkConfig, build: Build, progress: Callable[[str], N
     Raises:
         ValueError: the device or a dtype is not available, the output exists, or `build` raised a UserError.
     """
-    keep_freed_memory()
+    keep_freed_memory(largest=not config.train)
     device = resolve_device(config.device)
     for dtype in config.dtype:
         check_dtype(device, dtype)

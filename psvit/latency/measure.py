@@ -111,8 +111,11 @@ def race(calls: Iterable[Call], config: LatencyConfig, device: torch.device, ski
 @contextmanager
 def measuring(config: LatencyConfig, threads: int | None) -> Iterator[None]:
     """Set threads, keep freed memory, reset the compiler; restore the caller's random state at the end."""
-    keep_freed_memory()
+    keep_freed_memory(largest=True)
     gc.collect()
     compiler = fresh_compiler() if config.latency_mode == "compile" else nullcontext()
     with cpu_threads(threads), torch.random.fork_rng(devices=[]), compiler:
-        yield
+        try:
+            yield
+        finally:
+            keep_freed_memory()  # the caller may train

@@ -26,7 +26,7 @@ from psvit.latency.table import LatencyTable, part_name, validate
 from psvit.models.build import build_arch
 from psvit.models.psvit import PSViT
 
-FORMAT = 2
+FORMAT = 3
 """Version of how parts are built and measured; tables of other versions are measured again."""
 
 WHOLE = 24
