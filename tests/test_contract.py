@@ -44,8 +44,12 @@ def narrow(name: str, **kwargs: Any) -> Any:
 KINDS = {
     "1d": Arch("AAS-AS-A", (32, 48, 64), 16, pooling="1d", patch_size=4),
     "2d": Arch("AAS-AS-A", (32, 48, 64), 16, patch_size=4),
-    "windows": Arch("ASA-AS-A", (16, 24, 32), 8, patch_size=4, windows=(3, 2, 0)),
+    "windows": Arch("ASA-AS-A", (16, 24, 32), 8, patch_size=4, windows=(3, 2, 0), mlp="local"),
     "stem": Arch("AS-A", (32, 48), 16, patch_size=4, stem="conv"),
+    "plus": Arch("AS-A", (32, 48), 16, patch_size=4, stem="pool", pool_norm=True, mlp="local"),
+    "plus 1d": Arch(
+        "AS-A", (32, 48), 16, patch_size=4, pooling="1d", class_token=False, stem="pool", pool_norm=True, mlp="local"
+    ),
     "projections": Arch("ASS-AS", (16, 32), 8, patch_size=4, sharing="projections"),
 }
 SIDES = [(20, 28), (16, 16), (37, 53), (1, 9)]

@@ -65,7 +65,7 @@ def photo(path: Path, height: int = 20, width: int = 24) -> Path:
 def test_tokens_cover_what_the_networks_own_pooling_takes_in() -> None:
     for pooling in ("1d", "2d"):
         layers = layers_of(Arch("A-A-A", (8, 8, 8), 8, pooling=pooling, patch_size=1, class_token=True), (7, 5))
-        pool = TokenPool(35, 35, pooling, kernel=1, op="avg", num_prefix_tokens=1)
+        pool = TokenPool(35, 35, Arch("A", (8,), 8, pooling=pooling, pool_kernel=1, pool_op="avg", class_token=True))
         pool.conv.weight.copy_(torch.eye(35)[..., None, None])  # type: ignore[union-attr,operator]
         pool.conv.bias.zero_()  # type: ignore[union-attr,operator]
         grid = (7, 5)

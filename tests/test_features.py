@@ -13,6 +13,7 @@ from refusals import refuses
 from safetensors.torch import load_file
 from small_features import NARROW, checkpoint, equal_maps, images
 
+from psvit import Arch
 from psvit.engine.open_model import load_checkpoint
 from psvit.models.features import image_patches
 from psvit.models.pooling import TokenPool
@@ -114,9 +115,9 @@ def test_a_checkpoint_gives_its_own_maps(folder: Path, model: Any) -> None:
 @pytest.mark.parametrize("op", ["max", "avg", "stride"])
 def test_a_dilated_pooling_holds_what_halving_gives(op: Any) -> None:
     for order, conv, grid in product(("conv-pool", "pool-conv"), ("full", "depthwise"), ((8, 8), (7, 9), (1, 5))):
-        options: dict[str, Any] = {"order": order, "conv": conv, "op": op}
-        halve = [TokenPool(4, 6, **options), TokenPool(6, 5, **options)]
-        keep = [TokenPool(4, 6, dilation=1, **options), TokenPool(6, 5, dilation=2, **options)]
+        like = Arch("A", (8,), 8, pool_order=order, pool_conv=conv, pool_op=op)  # type: ignore[arg-type]
+        halve = [TokenPool(4, 6, like), TokenPool(6, 5, like)]
+        keep = [TokenPool(4, 6, like, dilation=1), TokenPool(6, 5, like, dilation=2)]
         expected = found = torch.randn(2, grid[0] * grid[1], 4)
         halved = grid
         for number, (one, other) in enumerate(zip(halve, keep, strict=True), 1):

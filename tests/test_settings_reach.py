@@ -38,6 +38,8 @@ OTHERS: dict[str, Any] = {
     "sharing": "projections",
     "windows": (2, 0),
     "stem": "conv",
+    "pool_norm": True,
+    "mlp": "local",
 }
 """Of each field of Arch a value that is not its default."""
 

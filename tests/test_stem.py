@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from psvit import Arch, PSViT, UserError
-from psvit.arch.arch import stem_channels
 from psvit.arch.cost import layer_costs, macs, scale_to
-from psvit.search.space import Space
+from psvit.arch.stem import stem_convolutions
 
 CLOSE: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-5}
 SIDES = [(20, 28), (16, 16), (37, 53), (1, 9)]
@@ -48,7 +47,8 @@ def test_a_stem_is_convolutions_norms_and_a_linear_map(stride: int) -> None:
         y = F.pad(x, (0, -53 % stride, 0, -37 % stride))
         convolutions = [module for module in stem.modules() if isinstance(module, nn.Conv2d)]
         norms = [module for module in stem.modules() if isinstance(module, nn.LayerNorm)]
-        assert [c.out_channels for c in convolutions] == [*stem_channels(stride, 32), 32]
+        channels = [conv.channels for conv in stem_convolutions("conv", stride, 32)]
+        assert [c.out_channels for c in convolutions] == [*channels, 32]
         for convolution, norm in zip(convolutions[:-1], norms, strict=True):
             y = F.conv2d(y, convolution.weight, None, stride=2, padding=1)
             mean, variance = y.mean(1, keepdim=True), y.var(1, keepdim=True, unbiased=False)
@@ -111,11 +111,3 @@ def test_another_input_size_but_no_other_patches() -> None:
     with pytest.raises(UserError, match="patch_size 8: stem conv has no patches to resample, its stride stays 4"):
         model.set_input_size(patch_size=8)
     assert (model.arch.patch_size, model.grid_size) == (4, (5, 7))
-
-
-# the description
-
-
-def test_stems_are_not_searched() -> None:
-    with pytest.raises(UserError, match="stem conv is not searched: give it to the network that is found"):
-        Space(4, 2, like=Arch("A", stem="conv"))

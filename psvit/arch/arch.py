@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from math import inf
 from typing import Any, Literal, get_args
 
+from psvit.arch.stem import Stem, check_stem
 from psvit.errors import UserError
 
 ATTEND, SHARE, POOL = "A", "S", "-"
@@ -17,13 +18,10 @@ PoolOrder = Literal["conv-pool", "pool-conv"]
 PoolConv = Literal["full", "depthwise"]
 PoolOp = Literal["max", "avg", "stride"]
 Sharing = Literal["map", "projections"]
-Stem = Literal["patch", "conv"]
+MlpKind = Literal["plain", "local"]
 
 DEFAULT_WIDTHS = (192, 256, 384, 512)
 """Default widths of the stages, first to fourth."""
-
-MIN_STEM_CHANNELS = 8
-"""Fewest channels of a convolution in a convolutional stem."""
 
 
 def parse_genotype(genotype: str) -> tuple[str, ...]:
@@ -76,9 +74,13 @@ class Arch:
             and key ``"projections"``, from which it computes its own map (for ablations: saves parameters, no MACs).
         windows: for each stage, the largest side in tokens of its attention windows; 0: attention over the whole
             grid. ``(14, 0, 0)`` bounds the memory for large images. Empty: all 0. 2D only.
-        stem: ``"patch"``, a convolution whose kernel is a patch (DeiT), or ``"conv"``, 3 x 3 convolutions of stride 2
-            that together reach `stride`, and a linear map (Xiao et al. 2021, "Early Convolutions Help Transformers See
-            Better", arXiv 2106.14881). ``"conv"`` needs a stride of 2, 4, 8, ... equal to the patch size.
+        stem: ``"patch"``, a convolution whose kernel is a patch (DeiT); ``"conv"``, 3 x 3 convolutions of stride 2
+            that together reach `stride`, and a linear map (Xiao et al. 2021, arXiv 2106.14881); or ``"pool"``, 3 x 3
+            convolutions, each with a batch norm, max pooling and GELU: the first token pooling (after CCT, Hassani et
+            al. 2021, arXiv 2104.05704). The latter two need a stride of 2, 4, 8, ... equal to the patch size.
+        pool_norm: a batch norm behind the convolution of each token pooling, and a GELU behind the pooling.
+        mlp: ``"plain"``, two linear maps (DeiT), or ``"local"``, with a depthwise convolution of 3 tokens a side
+            between them (after LocalViT, Li et al. 2021, arXiv 2104.05707).
 
     Raises:
         ValueError: a wrong value; the message names it and the rule.
@@ -100,6 +102,8 @@ class Arch:
     sharing: Sharing = "map"
     windows: tuple[int, ...] = ()
     stem: Stem = "patch"
+    pool_norm: bool = False
+    mlp: MlpKind = "plain"
 
     def __post_init__(self) -> None:
         stages = parse_genotype(self.genotype)
@@ -110,8 +114,9 @@ class Arch:
                 raise UserError(f"{name} {getattr(self, name)!r} is not one of {', '.join(choices)}")
         if not isinstance(self.class_token, bool):
             raise UserError(f"class_token {self.class_token!r} is not true, false or left out")
-        if not isinstance(self.qkv_bias, bool):
-            raise UserError(f"qkv_bias {self.qkv_bias!r} is not true or false")
+        for name in ("qkv_bias", "pool_norm"):
+            if not isinstance(getattr(self, name), bool):
+                raise UserError(f"{name} {getattr(self, name)!r} is not true or false")
         _check_positive_int("patch_size", self.patch_size)
         _check_positive_int("stride", self.stride)
         if self.stride > self.patch_size or (self.patch_size - self.stride) % 2:
@@ -125,7 +130,7 @@ class Arch:
         if self.pool_kernel % 2 == 0:
             raise UserError(f"pool_kernel {self.pool_kernel} is even: an odd side keeps the grid in place")
         self._check_windows(len(stages))
-        self._check_stem()
+        check_stem(self.stem, self.stride, self.patch_size, self.widths[0])
 
     def _fill_defaults(self, stages: int) -> None:
         if not self.widths:
@@ -177,26 +182,6 @@ class Arch:
             what = "a sequence (pooling 1d)" if self.pooling == "1d" else "a class token"
             raise UserError(f"windows {self.windows} divide a grid, which {what} does not have: leave one of them out")
 
-    def _check_stem(self) -> None:
-        if self.stem == "patch":
-            return
-        if self.stride < 2 or self.stride & (self.stride - 1):
-            raise UserError(
-                f"stride {self.stride} does not fit stem conv, whose convolutions halve the image: "
-                "take a patch_size of 2, 4, 8, 16, ..., or stem patch"
-            )
-        if self.patch_size != self.stride:
-            raise UserError(
-                f"patch_size {self.patch_size} and stride {self.stride} differ, but stem conv cuts no patches: "
-                f"give both the same, for example patch_size {self.stride}"
-            )
-        multiple = self.stride // 2
-        if self.widths[0] % multiple or self.widths[0] < MIN_STEM_CHANNELS * multiple:
-            raise UserError(
-                f"width {self.widths[0]} of stage 1 does not fit stem conv of stride {self.stride}, whose channels "
-                f"double up to it: take a multiple of {multiple}, at least {MIN_STEM_CHANNELS * multiple}"
-            )
-
     def window(self, stage: int) -> int:
         """Largest side in tokens of the windows in `stage` (from 0); 0: no windows."""
         return self.windows[stage] if self.windows else 0
@@ -243,8 +228,8 @@ class Arch:
         return tuple(grids)
 
     def plain(self) -> Arch:
-        """The plain twin (a DeiT): same depth and first width, patches, full attention in each layer, no pooling."""
-        return replace(self, genotype=ATTEND * self.depth, widths=self.widths[:1], windows=(), stem="patch")
+        """The plain twin: same stem, depth, first width and MLPs, full attention in each layer, no pooling between."""
+        return replace(self, genotype=ATTEND * self.depth, widths=self.widths[:1], windows=(), pool_norm=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for `from_dict`; fields added in later versions are left out at their defaults."""
@@ -287,7 +272,10 @@ class Arch:
     def __str__(self) -> str:
         windows = f" w{'-'.join(map(str, self.windows))}" if self.windows else ""
         stem = "" if self.stem == "patch" else f" {self.stem}"
-        return f"{self.genotype} {self.pooling} {'-'.join(map(str, self.widths))} /{self.stride}{stem}{windows}"
+        local = " local" if self.mlp == "local" else ""
+        norm = " norm" if self.pool_norm else ""
+        widths = "-".join(map(str, self.widths))
+        return f"{self.genotype} {self.pooling} {widths} /{self.stride}{stem}{norm}{local}{windows}"
 
     def __repr__(self) -> str:  # part of the signature of searches on disk
         shown = (field.name for field in fields(self) if not self._is_new_default(field.name))
@@ -306,14 +294,9 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "pool_op": get_args(PoolOp),
     "sharing": get_args(Sharing),
     "stem": get_args(Stem),
+    "mlp": get_args(MlpKind),
 }
-_LATER: dict[str, Any] = {"windows": (), "stem": "patch"}
-
-
-def stem_channels(stride: int, width: int) -> tuple[int, ...]:
-    """Channels of the convolutions in a stem of `stride` (2, 4, 8, ...) and `width`: 8, 96 -> 24, 48, 96."""
-    convolutions = stride.bit_length() - 1
-    return tuple(width >> before for before in reversed(range(convolutions)))
+_LATER: dict[str, Any] = {"windows": (), "stem": "patch", "pool_norm": False, "mlp": "plain"}
 
 
 def even_parts(length: int, most: int) -> tuple[int, int]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from math import gcd, prod
 
-from psvit.arch.arch import MIN_STEM_CHANNELS, SHARE, Arch, even_parts, image_sides, stem_channels
+from psvit.arch.arch import SHARE, Arch, even_parts, image_sides
+from psvit.arch.stem import MIN_STEM_CHANNELS, stem_convolutions, stem_multiple
 from psvit.errors import UserError
 
 ImgSize = int | tuple[int, int]
@@ -21,6 +22,9 @@ MLP_BOUNDS = (1.5, 2.0)
 
 MIN_HEAD_DIM = 8
 """Smallest head_dim that `scale_to` chooses."""
+
+
+STEMS = {"patch": "patch embedding", "conv": "convolutional stem", "pool": "pooling stem"}
 
 
 class UnreachableError(UserError):
@@ -76,8 +80,7 @@ def params(arch: Arch, img_size: ImgSize = 224, in_chans: int = 3, num_classes: 
 def _layer_costs(arch: Arch, img_size: ImgSize, in_chans: int, num_classes: int) -> Iterator[LayerCost]:
     parts = Parts(arch, len(arch.widths), img_size, in_chans, num_classes)
     width = arch.widths[0]
-    stem = "patch embedding" if arch.stem == "patch" else "convolutional stem"
-    yield LayerCost(stem, "embed", 0, parts.grids[0], parts.tokens[0], width, *parts.embed(width))
+    yield LayerCost(STEMS[arch.stem], "embed", 0, parts.grids[0], parts.tokens[0], width, *parts.embed(width))
     for stage, (layers, grid, width) in enumerate(zip(arch.stages, parts.grids, arch.widths, strict=True)):
         tokens = parts.tokens[stage]
         if stage > 0:
@@ -116,22 +119,19 @@ class Parts:
 
     def embed(self, width: int) -> tuple[int, int]:
         """Stem, position embeddings and class token, with a first stage of `width` channels."""
-        patches = prod(self.grids[0])
+        like, patches = self.like, prod(self.grids[0])
         embeddings = (patches + self.prefix) * width + self.prefix * width  # positions, class token
-        macs, weights = self._convolutions(width) if self.like.stem == "conv" else (0, 0)
-        last = width**2 if self.like.stem == "conv" else self.in_chans * self.like.patch_size**2 * width
-        return macs + patches * last, weights + last + width + embeddings
-
-    def _convolutions(self, width: int) -> tuple[int, int]:
-        """The 3 x 3 convolutions of a stem with their norms, without the linear map after them."""
-        stride = self.like.stride
-        macs, weights, before, cells = 0, 0, self.in_chans, prod(self.grids[0]) * stride**2
-        for after in stem_channels(stride, width):
-            cells //= 4
+        macs, weights, before, cells = 0, 0, self.in_chans, patches * like.stride**2
+        for after, stride, pooled in stem_convolutions(like.stem, like.stride, width):
+            cells //= stride**2
             macs += cells * 9 * before * after
-            weights += 9 * before * after + 2 * after
+            weights += 9 * before * after + 2 * after  # the norm
+            cells //= 4 if pooled else 1
             before = after
-        return macs, weights
+        if like.stem != "pool":  # patches, or the linear map behind the convolutions
+            last = width**2 if like.stem == "conv" else self.in_chans * like.patch_size**2 * width
+            macs, weights = macs + patches * last, weights + last + width
+        return macs, weights + embeddings
 
     def layer(self, kind: str, stage: int, width: int) -> tuple[int, int]:
         """A layer of `kind` A or S in `stage` (from 0)."""
@@ -145,6 +145,10 @@ class Parts:
         norms = 4 * width
         windows, inside = self.windows(stage)
         macs = windows * (inside * (computed * width**2 + rest) + products * inside**2 * width)
+        if self.like.mlp == "local":
+            taps = 3 if self.like.pooling == "1d" else 9
+            macs += windows * (inside - self.prefix) * taps * hidden
+            rest += (taps + 1) * hidden
         return macs, own * width**2 + rest + biases + norms
 
     def windows(self, stage: int) -> tuple[int, int]:
@@ -168,6 +172,7 @@ class Parts:
             weights, biases = taps * before * after, after
         else:
             weights, biases = taps * before + before * after, before + after
+        biases += after if like.pool_norm else 0  # a norm's weight and bias, in place of a bias
         prefix_weights = before * after if self.prefix and before != after else 0
         prefix_biases = after if prefix_weights else 0
         return cells * weights + prefix_weights, weights + biases + prefix_weights + prefix_biases
@@ -234,10 +239,10 @@ def _widened(arch: Arch, factor: float) -> Arch:
 
 
 def _steps(arch: Arch) -> tuple[list[int], list[int]]:
-    """For each stage, the step of its width in heads and its fewest heads; a convolutional stem raises them."""
+    """For each stage, the step of its width in heads and its fewest heads; a stem of convolutions raises them."""
     steps, least = [1] * len(arch.widths), [1] * len(arch.widths)
-    if arch.stem == "conv":
-        multiple = arch.stride // 2
+    if arch.stem != "patch":
+        multiple = stem_multiple(arch.stem, arch.stride)
         steps[0] = multiple // gcd(multiple, arch.head_dim)
         least[0] = steps[0] * -(-MIN_STEM_CHANNELS * multiple // (steps[0] * arch.head_dim))
         for stage, (before, width) in enumerate(pairwise(arch.widths), start=1):

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from psvit.arch.arch import ARCH_FIELDS, DEFAULT_WIDTHS, Arch, PoolConv, Pooling, PoolOp, PoolOrder, Sharing, Stem
+from psvit.arch.arch import ARCH_FIELDS, DEFAULT_WIDTHS, Arch, MlpKind, PoolConv, Pooling, PoolOp, PoolOrder, Sharing
 from psvit.arch.cost import ImgSize, scale_to
 from psvit.arch.quantities import format_count, parse_macs
+from psvit.arch.stem import Stem
 from psvit.arch.variants import FAMILIES, VARIANTS, default_arch, find_arch, with_changes
 from psvit.config import Config, Text
 from psvit.errors import UserError, flag, one_line
@@ -125,7 +126,9 @@ class ModelFlags(Config):
         pool_op: max, avg or stride.
         sharing: what an S shares: map, or only the query and key projections.
         windows: tokens on a side of each stage's attention windows, 0 for none, for example 14 0 0.
-        stem: patch, or conv: convolutions of stride 2 instead of patches.
+        stem: patch, or conv: convolutions of stride 2 instead of patches, or pool: convolutions and max pooling.
+        pool_norm: a batch norm and a GELU in each token pooling.
+        mlp: plain, or local: with a depthwise convolution between the linear maps.
         macs: widen or narrow the network to this many MACs, for example 25M.
         model_args: further keyword arguments of timm.create_model, as JSON.
         pretrained: start from timm's pretrained weights.
@@ -148,6 +151,8 @@ class ModelFlags(Config):
     sharing: Sharing | None = None
     windows: tuple[int, ...] | None = None
     stem: Stem | None = None
+    pool_norm: bool | None = None
+    mlp: MlpKind | None = None
     macs: str | None = None
     model_args: dict[str, Any] = field(default_factory=dict)
     pretrained: bool = False

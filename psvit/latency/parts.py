@@ -155,19 +155,19 @@ def part_calls(family: Family, config: LatencyConfig, device: torch.device) -> I
         return part_name(*name), inference(call, inputs, config)
 
     for stage, choices in enumerate(family.widths):
-        tokens = parts.tokens[stage]
+        tokens, grid = parts.tokens[stage], parts.grids[stage]
         for width in choices:
             single, x = network(ATTEND, width), numbers(tokens, width)
             if stage == 0:
                 images = numbers(family.in_chans, *image_sides(family.img_size))
                 yield part(single.embed, [images], "embed", width)
-            yield part(single.stages[0].blocks[0], [x, None], ATTEND, stage, width)
+            yield part(single.stages[0].blocks[0], [x, None, grid], ATTEND, stage, width)
             yield part(_head_of(single), [x], "head", stage, width)
             if family.shares:
                 attend, share = network(ATTEND + SHARE, width).stages[0].blocks
-                yield part(attend, [x, None], "explicit", stage, width)
+                yield part(attend, [x, None, grid], "explicit", stage, width)
                 attn = numbers(width // like.head_dim, tokens, tokens).softmax(-1)
-                yield part(share, [x, attn], SHARE, stage, width)
+                yield part(share, [x, attn, grid], SHARE, stage, width)
             for before in family.widths[stage - 1] if stage else ():
                 if before <= width:
                     pool = network(ATTEND + POOL + ATTEND, before, width).stages[1].pool

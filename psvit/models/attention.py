@@ -12,8 +12,10 @@ from typing import Any
 import timm.layers
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp, use_fused_attn
+from timm.layers import DropPath, use_fused_attn
 from torch import Tensor, nn
+
+from psvit.models.pooling import Grid
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
@@ -146,28 +148,25 @@ class Block(nn.Module):
 
     Args:
         attn: an `Attend`, a `Share` or a `ShareProjections`.
+        mlp: tokens (B, N, C) and their grid -> (B, N, C).
         dim: width C.
-        hidden_dim: hidden width of the MLP.
-        proj_drop: dropout in the MLP.
         drop_path: probability that a residual branch is skipped for a sample.
     """
 
-    def __init__(
-        self, attn: nn.Module, dim: int, hidden_dim: int, proj_drop: float = 0.0, drop_path: float = 0.0, **dd: Any
-    ) -> None:
+    def __init__(self, attn: nn.Module, mlp: nn.Module, dim: int, drop_path: float = 0.0, **dd: Any) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6, **dd)
         self.attn = attn
         self.drop_path1 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.norm2 = nn.LayerNorm(dim, eps=1e-6, **dd)
-        self.mlp = Mlp(dim, hidden_dim, drop=proj_drop, **dd)
+        self.mlp = mlp
         self.drop_path2 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
-    def forward(self, x: Tensor, attn: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """(B, N, C) and the map of the layer before -> (B, N, C) and the map for the next layer."""
+    def forward(self, x: Tensor, attn: Tensor | None, grid: Grid) -> tuple[Tensor, Tensor | None]:
+        """(B, N, C), the map of the layer before and the grid -> (B, N, C) and the map for the next layer."""
         update, attn = self.attn(self.norm1(x), attn)
         x = x + self.drop_path1(update)
-        x = x + self.drop_path2(self.mlp(self.norm2(x)))
+        x = x + self.drop_path2(self.mlp(self.norm2(x), grid))
         return x, attn
 
 

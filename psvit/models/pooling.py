@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from psvit.arch.arch import PoolConv, Pooling, PoolOp, PoolOrder
+from psvit.arch.arch import Arch
 
 Grid = tuple[int, int]
 
@@ -34,49 +34,41 @@ class TokenPool(nn.Module):
     not pooled; it goes through a linear map if the width changes.
 
     Args:
-        in_dim: width before, out_dim: width after.
-        pooling: ``"1d"`` or ``"2d"``.
-        order, conv, kernel, op: `Arch.pool_order`, `pool_conv`, `pool_kernel` and `pool_op`.
-        num_prefix_tokens: P, tokens in front of the sequence that are not pooled.
+        in_dim: width before.
+        out_dim: width after.
+        arch: gives the pooling and its `pool_order`, `pool_conv`, `pool_kernel`, `pool_op` and `pool_norm`; its class
+            token, if any, is the P = 1 prefix token.
         dilation: 0 to halve. Otherwise all tokens are kept and the kernel is dilated by this factor, so every second
             token in each direction equals the result of halving.
         dd: device and dtype of the parameters.
     """
 
-    def __init__(
-        self,
-        in_dim: int,
-        out_dim: int,
-        pooling: Pooling = "2d",
-        order: PoolOrder = "conv-pool",
-        conv: PoolConv = "full",
-        kernel: int = 3,
-        op: PoolOp = "max",
-        num_prefix_tokens: int = 0,
-        dilation: int = 0,
-        **dd: Any,
-    ) -> None:
+    def __init__(self, in_dim: int, out_dim: int, arch: Arch, dilation: int = 0, **dd: Any) -> None:
         super().__init__()
-        self.one_row = pooling == "1d"
-        self.order = order
-        self.op = op
-        self.num_prefix_tokens = num_prefix_tokens
+        self.one_row = arch.pooling == "1d"
+        self.order = arch.pool_order
+        self.op = arch.pool_op
+        self.num_prefix_tokens = int(bool(arch.class_token))
         self.dilation = dilation
         self.window = (1, 2) if self.one_row else (2, 2)
-        sides = (1, kernel) if self.one_row else (kernel, kernel)
-        stride = self.window if op == "stride" and not dilation else (1, 1)
+        sides = (1, arch.pool_kernel) if self.one_row else (arch.pool_kernel, arch.pool_kernel)
+        stride = self.window if self.op == "stride" and not dilation else (1, 1)
         apart = max(dilation, 1)
-        if dilation and op != "stride" and order == "pool-conv":
+        if dilation and self.op != "stride" and self.order == "pool-conv":
             apart *= 2  # the pooling before the convolution did not halve
         padding = (sides[0] // 2 * apart, sides[1] // 2 * apart)
-        if conv == "full":
-            self.conv: nn.Module = nn.Conv2d(in_dim, out_dim, sides, stride, padding, apart, **dd)
+        bias = not arch.pool_norm
+        if arch.pool_conv == "full":
+            conv: nn.Module = nn.Conv2d(in_dim, out_dim, sides, stride, padding, apart, bias=bias, **dd)
         else:
-            self.conv = nn.Sequential(
+            conv = nn.Sequential(
                 nn.Conv2d(in_dim, in_dim, sides, stride, padding, apart, groups=in_dim, **dd),
-                nn.Conv2d(in_dim, out_dim, 1, **dd),
+                nn.Conv2d(in_dim, out_dim, 1, bias=bias, **dd),
             )
-        widens_prefix = num_prefix_tokens > 0 and in_dim != out_dim
+        self.conv = conv
+        self.norm = nn.BatchNorm2d(out_dim, **dd) if arch.pool_norm else nn.Identity()
+        self.act = nn.GELU() if arch.pool_norm else nn.Identity()
+        widens_prefix = self.num_prefix_tokens > 0 and in_dim != out_dim
         self.prefix_proj = nn.Linear(in_dim, out_dim, **dd) if widens_prefix else nn.Identity()
 
     def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
@@ -84,11 +76,12 @@ class TokenPool(nn.Module):
         prefix, tokens = x[:, : self.num_prefix_tokens], x[:, self.num_prefix_tokens :]
         x = tokens_to_map(tokens, (1, grid[0] * grid[1]) if self.one_row else grid)
         if self.op == "stride":
-            x = self.conv(x)
+            x = self.norm(self.conv(x))
         elif self.order == "conv-pool":
-            x = self.pool(self.conv(x))
+            x = self.pool(self.norm(self.conv(x)))
         else:
-            x = self.conv(self.pool(x))
+            x = self.norm(self.conv(self.pool(x)))
+        x = self.act(x)
         tokens, grid = map_to_tokens(x), (x.shape[2], x.shape[3])
         if self.num_prefix_tokens:
             tokens = torch.cat([self.prefix_proj(prefix), tokens], dim=1)

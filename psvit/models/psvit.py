@@ -22,7 +22,7 @@ from psvit.arch.arch import Arch, image_sides
 from psvit.errors import UserError
 from psvit.models.pooling import Grid, tokens_to_map
 from psvit.models.stage import Stage, build_stages
-from psvit.models.stem import ConvStem, PatchEmbed, build_stem
+from psvit.models.stem import PatchEmbed, Tokenizer, build_stem
 
 GlobalPool = Literal["", "token", "avg", "max"]
 
@@ -46,7 +46,7 @@ for function in (check_size, positions_for):
 
 
 @torch.no_grad()
-def init_layers(model: nn.Module, patch_embed: PatchEmbed | ConvStem) -> None:
+def init_layers(model: nn.Module, patch_embed: Tokenizer) -> None:
     """As in DeiT: truncated normal of 0.02, zero biases; convolutions keep the variance; the stem's keeps torch's."""
     for module in model.modules():
         if module is patch_embed.proj or not isinstance(module, (nn.Linear, nn.Conv2d)):
@@ -277,9 +277,9 @@ class PSViT(nn.Module):
             UserError: another patch size for a network whose stem has no patches.
         """
         if patch_size is not None and patch_size != self.arch.patch_size:
-            if isinstance(self.patch_embed, ConvStem):
+            if not isinstance(self.patch_embed, PatchEmbed):
                 raise UserError(
-                    f"patch_size {patch_size}: stem conv has no patches to resample, its stride stays "
+                    f"patch_size {patch_size}: stem {self.arch.stem} has no patches to resample, its stride stays "
                     f"{self.arch.stride}: build and train a network of that patch size"
                 )
             old = self.patch_embed.proj

@@ -15,10 +15,11 @@ from torch.utils.checkpoint import checkpoint
 
 from psvit.arch.arch import ATTEND, SHARE, Arch
 from psvit.models.attention import Attend, Block, Share, ShareProjections
+from psvit.models.mlp import LocalMixer, Mlp
 from psvit.models.pooling import Grid, TokenPool
-from psvit.models.windows import join_windows, split_windows
+from psvit.models.windows import join_windows, split_windows, window_grid
 
-for function in (split_windows, join_windows):
+for function in (split_windows, join_windows, window_grid):
     torch.fx.wrap(function.__name__)  # they branch on sizes: torch.fx keeps them whole
 
 
@@ -40,14 +41,15 @@ class Stage(nn.Module):
         """(B, N, C) and its grid -> (B, N', C') and its grid."""
         if self.pool is not None:
             x, grid = self.pool(x, grid)
+        seen = grid
         if self.window:
-            x = split_windows(x, grid, self.window)
+            x, seen = split_windows(x, grid, self.window), window_grid(grid, self.window)
         attn: Tensor | None = None
         for block in self.blocks:
             if self.grad_checkpointing and not torch.jit.is_scripting():
-                x, attn = checkpoint(block, x, attn, use_reentrant=False)
+                x, attn = checkpoint(block, x, attn, seen, use_reentrant=False)
             else:
-                x, attn = block(x, attn)
+                x, attn = block(x, attn, seen)
         if self.window:
             x = join_windows(x, grid, self.window)
         return x, grid
@@ -65,10 +67,7 @@ def build_stages(
         if before:
             if output_stride is not None and arch.strides[len(stages)] > output_stride:
                 dilation = 2 * dilation or 1
-            pool = TokenPool(
-                before, dim, arch.pooling, arch.pool_order, arch.pool_conv, arch.pool_kernel, arch.pool_op,
-                num_prefix_tokens=int(bool(arch.class_token)), dilation=dilation, **dd,
-            )  # fmt: skip
+            pool = TokenPool(before, dim, arch, dilation, **dd)
         blocks = []
         for kind, following in zip(layers, layers[1:] + ATTEND, strict=True):
             drops = {"attn_drop": attn_drop, "proj_drop": proj_drop, **dd}
@@ -80,7 +79,8 @@ def build_stages(
                 attn = Share(dim, heads, arch.qkv_bias, **drops)
             else:
                 attn = ShareProjections(attends, dim, heads, arch.qkv_bias, **drops)
-            blocks.append(Block(attn, dim, hidden, proj_drop, next(drop_paths), **dd))
+            mixer = LocalMixer(hidden, arch, max(dilation, 1), **dd) if arch.mlp == "local" else None
+            blocks.append(Block(attn, Mlp(dim, hidden, mixer, proj_drop, **dd), dim, next(drop_paths), **dd))
         stages.append(Stage(pool, blocks, arch.window(len(stages))))
         before = dim
     return stages

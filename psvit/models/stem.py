@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from psvit.arch.arch import Arch, stem_channels
+from psvit.arch.arch import Arch
+from psvit.arch.stem import stem_convolutions
 from psvit.models.pooling import Grid, map_to_tokens
 
 
@@ -62,7 +63,7 @@ class ConvStem(nn.Module):
     def __init__(self, stride: int, in_chans: int, dim: int, **dd: Any) -> None:
         super().__init__()
         self.stride = stride
-        first, *later = stem_channels(stride, dim)
+        first, *later = [conv.channels for conv in stem_convolutions("conv", stride, dim)]
         # the same name as in PatchEmbed: timm adapts the weights of first_conv to other numbers of image channels
         self.proj = _halving(in_chans, first, **dd)
         layers: list[nn.Module] = [LayerNorm2d(first, **dd), nn.GELU()]
@@ -82,8 +83,46 @@ def _halving(before: int, after: int, **dd: Any) -> nn.Conv2d:
     return nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False, **dd)
 
 
-def build_stem(arch: Arch, in_chans: int, **dd: Any) -> PatchEmbed | ConvStem:
-    """The stem that `arch` describes."""
-    if arch.stem == "conv":
-        return ConvStem(arch.stride, in_chans, arch.widths[0], **dd)
-    return PatchEmbed(arch.patch_size, arch.stride, in_chans, arch.widths[0], **dd)
+class PoolStem(nn.Module):
+    """Convolutions, each followed by max pooling: (B, C, H, W) -> tokens (B, h w, C') and their grid (h, w).
+
+    The first token pooling of the network. After the tokeniser of CCT (Hassani et al. 2021, arXiv 2104.05704): 3 x 3
+    convolutions with max pooling behind each, channels doubling up to the width. Our reading adds batch norms, which
+    fold into the convolutions for inference, and GELU, on the pooled map, where it is four times cheaper. Where two
+    poolings do not reach the stride, the first convolutions stride too. Images are padded as for patches.
+
+    Args: as `ConvStem`.
+    """
+
+    def __init__(self, stride: int, in_chans: int, dim: int, **dd: Any) -> None:
+        super().__init__()
+        self.stride = stride
+        first, *later = stem_convolutions("pool", stride, dim)
+        # the same name as in PatchEmbed: timm adapts the weights of first_conv to other numbers of image channels
+        self.proj = nn.Conv2d(in_chans, first.channels, 3, first.stride, 1, bias=False, **dd)
+        layers: list[nn.Module] = _pooled(first.channels, **dd)
+        before = first.channels
+        for after, apart, _ in later:
+            layers += [nn.Conv2d(before, after, 3, apart, 1, bias=False, **dd), *_pooled(after, **dd)]
+            before = after
+        self.convs = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
+        """Images (B, C, H, W) -> tokens (B, h w, C') and their grid (h, w)."""
+        x = self.convs(self.proj(pad_to_multiple(x, self.stride)))
+        return map_to_tokens(x).contiguous(), (x.shape[2], x.shape[3])
+
+
+def _pooled(channels: int, **dd: Any) -> list[nn.Module]:
+    return [nn.BatchNorm2d(channels, **dd), nn.MaxPool2d(2), nn.GELU()]
+
+
+Tokenizer = PatchEmbed | ConvStem | PoolStem
+
+
+def build_stem(arch: Arch, in_chans: int, dim: int = 0, **dd: Any) -> Tokenizer:
+    """The stem that `arch` describes, for tokens of `dim` channels; by default the width of its first stage."""
+    dim = dim or arch.widths[0]
+    if arch.stem == "patch":
+        return PatchEmbed(arch.patch_size, arch.stride, in_chans, dim, **dd)
+    return (ConvStem if arch.stem == "conv" else PoolStem)(arch.stride, in_chans, dim, **dd)

@@ -28,6 +28,11 @@ def split_windows(x: Tensor, grid: Grid, most: int) -> Tensor:
     return x.reshape(-1, height * width, x.shape[-1])
 
 
+def window_grid(grid: Grid, most: int) -> Grid:
+    """Rows and columns of tokens in each window of `split_windows`."""
+    return even_parts(grid[0], most)[1], even_parts(grid[1], most)[1]
+
+
 def join_windows(x: Tensor, grid: Grid, most: int) -> Tensor:
     """Inverse of `split_windows`: (B W, n, C) and the grid (h, w) -> (B, h w, C)."""
     rows, height = even_parts(grid[0], most)

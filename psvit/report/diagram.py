@@ -94,8 +94,9 @@ def _texts(arch: Arch, img_size: cost.ImgSize, in_chans: int, num_classes: int) 
 
     patch, stride = arch.patch_size, arch.stride
     how = f"patches of {patch} × {patch}" + (f", one every {stride}" if stride != patch else "")
-    if arch.stem == "conv":
-        how = f"convolutions of stride 2, down to {stride} pixels a token"
+    if arch.stem != "patch":
+        halving = "of stride 2" if arch.stem == "conv" else "and max pooling"
+        how = f"convolutions {halving}, down to {stride} pixels a token"
     texts = {
         "image": f"image, {height} × {width} pixels, {in_chans} channel{'s' * (in_chans > 1)}",
         "to 0": f"{how} → {grids[0]} tokens; {part(0, 'embed')}",

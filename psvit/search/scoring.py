@@ -118,7 +118,7 @@ class Scorer:
             y, rows_columns = self.supernet.pool(x, grid, step)
             number = 0 if step.pooled_from else index
             # always computes the map, so that no score depends on which other networks are scored
-            y, handed_on = self.supernet.layer(y, attn, step, number, map_is_shared=True)
+            y, handed_on = self.supernet.layer(y, attn, rows_columns, step, number, map_is_shared=True)
             self.layers += 1
             if following.member is not None:
                 logits = self.supernet.classify(y, step).float()

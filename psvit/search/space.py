@@ -67,8 +67,6 @@ class Space:
             raise UserError(f"--earliest-pool {self.earliest_pool} is not at least 1: a stage holds a layer")
         if self.like.windows:
             raise UserError(f"windows {self.like.windows} are not searched: give them to the network that is found")
-        if self.like.stem != "patch":
-            raise UserError(f"stem {self.like.stem} is not searched: give it to the network that is found")
         stages = bounds(self.stages)[1]
         if not self.widths:
             if stages > len(DEFAULT_WIDTHS):
@@ -78,9 +76,9 @@ class Space:
         object.__setattr__(self, "widths", choices[:stages])
         if len(choices) < stages or not all(choices):
             raise UserError(f"there are {len(choices)} choices of widths for {stages} stages: give one for each stage")
-        for choice in choices:
-            for width in choice:
-                replace(self.like, genotype=ATTEND, widths=(width,))  # whole heads
+        for stage, choice in enumerate(choices):
+            for width in choice:  # whole heads; the first stage's fit the stem
+                replace(self.like, genotype=ATTEND, widths=(width,), stem="patch" if stage else self.like.stem)
         if not self.count():
             low, high = bounds(self.depth)
             raise UserError(

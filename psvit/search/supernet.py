@@ -8,10 +8,10 @@ Legend: B batch, N tokens, C width, H heads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise, zip_longest
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from timm.layers import trunc_normal_, use_fused_attn
@@ -23,12 +23,16 @@ from psvit.arch.steps import Step, steps_of
 from psvit.errors import UserError
 from psvit.models.attention import Attend, Block, Share
 from psvit.models.build import build_arch
+from psvit.models.mlp import LocalMixer, Mlp
 from psvit.models.pooling import Grid, TokenPool
 from psvit.models.psvit import PSViT, init_layers, positions_for
-from psvit.models.stem import PatchEmbed
+from psvit.models.stem import Tokenizer, build_stem
 from psvit.search.space import Space, bounds
 
-Slices = Mapping[str, Tensor]
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+"""Buffers of a batch norm."""
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 class Supernet(nn.Module):
@@ -55,7 +59,7 @@ class Supernet(nn.Module):
         widest = [max(choice) for choice in space.widths]
         rows, columns = self.like.grids(space.img_size)[0]
         self.grid_size = (rows, columns)
-        self.patch_embed = PatchEmbed(self.like.patch_size, self.like.stride, space.in_chans, widest[0])
+        self.patch_embed = build_stem(self.like, space.in_chans, widest[0])
         self.cls_token = nn.Parameter(torch.zeros(1, 1, widest[0])) if self.like.class_token else None
         self.pos_embed = nn.Parameter(torch.zeros(1, self.num_prefix_tokens + rows * columns, widest[0]))
         # at least s layers come before stage s, so it has at most depth - s
@@ -65,6 +69,7 @@ class Supernet(nn.Module):
         self.pools = nn.ModuleList(_widest_pool(self.like, before, after) for before, after in pairwise(widest))
         self.norm = nn.LayerNorm(max(widest), eps=1e-6)
         self.head = nn.Linear(max(widest), space.num_classes)
+        norm_by_batch(self)
         self.init_weights()
 
     def _widest_layer(self, width: int) -> Block:
@@ -90,13 +95,13 @@ class Supernet(nn.Module):
         for (index, step), following in zip_longest(indexed(steps), steps[1:]):
             x, grid = self.pool(x, grid, step)
             map_is_shared = following is not None and following.kind == SHARE
-            x, attn = self.layer(x, attn, step, index, map_is_shared)
+            x, attn = self.layer(x, attn, grid, step, index, map_is_shared)
         return self.classify(x, steps[-1])
 
     def embed(self, x: Tensor, width: int) -> tuple[Tensor, Grid]:
         """Images (B, C, H, W) -> tokens with their positions (B, N, C) and the grid."""
-        skeleton = _patch_embed(self.like, self.space.in_chans, width)
-        x, grid = functional_call(skeleton, dict(self._patch_slices(width)), (x,))
+        skeleton = _stem(self.like, self.space.in_chans, width)
+        x, grid = functional_call(skeleton, dict(_sliced(self.patch_embed, skeleton)), (x,))
         if self.cls_token is not None:
             x = torch.cat([self.cls_token[..., :width].expand(x.shape[0], -1, -1), x], dim=1)
         positions = self.pos_embed[..., :width]
@@ -107,22 +112,23 @@ class Supernet(nn.Module):
         if not step.pooled_from:
             return x, grid
         skeleton = _pool(self.like, step.pooled_from, step.width)
-        return functional_call(skeleton, dict(self._pool_slices(step)), (x, grid))
+        return functional_call(skeleton, dict(_sliced(self.pools[step.stage - 1], skeleton)), (x, grid))
 
     def layer(
-        self, x: Tensor, attn: Tensor | None, step: Step, index: int, map_is_shared: bool
+        self, x: Tensor, attn: Tensor | None, grid: Grid, step: Step, index: int, map_is_shared: bool
     ) -> tuple[Tensor, Tensor | None]:
         """One layer: (B, N, C) and the map of the layer before -> (B, N, C) and the map for the next one.
 
         Args:
             x: tokens.
             attn: the map (B, H, N, N), for a layer that shares.
+            grid: of the tokens.
             step: which layer.
             index: in its stage.
             map_is_shared: the next layer shares this layer's map.
         """
         skeleton = _block(self.like, step.kind, step.width, map_is_shared, self.fused_attn)
-        return functional_call(skeleton, dict(self._layer_slices(step, index)), (x, attn))
+        return functional_call(skeleton, dict(self._layer_slices(step, index)), (x, attn, grid))
 
     def classify(self, x: Tensor, step: Step) -> Tensor:
         """Tokens (B, N, C) behind the last layer -> logits (B, classes)."""
@@ -133,43 +139,30 @@ class Supernet(nn.Module):
 
     @torch.no_grad()
     def extract(self, arch: Arch) -> PSViT:
-        """Build the network `arch` with copies of its weights."""
+        """Build the network `arch` with copies of its weights; its batch norms have yet to see images in training."""
         model = build_arch(
             arch, self.space.img_size, in_chans=self.space.in_chans, num_classes=self.num_classes
         ).to(self.pos_embed.device)  # fmt: skip
         assert isinstance(model, PSViT)
-        model.load_state_dict({name: tensor.clone() for name, tensor in self.slices(arch)})
+        fresh = {name: buffer for name, buffer in model.named_buffers() if name.rpartition(".")[2] in STATISTICS}
+        model.load_state_dict({**fresh, **{name: tensor.clone() for name, tensor in self.slices(arch)}})
         return model.train(self.training)
 
     def slices(self, arch: Arch) -> Iterator[tuple[str, Tensor]]:
         """The weights of the network `arch`, by their names in `PSViT`."""
         steps = steps_of(arch)
         width, last = steps[0].width, steps[-1].width
-        yield from _named("patch_embed", self._patch_slices(width))
+        yield from _named("patch_embed", _sliced(self.patch_embed, _stem(self.like, self.space.in_chans, width)))
         if self.cls_token is not None:
             yield "cls_token", self.cls_token[..., :width]
         yield "pos_embed", self.pos_embed[..., :width]
         for index, step in indexed(steps):
             if step.pooled_from:
-                yield from _named(f"stages.{step.stage}.pool", self._pool_slices(step))
+                pool = _pool(self.like, step.pooled_from, step.width)
+                yield from _named(f"stages.{step.stage}.pool", _sliced(self.pools[step.stage - 1], pool))
             yield from _named(f"stages.{step.stage}.blocks.{index}", self._layer_slices(step, index))
         yield from (("norm.weight", self.norm.weight[:last]), ("norm.bias", self.norm.bias[:last]))
         yield from (("head.weight", self.head.weight[:, :last]), ("head.bias", self.head.bias))
-
-    def _patch_slices(self, width: int) -> Iterator[tuple[str, Tensor]]:
-        proj = self.patch_embed.proj
-        assert proj.bias is not None
-        yield from (("proj.weight", proj.weight[:width]), ("proj.bias", proj.bias[:width]))
-
-    def _pool_slices(self, step: Step) -> Iterator[tuple[str, Tensor]]:
-        before, after = step.pooled_from, step.width
-        for name, weight in self.pools[step.stage - 1].named_parameters():
-            if name.startswith("conv.0"):  # depthwise: as wide as the stage before
-                yield name, weight[:before]
-            elif name.startswith("prefix_proj") and before == after:  # PSViT needs none there
-                continue
-            else:
-                yield name, weight[:after, :before] if weight.ndim > 1 else weight[:after]
 
     def _layer_slices(self, step: Step, index: int) -> Iterator[tuple[str, Tensor]]:
         wide: Any = self.layers[step.stage][index]  # type: ignore[index]
@@ -190,7 +183,19 @@ class Supernet(nn.Module):
         yield "attn.proj.weight", wide.attn.proj.weight[:C, :C]
         yield "attn.proj.bias", wide.attn.proj.bias[:C]
         yield from (("mlp.fc1.weight", wide.mlp.fc1.weight[:hidden, :C]), ("mlp.fc1.bias", wide.mlp.fc1.bias[:hidden]))
+        if wide.mlp.mixer is not None:
+            for name, weight in wide.mlp.mixer.named_parameters():
+                yield f"mlp.mixer.{name}", weight[:hidden]
         yield from (("mlp.fc2.weight", wide.mlp.fc2.weight[:C, :hidden]), ("mlp.fc2.bias", wide.mlp.fc2.bias[:C]))
+
+
+def norm_by_batch(module: AnyModule) -> AnyModule:
+    """Let batch norms take the statistics of the batch at hand, always: those of members with shared weights differ."""
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.track_running_stats = False
+            norm.running_mean = norm.running_var = norm.num_batches_tracked = None
+    return module
 
 
 def indexed(steps: tuple[Step, ...]) -> Iterator[tuple[int, Step]]:
@@ -200,6 +205,13 @@ def indexed(steps: tuple[Step, ...]) -> Iterator[tuple[int, Step]]:
         index = 0 if step.pooled_from else index
         yield index, step
         index += 1
+
+
+def _sliced(wide: nn.Module, part: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The weights of `part` out of those of the widest such part: the first along every dimension."""
+    weights = dict(wide.named_parameters())
+    for name, own in part.named_parameters():
+        yield name, weights[name][tuple(map(slice, own.shape))]
 
 
 def _named(prefix: str, slices: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
@@ -215,18 +227,13 @@ def _build_block(like: Arch, kind: str, width: int, map_is_shared: bool, device:
         attn: nn.Module = Share(width, heads, like.qkv_bias, **dd)  # type: ignore[arg-type]
     else:
         attn = Attend(width, heads, like.qkv_bias, map_is_shared=map_is_shared, **dd)  # type: ignore[arg-type]
-    return Block(attn, width, int(width * like.mlp_ratio), **dd)  # type: ignore[arg-type]
-
-
-def _build_pool(like: Arch, before: int, after: int, device: str | None) -> TokenPool:
-    return TokenPool(
-        before, after, like.pooling, like.pool_order, like.pool_conv, like.pool_kernel, like.pool_op,
-        num_prefix_tokens=int(bool(like.class_token)), device=device,
-    )  # fmt: skip
+    hidden = int(width * like.mlp_ratio)
+    mixer = LocalMixer(hidden, like, **dd) if like.mlp == "local" else None  # type: ignore[arg-type]
+    return Block(attn, Mlp(width, hidden, mixer, **dd), width, **dd)  # type: ignore[arg-type]
 
 
 def _widest_pool(like: Arch, before: int, after: int) -> TokenPool:
-    pool = _build_pool(like, before, after, None)
+    pool = TokenPool(before, after, like)
     if like.class_token:  # narrower networks need it even if the widest keeps its width
         pool.prefix_proj = nn.Linear(before, after)
     return pool
@@ -242,9 +249,9 @@ def _block(like: Arch, kind: str, width: int, map_is_shared: bool, fused: bool) 
 
 @lru_cache(maxsize=1024)
 def _pool(like: Arch, before: int, after: int) -> TokenPool:
-    return _build_pool(like, before, after, "meta")
+    return norm_by_batch(TokenPool(before, after, like, device="meta"))
 
 
 @lru_cache(maxsize=64)
-def _patch_embed(like: Arch, in_chans: int, width: int) -> PatchEmbed:
-    return PatchEmbed(like.patch_size, like.stride, in_chans, width, device="meta")
+def _stem(like: Arch, in_chans: int, width: int) -> Tokenizer:
+    return norm_by_batch(build_stem(like, in_chans, width, device="meta"))
