@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from psvit import VARIANTS, Arch, PSViT, UserError
-from psvit.arch.arch import Pooling, Sharing
+from psvit.arch.arch import Pooling
 from psvit.arch.cost import layer_costs, macs, params, scale_to
 
 DEIT = {
@@ -45,6 +45,8 @@ def random_network(rng: random.Random) -> tuple[Arch, tuple[int, int], int, int]
         pool_kernel=rng.choice([1, 3, 5]),
         pool_op=rng.choice(["max", "avg", "stride"]),
         sharing=rng.choice(["map", "map", "projections"]),
+        pool_norm=rng.choice([False, True]),
+        mlp=rng.choice(["plain", "local"]),
     )
     sides = rng.choice([(64, 64), (64, 96), (37, 53), (96, 41)])
     return arch, sides, rng.choice([1, 3]), rng.choice([0, 10])
@@ -52,13 +54,14 @@ def random_network(rng: random.Random) -> tuple[Arch, tuple[int, int], int, int]
 
 RANDOM = [random_network(random.Random(number)) for number in range(120)]
 WINDOWED = [
-    (Arch("ASA-AS-A", (16, 24, 32), 8, patch_size=4, windows=windows, sharing=sharing), sides, 3, 5)
+    (Arch("ASA-AS-A", (16, 24, 32), 8, patch_size=4, windows=windows, sharing=sharing, mlp=mlp), sides, 3, 5)
     for sides in ((20, 28), (37, 53), (64, 16))
     for windows in ((3, 2, 0), (1, 1, 1), (4, 0, 2), (50, 50, 50))
-    for sharing in get_args(Sharing)
+    for sharing, mlp in (("map", "plain"), ("map", "local"), ("projections", "plain"))
 ]
 STEMS = [
-    (Arch("AS-A", (64, 72), 8, pooling=pooling, patch_size=stride, stem="conv"), (21, 30), in_chans, 5)
+    (Arch("AS-A", (64, 72), 8, pooling=pooling, patch_size=stride, stem=stem), (21, 30), in_chans, 5)
+    for stem in ("conv", "pool")
     for pooling in get_args(Pooling)
     for stride in (2, 4, 8, 16)
     for in_chans in (1, 3)

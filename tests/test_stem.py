@@ -1,4 +1,4 @@
-"""The stem of convolutions: the grids of patches, its cost to the integer, and timm's contract as ever."""
+"""Stems of convolutions: the grids of patches, its cost to the integer, and timm's contract as ever."""
 
 from typing import Any
 
@@ -61,9 +61,31 @@ def test_a_stem_is_convolutions_norms_and_a_linear_map(stride: int) -> None:
     assert grid == y.shape[2:] == (-(-37 // stride), -(-53 // stride))
 
 
-def test_strides_are_true() -> None:
+@pytest.mark.parametrize("stride", [2, 4, 16])
+def test_a_stem_that_pools_is_convolutions_norms_and_maxima(stride: int) -> None:
+    stem = PSViT(describe(stride=stride, stem="pool"), img_size=32, num_classes=0).eval().patch_embed
+    norms = [module for module in stem.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        nn.init.normal_(norm.running_mean)
+        nn.init.uniform_(norm.running_var, 0.5, 2.0)
+    y = F.pad(x := images(sides=(37, 53)), (0, -53 % stride, 0, -37 % stride))
+    with torch.no_grad():
+        convolutions = [module for module in stem.modules() if isinstance(module, nn.Conv2d)]
+        assert [c.out_channels for c in convolutions] == ([32] if stride == 2 else [16, 32])
+        for convolution, norm in zip(convolutions, norms, strict=True):
+            y = F.conv2d(y, convolution.weight, None, stride=2 if stride == 16 else 1, padding=1)
+            y = (y - norm.running_mean[:, None, None]) / (norm.running_var[:, None, None] + 1e-5).sqrt()
+            rows, columns = y.shape[2] // 2, y.shape[3] // 2
+            y = F.gelu(y.reshape(2, -1, rows, 2, columns, 2).amax((3, 5)))
+        found, grid = stem(x)
+        torch.testing.assert_close(found, y.flatten(2).mT, **CLOSE)
+    assert grid == y.shape[2:] == (-(-37 // stride), -(-53 // stride))
+
+
+@pytest.mark.parametrize("stem", ["conv", "pool"])
+def test_strides_are_true(stem: str) -> None:
     for stride in (2, 4, 8, 16):
-        model = PSViT(describe("A-A-A", stride, widths=(64, 64, 64)), img_size=64, num_classes=0).eval()
+        model = PSViT(describe("A-A-A", stride, widths=(64, 64, 64), stem=stem), img_size=64, num_classes=0).eval()
         assert [info["reduction"] for info in model.feature_info] == [stride, 2 * stride, 4 * stride]
         with torch.no_grad():
             for sides in ((64, 32), (37, 53)):
@@ -98,6 +120,14 @@ def test_scaling_reaches_the_target_with_whole_channels() -> None:
         assert scaled.widths[0] % (stride // 2) == 0
         assert scaled.widths[0] * 2 // stride >= 8
         assert list(scaled.widths) == sorted(scaled.widths)
+
+
+def test_a_stem_that_pools_counted_by_hand() -> None:
+    """21 x 30 pixels are padded to 32 x 32: the convolutions stride to 16 x 16 and, pooled to 8 x 8, to 4 x 4."""
+    stem, *_ = layer_costs(Arch("A", (32,), head_dim=32, patch_size=16, stem="pool"), (21, 30))
+    assert (stem.name, stem.grid) == ("pooling stem", (2, 2))
+    assert stem.macs == 256 * 27 * 16 + 16 * 144 * 32
+    assert stem.params == 27 * 16 + 144 * 32 + 2 * (16 + 32) + 4 * 32
 
 
 # the contract

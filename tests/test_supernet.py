@@ -24,7 +24,8 @@ from psvit.search.supernet_training import SupernetTrainer, load_supernet, super
 
 @pytest.mark.parametrize(
     "like", [{"pooling": "2d"}, {"pooling": "1d"}, {"pooling": "1d", "pool_conv": "depthwise", "qkv_bias": False},
-             {"pooling": "2d", "pool_conv": "depthwise", "class_token": True}, {"pooling": "2d", "pool_op": "stride"}],
+             {"pooling": "2d", "pool_conv": "depthwise", "class_token": True}, {"pooling": "2d", "pool_op": "stride"},
+             {"stem": "pool", "pool_norm": True, "mlp": "local"}, {"stem": "conv", "mlp": "local", "pooling": "1d"}],
 )  # fmt: skip
 def test_members_equal_their_extracted_networks(like: dict[str, Any]) -> None:
     supernet, rng = shaken(Supernet(space(like=like))), random.Random(0)
@@ -32,7 +33,8 @@ def test_members_equal_their_extracted_networks(like: dict[str, Any]) -> None:
     with torch.no_grad():
         for _ in range(25):
             arch = supernet.space.sample(rng)
-            assert (supernet(images, arch) - supernet.extract(arch)(images)).abs().max() <= 1e-6, arch
+            alone = supernet.extract(arch).train()  # batch norms take the statistics of the batch, as in a supernet
+            assert (supernet(images, arch) - alone(images)).abs().max() <= 1e-5, arch
 
 
 def test_each_weight_that_a_member_uses_gets_the_gradient_of_its_network() -> None:

@@ -110,8 +110,8 @@ class ModelFlags(Config):
 
     Args:
         model: a psvit variant, a genotype, any model of timm, the folder of a search (its network, from scratch), or a
-            checkpoint folder to start from; auto is psvit_2d_tiny, or a small PSViT-2D for small images.
-        genotype: another genotype for the variant, or the one of psvit_1d or psvit_2d.
+            checkpoint folder to start from; auto is psvit_plus_tiny, or a small network of its kind for small images.
+        genotype: another genotype for the variant, or the one of psvit_1d, psvit_2d or psvit_plus.
         widths: another width for each stage.
         head_dim: channels of one attention head.
         mlp_ratio: hidden channels of the MLP over the width.

@@ -12,7 +12,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 
 from psvit.arch.arch import ARCH_FIELDS, SHARE, Arch, image_sides
-from psvit.arch.variants import VARIANTS, with_changes
+from psvit.arch.variants import FAMILIES, VARIANTS, with_changes
 from psvit.errors import UserError
 from psvit.models.features import Features, maps_to_take
 from psvit.models.psvit import NO_GRID, PSViT
@@ -34,7 +34,7 @@ def _cfg() -> dict[str, Any]:
     }
 
 
-default_cfgs = generate_default_cfgs({name: _cfg() for name in (*VARIANTS, "psvit_1d", "psvit_2d")})
+default_cfgs = generate_default_cfgs({name: _cfg() for name in (*VARIANTS, *FAMILIES)})
 
 
 def block_names(arch: Arch) -> list[str]:

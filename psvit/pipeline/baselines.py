@@ -11,7 +11,7 @@ from psvit.arch import cost
 from psvit.arch.arch import Arch, image_sides, parse_genotype
 from psvit.arch.model_config import ModelConfig, TimmModel
 from psvit.arch.quantities import parse_macs
-from psvit.arch.variants import default_arch, with_changes
+from psvit.arch.variants import paper_arch, with_changes
 from psvit.data.datasets import Data
 from psvit.engine.open_model import timm_macs
 from psvit.errors import UserError
@@ -35,7 +35,7 @@ def baselines(
         UserError: an unknown name, or MACs that a network cannot reach.
     """
     shape = (data.img_size, data.in_chans, len(data.classes))
-    base = default_arch(data.img_size)
+    base = paper_arch(data.img_size)
     head_dim = base.head_dim if config.head_dim is None else config.head_dim
     changes = {"head_dim": head_dim, "patch_size": config.patch_size}
     genotype = base.genotype if config.genotype is None else config.genotype
