@@ -152,7 +152,7 @@ def test_a_wrong_value_is_named() -> None:
             ({"windows": (14, 0), "class_token": True}, r"divide a grid, which a class token does not have"),
             ({"stem": "convs"}, r"stem 'convs' is not one of patch, conv"),
             ({"stem": True}, r"stem True is not one of patch, conv"),
-            ({"stem": "conv", "patch_size": 12}, r"stride 12 does not fit stem conv, whose convolutions halve"),
+            ({"stem": "conv", "patch_size": 12}, r"stride 12 does not fit stem conv, which halves"),
             ({"stem": "conv", "patch_size": 1}, r"stride 1 does not fit stem conv"),
             ({"stem": "conv", "patch_size": 16, "stride": 8}, r"patch_size 16 and stride 8 differ, but stem conv"),
             (
