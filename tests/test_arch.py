@@ -193,14 +193,16 @@ def test_a_family_is_a_genotype_with_its_pooling_or_its_tiny_variant() -> None:
         find_arch("psvit_1d", pooling="2d")
 
 
-@pytest.mark.parametrize(("later", "shown"), [({"windows": (14, 0)}, " w14-0"), ({"stem": "conv"}, " conv")])
-def test_windows_and_stems_are_described_where_there_are_some(later: dict[str, Any], shown: str) -> None:
+@pytest.mark.parametrize(("later", "shown"), [({"windows": (14, 0)}, " w14-0"), ({"stem": "conv"}, " conv"),
+                                              ({"pool_norm": True}, " norm"), ({"mlp": "local"}, " local")])  # fmt: skip
+def test_later_fields_are_described_where_there_are_some(later: dict[str, Any], shown: str) -> None:
     plain, arch = Arch("AS-A", patch_size=8), Arch("AS-A", patch_size=8, **later)
     for twin in (Arch.from_json(arch.to_json()), eval(repr(arch))):
         assert (twin, hash(twin)) == (arch, hash(arch))
     assert str(arch) == f"{plain}{shown}" == f"AS-A 2d 192-256 /8{shown}"
     assert not {*later} & {*plain.to_dict()}
-    assert arch.plain() == plain.plain()  # a DeiT
+    kept = {name: value for name, value in later.items() if name in ("stem", "mlp")}
+    assert arch.plain() == replace(plain.plain(), **kept)  # a DeiT but for these
 
 
 def test_with_changes_keeps_what_belongs_together() -> None:

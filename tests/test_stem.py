@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from psvit import Arch, PSViT, UserError
 from psvit.arch.cost import layer_costs, macs, scale_to
-from psvit.arch.stem import stem_convolutions
+from psvit.arch.stem_convolutions import stem_convolutions
 
 CLOSE: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-5}
 SIDES = [(20, 28), (16, 16), (37, 53), (1, 9)]

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from math import inf
 from typing import Any, Literal, get_args
 
-from psvit.arch.stem import Stem, check_stem
+from psvit.arch.stem_convolutions import Stem, check_stem
 from psvit.errors import UserError
 
 ATTEND, SHARE, POOL = "A", "S", "-"

@@ -12,7 +12,7 @@ from itertools import pairwise, product
 from math import gcd, prod
 
 from psvit.arch.arch import SHARE, Arch, even_parts, image_sides
-from psvit.arch.stem import MIN_STEM_CHANNELS, stem_convolutions, stem_multiple
+from psvit.arch.stem_convolutions import MIN_STEM_CHANNELS, stem_convolutions, stem_multiple
 from psvit.errors import UserError
 
 ImgSize = int | tuple[int, int]

@@ -12,7 +12,7 @@ from typing import Any
 from psvit.arch.arch import ARCH_FIELDS, DEFAULT_WIDTHS, Arch, MlpKind, PoolConv, Pooling, PoolOp, PoolOrder, Sharing
 from psvit.arch.cost import ImgSize, scale_to
 from psvit.arch.quantities import format_count, parse_macs
-from psvit.arch.stem import Stem
+from psvit.arch.stem_convolutions import Stem
 from psvit.arch.variants import FAMILIES, VARIANTS, default_arch, find_arch, with_changes
 from psvit.config import Config, Text
 from psvit.errors import UserError, flag, one_line

@@ -13,7 +13,7 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 from psvit.arch.arch import Arch
-from psvit.arch.stem import stem_convolutions
+from psvit.arch.stem_convolutions import stem_convolutions
 from psvit.models.pooling import Grid, map_to_tokens
 
 
