@@ -193,8 +193,10 @@ def test_a_family_is_a_genotype_with_its_pooling_or_its_tiny_variant() -> None:
         find_arch("psvit_1d", pooling="2d")
 
 
-@pytest.mark.parametrize(("later", "shown"), [({"windows": (14, 0)}, " w14-0"), ({"stem": "conv"}, " conv"),
-                                              ({"pool_norm": True}, " norm"), ({"mlp": "local"}, " local")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("later", "shown"), [({"windows": (14, 0)}, " w14-0"), ({"stem": "conv"}, " conv"), ({"pool_norm": True}, " norm"),
+                         ({"mlp": "local"}, " local")],
+)  # fmt: skip
 def test_later_fields_are_described_where_there_are_some(later: dict[str, Any], shown: str) -> None:
     plain, arch = Arch("AS-A", patch_size=8), Arch("AS-A", patch_size=8, **later)
     for twin in (Arch.from_json(arch.to_json()), eval(repr(arch))):
