@@ -3,7 +3,6 @@
 import random
 from dataclasses import replace
 from itertools import pairwise
-from math import inf
 from typing import get_args
 
 import pytest
@@ -13,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from psvit import VARIANTS, Arch, PSViT, UserError
 from psvit.arch.arch import Pooling
 from psvit.arch.cost import layer_costs, macs, params, scale_to
+from psvit.arch.variants import FAMILIES
 
 DEIT = {
     "tiny": Arch("A" * 12, widths=(192,), pooling="1d"),
@@ -114,8 +114,11 @@ def test_variants_cost_what_deit_costs() -> None:
     for name, arch in VARIANTS.items():
         size = name.rpartition("_")[2]
         assert macs(arch) == pytest.approx(macs(DEIT[size]), rel=0.02), name
-        assert arch.pooling == name.split("_")[1]
-        assert params(arch) <= {"tiny": 11.7e6, "small": 25.6e6, "base": inf}[size], name  # ResNet-18, ResNet-50
+        family = FAMILIES[name.rpartition("_")[0]]
+        assert {field: getattr(arch, field) for field in family} == family
+        assert params(arch) <= {"tiny": 11.7e6, "small": 25.6e6, "base": 86.6e6}[size], (
+            name
+        )  # ResNet-18, ResNet-50, DeiT
 
 
 @pytest.mark.parametrize("seed", range(20))
