@@ -4,11 +4,13 @@ import gzip
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
+from psvit.data import image_cache
 from psvit.data.samples import Batch
-from psvit.data.sources import Source, Stream
+from psvit.data.sources import Source, Stream, load_image
 
 
 def save(path: Path, seed: int = 0, size: tuple[int, int] = (12, 10)) -> Path:
@@ -45,6 +47,18 @@ def same(a: list[Batch], b: list[Batch]) -> bool:
         torch.equal(x.images, y.images) and torch.equal(x.labels, y.labels) and x.unreadable == y.unreadable
         for x, y in zip(a, b, strict=True)
     )
+
+
+def count_decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files decoded from now on."""
+    decoded: list[str] = []
+
+    def counted(path: str, *given: object, **more: object) -> Image.Image:
+        decoded.append(path)
+        return load_image(path, *given, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(image_cache, "load_image", counted)
+    return decoded
 
 
 class Numbered(Source):

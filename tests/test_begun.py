@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from image_sources import count_decoded
 from small_studies import STUDY, words
 from tiny import MACHINE, RUN, TRAIN, Cli, config, image_folder, log, read, same_weights
 
@@ -118,13 +119,18 @@ def test_a_run_goes_on_with_a_folder_spelled_otherwise(cli: Cli, tmp_path: Path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["search", "run"])
-def test_what_is_finished_needs_its_images_no_more(command: str, cli: Cli, tmp_path: Path) -> None:
+def test_what_is_finished_needs_its_images_no_more(
+    command: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = count_decoded(monkeypatch)
     photos = image_folder(tmp_path / "photos", each=12)
     flags = RUN[RUN.index("--limit") + 2 : RUN.index("--models")]
     models = ["--models", "searched"] if command == "run" else []
     words = [command, "--data", photos, "--img-size", "8", "--workers", "0", *flags, *FAST, *models]
     words += ["--output", tmp_path / "run", "--resume"]
     cli.ok(*words)
+    assert len(decoded) == len(set(decoded)) > 12  # once in all trainings of the run
+    assert not list((tmp_path / "run").rglob("images.sqlite*"))
     (photos / "ant" / "new.png").write_bytes(next((photos / "bee").iterdir()).read_bytes())
     said = SAYS[command].format(tmp_path / "run")
     assert said in cli.ok(*words)

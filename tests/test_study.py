@@ -61,6 +61,7 @@ def test_images_may_be_loaded_by_processes(cli: Cli, tmp_path: Path) -> None:
     asked = {"data": data, "recipe": {"epochs": 1, "batch_size": 4}, "groups": {"a": {"networks": {"n": NETWORK}}}}
     cli.ok(*words(tmp_path / "study", asked))
     assert read(tmp_path / "study" / RESULTS)["groups"][0]["rows"][0]["failed"] == {}
+    assert not list((tmp_path / "study").rglob("images.sqlite*"))
 
 
 @pytest.mark.usefixtures("briefly")

@@ -9,7 +9,7 @@ from pathlib import Path
 from psvit.analysis.advice import AnalyzeConfig
 from psvit.arch.model_config import ModelFlags
 from psvit.cli.flags import Flags, config_from
-from psvit.data.data_config import DataConfig
+from psvit.data.data_config import OF_A_RUN, DataConfig
 from psvit.engine.train_config import Machine
 
 DESCRIPTION = """Measure how similar attention maps of different layers, and neighbouring tokens, are in a vision
@@ -23,7 +23,7 @@ KEPT = ("pretrained", "patch_size")
 
 def main(arguments: Sequence[str]) -> int:
     """Parse the flags, analyze, and print a table and the verdict."""
-    apart = ("limit", "precision", *(f.name for f in fields(ModelFlags) if f.name not in KEPT))
+    apart = ("limit", "precision", *OF_A_RUN, *(f.name for f in fields(ModelFlags) if f.name not in KEPT))
     defaults = AnalyzeConfig(), DataConfig(), ModelFlags(), Machine()
     flags = Flags("analyze MODEL", DESCRIPTION, *defaults, apart=apart)
     flags.add("model", "checkpoint folder, model of timm, variant or genotype")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from psvit.cli.evaluate import add_evaluation_flags, print_split, print_unreadable, prints
 from psvit.cli.flags import Flags, SplitFlags, config_from, with_recipe
 from psvit.cli.predict import add_prediction_flags, find_images, readable
+from psvit.data.data_config import OF_A_RUN
 from psvit.data.objects.objects_config import DenseDataConfig
 from psvit.engine.train_config import Machine, RunConfig
 from psvit.errors import UserError
@@ -79,7 +80,7 @@ class DenseCommand(ABC):
         run = RunConfig(output=f"runs/{self.name}")
         config = with_recipe(
             f"{self.name} train", self.help["train"], lambda recipe: self.config(recipe=recipe, run=run), arguments,
-            RECIPES, ("data_dir", "class_folders"),
+            RECIPES, ("data_dir", "class_folders", "image_cache", "image_cache_dir"),
         )  # fmt: skip
 
         from psvit.tasks.dense.dense_training import train_dense
@@ -87,7 +88,7 @@ class DenseCommand(ABC):
         train_dense(self.task(), config)
 
     def _evaluation_flags(self, data: DenseDataConfig) -> Flags:
-        apart = ("data_dir", "limit", "class_folders", "accept_changes")
+        apart = ("data_dir", "limit", "class_folders", *OF_A_RUN)
         defaults = SplitFlags(), data, Machine()
         flags = Flags(f"{self.name} evaluate CHECKPOINT", self.help["evaluate"], *defaults, apart=apart)
         return add_evaluation_flags(flags, f"checkpoint folder, for example runs/{self.name}/best", batch_size=8)

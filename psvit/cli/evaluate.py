@@ -10,7 +10,7 @@ from typing import Literal
 from psvit.cli.flags import Flags, SplitFlags, config_from
 from psvit.cli.predict import batch_text
 from psvit.config import Count
-from psvit.data.data_config import DataConfig
+from psvit.data.data_config import OF_A_RUN, DataConfig
 from psvit.engine.train_config import Machine
 
 DESCRIPTION = """Top-1, top-5, loss and accuracy per class of a checkpoint on the test split (or another).
@@ -20,7 +20,7 @@ Example: psvit evaluate runs/train/best --data digits"""
 def main(arguments: Sequence[str]) -> int:
     """Parse the flags, evaluate and print."""
     defaults = SplitFlags(), DataConfig(), Machine()
-    flags = Flags("evaluate CHECKPOINT", DESCRIPTION, *defaults, apart=("limit", "accept_changes"))
+    flags = Flags("evaluate CHECKPOINT", DESCRIPTION, *defaults, apart=("limit", *OF_A_RUN))
     checkpoint = "checkpoint folder, for example runs/train/best, or an ONNX file of psvit export"
     values = add_evaluation_flags(flags, checkpoint, None, batch_text(128)).parse(arguments)
 

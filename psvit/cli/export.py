@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from psvit.cli.flags import Flags, SplitFlags, config_from
-from psvit.data.data_config import DataConfig
+from psvit.data.data_config import OF_A_RUN, DataConfig
 from psvit.errors import UserError
 from psvit.export.export_config import ExportConfig
 
@@ -21,7 +21,7 @@ Example: psvit export runs/train/best --int8 --data fashion-mnist"""
 def main(arguments: Sequence[str]) -> int:
     """Parse the flags, export and print a summary."""
     defaults = ExportConfig(), SplitFlags(), DataConfig()
-    flags = Flags("export CHECKPOINT", DESCRIPTION, *defaults, apart=("limit",))
+    flags = Flags("export CHECKPOINT", DESCRIPTION, *defaults, apart=("limit", *OF_A_RUN))
     flags.add("checkpoint", "checkpoint folder, for example runs/train/best")
     flags.add("--json", "print JSON", bool, False)
     values = flags.parse(arguments)

@@ -14,7 +14,9 @@ from torchvision.transforms import RandomCrop
 from psvit.data.array_transform import ArrayTransform
 from psvit.data.data_config import INTERPOLATION, Augment
 from psvit.data.datasets import SMALL, Data
-from psvit.data.samples import Transform
+from psvit.data.image_cache import ImageCache, reduced_for_evaluation, reduced_for_training
+from psvit.data.samples import ImageSplit, Transform
+from psvit.data.sources import Source, Stream
 from psvit.errors import UserError, one_line
 
 
@@ -77,6 +79,23 @@ def for_arrays(transform: Transform, config: Mapping[str, Any]) -> Transform:
     if config["crop_pct"] != 1:
         return transform
     return ArrayTransform(transform, tuple(config["input_size"][1:]), config["mean"], config["std"])
+
+
+def train_split(data: Data, augment: Augment, strict: bool = False) -> ImageSplit:
+    """The training images of the set."""
+    source = reduced_for_training(data.train, data.img_size, augment.scale, data.cache)
+    return ImageSplit(source, train_transform(data, augment), training=True, strict=strict)
+
+
+def eval_split(data: Data, source: Source | Stream, strict: bool = False) -> ImageSplit:
+    """Images of the set for evaluation."""
+    return ImageSplit(eval_source(source, preprocessing(data), data.cache), eval_transform(data), strict=strict)
+
+
+def eval_source(source: Source | Stream, config: Mapping[str, Any], cache: ImageCache | None) -> Source | Stream:
+    """The images, for timm's evaluation transform of this configuration; those of a folder are read from the cache."""
+    first = create_transform(**config).transforms[0]
+    return reduced_for_evaluation(source, first, config["input_size"][0], cache)
 
 
 def preprocessing(data: Data) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
-from psvit.config import Config, Count, Fraction, ImageSize, NotNegative, Probability, Range, Rule, Seed, Whole
+from psvit.config import Config, Count, Fraction, ImageSize, NotNegative, Probability, Range, Rule, Seed, Text, Whole
 
 KNOWN = (
     "digits, fashion-mnist, mnist-5k, a folder of images, or hfds/, hfids/, wds/, tfds/, torch/ and a name (as in timm)"
@@ -18,6 +20,9 @@ TIMM_SIDES = {"cifar10": 32, "cifar100": 32, "svhn": 32, "mnist": 28, "kmnist": 
 """Sides of small images of sets that timm reads, by the end of their names."""
 
 INTERPOLATION: Literal["bicubic"] = "bicubic"
+
+OF_A_RUN = ("accept_changes", "image_cache", "image_cache_dir")
+"""Settings that mean something only where a run is written."""
 
 DataName = Annotated[str, Rule(f"a name or a folder: give {KNOWN}", str.strip)]
 
@@ -49,6 +54,10 @@ class DataConfig(Config):
             ambiguous.
         join_duplicates: put identical images into one split: test before validation before training.
         accept_changes: go on with --resume although files of the folder have changed; known images keep their splits.
+        image_cache: gigabytes of images of a folder that a run keeps decoded, reduced to what it needs, in the file
+            images.sqlite; by default 8, and at most half of the free disk; 0 for none.
+        image_cache_dir: folder of that file, which then stays for later runs; by default that of the run, until its
+            end.
     """
 
     data: DataName = "digits"
@@ -63,6 +72,8 @@ class DataConfig(Config):
     class_folders: Literal["outer", "inner"] | None = None
     join_duplicates: bool = False
     accept_changes: bool = False
+    image_cache: NotNegative | None = None
+    image_cache_dir: Text | None = None
 
     @property
     def side(self) -> int:
@@ -75,6 +86,13 @@ class DataConfig(Config):
     def seed_of_split(self) -> int:
         """The seed of the validation split and of --limit."""
         return self.seed if self.split_seed is None else self.split_seed
+
+    def cached_in(self, folder: str | Path) -> Self:
+        """The settings with the image cache of a folder of images in the folder of a run, unless it has a place."""
+        several = os.environ.get("LOCAL_WORLD_SIZE") != os.environ.get("WORLD_SIZE")  # machines, of torchrun
+        if several or self.image_cache_dir is not None or not os.path.isdir(os.path.expanduser(self.data)):
+            return self
+        return replace(self, image_cache_dir=str(folder))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from psvit.data.data_config import DataConfig
+from psvit.data.image_cache import ImageCache, cache_of
 from psvit.data.image_list import ImageList
 from psvit.data.image_sets import OpenedSet, default_workers, open_image_set
 from psvit.data.sources import CACHE, ArraySource, LazySource, Source, Stream, Subset, no_images
@@ -40,12 +41,14 @@ class Data(OpenedSet):
         train: training images, without the validation split.
         validation: cut from the training split, by class; empty if config.validation is 0.
         test: opened when first used; before that only the file names of a folder are listed.
+        cache: keeps decoded images of a folder; None for none.
     """
 
     img_size: tuple[int, int]
     train: Source | Stream
     validation: Source | Stream
     test: Source | Stream
+    cache: ImageCache | None = None
 
 
 def open_data(config: DataConfig, kept: ImageList | None = None, evaluated: tuple[str, ...] | None = None) -> Data:
@@ -201,7 +204,8 @@ def _colour(config: DataConfig, **more: Any) -> Data:
 def _open_folder(config: DataConfig, kept: ImageList | None, evaluated: tuple[str, ...] | None) -> Data:
     found = open_image_set(config, kept, evaluated)
     splits = {split: found.source(split) for split in ("train", "validation", "test")}
-    return _colour(config, classes=found.classes, notes=found.notes, files=found, **splits)
+    cache = cache_of(config.image_cache_dir, config.image_cache)
+    return _colour(config, classes=found.classes, notes=found.notes, files=found, cache=cache, **splits)
 
 
 def _open_timm(config: DataConfig) -> Data:

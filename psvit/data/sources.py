@@ -39,13 +39,16 @@ def add_pillow_plugins() -> None:
         register_heif_opener()
 
 
-def load_image(file: str | Path | IO[bytes], in_chans: int = 3, as_stored: bool = False) -> Image.Image:
+def load_image(
+    file: str | Path | IO[bytes], in_chans: int = 3, as_stored: bool = False, at_least: int | None = None
+) -> Image.Image:
     """Read and decode an image file, upright: mode L for 1 channel, RGB for 3; only the first frame.
 
     Args:
         file: its path, or an open file.
         in_chans: 1 or 3.
         as_stored: ignore the EXIF orientation.
+        at_least: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where each side keeps this many pixels.
 
     Raises:
         OSError: the file cannot be read as an image, is cut short, or is a decompression bomb.
@@ -53,6 +56,8 @@ def load_image(file: str | Path | IO[bytes], in_chans: int = 3, as_stored: bool 
     add_pillow_plugins()
     try:
         with Image.open(file) as image:
+            if at_least is not None:
+                image.draft(None, (at_least, at_least))
             image.load()
             return convert_image(image, in_chans, as_stored)
     except Exception as error:  # Pillow raises anything on broken files: SyntaxError, struct.error, ...

@@ -27,6 +27,7 @@ FREE_TO_CHANGE = (
     "machine.threads",
     "data.workers",
     "data.accept_changes",
+    "data.image_cache",
     "evolution.storage",
 )  # settings that may change on resume
 PATHS = ("data", "data_dir", "model", "teacher")  # may be another spelling of the same path

@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from psvit.data.image_cache import remove_cache
 from psvit.data.image_list import IMAGES, ImageList, check_unchanged, list_files, read_image_list
 from psvit.data.image_sets import ImageSet
 from psvit.engine.checkpoints import read_metrics, save_weights, write_checkpoint
@@ -34,6 +35,7 @@ def clear_run(path: Path) -> None:
         shutil.rmtree(path / name, ignore_errors=True)
     for listed in list_files(path):
         listed.unlink()
+    remove_cache(path)
     for name in reversed(FILES):  # the config last: it identifies the run
         (path / name).unlink(missing_ok=True)
 
@@ -207,9 +209,11 @@ class RunFolder:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in state.history), encoding="utf-8")
 
     def finish(self) -> None:
-        """Delete the state, unless keep_state; the checkpoints stay."""
+        """Delete the state and the image cache, unless keep_state; the checkpoints stay."""
         if self.accelerator.is_main_process and not self.config.run.keep_state:
             (self.path / STATE).unlink(missing_ok=True)
+            if self.config.data.image_cache_dir is None:
+                remove_cache(self.path)
         if self.tensorboard is not None:
             self.tensorboard.close()
         self.accelerator.wait_for_everyone()

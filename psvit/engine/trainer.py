@@ -85,6 +85,10 @@ class Trainer(ABC):
     def evaluate(self) -> dict[str, Any]:
         """The metrics on the validation split as plain data; empty without one."""
 
+    def note(self) -> str | None:
+        """A line for the user after an epoch; usually none."""
+        return None
+
     def fit(
         self, run: RunFolder, description: Description, data: Sequence[str], say: Callable[[str], None] = print
     ) -> dict[str, Any]:
@@ -144,6 +148,8 @@ class Trainer(ABC):
         state.close_epoch(epoch, metrics, self.lr, display.images_per_second(global_batch))
         run.save_epoch(self.evaluated.state_dict(), self.state_dict(), state)
         display.epoch(state.history[-1])
+        if (note := self.note()) is not None:
+            display.say(f"note      {note}")
         if interrupt.requested(self.accelerator) and state.step < self.total_steps:
             raise InterruptedTrainingError(run.path, state.step, self.total_steps)
 

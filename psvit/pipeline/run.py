@@ -16,6 +16,7 @@ from psvit.arch import cost
 from psvit.arch.model_config import Checkpoint, ModelConfig, to_plain
 from psvit.data.augment import preprocessing
 from psvit.data.datasets import Data, open_data
+from psvit.data.image_cache import remove_cache
 from psvit.data.image_list import IMAGES, check_unchanged, list_files, read_image_list
 from psvit.engine.accelerator import open_machine
 from psvit.engine.checkpoints import save_checkpoint
@@ -60,7 +61,8 @@ def run(config: RunAllConfig, say: Callable[[str], None] = print) -> dict[str, A
     say = say if main else lambda line: None
     if main:
         check_writable(folder, f"--output {folder}")
-    searching = config.search_config()  # raises if the search's settings are wrong
+    shared = config.data.cached_in(folder)  # by all trainings and evaluations
+    searching = replace(config, data=shared).search_config()  # raises if the search's settings are wrong
     folders = folders_of(chosen)
     if chosen.resume and (results := _finished(folder, config)) is not None:
         say(f"finished  {folder}: all networks are trained and compared, there is nothing to resume")
@@ -78,6 +80,7 @@ def run(config: RunAllConfig, say: Callable[[str], None] = print) -> dict[str, A
                     clear_run(place)
                 for path in (*(folder / name for name in (RESULTS, LATENCY, REPORT)), *list_files(folder)):
                     path.unlink(missing_ok=True)
+                remove_cache(folder)
 
         if config.searches:
             networks = _searched(config, search(searching, say, clear), data, accelerator, say)
@@ -87,8 +90,10 @@ def run(config: RunAllConfig, say: Callable[[str], None] = print) -> dict[str, A
         if data.files is not None and main:
             data.files.images.write(folder / IMAGES)
         accelerator.wait_for_everyone()
-        like = TrainConfig(data=config.data, recipe=config.recipe, machine=config.machine)
+        like = TrainConfig(data=shared, recipe=config.recipe, machine=config.machine)
         rows = compare(chosen if chosen.resume else replace(chosen, overwrite=True), networks, like, say)
+        if main and config.data.image_cache_dir is None:
+            remove_cache(folder)
         results = {"config": _record(config), "data": data.name, "rows": rows, "chosen": best_on_validation(rows)}
         if main:
             _write(folder, results, config, data, accelerator)
@@ -168,7 +173,7 @@ def _finished(folder: Path, config: RunAllConfig) -> dict[str, Any] | None:
         results: dict[str, Any] = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
         before, now = flat(results["config"]), flat(_record(config))
         _ = results["chosen"]  # missing in results of older versions
-        same = set(differing(before, now)) <= {"data.accept_changes"}
+        same = set(differing(before, now)) <= {"data.accept_changes", "data.image_cache", "data.image_cache_dir"}
         whole = (folder / REPORT).is_file() and all(Path(row["checkpoint"]).is_dir() for row in results["rows"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -68,7 +68,7 @@ def _evolution(config: SearchConfig) -> EvolutionConfig:
     if not config.evolution.storage or config.evolution.study_name:
         return config.evolution
     about = {name: asdict(getattr(config, name)) for name in ("space", "supernet", "data", "recipe", "scoring")}
-    for local in ("workers", "data_dir", "accept_changes"):
+    for local in ("workers", "data_dir", "accept_changes", "image_cache", "image_cache_dir"):
         del about["data"][local]
     about["search"] = {"budget": config.search.budget, "epochs": config.search.supernet_epochs}
     text = json.dumps([about, config.machine.precision], sort_keys=True)

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from psvit.arch.arch import Arch
 from psvit.arch.steps import Step, steps_of
-from psvit.data.augment import eval_transform
+from psvit.data.augment import eval_split
 from psvit.data.datasets import Data, balanced_order
 from psvit.data.loading import eval_batches
-from psvit.data.samples import Batch, ImageSplit
+from psvit.data.samples import Batch
 from psvit.data.sources import Source, Subset
 from psvit.errors import UserError
 from psvit.search.journal import Score
@@ -184,7 +184,7 @@ class Slices:
         return self._kept[images]
 
     def _read(self, images: int) -> Iterator[Batch]:
-        split = ImageSplit(Subset(self.source, self.order[:images]), eval_transform(self.data), strict=self.strict)
+        split = eval_split(self.data, Subset(self.source, self.order[:images]), self.strict)
         for batch in eval_batches(split, batch_size=self.batch_size, workers=self.data.workers):
             self.unreadable.update(batch.unreadable)
             yield batch

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 
 from psvit.arch.arch import ATTEND, POOL, Arch
 from psvit.data.datasets import Data, open_data
+from psvit.data.image_cache import remove_cache
 from psvit.data.image_list import IMAGES, check_unchanged, read_image_list
 from psvit.engine.accelerator import by_the_first, open_machine
 from psvit.engine.optimizer import check_optimizer
@@ -107,13 +108,16 @@ def search(
         config = replace(config, search=replace(config.search, resume=False))
     check_folder(folder, config, record)
     kept = read_image_list(folder / IMAGES) if config.search.resume else None
-    data = open_data(config.data, kept)
+    data = open_data(config.data.cached_in(folder), kept)
     images = data.files.images if data.files is not None and kept is not None else None
     accept = config.data.accept_changes or (folder / FRONT).is_file()  # a finished search reads no more of them
     for line in check_unchanged(kept, images, accept, folder):
         say(f"note      {line}")
     with sole_writer(folder, f"--output {folder}") if accelerator.is_main_process else nullcontext():
-        return _search(config, record, data, accelerator, say, on_begin)
+        found = _search(config, record, data, accelerator, say, on_begin)
+        if accelerator.is_main_process and config.data.image_cache_dir is None:
+            remove_cache(folder)
+        return found
 
 
 def _search(

@@ -11,6 +11,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from psvit.arch.arch import Arch
+from psvit.data.image_cache import remove_cache
 from psvit.data.image_list import IMAGES, list_files
 from psvit.engine.resuming import (
     LOG,
@@ -56,6 +57,7 @@ def clear_search(folder: Path) -> None:
         shutil.rmtree(folder / place, ignore_errors=True)
     for path in [*journals_of(folder), *list_files(folder), *(folder / name for name in reversed(OWN))]:
         path.unlink(missing_ok=True)
+    remove_cache(folder)
 
 
 def check_folder(folder: Path, config: SearchConfig, record: dict[str, Any]) -> None:

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from psvit.arch.arch import ATTEND, SHARE, Arch
-from psvit.data.augment import eval_transform
+from psvit.data.augment import eval_split
 from psvit.data.datasets import Data
 from psvit.data.loading import eval_batches
-from psvit.data.samples import Batch, ImageSplit
+from psvit.data.samples import Batch
 from psvit.engine.accelerator import open_machine
 from psvit.engine.checkpoints import load_weights
 from psvit.engine.display import describe_data
@@ -184,9 +184,8 @@ class SupernetTrainer(ClassifierTrainer):
         data = self.data
         if len(data.validation) == 0:
             return {}
-        split = ImageSplit(data.validation, eval_transform(data), strict=self.config.data.strict)
         batches = eval_batches(
-            split,
+            eval_split(data, data.validation, self.config.data.strict),
             batch_size=self.recipe.batch_size,
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,

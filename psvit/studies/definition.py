@@ -16,7 +16,7 @@ BASELINES = ("deit", "deit12", "psvit_1d", "psvit_2d")
 SEARCHED = "searched"
 """Name of the network found by a search with the group's MACs as budget."""
 
-IDLE = ("threads", "workers", "accept_changes")
+IDLE = ("threads", "workers", "accept_changes", "image_cache", "image_cache_dir")
 """Settings of a training that do not change its results."""
 
 Split = Literal["test", "validation"]

@@ -219,7 +219,7 @@ class Plan:
 
     def _trial(self, group: Group, network: Network, seed: int, model: ModelConfig) -> Trial:
         folder = self.folder / slug(group.name) / slug(network.label) / f"seed-{seed}"
-        data, run = replace(group.data, seed=seed), RunConfig(str(folder))
+        data, run = replace(group.data, seed=seed).cached_in(self.folder), RunConfig(str(folder))
         config = with_learning_rate(
             TrainConfig(model=model, data=data, recipe=group.recipe, machine=self.machine, run=run)
         )
@@ -232,7 +232,8 @@ class Plan:
         output = str(self.folder / slug(group.name) / "search")
         try:
             folder = replace(parts.pop("search"), budget=(str(group.macs),), output=output)
-            config = SearchConfig(search=folder, **parts, data=group.data, recipe=group.recipe, machine=self.machine)
+            data = group.data.cached_in(self.folder)
+            config = SearchConfig(search=folder, **parts, data=data, recipe=group.recipe, machine=self.machine)
         except UserError as error:
             raise UserError(f"{what}: {one_line(error)}") from error
         return Search(group.name, config)

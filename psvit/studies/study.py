@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from psvit.data.image_cache import remove_cache
 from psvit.engine.accelerator import computed_in
 from psvit.engine.hardware import machine_info, resolve_device, versions
 from psvit.engine.interrupts import interrupts
@@ -85,6 +86,7 @@ def _run_study(
             found = runner.run([*planned.searches, *others])[: len(planned.searches)]
             archs = {search.group: arch for search, arch in zip(planned.searches, found, strict=True)}
             kept = runner.train(planned.trials(archs))
+        remove_cache(folder)  # not one in another place, by --image-cache-dir
         milliseconds = planned.latencies(archs, say)
         data = {
             **json.loads(json.dumps(planned.results(kept, archs, milliseconds))),

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from psvit.data.image_cache import remove_cache
 from psvit.engine.accelerator import computed_in
 from psvit.engine.run_folder import clear_run
 from psvit.engine.train_config import Machine
@@ -149,6 +150,7 @@ def clear_study(folder: Path, study: str) -> None:
         for empty in (place, *place.parents[: len(place.relative_to(folder).parts) - 1]):
             with suppress(OSError):  # it holds other files
                 empty.rmdir()
+    remove_cache(folder)
     written = [folder / name for name in (STUDY, LATENCY, RESULTS, PAGE, TABLES)]
     for path in (*written, *figure_files(folder, study, 99)):  # an earlier version may have had more figures
         path.unlink(missing_ok=True)

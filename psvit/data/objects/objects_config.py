@@ -28,6 +28,8 @@ class DenseDataConfig(DataConfig):
         img_size: side in pixels of the scenes of digits-scenes, or height and width; 96 by default.
         validation: fraction that is cut from the training split as validation split.
         limit: train on this many images only (for prototypes).
+        image_cache: not used here: images keep their size.
+        image_cache_dir: not used here.
         scenes: number of training scenes of digits-scenes; an evaluation takes that of the training.
     """
 
@@ -36,6 +38,8 @@ class DenseDataConfig(DataConfig):
     data: str = "digits-scenes"
     data_dir: NotUsed = None
     class_folders: NotUsed = None
+    image_cache: NotUsed = None
+    image_cache_dir: NotUsed = None
     scenes: Count = 2000
 
 

@@ -13,10 +13,10 @@ from timm.data import Mixup
 from torch import Tensor, nn
 
 from psvit.arch.model_config import ModelConfig, is_folder
-from psvit.data.augment import eval_transform, preprocessing, train_transform
+from psvit.data.augment import eval_split, preprocessing, train_split
 from psvit.data.datasets import Data, open_data
 from psvit.data.loading import eval_batches
-from psvit.data.samples import Batch, ImageSplit
+from psvit.data.samples import Batch
 from psvit.engine.accelerator import open_machine
 from psvit.engine.checkpoints import config_of
 from psvit.engine.display import describe_data
@@ -49,8 +49,7 @@ class ClassifierTrainer(Trainer):
     config: TrainConfig
 
     def __init__(self, model: nn.Module, config: TrainConfig, accelerator: Accelerator, data: Data) -> None:
-        transform = train_transform(data, config.recipe.augment)
-        split = ImageSplit(data.train, transform, training=True, strict=config.data.strict)
+        split = train_split(data, config.recipe.augment, config.data.strict)
         super().__init__(model, config, accelerator, split, data.workers)
         self.data, self.num_classes, self.repeats = data, len(data.classes), config.recipe.repeats
         self.mix = _mixup(config.recipe, self.num_classes)
@@ -79,13 +78,17 @@ class ClassifierTrainer(Trainer):
         if len(self.data.validation) == 0:
             return {}
         batches = eval_batches(
-            ImageSplit(self.data.validation, eval_transform(self.data), strict=self.config.data.strict),
+            eval_split(self.data, self.data.validation, self.config.data.strict),
             batch_size=self.recipe.batch_size,
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
             workers=self.workers,
         )
         return dict(evaluate(self.evaluated, batches, self.num_classes, self.accelerator).to_dict())
+
+    def note(self) -> str | None:
+        """Why images of a folder are decoded in every epoch; once, if it is so."""
+        return self.data.cache.note() if self.data.cache is not None else None
 
 
 def _mixup(recipe: Recipe, num_classes: int) -> Mixup | None:
@@ -151,7 +154,7 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> dict[str, 
     if (best := run.finished(say)) is not None:
         return best
     kept = run.kept_images()
-    data = open_data(config.data, kept)
+    data = open_data(config.data.cached_in(run.path), kept)
     seen = run.take_images(data.files, kept)
     seed_step(config.data.seed, INIT)
     with attention_for_training(accelerator.device):

@@ -18,7 +18,7 @@ from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
 from psvit.config import Count, checked
-from psvit.data.augment import for_arrays
+from psvit.data.augment import eval_source, for_arrays
 from psvit.data.data_config import DataConfig
 from psvit.data.datasets import Data, open_data
 from psvit.data.image_list import ImageList
@@ -229,9 +229,9 @@ def evaluate_classifier(
     source = {"test": opened.test, "validation": opened.validation, "train": opened.train}[split]
     if opened.files is not None:
         opened.files.check_split(split, data.data)
-    images = ImageSplit(source, preprocess(model, opened.img_size), strict=data.strict)
+    source = eval_source(source, _preprocessing(model, opened.img_size), opened.cache)
     batches = eval_batches(
-        images,
+        ImageSplit(source, preprocess(model, opened.img_size), strict=data.strict),
         batch_size=batch_size,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
@@ -261,11 +261,17 @@ def check_classes(folder: str, label_names: Sequence[str] | None, num_classes: i
 
 def preprocess(model: Any, img_size: tuple[int, int] | None = None) -> Callable[[Image.Image], Tensor]:
     """The preprocessing of the model: any PIL image -> (C, H, W); `img_size` (height, width) replaces its size."""
-    config = resolve_data_config({}, model=model)
-    channels, *sides = config["input_size"]
-    config["input_size"] = (channels, *(img_size or sides))
+    config = _preprocessing(model, img_size)
+    channels = config["input_size"][0]
     timms = partial(_converted, transform=create_transform(**config), in_chans=channels)  # workers have to pickle it
     return for_arrays(timms, config)
+
+
+def _preprocessing(model: Any, img_size: tuple[int, int] | None) -> dict[str, Any]:
+    """timm's configuration of the model's preprocessing."""
+    config = resolve_data_config({}, model=model)
+    channels, *sides = config["input_size"]
+    return {**config, "input_size": (channels, *(img_size or sides))}
 
 
 def _converted(image: Image.Image, transform: Callable[[Image.Image], Tensor], in_chans: int) -> Tensor:
