@@ -20,6 +20,7 @@ from psvit.arch.model_config import ModelConfig
 from psvit.engine.checkpoints import save_checkpoint
 from psvit.export.graph import example_images, frozen_copy, to_onnx
 from psvit.models.build import build_arch
+from psvit.models.fold import fold_norms
 from psvit.models.zoo import block_names
 
 variants = pytest.mark.parametrize("name", VARIANTS)
@@ -69,6 +70,19 @@ def network(kind: str, **kwargs: Any) -> Any:
 
 def images(batch: int = 2, sides: tuple[int, int] = (20, 28), in_chans: int = 3) -> Tensor:
     return torch.randn(batch, in_chans, *sides)
+
+
+@pytest.mark.parametrize("name", ["plus", "plus 1d", "resnet18"])
+def test_folded_norms_change_nothing(name: str) -> None:
+    model = network(name) if name in KINDS else timm.create_model(name, num_classes=5)
+    with torch.no_grad():
+        for _ in range(3):  # statistics of their own
+            model.train()(images(4, (32, 48)))
+        folded = fold_norms(model)
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+        assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+        x = images(sides=(20, 28))
+        torch.testing.assert_close(folded(x), model.eval()(x), **CLOSE)
 
 
 @every_kind
@@ -197,7 +211,7 @@ def test_1d_has_no_grid_after_its_first_stage() -> None:
 @variants
 def test_parameters_are_grouped_by_depth(name: str) -> None:
     model = narrow(name)
-    stem = {"pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias"} | ({"cls_token"} & {*model.state_dict()})
+    stem = {each for each, _ in model.named_parameters() if each.startswith(("pos_embed", "patch_embed", "cls_token"))}
     for coarse in (False, True):
         groups = group_parameters(model, model.group_matcher(coarse=coarse))
         assert {parameter for group in groups.values() for parameter in group} == {*dict(model.named_parameters())}

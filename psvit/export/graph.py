@@ -20,6 +20,7 @@ from psvit.errors import UserError, one_line
 from psvit.export.export_config import ExportConfig
 from psvit.export.operators import count_operators, onnx_calls, program_calls, torchscript_calls
 from psvit.export.runtime import INSTALL
+from psvit.models.fold import fold_norms
 
 if TYPE_CHECKING:
     import onnx
@@ -31,8 +32,8 @@ LARGEST = 2_000_000_000
 
 
 def frozen_copy(model: nn.Module) -> Any:
-    """A copy of a network in float32 on the CPU, in evaluation mode, without gradients."""
-    return copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
+    """A copy of a network in float32 on the CPU, in evaluation mode, without gradients, batch norms folded."""
+    return fold_norms(copy.deepcopy(model).to("cpu", torch.float32)).requires_grad_(False)
 
 
 def example_images(input_size: tuple[int, int, int], batch_size: int, seed: int = 0) -> Tensor:

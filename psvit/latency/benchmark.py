@@ -25,6 +25,7 @@ from psvit.latency.benchmark_config import BenchmarkConfig, Mode
 from psvit.latency.benchmark_report import Report, Row, check_output, write_report
 from psvit.latency.peak import matmul_peak
 from psvit.latency.timing import MIN_SECONDS, Stopwatch, interleave, summarise
+from psvit.models.fold import fold_norms
 from psvit.models.macs import explicit_attention, loss_of, macs_of
 
 Build = Callable[[str, "int | None"], nn.Module]
@@ -142,7 +143,8 @@ class _Contest:
         train, dtype = self.config.train, getattr(torch, row.dtype)
         generator = torch.Generator().manual_seed(0)
         image = torch.randn(self.config.batch_size, *(row.input_size or ()), generator=generator).to(self.device)
-        model = self.build(row.model, self.config.img_size).to(self.device).train(train)
+        model = self.build(row.model, self.config.img_size)
+        model = model.to(self.device).train() if train else fold_norms(model).to(self.device)
         if not train:
             model, image = model.to(dtype), image.to(dtype)
         run: Callable[[Tensor], object] = torch.compile(model, dynamic=False) if row.mode == "compile" else model

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from psvit.arch.arch import Arch
+from psvit.models.fold import fold_pairs
 
 Grid = tuple[int, int]
 
@@ -66,7 +67,7 @@ class TokenPool(nn.Module):
                 nn.Conv2d(in_dim, out_dim, 1, bias=bias, **dd),
             )
         self.conv = conv
-        self.norm = nn.BatchNorm2d(out_dim, **dd) if arch.pool_norm else nn.Identity()
+        self.norm: nn.Module = nn.BatchNorm2d(out_dim, **dd) if arch.pool_norm else nn.Identity()
         self.act = nn.GELU() if arch.pool_norm else nn.Identity()
         widens_prefix = self.num_prefix_tokens > 0 and in_dim != out_dim
         self.prefix_proj = nn.Linear(in_dim, out_dim, **dd) if widens_prefix else nn.Identity()
@@ -86,6 +87,12 @@ class TokenPool(nn.Module):
         if self.num_prefix_tokens:
             tokens = torch.cat([self.prefix_proj(prefix), tokens], dim=1)
         return tokens, grid
+
+    def reparameterize(self) -> None:
+        """Fold the norm into the convolution, for inference; timm's `reparameterize_model` calls it."""
+        convolutions = list(self.conv) if isinstance(self.conv, nn.Sequential) else [self.conv]
+        *folded, self.norm = fold_pairs([*convolutions, self.norm])
+        self.conv = nn.Sequential(*folded) if len(folded) > 1 else folded[0]
 
     def pool(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C, ceil(h / 2), ceil(w / 2)), or all of (h, w) if dilated; in 1D h is 1 and stays."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from psvit.arch.arch import Arch
 from psvit.arch.stem_convolutions import stem_convolutions
+from psvit.models.fold import fold_pairs
 from psvit.models.pooling import Grid, map_to_tokens
 
 
@@ -111,6 +112,11 @@ class PoolStem(nn.Module):
         """Images (B, C, H, W) -> tokens (B, h w, C') and their grid (h, w)."""
         x = self.convs(self.proj(pad_to_multiple(x, self.stride)))
         return map_to_tokens(x).contiguous(), (x.shape[2], x.shape[3])
+
+    def reparameterize(self) -> None:
+        """Fold the norms into the convolutions, for inference; timm's `reparameterize_model` calls it."""
+        self.proj, *layers = fold_pairs([self.proj, *self.convs])  # type: ignore[assignment]
+        self.convs = nn.Sequential(*layers)
 
 
 def _pooled(channels: int, **dd: Any) -> list[nn.Module]:
