@@ -193,8 +193,9 @@ def scale_to(
 ) -> Arch:
     """Widen or narrow `arch` until its MACs are within `tolerance` of `target`; all comparisons at equal MACs use this.
 
-    The ratios of the widths are kept as far as whole heads allow. If no such widths come close enough, `mlp_ratio`
-    changes by at most a factor of 1.5; then head_dim is halved; and if it cannot be, `mlp_ratio` changes by up to 2.
+    The ratios of the widths are kept as far as whole heads allow, and `mlp_ratio` changes by at most a factor of 1.5,
+    whichever distorts less. If that is not close enough head_dim is halved; if it cannot be, `mlp_ratio` changes by up
+    to 2.
 
     Raises:
         UnreachableError: no width comes within the tolerance; the message names the nearest.
@@ -214,14 +215,12 @@ def scale_to(
         low, high = (middle, high) if cost(_widened(arch, middle)) < target else (low, middle)
     candidates = [replace(arch, widths=widths) for widths in _neighbours(arch, high)]
     close = [c for c in candidates if abs(cost(c) / target - 1) <= tolerance]
-    if close:
-        return min(close, key=lambda c: (round(_distortion(arch, c), 2), abs(cost(c) - target)))
     fitted = [_with_mlp_for(c, target, cost(c), cost(replace(c, mlp_ratio=c.mlp_ratio + 1))) for c in candidates]
-    fitted = [c for c in fitted if abs(cost(c) / target - 1) <= tolerance]
+    close += [c for c in fitted if abs(cost(c) / target - 1) <= tolerance]
     halves = arch.head_dim % 2 == 0 and arch.head_dim > MIN_HEAD_DIM
     for bound in MLP_BOUNDS[: 1 if halves else 2]:
-        if near := [c for c in fitted if 1 / bound <= c.mlp_ratio / arch.mlp_ratio <= bound]:
-            return min(near, key=lambda c: (abs(c.mlp_ratio / arch.mlp_ratio - 1), abs(cost(c) - target)))
+        if near := [c for c in close if 1 / bound <= c.mlp_ratio / arch.mlp_ratio <= bound]:
+            return min(near, key=lambda c: (round(_distortion(arch, c), 2), abs(cost(c) - target)))
     if halves:
         return scale_to(replace(arch, head_dim=arch.head_dim // 2), target, img_size, in_chans, num_classes, tolerance)
     nearest = min(candidates, key=lambda c: abs(cost(c) - target))
@@ -263,7 +262,8 @@ def _neighbours(arch: Arch, factor: float) -> Iterator[tuple[int, ...]]:
 
 def _distortion(arch: Arch, candidate: Arch) -> float:
     factors = [new / old for new, old in zip(candidate.widths, arch.widths, strict=True)]
-    return max(factors) / min(factors)
+    ratio = candidate.mlp_ratio / arch.mlp_ratio
+    return max(factors) / min(factors) * max(ratio, 1 / ratio)
 
 
 def _with_mlp_for(arch: Arch, target: float, cost: int, cost_of_one_more: int) -> Arch:
