@@ -85,33 +85,44 @@ def test_benchmark():
 
 
 def test_benchmark_of_training():
-    report = benchmark(config("tiny", dtype=["float32", "bfloat16"], train=True), build)
-    for row in report.rows:
-        assert row.error is None
-        assert row.macs == 32 * 7 + 7 * 5
-        assert row.macs_timed == 2 * 32 * 7 + 3 * 7 * 5
-    assert "training step" in rendered(report)
+    made = []
+
+    def step(build, input_size, dtype, compiled):
+        made.append((type(build()), input_size, dtype, compiled))
+        return lambda: None
+
+    chosen = config("tiny", "picky", dtype=["float32", "bfloat16"], train=True)
+    report = benchmark(chosen, build, steps={"bare": step, "psvit": step, "timm": step})
+    assert [(row.model, row.step) for row in report.rows[:6]] == [
+        (model, step) for model in ("tiny", "picky") for step in ("bare", "psvit", "timm")
+    ]
+    assert made[3:7] == [(NoBfloat16, (2, 4, 4), "float32", False)] * 3 + [(Tiny, (2, 4, 4), "bfloat16", False)]
+    for first, *others in (report.rows[at : at + 3] for at in range(0, 12, 3)):
+        assert first.macs == 32 * 7 + 7 * 5
+        assert first.macs_timed == 2 * 32 * 7 + 3 * 7 * 5
+        assert first.speed.ratio == Spread(1, 1, 1)
+        for other in others:  # to the same model's first step, not to the first model's
+            ratios = [a / b for a, b in zip(first.seconds, other.seconds, strict=True)]
+            assert other.speed.ratio == Spread.of(ratios)
+    ours, timms = report.rows[4:6]
+    ratio = sorted(b / a for a, b in zip(ours.seconds, timms.seconds, strict=True))[1]
+    assert f"picky, float32, eager: psvit {ratio:.3f} [" in rendered(report)
+    assert Report.from_dict(report.to_dict()) == report
+    with pytest.raises(ValueError, match="hand in the steps"):
+        benchmark(chosen, build)
 
 
-@pytest.mark.parametrize(
-    ("train", "expected"),
-    [
-        (True, (True, torch.float32, torch.float32, torch.bfloat16, True, False)),
-        (False, (False, torch.bfloat16, torch.bfloat16, torch.bfloat16, False, True)),
-    ],
-)
-def test_modes_and_dtypes(train, expected):
+def test_the_dtype_is_that_of_weights_and_images():
     seen = []
 
     class Spy(Tiny):
         def forward(self, x):
             y = super().forward(x)
-            dtypes = (x.dtype, self.head.weight.dtype, y.dtype)
-            seen.append((self.training, *dtypes, y.requires_grad, torch.is_inference_mode_enabled()))
-            return {"logits": y, "more": (y, y)} if train else y
+            seen.append((self.training, x.dtype, self.head.weight.dtype, y.dtype, torch.is_inference_mode_enabled()))
+            return y
 
-    benchmark(config("spy", dtype=["bfloat16"], train=train), lambda name, img_size: Spy().eval())
-    assert seen[-1] == expected
+    benchmark(config("spy", dtype=["bfloat16"]), lambda name, img_size: Spy().eval())
+    assert seen[-1] == (False, *[torch.bfloat16] * 3, True)
 
 
 def test_compile(monkeypatch):
@@ -184,6 +195,7 @@ def test_config_name_the_flag():
             ({"batch_size": 0}, "--batch-size 0 is not a whole number of at least 1"),
             ({"rounds": 1.5}, "--rounds"),
             ({"threads": True}, "--threads"),
+            ({"data": "digits"}, "--data digits needs --train"),
             ({"device": "cpu:1"}, "--device 'cpu:1' is not auto, cpu"),
         ),
     )

@@ -169,3 +169,13 @@ def test_benchmark_takes_a_checkpoint(cli: Cli, trained: Path, monkeypatch: pyte
     report = json.loads(cli.ok("benchmark", trained, "--rounds", 1, "--batch-size", 2, "--json", "--threads", 1))
     assert report["rows"][0]["macs"] == 227648
     assert report["rows"][0]["input_size"] == [1, 8, 8]
+
+
+def test_benchmark_of_training_takes_a_set(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psvit.latency.benchmark.matmul_peak", lambda *_: 1.0)
+    words = ["--train", "--data", "digits", "--rounds", 1, "--warmup", 1, "--batch-size", 8, "--threads", 1]
+    said = cli.ok("benchmark", "resnet18", trained, *words, "--device", "cpu", "--json")
+    rows = json.loads(said)["rows"]
+    assert [row["step"] for row in rows] == ["bare", "psvit", "timm"] * 2
+    assert {(*row["input_size"],) for row in rows} == {(1, 8, 8)}
+    assert [row["error"] for row in rows] == [None] * 6

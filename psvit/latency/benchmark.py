@@ -11,6 +11,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -26,13 +28,21 @@ from psvit.latency.benchmark_report import Report, Row, check_output, write_repo
 from psvit.latency.peak import matmul_peak
 from psvit.latency.timing import MIN_SECONDS, Stopwatch, interleave, summarise
 from psvit.models.fold import fold_norms
-from psvit.models.macs import explicit_attention, loss_of, macs_of
+from psvit.models.macs import explicit_attention, macs_of
 
 Build = Callable[[str, "int | None"], nn.Module]
 """``build(name, img_size)``: the model in eval mode, float32, on the CPU; img_size None is the model's own."""
 
+Step = Callable[[Callable[[], nn.Module], tuple[int, int, int], Dtype, bool], Callable[[], object]]
+"""``step(build, input_size, dtype, compiled)``: a call that makes one optimizer step with a new model."""
 
-def benchmark(config: BenchmarkConfig, build: Build, progress: Callable[[str], None] = lambda message: None) -> Report:
+
+def benchmark(
+    config: BenchmarkConfig,
+    build: Build,
+    progress: Callable[[str], None] = lambda message: None,
+    steps: Mapping[str, Step] | None = None,
+) -> Report:
     """Measure every model in every dtype and mode; write the report to ``config.output`` if that is given.
 
     If a model cannot run in one combination, its row holds the error.
@@ -41,17 +51,21 @@ def benchmark(config: BenchmarkConfig, build: Build, progress: Callable[[str], N
         config: what to measure.
         build: builds a model by name.
         progress: takes a line about the next step.
+        steps: with config.train, the training steps to time for each model, by name.
 
     Raises:
-        ValueError: the device or a dtype is not available, the output exists, or `build` raised a UserError.
+        ValueError: the device or a dtype is not available, the output exists, steps are missing, or `build` raised a
+            UserError.
     """
+    if config.train and not steps:
+        raise ValueError("to time training, hand in the steps")
     keep_freed_memory(largest=not config.train)
     device = resolve_device(config.device)
     for dtype in config.dtype:
         check_dtype(device, dtype)
     if config.output is not None:
         check_output(Path(config.output), config.overwrite)
-    contest = _Contest(config, build, progress, device)
+    contest = _Contest(config, build, progress, device, (steps or {}) if config.train else {})
     with cpu_threads(config.threads):
         entries = {name: contest.enter(name) for name in dict.fromkeys(config.models)}
         peaks: dict[str, float] = {}
@@ -69,9 +83,14 @@ def benchmark(config: BenchmarkConfig, build: Build, progress: Callable[[str], N
 
 
 def finish(rows: Sequence[Row], batch_size: int, peak: float) -> list[Row]:
-    """Fill in what follows from the seconds of the rows of one dtype and mode."""
+    """Fill in what follows from the seconds of the rows of one dtype and mode.
+
+    Ratios are to the first row: of all rows for inference, of the same model's for steps of training.
+    """
+    groups = [list(group) for _, group in groupby(rows, lambda row: row.step and row.model)]
+    speeds = [speed for group in groups for speed in summarise([row.seconds or None for row in group], batch_size)]
     finished = []
-    for row, speed in zip(rows, summarise([row.seconds or None for row in rows], batch_size), strict=True):
+    for row, speed in zip(rows, speeds, strict=True):
         if speed is not None and row.macs_timed is not None:
             rate = row.macs_timed / 1e9 * speed.images_per_second.median
             row = replace(row, speed=speed, gmacs_per_second=rate, peak_fraction=rate / peak)
@@ -87,6 +106,7 @@ class _Contest:
     build: Build
     progress: Callable[[str], None]
     device: torch.device
+    steps: Mapping[str, Step]
 
     def enter(self, name: str) -> Row:
         """The part of a model's row that is the same in every dtype and mode."""
@@ -111,7 +131,11 @@ class _Contest:
 
     def race(self, dtype: Dtype, mode: Mode, entries: Mapping[str, Row]) -> list[Row]:
         """Time all models in turns: a row with seconds or an error for each."""
-        rows = [replace(entries[name], dtype=dtype, mode=mode) for name in self.config.models]
+        rows = [
+            replace(entries[name], dtype=dtype, mode=mode, step=step)
+            for name in self.config.models
+            for step in self.steps or (None,)
+        ]
         watches: dict[int, Callable[[], float]] = {}
         faults: list[list[float]] = [[] for _ in rows]
         gc.collect()  # frees the models of the previous race
@@ -119,7 +143,7 @@ class _Contest:
             for index, row in enumerate(rows):
                 if row.error is not None:
                     continue
-                self.progress(f"{dtype} {mode}: warming up {row.model}")
+                self.progress(f"{dtype} {mode}: warming up {row.model}{f', {row.step}' if row.step else ''}")
                 try:
                     watch = Stopwatch(self.call(row), self.device, MIN_SECONDS)
                     first = watch.warm(self.config.warmup)
@@ -128,7 +152,8 @@ class _Contest:
                     continue
                 watches[index] = _counting_faults(watch, faults[index])
                 rows[index] = replace(row, compile_seconds=first if mode == "compile" else None)
-            self.progress(f"{dtype} {mode}: {self.config.rounds} rounds, {len(watches)} models")
+            calls = f"{len(watches)} {'steps' if self.steps else 'models'}"
+            self.progress(f"{dtype} {mode}: {self.config.rounds} rounds, {calls}")
             results = interleave(list(watches.values()), self.config.rounds)
         for index, result in zip(watches, results, strict=True):
             if isinstance(result, Exception):
@@ -140,26 +165,21 @@ class _Contest:
 
     def call(self, row: Row) -> Callable[[], object]:
         """The call to time: one batch through the model of a row."""
-        train, dtype = self.config.train, getattr(torch, row.dtype)
-        generator = torch.Generator().manual_seed(0)
-        image = torch.randn(self.config.batch_size, *(row.input_size or ()), generator=generator).to(self.device)
-        model = self.build(row.model, self.config.img_size)
-        model = model.to(self.device).train() if train else fold_norms(model).to(self.device)
-        if not train:
-            model, image = model.to(dtype), image.to(dtype)
-        run: Callable[[Tensor], object] = torch.compile(model, dynamic=False) if row.mode == "compile" else model
+        compiled = row.mode == "compile"
+        if row.step is not None:
+            assert row.input_size is not None, "entered"
+            new = partial(self.build, row.model, self.config.img_size)
+            return self.steps[row.step](new, row.input_size, row.dtype, compiled)
+        generator, dtype = torch.Generator().manual_seed(0), getattr(torch, row.dtype)
+        image = torch.randn(self.config.batch_size, *(row.input_size or ()), generator=generator).to(self.device, dtype)
+        model = fold_norms(self.build(row.model, self.config.img_size)).to(self.device, dtype)
+        run: Callable[[Tensor], object] = torch.compile(model, dynamic=False) if compiled else model
 
         def infer() -> None:
             with torch.inference_mode():
                 run(image)
 
-        def step() -> None:
-            model.zero_grad(set_to_none=True)
-            with torch.autocast(self.device.type, dtype, enabled=row.dtype != "float32"):
-                output = run(image)
-            loss_of(output).backward()
-
-        return step if train else infer
+        return infer
 
 
 def _counting_faults(watch: Stopwatch, faults: list[float]) -> Callable[[], float]:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from psvit.config import Config, Count, Rule, Text
+from psvit.data.data_config import DataName
 from psvit.engine.train_config import Device, Dtype
+from psvit.errors import UserError
 
 EACH_ONCE = Rule("one or more formats or modes, each once", lambda values: 0 < len(values) == len(set(values)))
 Mode = Literal["eager", "compile"]
@@ -27,7 +29,9 @@ class BenchmarkConfig(Config):
         rounds: timings of each model; in each round every model has one turn.
         warmup: untimed batches before the first round, at least 1: compilation happens there.
         threads: CPU threads; by default what torch chooses.
-        train: time forward and backward in training mode instead of inference; no optimizer step.
+        train: time steps of training instead of inference: with ready images (bare), by psvit, and by timm.
+        data: with train, the set to train on, as for psvit train; by default noise in memory.
+        data_dir: folder of the files of a named set.
         output: JSON file to write the report to.
         overwrite: replace an output that exists.
     """
@@ -42,8 +46,15 @@ class BenchmarkConfig(Config):
     warmup: Count = 3
     threads: Count | None = None
     train: bool = False
+    data: DataName | None = None
+    data_dir: str | None = None
     output: str | None = None
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.data is not None and not self.train:
+            raise UserError(f"--data {self.data} needs --train: inference is timed on random images")
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ class Row:
         input_size: channels, height, width.
         parameters: how many.
         macs: multiply-accumulates of the forward pass for one image with explicit attention, as papers report them.
-        macs_timed: those of the timed call, for one image: `macs`, or with train of forward and backward.
+        macs_timed: those of the timed call, for one image: `macs`, or in training of forward and backward.
         seconds: for one batch, one number per round.
         speed: statistics of `seconds`.
         gmacs_per_second: macs_timed times the median images a second, in 1e9.
@@ -37,6 +38,8 @@ class Row:
         compile_seconds: the first call in mode compile: compilation and one batch.
         page_faults: per batch, median over the rounds; None if the system does not count them.
         error: why the model could not run, in one line; missing values are then None or empty.
+        step: bare, psvit or timm: the step of training (see `psvit.tasks.classification.training_steps`); None for
+            inference.
     """
 
     model: str
@@ -53,6 +56,7 @@ class Row:
     compile_seconds: float | None = None
     page_faults: float | None = None
     error: str | None = None
+    step: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -126,22 +130,35 @@ def write_report(report: Report, path: str | os.PathLike[str], overwrite: bool =
 def table(report: Report) -> Table:
     """The report as a table: medians with quartiles in brackets; models that could not run are in the caption."""
     config, machine = report.config, report.machine
-    headings = ("model", "input", "dtype", "mode", "Mparams", "GMACs", "images/s", "ms/image", "× first", "GMAC/s",
-                "of peak", "compile s")  # fmt: skip
+    first = "× bare" if config.train else "× first"
+    headings = ("model", *(["step"] if config.train else []), "input", "dtype", "mode", "Mparams", "GMACs", "images/s",
+                "ms/image", first, "GMAC/s", "of peak", "compile s")  # fmt: skip
     caption = [
-        f"{'training step' if config.train else 'inference'}, batch {config.batch_size}, {machine['device']}",
-        f"median [quartiles] of {config.rounds} interleaved rounds; × first: median of the rounds' ratios",
+        f"{'training steps' if config.train else 'inference'}, batch {config.batch_size}, {machine['device']}",
+        f"median [quartiles] of {config.rounds} interleaved rounds; {first}: median of the rounds' ratios",
+        *_over_timms(report.rows),
         f"matrix-product peak in GMAC/s: {', '.join(f'{dtype} {peak:.4g}' for dtype, peak in report.peaks.items())}",
         f"{machine['device_name'] or machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}",
         *(f"could not run: {row.model}, {row.dtype}, {row.mode}: {row.error}" for row in report.rows if row.error),
     ]
-    return Table(headings, [_cells(row) for row in report.rows], 4, "\n".join(caption))
+    return Table(headings, [_cells(row) for row in report.rows], 5 if config.train else 4, "\n".join(caption))
+
+
+def _over_timms(rows: Sequence[Row]) -> list[str]:
+    """For each model, how many images a second psvit's step makes over timm's, round by round."""
+    lines = []
+    for ours, timms in pairwise(rows):
+        if (ours.step, timms.step) == ("psvit", "timm") and ours.seconds and timms.seconds:
+            ratio = Spread.of([theirs / own for own, theirs in zip(ours.seconds, timms.seconds, strict=True)])
+            lines.append(f"{ours.model}, {ours.dtype}, {ours.mode}: psvit {_spread(ratio, '.3f')} × timm")
+    return lines
 
 
 def _cells(row: Row) -> list[str]:
     speed = row.speed
     return [
         row.model,
+        *([row.step] if row.step is not None else []),
         "×".join(map(str, row.input_size or ())),
         row.dtype,
         row.mode,
