@@ -100,7 +100,8 @@ class ImageCache:
             about = os.stat(path)
         except OSError:
             return reduction.decode(path)  # which says what is wrong
-        facts = (os.path.abspath(path), about.st_size, about.st_mtime_ns, repr(reduction), PIL.__version__)
+        times = about.st_mtime_ns, about.st_ctime_ns  # some tools that edit a file keep the first
+        facts = (os.path.abspath(path), about.st_size, *times, repr(reduction), PIL.__version__)
         key = blake2b(repr(facts).encode("utf-8", "surrogateescape"), digest_size=16).digest()
         if (kept := self._find(key)) is not None:
             return kept

@@ -7,18 +7,13 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
-
-from rich.console import Console
-from rich.progress import track
 
 from psvit.data.sources import natural, printable, quoted
 from psvit.errors import UserError, one_line
@@ -29,12 +24,6 @@ IMAGES, EARLIER = "images.csv", "images-" + "[0-9a-f]" * 8 + ".csv"
 
 SPLITS = ("unused", "train", "validation", "test")
 """The splits of a list; identical images in several splits belong to the last of these."""
-
-MANY = 5000
-"""Reading this many images takes seconds, so there is a progress bar."""
-
-CHUNK = 256
-"""Images per task of a thread: a million tasks would take a gigabyte."""
 
 
 class Listed(NamedTuple):
@@ -199,30 +188,3 @@ def check_unchanged(kept: ImageList | None, now: ImageList | None, accept: bool,
             "anew with --overwrite"
         )
     return tuple(f"changed since the run began: {change}" for change in changes)
-
-
-def digests(paths: Sequence[str]) -> list[str]:
-    """The digest of the bytes of each file; empty if it cannot be read."""
-    quiet = len(paths) < MANY or not Console(stderr=True).is_terminal
-    chunks = [paths[at : at + CHUNK] for at in range(0, len(paths), CHUNK)]
-    with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
-        found = pool.map(lambda chunk: [_digest(path) for path in chunk], chunks)
-        shown = track(found, "reading images", len(chunks), console=Console(stderr=True), transient=True, disable=quiet)
-        return [digest for chunk in shown for digest in chunk]
-
-
-def _digest(path: str) -> str:
-    try:
-        about = os.stat(path)
-        return _digest_of(path, about.st_size, about.st_mtime_ns)
-    except OSError:
-        return ""
-
-
-@lru_cache(maxsize=2_000_000)
-def _digest_of(path: str, size: int, changed: int) -> str:  # a pipeline opens its images for each network
-    found = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            found.update(block)
-    return found.hexdigest()

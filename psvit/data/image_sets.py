@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from psvit.data.data_config import KNOWN, DataConfig
+from psvit.data.digests import digests
 from psvit.data.image_folder import ImageFolder, Labelled, read_image_folder
-from psvit.data.image_list import SPLITS, ImageList, Listed, digests
+from psvit.data.image_list import SPLITS, ImageList, Listed
 from psvit.data.sources import FileSource, natural, printable, quoted
 from psvit.data.splits import TEST_FRACTION, cut_by_hash, hashed_position
 from psvit.errors import UserError
