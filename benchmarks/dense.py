@@ -120,14 +120,14 @@ def networks(macs: float, names: list[str]) -> dict[str, ModelConfig]:
         "vit": ("deit", replace(paper, patch_size=8, stride=8)),
         "resnet18": ("resnet18", paper),
     }
-    found = {name: baseline(*bases[name], data, macs) for name in names if name in bases}
+    found = {name: baseline(bases[name][0], data, macs, paper=bases[name][1]) for name in names if name in bases}
     for name in [name for name in names if name not in bases]:
         model, _, widths = name.partition("_")
         channels = tuple(map(int, widths.split("-")))
         if model == "resnet18":
             found[name] = ModelConfig.of(model, model_args={"channels": list(channels)})
         else:
-            found[name] = baseline("psvit_2d", replace(DENSE, genotype=model, widths=channels), data, macs)
+            found[name] = baseline("psvit_2d", data, macs, paper=replace(DENSE, genotype=model, widths=channels))
     return found
 
 

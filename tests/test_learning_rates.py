@@ -1,8 +1,10 @@
 """The learning rate of a training to which none is given: its network's family's, and the same when it is resumed."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import pytest
 from tiny import Cli, config, read, stop_at
@@ -12,6 +14,7 @@ from psvit.engine import learning_rates
 from psvit.engine.learning_rates import BASE_LR, TUNED, family_of, with_learning_rate
 from psvit.engine.recipes import RECIPES, fitting
 from psvit.engine.train_config import light
+from psvit.studies.study_file import read_study
 
 TUNING = Path(__file__).parent.parent / "docs" / "results" / "tuning.json"
 
@@ -93,3 +96,16 @@ def test_the_learning_rates_are_the_best_of_their_study() -> None:
     for family, networks in TUNED.items():
         rates = set.intersection(*(set(top1[name]) for name in networks))
         assert BASE_LR[family] == max(rates, key=lambda rate: fmean(top1[name][rate] for name in networks)), family
+
+
+def test_the_study_holds_all_that_is_tuned() -> None:
+    """One grid for all networks, read on the validation split."""
+    study = read_study("tuning")
+    assert study.reads == "validation"
+    rates = [group.recipe.lr for group in study.groups]
+    assert rates == [1e-3, 2e-3, 4e-3, 8e-3]
+    wanted = {name for networks in TUNED.values() for name in networks}
+    assert all({network.label for network in group.networks} == wanted for group in study.groups)
+    assert {group.recipe.batch_size for group in study.groups} == {128}
+    same: Any = {replace(group, name="", recipe=replace(group.recipe, lr=None)) for group in study.groups}
+    assert len(same) == 1

@@ -64,9 +64,7 @@ def test_a_field_in_a_studys_yaml_reaches_the_network(name: str, tmp_path: Path,
     besides = {"patch_size": 6} if name == "stride" else {"patch_size": 4} if name == "stem" else {}
     network = {"network": "psvit_2d", "genotype": "AS-A", "widths": [16, 32], "head_dim": 8, **besides, name: value}
     (found,) = study(tmp_path, {"networks": {"n": network}}).groups[0].networks
-    changes = dict(found.changes)
-    base = replace(BASE, genotype=changes.pop("genotype"), widths=(16, 32))
-    built = baseline(found.network, base, digits, None, changes)
+    built = baseline(found.network, digits, None, dict(found.changes), BASE)
     assert getattr(open_model(built, img_size=24, in_chans=1, num_classes=3).arch, name) == OTHERS[name]
 
 

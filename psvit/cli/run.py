@@ -11,7 +11,7 @@ from psvit.cli.flags import with_recipe
 from psvit.pipeline.run_config import RunAllConfig
 
 DESCRIPTION = """Search a network for your images and your budget, train it, and compare it at equal MACs with its plain
-twin, a random network of the space and a hand-made design; each is evaluated once on the test split.
+twin, a ResNet-18, a random network of the space and a hand-made design; each is evaluated once on the test split.
 Example: psvit run --data fashion-mnist --budget 12M --epochs 8"""
 
 
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str]) -> int:
     """Parse the flags, search, train, and print the comparison."""
     config = with_recipe("run", DESCRIPTION, lambda recipe: RunAllConfig(recipe=recipe), arguments)
 
-    from psvit.pipeline.compare import comparison_table
+    from psvit.pipeline.compare import comparison_table, gains_table
     from psvit.pipeline.run import run
     from psvit.pipeline.run_page import to_use
     from psvit.report.tables import print_table
@@ -29,6 +29,9 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     print()
     print_table(comparison_table(results))
+    if gains := gains_table(results["rows"]):
+        print()
+        print_table(gains)
     row, why = to_use(results)
     print(f"\nuse       {row['name']}: {why}")
     print(f"report    {Path(config.compare.output) / 'report.html'}")

@@ -48,10 +48,11 @@ def fitting(epochs: int | None, side: int) -> tuple[str, str]:
     Returns:
         Its name in `RECIPES`, and the reason in words.
     """
-    epochs, images = epochs or EPOCHS, f"images of {side} pixels"
+    epochs = epochs or EPOCHS
+    why = f"images of {side} pixels, {epochs} epoch{'s' * (epochs > 1)}"
     if side > SMALL:
-        return ("deit" if epochs >= MANY else "photos"), f"{images}, {epochs} epochs"
-    return ("light" if epochs <= FEW else "long"), f"{images}, {epochs} epochs"
+        return "deit" if epochs >= MANY else "photos", why
+    return "light" if epochs <= FEW else "long", why
 
 
 def recipe_named(name: str, epochs: int | None, side: int) -> Recipe:

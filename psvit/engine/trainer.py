@@ -31,6 +31,10 @@ from psvit.files import sole_writer
 WARMUP_LR = 1e-6  # of the first step
 
 
+class DivergedError(UserError):
+    """The loss, its gradient or a weight is not finite."""
+
+
 class Trainer(ABC):
     """Trains a network; each task has a subclass with its loss and metrics.
 
@@ -240,8 +244,8 @@ class Trainer(ABC):
         if broken:
             raise self._diverged(f"the weight {broken[0]} is not finite", step)
 
-    def _diverged(self, what: str, step: int) -> UserError:
-        return UserError(
+    def _diverged(self, what: str, step: int) -> DivergedError:
+        return DivergedError(
             f"{what} at step {step} (learning rate {self.lr:.2g}): stopped, the checkpoints saved so far are kept; "
             "lower --lr, set --clip-grad 1, or take --precision float32"
         )

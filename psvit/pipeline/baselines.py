@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 from psvit.arch import cost
-from psvit.arch.arch import Arch, image_sides, parse_genotype
+from psvit.arch.arch import ATTEND, Arch, image_sides, parse_genotype
 from psvit.arch.model_config import ModelConfig, TimmModel
 from psvit.arch.quantities import parse_macs
-from psvit.arch.variants import paper_arch, with_changes
+from psvit.arch.variants import default_arch, paper_arch, with_changes
 from psvit.data.datasets import Data
 from psvit.engine.open_model import timm_macs
 from psvit.errors import UserError
 from psvit.models.build import build_timm, check_tokens
 from psvit.models.macs import count_macs
-from psvit.pipeline.run_config import CompareConfig
+from psvit.pipeline.run_config import CONTENDERS, CompareConfig, is_ours
+
+NO_CHANGES: Mapping[str, Any] = MappingProxyType({})
 
 
 def baselines(
@@ -26,63 +29,92 @@ def baselines(
     """The networks to compare, by name, each scaled to the same MACs.
 
     Args:
-        config: the names, and what differs from the default network.
+        config: the names, and what differs from the networks made by hand.
         data: gives the image size, channels and classes.
         given: networks used as they are, by name.
-        macs: MACs of the others; by default config.macs, or those of the default network.
+        macs: MACs of the others; by default config.macs, or those of psvit_plus.
 
     Raises:
         UserError: an unknown name, or MACs that a network cannot reach.
     """
-    shape = (data.img_size, data.in_chans, len(data.classes))
-    base = paper_arch(data.img_size)
-    head_dim = base.head_dim if config.head_dim is None else config.head_dim
-    changes = {"head_dim": head_dim, "patch_size": config.patch_size}
-    genotype = base.genotype if config.genotype is None else config.genotype
-    base = with_changes(base, genotype=genotype, widths=_widths(base, genotype), **changes)
+    fields = ("genotype", "patch_size", "head_dim")
+    changes = {name: value for name in fields if (value := getattr(config, name)) is not None}
+    if macs is None and config.macs is not None:
+        macs = parse_macs(config.macs)
     if macs is None:
-        macs = cost.macs(base, *shape) if config.macs is None else parse_macs(config.macs)
-    return {name: given[name] if name in given else baseline(name, base, data, macs) for name in config.models}
+        shape = (data.img_size, data.in_chans, len(data.classes))
+        macs = cost.macs(contender("psvit_plus", data.img_size, changes), *shape)
+    return {
+        name: given[name] if name in given else baseline(name, data, macs, changes if is_ours(name) else {})
+        for name in config.models
+    }
 
 
 def baseline(
-    name: str, base: Arch, data: Data, macs: float | None, changes: Mapping[str, Any] | None = None
+    name: str, data: Data, macs: float | None, changes: Mapping[str, Any] = NO_CHANGES, paper: Arch | None = None
 ) -> ModelConfig:
     """A network by its name in comparisons, scaled to given MACs.
 
     Args:
-        name: deit, deit12, psvit_1d, psvit_2d, a genotype, or a model of timm (only ResNets are scaled).
-        base: the network called psvit_2d; the others take its patches and widths.
+        name: one of `CONTENDERS`, a genotype, or a model of timm (only ResNets are scaled).
         data: gives the image size, channels and classes.
         macs: MACs to scale to; None for no scaling.
-        changes: other fields of `Arch` to change.
+        changes: other fields of `Arch`.
+        paper: as in `contender`.
 
     Raises:
         UserError: an unknown name, or MACs that the network cannot reach.
     """
-    sequence = replace(base, pooling="1d", class_token=True, windows=())
-    archs = {
-        "deit": sequence.plain(),
-        "deit12": replace(sequence.plain(), genotype="A" * 12),
-        "psvit_1d": sequence,
-        "psvit_2d": base,
-    }
-    if name not in archs and not set(name) <= set("AS-"):
+    if not is_ours(name):
         if changes:
             raise UserError(f"{name} is a model of timm, which has no {next(iter(changes))}: leave it out")
         return _scaled_timm(name, macs, data)
-    arch = archs.get(name) or replace(base, genotype=name, widths=_widths(base, name))
-    arch = with_changes(arch, **{"head_dim": base.head_dim, **dict(changes or {})})
+    if name not in CONTENDERS:
+        changes, name = {**changes, "genotype": name}, "psvit_2d"
+    arch = contender(name, data.img_size, changes, paper)
     check_tokens(arch, data.img_size)
     if macs is not None:
         arch = cost.scale_to(arch, macs, data.img_size, data.in_chans, len(data.classes))
     return ModelConfig(arch)
 
 
-def _widths(base: Arch, genotype: str) -> tuple[int, ...]:
-    """The widths of `base` for the stages of `genotype`; additional stages repeat the last width."""
-    stages = len(parse_genotype(genotype))
-    return (*base.widths, *[base.widths[-1]] * stages)[:stages]
+def contender(
+    name: str, img_size: cost.ImgSize, changes: Mapping[str, Any] = NO_CHANGES, paper: Arch | None = None
+) -> Arch:
+    """The Arch of one of `CONTENDERS`, before it is scaled.
+
+    ``psvit_plus`` and ``plain_twin`` (its stem and layers, no pooling between them and no sharing) begin from
+    `default_arch`; the others, which keep to the paper, from `paper`.
+
+    Args:
+        name: of the network.
+        img_size: side of the images, or (height, width), in pixels.
+        changes: other fields of `Arch`; of a genotype, deit and plain_twin take the depth, and additional stages
+            repeat the last width.
+        paper: the network called psvit_2d; by default `paper_arch`.
+
+    Raises:
+        UserError: changes that do not fit.
+    """
+    changes = dict(changes)
+    base = default_arch(img_size) if name in ("psvit_plus", "plain_twin") else paper or paper_arch(img_size)
+    if "genotype" in changes:
+        genotype = changes.pop("genotype")
+        widths = (*base.widths, *[base.widths[-1]] * len(genotype))[: len(parse_genotype(genotype))]
+        base = with_changes(base, genotype=genotype, widths=widths, head_dim=base.head_dim)
+    arch = {
+        "deit": deit_of(base),
+        "deit12": replace(deit_of(base), genotype=12 * ATTEND),
+        "psvit_1d": replace(base, pooling="1d", class_token=True, windows=()),
+        "plain_twin": base.plain(),
+    }.get(name, base)
+    return with_changes(arch, **{"head_dim": arch.head_dim, **changes})
+
+
+def deit_of(arch: Arch) -> Arch:
+    """The DeiT of the same depth, patches and first width."""
+    deit = replace(arch, pooling="1d", class_token=True, windows=(), stem="patch", mlp="plain")
+    return replace(deit.plain(), mlp_ratio=Arch.mlp_ratio)
 
 
 def _scaled_timm(name: str, target: float | None, data: Data) -> ModelConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from math import sqrt
+from math import hypot, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from psvit.arch.arch import Arch
 from psvit.arch.model_config import ModelConfig
 from psvit.engine.resuming import refuse_run
 from psvit.engine.train_config import RunConfig, TrainConfig
+from psvit.engine.trainer import DivergedError
 from psvit.pipeline.run_config import CompareConfig
 from psvit.report.tables import Table
 from psvit.tasks.classification.classify import train
@@ -48,16 +49,21 @@ def compare(
 
     Returns:
         For each network a row of plain data: MACs, parameters, accuracy in percent, loss in nats, and `error_ratio` to
-        the first network.
+        the first network. A network whose training diverged has none.
 
     Raises:
-        UserError: a wrong setting, or a folder that already holds a run.
+        UserError: a wrong setting, a folder that already holds a run, or all trainings diverged.
     """
     folders = folders_of(config)
     rows: list[dict[str, Any]] = []
     for number, (name, model) in enumerate(networks.items(), start=1):
         say(f"\n{number} of {len(networks)}: {name}")
-        rows.append(_row(name, model, config, like, folders[name], say))
+        try:
+            rows.append(_row(name, model, config, like, folders[name], say))
+        except DivergedError as error:
+            say(f"left out  {name}: {error}")
+            if number == len(networks) and not rows:
+                raise
     for row in rows:
         row["error_ratio"] = error_ratio(row["top1"], rows[0]["top1"])
     return rows
@@ -132,6 +138,33 @@ def comparison_table(results: Mapping[str, Any]) -> Table:
         + timed * " ms: latency of a batch on this machine, measured in turns.",
         highlight=[place for place, row in enumerate(rows) if row["name"] == results["chosen"]],
     )  # fmt: skip
+
+
+GAINS = (
+    ("pooling and sharing", ("searched", "psvit_plus"), "plain_twin"),
+    ("the search, over a network made by hand", ("searched",), "psvit_plus"),
+    ("the search, over one drawn at random", ("searched",), "random"),
+    ("all of it, over ResNet-18", ("searched", "psvit_plus"), "resnet18"),
+)
+"""What is gained, by which network (the first of these that was trained), over which."""
+
+
+def gains_table(rows: Sequence[Mapping[str, Any]]) -> Table | None:
+    """What pooling, sharing and the search gain, from the rows of `compare`; None if no two of them tell."""
+    by_name, found = {row["name"]: row for row in rows}, []
+    for what, names, other in GAINS:
+        name = next((name for name in names if name in by_name), None)
+        if name is None or other not in by_name:
+            continue
+        better, worse = by_name[name], by_name[other]
+        error = hypot(*(standard_error(row["top1"], row["images"]) for row in (better, worse)))
+        points = better["top1"] - worse["top1"]
+        timed = better.get("latency_ms") and worse.get("latency_ms")
+        time = f"{better['latency_ms'] / worse['latency_ms']:.2f}" if timed else ""
+        told = "" if abs(points) > 2 * error else "within two standard errors"
+        found.append((what, f"{name} over {other}", f"{points:+.2f} ± {error:.2f}", time, told))
+    headings = "what is gained", "", "points", "time / time", ""
+    return Table(headings, found, 2, "Points of test top-1 at equal MACs.") if found else None
 
 
 def standard_error(percent: float, images: int) -> float:

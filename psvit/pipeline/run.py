@@ -32,7 +32,7 @@ from psvit.engine.train_config import TrainConfig
 from psvit.errors import UserError
 from psvit.files import check_writable, recover, sole_writer, write_json
 from psvit.latency.measure import measure_networks
-from psvit.pipeline.baselines import baselines
+from psvit.pipeline.baselines import baselines, deit_of
 from psvit.pipeline.compare import best_on_validation, compare, folders_of
 from psvit.pipeline.run_config import RunAllConfig
 from psvit.pipeline.run_page import run_page
@@ -134,9 +134,10 @@ def _searched(
         "searched": _inherit(found, config, accelerator) if config.compare.inherit else ModelConfig(found.arch),
         "random": ModelConfig(random_member(found, macs, config.data.seed)),
     }
-    with suppress(cost.UnreachableError):  # too few MACs for whole heads: use the default network's twin, or none
-        twin = replace(found.arch, pooling="1d", class_token=True).plain()
-        given["deit"] = ModelConfig(cost.scale_to(twin, macs, *shape))
+    twin = found.arch.plain()
+    for name, arch in {"plain_twin": twin, "deit": deit_of(twin)}.items():
+        with suppress(cost.UnreachableError):  # too few MACs for whole heads: use the default network's twin, or none
+            given[name] = ModelConfig(cost.scale_to(arch, macs, *shape))
     networks: dict[str, ModelConfig] = {}
     for name in config.compare.models:
         try:

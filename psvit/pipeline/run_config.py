@@ -11,25 +11,40 @@ from psvit.engine.train_config import SavedConfig
 from psvit.errors import UserError
 from psvit.search.search_config import SearchConfig, SearchRunConfig
 
+CONTENDERS = ("deit", "deit12", "psvit_1d", "psvit_2d", "psvit_plus", "plain_twin")
+"""Names of networks with an Arch in comparisons, besides searched, random and genotypes."""
+
+
+def is_ours(network: str) -> bool:
+    """Whether a name stands for a network with an Arch (not searched or random, not of timm)."""
+    return network in CONTENDERS or set(network) <= set("AS-")
+
 
 @dataclass(frozen=True)
 class CompareConfig(SavedConfig):
     """What to compare, and the folder.
 
     Args:
-        models: deit (the plain twin, as deep as the searched network), psvit_1d and psvit_2d (hand-made), searched,
-            random (a network drawn from the search space), deit12 (twelve layers), genotypes, and models of timm;
-            PSViTs, DeiTs and ResNets are scaled to the MACs of searched, random is drawn near them.
-        genotype: of psvit_1d and psvit_2d; by default that of psvit_2d_tiny, or AS-ASS-AS for images up to 96 px.
-        patch_size: side of a patch in pixels; by default 16, or an eighth of the side for images up to 96 px.
-        head_dim: channels of one attention head; by default 64, or 16 for images up to 96 px.
+        models: searched; random (a network drawn from the search space); psvit_plus, psvit_2d and psvit_1d (made by
+            hand); plain_twin (stem and layers of the searched network, or else of psvit_plus, without pooling between
+            them and without sharing); deit (of the same depth) and deit12 (of twelve layers); genotypes; models of
+            timm. All but random and timm's are scaled to the MACs of searched, and ResNets too; random is near them.
+        genotype: of the networks made by hand; by default their own.
+        patch_size: side of a patch in pixels; by default as in the networks made by hand.
+        head_dim: channels of one attention head; by default as in the networks made by hand.
         macs: MACs of every network, for example 25M: the same as --budget 25M.
         inherit: start the searched network from its weights in the supernet, instead of from scratch.
         output: folder of the run; each network has a folder of its own in it.
         results: JSON file to write the results to as well.
     """
 
-    models: Annotated[tuple[Text, ...], Rule("one or more networks", len)] = ("deit", "random", "psvit_2d", "searched")
+    models: Annotated[tuple[Text, ...], Rule("one or more networks", len)] = (
+        "plain_twin",
+        "resnet18",
+        "random",
+        "psvit_plus",
+        "searched",
+    )
     genotype: str | None = None
     patch_size: Count | None = None
     head_dim: Count | None = None

@@ -10,7 +10,7 @@ from typing import Any
 
 from psvit.arch.arch import Arch
 from psvit.engine.run_folder import read_log
-from psvit.pipeline.compare import comparison_table, standard_error
+from psvit.pipeline.compare import comparison_table, gains_table, standard_error
 from psvit.pipeline.run_config import RunAllConfig
 from psvit.report.chart import Chart
 from psvit.report.figures import bars, curves
@@ -98,6 +98,10 @@ def _asked(
 
 def _comparison(page: Page, results: Mapping[str, Any], found: Mapping[str, Any] | None) -> None:
     page.table(comparison_table(results))
+    if gains := gains_table(results["rows"]):
+        page.table(gains)
+    if pilot := (found or {}).get("pilot"):
+        page.text(f"Could a search pay? {pilot['why'][0].upper()}{pilot['why'][1:]}.")
     if found and found.get("measured_ms") is not None:
         told = (found.get("chosen") or {}).get("latency_ms")
         predicted = f"; predicted were {told:.4g} ms" if told else ""

@@ -12,7 +12,6 @@ from psvit.data.data_config import DataConfig
 from psvit.engine.train_config import Precision, Recipe
 from psvit.errors import UserError
 
-BASELINES = ("deit", "deit12", "psvit_1d", "psvit_2d")
 SEARCHED = "searched"
 """Name of the network found by a search with the group's MACs as budget."""
 
@@ -151,11 +150,6 @@ class Study:
             claims=tuple(one for one in self.claims if one.better[0] in kept and one.worse[0] in kept),
             figures=tuple(one for one in figures if one.groups),
         )
-
-
-def is_ours(network: str) -> bool:
-    """Whether a name stands for a network with an Arch (not searched, not of timm)."""
-    return network in BASELINES or set(network) <= set("AS-")
 
 
 def slug(text: str) -> str:

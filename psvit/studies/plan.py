@@ -12,7 +12,6 @@ from typing import Any
 from psvit.arch.arch import Arch
 from psvit.arch.model_config import ModelConfig
 from psvit.arch.quantities import parse_macs
-from psvit.arch.variants import paper_arch, with_changes
 from psvit.data.data_config import DataConfig
 from psvit.data.datasets import Data, open_data
 from psvit.engine.hardware import machine_info, resolve_device
@@ -208,12 +207,9 @@ class Plan:
 
     def _model(self, group: Group, network: Network) -> ModelConfig:
         data, changes = self._data(group), dict(network.changes)
-        base = paper_arch(data.img_size)
         try:
             macs = parse_macs(group.macs) if group.macs is not None and network.scaled else None
-            if "genotype" in changes:
-                base = with_changes(base, genotype=changes.pop("genotype"))
-            return baseline(network.network, base, data, macs, changes)
+            return baseline(network.network, data, macs, changes)
         except UserError as error:
             raise UserError(f"network {network.label} of group {group.name}: {error}") from error
 

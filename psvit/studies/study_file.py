@@ -38,11 +38,12 @@ from psvit.data.data_config import DataConfig
 from psvit.engine.recipes import recipe_named
 from psvit.engine.train_config import Precision, Recipe
 from psvit.errors import UserError, one_line
+from psvit.pipeline.run_config import is_ours
 from psvit.search.search_config import ScoringConfig, SearchRunConfig, SpaceConfig, SupernetConfig
-from psvit.studies.definition import SEARCHED, Axis, Claim, Figure, Group, Network, Split, Study, is_ours
+from psvit.studies.definition import SEARCHED, Axis, Claim, Figure, Group, Network, Split, Study
 
-REWRITTEN = ("deit", "psvit_1d", "psvit_2d")
-"""Networks that may have a genotype; deit takes only its depth."""
+REWRITTEN = ("deit", "psvit_1d", "psvit_2d", "psvit_plus", "plain_twin")
+"""Networks that may have a genotype; deit and plain_twin take only its depth."""
 
 LAYERED = ("data", "recipe", "search", "arch")
 """Sections for all groups (at the root of the file) or for one group."""
@@ -178,7 +179,7 @@ def _network(label: str, spec: Any, arch: Mapping[str, Any], seeds: Any, quick_s
     if is_ours(network):
         changes = {**arch, **changes}
     if changes.get("genotype") is not None and network not in REWRITTEN:
-        raise UserError(f"{what}: {network} has no other genotype: leave it out, or take psvit_1d or psvit_2d")
+        raise UserError(f"{what}: {network} has no other genotype: leave it out, or take psvit_2d")
     return Network(
         label, network, _pairs(changes), not kept, seeds if quick_seeds is None else _seeds(quick_seeds, label)
     )
