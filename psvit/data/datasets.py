@@ -78,6 +78,9 @@ def open_data(config: DataConfig, kept: ImageList | None = None, evaluated: tupl
         data = replace(data, workers=config.workers)
     if data.files is not None:
         return data
+    for name in ("image_cache", "image_cache_dir"):
+        if getattr(config, name) is not None:
+            raise UserError(f"{flag(name)} is about a folder of images, which {data.name!r} is not: leave it out")
     if isinstance(data.train, Source):
         return _cut_validation(data, data.train, config)
     for name in ("limit", "strict"):
