@@ -106,7 +106,7 @@ def test_the_test_images_are_never_opened_by_training(tmp_path: Path, monkeypatc
         ({"limit": 0}, "limit 0"),
         ({"image_cache": 0}, "--image-cache is about a folder of images, which 'digits' is not"),
         ({"image_cache_dir": "x"}, "--image-cache-dir is about a folder"),
-        ({"image_cache": -1}, "--image-cache -1 is not a number of at least 0"),
+        ({"image_cache": -1}, "--image-cache -1.0 is not a number of at least 0"),
     ],
 )
 def test_a_users_mistake_is_one_line(config: dict[str, object], message: str) -> None:
