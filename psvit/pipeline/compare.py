@@ -11,7 +11,7 @@ from typing import Any
 
 from psvit.arch.arch import Arch
 from psvit.arch.model_config import ModelConfig
-from psvit.engine.resuming import refuse_run
+from psvit.engine.resuming import RUN_CONFIG, refuse_run
 from psvit.engine.train_config import RunConfig, TrainConfig
 from psvit.engine.trainer import DivergedError
 from psvit.pipeline.run_config import CompareConfig
@@ -97,12 +97,15 @@ def _row(
     best = train(replace(like, model=model, run=run), say)
     metrics, opened = evaluate_checkpoint(str(folder / "best"), like.data, like.machine)
     kept = json.loads((folder / "best" / "metrics.json").read_text(encoding="utf-8"))
+    record = json.loads((folder / RUN_CONFIG).read_text(encoding="utf-8"))
+    recipe = record["config"]["recipe"]
     say(f"test      top-1 {metrics.top1:.2f} %")
     return {
         "name": name,
         "network": network_name(folder / "best", model),
         "macs": kept["macs"],
         "params": kept["params"],
+        "lr": recipe["lr"] or recipe["base_lr"] * record["global_batch"] / 512,
         **metrics.to_dict(),
         "per_class": dict(zip(opened.classes, metrics.per_class(), strict=True)),
         "validation_top1": best.get("top1"),
@@ -152,6 +155,7 @@ GAINS = (
 def gains_table(rows: Sequence[Mapping[str, Any]]) -> Table | None:
     """What pooling, sharing and the search gain, from the rows of `compare`; None if no two of them tell."""
     by_name, found = {row["name"]: row for row in rows}, []
+    timed = all(row.get("latency_ms") for row in rows)
     for what, names, other in GAINS:
         name = next((name for name in names if name in by_name), None)
         if name is None or other not in by_name:
@@ -159,12 +163,12 @@ def gains_table(rows: Sequence[Mapping[str, Any]]) -> Table | None:
         better, worse = by_name[name], by_name[other]
         error = hypot(*(standard_error(row["top1"], row["images"]) for row in (better, worse)))
         points = better["top1"] - worse["top1"]
-        timed = better.get("latency_ms") and worse.get("latency_ms")
-        time = f"{better['latency_ms'] / worse['latency_ms']:.2f}" if timed else ""
+        time = [f"{better['latency_ms'] / worse['latency_ms']:.2f}"] if timed else []
         told = "" if abs(points) > 2 * error else "within two standard errors"
-        found.append((what, f"{name} over {other}", f"{points:+.2f} ± {error:.2f}", time, told))
-    headings = "what is gained", "", "points", "time / time", ""
-    return Table(headings, found, 2, "Points of test top-1 at equal MACs.") if found else None
+        found.append((what, f"{name} over {other}", f"{points:+.2f} ± {error:.2f}", *time, told))
+    headings = "what is gained", "", "points", *["ms / ms"] * timed, ""
+    note = "Points of test top-1 at equal MACs, ± their standard error by the number of test images."
+    return Table(headings, found, 2, note) if found else None
 
 
 def standard_error(percent: float, images: int) -> float:

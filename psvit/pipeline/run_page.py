@@ -91,6 +91,7 @@ def _asked(
         "networks": ", ".join(row["name"] for row in results["rows"]),
         "epochs": recipe.epochs,
         "batch": recipe.batch_size * recipe.accumulate,
+        "learning rates": ", ".join(f"{row['name']} {row['lr']:.3g}" for row in results["rows"] if row.get("lr")),
         "validation split": f"{100 * config.data.validation:g} % of the training images",
         "seed": config.data.seed,
     }
