@@ -15,7 +15,8 @@ from tiny import image_folder
 from torch import Tensor
 
 from psvit.data import timm_sets
-from psvit.data.augment import train_transform
+from psvit.data.array_transform import ArrayTransform
+from psvit.data.augment import eval_transform, train_transform
 from psvit.data.data_config import Augment, DataConfig
 from psvit.data.datasets import open_data
 from psvit.data.loading import eval_batches, train_batches
@@ -132,8 +133,33 @@ def test_a_torchvision_set_through_timm(tmp_path: Path) -> None:
     assert (len(data.train), len(data.validation), len(data.test)) == (30, 10, 10)
     assert source_of(data.test).labels() == list(range(10))
     assert source_of(data.test).image(7).getpixel((0, 0)) == (7, 7, 7)
+    assert singly_and_at_once(ImageSplit(data.test, eval_transform(data)))
     with pytest.raises(UserError, match="give the folder itself"):
         open_data(DataConfig("torch/image_folder", data_dir=str(tmp_path)))
+
+
+def singly_and_at_once(split: ImageSplit) -> bool:
+    """Whether the images of a set in memory are the same when each is asked for."""
+    assert source_of(split.source).arrays(np.arange(2)) is not None
+    assert isinstance(split.transform, ArrayTransform)
+    each = ImageSplit(split.source, split.transform.per_image)
+    return same(list(eval_batches(split, batch_size=4)), list(eval_batches(each, batch_size=4)))
+
+
+def test_a_torchvision_set_of_colours_is_read_by_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Colours:
+        data = np.random.default_rng(0).integers(256, size=(40, 8, 8, 3), dtype=np.uint8)
+        targets, classes = tuple(range(10)) * 4, tuple("abcdefghij")
+
+        def __len__(self) -> int:
+            return len(self.data)
+
+        def __getitem__(self, i: int) -> tuple[Image.Image, int]:
+            return Image.fromarray(self.data[i]), self.targets[i]
+
+    monkeypatch.setattr(timm_sets, "_create", lambda config, splits: Colours())
+    data = open_data(DataConfig("torch/cifar10"))
+    assert singly_and_at_once(ImageSplit(data.train, eval_transform(data)))
 
 
 def test_a_hugging_face_set_through_timm(tmp_path: Path) -> None:

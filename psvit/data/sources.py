@@ -156,7 +156,7 @@ class Source(Images):
 
 
 class ArraySource(Source):
-    """Grey images held in memory: pixels (N, H, W) uint8, targets (N,)."""
+    """Images held in memory: pixels (N, H, W) or (N, H, W, 3) uint8, targets (N,)."""
 
     def __init__(self, pixels: NDArray[np.uint8], targets: NDArray[Any], title: str) -> None:
         self.pixels, self.targets, self.title = pixels, targets, title
@@ -165,7 +165,7 @@ class ArraySource(Source):
         return len(self.pixels)
 
     def image(self, i: int) -> Image.Image:
-        """Image i, mode L."""
+        """Image i, mode L or RGB."""
         return Image.fromarray(self.pixels[i])
 
     def label(self, i: int) -> int:
@@ -177,7 +177,7 @@ class ArraySource(Source):
         return f"{self.title} #{i}"
 
     def arrays(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[Any]]:
-        """Pixels (B, H, W) and class numbers (B,) of some images."""
+        """Pixels, as they are held, and class numbers (B,) of some images."""
         return self.pixels[indices], self.targets[indices]
 
 

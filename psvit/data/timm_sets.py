@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from timm.data.dataset_factory import create_dataset
 
@@ -19,6 +20,7 @@ from psvit.data.data_config import KNOWN, DataConfig
 from psvit.data.sources import (
     CACHE,
     TEST_SPLITS,
+    ArraySource,
     LazySource,
     Source,
     Stream,
@@ -57,6 +59,17 @@ class _TimmSource(Source):
 
     def labels(self) -> Sequence[int]:
         return self._targets
+
+    def arrays(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[Any]] | None:
+        return None if self._held is None else self._held.arrays(indices)
+
+    @cached_property
+    def _held(self) -> ArraySource | None:
+        """The pixels of a set of torchvision in memory: CIFAR's (N, H, W, 3), MNIST's (N, H, W)."""
+        pixels = np.asarray(getattr(self.dataset, "data", ()) if self.reader is None else ())
+        if pixels.dtype != np.uint8 or not (pixels.ndim == 3 or pixels.shape[3:] == (3,)):
+            return None
+        return ArraySource(pixels, np.asarray(self._targets), self.title)
 
     @cached_property
     def _targets(self) -> list[int]:
