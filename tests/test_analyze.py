@@ -127,8 +127,11 @@ def test_the_same_seed_gives_the_same_numbers(trained: Path, tmp_path: Path, cli
 @pytest.mark.usefixtures("undrawn")
 def test_the_test_split_is_not_read(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read_from: set[str] = set()
-    image = ArraySource.image
-    monkeypatch.setattr(ArraySource, "image", lambda self, i: read_from.add(self.title) or image(self, i))
+    for name in ("image", "arrays"):  # one image, or a batch
+        reader = getattr(ArraySource, name)
+        monkeypatch.setattr(
+            ArraySource, name, lambda self, at, reader=reader: read_from.add(self.title) or reader(self, at)
+        )
     config = AnalyzeConfig(images=8, output=str(tmp_path))
     analyze(ModelConfig.of(str(trained / "psvit" / "best")), DIGITS, CPU, config, say=lambda line: None)
     assert read_from == {"digits train"}

@@ -231,7 +231,7 @@ def test_dropout_reaches_its_places() -> None:
 def test_variants_are_registered_in_either_order_of_import() -> None:
     """Here timm came first; in the other process it comes last."""
     names = ["psvit_1d", "psvit_1d_base", "psvit_1d_small", "psvit_1d_tiny"]
-    names += [name.replace("1d", "2d") for name in names]
+    names = [name.replace("1d", family) for family in ("1d", "2d", "plus") for name in names]
     assert timm.list_models("psvit_*", module="zoo") == names
     code = "import psvit, timm; print(timm.list_models('psvit_*', module='zoo'), psvit.PSViT.__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -157,7 +157,7 @@ def test_ctrl_c_while_scoring(uninterrupted: Path, copied: Path, cli: Cli, monke
 
 
 def test_a_network_that_cannot_be_as_cheap_is_left_out(cli: Cli, tmp_path: Path) -> None:
-    tiny = ["--budget", "20k", "--stage-widths", "4", "4,8"]
+    tiny = ["--budget", "40k", "--stage-widths", "8", "8,12"]
     out = cli.ok(*RUN, *tiny, "--output", tmp_path, "--models", "deit12", "resnet18", "searched")
     assert "left out  resnet18: resnet18 comes no closer to" in out
     assert "left out  deit12: no width of AAAAAAAAAAAA with head_dim 4 costs" in out
@@ -309,8 +309,8 @@ def test_a_random_member_is_as_dear_as_the_searched_one() -> None:
     space, budget = build_space(config(depth=(4, 5)), data)
     feasible = FeasibleSet(space, budget, least=0.5)
     found = Found(feasible.nearest(), feasible, data, Path())
-    drawn = {random_member(found, 9e6, seed) for seed in range(20)}
+    drawn = {random_member(found, 9e5, seed) for seed in range(20)}
     assert len(drawn) > 10
-    assert all(0.95 * 9e6 < feasible.costs(arch)[0] < 1.03 * 9e6 for arch in drawn)
-    assert random_member(found, 9e6, 3) == random_member(found, 9e6, 3)
+    assert all(0.95 * 9e5 < feasible.costs(arch)[0] < 1.03 * 9e5 for arch in drawn)
+    assert random_member(found, 9e5, 3) == random_member(found, 9e5, 3)
     assert random_member(found, 1.0, 3) in feasible, "none as cheap: any member"

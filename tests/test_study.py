@@ -73,6 +73,9 @@ def test_the_test_split_is_read_only_where_it_counts(
         def image(self, index: int) -> Any:
             raise AssertionError("an image of the test split is read")
 
+        def arrays(self, indices: Any) -> Any:
+            raise AssertionError("images of the test split are read")
+
         def labels(self) -> Any:
             raise AssertionError("the labels of the test split are read")
 

@@ -202,9 +202,9 @@ def test_tokens_are_averaged_over_the_grid_and_go_back_into_their_windows() -> N
     assert places is not None
     grid, x = (10, 14), model.embed(images)[0]
     blocks = model.stages[0].blocks
-    x = join_windows(blocks[0](split_windows(x, grid, 4))[0], grid, 4)
-    x, attn = blocks[1](split_windows(pooled(x, places), grid, 4))
-    x = join_windows(blocks[2](x, attn)[0], grid, 4)
+    x = join_windows(blocks[0](split_windows(x, grid, 4), None, (4, 4))[0], grid, 4)
+    x, attn = blocks[1](split_windows(pooled(x, places), grid, 4), None, (4, 4))
+    x = join_windows(blocks[2](x, attn, (4, 4))[0], grid, 4)
     for stage in model.stages[1:]:
         x, grid = stage(x, grid)
     changed = run_changed(model, layers, images, Change(windows={0: places}))

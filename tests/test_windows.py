@@ -81,7 +81,7 @@ def each_window_alone(stage: Any, x: Tensor, grid: tuple[int, int], most: int) -
             part = x[:, top : top + height, left : left + width].flatten(1, 2)
             attn = None
             for block in stage.blocks:
-                part, attn = block(part, attn)
+                part, attn = block(part, attn, (height, width))
             result[:, top : top + height, left : left + width] = part.unflatten(1, (height, width))
     return result.flatten(1, 2)
 
