@@ -4,9 +4,10 @@ import random
 from typing import Any
 
 from psvit import Arch
+from psvit.arch.steps import Step
 from psvit.search.budget import Prices
 from psvit.search.front import Ranked
-from psvit.search.journal import Score
+from psvit.search.journal import Score, name_of
 from psvit.search.space import Space
 
 SPACE = Space(
@@ -24,16 +25,16 @@ MEMBERS = list(SPACE.enumerate())
 class Seconds:
     """A latency table in which a shared layer is slow, so that latency and MACs order members differently."""
 
-    def embed(self, width: int) -> float:
+    def embed(self, step: Step) -> float:
         return 0.001
 
-    def layer(self, kind: str, stage: int, width: int, first_share: bool) -> float:
-        return 0.005 if kind == "S" else 0.002
+    def layer(self, step: Step) -> float:
+        return 0.005 if step.kind == "S" else 0.002
 
-    def pool(self, stage: int, before: int, after: int) -> float:
+    def pool(self, step: Step) -> float:
         return 0.001
 
-    def head(self, stage: int, width: int) -> float:
+    def head(self, step: Step) -> float:
         return 0.001
 
 
@@ -41,7 +42,7 @@ TIMED = Prices(SPACE.like, 2, 8, 1, 3, Seconds())
 
 
 def score(arch: Arch, loss: float, images: int = 100, top1: float = 50.0) -> Score:
-    return Score(arch.genotype, arch.widths, loss, top1, images)
+    return Score(name_of(arch), loss, top1, images)
 
 
 def some_scores(seed: int = 0) -> list[Score]:
@@ -55,7 +56,7 @@ def some_scores(seed: int = 0) -> list[Score]:
 
 
 def facts(chosen: Ranked, **more: Any) -> dict[str, Any]:
-    name = {"genotype": chosen.arch.genotype, "widths": list(chosen.arch.widths)}
+    name = {**name_of(chosen.arch)._asdict(), "widths": list(chosen.arch.widths)}
     return {"data": "digits", "budget": {"macs": 2e6, "latency": 0.005}, "chosen": name, **more}
 
 

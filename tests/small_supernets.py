@@ -8,6 +8,9 @@ from psvit import Arch
 from psvit.search.space import Space
 from psvit.search.supernet import Supernet
 
+ELEMENTS: dict[str, Any] = {"stems": ("patch", "pool"), "mlps": ("plain", "local"), "mlp_ratios": (1.5, 3.0)}
+"""All that a network may be made of throughout, to choose from; a norm in the pooling goes well with it."""
+
 
 def space(**changes: Any) -> Space:
     """Networks of two to five layers for digits."""

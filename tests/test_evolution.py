@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from refusals import refuses
 
 from psvit import Arch, UserError
+from psvit.arch.steps import elements_of
 from psvit.search.budget import Budget
 from psvit.search.evolution import best_first, cost_used, evolve, narrowed
 from psvit.search.feasible_set import FeasibleSet
@@ -27,7 +28,8 @@ from psvit.search.space import Space
 from psvit.search.storage import Storage
 
 LIKE = Arch("A", widths=(8,), head_dim=8, patch_size=4)
-SPACE = Space((5, 6), (1, 3), widths=((16, 24, 32), (32, 48), (48, 64)), like=LIKE, img_size=32, num_classes=10)
+SPACE = Space((5, 6), (1, 3), widths=((16, 24, 32), (32, 48), (48, 64)), stems=("patch", "pool"),
+              mlps=("plain", "local"), mlp_ratios=(2.0, 4.0), like=LIKE, img_size=32, num_classes=10)  # fmt: skip
 FEASIBLE = FeasibleSet(SPACE, Budget(macs=2.5e6), least=0.5)
 TARGET = "ASAA-AS"
 
@@ -36,7 +38,7 @@ def score(arch: Arch) -> Score:
     """Low for wide networks that look like the target: wide costs, so there is a front."""
     letters = zip(arch.genotype.ljust(len(TARGET)), TARGET, strict=False)
     loss = sum(own != wanted for own, wanted in letters) + 100 / sum(arch.widths)
-    return Score(arch.genotype, arch.widths, loss, 100 / (1 + loss), 64)
+    return Score(name_of(arch), loss, 100 / (1 + loss), 64)
 
 
 def run(folder: Path, evaluations: int = 24, seed: int = 0, feasible: FeasibleSet = FEASIBLE, evaluate: Any = score,
@@ -47,7 +49,7 @@ def run(folder: Path, evaluations: int = 24, seed: int = 0, feasible: FeasibleSe
 
 
 def names(scores: list[Score]) -> list[tuple[str, tuple[int, ...]]]:
-    return [(one.genotype, one.widths) for one in scores]
+    return [one.name for one in scores]
 
 
 def never(arch: Arch) -> Score:
@@ -101,6 +103,7 @@ def test_no_stage_is_narrower_than_the_one_before() -> None:
     space = replace(SPACE, depth=4, stages=3, widths=((16, 64), (24, 48, 64), (48, 64)))
     genes = {"gap 1": "-", "gap 2": "-", "gap 3": "A", "width 1": 1, "width 2": 0, "width 3": 0}
     assert Genome(space).decode(genes).widths == (64, 64, 64)
+    assert elements_of(Genome(space).decode({**genes, "mlp": "local", "mlp_ratio": 2.0})) == ("patch", "local", 2.0)
 
 
 def test_members_are_narrowed_until_they_fit() -> None:
@@ -159,7 +162,7 @@ def test_children_advance_the_front(tmp_path: Path) -> None:
     drawn = [score(FEASIBLE.sample(random.Random(seed))) for seed in range(80)]
 
     def best(some: list[Score]) -> float:
-        archs = (replace(LIKE, genotype=one.genotype, widths=one.widths) for one in some)
+        archs = (one.name.arch(LIKE) for one in some)
         return min(one.loss + 4 * cost_used(FEASIBLE, arch) for one, arch in zip(some, archs, strict=True))
 
     assert best(scores) < min(best(scores[:10]), best(drawn))
@@ -223,7 +226,7 @@ def test_two_workers_share_the_evaluations(tmp_path: Path) -> None:
     outputs = [worker.communicate()[0].splitlines() for worker in workers]
     assert all(outputs)
     scores = run(tmp_path / "c", 12, storage=url, evaluate=never)
-    assert sorted([*outputs[0], *outputs[1]]) == sorted(f"{one.genotype} {one.widths}" for one in scores)
+    assert sorted([*outputs[0], *outputs[1]]) == sorted(str(one.name) for one in scores)
 
 
 def test_what_another_worker_is_at_is_left_to_it(tmp_path: Path) -> None:
@@ -303,7 +306,7 @@ def child(folder: str, evaluations: str, storage: str, seconds: str) -> None:
 
     def evaluate(arch: Arch) -> Score:
         time.sleep(float(seconds))
-        print(arch.genotype, arch.widths, flush=True)
+        print(name_of(arch), flush=True)
         return score(arch)
 
     run(Path(folder), int(evaluations), evaluate=evaluate, storage=storage)

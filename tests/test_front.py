@@ -18,7 +18,7 @@ from rich.console import Console
 from psvit import Arch, UserError, cost
 from psvit.report.tables import to_rich
 from psvit.search.front import Ranked, front_table, fronts, pareto, rank, read_front, thin, write_front
-from psvit.search.journal import Score
+from psvit.search.journal import Name, Score
 
 
 def written(folder: Path, ranked: Sequence[Ranked], **more: Any) -> None:
@@ -148,6 +148,9 @@ def test_files_say_what_was_ranked(tmp_path: Path, timed: bool) -> None:
             "rank": one.rank,
             "genotype": one.arch.genotype,
             "widths": list(one.arch.widths),
+            "stem": "patch",
+            "mlp": "plain",
+            "mlp_ratio": 4.0,
             "loss": one.score.loss,
             "top1": one.score.top1,
             "images": 160,
@@ -161,7 +164,8 @@ def test_files_say_what_was_ranked(tmp_path: Path, timed: bool) -> None:
     assert [int(row["rank"]) for row in rows] == list(range(1, len(MEMBERS) + 1))
     for row, one in zip(rows, ranked, strict=True):
         widths = tuple(map(int, row["widths"].split()))
-        kept = Score(row["genotype"], widths, float(row["loss"]), float(row["top1"]), int(row["images"]))
+        name = Name(row["genotype"], widths, row["stem"], row["mlp"], float(row["mlp_ratio"]))
+        kept = Score(name, float(row["loss"]), float(row["top1"]), int(row["images"]))
         assert kept == one.score
         assert (int(row["macs"]), int(row["params"])) == (one.macs, one.params)
         assert row["latency_ms"] == (str(1000 * one.latency) if one.latency else "")

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from psvit import Arch, UserError
 from psvit.arch.cost import Parts
-from psvit.arch.steps import steps_of
+from psvit.arch.steps import Elements, Step, steps_of
 from psvit.latency import measure, parts
 from psvit.latency.benchmark_config import LatencyConfig
 from psvit.latency.measure import measure_networks
@@ -31,9 +31,10 @@ from psvit.search.budget import Budget
 from psvit.search.feasible_set import FeasibleSet
 from psvit.search.space import Space
 
-LIKE = Arch("A", (16,), head_dim=8, patch_size=4)
-SPACE = Space(depth=(3, 4), stages=(1, 3), widths=((8, 16), (16, 24), (24,)), like=LIKE, img_size=16, num_classes=5)
-FAMILY = Family(LIKE, SPACE.widths, True, *SPACE.shape)
+LIKE = Arch("A", (16,), head_dim=8, patch_size=2)
+SPACE = Space(depth=(3, 4), stages=(1, 3), widths=((8, 16), (16, 24), (24,)), stems=("patch", "pool"),
+              mlps=("plain", "local"), mlp_ratios=(2.0, 4.0), like=LIKE, img_size=16, num_classes=5)  # fmt: skip
+FAMILY = Family(LIKE, SPACE.widths, True, *SPACE.shape, SPACE.elements)
 NETWORKS = SPACE.different(WHOLE, random.Random(0))
 QUICK = LatencyConfig(latency_rounds=2)
 CPU = torch.device("cpu")
@@ -68,19 +69,25 @@ def opened(cache: Path, family: Family = FAMILY, networks: Any = NETWORKS, threa
     return open_table(family, networks, replace(QUICK, **changes), "cpu", threads, said.append, cache), said
 
 
+PLACES = ("0 8", "0 16", "1 16", "1 24", "2 24")
+LAYERS = [f"{place} {mlp} {ratio}" for place in PLACES for mlp in ("plain", "local") for ratio in (2, 4)]
+
+
 # What is measured
 
 
 def test_the_parts_are_those_of_the_family(table: LatencyTable) -> None:
     names = set(table.seconds)
-    assert {name for name in names if name.startswith("embed")} == {"embed 8", "embed 16"}
+    assert {name for name in names if name.startswith("embed")} == {
+        f"embed {stem} {width}" for stem in ("patch", "pool") for width in (8, 16)
+    }
     assert {name for name in names if name.startswith("pool")} == {
         "pool 1 8 16", "pool 1 16 16", "pool 1 8 24", "pool 1 16 24", "pool 2 16 24", "pool 2 24 24",
     }  # fmt: skip
-    for kind in ("A", "S", "explicit", "head"):
-        expected = {f"{kind} {place}" for place in ("0 8", "0 16", "1 16", "1 24", "2 24")}
-        assert {name for name in names if name.startswith(kind)} == expected
-    assert len(names) == 2 + 6 + 4 * 5
+    assert {name for name in names if name.startswith("head")} == {f"head {place}" for place in PLACES}
+    for kind in ("A", "S", "explicit"):
+        assert {name for name in names if name.startswith(kind)} == {f"{kind} {place}" for place in LAYERS}
+    assert len(names) == 4 + 6 + 5 + 3 * 4 * 5
     alone = [str(name) for name, _ in part_calls(replace(FAMILY, shares=False), QUICK, CPU)]
     assert not [name for name in alone if name.startswith(("S", "explicit"))]
 
@@ -88,17 +95,18 @@ def test_the_parts_are_those_of_the_family(table: LatencyTable) -> None:
 @pytest.mark.parametrize("like", [LIKE, replace(LIKE, pooling="1d", class_token=True, pool_conv="depthwise")])
 def test_each_part_does_the_products_of_its_place(like: Arch) -> None:
     family, shape = replace(FAMILY, like=like, in_chans=2, img_size=(16, 24)), ((16, 24), 2, 5)
-    costs = Parts(like, 3, *shape)
     with explicit_attention():
         for name, call in part_calls(family, replace(QUICK, latency_batch=3), CPU):
-            kind, *numbers = str(name).split()
-            stage, *widths = map(int, numbers) if kind != "embed" else (0, *map(int, numbers))
-            if kind in ("embed", "head"):
-                expected = getattr(costs, kind)(*widths)[0]
-            elif kind == "pool":
-                expected = costs.pool(stage, *widths)[0]
-            else:
-                expected = costs.layer("S" if kind == "S" else "A", stage, *widths)[0]
+            match str(name).split():
+                case "embed", stem, width:
+                    expected = Parts(replace(like, stem=stem), 3, *shape).embed(int(width))[0]
+                case "head", _, width:
+                    expected = Parts(like, 3, *shape).head(int(width))[0]
+                case "pool", *place:
+                    expected = Parts(like, 3, *shape).pool(*map(int, place))[0]
+                case kind, stage, width, mlp, ratio:
+                    costs = Parts(replace(like, mlp=mlp, mlp_ratio=float(ratio)), 3, *shape)
+                    expected = costs.layer("S" if kind == "S" else "A", int(stage), int(width))[0]
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(torch, "inference_mode", torch.no_grad)  # there, torch counts no products
                 with FlopCounterMode(display=False) as counter:
@@ -122,7 +130,7 @@ def test_only_the_shared_map_is_explicit_and_all_is_of_the_dtype(monkeypatch: py
         if calls:
             used.add(str(name))
             assert calls == [torch.bfloat16]
-    assert used == {f"A {place}" for place in ("0 8", "0 16", "1 16", "1 24", "2 24")}
+    assert used == {f"A {place}" for place in LAYERS}
 
 
 @pytest.mark.parametrize("like", [LIKE, replace(LIKE, pooling="1d", class_token=True)])
@@ -147,11 +155,12 @@ def test_the_table_knows_where_an_explicit_map_loses(
     monkeypatch.setattr(attention, "attention_map", takes(attention.attention_map, lambda tokens: float(tokens**2)))
     monkeypatch.setattr(measure, "Stopwatch", partial(Stopwatch, clock=lambda: now))
     monkeypatch.setattr(measure, "MIN_SECONDS", 0.0)
-    space = replace(SPACE, like=like, img_size=64)  # 256 tokens, 64 and 16, or 257, 129 and 65
-    family = Family(like, space.widths, True, *space.shape)
+    space = replace(SPACE, like=like, img_size=32)  # 256 tokens, 64 and 16, or 257, 129 and 65
+    family = Family(like, space.widths, True, *space.shape, space.elements)
     table = open_table(family, space.different(8, random.Random(0)), QUICK, "cpu", 1, print, tmp_path)
     assert (table.scale, table.offset, table.validation.worst_error) == pytest.approx((1, 0, 0), abs=1e-9)
-    networks = (replace(like, genotype=g, widths=(8, 16, 24)) for g in ("A-A-AA", "A-A-AS", "AA-A-A", "AS-A-A"))
+    like = replace(like, widths=(8, 16, 24), mlp_ratio=2.0, genotype="A-A-AA")
+    networks = (replace(like, genotype=genotype) for genotype in ("A-A-AA", "A-A-AS", "AA-A-A", "AS-A-A"))
     late_attends, late_shares, early_attends, early_shares = map(table.of, networks)
     assert late_shares < late_attends
     assert early_shares > early_attends
@@ -191,18 +200,18 @@ def test_what_cannot_run_is_refused_in_a_line_or_left_out(monkeypatch: pytest.Mo
 def test_a_network_costs_the_sum_of_its_parts(table: LatencyTable) -> None:
     s = table.seconds
     expected = [
-        s["embed 8"], s["A 0 8"], s["S 0 8"] + s["explicit 0 8"] - s["A 0 8"], s["S 0 8"],
-        s["pool 1 8 24"], s["A 1 24"], s["head 1 24"],
+        s["embed pool 8"], s["A 0 8 local 2"], s["S 0 8 local 2"] + s["explicit 0 8 local 2"] - s["A 0 8 local 2"],
+        s["S 0 8 local 2"], s["pool 1 8 24"], s["A 1 24 local 2"], s["head 1 24"],
     ]  # fmt: skip
-    arch = replace(LIKE, genotype="ASS-A", widths=(8, 24))
+    arch = replace(LIKE, genotype="ASS-A", widths=(8, 24), stem="pool", mlp="local", mlp_ratio=2.0)
     assert arch in SPACE
     assert table.of(arch) == pytest.approx(math.fsum(expected), rel=1e-12)
     changed = replace(table, scale=SCALE, offset=OFFSET)
     for arch in SPACE.enumerate():
         assert changed.of(arch) == pytest.approx(SCALE * table.of(arch) + OFFSET, rel=1e-12)
         assert SPACE.prices(changed).of(steps_of(arch))[2] == pytest.approx(changed.of(arch), rel=1e-12)
-    with pytest.raises(UserError, match="no 'embed 32'"):
-        table.embed(32)
+    with pytest.raises(UserError, match="no 'embed patch 32'"):
+        table.embed(Step("A", 0, 0, 32, 0))
 
 
 def test_a_budget_of_latency_holds(table: LatencyTable) -> None:
@@ -296,7 +305,7 @@ def test_all_that_the_table_depends_on_is_in_its_key(tmp_path: Path, races: list
     changes: list[dict[str, Any]] = [
         {}, {"threads": 2}, {"latency_batch": 2}, {"latency_dtype": "bfloat16"}, {"latency_rounds": 3},
         {"family": replace(FAMILY, num_classes=6)}, {"family": replace(FAMILY, img_size=20)},
-        {"family": replace(FAMILY, like=replace(LIKE, mlp_ratio=2))}, {"networks": NETWORKS[:12]},
+        {"family": replace(FAMILY, elements=(*FAMILY.elements, Elements()))}, {"networks": NETWORKS[:12]},
     ]  # fmt: skip
     for number, change in enumerate(changes, start=1):
         opened(tmp_path, **change)

@@ -13,7 +13,7 @@ from psvit.arch.variants import default_arch
 from psvit.search.budget import Budget
 from psvit.search.build_space import default_member
 from psvit.search.feasible_set import FeasibleSet
-from psvit.search.journal import Score
+from psvit.search.journal import Name, Score
 from psvit.search.pilot import Pilot, judge
 from psvit.search.space import Space
 
@@ -58,7 +58,7 @@ def test_a_network_that_is_better_gains_so_much() -> None:
 
 
 def test_the_verdict_is_two_deviations() -> None:
-    scores = (Score("A", (16,), 1.0, 50.0, 8),) * 3
+    scores = (Score(Name("A", (16,), "patch", "plain", 4.0), 1.0, 50.0, 8),) * 3
     for gain, verdict in ((0.019, "cannot be told from chance"), (0.021, "can pay")):
         pilot = Pilot(0.1, 0.01, gain, 2, 8, scores)
         assert pilot.why.endswith(verdict)
@@ -69,7 +69,7 @@ def test_the_verdict_is_two_deviations() -> None:
 def test_the_default_in_a_space() -> None:
     default = default_arch(28)
     space = Space(
-        depth=(4, 8), stages=(1, 3), widths=((16, 32, 48), (32, 64, 96), (48, 96, 144)), like=SPACE.like,
+        depth=(4, 8), stages=(1, 3), widths=((16, 32), (32, 48), (48, 80)), like=default,
         img_size=28, in_chans=1, num_classes=10,
     )  # fmt: skip
     found = default_member(FeasibleSet(space, Budget(macs=1.05 * cost.macs(default, 28, 1, 10)), least=0.5))
@@ -77,7 +77,7 @@ def test_the_default_in_a_space() -> None:
     half = FeasibleSet(space, Budget(macs=0.5 * cost.macs(default, 28, 1, 10)), least=0.5)
     narrower = default_member(half)
     assert narrower in half
-    assert (narrower.genotype, narrower.widths) == (default.genotype, (32, 64, 96))
+    assert (narrower.genotype, narrower.widths) == (default.genotype, (16, 32, 48))
     other = FeasibleSet(SPACE, Budget(macs=1e6))
     assert default_member(other) == other.nearest()
 

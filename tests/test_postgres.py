@@ -41,10 +41,10 @@ def test_a_worker_is_killed_and_started_again(tmp_path: Path, url: str) -> None:
     entries = Storage(url, "psvit").entries()
     assert len({entry.worker for entry in entries}) == 2
     scores = run(tmp_path / "c", number, storage=url, evaluate=never)
-    assert scores == [score(replace(LIKE, genotype=one.genotype, widths=one.widths)) for one in scores]
+    assert scores == [score(one.name.arch(LIKE)) for one in scores]
     assert [entry.score for entry in entries] == scores
     assert len(set(names(scores))) == number
-    assert set(evaluated) == {f"{genotype} {widths}\n" for genotype, widths in names(scores)}
+    assert set(evaluated) == {f"{name}\n" for name in names(scores)}
     assert len(evaluated) <= number + 1, "only the member that the killed worker was at is evaluated twice"
 
 

@@ -45,7 +45,7 @@ def test_the_plot_holds_every_network() -> None:
     ranked = rank(some_scores(), SPACE, TIMED)
     plot = front_chart(ranked, ranked[0])
     for text, one in zip(plot.text, ranked, strict=True):
-        assert text.startswith(f"{one.arch.genotype}, widths {' '.join(map(str, one.arch.widths))}\n")
+        assert text.startswith(f"{one.arch.genotype}, widths {' '.join(map(str, one.arch.widths))}, patch, plain x4\n")
         assert f"loss {one.score.loss:.4f}, top-1 {one.score.top1:.2f} %" in text
         assert f"on {one.score.images} images, rank {one.rank}" in text
     assert plot.columns == {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from small_supernets import shaken, space
+from small_supernets import ELEMENTS, shaken, space
 
 from psvit.data.data_config import DataConfig
 from psvit.data.datasets import Data, balanced_order, open_data
@@ -16,7 +16,7 @@ from psvit.errors import UserError
 from psvit.search.budget import Budget
 from psvit.search.feasible_set import FeasibleSet
 from psvit.search.halving import rank_all, rungs, survivors
-from psvit.search.journal import Journal, Score
+from psvit.search.journal import Journal, Name, Score, name_of
 from psvit.search.scoring import Scorer, Slices, batch_bytes, prefix_tree
 from psvit.search.search_config import ScoringConfig
 from psvit.search.space import Space
@@ -42,18 +42,18 @@ def supernet(feasible: FeasibleSet) -> Supernet:
     return shaken(Supernet(feasible.space))
 
 
-@pytest.mark.parametrize("pooling", ["1d", "2d"])
-def test_each_score_equals_that_of_the_member_alone(data: Data, pooling: str) -> None:
+@pytest.mark.parametrize("changes", [{"like": {"pooling": "1d"}}, {"like": {"pool_norm": True}, **ELEMENTS}])
+def test_each_score_equals_that_of_the_member_alone(data: Data, changes: dict[str, Any]) -> None:
     """Bitwise, over several batches."""
-    supernet = shaken(Supernet(space(like={"pooling": pooling})))
+    supernet = shaken(Supernet(space(**changes)))
     members = random.Random(0).sample(list(supernet.space.enumerate()), 30)
     batches = list(Slices(data, 0, 32).batches(80))
-    assert len(batches) == 3
+    assert [len(batch.labels) for batch in batches] == [27, 27, 26], "no small last batch"
     together = Scorer(supernet, ACCELERATOR).score(members, batches)
     assert together == [Scorer(supernet, ACCELERATOR).score([arch], batches)[0] for arch in members]
     with torch.no_grad():
         for arch, score in zip(members[:5], together, strict=False):
-            model = supernet.extract(arch)
+            model = supernet.extract(arch).train()  # batch norms take the statistics of the batch
             logits = torch.cat([model(batch.images) for batch in batches])
             labels = torch.cat([batch.labels for batch in batches])
             assert score.loss == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), abs=1e-5)
@@ -93,7 +93,7 @@ def test_the_rounds_of_successive_halving() -> None:
 def test_survivors_are_the_first_fronts(feasible: FeasibleSet) -> None:
     members = feasible.members or []
     losses = np.random.default_rng(0).permutation(len(members)).tolist()
-    scores = [Score(arch.genotype, arch.widths, loss, 0.0, 20) for arch, loss in zip(members, losses, strict=True)]
+    scores = [Score(name_of(arch), loss, 0.0, 20) for arch, loss in zip(members, losses, strict=True)]
     kept = survivors(scores, feasible, 30)
     assert len(kept) == 30
     assert kept == [arch for arch in members if arch in kept], "in the order of the tree"
@@ -122,7 +122,7 @@ def test_ranking_all_is_successive_halving(
     for number, images in plan:
         members = survivors(done, feasible, number) if done else members
         done, scores = scores[:number], scores[number:]
-        assert [(s.genotype, s.widths, s.images) for s in done] == [(a.genotype, a.widths, images) for a in members]
+        assert [one.key for one in done] == [(name_of(arch), images) for arch in members]
     assert not scores
     batches = Slices(data, 0, HALVING.score_batch).batches(plan[-1][1])
     assert done[-1] == Scorer(supernet, ACCELERATOR).score([members[-1]], batches)[0]
@@ -156,7 +156,7 @@ def test_a_ranking_that_was_stopped_goes_on_to_the_same(
 
 def test_a_journal_cut_off_in_mid_line(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
-    scores = [Score("A" * number, (8,), 0.1 + number / 3, 50.0, 20) for number in (1, 2, 3)]
+    scores = [Score(Name("A" * number, (8,), "pool", "local", 2.0), 0.1 + number / 3, 50.0, 20) for number in (1, 2, 3)]
     Journal(path).add(scores)
     whole = path.read_bytes()
     path.write_bytes(whole[:-7])
@@ -175,7 +175,7 @@ def test_a_journal_cut_off_in_mid_line(tmp_path: Path) -> None:
 
 def test_the_bound_of_the_memory_holds(data: Data) -> None:
     """The tokens and maps of a path, counted while it is walked."""
-    supernet = Supernet(space(like={"head_dim": 8}))
+    supernet = Supernet(space(**ELEMENTS))
     held: list[int] = []
 
     class Counting(Scorer):

@@ -13,20 +13,22 @@ from psvit import Arch, UserError, cost
 from psvit.arch.steps import steps_of
 from psvit.search.budget import Budget
 from psvit.search.feasible_set import FeasibleSet
+from psvit.search.journal import Name, name_of
 from psvit.search.scoring import prefix_tree
 from psvit.search.space import Space, bounds
 
+ELEMENTS = {"stems": ("patch",), "mlps": ("plain", "local"), "mlp_ratios": (2.0, 4.0)}
 SMALL = Arch("A", widths=(8,), head_dim=8, patch_size=4)
 
 
 def small(**changes: object) -> Space:
     """A space of a few hundred members with a choice of widths."""
     fields = {"depth": (2, 5), "stages": (1, 3), "widths": ((8, 16), (8, 16, 24), (16, 24)), "like": SMALL,
-              "img_size": 28, "in_chans": 1, "num_classes": 10}  # fmt: skip
+              **ELEMENTS, "img_size": 28, "in_chans": 1, "num_classes": 10}  # fmt: skip
     return Space(**{**fields, **changes})
 
 
-def by_brute_force(space: Space) -> set[tuple[str, tuple[int, ...]]]:
+def by_brute_force(space: Space) -> set[Name]:
     """All members, found without the tree: every string of letters, every choice of widths."""
     found = set()
     low, high = bounds(space.depth)
@@ -42,7 +44,7 @@ def by_brute_force(space: Space) -> set[tuple[str, tuple[int, ...]]]:
                 continue
             for widths in product(*space.widths[: len(stages)]):
                 if list(widths) == sorted(widths):
-                    found.add((genotype, widths))
+                    found |= {Name(genotype, widths, *one) for one in product(*ELEMENTS.values())}
     return found
 
 
@@ -62,7 +64,7 @@ def test_the_twelve_layer_set() -> None:
 )  # fmt: skip
 def test_members_are_those_of_the_grammar(changes: dict[str, object]) -> None:
     space = small(**changes)
-    members = [(arch.genotype, arch.widths) for arch in space.enumerate()]
+    members = list(map(name_of, space.enumerate()))
     assert len(members) == len(set(members)) == space.count()
     assert set(members) == by_brute_force(space)
     assert all(arch in space for arch in space.enumerate())
@@ -70,7 +72,7 @@ def test_members_are_those_of_the_grammar(changes: dict[str, object]) -> None:
 
 
 def test_drawing_is_uniform_and_seeded() -> None:
-    space = small(depth=3, stages=(1, 2), widths=((8, 16), (16,)))
+    space = small(depth=3, stages=(1, 2), widths=((8, 16), (16,)), mlps=("local",))
     count = space.count()
     drawn = Counter(space.sample(random.Random(seed)) for seed in range(200 * count))
     assert set(drawn) == set(space.enumerate())
@@ -81,10 +83,11 @@ def test_drawing_is_uniform_and_seeded() -> None:
 @given(st.integers(0, 10**6))
 def test_prices_are_the_costs_of_the_whole_network(seed: int) -> None:
     rng = random.Random(seed)
-    like = Arch("A", widths=(8,), head_dim=8, patch_size=3, stride=3, pooling=rng.choice(["1d", "2d"]),
+    like = Arch("A", widths=(8,), head_dim=8, patch_size=2, pooling=rng.choice(["1d", "2d"]),
                 pool_conv=rng.choice(["full", "depthwise"]), pool_op=rng.choice(["max", "stride"]),
-                pool_order=rng.choice(["conv-pool", "pool-conv"]), mlp_ratio=rng.choice([2, 3.3]))  # fmt: skip
-    space = small(like=like, img_size=(37, 53), in_chans=3, num_classes=7)
+                pool_order=rng.choice(["conv-pool", "pool-conv"]), pool_norm=rng.choice([True, False]))  # fmt: skip
+    more = {"stems": ("patch", "conv", "pool"), "mlp_ratios": (2, 3.3)}
+    space = small(like=like, img_size=(37, 53), in_chans=3, num_classes=7, **more)
     arch = space.sample(rng)
     shape = ((37, 53), 3, 7)
     assert space.prices().of(steps_of(arch)) == (cost.macs(arch, *shape), cost.params(arch, *shape))
@@ -114,7 +117,7 @@ def test_a_feasible_set_holds_what_is_within_the_budget(macs: float | None, para
 
 def test_a_set_too_large_to_list_is_drawn_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("psvit.search.feasible_set.LISTED", 10)
-    feasible = FeasibleSet(small(), Budget(macs=6e5))
+    feasible = FeasibleSet(small(mlps=("plain",)), Budget(macs=6e5))
     assert feasible.members is None
     drawn = {feasible.sample(random.Random(seed)) for seed in range(3000)}
     assert drawn <= set(feasible)

@@ -28,7 +28,7 @@ TRAIN = ["train", *NETWORK, *DATA, *MACHINE, "--batch-size", "16", "--epochs", "
 EVERYTHING = ["--ema-decay", "0.9", "--mixup", "0.8", "--cutmix", "1", "--drop-path", "0.3", "--random-erasing", "0.5",
               "--auto-augment", "rand-m9-mstd0.5-inc1", "--accumulate", "2", "--lr", "0.003"]  # fmt: skip
 SPACE_FLAGS = ["--depth", "2", "4", "--stages", "1", "2", "--stage-widths", "16,24", "24,32,48", "--head-dim", "4",
-               "--patch-size", "2", "--budget", "400k", "--least", "0.5"]  # fmt: skip
+               "--patch-size", "2", "--mlp-ratios", "2", "--budget", "400k", "--least", "0.5"]  # fmt: skip
 RUN = ["run", "--data", "digits", "--limit", "64", *SPACE_FLAGS, *MACHINE, "--batch-size", "16", "--epochs", "2",
        "--first-slice", "20", "--finalists", "4", "--insist", "--models", "deit", "resnet18", "searched"]  # fmt: skip
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import torch
 from timm.layers import use_fused_attn
 from torch import Tensor
 
-from psvit.arch.arch import ATTEND, POOL, SHARE, Arch, image_sides
+from psvit.arch.arch import ATTEND, POOL, SHARE, Arch, MlpKind, image_sides
 from psvit.arch.cost import Parts
+from psvit.arch.stem_convolutions import Stem
+from psvit.arch.steps import Elements
 from psvit.data.sources import CACHE
 from psvit.engine.hardware import check_dtype, cpu_threads, machine_info, resolve_device
 from psvit.errors import UserError, one_line
@@ -39,12 +42,13 @@ class Family:
     """The networks whose parts are measured.
 
     Args:
-        like: their common settings, all but genotype and widths.
+        like: their common settings.
         widths: the choices for each stage.
         shares: whether layers share attention.
         img_size: side or (height, width) in pixels.
         in_chans: image channels.
         num_classes: classes.
+        elements: to choose from.
     """
 
     like: Arch
@@ -53,10 +57,12 @@ class Family:
     img_size: int | tuple[int, int]
     in_chans: int
     num_classes: int
+    elements: tuple[Elements, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, equal for equal parts."""
-        like = {name: value for name, value in self.like.to_dict().items() if name not in ("genotype", "widths")}
+        chosen = ("genotype", "widths", *Elements._fields)
+        like = {name: value for name, value in self.like.to_dict().items() if name not in chosen}
         return {**asdict(self), "like": like, "img_size": image_sides(self.img_size)}
 
 
@@ -145,8 +151,8 @@ def part_calls(family: Family, config: LatencyConfig, device: torch.device) -> I
     dtype, batch, like = getattr(torch, config.latency_dtype), config.latency_batch, family.like
     parts = Parts(like, len(family.widths), family.img_size)
 
-    def network(genotype: str, *widths: int) -> Any:
-        arch = replace(like, genotype=genotype, widths=widths)
+    def network(genotype: str, *widths: int, stem: Stem = "patch", mlp: MlpKind = "plain", ratio: float = 1) -> Any:
+        arch = replace(like, genotype=genotype, widths=widths, stem=stem, mlp=mlp, mlp_ratio=ratio)
         model = PSViT(arch, family.img_size, family.in_chans, family.num_classes)
         return fold_norms(model).to(device, dtype)
 
@@ -156,20 +162,22 @@ def part_calls(family: Family, config: LatencyConfig, device: torch.device) -> I
     def part(call: Callable[..., object], inputs: Sequence[Any], *name: object) -> Call:
         return part_name(*name), inference(call, inputs, config)
 
+    images = numbers(family.in_chans, *image_sides(family.img_size))
+    for stem, width in product(dict.fromkeys(one.stem for one in family.elements), family.widths[0]):
+        yield part(network(ATTEND, width, stem=stem).embed, [images], "embed", stem, width)
     for stage, choices in enumerate(family.widths):
         tokens, grid = parts.tokens[stage], parts.grids[stage]
         for width in choices:
-            single, x = network(ATTEND, width), numbers(tokens, width)
-            if stage == 0:
-                images = numbers(family.in_chans, *image_sides(family.img_size))
-                yield part(single.embed, [images], "embed", width)
-            yield part(single.stages[0].blocks[0], [x, None, grid], ATTEND, stage, width)
-            yield part(_head_of(single), [x], "head", stage, width)
-            if family.shares:
-                attend, share = network(ATTEND + SHARE, width).stages[0].blocks
-                yield part(attend, [x, None, grid], "explicit", stage, width)
-                attn = numbers(width // like.head_dim, tokens, tokens).softmax(-1)
-                yield part(share, [x, attn, grid], SHARE, stage, width)
+            x, attn = numbers(tokens, width), numbers(width // like.head_dim, tokens, tokens).softmax(-1)
+            yield part(_head_of(network(ATTEND, width)), [x], "head", stage, width)
+            for mlp, ratio in dict.fromkeys((one.mlp, one.mlp_ratio) for one in family.elements):
+                place = stage, width, mlp, f"{ratio:g}"
+                attend = network(ATTEND, width, mlp=mlp, ratio=ratio).stages[0].blocks[0]
+                yield part(attend, [x, None, grid], ATTEND, *place)
+                if family.shares:
+                    explicit, share = network(ATTEND + SHARE, width, mlp=mlp, ratio=ratio).stages[0].blocks
+                    yield part(explicit, [x, None, grid], "explicit", *place)
+                    yield part(share, [x, attn, grid], SHARE, *place)
             for before in family.widths[stage - 1] if stage else ():
                 if before <= width:
                     pool = network(ATTEND + POOL + ATTEND, before, width).stages[1].pool

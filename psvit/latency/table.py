@@ -15,7 +15,7 @@ import numpy as np
 from scipy.stats import kendalltau, spearmanr
 
 from psvit.arch.arch import ATTEND, Arch
-from psvit.arch.steps import steps_of
+from psvit.arch.steps import Step, steps_of
 from psvit.errors import UserError
 
 
@@ -77,7 +77,7 @@ class LatencyTable:
     Args:
         seconds: of each part by its name, as measured alone.
         scale: factor on every part.
-        offset: seconds of a network beyond its parts; added to the patch embedding.
+        offset: seconds of a network beyond its parts; added to the stem.
         validation: quality of the predictions; None if the space has too few networks.
         about: everything that the measurement depends on.
     """
@@ -88,31 +88,33 @@ class LatencyTable:
     validation: Validation | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
 
-    def embed(self, width: int) -> float:
-        """Seconds of the patch embedding, with the offset."""
-        return self._part("embed", width) + self.offset
+    def embed(self, step: Step) -> float:
+        """Seconds of the stem before the first layer, with the offset."""
+        return self._part("embed", step.elements.stem, step.width) + self.offset
 
-    def layer(self, kind: str, stage: int, width: int, first_share: bool) -> float:
-        """Seconds of a layer. An S right after an A (`first_share`) includes the extra cost of the A's explicit map."""
-        seconds = self._part(kind, stage, width)
-        if first_share:
-            seconds += self._part("explicit", stage, width) - self._part(ATTEND, stage, width)
+    def layer(self, step: Step) -> float:
+        """Seconds of a layer. An S right after an A includes the extra cost of the A's explicit map."""
+        _, mlp, ratio = step.elements
+        place = step.stage, step.width, mlp, f"{ratio:g}"
+        seconds = self._part(step.kind, *place)
+        if step.run == 1:
+            seconds += self._part("explicit", *place) - self._part(ATTEND, *place)
         return seconds
 
-    def pool(self, stage: int, before: int, after: int) -> float:
-        """Seconds of the pooling before a stage."""
-        return self._part("pool", stage, before, after)
+    def pool(self, step: Step) -> float:
+        """Seconds of the pooling before a layer."""
+        return self._part("pool", step.stage, step.pooled_from, step.width)
 
-    def head(self, stage: int, width: int) -> float:
-        """Seconds of the last norm, the global pooling and the classifier."""
-        return self._part("head", stage, width)
+    def head(self, step: Step) -> float:
+        """Seconds of the last norm, the global pooling and the classifier behind the last layer."""
+        return self._part("head", step.stage, step.width)
 
     def of(self, arch: Arch) -> float:
         """Seconds of a whole network."""
         steps = steps_of(arch)
-        parts = [self.embed(steps[0].width), self.head(steps[-1].stage, steps[-1].width)]
-        parts += [self.pool(step.stage, step.pooled_from, step.width) for step in steps if step.pooled_from]
-        parts += [self.layer(step.kind, step.stage, step.width, step.run == 1) for step in steps]
+        parts = [self.embed(steps[0]), self.head(steps[-1])]
+        parts += [self.pool(step) for step in steps if step.pooled_from]
+        parts += map(self.layer, steps)
         return math.fsum(parts)  # independent of the order, so that networks of the same parts tie
 
     def calibrated(self, archs: Sequence[Arch], measured: Sequence[float]) -> LatencyTable:

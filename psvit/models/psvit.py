@@ -5,7 +5,7 @@ Legend: B batch, N tokens (P prefix tokens and an h x w grid), C width of the st
 
 # without `from __future__ import annotations`: TorchScript cannot read the copy that torch.fx makes of forward
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from psvit.arch.arch import Arch, image_sides
 from psvit.errors import UserError
 from psvit.models.pooling import Grid, tokens_to_map
 from psvit.models.stage import Stage, build_stages
-from psvit.models.stem import PatchEmbed, Tokenizer, build_stem
+from psvit.models.stem import PatchEmbed, build_stem
 
 GlobalPool = Literal["", "token", "avg", "max"]
 
@@ -46,10 +46,11 @@ for function in (check_size, positions_for):
 
 
 @torch.no_grad()
-def init_layers(model: nn.Module, patch_embed: Tokenizer) -> None:
-    """As in DeiT: truncated normal of 0.02, zero biases; convolutions keep the variance; the stem's keeps torch's."""
+def init_layers(model: nn.Module, stems: Iterable[nn.Module]) -> None:
+    """As in DeiT: truncated normal of 0.02, zero biases; convolutions keep the variance; the stems' `proj` torch's."""
+    kept = [stem.proj for stem in stems]
     for module in model.modules():
-        if module is patch_embed.proj or not isinstance(module, (nn.Linear, nn.Conv2d)):
+        if module in kept or not isinstance(module, (nn.Linear, nn.Conv2d)):
             continue
         convolved = isinstance(module, nn.Conv2d)
         trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5 if convolved else 0.02)
@@ -141,7 +142,7 @@ class PSViT(nn.Module):
         trunc_normal_(self.pos_embed, std=0.02)
         if self.cls_token is not None:
             trunc_normal_(self.cls_token, std=0.02)
-        init_layers(self, self.patch_embed)
+        init_layers(self, [self.patch_embed])
 
     def embed(self, x: Tensor) -> tuple[Tensor, Grid]:
         """Images (B, C, H, W) -> tokens with their positions (B, N, C) and the grid (h, w)."""

@@ -36,6 +36,7 @@ from psvit.pipeline.baselines import baselines, deit_of
 from psvit.pipeline.compare import best_on_validation, compare, folders_of
 from psvit.pipeline.run_config import RunAllConfig
 from psvit.pipeline.run_page import run_page
+from psvit.search.batch_norms import calibration_batches, recalibrate
 from psvit.search.search import Found, random_member, search
 from psvit.search.search_config import shown
 from psvit.search.search_folder import INHERITED, LATENCY
@@ -210,6 +211,7 @@ def _inherit(found: Found, config: RunAllConfig, accelerator: Accelerator) -> Mo
             supernet = Supernet(found.feasible.space)
             load_supernet(supernet, found.supernet)
             model = supernet.extract(found.arch)
+            recalibrate(model, calibration_batches(found.data, config.recipe.batch_size, config.data.seed))
             save_checkpoint(folder, model, model.state_dict(), preprocessing(found.data), found.data.classes, {})
     accelerator.wait_for_everyone()
     return ModelConfig(Checkpoint(str(folder)))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from psvit.arch.arch import Arch
 from psvit.arch.cost import Parts
 from psvit.arch.quantities import COUNTS, format_count, parse_quantity
-from psvit.arch.steps import Step
+from psvit.arch.steps import Elements, Step
 from psvit.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class Prices:
     """The cost of each part of a network; a network costs the sum of its parts.
 
     Args:
-        like: the settings that all networks share.
+        like: the settings that all networks share, all but genotype, widths and elements.
         stages: the most stages that a network has.
         img_size: side or (height, width) in pixels, in_chans: image channels, num_classes: classes.
         seconds: the latency table; None if latency is not limited.
@@ -41,7 +42,7 @@ class Prices:
         num_classes: int,
         seconds: LatencyTable | None = None,
     ) -> None:
-        self.parts = Parts(like, stages, img_size, in_chans, num_classes)
+        self._parts = lru_cache(partial(_parts, like, stages, img_size, in_chans, num_classes))
         self.seconds = seconds
         self.kinds = KINDS if seconds is not None else KINDS[:2]
         self.nothing: Cost = (0.0,) * len(self.kinds)
@@ -50,32 +51,39 @@ class Prices:
     def step(self, step: Step) -> Cost:
         """The cost of a layer and of the pooling before it."""
         if step not in self._known:
-            table, place = self.seconds, (step.stage, step.width)
-            seconds = table.layer(step.kind, *place, step.run == 1) if table else None
-            cost = self._cost(self.parts.layer(step.kind, *place), seconds)
+            table, parts = self.seconds, self._parts(step.elements)
+            cost = self._cost(parts.layer(step.kind, step.stage, step.width), table.layer(step) if table else None)
             if step.pooled_from:
-                pooling = step.stage, step.pooled_from, step.width
-                cost = plus(self._cost(self.parts.pool(*pooling), table.pool(*pooling) if table else None), cost)
+                pooling = parts.pool(step.stage, step.pooled_from, step.width)
+                cost = plus(self._cost(pooling, table.pool(step) if table else None), cost)
             self._known[step] = cost
         return self._known[step]
 
-    def first(self, width: int) -> Cost:
-        """The cost of the patch embedding."""
-        return self._cost(self.parts.embed(width), self.seconds.embed(width) if self.seconds else None)
+    def first(self, step: Step) -> Cost:
+        """The cost of the stem before the first layer."""
+        return self._cost(
+            self._parts(step.elements).embed(step.width), self.seconds.embed(step) if self.seconds else None
+        )
 
     def last(self, step: Step) -> Cost:
         """The cost of the head behind the last layer."""
         return self._cost(
-            self.parts.head(step.width), self.seconds.head(step.stage, step.width) if self.seconds else None
+            self._parts(step.elements).head(step.width), self.seconds.head(step) if self.seconds else None
         )
 
     def of(self, steps: Sequence[Step]) -> Cost:
         """The cost of a whole network."""
-        costs = [self.first(steps[0].width), *map(self.step, steps), self.last(steps[-1])]
+        costs = [self.first(steps[0]), *map(self.step, steps), self.last(steps[-1])]
         return tuple(map(sum, zip(*costs, strict=True)))
 
     def _cost(self, macs_and_params: tuple[int, int], seconds: float | None) -> Cost:
         return (*map(float, macs_and_params), *(() if seconds is None else (seconds,)))
+
+
+def _parts(
+    like: Arch, stages: int, img_size: int | tuple[int, int], in_chans: int, num_classes: int, elements: Elements
+) -> Parts:
+    return Parts(replace(like, **elements._asdict()), stages, img_size, in_chans, num_classes)
 
 
 def plus(a: Cost, b: Cost) -> Cost:

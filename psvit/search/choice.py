@@ -19,7 +19,7 @@ from psvit.arch.arch import Arch
 from psvit.errors import UserError, one_line
 from psvit.files import write_json
 from psvit.report.tables import Table
-from psvit.search.front import LISTED, Ranked, row_of
+from psvit.search.front import LISTED, Ranked, name_columns, row_of
 
 CHOICE = "choice.json"
 """The choice, kept in the folder of a search: measurements cannot be repeated."""
@@ -191,16 +191,16 @@ def kept_choice(folder: Path, ranked: Sequence[Ranked]) -> Choice | None:
 def ties_table(choice: Mapping[str, Any]) -> Table:
     """A table of `Choice.to_dict`: the tied networks, those that were measured first."""
     ties = sorted(choice["ties"], key=lambda tie: (tie["ms"] is None, tie["ms"] or 0.0, tie["rank"]))[:LISTED]
+    headings, names = name_columns(ties)
     rows = [
-        (f"`{tie['genotype']}`", " ".join(map(str, tie["widths"])), f"{tie['macs'] / 1e6:,.2f}",
-         "" if tie["ms"] is None else f"{tie['ms']:.3g}", f"{tie['excess']:.4f} ± {tie['error']:.4f}",
-         f"{tie['top1']:.2f}", f"{tie['rank']:,}")
-        for tie in ties
+        (*name, f"{tie['macs'] / 1e6:,.2f}", "" if tie["ms"] is None else f"{tie['ms']:.3g}",
+         f"{tie['excess']:.4f} ± {tie['error']:.4f}", f"{tie['top1']:.2f}", f"{tie['rank']:,}")
+        for name, tie in zip(names, ties, strict=True)
     ]  # fmt: skip
     return Table(
-        ("genotype", "widths", "M MACs", "ms", "loss above the least", "top-1 %", "rank"),
+        (*headings, "M MACs", "ms", "loss above the least", "top-1 %", "rank"),
         rows,
-        2,
+        len(headings),
         f"{len(rows)} of {len(choice['ties'])} networks whose loss is within one standard error (±) of the least.",
         [place for place, tie in enumerate(ties) if tie["rank"] == choice["rank"]],
     )

@@ -93,7 +93,7 @@ def _new_member(
     feasible: FeasibleSet, genome: Genome, entries: Sequence[Entry], population: int, seed: int
 ) -> Arch | None:
     """A network that is not in the storage yet; None if none is found."""
-    rng, taken = random.Random(f"{seed} {len(entries)}"), {(entry.genotype, entry.widths) for entry in entries}
+    rng, taken = random.Random(f"{seed} {len(entries)}"), {entry.name for entry in entries}
     drawn = _candidates(feasible, genome, entries, population, rng)
     return next((arch for arch in drawn if name_of(arch) not in taken and arch in feasible), None)
 
@@ -154,7 +154,7 @@ def _narrower(feasible: FeasibleSet, arch: Arch) -> Iterator[Arch]:
 
 
 def _arch(feasible: FeasibleSet, entry: Entry) -> Arch:
-    return replace(feasible.space.like, genotype=entry.genotype, widths=entry.widths)
+    return entry.name.arch(feasible.space.like)
 
 
 def _about(feasible: FeasibleSet, config: EvolutionConfig, seed: int) -> dict[str, Any]:
@@ -173,7 +173,8 @@ def _say_progress(entries: Sequence[Entry], config: EvolutionConfig, say: Callab
     scores = [entry.score for entry in entries if entry.score is not None]
     if scores and len(scores) % config.population == 0:
         best = min(scores, key=lambda score: score.loss if score.loss < WORST else WORST)
-        say(f"evolution {len(scores)} of {config.evaluations} networks; least loss {best.loss:.4f}: {best.genotype}")
+        name = best.name.genotype
+        say(f"evolution {len(scores)} of {config.evaluations} networks; least loss {best.loss:.4f}: {name}")
 
 
 def _worker(folder: Path) -> str:

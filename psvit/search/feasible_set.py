@@ -129,7 +129,7 @@ class FeasibleSet:
 
     def _draw(self, rng: random.Random) -> Arch:
         def within(steps: Sequence[Step], ends: bool) -> bool:
-            cost = self.prices.first(steps[0].width)
+            cost = self.prices.first(steps[0])
             for step in steps:
                 cost = plus(cost, self.prices.step(step))
             last = steps[-1]
@@ -140,7 +140,7 @@ class FeasibleSet:
 
     def _spent(self, cost: Cost, state: State | None, step: Step) -> Cost:
         """The cost of the layers up to `step`; `cost` is that of the layers before it."""
-        before = self.prices.first(step.width) if state is None else cost
+        before = self.prices.first(step) if state is None else cost
         return plus(before, self.prices.step(step))
 
     def _below(self, cost: Cost) -> bool:
@@ -155,9 +155,9 @@ class FeasibleSet:
         if key not in self._rests:
             found: list[Cost] = []
             if self.space.ends(state):
-                found.append(self.prices.last(Step(ATTEND, 0, state[2], state[3], 0)))
+                found.append(self.prices.last(Step(ATTEND, 0, state.stage, state.width, 0, state.elements)))
             for step in self.space.moves(state):
-                found.append(plus(self.prices.step(step), self._rest(self.space.state(state[0], step), choose)))
+                found.append(plus(self.prices.step(step), self._rest(self.space.state(state.layers, step), choose)))
             rest = found[0]
             for other in found[1:]:
                 rest = tuple(choose(a, b) for a, b in zip(rest, other, strict=True))

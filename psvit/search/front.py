@@ -17,10 +17,10 @@ from psvit.errors import UserError, one_line
 from psvit.files import replacing, write_json
 from psvit.report.tables import Table
 from psvit.search.budget import Prices
-from psvit.search.journal import Score, name_of
+from psvit.search.journal import Name, Score, name_of
 from psvit.search.space import Space
 
-COLUMNS = ("rank", "genotype", "widths", "loss", "top1", "images", "macs", "params", "latency_ms")
+COLUMNS = ("rank", *Name._fields, "loss", "top1", "images", "macs", "params", "latency_ms")
 LISTED = 20
 """The most rows of a table of the front."""
 
@@ -76,23 +76,22 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
 def rank(scores: Iterable[Score], space: Space, prices: Prices) -> list[Ranked]:
     """Rank all scored networks, best first.
 
-    Networks rank by the largest slice they were scored on (larger first), then by loss, cost, genotype and widths: a
-    total order. The front is that of loss against latency if `prices` have it, else against MACs. It holds only
-    networks scored on the largest slice: losses on different slices are means over different images.
+    Networks rank by the largest slice they were scored on (larger first), then by loss, cost and name: a total order.
+    The front is that of loss against latency if `prices` have it, else against MACs. It holds only networks scored on
+    the largest slice: losses on different slices are means over different images.
 
     Args:
         scores: of networks of `space`; one network may have several, on different slices.
         space: gives the settings that all networks share.
         prices: give their cost.
     """
-    best: dict[tuple[str, tuple[int, ...]], Score] = {}
+    best: dict[Name, Score] = {}
     for score in scores:
-        name = score.genotype, score.widths
-        if name not in best or _order(score) < _order(best[name]):
-            best[name] = score
+        if score.name not in best or _order(score) < _order(best[score.name]):
+            best[score.name] = score
     found = []
-    for (genotype, widths), score in best.items():
-        arch = replace(space.like, genotype=genotype, widths=widths)
+    for name, score in best.items():
+        arch = name.arch(space.like)
         macs, params, *seconds = prices.of(steps_of(arch))
         found.append(Ranked(arch, score, int(macs), int(params), seconds[0] if seconds else None, False, 0))
     found.sort(key=lambda one: (*_order(one.score)[:2], one.cost, *name_of(one.arch)))
@@ -109,8 +108,8 @@ def _order(score: Score) -> tuple[int, float, float]:
 
 
 def chosen_of(ranked: Sequence[Ranked], facts: Mapping[str, Any]) -> Ranked | None:
-    """The network whose genotype and widths are ``facts["chosen"]``; None if there is none."""
-    return next((one for one in ranked if _is_chosen(one.arch.genotype, one.arch.widths, facts)), None)
+    """The network whose name is ``facts["chosen"]``; None if there is none."""
+    return next((one for one in ranked if one.score.name == _chosen_name(facts)), None)
 
 
 def front_data(ranked: Sequence[Ranked], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,7 +129,7 @@ def write_front(folder: Path, ranked: Sequence[Ranked], facts: Mapping[str, Any]
     Args:
         folder: created if it is missing.
         ranked: returned by `rank`.
-        facts: further entries of ``front.json``; ``chosen`` holds genotype and widths.
+        facts: further entries of ``front.json``; ``chosen`` holds the network's name.
     """
     with replacing(folder / "front.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, (*COLUMNS, "on_front"), lineterminator="\n")
@@ -161,7 +160,7 @@ def read_front(folder: Path) -> dict[str, Any]:
 def front_table(data: Mapping[str, Any]) -> Table:
     """A table of `front_data` by rising cost: at most `LISTED` rows, the chosen network marked."""
     chosen, count = data.get("chosen") or {}, len(data["front"])
-    others = [row for row in data["front"] if not _is_chosen(row["genotype"], row["widths"], data)]
+    others = [row for row in data["front"] if Name.from_dict(row) != _chosen_name(data)]
     rows = [*others, chosen] if "rank" in chosen else list(data["front"])
     timed = all(row["latency_ms"] is not None for row in rows)
     rows.sort(key=lambda row: (row["latency_ms" if timed else "macs"], row["rank"]))
@@ -177,11 +176,12 @@ def front_table(data: Mapping[str, Any]) -> Table:
         numbers += [f"{row['latency_ms']:.4g}"] if timed else []
         numbers += ["" if row["loss"] is None else f"{row['loss']:.4f}", f"{row['top1']:.2f}", f"{row['rank']:,}"]
         mark = ("chosen" if len(rows) == count else "chosen, off the front") if marked[i] else ""
-        lines.append((f"`{row['genotype']}`", " ".join(map(str, row["widths"])), *numbers, mark))
+        lines.append((*numbers, mark))
+    headings, names = name_columns([rows[i] for i in shown])
     return Table(
-        ("genotype", "widths", "M MACs", "M params", *(["ms"] if timed else []), "loss", "top-1 %", "rank", ""),
-        lines,
-        2,
+        (*headings, "M MACs", "M params", *(["ms"] if timed else []), "loss", "top-1 %", "rank", ""),
+        [(*name, *line) for name, line in zip(names, lines, strict=True)],
+        len(headings),
         f"{some}{count:,} networks on the front: no other has both less loss and less cost; loss and top-1 are "
         f"the supernet's{images} of the validation split",
         [place for place, i in enumerate(shown) if marked[i]],
@@ -196,9 +196,17 @@ def thin(count: int, limit: int, keep: Iterable[int] = ()) -> list[int]:
     return sorted(kept | {others[(2 * i + 1) * len(others) // (2 * room)] for i in range(room)})
 
 
-def _is_chosen(genotype: str, widths: Sequence[int], facts: Mapping[str, Any]) -> bool:
-    chosen = facts.get("chosen") or {}
-    return chosen.get("genotype") == genotype and list(chosen.get("widths", ())) == list(widths)
+def name_columns(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Headings and cells that name the networks of a table; elements only if they differ."""
+    names = [Name.from_dict(row) for row in rows]
+    texts = [(f"`{name.genotype}`", " ".join(map(str, name.widths)), name.elements) for name in names]
+    columns = 3 if len({name.elements for name in names}) > 1 else 2
+    return ("genotype", "widths", "elements")[:columns], [text[:columns] for text in texts]
+
+
+def _chosen_name(facts: Mapping[str, Any]) -> Name | None:
+    chosen = facts.get("chosen")
+    return Name.from_dict(chosen) if chosen else None
 
 
 def row_of(one: Ranked) -> dict[str, Any]:
@@ -206,5 +214,5 @@ def row_of(one: Ranked) -> dict[str, Any]:
     score = one.score
     loss = score.loss if isfinite(score.loss) else None
     latency = None if one.latency is None else 1000 * one.latency
-    values = (one.rank, one.arch.genotype, list(one.arch.widths), loss, score.top1, score.images)
-    return dict(zip(COLUMNS, (*values, one.macs, one.params, latency), strict=True))
+    values = (one.rank, *score.name, loss, score.top1, score.images, one.macs, one.params, latency)
+    return {**dict(zip(COLUMNS, values, strict=True)), "widths": list(score.name.widths)}

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from psvit.arch.arch import ATTEND, POOL, SHARE, Arch
-from psvit.arch.steps import Step, steps_of
+from psvit.arch.steps import Elements, Step, elements_of, steps_of
 from psvit.errors import UserError
 from psvit.search.space import Space, State, bounds
 
@@ -18,8 +18,9 @@ Genes = dict[str, Any]
 class Genome:
     """Encodes networks of a space as genes, and decodes them.
 
-    The genes: ``depth`` in layers; ``gap 1``, ``gap 2``, ...: the layer after that many layers, ``A``, ``S``, or ``-``
-    for a pooling and an A; ``width 1``, ...: index of each stage's width. A gene with a single value is left out.
+    The genes: ``stem``, ``mlp`` and ``mlp_ratio``; ``depth`` in layers; ``gap 1``, ``gap 2``, ...: the layer after that
+    many layers, ``A``, ``S``, or ``-`` for a pooling and an A; ``width 1``, ...: index of each stage's width. A gene
+    with a single value is left out.
 
     Args:
         space: the networks to encode.
@@ -32,7 +33,9 @@ class Genome:
             with suppress(UserError):  # too few layers for the stages
                 self._of_depth[depth] = replace(space, depth=depth)
         letters = (ATTEND, *[SHARE] * (space.max_share > 0), *[POOL] * (len(space.widths) > 1))
-        choices: dict[str, tuple[Any, ...]] = {"depth": tuple(self._of_depth)}
+        elements = (space.stems, space.mlps, space.mlp_ratios)
+        choices: dict[str, tuple[Any, ...]] = dict(zip(Elements._fields, elements, strict=True))
+        choices["depth"] = tuple(self._of_depth)
         choices |= {f"gap {layers}": letters for layers in range(1, high)}
         choices |= {f"width {i}": tuple(range(len(widths))) for i, widths in enumerate(space.widths, start=1)}
         self.choices = {name: choice for name, choice in choices.items() if len(choice) > 1}
@@ -63,15 +66,17 @@ class Genome:
         return space.arch(steps)
 
     def _nearest(self, moves: list[Step], letter: str, genes: Genes) -> Step:
-        def distance(step: Step) -> tuple[bool, int, int]:
+        def distance(step: Step) -> tuple[int, bool, int, int]:
             width = self.space.widths[step.stage][genes.get(f"width {step.stage + 1}", 0)]
-            return _letter(step) != letter, (ATTEND, SHARE, POOL).index(_letter(step)), abs(step.width - width)
+            others = sum(genes.get(name, own) != own for name, own in step.elements._asdict().items())
+            order = (ATTEND, SHARE, POOL).index(_letter(step))
+            return others, _letter(step) != letter, order, abs(step.width - width)
 
         return min(moves, key=distance)
 
     def encode(self, arch: Arch) -> Genes:
         """The genes of a network, without those that it does not use."""
-        genes: Genes = {"depth": arch.depth}
+        genes: Genes = {**elements_of(arch)._asdict(), "depth": arch.depth}
         genes |= {f"gap {layers}": _letter(step) for layers, step in enumerate(steps_of(arch))}
         genes |= {f"width {i + 1}": self.space.widths[i].index(width) for i, width in enumerate(arch.widths)}
         return {name: value for name, value in genes.items() if name in self.choices}

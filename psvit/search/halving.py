@@ -76,7 +76,7 @@ def rank_all(
     for number, (count, images) in enumerate(plan, start=1):
         members = members if count == len(members) else survivors(everything[-len(members) :], feasible, count)
         known = _known(journal_path, accelerator, say)
-        missing = [arch for arch in members if (*name_of(arch), images) not in known]
+        missing = [arch for arch in members if (name_of(arch), images) not in known]
         if missing and rank == 0:
             tree, alone = prefix_tree(missing).layers(), sum(arch.depth for arch in missing)
             say(f"round {number:>2}  {len(missing):,} networks on {images:,} images: {tree:,} layers a batch, "
@@ -92,7 +92,7 @@ def rank_all(
                 journal.add(replace(score, images=images) for score in scores)
             stop()
         known = _known(journal_path, accelerator, _silent)
-        everything += [known[(*name_of(arch), images)] for arch in members]
+        everything += [known[name_of(arch), images] for arch in members]
     if slices.unreadable and rank == 0:
         some = ", ".join(sorted(slices.unreadable)[:3])
         say(f"skipped {len(slices.unreadable)} unreadable images of the validation split: {some}")
@@ -102,15 +102,11 @@ def rank_all(
 def survivors(scores: Sequence[Score], feasible: FeasibleSet, count: int) -> list[Arch]:
     """The `count` networks of the first fronts of loss and latency, or loss and MACs, in the order of the tree."""
     like, kind = feasible.space.like, -1 if "latency" in feasible.prices.kinds else 0
-    archs = [_arch_of(score, like) for score in scores]
+    archs = [score.name.arch(like) for score in scores]
     points = [(score.loss, feasible.costs(arch)[kind]) for score, arch in zip(scores, archs, strict=True)]
     front = fronts(points)
     order = sorted(range(len(scores)), key=lambda i: (front[i], scores[i].loss, points[i][1], scores[i].key))
     return [archs[i] for i in sorted(order[:count])]
-
-
-def _arch_of(score: Score, like: Arch) -> Arch:
-    return replace(like, genotype=score.genotype, widths=score.widths)
 
 
 def _journal_of(path: Path, rank: int) -> Path:

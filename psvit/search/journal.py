@@ -4,14 +4,40 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from psvit.arch.arch import Arch
+from psvit.arch.arch import Arch, MlpKind
+from psvit.arch.stem_convolutions import Stem
+from psvit.arch.steps import elements_of
 from psvit.errors import UserError
 from psvit.files import writing
+
+
+class Name(NamedTuple):
+    """What tells a network from the others of its space: fields of its `Arch`."""
+
+    genotype: str
+    widths: tuple[int, ...]
+    stem: Stem
+    mlp: MlpKind
+    mlp_ratio: float
+
+    @property
+    def elements(self) -> str:
+        """The elements as text: ``"pool, local x2"``."""
+        return f"{self.stem}, {self.mlp} x{self.mlp_ratio:g}"
+
+    def arch(self, like: Arch) -> Arch:
+        """The network, with the other settings of `like`."""
+        return replace(like, **self._asdict())
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Name:
+        """The name in plain data that may hold more."""
+        return cls(**{**{field: data[field] for field in cls._fields}, "widths": tuple(data["widths"])})
 
 
 @dataclass(frozen=True)
@@ -19,31 +45,38 @@ class Score:
     """The metrics of one network under the supernet, on a slice of the validation split.
 
     Args:
-        genotype: of the network.
-        widths: of its stages.
+        name: of the network.
         loss: mean cross-entropy in nats.
         top1: top-1 accuracy in percent.
         images: size of the slice; a larger slice contains the smaller ones.
     """
 
-    genotype: str
-    widths: tuple[int, ...]
+    name: Name
     loss: float
     top1: float
     images: int
 
     @property
     def key(self) -> Key:
-        """Genotype, widths and number of images."""
-        return self.genotype, self.widths, self.images
+        """Name and number of images."""
+        return self.name, self.images
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**self.name._asdict(), "loss": self.loss, "top1": self.top1, "images": self.images}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Score:
+        """Rebuild a Score from `to_dict`."""
+        return cls(Name.from_dict(data), data["loss"], data["top1"], data["images"])
 
 
-Key = tuple[str, tuple[int, ...], int]
+Key = tuple[Name, int]
 
 
-def name_of(arch: Arch) -> tuple[str, tuple[int, ...]]:
-    """Genotype and widths, which identify a network within its space."""
-    return arch.genotype, arch.widths
+def name_of(arch: Arch) -> Name:
+    """The name of a network within its space."""
+    return Name(arch.genotype, arch.widths, *elements_of(arch))
 
 
 class Journal:
@@ -77,8 +110,7 @@ class Journal:
         scores = []
         for number, line in enumerate(raw[:whole].splitlines(), start=1):
             try:
-                data: dict[str, Any] = json.loads(line)
-                scores.append(Score(**{**data, "widths": tuple(data["widths"])}))
+                scores.append(Score.from_dict(json.loads(line)))
             except (ValueError, TypeError, KeyError) as error:
                 raise UserError(
                     f"{self.path}, line {number} is no score ({error}): restore it, or start anew with --overwrite"
@@ -90,7 +122,7 @@ class Journal:
         scores = list(scores)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with writing(self.path), self.path.open("ab") as file:
-            file.write("".join(json.dumps(asdict(score)) + "\n" for score in scores).encode())
+            file.write("".join(json.dumps(score.to_dict()) + "\n" for score in scores).encode())
             file.flush()
             os.fsync(file.fileno())
         for score in scores:

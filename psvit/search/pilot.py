@@ -89,8 +89,7 @@ class Pilot:
 
 def the_default(pilot: Pilot, ranked: Sequence[Ranked]) -> Choice:
     """The default network as the choice, where no search can pay."""
-    default = pilot.scores[0].genotype, pilot.scores[0].widths
-    rank = next(one.rank for one in ranked if name_of(one.arch) == default)
+    rank = next(one.rank for one in ranked if name_of(one.arch) == pilot.scores[0].name)
     why = "no search can pay here, as far as the pilot tells: the default network is taken; --insist searches anyway"
     return Choice(rank, None, why, ())
 
@@ -152,12 +151,12 @@ def run_pilot(
         found.append(by_the_first(here, score))  # the same verdict in all processes
     losses, hits = np.mean(found, axis=0).mean(axis=2)
     scores = tuple(
-        Score(arch.genotype, arch.widths, float(loss), 100 * float(hit), images)
+        Score(name_of(arch), float(loss), 100 * float(hit), images)
         for arch, loss, hit in zip(members, losses, hits, strict=True)
     )
     pilot = Pilot(*judge(found[0][0], found[1][0]), epochs, images, scores)
     if accelerator.is_main_process:
-        write_json(folder / PILOT, asdict(pilot))
+        write_json(folder / PILOT, {**asdict(pilot), "scores": [score.to_dict() for score in scores]})
     return pilot
 
 
@@ -173,7 +172,6 @@ def _kept(path: Path) -> Pilot | None:
         return None
     try:
         data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        scores = tuple(Score(**{**score, "widths": tuple(score["widths"])}) for score in data["scores"])
-        return Pilot(**{**data, "scores": scores})
+        return Pilot(**{**data, "scores": tuple(map(Score.from_dict, data["scores"]))})
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is broken ({one_line(error, kind=True)}): remove it to ask again") from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from math import ceil
+from math import ceil, prod
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from psvit.arch.arch import Arch
+from psvit.arch.stem_convolutions import Stem, stem_convolutions
 from psvit.arch.steps import Step, steps_of
 from psvit.data.augment import eval_split
 from psvit.data.datasets import Data, balanced_order
@@ -27,7 +28,7 @@ from psvit.data.loading import eval_batches
 from psvit.data.samples import Batch
 from psvit.data.sources import Source, Subset
 from psvit.errors import UserError
-from psvit.search.journal import Score
+from psvit.search.journal import Score, name_of
 from psvit.search.space import Space, bounds
 from psvit.search.supernet import Supernet
 
@@ -88,7 +89,7 @@ class Scorer:
             sums += found.sum(axis=2)
             count += found.shape[2]
         return [
-            Score(arch.genotype, arch.widths, float(loss) / count, 100 * float(hits) / count, count)
+            Score(name_of(arch), float(loss) / count, 100 * float(hits) / count, count)
             for arch, loss, hits in zip(members, *sums, strict=True)
         ]
 
@@ -103,11 +104,13 @@ class Scorer:
         for batch in batches:
             images, labels = batch.images.to(device), batch.labels.to(device)
             found = np.zeros((2, len(members), len(labels)))
-            for width in dict.fromkeys(step.width for step in tree.following):
-                first = {step: node for step, node in tree.following.items() if step.width == width}
+            stems: dict[tuple[Stem, int], Node] = {}
+            for step, node in tree.following.items():
+                stems.setdefault((step.elements.stem, step.width), Node()).following[step] = node
+            for (stem, width), first in stems.items():
                 with self.accelerator.autocast():
-                    x, grid = self.supernet.embed(images, width)
-                    self._visit(Node(None, first), x, None, grid, labels, 0, found)
+                    x, grid = self.supernet.embed(images, stem, width)
+                    self._visit(first, x, None, grid, labels, 0, found)
             yield found
 
     def _visit(
@@ -131,15 +134,28 @@ def batch_bytes(space: Space, images: int) -> int:
     """Upper bound on the activations of scoring, in bytes, for a batch of `images`.
 
     Every layer of the deepest path keeps its tokens and its map, at the size of the first stage, in float32; the layer
-    being computed needs its hidden tokens and maps too. Weights and images are not included.
+    being computed needs its hidden tokens and maps too, and before it a stem its convolved images. Weights and images
+    are not included.
     """
-    depth = bounds(space.depth)[1]
-    tokens = space.prices().parts.tokens[0]
+    depth, like = bounds(space.depth)[1], space.like
+    tokens = prod(like.grids(space.img_size)[0]) + int(bool(like.class_token))
     width = max(max(choice) for choice in space.widths)
-    heads = max(max(choice) for choice in space.widths) // space.like.head_dim
+    heads = width // like.head_dim
     layer = tokens * width + heads * tokens**2
-    busy = tokens * width * (4 + 2 * ceil(space.like.mlp_ratio)) + 2 * heads * tokens**2
-    return 4 * images * (depth * layer + busy)
+    hidden = ("local" in space.mlps) + 2 * ceil(max(space.mlp_ratios))
+    busy = tokens * width * (4 + hidden) + 2 * heads * tokens**2
+    return 4 * images * max(depth * layer + busy, *(_convolved(space, stem) for stem in space.stems))
+
+
+def _convolved(space: Space, stem: Stem) -> int:
+    """The most numbers that a stem holds for an image: a convolution's input, its output, and its norm's."""
+    stride, most = space.like.stride, 0
+    cells, before = prod(space.like.grids(space.img_size)[0]) * stride**2, space.in_chans
+    for after, apart, pooled in stem_convolutions(stem, stride, space.widths[0][-1]):
+        inputs, cells = cells * before, cells // apart**2
+        most, before = max(most, inputs + 2 * cells * after), after
+        cells //= 4 if pooled else 1
+    return most
 
 
 class Slices:
@@ -148,7 +164,7 @@ class Slices:
     Args:
         data: with a validation split.
         seed: seed of the order.
-        batch_size: images per batch.
+        batch_size: images per batch, at most; all batches of a slice are about equally large.
         strict: stop at the first image that cannot be read.
 
     Raises:
@@ -185,6 +201,7 @@ class Slices:
 
     def _read(self, images: int) -> Iterator[Batch]:
         split = eval_split(self.data, Subset(self.source, self.order[:images]), self.strict)
-        for batch in eval_batches(split, batch_size=self.batch_size, workers=self.data.workers):
+        equal = ceil(images / ceil(images / self.batch_size))  # batch norms take the statistics of a batch
+        for batch in eval_batches(split, batch_size=equal, workers=self.data.workers):
             self.unreadable.update(batch.unreadable)
             yield batch

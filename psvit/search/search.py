@@ -232,7 +232,6 @@ def _facts(
     record: dict[str, Any],
 ) -> dict[str, Any]:
     """The facts in front.json and on the page; the same for an interrupted search."""
-    arch = ranked[choice.rank - 1].arch
     search = {key: value for key, value in record["config"]["search"].items() if key not in CHANGING}
     validation = feasible.prices.seconds and feasible.prices.seconds.validation
     return {
@@ -241,7 +240,7 @@ def _facts(
         "budget": feasible.budget.given,
         "members": len(ranked),
         "space": feasible.space.count(),
-        "chosen": {"genotype": arch.genotype, "widths": list(arch.widths)},
+        "chosen": ranked[choice.rank - 1].score.name._asdict(),
         "choice": choice.to_dict(ranked),
         "measured_ms": choice.ms,
         "pilot": pilot and pilot.to_dict(),

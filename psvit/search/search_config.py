@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal, TypeVar
 
+from psvit.arch.arch import MlpKind
+from psvit.arch.stem_convolutions import Stem
 from psvit.config import Config, Count, Fraction, Positive, Rule, Text, at_least
 from psvit.data.data_config import DataConfig
 from psvit.engine.train_config import Machine, Recipe, SavedConfig, light
@@ -90,6 +92,9 @@ class SpaceConfig(Config):
         stage_widths: widths to choose from in each stage, such as 32,48,64 64,96,128; by default --width-choices of
             them around the default network's, scaled to the budget.
         width_choices: number of widths to choose from in each stage; 1 for fixed widths.
+        stems: to choose from, one or more of patch, conv, pool; by default the default network's.
+        mlps: to choose from, one or both of plain and local.
+        mlp_ratios: hidden channels of the MLPs over the width, to choose from.
         pooling: 1d or 2d.
         patch_size: side of a patch in pixels; by default 16, or an eighth of the side for images up to 96 px.
         head_dim: channels of one attention head; by default 16 for images up to 96 px, else 32.
@@ -101,7 +106,10 @@ class SpaceConfig(Config):
     max_share: int = 2
     earliest_pool: int = 1
     stage_widths: tuple[Widths, ...] = ()
-    width_choices: Count = 4
+    width_choices: Count = 3
+    stems: tuple[Stem, ...] = ()
+    mlps: tuple[MlpKind, ...] = ("plain", "local")
+    mlp_ratios: tuple[Positive, ...] = (2.0, 4.0)
     pooling: Literal["1d", "2d"] = "2d"
     patch_size: Count | None = None
     head_dim: Count | None = None

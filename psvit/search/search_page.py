@@ -149,7 +149,7 @@ def front_note(ranked: Sequence[Ranked]) -> str:
 def _text_of(one: Ranked, apart: str = ", ") -> str:
     latency = [] if one.latency is None else [f"{readable('latency', one.latency)} predicted"]
     return apart.join([
-        f"{one.arch.genotype}, widths {' '.join(map(str, one.arch.widths))}",
+        f"{one.arch.genotype}, widths {' '.join(map(str, one.arch.widths))}, {one.score.name.elements}",
         ", ".join([readable("macs", one.macs), readable("params", one.params), *latency]),
         f"loss {one.score.loss:.4f}, top-1 {one.score.top1:.2f} %",
         f"on {one.score.images:,} images, rank {one.rank:,}",

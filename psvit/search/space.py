@@ -1,7 +1,7 @@
 """The search space: all networks of a depth, a number of stages and a longest run of S. No torch here.
 
-The space is a prefix tree: a node is a layer, and networks that begin with the same layers share nodes. Counting,
-sampling, pricing and scoring all walk this tree.
+The space is a prefix tree: a node is a layer, and networks that begin with the same layers share nodes. The first layer
+fixes the elements, what a network is made of throughout. Counting, sampling, pricing and scoring all walk this tree.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import accumulate
-from typing import TYPE_CHECKING
+from itertools import accumulate, product
+from typing import TYPE_CHECKING, NamedTuple
 
-from psvit.arch.arch import ATTEND, DEFAULT_WIDTHS, POOL, SHARE, Arch
-from psvit.arch.steps import Step, steps_of
+from psvit.arch.arch import ATTEND, DEFAULT_WIDTHS, POOL, SHARE, Arch, MlpKind
+from psvit.arch.stem_convolutions import Stem
+from psvit.arch.steps import Elements, Step, elements_of, steps_of
 from psvit.errors import UserError
 from psvit.search.budget import Prices
 
@@ -24,8 +25,15 @@ if TYPE_CHECKING:
 Shape = tuple[int | tuple[int, int], int, int]
 """Size of the images, their channels, the number of classes."""
 
-State = tuple[int, int, int, int]
-"""All that decides which layers may follow: layers so far, run of S, stage, width."""
+
+class State(NamedTuple):
+    """All that decides which layers may follow: layers so far, run of S, stage, width, elements."""
+
+    layers: int
+    run: int
+    stage: int
+    width: int
+    elements: Elements
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,8 @@ class Space:
         earliest_pool: least number of layers before the first pooling.
         widths: for each stage, the channels to choose from; a later stage is never narrower than the one before.
             By default one choice a stage: 192, 256, 384, 512.
-        like: the settings that all networks share: all but genotype and widths.
+        stems, mlps, mlp_ratios: to choose from for a whole network (fields of `Arch`); by default those of `like`.
+        like: the settings that all networks share.
         img_size: side or (height, width) in pixels, in_chans: image channels, num_classes: classes.
 
     Raises:
@@ -51,6 +60,9 @@ class Space:
     max_share: int = 2
     earliest_pool: int = 1
     widths: tuple[tuple[int, ...], ...] = ()
+    stems: tuple[Stem, ...] = ()
+    mlps: tuple[MlpKind, ...] = ()
+    mlp_ratios: tuple[float, ...] = ()
     like: Arch = field(default_factory=lambda: Arch(ATTEND))
     img_size: int | tuple[int, int] = 224
     in_chans: int = 3
@@ -67,6 +79,8 @@ class Space:
             raise UserError(f"--earliest-pool {self.earliest_pool} is not at least 1: a stage holds a layer")
         if self.like.windows:
             raise UserError(f"windows {self.like.windows} are not searched: give them to the network that is found")
+        for name, own in (("stems", self.like.stem), ("mlps", self.like.mlp), ("mlp_ratios", self.like.mlp_ratio)):
+            object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name) or (own,))))
         stages = bounds(self.stages)[1]
         if not self.widths:
             if stages > len(DEFAULT_WIDTHS):
@@ -77,8 +91,11 @@ class Space:
         if len(choices) < stages or not all(choices):
             raise UserError(f"there are {len(choices)} choices of widths for {stages} stages: give one for each stage")
         for stage, choice in enumerate(choices):
-            for width in choice:  # whole heads; the first stage's fit the stem
-                replace(self.like, genotype=ATTEND, widths=(width,), stem="patch" if stage else self.like.stem)
+            for width, elements in product(choice, self.elements):  # whole heads; the first stage's fit the stem
+                given = elements._asdict() | ({"stem": "patch"} if stage else {})
+                like = replace(self.like, genotype=ATTEND, widths=(width,), **given)
+                if not stage:
+                    object.__setattr__(self, "like", like)  # such that the elements can be changed
         if not self.count():
             low, high = bounds(self.depth)
             raise UserError(
@@ -132,6 +149,11 @@ class Space:
         """Size of the images, their channels, the number of classes."""
         return self.img_size, self.in_chans, self.num_classes
 
+    @property
+    def elements(self) -> tuple[Elements, ...]:
+        """What a network may be made of throughout."""
+        return tuple(Elements(*one) for one in product(self.stems, self.mlps, self.mlp_ratios))
+
     def prices(self, seconds: LatencyTable | None = None) -> Prices:
         """The cost of the parts of networks: MACs, parameters and, with a latency table, seconds."""
         return Prices(self.like, len(self.widths), *self.shape, seconds)
@@ -139,7 +161,8 @@ class Space:
     def __contains__(self, arch: object) -> bool:
         if not isinstance(arch, Arch):
             return False
-        alike = replace(self.like, genotype=arch.genotype, widths=arch.widths, class_token=arch.class_token) == arch
+        own = {"genotype": arch.genotype, "widths": arch.widths, **elements_of(arch)._asdict()}
+        alike = replace(self.like, **own, class_token=arch.class_token) == arch
         state: State | None = None
         for layers, step in enumerate(steps_of(arch)):
             if step not in self.moves(state):
@@ -151,31 +174,32 @@ class Space:
         """The network that consists of these layers."""
         genotype = "".join((POOL if step.pooled_from else "") + step.kind for step in steps)
         widths = tuple(step.width for place, step in enumerate(steps) if step.pooled_from or place == 0)
-        return replace(self.like, genotype=genotype, widths=widths)
+        return replace(self.like, genotype=genotype, widths=widths, **steps[0].elements._asdict())
 
     def moves(self, state: State | None) -> list[Step]:
         """The layers that may follow, so that a network can still be completed."""
         if state is None:
-            steps = [Step(ATTEND, 0, 0, width, 0) for width in self.widths[0]]
+            steps = [Step(ATTEND, 0, 0, width, 0, elements) for elements in self.elements for width in self.widths[0]]
             return [step for step in steps if self.count_from(self.state(0, step))]
-        layers, run, stage, width = state
+        layers, run, stage, width, elements = state
         if layers >= bounds(self.depth)[1]:
             return []
-        steps = [Step(ATTEND, 0, stage, width, 0)]
+        steps = [Step(ATTEND, 0, stage, width, 0, elements)]
         if run < self.max_share:
-            steps.append(Step(SHARE, run + 1, stage, width, 0))
+            steps.append(Step(SHARE, run + 1, stage, width, 0, elements))
         if stage + 1 < bounds(self.stages)[1] and (stage > 0 or layers >= self.earliest_pool):
-            steps += [Step(ATTEND, 0, stage + 1, wide, width) for wide in self.widths[stage + 1] if wide >= width]
+            wider = [wide for wide in self.widths[stage + 1] if wide >= width]
+            steps += [Step(ATTEND, 0, stage + 1, wide, width, elements) for wide in wider]
         return [step for step in steps if self.count_from(self.state(layers, step))]
 
     @staticmethod
     def state(layers: int, step: Step) -> State:
         """The state behind `step`, which follows `layers` layers."""
-        return layers + 1, step.run, step.stage, step.width
+        return State(layers + 1, step.run, step.stage, step.width, step.elements)
 
     def ends(self, state: State | None) -> bool:
         """Whether a network may end here."""
-        return state is not None and state[0] >= bounds(self.depth)[0] and state[2] + 1 >= bounds(self.stages)[0]
+        return state is not None and state.layers >= bounds(self.depth)[0] and state.stage + 1 >= bounds(self.stages)[0]
 
     @cached_property
     def _counts(self) -> dict[State | None, int]:
@@ -184,10 +208,10 @@ class Space:
     def count_from(self, state: State | None) -> int:
         """The number of networks that begin with the layers up to `state`."""
         if state not in self._counts:
-            if state is not None and state[0] == bounds(self.depth)[1]:
+            if state is not None and state.layers == bounds(self.depth)[1]:
                 self._counts[state] = int(self.ends(state))
             else:
-                layers = 0 if state is None else state[0]
+                layers = 0 if state is None else state.layers
                 following = sum(self.count_from(self.state(layers, step)) for step in self.moves(state))
                 self._counts[state] = following + self.ends(state)
         return self._counts[state]

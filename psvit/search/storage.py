@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import sqlalchemy as sql
@@ -16,7 +15,7 @@ from sqlalchemy.schema import CreateTable
 from psvit.arch.arch import Arch
 from psvit.errors import UserError, one_line
 from psvit.files import FullDiskError, full_disk
-from psvit.search.journal import Score
+from psvit.search.journal import Name, Score, name_of
 from psvit.search.search_config import hidden
 
 TABLES = sql.MetaData()
@@ -25,15 +24,14 @@ STUDIES = sql.Table(
     sql.Column("name", sql.String(255), primary_key=True),
     sql.Column("about", sql.Text, nullable=False),
 )  # fmt: skip
-MEMBERS = sql.Table(
-    "psvit_members", TABLES,
+NETWORKS = sql.Table(
+    "psvit_networks", TABLES,
     sql.Column("study", sql.String(255), primary_key=True),
     sql.Column("number", sql.Integer, primary_key=True, autoincrement=False),
     sql.Column("worker", sql.String(255), nullable=False),
-    sql.Column("genotype", sql.String(255), nullable=False),
-    sql.Column("widths", sql.String(255), nullable=False),
+    sql.Column("network", sql.String(255), nullable=False),
     sql.Column("score", sql.Text),
-    sql.UniqueConstraint("study", "genotype", "widths"),
+    sql.UniqueConstraint("study", "network"),
 )  # fmt: skip
 
 
@@ -42,8 +40,7 @@ class Entry(NamedTuple):
 
     number: int
     worker: str
-    genotype: str
-    widths: tuple[int, ...]
+    name: Name
     score: Score | None
 
 
@@ -88,22 +85,20 @@ class Storage:
         """All entries, by number."""
         with one_line_errors(self.url), self.engine.connect() as connection:
             rows = connection.execute(
-                sql.select(MEMBERS).where(MEMBERS.c.study == self.study).order_by(MEMBERS.c.number)
+                sql.select(NETWORKS).where(NETWORKS.c.study == self.study).order_by(NETWORKS.c.number)
             )
             return [_entry(*row[1:]) for row in rows]
 
     def enter(self, number: int, worker: str, arch: Arch) -> bool:
         """Enter a network; False if the network or the number is already taken."""
         with one_line_errors(self.url):
-            return self._insert(
-                MEMBERS, study=self.study, number=number, worker=worker, genotype=arch.genotype, widths=_text(arch)
-            )
+            return self._insert(NETWORKS, study=self.study, number=number, worker=worker, network=_text(arch))
 
     def finish(self, number: int, score: Score) -> None:
         """Keep the score of an entry."""
-        this = (MEMBERS.c.study == self.study) & (MEMBERS.c.number == number)
+        this = (NETWORKS.c.study == self.study) & (NETWORKS.c.number == number)
         with one_line_errors(self.url), self.engine.begin() as connection:
-            connection.execute(sql.update(MEMBERS).where(this).values(score=json.dumps(asdict(score))))
+            connection.execute(sql.update(NETWORKS).where(this).values(score=json.dumps(score.to_dict())))
 
     def _insert(self, table: sql.Table, **values: Any) -> bool:
         try:
@@ -161,9 +156,12 @@ def _create_tables(engine: sql.Engine) -> None:
 
 
 def _text(arch: Arch) -> str:
-    return " ".join(map(str, arch.widths))
+    genotype, widths, *elements = name_of(arch)
+    return " ".join(map(str, (genotype, *elements, *widths)))
 
 
-def _entry(number: int, worker: str, genotype: str, widths: str, score: str | None) -> Entry:
-    name = genotype, tuple(map(int, widths.split()))
-    return Entry(number, worker, *name, Score(**{**json.loads(score), "widths": name[1]}) if score else None)
+def _entry(number: int, worker: str, network: str, score: str | None) -> Entry:
+    genotype, stem, mlp, mlp_ratio, *widths = network.split()
+    data = {"stem": stem, "mlp": mlp, "mlp_ratio": float(mlp_ratio), "widths": map(int, widths)}
+    name = Name.from_dict({"genotype": genotype, **data})
+    return Entry(number, worker, name, Score.from_dict(json.loads(score)) if score else None)

@@ -9,9 +9,10 @@ Legend: B batch, N tokens, C width, H heads.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise, zip_longest
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from timm.layers import trunc_normal_, use_fused_attn
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from psvit.arch.arch import ATTEND, SHARE, Arch
-from psvit.arch.steps import Step, steps_of
+from psvit.arch.stem_convolutions import Stem
+from psvit.arch.steps import Elements, Step, steps_of
 from psvit.errors import UserError
 from psvit.models.attention import Attend, Block, Share
 from psvit.models.build import build_arch
@@ -27,12 +29,8 @@ from psvit.models.mlp import LocalMixer, Mlp
 from psvit.models.pooling import Grid, TokenPool
 from psvit.models.psvit import PSViT, init_layers, positions_for
 from psvit.models.stem import Tokenizer, build_stem
+from psvit.search.batch_norms import STATISTICS, norm_by_batch
 from psvit.search.space import Space, bounds
-
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-"""Buffers of a batch norm."""
-
-AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 class Supernet(nn.Module):
@@ -57,9 +55,14 @@ class Supernet(nn.Module):
         self.fused_attn = use_fused_attn() > 0  # read when the network is built, as in `Attend`
         depth = bounds(space.depth)[1]
         widest = [max(choice) for choice in space.widths]
+        local = "local" in space.mlps
+        self.widest = Elements(mlp="local" if local else "plain", mlp_ratio=max(space.mlp_ratios))
         rows, columns = self.like.grids(space.img_size)[0]
         self.grid_size = (rows, columns)
-        self.patch_embed = build_stem(self.like, space.in_chans, widest[0])
+        stems: dict[str, nn.Module] = {
+            stem: _build_stem(self.like, space.in_chans, stem, widest[0]) for stem in space.stems
+        }
+        self.stems = nn.ModuleDict(stems)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, widest[0])) if self.like.class_token else None
         self.pos_embed = nn.Parameter(torch.zeros(1, self.num_prefix_tokens + rows * columns, widest[0]))
         # at least s layers come before stage s, so it has at most depth - s
@@ -73,7 +76,7 @@ class Supernet(nn.Module):
         self.init_weights()
 
     def _widest_layer(self, width: int) -> Block:
-        return _build_block(self.like, ATTEND, width, False, None)
+        return _build_block(self.like, self.widest, ATTEND, width, False, None)
 
     @torch.no_grad()
     def init_weights(self) -> None:
@@ -81,7 +84,7 @@ class Supernet(nn.Module):
         trunc_normal_(self.pos_embed, std=0.02)
         if self.cls_token is not None:
             trunc_normal_(self.cls_token, std=0.02)
-        init_layers(self, self.patch_embed)
+        init_layers(self, self.stems.values())
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters without weight decay."""
@@ -90,7 +93,7 @@ class Supernet(nn.Module):
     def forward(self, x: Tensor, arch: Arch) -> Tensor:
         """Images (B, C, H, W) through the network `arch` -> logits (B, classes)."""
         steps = steps_of(arch)
-        x, grid = self.embed(x, steps[0].width)
+        x, grid = self.embed(x, steps[0].elements.stem, steps[0].width)
         attn: Tensor | None = None
         for (index, step), following in zip_longest(indexed(steps), steps[1:]):
             x, grid = self.pool(x, grid, step)
@@ -98,10 +101,10 @@ class Supernet(nn.Module):
             x, attn = self.layer(x, attn, grid, step, index, map_is_shared)
         return self.classify(x, steps[-1])
 
-    def embed(self, x: Tensor, width: int) -> tuple[Tensor, Grid]:
+    def embed(self, x: Tensor, stem: Stem, width: int) -> tuple[Tensor, Grid]:
         """Images (B, C, H, W) -> tokens with their positions (B, N, C) and the grid."""
-        skeleton = _stem(self.like, self.space.in_chans, width)
-        x, grid = functional_call(skeleton, dict(_sliced(self.patch_embed, skeleton)), (x,))
+        skeleton = _stem(self.like, self.space.in_chans, stem, width)
+        x, grid = functional_call(skeleton, dict(_sliced(self.stems[stem], skeleton)), (x,))
         if self.cls_token is not None:
             x = torch.cat([self.cls_token[..., :width].expand(x.shape[0], -1, -1), x], dim=1)
         positions = self.pos_embed[..., :width]
@@ -127,7 +130,7 @@ class Supernet(nn.Module):
             index: in its stage.
             map_is_shared: the next layer shares this layer's map.
         """
-        skeleton = _block(self.like, step.kind, step.width, map_is_shared, self.fused_attn)
+        skeleton = _block(self.like, step.elements, step.kind, step.width, map_is_shared, self.fused_attn)
         return functional_call(skeleton, dict(self._layer_slices(step, index)), (x, attn, grid))
 
     def classify(self, x: Tensor, step: Step) -> Tensor:
@@ -139,7 +142,7 @@ class Supernet(nn.Module):
 
     @torch.no_grad()
     def extract(self, arch: Arch) -> PSViT:
-        """Build the network `arch` with copies of its weights; its batch norms have yet to see images in training."""
+        """Build the network `arch` with copies of its weights; its batch norms have yet to be calibrated."""
         model = build_arch(
             arch, self.space.img_size, in_chans=self.space.in_chans, num_classes=self.num_classes
         ).to(self.pos_embed.device)  # fmt: skip
@@ -152,7 +155,9 @@ class Supernet(nn.Module):
         """The weights of the network `arch`, by their names in `PSViT`."""
         steps = steps_of(arch)
         width, last = steps[0].width, steps[-1].width
-        yield from _named("patch_embed", _sliced(self.patch_embed, _stem(self.like, self.space.in_chans, width)))
+        stem = arch.stem
+        skeleton = _stem(self.like, self.space.in_chans, stem, width)
+        yield from _named("patch_embed", _sliced(self.stems[stem], skeleton))
         if self.cls_token is not None:
             yield "cls_token", self.cls_token[..., :width]
         yield "pos_embed", self.pos_embed[..., :width]
@@ -166,7 +171,7 @@ class Supernet(nn.Module):
 
     def _layer_slices(self, step: Step, index: int) -> Iterator[tuple[str, Tensor]]:
         wide: Any = self.layers[step.stage][index]  # type: ignore[index]
-        C, hidden = step.width, int(step.width * self.like.mlp_ratio)
+        C, hidden = step.width, int(step.width * step.elements.mlp_ratio)
         for norm in ("norm1", "norm2"):
             yield f"{norm}.weight", getattr(wide, norm).weight[:C]
             yield f"{norm}.bias", getattr(wide, norm).bias[:C]
@@ -183,19 +188,10 @@ class Supernet(nn.Module):
         yield "attn.proj.weight", wide.attn.proj.weight[:C, :C]
         yield "attn.proj.bias", wide.attn.proj.bias[:C]
         yield from (("mlp.fc1.weight", wide.mlp.fc1.weight[:hidden, :C]), ("mlp.fc1.bias", wide.mlp.fc1.bias[:hidden]))
-        if wide.mlp.mixer is not None:
+        if step.elements.mlp == "local":
             for name, weight in wide.mlp.mixer.named_parameters():
                 yield f"mlp.mixer.{name}", weight[:hidden]
         yield from (("mlp.fc2.weight", wide.mlp.fc2.weight[:C, :hidden]), ("mlp.fc2.bias", wide.mlp.fc2.bias[:C]))
-
-
-def norm_by_batch(module: AnyModule) -> AnyModule:
-    """Let batch norms take the statistics of the batch at hand, always: those of members with shared weights differ."""
-    for norm in module.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            norm.track_running_stats = False
-            norm.running_mean = norm.running_var = norm.num_batches_tracked = None
-    return module
 
 
 def indexed(steps: tuple[Step, ...]) -> Iterator[tuple[int, Step]]:
@@ -221,14 +217,20 @@ def _named(prefix: str, slices: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[
 # The parts, on the meta device: they have no weights of their own, and are called with slices of the supernet's.
 
 
-def _build_block(like: Arch, kind: str, width: int, map_is_shared: bool, device: str | None) -> Block:
+def _build_stem(like: Arch, in_chans: int, stem: Stem, width: int, **dd: Any) -> Tokenizer:
+    return norm_by_batch(build_stem(replace(like, stem=stem, widths=(width,)), in_chans, **dd))
+
+
+def _build_block(
+    like: Arch, elements: Elements, kind: str, width: int, map_is_shared: bool, device: str | None
+) -> Block:
     heads, dd = width // like.head_dim, {"device": device}
     if kind == SHARE:
         attn: nn.Module = Share(width, heads, like.qkv_bias, **dd)  # type: ignore[arg-type]
     else:
         attn = Attend(width, heads, like.qkv_bias, map_is_shared=map_is_shared, **dd)  # type: ignore[arg-type]
-    hidden = int(width * like.mlp_ratio)
-    mixer = LocalMixer(hidden, like, **dd) if like.mlp == "local" else None  # type: ignore[arg-type]
+    hidden = int(width * elements.mlp_ratio)
+    mixer = LocalMixer(hidden, like, **dd) if elements.mlp == "local" else None  # type: ignore[arg-type]
     return Block(attn, Mlp(width, hidden, mixer, **dd), width, **dd)  # type: ignore[arg-type]
 
 
@@ -240,8 +242,8 @@ def _widest_pool(like: Arch, before: int, after: int) -> TokenPool:
 
 
 @lru_cache(maxsize=1024)
-def _block(like: Arch, kind: str, width: int, map_is_shared: bool, fused: bool) -> Block:
-    block = _build_block(like, kind, width, map_is_shared, "meta")
+def _block(like: Arch, elements: Elements, kind: str, width: int, map_is_shared: bool, fused: bool) -> Block:
+    block = _build_block(like, elements, kind, width, map_is_shared, "meta")
     if isinstance(block.attn, Attend):
         block.attn.fused_attn = fused
     return block
@@ -253,5 +255,5 @@ def _pool(like: Arch, before: int, after: int) -> TokenPool:
 
 
 @lru_cache(maxsize=64)
-def _stem(like: Arch, in_chans: int, width: int) -> Tokenizer:
-    return norm_by_batch(build_stem(like, in_chans, width, device="meta"))
+def _stem(like: Arch, in_chans: int, stem: Stem, width: int) -> Tokenizer:
+    return _build_stem(like, in_chans, stem, width, device="meta")
