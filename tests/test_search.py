@@ -100,6 +100,10 @@ def test_the_test_split_is_not_read_by_the_search(
             assert over, "the search reads an image of the test split"
             return super().image(index)
 
+        def arrays(self, indices: Any) -> Any:
+            assert over, "the search reads images of the test split"
+            return super().arrays(indices)
+
         def labels(self) -> Any:
             assert over, "the search reads the labels of the test split"
             return super().labels()
