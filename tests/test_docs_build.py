@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,9 @@ def test_a_benchmark() -> None:
     )
     machine = {"device_name": None, "cpu": "a CPU", "threads": 2, "torch": "2.9.0"}
     report = Report(BenchmarkConfig(("deit", "ours"), rounds=3), machine, {"float32": 20.0}, tuple(rows))
+    steps = tuple(replace(row, step=step) for row, step in zip(rows, ("bare", "psvit"), strict=True))
+    of_steps = replace(report, config=replace(report.config, train=True), rows=steps)
+    assert "| ours | psvit | float32 |" in table_of(json.loads(json.dumps(of_steps.to_dict())))
     table = table_of(json.loads(json.dumps(report.to_dict()))).splitlines()
     assert table[3] == "| ours | float32 | 11.43 | 1.00 | 16 [12, 24] | 2.00 [2.00, 2.00] | 80% |"
     assert "Inference, batch 16; a CPU, 2 threads, torch 2.9.0; median" in table[-1]

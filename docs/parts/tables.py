@@ -90,23 +90,26 @@ def comparison(data: Data) -> str:
 
 
 def benchmark(data: Data) -> str:
-    """A report of ``psvit benchmark``: speed beside cost, and on what it was measured."""
-    lines = []
+    """A report of ``psvit benchmark``, of inference or of steps of training: speed beside cost, on which machine."""
+    lines, train = [], data["config"]["train"]
     for row in data["rows"]:
         cost = f"{row['parameters'] / 1e6:.2f}", f"{row['macs'] / 1e9:.2f}"
         speed = [
             f"{spread['median']:{form}} [{spread['low']:{form}}, {spread['high']:{form}}]"
             for spread, form in ((row["speed"]["images_per_second"], ".4g"), (row["speed"]["ratio"], ".2f"))
         ]
-        lines.append((row["model"], row["dtype"], *cost, *speed, f"{row['peak_fraction']:.0%}"))
-    headings = "model", "dtype", "M params", "G MACs", "images/s", "× first", "of peak"
+        name = (row["model"], row["step"]) if train else (row["model"],)
+        lines.append((*name, row["dtype"], *cost, *speed, f"{row['peak_fraction']:.0%}"))
+    first = "× bare" if train else "× first"
+    headings = "model", *(["step"] if train else []), "dtype", "M params", "G MACs", "images/s", first, "of peak"
     config, machine = data["config"], data["machine"]
+    what, over = ("Training", "its network's and optimizer's alone") if train else ("Inference", "the first model's")
     note = (
-        f"Inference, batch {config['batch_size']}; {machine['device_name'] or machine['cpu']}, {machine['threads']} "
-        f"threads, torch {machine['torch']}; median [quartiles] of {config['rounds']} interleaved rounds. × first: "
-        "images/s over the first model's. Of peak: MACs per second over this machine's fastest matrix product."
+        f"{what}, batch {config['batch_size']}; {machine['device_name'] or machine['cpu']}, {machine['threads']} "
+        f"threads, torch {machine['torch']}; median [quartiles] of {config['rounds']} interleaved rounds. {first}: "
+        f"images/s over {over}. Of peak: MACs per second over this machine's fastest matrix product."
     )
-    return _table(headings, lines, 2, note)
+    return _table(headings, lines, 3 if train else 2, note)
 
 
 def ranking(data: Data) -> str:
