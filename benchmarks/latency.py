@@ -24,6 +24,7 @@ from psvit.latency.benchmark_config import LatencyConfig
 from psvit.latency.measure import measure_networks
 from psvit.models.build import build_arch
 from psvit.models.psvit import PSViT
+from psvit.search.journal import Name
 from psvit.search.search import Found, search
 from psvit.search.search_config import SearchConfig, SearchRunConfig, SpaceConfig
 
@@ -48,12 +49,12 @@ def main() -> None:
     for budget in arguments.budgets:
         with tempfile.TemporaryDirectory() as folder:
             config = SearchConfig(
-                SearchRunConfig(budget=(f"latency={budget}ms",), output=folder, overwrite=True),
+                SearchRunConfig(budget=(f"latency={budget}ms",), output=folder, overwrite=True, insist=True),
                 SpaceConfig(least=0.9), latency=latency, recipe=type(light())(**recipe),
             )  # fmt: skip
             found.append(search(config))
             front = json.loads((Path(folder) / "front.json").read_text())
-            chosen = {name: front["chosen"][name] for name in ("genotype", "widths", "rank")}
+            chosen = {name: front["chosen"][name] for name in (*Name._fields, "rank")}
             rows.append({"budget_ms": budget, **chosen, "members": front["members"],
                          "predicted_ms": front["chosen"]["latency_ms"], "measured_ms": front["measured_ms"],
                          "table": {k: v for k, v in front["latency_table"].items() if k != "points"}})  # fmt: skip

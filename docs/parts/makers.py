@@ -28,7 +28,7 @@ MADE_BY = {
     "search-latency": f"{BENCHMARKS}latency.py",
     "search-ranking": f"{BENCHMARKS}ranking.py report",
     "search-scoring": f"{BENCHMARKS}scoring.py",
-    "search-worth": f"{BENCHMARKS}ranking.py worth --name stage-1-short",
+    "search-worth": f"{BENCHMARKS}search_worth.py report",
     "speedup": f"{BENCHMARKS}speedup.py",
 }
 """The command of each file by its name, without the flag that names the file. Pages tell what comes before it."""

@@ -121,17 +121,37 @@ def ranking(data: Data) -> str:
         how = ", ".join([*tried, f"{options['draws']} a step"])
         how += ", sandwich" * options["sandwich"] + ", distilled" * options["distill"]
         lines.append((how, str(row["epochs"]), *(f"{row[f'tau_loss_{group}']:.2f}" for group in groups)))
+    if "params" in data:
+        lines.append(("the number of parameters", "", *(f"{data['params'][group]:.2f}" for group in groups)))
     lines.append(("one seed alone against the other", "", *(f"{data['ceiling'][group]:.2f}" for group in groups)))
+    older = "Drawn: evenly from the feasible set; pooled: of two or three stages. " if "drawn" in groups else ""
     note = (
         f"Kendall's tau between the supernet's loss and the mean validation top-1 of {len(data['alone'])} trainings "
-        "alone; in brackets how many members. Drawn: evenly from the feasible set; pooled: of two or three stages. "
+        f"alone; in brackets how many members. {older}"
         f"Standard deviation between seeds: {data['seed_noise']:.2f} points."
     )
     return _table(("supernet", "epochs", *(f"{name} ({count})" for name, count in groups.items())), lines, 1, note)
 
 
 def worth(data: Data) -> str:
-    """The searched network beside drawn members and the default one (benchmarks/ranking.py worth)."""
+    """The searched network beside the default one at equal latency (benchmarks/search_worth.py)."""
+    lines, pilot = [], data["pilot"]
+    for row in data["rows"]:
+        top1 = " ".join(f"{value:.2f}" for value in row["top1"])
+        costs = f"{row['macs'] / 1e6:.2f}", f"{row['params'] / 1e6:.3f}", f"{row['ms']:.2f}"
+        lines.append((row["name"], f"`{Arch.from_dict(row['arch'])}`", *costs, top1, f"{row['mean']:.2f}"))
+    note = (
+        f"Validation top-1, trained alone with seeds {', '.join(map(str, data['seeds']))}. ms: a batch of "
+        f"{data['latency']['latency_batch']}, measured in turns. The gain is {data['gain']:+.2f} points, "
+        f"{data['gain_in_seed_noises']:.1f} standard deviations between seeds ({data['seed_noise']:.2f}). The pilot "
+        f"had found a gain of {pilot['gain']:.4f} nats and {pilot['noise']:.4f} between seeds: a search "
+        f"{'can' if pilot['pays'] else 'cannot'} pay."
+    )
+    return _table(("network", "", "M MACs", "M params", "ms", "top-1 % by seed", "mean"), lines, 2, note)
+
+
+def drawn(data: Data) -> str:
+    """The searched network beside drawn members and the default one; made by an earlier benchmark."""
     lines = []
     for row in data["rows"]:
         top1 = " ".join(f"{value:.2f}" for value in row["top1"])
@@ -258,7 +278,8 @@ KINDS: dict[str, Callable[[Data], str]] = {
     "maps": analysis,
     "peaks": benchmark,
     "supernets": ranking,
-    "drawn_mean": worth,
+    "drawn_mean": drawn,
+    "gain_in_seed_noises": worth,
     "tree_layers": scoring,
     "searches": latency,
     "killed": interrupted,

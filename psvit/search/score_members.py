@@ -22,7 +22,7 @@ from psvit.search.search_config import EvolutionConfig, SearchConfig
 from psvit.search.search_folder import JOURNAL
 from psvit.search.supernet import Supernet
 
-LISTED = 20_000
+LISTED = 50_000
 """``--method auto`` scores all networks up to this many."""
 
 EVOLUTION_SLICE = 1024

@@ -124,7 +124,7 @@ class SearchRunConfig(SavedConfig):
         budget: limits on the cost of the network, one or more of: 600M (MACs), 0.5x (of the plain twin's MACs),
             params=5M, latency=5ms; by default the default network's MACs.
         method: tree scores every network within the budget, evolution some of them; auto takes the tree for up to
-            20,000 networks.
+            50,000 networks.
         supernet_epochs: epochs of the supernet; by default one and a half times --epochs.
         insist: search without asking first whether a search can pay.
     """
