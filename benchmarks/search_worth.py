@@ -31,7 +31,7 @@ from psvit.latency.benchmark_config import LatencyConfig
 from psvit.search.measured import member_seconds
 from psvit.search.search import search
 from psvit.search.search_config import SearchConfig
-from psvit.search.search_folder import read_arch
+from psvit.search.search_folder import SECONDS, read_arch
 
 LATENCY = LatencyConfig(latency_batch=16, latency_rounds=25)
 
@@ -92,8 +92,8 @@ def report(setting: Setting, seeds: list[int]) -> dict[str, Any]:
         rows.append({"name": name, "arch": arch.to_dict(), **costs, "top1": top1, "mean": statistics.mean(top1)})
     noise = math.sqrt(statistics.mean(statistics.variance(row["top1"]) for row in rows)) if len(seeds) > 1 else None
     gain = rows[0]["mean"] - rows[1]["mean"]
-    insisting = folders(setting)[0 if pays(setting) else 1]
-    seconds = sum(json.loads((insisting / "seconds.json").read_text(encoding="utf-8")).values())
+    timed = folders(setting)[0 if pays(setting) else 1] / SECONDS  # missing if the search was interrupted
+    seconds = sum(json.loads(timed.read_text(encoding="utf-8")).values()) if timed.is_file() else None
     return {
         "setting": asdict(setting), "seeds": seeds, "latency": asdict(LATENCY), "rows": rows, "pilot": verdict(setting),
         "gain": gain, "seed_noise": noise, "gain_in_seed_noises": gain / noise if noise else None,

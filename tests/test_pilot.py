@@ -89,7 +89,7 @@ def test_where_no_search_can_pay_the_default_is_taken(
     out = cli.ok("run", *ASKED, "--models", "searched", "--inherit", "--output", tmp_path)
     found = tmp_path / "search"
     assert "cannot be told from chance" in out
-    assert "the default network is taken; --insist searches anyway" in out
+    assert "the default network is taken (--insist --overwrite searches anyway)" in out
     front, kept = read(found / "front.json"), read(found / "pilot.json")
     assert not front["pilot"]["pays"]
     assert front["chosen"]["genotype"] == kept["scores"][0]["genotype"]
@@ -98,6 +98,7 @@ def test_where_no_search_can_pay_the_default_is_taken(
     text = (found / "report.html").read_text()
     assert "Can a search pay?" in text
     assert "the best beats the default network by" in text
+    assert "No search could pay here" in (tmp_path / "report.html").read_text()
     before = read(found / "front.json")
     for name in ("front.json", "arch.json"):
         (found / name).unlink()

@@ -57,7 +57,11 @@ def run_page(
     _comparison(page, results, found)
     _networks(page, [best, *(row for row in rows if row["name"] == "searched" and row is not best)], shape)
     if found:
-        page.text(f"The search scored {found['members']:,} networks within {budget_text(found['budget'])}.")
+        pilot = found.get("pilot")
+        if pilot and not pilot["pays"]:
+            page.text(f"No search could pay here, and `searched` is the default network: {pilot['why']}.")
+        else:
+            page.text(f"The search scored {found['members']:,} networks within {budget_text(found['budget'])}.")
         if (folder / "search" / REPORT).is_file():  # missing in searches of earlier versions
             page.link("All of them, and how they were found", f"search/{REPORT}")
     logs = {row["name"]: read_log(Path(row["checkpoint"]).parent) for row in rows}

@@ -90,7 +90,7 @@ class Pilot:
 def the_default(pilot: Pilot, ranked: Sequence[Ranked]) -> Choice:
     """The default network as the choice, where no search can pay."""
     rank = next(one.rank for one in ranked if name_of(one.arch) == pilot.scores[0].name)
-    why = "no search can pay here, as far as the pilot tells: the default network is taken; --insist searches anyway"
+    why = "no search can pay here, the pilot says: the default network is taken (--insist --overwrite searches anyway)"
     return Choice(rank, None, why, ())
 
 
