@@ -47,7 +47,8 @@ class Space:
         earliest_pool: least number of layers before the first pooling.
         widths: for each stage, the channels to choose from; a later stage is never narrower than the one before.
             By default one choice a stage: 192, 256, 384, 512.
-        stems, mlps, mlp_ratios: to choose from for a whole network (fields of `Arch`); by default those of `like`.
+        stems: to choose from, one for a whole network; by default that of `like`, as for the two that follow.
+        mlps: kinds of MLPs, mlp_ratios: their hidden channels over the width.
         like: the settings that all networks share.
         img_size: side or (height, width) in pixels, in_chans: image channels, num_classes: classes.
 
