@@ -24,6 +24,7 @@ MADE_BY = {
     "export": f"{BENCHMARKS}export.py runs/fashion/best runs/fashion-wide/best",
     "full-disk": f"{BENCHMARKS}kills.py --disk FOLDER",
     "memory": f"{BENCHMARKS}memory.py",
+    "reading": f"{BENCHMARKS}reading.py",
     "search-kills": f"{BENCHMARKS}kills.py --kills 20",
     "search-latency": f"{BENCHMARKS}latency.py",
     "search-ranking": f"{BENCHMARKS}ranking.py report",

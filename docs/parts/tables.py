@@ -254,6 +254,24 @@ def memory(data: Data) -> str:
     return _table(headings, lines, 2, note)
 
 
+def reading(data: Data) -> str:
+    """Two epochs of reading a folder, the second from the cache (benchmarks/reading.py)."""
+    lines = []
+    for found in data["sets"]:
+        size = f"{found['files']:,} {found['name']} of {found['width']} x {found['height']}, {found['mean_kb']:,.0f} kB"
+        for one in found["read"]:
+            settings = f"{one['img_size']} pixels, `{one['recipe']}`", str(one["workers"])
+            spent = (f"{1000 * seconds / one['images']:.1f}" for seconds in one["cpu_seconds"])
+            faster = (f"{one[name]:.1f}" for name in ("times_less_cpu", "times_faster"))
+            lines.append((size, *settings, *spent, *faster, f"{one['cache_kb_per_image']:,.0f}"))
+    headings = "images", "training", "workers", "1st epoch", "2nd epoch", "ratio", "ratio of seconds", "kB kept"
+    note = (
+        "Milliseconds of processor time for reading and augmenting an image, the start of the workers included. "
+        f"{data['machine']['cpu']}; other work ran beside it, which disturbs the seconds."
+    )
+    return _table(headings, lines, 2, note)
+
+
 def exports(data: Data) -> str:
     """Exported files beside the network in torch: size, difference, accuracy, speed (benchmarks/export.py)."""
     lines = []
@@ -287,6 +305,7 @@ KINDS: dict[str, Callable[[Data], str]] = {
     "comparisons": dense,
     "cases": memory,
     "exports": exports,
+    "sets": reading,
     "data": comparison,
 }
 """A key that tells what wrote a file, the special ones first, and the table of such a file."""
