@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from psvit.data.objects.object_sets import DenseData, open_class_maps, open_objects
@@ -24,6 +25,18 @@ def save(path: Path, size: tuple[int, int] = (WIDTH, HEIGHT), mode: str = "RGB",
     image = Image.new("RGB", size, (value, 20, 30)) if mode == "RGB" else Image.new(mode, size, value)
     image.save(path)
     return path
+
+
+def drawn(path: Path, pixels: ArrayLike, **how: Any) -> Path:
+    """An image file of these pixels."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(pixels, dtype=np.uint8)).save(path, **how)
+    return path
+
+
+def blobs(*values: int, side: int = 24) -> np.ndarray:
+    """A mask of broad stripes of these numbers."""
+    return np.repeat(np.asarray(values, dtype=np.uint8), side // len(values))[None].repeat(side, axis=0)
 
 
 def write(path: Path, content: Any) -> Path:
