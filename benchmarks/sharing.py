@@ -35,7 +35,7 @@ from psvit.errors import one_line
 from psvit.export.graph import to_onnx
 from psvit.export.runtime import open_session
 from psvit.files import write_json
-from psvit.latency.timing import MIN_SECONDS, Stopwatch, interleave
+from psvit.latency.timing import MIN_SECONDS, Stopwatch, seconds_in_turns
 from psvit.models.attention import Attend, Share, merge_heads, split_heads
 from psvit.models.stage import Stage, build_stages
 
@@ -155,15 +155,10 @@ def call(case: Case, run: str, folder: Path, threads: int) -> Callable[[], objec
 def measured(case: Case, rounds: int, folder: Path, threads: int, clock: Callable[[], float]) -> dict[str, Any]:
     """Milliseconds a layer of each run, and its ratio to `BASE`."""
     runs = [BASE, *SHARING, *([EXPLICIT, RECOMPUTED] if case.mode == "eager" else [])]
-    calls = [call(case, run, folder, threads) for run in runs]
-    watches = [Stopwatch(one, torch.device("cpu"), MIN_SECONDS, clock) for one in calls]
-    for watch in watches:
-        watch.warm(2)
-    seconds: dict[str, list[float]] = {}
-    for run, timings in zip(runs, interleave(watches, rounds), strict=True):
-        if isinstance(timings, Exception):
-            raise timings
-        seconds[run] = [second / len(run.partition(" ")[0]) for second in timings]
+    cpu = torch.device("cpu")
+    watches = {run: Stopwatch(call(case, run, folder, threads), cpu, MIN_SECONDS, clock) for run in runs}
+    timed = seconds_in_turns(watches, rounds).items()
+    seconds = {run: [second / len(run.partition(" ")[0]) for second in timings] for run, timings in timed}
     return {
         "ms": {run: 1000 * statistics.median(own) for run, own in seconds.items()},
         "ratio": {

@@ -15,7 +15,7 @@ from torch import Tensor
 from psvit.errors import UserError
 from psvit.export.export_config import ExportConfig
 from psvit.export.graph import example_images
-from psvit.latency.timing import MIN_SECONDS, Spread, Stopwatch, interleave
+from psvit.latency.timing import MIN_SECONDS, Spread, Stopwatch, seconds_in_turns
 from psvit.report.tables import Table
 
 Classify = Callable[[Tensor], Tensor]
@@ -94,15 +94,9 @@ def time_in_turns(
 ) -> list[dict[str, Any]]:
     """Time several models on one batch, in turns; see `timing_rows`."""
     images = example_images(input_size, batch_size)
-    watches = [Stopwatch(partial(model, images), torch.device("cpu"), MIN_SECONDS) for model in models.values()]
-    for watch in watches:
-        watch.warm(2)
-    seconds: dict[str, list[float]] = {}
-    for name, result in zip(models, interleave(watches, rounds), strict=True):
-        if isinstance(result, Exception):
-            raise result
-        seconds[name] = result
-    return timing_rows(seconds, batch_size)
+    cpu = torch.device("cpu")
+    watches = {name: Stopwatch(partial(model, images), cpu, MIN_SECONDS) for name, model in models.items()}
+    return timing_rows(seconds_in_turns(watches, rounds), batch_size)
 
 
 def timing_rows(seconds: Mapping[str, Sequence[float]], batch_size: int) -> list[dict[str, Any]]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+
+Name = TypeVar("Name", bound=Hashable)
 
 MIN_SECONDS = 0.02
 """The shortest timing; faster calls are repeated within it."""
@@ -135,3 +138,19 @@ def interleave(watches: Sequence[Callable[[], float]], rounds: int) -> list[list
             except Exception as error:
                 results[index] = error
     return results
+
+
+def seconds_in_turns(watches: Mapping[Name, Stopwatch], rounds: int) -> dict[Name, list[float]]:
+    """Warm every watch up, then call each once per round: seconds by name, one for each round.
+
+    Raises:
+        Exception: whatever a call raised.
+    """
+    for watch in watches.values():
+        watch.warm(2)
+    seconds: dict[Name, list[float]] = {}
+    for name, timings in zip(watches, interleave(list(watches.values()), rounds), strict=True):
+        if isinstance(timings, Exception):
+            raise timings
+        seconds[name] = timings
+    return seconds
