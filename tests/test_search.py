@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from csv import DictReader
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -218,11 +219,11 @@ def test_two_processes_find_what_one_finds(uninterrupted: Path, tmp_path: Path) 
     assert out.count("chosen    ") == 1
     one, two = read(uninterrupted / "front.json"), read(tmp_path / "front.json")
     assert two["members"] == one["members"]
-    losses = [
-        {(line.split(",")[0], line.split(",")[1]): float(line.split(",")[column]) for line in lines[1:]}
-        for lines in ((folder / "front.csv").read_text().splitlines() for folder in (uninterrupted, tmp_path))
-        for column in [lines[0].split(",").index("loss")]
-    ]
+    losses = []
+    for folder in (uninterrupted, tmp_path):
+        with (folder / "front.csv").open(encoding="utf-8", newline="") as file:  # equal losses: in any order
+            rows = list(DictReader(file))
+        losses.append({(row["genotype"], row["widths"], row["macs"]): float(row["loss"]) for row in rows})
     assert losses[0].keys() == losses[1].keys()
     assert max(abs(losses[0][key] - losses[1][key]) for key in losses[0]) < 1e-3
     journals = [Journal(tmp_path / name, None).scores for name in ("journal.jsonl", "journal.1.jsonl")]
