@@ -13,14 +13,14 @@ from tiny import Cli
 
 from psvit.pipeline.compare import best_on_validation, comparison_table
 from psvit.pipeline.run_config import RunAllConfig
-from psvit.pipeline.run_page import run_page
+from psvit.pipeline.run_page import run_page, to_use
 
 
 def row(name: str, validation: float | None, loss: float | None, test: float, folder: Path = Path()) -> dict[str, Any]:
     return {
         "name": name, "network": name, "macs": 1000, "params": 100, "top1": test, "loss": 0.5, "images": 100,
         "per_class": {"a": test, "b": test}, "validation_top1": validation, "validation_loss": loss, "epoch": 1,
-        "error_ratio": 1.0, "checkpoint": str(folder / name / "best"),
+        "validation_images": 100, "error_ratio": 1.0, "checkpoint": str(folder / name / "best"),
     }  # fmt: skip
 
 
@@ -34,6 +34,15 @@ def row(name: str, validation: float | None, loss: float | None, test: float, fo
 )
 def test_the_hold_out_chooses(rows: list[Any], name: str | None) -> None:
     assert best_on_validation([row(*one) for one in rows]) == name
+
+
+def test_ties_go_to_the_fastest() -> None:
+    """3 points are one standard error of 90 % of 100 images."""
+    figures = {"best": (90.0, 5.0), "tied": (87.0, 3.0), "worse": (86.9, 1.0), "slower": (88.0, 4.0)}
+    rows = [{**row(name, top1, 0.5, 50.0), "latency_ms": ms} for name, (top1, ms) in figures.items()]
+    assert best_on_validation(rows) == "tied"
+    _, why = to_use({"rows": rows, "chosen": "tied"})
+    assert why == "the fastest of those within one standard error of the best on the validation split (90.00 %)"
 
 
 @pytest.mark.parametrize(

@@ -70,14 +70,23 @@ def compare(
 
 
 def best_on_validation(rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """The name of the best network on the validation split (ties: lowest loss); None without a validation split.
+    """The name of the network to use: of those that validation cannot tell from the best, the fastest on this machine.
 
-    The choice does not see the test split, so the test metrics of the chosen network are not biased by it.
+    Cannot be told: at most one standard error of the best one's accuracy behind it. Without ``latency_ms`` in every row
+    the best (ties: lowest loss). The choice does not see the test split, so the test metrics of the chosen network are
+    not biased by it.
+
+    Returns:
+        The name; None without a validation split.
     """
     if any(row["validation_top1"] is None for row in rows):
         return None
     best = max(rows, key=lambda row: (row["validation_top1"], -row["validation_loss"]))
-    return str(best["name"])
+    if any(row.get("latency_ms") is None for row in rows):
+        return str(best["name"])
+    least = best["validation_top1"] - standard_error(best["validation_top1"], best["validation_images"])
+    tied = [row for row in rows if row["validation_top1"] >= least]
+    return str(min(tied, key=lambda row: row["latency_ms"])["name"])
 
 
 def error_ratio(top1: float, first: float) -> float | None:
@@ -110,6 +119,7 @@ def _row(
         "per_class": dict(zip(opened.classes, metrics.per_class(), strict=True)),
         "validation_top1": best.get("top1"),
         "validation_loss": best.get("loss"),
+        "validation_images": best.get("images"),
         "epoch": best["epoch"],
         "checkpoint": str(folder / "best"),
     }

@@ -18,7 +18,7 @@ from psvit.data.augment import preprocessing
 from psvit.data.datasets import Data, open_data
 from psvit.data.image_cache import remove_cache
 from psvit.data.image_list import IMAGES, check_unchanged, list_files, read_image_list
-from psvit.engine.accelerator import open_machine
+from psvit.engine.accelerator import by_the_first, open_machine
 from psvit.engine.checkpoints import save_checkpoint
 from psvit.engine.hardware import versions
 from psvit.engine.open_model import load_checkpoint
@@ -93,11 +93,12 @@ def run(config: RunAllConfig, say: Callable[[str], None] = print) -> dict[str, A
         accelerator.wait_for_everyone()
         like = TrainConfig(data=shared, recipe=config.recipe, machine=config.machine)
         rows = compare(chosen if chosen.resume else replace(chosen, overwrite=True), networks, like, say)
+        rows = by_the_first(accelerator, partial(_timed, folder, rows, config, accelerator))
         if main and config.data.image_cache_dir is None:
             remove_cache(folder)
         results = {"config": _record(config), "data": data.name, "rows": rows, "chosen": best_on_validation(rows)}
         if main:
-            _write(folder, results, config, data, accelerator)
+            _write(folder, results, config, data)
         accelerator.wait_for_everyone()
     return results
 
@@ -148,15 +149,12 @@ def _searched(
     return networks
 
 
-def _write(
-    folder: Path, results: Mapping[str, Any], config: RunAllConfig, data: Data, accelerator: Accelerator
-) -> None:
+def _write(folder: Path, results: Mapping[str, Any], config: RunAllConfig, data: Data) -> None:
     """Write the page and then the results, which mark the run as finished."""
-    for name in (RESULTS, LATENCY, REPORT):
+    for name in (RESULTS, REPORT):
         recover(folder / name)
-    timed = {**results, "rows": _timed(folder, results["rows"], config, accelerator)}
     shape = (data.img_size, data.in_chans, len(data.classes))
-    run_page(folder, timed, shown(config), shape, versions()).write(folder / REPORT)
+    run_page(folder, results, shown(config), shape, versions()).write(folder / REPORT)
     for path in [folder / RESULTS, *([Path(config.compare.results)] if config.compare.results else [])]:
         write_json(path, results)
 
@@ -187,6 +185,7 @@ def _timed(
 ) -> list[dict[str, Any]]:
     """The rows with the latency of each network, measured once and then read from the folder."""
     kept, names = folder / LATENCY, [row["name"] for row in rows]
+    recover(kept)
     try:
         milliseconds = json.loads(kept.read_text(encoding="utf-8"))["milliseconds"]
     except (OSError, ValueError, KeyError, TypeError):

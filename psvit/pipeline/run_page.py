@@ -81,7 +81,10 @@ def to_use(results: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
     if name is None:
         return rows[0], "the first, since without a validation split (--validation 0) nothing chooses"
     row = next(row for row in rows if row["name"] == name)
-    return row, f"the best on the validation split with {row['validation_top1']:.2f} %"
+    most = max(other["validation_top1"] for other in rows)
+    if row["validation_top1"] == most:
+        return row, f"the best on the validation split with {most:.2f} %"
+    return row, f"the fastest of those within one standard error of the best on the validation split ({most:.2f} %)"
 
 
 def _asked(
