@@ -12,7 +12,7 @@ from tiny import Cli, config, read, stop_at
 from psvit.arch.model_config import ModelConfig
 from psvit.engine import learning_rates
 from psvit.engine.learning_rates import BASE_LR, TUNED, family_of, with_learning_rate
-from psvit.engine.recipes import RECIPES, fitting
+from psvit.engine.recipes import RECIPES, fitting, recipe_named
 from psvit.engine.train_config import light
 from psvit.studies.study_file import read_study
 
@@ -83,6 +83,7 @@ def test_the_recipe_that_fits() -> None:
         assert fitting(epochs, side)[0] == name
     assert {one().base_lr for name, one in RECIPES.items() if name != "deit"} == {None}
     assert RECIPES["deit"]().base_lr == 5e-4, "DeiT's own"
+    assert [recipe_named("auto", 4, side).augment.shift for side in (8, 28, 64, 224)] == [1, 2, 5, 0]
 
 
 @pytest.mark.skipif(not TUNING.is_file(), reason="its study has not been run")

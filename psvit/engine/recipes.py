@@ -58,11 +58,16 @@ def fitting(epochs: int | None, side: int) -> tuple[str, str]:
 def recipe_named(name: str, epochs: int | None, side: int) -> Recipe:
     """The recipe of this name; for auto the fitting one, arguments as in `fitting`.
 
+    Recipes that shift are for 28 pixels, and shift by a fourteenth of the side: by 1 of 8 pixels, by 2 of 28.
+
     Raises:
         UserError: there is no recipe of this name.
     """
-    if name == AUTO:
-        return replace(RECIPES[fitting(epochs, side)[0]](), epochs=epochs or EPOCHS)
-    if name not in RECIPES:
+    if name not in (AUTO, *RECIPES):
         raise UserError(f"there is no recipe {name!r}: the recipes are {', '.join([AUTO, *RECIPES])}")
-    return RECIPES[name]()
+    recipe = RECIPES[fitting(epochs, side)[0] if name == AUTO else name]()
+    if name == AUTO:
+        recipe = replace(recipe, epochs=epochs or EPOCHS)
+    if recipe.augment.shift:
+        recipe = replace(recipe, augment=replace(recipe.augment, shift=max(1, round(side / 14))))
+    return recipe
