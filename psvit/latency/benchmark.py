@@ -27,7 +27,7 @@ from psvit.latency.benchmark_config import BenchmarkConfig, Mode
 from psvit.latency.benchmark_report import Report, Row, check_output, write_report
 from psvit.latency.peak import matmul_peak
 from psvit.latency.timing import MIN_SECONDS, Stopwatch, interleave, summarise
-from psvit.models.fold import fold_norms
+from psvit.models.fold import for_inference
 from psvit.models.macs import explicit_attention, macs_of
 
 Build = Callable[[str, "int | None"], nn.Module]
@@ -172,7 +172,7 @@ class _Contest:
             return self.steps[row.step](new, row.input_size, row.dtype, compiled)
         generator, dtype = torch.Generator().manual_seed(0), getattr(torch, row.dtype)
         image = torch.randn(self.config.batch_size, *(row.input_size or ()), generator=generator).to(self.device, dtype)
-        model = fold_norms(self.build(row.model, self.config.img_size)).to(self.device, dtype)
+        model = for_inference(self.build(row.model, self.config.img_size), self.device, dtype)
         run: Callable[[Tensor], object] = torch.compile(model, dynamic=False) if compiled else model
 
         def infer() -> None:

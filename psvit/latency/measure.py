@@ -15,7 +15,7 @@ from psvit.engine.memory import keep_freed_memory
 from psvit.errors import UserError, one_line
 from psvit.latency.benchmark_config import LatencyConfig
 from psvit.latency.timing import MIN_SECONDS, Stopwatch, interleave
-from psvit.models.fold import fold_norms
+from psvit.models.fold import for_inference
 
 Call = tuple[Hashable, Callable[[], object]]
 """The name (a text or an Arch) of a timing, and the call to time."""
@@ -52,13 +52,13 @@ def measure_networks(
 def network_calls(
     networks: Networks, config: LatencyConfig, device: torch.device, skip: bool = False
 ) -> Iterator[Call]:
-    """Yield the call to time for each network: one batch; batch norms are folded, as in an export."""
+    """Yield the call to time for each network as one would serve it: one batch."""
     for name, build in networks.items():
         with suppress(*(UserError, RuntimeError) if skip else ()):  # no such network, no memory
             network = build()
             sides = (config.latency_batch, *network.pretrained_cfg["input_size"])
             images = torch.randn(sides).to(device, getattr(torch, config.latency_dtype))
-            yield name, inference(fold_norms(network).to(device, images.dtype), (images,), config)
+            yield name, inference(for_inference(network, device, images.dtype), (images,), config)
 
 
 def inference(part: Callable[..., object], inputs: Sequence[Any], config: LatencyConfig) -> Callable[[], object]:

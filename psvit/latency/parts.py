@@ -27,7 +27,7 @@ from psvit.latency.benchmark_config import LatencyConfig
 from psvit.latency.measure import Call, inference, measuring, network_calls, race
 from psvit.latency.table import LatencyTable, part_name, validate
 from psvit.models.build import build_arch
-from psvit.models.fold import fold_norms
+from psvit.models.fold import for_inference
 from psvit.models.psvit import PSViT
 
 FORMAT = 3
@@ -154,7 +154,7 @@ def part_calls(family: Family, config: LatencyConfig, device: torch.device) -> I
     def network(genotype: str, *widths: int, stem: Stem = "patch", mlp: MlpKind = "plain", ratio: float = 1) -> Any:
         arch = replace(like, genotype=genotype, widths=widths, stem=stem, mlp=mlp, mlp_ratio=ratio)
         model = PSViT(arch, family.img_size, family.in_chans, family.num_classes)
-        return fold_norms(model).to(device, dtype)
+        return for_inference(model, device, dtype)
 
     def numbers(*shape: int) -> Tensor:
         return torch.randn(batch, *shape).to(device, dtype)

@@ -1,13 +1,24 @@
-"""Batch norms folded into the convolutions before them, for inference: the same outputs, fewer passes over memory."""
+"""Networks as one serves them: batch norms folded into the convolutions before them, the same outputs in less time."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from timm.models import reparameterize_model
 from torch import nn
 from torch.fx.experimental.optimization import fuse
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+
+def for_inference(model: nn.Module, device: torch.device, dtype: torch.dtype) -> Any:
+    """A copy of a network as one serves it: batch norms folded, on a CPU with channels-last weights (decision 008).
+
+    Convolutions and poolings of a CPU are faster where the channels of a pixel lie side by side; the images may lie in
+    any layout.
+    """
+    served = fold_norms(model).to(device, dtype)
+    return served.to(memory_format=torch.channels_last) if device.type == "cpu" else served
 
 
 def fold_norms(model: nn.Module) -> Any:
