@@ -21,26 +21,28 @@ class StemConvolution(NamedTuple):
 
 
 def stem_convolutions(stem: Stem, stride: int, width: int) -> tuple[StemConvolution, ...]:
-    """The convolutions of a stem that ends at `stride` pixels (2, 4, 8, ...); channels double up to `width`.
+    """The convolutions of a stem that ends at `stride` pixels (2, 4, 8, ...); channels double with each halving.
 
     ``"conv"``: one for each halving: 8, 96 -> 24, 48, 96 channels. ``"pool"``: two (one at stride 2), each followed by
-    max pooling; where that does not reach the stride, convolutions stride too, the first ones first.
+    max pooling; where that does not reach the stride, convolutions stride too, the first ones first: 16, 256 -> 64, 256
+    channels, at a fourth and a sixteenth of the pixels.
     """
-    halvings = stride.bit_length() - 1
     if stem == "patch":
         return ()
-    if stem == "conv":
-        return tuple(StemConvolution(width >> before, 2, False) for before in reversed(range(halvings)))
-    number = max(min(halvings, 2), -(-halvings // 2))
-    strided = halvings - number
-    return tuple(
-        StemConvolution(width >> (number - 1 - place), 2 if place < strided else 1, True) for place in range(number)
-    )
+    halvings = stride.bit_length() - 1
+    number = halvings if stem == "conv" else max(min(halvings, 2), -(-halvings // 2))
+    convolutions, left = [], halvings
+    for place in range(number):
+        strides = stem == "conv" or place < halvings - number
+        left -= strides + (stem == "pool")
+        convolutions.append(StemConvolution(width >> left, 2 if strides else 1, stem == "pool"))
+    return tuple(convolutions)
 
 
 def stem_multiple(stem: Stem, stride: int) -> int:
     """The first stage's width is a multiple of this, since a stem's channels double up to it."""
-    return 1 << max(len(stem_convolutions(stem, stride, 0)) - 1, 0)
+    convolutions = stem_convolutions(stem, stride, stride)
+    return stride // convolutions[0].channels if convolutions else 1
 
 
 def check_stem(stem: Stem, stride: int, patch_size: int, width: int) -> None:
