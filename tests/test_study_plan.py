@@ -9,7 +9,7 @@ import yaml
 from tiny import CPU, Cli
 
 from psvit.arch.model_config import ModelConfig
-from psvit.engine.recipes import long
+from psvit.engine.recipes import long, recipe_named
 from psvit.errors import UserError
 from psvit.pipeline import baselines
 from psvit.studies.definition import Figure, Study, slug
@@ -52,7 +52,7 @@ def test_defaults(study: Callable[..., Study]) -> None:
     one, two = read.groups
     networks = [(n.label, n.network, n.changes, n.scaled, n.seeds) for n in one.networks]
     assert networks == [(name, name, (), True, (0,)) for name in ("deit", "psvit_2d")]
-    assert (one.macs, two.macs, one.recipe, one.searches) == ("1M", None, long(), False)
+    assert (one.macs, two.macs, one.recipe, one.searches) == ("1M", None, recipe_named("auto", None, 8), False)
     assert (one.data.data, one.data.limit, one.data.validation, one.data.split_seed) == ("digits", 48, 0.1, 0)
     assert read.figures == (Figure(("one",)), Figure(("two",)))
 

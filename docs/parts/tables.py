@@ -292,6 +292,23 @@ def exports(data: Data) -> str:
     return _table(headings, lines, 2, note)
 
 
+def equal_accuracy(data: Data) -> str:
+    """Accuracy of a study's networks beside their milliseconds in two runtimes (benchmarks/equal_accuracy.py)."""
+    lines, config = [], data["config"]
+    batches = [str(batch) for batch in config["batch_sizes"]]
+    for row in data["runtimes"]:
+        cost = f"{row['macs'] / 1e6:.2f}", f"{row['params'] / 1e6:.3f}", mean(row)
+        timed = (f"{row['ms'][runtime][batch]:.2f}" for runtime in ("eager", "onnx") for batch in batches)
+        lines.append((row["label"], f"`{row['network']}`", *cost, *timed))
+    columns = [f"{runtime}, {batch}" for runtime in ("eager", "ONNX") for batch in batches]
+    note = (
+        f"Milliseconds of a batch of {', '.join(batches)} images in torch's eager mode and in ONNX Runtime, float32, "
+        f"{config['threads']} thread, batch norms folded, {data['machine']['cpu']}; medians of "
+        f"{config['rounds']} rounds."
+    )
+    return _table(("", "network", "M MACs", "M params", "test %, mean", *columns), lines, 2, note)
+
+
 KINDS: dict[str, Callable[[Data], str]] = {
     "maps": analysis,
     "peaks": benchmark,
@@ -306,6 +323,7 @@ KINDS: dict[str, Callable[[Data], str]] = {
     "cases": memory,
     "exports": exports,
     "sets": reading,
+    "runtimes": equal_accuracy,
     "data": comparison,
 }
 """A key that tells what wrote a file, the special ones first, and the table of such a file."""
