@@ -99,7 +99,7 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     )  # fmt: skip
     refuses(built, [(text, r"README\.md: a marker .* lacks its other") for text in lacking], ValueError)
     parts = (
-        ("claims.7-m-macs", r"results:claims\.7-m-macs: there is no such part: claims, groups, 6-m-macs"),
+        ("claims.7-m-macs", r"results:claims\.7-m-macs: there is no such part: claims, groups, matrix, 6-m-macs"),
         ("claims.figure-9", r"README\.md: results:claims\.figure-9: there is no such figure"),
         ("digits.claims", "only studies have parts"),
     )

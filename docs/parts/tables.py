@@ -37,7 +37,11 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int, no
 
 
 def study(data: Data, part: str) -> str:
-    """The part ``claims`` of a study, ``groups`` (every network in one table), or one group by the slug of its name."""
+    """A part of a study.
+
+    ``claims``; ``groups`` (every network in one table); ``matrix`` (a row for each network, a column for each group,
+    the best of a row in bold); or one group by the slug of its name.
+    """
     groups = {slug(group["name"]): group for group in data["groups"]}
     if part == "claims":
         table = claims_table(data)
@@ -47,10 +51,28 @@ def study(data: Data, part: str) -> str:
         rows = [_network(group, row) for group in data["groups"] for row in group["rows"]]
         notes = dict.fromkeys(group_note(group, data).partition(" ms:")[0] for group in data["groups"])
         return _table(headings, rows, 3, "\n".join(notes))
+    if part == "matrix":
+        return _table(("", *(group["name"] for group in data["groups"])), _matrix(data), 1, made_on(data))
     if part not in groups:
-        raise ValueError(f"there is no such part: {', '.join(['claims', 'groups', *groups])}")
+        raise ValueError(f"there is no such part: {', '.join(['claims', 'groups', 'matrix', *groups])}")
     note = f"{group_note(groups[part], data)} ±: 95 % confidence interval of the mean over seeds."
     return f"{to_markdown(group_table(groups[part], data['reads']))}\n\n{note}"
+
+
+def _matrix(data: Data) -> list[list[str]]:
+    found: dict[str, dict[str, Data]] = {}
+    for group in data["groups"]:
+        for row in group["rows"]:
+            found.setdefault(row["label"], {})[group["name"]] = row
+    lines = []
+    for label, rows in found.items():
+        best = max((row["mean"] for row in rows.values() if row["mean"] is not None), default=None)
+        cells = []
+        for row in (rows.get(group["name"]) for group in data["groups"]):
+            cell = "" if row is None else "failed" if row["mean"] is None else mean(row)
+            cells.append(f"**{cell}**" if row is not None and row["mean"] == best else cell)
+        lines.append([label, *cells])
+    return lines
 
 
 def _network(group: Data, row: Data) -> tuple[str, ...]:

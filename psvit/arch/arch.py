@@ -273,9 +273,10 @@ class Arch:
         windows = f" w{'-'.join(map(str, self.windows))}" if self.windows else ""
         stem = "" if self.stem == "patch" else f" {self.stem}"
         local = " local" if self.mlp == "local" else ""
+        ratio = "" if self.mlp_ratio == Arch.mlp_ratio else f" mlp {self.mlp_ratio:.3g}"
         norm = " norm" if self.pool_norm else ""
         widths = "-".join(map(str, self.widths))
-        return f"{self.genotype} {self.pooling} {widths} /{self.stride}{stem}{norm}{local}{windows}"
+        return f"{self.genotype} {self.pooling} {widths} /{self.stride}{stem}{norm}{local}{ratio}{windows}"
 
     def __repr__(self) -> str:  # part of the signature of searches on disk
         shown = (field.name for field in fields(self) if not self._is_new_default(field.name))
