@@ -65,16 +65,19 @@ def row(name: str, top1: float, ms: float | None = None) -> dict[str, Any]:
 
 def test_what_is_gained_by_hand() -> None:
     rows = [row("plain_twin", 80, 2.0), row("psvit_plus", 90, 1.5), row("searched", 90.5, 1.0)]
-    table = gains_table(rows)
+    table = gains_table({"rows": rows})
     assert table is not None
     first, second = table.rows
     # standard errors of 80 and 90.5 %: 0.4 and 0.293; of 90 %: 0.3
     assert first == ("pooling and sharing", "searched over plain_twin", "+10.50 ± 0.50", "0.50", "")
     assert second[1:] == ("searched over psvit_plus", "+0.50 ± 0.42", "0.67", "within two standard errors")
-    table = gains_table(rows[:2])
+    table = gains_table({"rows": rows[:2]})
     assert table is not None
     assert [line[1] for line in table.rows] == ["psvit_plus over plain_twin"]
-    assert gains_table([row("deit", 80), row("psvit_2d", 90)]) is None
+    table = gains_table({"rows": rows, "pilot": {"pays": False}})
+    assert table is not None
+    assert [line[1] for line in table.rows] == ["searched over plain_twin"], "nothing was searched"
+    assert gains_table({"rows": [row("deit", 80), row("psvit_2d", 90)]}) is None
 
 
 def test_a_network_that_diverges_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The pilot: spread, noise and gain of known truths, and what a search does when it cannot pay."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,14 @@ from tiny import RUN, Cli, read
 
 from psvit import cost
 from psvit.arch.variants import default_arch
+from psvit.data.data_config import DataConfig
+from psvit.data.datasets import open_data
 from psvit.search.budget import Budget
-from psvit.search.build_space import default_member
+from psvit.search.build_space import build_space, default_member
 from psvit.search.feasible_set import FeasibleSet
 from psvit.search.journal import Name, Score
 from psvit.search.pilot import Pilot, judge
+from psvit.search.search_config import SearchConfig, SpaceConfig
 from psvit.search.space import Space
 
 ASKED = RUN[1 : RUN.index("--insist")]
@@ -43,6 +47,19 @@ def test_the_luckiest_gains_nothing() -> None:
     rng = np.random.default_rng(2)
     gains = [judge(*rng.normal(size=(2, 30, 8)))[2] for _ in range(400)]
     assert abs(np.mean(gains)) < 4 * np.std(gains) / 20
+
+
+def test_classes_in_turns_and_one_seed_better_throughout_change_nothing() -> None:
+    """Images come class by class, each network is good at one of two, and one supernet is 1 nat better throughout."""
+    rng, classes = np.random.default_rng(3), np.arange(400) % 2
+    likes = rng.choice([-0.5, 0.5], size=(200, 1)) * (1 - 2 * classes)  # nothing in the mean
+    true = np.full((200, 1), 0.5)
+    true[7] = 0.2
+    first, second = (true + likes + rng.normal(size=(200, 400)) * 0.01 for _ in range(2))
+    spread, noise, gain = judge(first, second + 1.0)
+    assert noise < 0.01
+    assert gain == pytest.approx(0.3, abs=0.1)
+    assert spread < 0.1, "of 0.3 in one of 200"
 
 
 def test_a_network_that_is_better_gains_so_much() -> None:
@@ -82,6 +99,14 @@ def test_the_default_in_a_space() -> None:
     assert default_member(other) == other.nearest()
 
 
+@pytest.mark.parametrize("side", [28, 224])
+def test_the_space_of_the_defaults_holds_the_default_network(side: int) -> None:
+    data = replace(open_data(DataConfig("digits", limit=64)), img_size=(side, side))
+    space, budget = build_space(SearchConfig(), data)
+    found = default_member(FeasibleSet(space, budget, least=SpaceConfig.least))
+    assert (found.genotype, found.mlp_ratio) == (default_arch(side).genotype, default_arch(side).mlp_ratio)
+
+
 def test_where_no_search_can_pay_the_default_is_taken(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,7 +114,7 @@ def test_where_no_search_can_pay_the_default_is_taken(
     out = cli.ok("run", *ASKED, "--models", "searched", "--inherit", "--output", tmp_path)
     found = tmp_path / "search"
     assert "cannot be told from chance" in out
-    assert "the default network is taken (--insist --overwrite searches anyway)" in out
+    assert "(the default one is not in this space) is taken (--insist --overwrite searches anyway)" in out
     front, kept = read(found / "front.json"), read(found / "pilot.json")
     assert not front["pilot"]["pays"]
     assert front["chosen"]["genotype"] == kept["scores"][0]["genotype"]
@@ -97,7 +122,7 @@ def test_where_no_search_can_pay_the_default_is_taken(
     assert not (found / "supernet").exists()
     text = (found / "report.html").read_text()
     assert "Can a search pay?" in text
-    assert "the best beats the default network by" in text
+    assert "the best beats the largest network within the budget" in text
     assert "No search could pay here" in (tmp_path / "report.html").read_text()
     before = read(found / "front.json")
     for name in ("front.json", "arch.json"):

@@ -7,7 +7,7 @@ FASHION = "psvit run --data fashion-mnist"
 ANALYZE = "psvit analyze {} --data fashion-mnist --validation 0.05 --output runs/{}"
 
 MADE_BY = {
-    **{name: f"psvit study {name}" for name in ("ablation", "claims", "data-size", "ladder", "transfer", "tuning")},
+    **{name: f"psvit study {name}" for name in ("ablation", "claims", "data-size", "transfer")},
     "digits": "psvit run --data digits --budget 6M --epochs 12 --output runs/quickstart",
     "fashion-mnist": f"{FASHION} --validation 0.05 --macs 12M --epochs 8 --models deit resnet18 psvit_1d psvit_2d",
     "fashion-mnist-searched": (
@@ -21,7 +21,6 @@ MADE_BY = {
     "detection": f"{BENCHMARKS}dense.py detect",
     "detection-choice": f"{BENCHMARKS}dense.py detect --split validation --seeds 0",
     "segmentation": f"{BENCHMARKS}dense.py segment",
-    "equal-accuracy": f"{BENCHMARKS}equal_accuracy.py runs/study/claims",
     "export": f"{BENCHMARKS}export.py runs/fashion/best runs/fashion-wide/best",
     "full-disk": f"{BENCHMARKS}kills.py --disk FOLDER",
     "memory": f"{BENCHMARKS}memory.py",

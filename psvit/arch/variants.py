@@ -19,7 +19,7 @@ VARIANTS: dict[str, Arch] = {
     "psvit_2d_tiny": Arch("ASSS-AS-A", widths=(288, 384, 384), head_dim=96),
     "psvit_2d_small": Arch("AS-ASSASS-ASS", widths=(256, 320, 576), stride=8),
     "psvit_2d_base": Arch("ASS-ASSASS-ASS", widths=(448, 704, 896), stride=8),
-    "psvit_plus_tiny": Arch("ASS-ASS-A", widths=(320, 320, 384), mlp_ratio=3.5, **PLUS),
+    "psvit_plus_tiny": Arch("ASSAS-AS-A", widths=(256, 320, 448), **PLUS),
     "psvit_plus_small": Arch("ASS-ASSASS-ASS", widths=(192, 320, 576), patch_size=8, **PLUS),
     "psvit_plus_base": Arch("ASS-ASSASS-ASS", widths=(448, 576, 960), patch_size=8, **PLUS),
 }

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     print()
     print_table(comparison_table(results))
-    if gains := gains_table(results["rows"]):
+    if gains := gains_table(results):
         print()
         print_table(gains)
     row, why = to_use(results)

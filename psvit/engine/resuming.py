@@ -17,7 +17,7 @@ from psvit.errors import UserError, flag
 
 RUN_CONFIG, STATE, LOG, TABLE = "run_config.json", "state.pt", "log.jsonl", "log.csv"
 RESULTS = "results.json"  # of a comparison, in the folder above its runs
-SEARCHED = ("front.json", "arch.json", "journal.jsonl", "supernet")  # of a search
+SEARCHED = ("front.json", "arch.json", "journal.jsonl", "supernet", "pilot-1", "pilot.json")  # of a search
 FREE_TO_CHANGE = (
     "run.",
     "search.output",

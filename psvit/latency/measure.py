@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import statistics
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -54,11 +54,16 @@ def network_calls(
 ) -> Iterator[Call]:
     """Yield the call to time for each network as one would serve it: one batch."""
     for name, build in networks.items():
-        with suppress(*(UserError, RuntimeError) if skip else ()):  # no such network, no memory
+        try:
             network = build()
             sides = (config.latency_batch, *network.pretrained_cfg["input_size"])
             images = torch.randn(sides).to(device, getattr(torch, config.latency_dtype))
-            yield name, inference(for_inference(network, device, images.dtype), (images,), config)
+            served = for_inference(network, device, images.dtype)
+        except (UserError, RuntimeError) as error:  # no such network, no memory
+            if skip:
+                continue
+            raise error if isinstance(error, UserError) else _refusal(name, error, config, device) from error
+        yield name, inference(served, (images,), config)
 
 
 def inference(part: Callable[..., object], inputs: Sequence[Any], config: LatencyConfig) -> Callable[[], object]:
@@ -85,28 +90,28 @@ def race(calls: Iterable[Call], config: LatencyConfig, device: torch.device, ski
         UserError: a call failed, unless `skip` is set.
     """
 
-    def refusal(name: Hashable, error: Exception) -> UserError:
-        return UserError(
-            f"the latency of {name} cannot be measured on {device} in {config.latency_dtype}, "
-            f"{config.latency_mode}: {one_line(error, kind=True)}; choose another --latency-batch, --latency-dtype "
-            "or --latency-mode"
-        )
-
     watches = {name: Stopwatch(call, device, MIN_SECONDS) for name, call in calls}
     for name, watch in list(watches.items()):
         try:
             watch.warm(2)
         except RuntimeError as error:  # no memory, no kernel, no compiler
             if not skip:
-                raise refusal(name, error) from error
+                raise _refusal(name, error, config, device) from error
             del watches[name]
     medians = {}
     for name, timings in zip(watches, interleave(list(watches.values()), config.latency_rounds), strict=True):
         if not isinstance(timings, Exception):
             medians[name] = statistics.median(timings)
         elif not skip:
-            raise refusal(name, timings) from timings
+            raise _refusal(name, timings, config, device) from timings
     return medians
+
+
+def _refusal(name: Hashable, error: Exception, config: LatencyConfig, device: torch.device) -> UserError:
+    return UserError(
+        f"the latency of {name} cannot be measured on {device} in {config.latency_dtype}, {config.latency_mode}: "
+        f"{one_line(error, kind=True)}; choose another --latency-batch, --latency-dtype or --latency-mode"
+    )
 
 
 @contextmanager

@@ -98,9 +98,9 @@ def contender(
     """
     changes = dict(changes)
     base = default_arch(img_size) if name in ("psvit_plus", "plain_twin") else paper or paper_arch(img_size)
-    if "genotype" in changes:
-        genotype = changes.pop("genotype")
-        widths = (*base.widths, *[base.widths[-1]] * len(genotype))[: len(parse_genotype(genotype))]
+    if (genotype := changes.pop("genotype", None)) is not None:
+        stages = len(parse_genotype(genotype))
+        widths = (*base.widths, *[base.widths[-1]] * stages)[:stages]
         base = with_changes(base, genotype=genotype, widths=widths, head_dim=base.head_dim)
     arch = {
         "deit": deit_of(base),

@@ -35,7 +35,7 @@ from psvit.latency.measure import measure_networks
 from psvit.pipeline.baselines import baselines, deit_of
 from psvit.pipeline.compare import best_on_validation, compare, folders_of
 from psvit.pipeline.run_config import RunAllConfig
-from psvit.pipeline.run_page import run_page
+from psvit.pipeline.run_page import run_page, search_data
 from psvit.search.batch_norms import calibration_batches, recalibrate
 from psvit.search.search import Found, random_member, search
 from psvit.search.search_config import shown
@@ -93,10 +93,12 @@ def run(config: RunAllConfig, say: Callable[[str], None] = print) -> dict[str, A
         accelerator.wait_for_everyone()
         like = TrainConfig(data=shared, recipe=config.recipe, machine=config.machine)
         rows = compare(chosen if chosen.resume else replace(chosen, overwrite=True), networks, like, say)
-        rows = by_the_first(accelerator, partial(_timed, folder, rows, config, accelerator))
+        rows = by_the_first(accelerator, partial(_timed, folder, rows, config, accelerator, say))
         if main and config.data.image_cache_dir is None:
             remove_cache(folder)
         results = {"config": _record(config), "data": data.name, "rows": rows, "chosen": best_on_validation(rows)}
+        if config.searches:
+            results["pilot"] = (search_data(folder) or {}).get("pilot")
         if main:
             _write(folder, results, config, data)
         accelerator.wait_for_everyone()
@@ -181,23 +183,31 @@ def _finished(folder: Path, config: RunAllConfig) -> dict[str, Any] | None:
 
 
 def _timed(
-    folder: Path, rows: list[dict[str, Any]], config: RunAllConfig, accelerator: Accelerator
+    folder: Path,
+    rows: list[dict[str, Any]],
+    config: RunAllConfig,
+    accelerator: Accelerator,
+    say: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-    """The rows with the latency of each network, measured once and then read from the folder."""
-    kept, names = folder / LATENCY, [row["name"] for row in rows]
+    """The rows with the latency of each network, measured once in the same way and then read from the folder."""
+    kept, device = folder / LATENCY, str(accelerator.device)
+    how = {"networks": [row["network"] for row in rows], "device": device, "threads": config.machine.threads}
+    how |= asdict(config.latency)
     recover(kept)
     try:
-        milliseconds = json.loads(kept.read_text(encoding="utf-8"))["milliseconds"]
-    except (OSError, ValueError, KeyError, TypeError):
+        before = json.loads(kept.read_text(encoding="utf-8"))
+        milliseconds = before.pop("milliseconds") if before.keys() == {"milliseconds", *how} else {}
+    except (OSError, ValueError, AttributeError):
         milliseconds = {}
-    if sorted(milliseconds) != sorted(names):
+    if not milliseconds or before != how:
         networks = {row["name"]: partial(load_checkpoint, Path(row["checkpoint"])) for row in rows}
         try:
             found = measure_networks(networks, config.latency, accelerator.device, config.machine.threads)
-        except UserError:  # the device cannot run one of them: leave latencies out
+        except UserError as error:
+            say(f"note      without latencies: {error}")
             return rows
         milliseconds = {name: 1000 * seconds for name, seconds in found.items()}
-        write_json(kept, {"milliseconds": milliseconds, **asdict(config.latency)})
+        write_json(kept, {"milliseconds": milliseconds, **how})
     return [{**row, "latency_ms": milliseconds[row["name"]]} for row in rows]
 
 

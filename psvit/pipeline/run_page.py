@@ -17,6 +17,7 @@ from psvit.report.figures import bars, curves
 from psvit.report.in_python import use_in_python
 from psvit.report.page import Page
 from psvit.search.budget import readable
+from psvit.search.pilot import DEFAULT
 from psvit.search.search_page import COSTS, REPORT, budget_text, command_of, config_of
 
 CLASSES = 20
@@ -49,7 +50,7 @@ def run_page(
         f"{_count(len(rows), 'network')} trained alike, each evaluated once on {best['images']:,} test images. "
         f"{best['name']}, {why}: {test} right.",
     )
-    found = _search_data(folder) if config.searches else None
+    found = search_data(folder) if config.searches else None
     page.heading("What was asked")
     page.facts(_asked(name, results, config, found))
     page.code(command_of("run", config, folder))
@@ -59,7 +60,7 @@ def run_page(
     if found:
         pilot = found.get("pilot")
         if pilot and not pilot["pays"]:
-            page.text(f"No search could pay here, and `searched` is the default network: {pilot['why']}.")
+            page.text(f"No search could pay here, the pilot found: `searched` is {pilot.get('rival', DEFAULT)}.")
         else:
             page.text(f"The search scored {found['members']:,} networks within {budget_text(found['budget'])}.")
         if (folder / "search" / REPORT).is_file():  # missing in searches of earlier versions
@@ -106,7 +107,7 @@ def _asked(
 
 def _comparison(page: Page, results: Mapping[str, Any], found: Mapping[str, Any] | None) -> None:
     page.table(comparison_table(results))
-    if gains := gains_table(results["rows"]):
+    if gains := gains_table(results):
         page.table(gains)
     if pilot := (found or {}).get("pilot"):
         page.text(f"Could a search pay? {pilot['why'][0].upper()}{pilot['why'][1:]}.")
@@ -193,7 +194,8 @@ def _arch(checkpoint: Path) -> Arch | None:
     return Arch.from_dict(arch) if arch else None
 
 
-def _search_data(folder: Path) -> dict[str, Any] | None:
+def search_data(folder: Path) -> dict[str, Any] | None:
+    """What the search of a run found, its front.json; None if there is none."""
     path = folder / "search" / "front.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 

@@ -55,7 +55,7 @@ def build_space(
         given["stem"] = chosen.stems[0]
     whole = tuple(max(1, round(width / given["head_dim"])) * given["head_dim"] for width in like.widths)
     like = replace(like, widths=whole, **given)
-    depth = chosen.depth or ((4, 8) if small else (12,))
+    depth = chosen.depth or ((4, 8) if small else (8, 12))
     plain = like.plain()
     budget = Budget.parse(config.search.budget, cost.macs(plain, *shape), cost.params(plain, *shape))
     if not config.search.budget:
@@ -75,10 +75,11 @@ def build_space(
 def default_member(feasible: FeasibleSet) -> Arch:
     """The default network in the space: its genotype, at the widths within the budget that keep its proportions best.
 
-    Of its elements, or the first that the space has. Without such a network, the one that uses most of the budget.
+    Of its elements, or the nearest that the space has. Without such a network, the one that uses most of the budget.
     """
     space, default = feasible.space, default_arch(feasible.space.img_size)
-    elements = min(space.elements, key=lambda one: sum(a != b for a, b in zip(one, elements_of(default), strict=True)))
+    stem, mlp, ratio = elements_of(default)
+    elements = min(space.elements, key=lambda one: (one.stem != stem, one.mlp != mlp, abs(log(one.mlp_ratio / ratio))))
     stages, found = len(default.widths), []
     for widths in product(*space.widths) if len(space.widths) >= stages else ():
         arch = Name(default.genotype, widths[:stages], *elements).arch(space.like)

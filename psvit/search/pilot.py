@@ -23,6 +23,7 @@ import numpy as np
 from accelerate import Accelerator
 
 from psvit.arch.arch import Arch
+from psvit.arch.variants import default_arch
 from psvit.data.datasets import Data
 from psvit.engine.accelerator import by_the_first
 from psvit.errors import UserError, one_line
@@ -42,6 +43,9 @@ PART, STEPS = 6, 300
 NETWORKS, IMAGES = 32, 2048
 """Networks scored beside the default, and the most validation images."""
 
+DEFAULT = "the default network"
+LARGEST = "the largest network within the budget (the default one is not in this space)"
+
 NEEDED = 2.0
 """A search pays if the gain is more than this many standard deviations between seeds."""
 
@@ -57,6 +61,7 @@ class Pilot:
         epochs: of each supernet.
         images: on which each network was scored.
         scores: of the networks, their mean over both supernets; the first is the default's.
+        rival: what the best network has to beat, in words: the default network, or what stands for it in this space.
     """
 
     spread: float
@@ -65,6 +70,7 @@ class Pilot:
     epochs: int
     images: int
     scores: tuple[Score, ...]
+    rival: str = DEFAULT
 
     @property
     def pays(self) -> bool:
@@ -77,7 +83,7 @@ class Pilot:
         return (
             f"under two supernets of {self.epochs} epochs that differ in their seed, {len(self.scores) - 1} networks "
             f"have a standard deviation of {self.spread:.4f} nats between each other and of {self.noise:.4f} between "
-            f"seeds; the best beats the default network by {self.gain:.4f}, and {NEEDED * self.noise:.4f} would be "
+            f"seeds; the best beats {self.rival} by {self.gain:.4f}, and {NEEDED * self.noise:.4f} would be "
             f"needed: a search {'can pay' if self.pays else 'cannot be told from chance'}"
         )
 
@@ -90,8 +96,8 @@ class Pilot:
 def the_default(pilot: Pilot, ranked: Sequence[Ranked]) -> Choice:
     """The default network as the choice, where no search can pay."""
     rank = next(one.rank for one in ranked if name_of(one.arch) == pilot.scores[0].name)
-    why = "no search can pay here, the pilot says: the default network is taken (--insist --overwrite searches anyway)"
-    return Choice(rank, None, why, ())
+    why = f"no search can pay here, the pilot says: {pilot.rival} is taken"
+    return Choice(rank, None, f"{why} (--insist --overwrite searches anyway)", ())
 
 
 def judge(first: Floats, second: Floats) -> tuple[float, float, float]:
@@ -101,10 +107,13 @@ def judge(first: Floats, second: Floats) -> tuple[float, float, float]:
         first: (networks, images) under one seed, the default network first.
         second: the same under the other seed.
     """
-    own = [losses[:, half::2].mean(axis=1) for half, losses in enumerate((first, second))]
-    swapped = [losses[:, half::2].mean(axis=1) for half, losses in enumerate((second, first))]
+    images = np.random.default_rng(0).permutation(first.shape[1])  # they may come class by class
+    halves = images[0::2], images[1::2]
+    own = [losses[:, half].mean(axis=1) for half, losses in zip(halves, (first, second), strict=True)]
+    swapped = [losses[:, half].mean(axis=1) for half, losses in zip(halves, (second, first), strict=True)]
     shared = np.mean([np.cov(*pair)[0, 1] for pair in (own, swapped)])
-    between = ((first.mean(axis=1) - second.mean(axis=1)) ** 2).mean() / 2
+    apart = first.mean(axis=1) - second.mean(axis=1)
+    between = apart.var(ddof=min(1, len(apart) - 1)) / 2  # what all networks have in common ranks none of them
     # chosen by one of a pair, measured by the other: another seed, other images
     pairs = [(a, b) for one, other in (own, swapped) for a, b in ((one, other), (other, one))]
     gains = [measured[0] - measured[chosen.argmin()] for chosen, measured in pairs]
@@ -154,7 +163,8 @@ def run_pilot(
         Score(name_of(arch), float(loss), 100 * float(hit), images)
         for arch, loss, hit in zip(members, losses, hits, strict=True)
     )
-    pilot = Pilot(*judge(found[0][0], found[1][0]), epochs, images, scores)
+    rival = DEFAULT if members[0].genotype == default_arch(data.img_size).genotype else LARGEST
+    pilot = Pilot(*judge(found[0][0], found[1][0]), epochs, images, scores, rival)
     if accelerator.is_main_process:
         write_json(folder / PILOT, {**asdict(pilot), "scores": [score.to_dict() for score in scores]})
     return pilot

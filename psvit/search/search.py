@@ -27,8 +27,8 @@ from psvit.files import sole_writer, write_json
 from psvit.latency.table import LatencyTable
 from psvit.models.build import check_tokens
 from psvit.search.budget import Budget, Prices, readable
-from psvit.search.build_space import build_space
-from psvit.search.choice import Choice, choose, keep_choice, kept_choice
+from psvit.search.build_space import build_space, default_member
+from psvit.search.choice import SLACK, Choice, choose, keep_choice, kept_choice
 from psvit.search.feasible_set import FeasibleSet
 from psvit.search.front import Ranked, rank, write_front
 from psvit.search.measured import latency_table, member_seconds
@@ -179,7 +179,10 @@ def _ranked(
         seconds["pilot_seconds"] = time.perf_counter() - started
         if not pilot.pays:
             ranked = rank(pilot.scores, feasible.space, feasible.prices)
-            return ranked, the_default(pilot, ranked), pilot, seconds
+            choice = by_the_first(accelerator, lambda: _default(pilot, ranked, feasible, config, accelerator))
+            if choice is not None:
+                return ranked, choice, pilot, seconds
+            say(f"pilot     {pilot.rival} does not keep the limit when it is measured: the search goes on")
     started = time.perf_counter()
     supernet, accelerator = train_supernet(feasible, training, data, say)
     trained = time.perf_counter()
@@ -188,6 +191,24 @@ def _ranked(
     ranked = rank(scores, feasible.space, feasible.prices)
     choice = by_the_first(accelerator, lambda: _choose(ranked, feasible, supernet, slices, config, accelerator))
     return ranked, choice, pilot, seconds
+
+
+def _default(
+    pilot: Pilot, ranked: list[Ranked], feasible: FeasibleSet, config: SearchConfig, accelerator: Accelerator
+) -> Choice | None:
+    """The default network as the choice; None if it does not keep the limit of latency when it is measured."""
+    folder, limit = Path(config.search.output), feasible.budget.latency
+    if (kept := kept_choice(folder, ranked)) is not None:
+        return kept
+    choice = the_default(pilot, ranked)
+    if limit is not None:
+        arch = ranked[choice.rank - 1].arch
+        (seconds,) = member_seconds([arch], feasible.space.shape, config, accelerator)
+        if seconds > SLACK * limit:
+            return None
+        choice = replace(choice, ms=1000 * seconds)
+    keep_choice(folder, choice, ranked)
+    return choice
 
 
 def _choose(
@@ -282,6 +303,9 @@ def _check(feasible: FeasibleSet, config: SearchConfig, accelerator: Accelerator
             )
         if config.evolution.storage:
             Storage(config.evolution.storage, "psvit")
+    if not config.search.resume and (config.scoring.ties == "latency" or feasible.budget.latency is not None):
+        like = default_member(feasible)
+        by_the_first(accelerator, lambda: member_seconds([like], feasible.space.shape, config, accelerator))
 
 
 def _train_config(config: SearchConfig) -> TrainConfig:

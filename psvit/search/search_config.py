@@ -85,7 +85,7 @@ class SpaceConfig(Config):
     """Which networks to search among.
 
     Args:
-        depth: number of layers, or least and greatest; by default 4 to 8 for images up to 96 px, else 12.
+        depth: number of layers, or least and greatest; by default 4 to 8 for images up to 96 px, else 8 to 12.
         stages: number of stages, or least and greatest; there is one more than poolings.
         max_share: longest run of S.
         earliest_pool: least number of layers before the first pooling.
@@ -96,7 +96,8 @@ class SpaceConfig(Config):
         mlps: to choose from, one or both of plain and local.
         mlp_ratios: hidden channels of the MLPs over the width, to choose from.
         pooling: 1d or 2d.
-        patch_size: side of a patch in pixels; by default 16, or an eighth of the side for images up to 96 px.
+        patch_size: side of a patch in pixels; by default 16, or for images up to 96 px the least power of 2 that leaves
+            8 x 8 tokens, at least 2.
         head_dim: channels of one attention head; by default 16 for images up to 96 px, else 32.
         least: networks that use less than this fraction of the budget are left out.
     """

@@ -76,7 +76,8 @@ def train_supernet(
         UserError, InterruptedTrainingError: see `psvit.tasks.classification.classify.train`.
     """
     accelerator = open_machine(config.machine)
-    config = with_learning_rate(config, family_of_layers(feasible.space.like.stem, ATTEND + SHARE))
+    stems = feasible.space.stems
+    config = with_learning_rate(config, family_of_layers("pool" if "pool" in stems else stems[0], ATTEND + SHARE))
     run = RunFolder(config, accelerator)
     seed_step(config.data.seed, INIT)
     with attention_for_training(accelerator.device):

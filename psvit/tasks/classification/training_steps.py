@@ -165,6 +165,11 @@ class TrainingSteps:
         if self.data is not None:
             if not isinstance(self.data.train, Source):
                 raise UserError(f"--data {self.data.name!r} is a stream: time a step on a set with images by number")
+            if len(self.data.train) < self.batch_size:
+                raise UserError(
+                    f"--batch-size {self.batch_size} is more than the {len(self.data.train):,} training images of "
+                    f"{self.data.name}: give a smaller one"
+                )
             return self.data
         channels, height, width = input_size
         rng, images = np.random.default_rng(0), NOISE_BATCHES * self.batch_size
