@@ -101,7 +101,7 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     parts = (
         ("claims.7-m-macs", r"results:claims\.7-m-macs: there is no such part: claims, groups, matrix, 6-m-macs"),
         ("claims.figure-9", r"README\.md: results:claims\.figure-9: there is no such figure"),
-        ("digits.claims", "only studies have parts"),
+        ("digits.claims", "only studies and sharing have parts"),
     )
     refuses(built, [(block(name), says) for name, says in parts], ValueError)
     for text, says in (("{broken", "is no JSON: Expecting"), ("[1]", "holds no JSON object, but a list")):
@@ -134,6 +134,31 @@ def test_a_benchmark() -> None:
     table = table_of(json.loads(json.dumps(report.to_dict()))).splitlines()
     assert table[3] == "| ours | float32 | 11.43 | 1.00 | 16 [12, 24] | 2.00 [2.00, 2.00] | 80% |"
     assert "Inference, batch 16; a CPU, 2 threads, torch 2.9.0; median" in table[-1]
+
+
+def test_the_tables_of_sharing() -> None:
+    case = {"mode": "eager", "part": "layer", "heads": 3, "head_dim": 64, "batch": 1}
+    timed = {
+        "skipped": None,
+        "ms": {"AA": 1.234, "AS": 0.9, "ASS": 0.8},
+        "ratio": {"AA": 1.0, "AS": 0.729, "ASS": 0.648, "ASS recomputed": 0.7},
+    }
+    rows = [{**case, "tokens": 49, **timed}, {**case, "tokens": 4096, "skipped": "a map takes 9 GB"}]
+    rows += [{**case, "tokens": 49, "mode": "onnx", **timed}]
+    ends = [{**case, "run": "AS", "slower_from": None}, {**case, "run": "ASS", "slower_from": 4096}]
+    machine = {"cpu": "a CPU", "cpus": 2, "threads": 1, "torch": "2.9.0", "load_before": 3.0}
+    config = {"dtype": "float32", "rounds": 3, "cpu_time": True}
+    data = {"layers": rows, "crossings": ends, "machine": machine, "config": config}
+    layers, modes = (table_of(data, part).splitlines() for part in ("layer", "modes"))
+    assert layers[:5] == [
+        "| tokens | 3 × 64, batch 1 |", "| --- | ---: |", "| 49 | 0.73 0.65 0.70 |", "| 4,096 |  |",
+        "| slower from | never 4,096 |",
+    ]  # fmt: skip
+    assert "3 rounds in turns of CPU time. The machine did other work beside: a load of 3 on 2 cores." in layers[-1]
+    assert modes[2:4] == ["| 1 | 49 | 1.23 0.9 0.8 |  | 1.23 0.9 0.8 |", "| 1 | 4,096 |  |  |  |"]
+    refuses(
+        lambda part: table_of(data, part), [("claims", "there is no such part: layer, attention, modes")], ValueError
+    )
 
 
 def test_the_tables_of_a_study() -> None:

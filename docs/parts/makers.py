@@ -30,6 +30,7 @@ MADE_BY = {
     "search-ranking": f"{BENCHMARKS}ranking.py report",
     "search-scoring": f"{BENCHMARKS}scoring.py",
     "search-worth": f"{BENCHMARKS}search_worth.py report",
+    "sharing": f"{BENCHMARKS}sharing.py",
     "speedup": f"{BENCHMARKS}speedup.py",
 }
 """The command of each file by its name, without the flag that names the file. Pages tell what comes before it."""

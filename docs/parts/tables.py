@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from parts.sharing_tables import sharing
 from psvit.analysis.analysis_page import layer_table
 from psvit.arch.arch import Arch
 from psvit.pipeline.compare import standard_error
@@ -23,8 +24,10 @@ def table_of(data: Data, part: str = "") -> str:
     """
     if "study" in data:
         return study(data, part)
+    if "crossings" in data:
+        return sharing(data, part)
     if part:
-        raise ValueError("only studies have parts")
+        raise ValueError("only studies and sharing have parts")
     for key, render in KINDS.items():
         if key in data:
             return render(data)
