@@ -6,12 +6,14 @@ Runs of layers take turns: AA with the fused kernel, AA with explicit maps, AS, 
 queries and keys, from which the fused kernel recomputes the map; whole layers and their attention alone, in eager mode.
 In torch.compile and ONNX Runtime: whole layers of one width. ONNX files have no fused attention.
 All in float32, with freed memory kept. Times are per layer, since runs differ in length; ratios are to AA of the same
-round. Under ten minutes on two quiet cores. --small is a first look, without torch.compile, in a minute or two.
+round. A quarter of an hour on two quiet cores; --output is written after every case, and goes on where it was cut off.
+--small is a first look, without torch.compile, in a minute or two.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import time
@@ -195,10 +197,19 @@ def main() -> None:
     parser.add_argument("--cpu-time", action="store_true", help="for a busy machine, and one thread: CPU time counts")
     arguments = parser.parse_args()
     clock = time.process_time if arguments.cpu_time else time.perf_counter
+    config = {
+        "small": arguments.small,
+        "rounds": arguments.rounds,
+        "cpu_time": arguments.cpu_time,
+        "dtype": "float32",
+    }
     keep_freed_memory(largest=True)
-    load, rows = os.getloadavg()[0], []
+    machine, rows = {"load_before": os.getloadavg()[0]}, kept(arguments.output, config)
     with TemporaryDirectory() as folder, cpu_threads(arguments.threads), fresh_compiler():
+        machine |= machine_info(torch.device("cpu"))
         for case in cases(arguments.small):
+            if any(row.items() >= asdict(case).items() for row in rows):
+                continue
             row: dict[str, Any] = {**asdict(case), "skipped": case.skipped()}
             if not row["skipped"]:
                 try:
@@ -208,16 +219,18 @@ def main() -> None:
             print(*asdict(case).values(), row["skipped"] or {run: f"{x:.2f}" for run, x in row["ratio"].items()},
                   flush=True)  # fmt: skip
             rows.append(row)
-        machine = {**machine_info(torch.device("cpu")), "load_before": load}
-    if arguments.output:
-        config = {
-            "small": arguments.small,
-            "rounds": arguments.rounds,
-            "cpu_time": arguments.cpu_time,
-            "dtype": "float32",
-        }
-        found = {"config": config, "machine": machine, "layers": rows, "crossings": crossings(rows)}
-        write_json(arguments.output, found)
+            if arguments.output:
+                found = {"config": config, "machine": machine, "layers": rows, "crossings": crossings(rows)}
+                write_json(arguments.output, found)
+
+
+def kept(output: Path | None, config: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a run that was cut off: of the same settings, on the same machine."""
+    if output is None or not output.is_file():
+        return []
+    before = json.loads(output.read_text(encoding="utf-8"))
+    same = before["config"] == config and machine_info(torch.device("cpu")).items() <= before["machine"].items()
+    return list(before["layers"]) if same else []
 
 
 if __name__ == "__main__":
