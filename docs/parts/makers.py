@@ -13,6 +13,8 @@ MADE_BY = {
     "fashion-mnist-searched": (
         f"{FASHION} --limit 12000 --budget 6M --epochs 6 --models deit resnet18 psvit_2d searched"
     ),
+    "benchmark-plus": "psvit benchmark deit_tiny_patch16_224 psvit_plus_tiny psvit_2d_tiny psvit_1d_tiny --rounds 21",
+    "benchmark-train": "psvit benchmark auto resnet18 --train --data fashion-mnist --batch-size 128 --threads 1",
     "benchmark-tiny": (
         "psvit benchmark deit_tiny_patch16_224 psvit_2d_tiny psvit_1d_tiny --dtype float32 bfloat16 --rounds 21"
     ),
