@@ -86,7 +86,7 @@ def test_the_verdict_is_two_deviations() -> None:
 def test_the_default_in_a_space() -> None:
     default = default_arch(28)
     space = Space(
-        depth=(4, 8), stages=(1, 3), widths=((16, 32), (32, 48), (48, 80)), like=default,
+        depth=(4, 8), stages=(1, 3), widths=((16, 32), (32, 64), (64, 112)), like=default,
         img_size=28, in_chans=1, num_classes=10,
     )  # fmt: skip
     found = default_member(FeasibleSet(space, Budget(macs=1.05 * cost.macs(default, 28, 1, 10)), least=0.5))
@@ -94,7 +94,7 @@ def test_the_default_in_a_space() -> None:
     half = FeasibleSet(space, Budget(macs=0.5 * cost.macs(default, 28, 1, 10)), least=0.5)
     narrower = default_member(half)
     assert narrower in half
-    assert (narrower.genotype, narrower.widths) == (default.genotype, (16, 32, 48))
+    assert (narrower.genotype, narrower.widths) == (default.genotype, (16, 32, 64))
     other = FeasibleSet(SPACE, Budget(macs=1e6))
     assert default_member(other) == other.nearest()
 

@@ -38,12 +38,16 @@ SMALL = 96
 
 
 def default_arch(img_size: int | tuple[int, int] = 224) -> Arch:
-    """psvit_plus_tiny; for images of at most 96 pixels a small network of its kind with at most 8 x 8 tokens."""
+    """psvit_plus_tiny; for images of at most 96 pixels a small network of its kind with at most 8 x 8 tokens.
+
+    Four wide layers, since seven narrow ones take a third longer and were not better on a validation split of
+    Fashion-MNIST (6 M MACs, 4 epochs, three seeds; the study ladder trains both).
+    """
     side = max(image_sides(img_size))
     if side > SMALL:
         return VARIANTS["psvit_plus_tiny"]
     patch_size = max(2, 1 << (ceil(side / 8) - 1).bit_length())  # a stem halves, so a power of 2
-    return Arch("AS-ASS-AS", widths=(32, 48, 80), head_dim=16, patch_size=patch_size, **PLUS)
+    return Arch("A-AS-A", widths=(32, 64, 112), head_dim=16, patch_size=patch_size, **PLUS)
 
 
 def paper_arch(img_size: int | tuple[int, int] = 224) -> Arch:
