@@ -6,14 +6,21 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from accelerate import Accelerator
 from tiny import Cli
 
+from psvit import cost
+from psvit.arch.variants import default_arch
+from psvit.data.data_config import DataConfig
+from psvit.data.datasets import open_data
 from psvit.pipeline.compare import best_on_validation, comparison_table
+from psvit.pipeline.run import _searched
 from psvit.pipeline.run_config import RunAllConfig
 from psvit.pipeline.run_page import run_page, to_use
+from psvit.search.search import Found
 
 
 def row(name: str, validation: float | None, loss: float | None, test: float, folder: Path = Path()) -> dict[str, Any]:
@@ -43,6 +50,21 @@ def test_ties_go_to_the_fastest() -> None:
     assert best_on_validation(rows) == "tied"
     _, why = to_use({"rows": rows, "chosen": "tied"})
     assert why == "the fastest of those within one standard error of the best on the validation split (90.00 %)"
+
+
+def test_a_network_is_not_trained_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the search took the default network, psvit_plus is the same."""
+    data, said = open_data(DataConfig("digits", limit=64)), list[str]()
+    found = Found(cost.scale_to(default_arch(8), 1e6, 8, 1, 10), cast(Any, None), data, Path())
+    monkeypatch.setattr("psvit.pipeline.run.random_member", lambda *_: found.arch.plain())
+    config = RunAllConfig()
+    for models, left in (
+        (("psvit_plus", "plain_twin", "searched"), ["plain_twin", "searched"]),
+        (("psvit_plus", "plain_twin"), ["psvit_plus", "plain_twin"]),
+    ):
+        chosen = replace(config, compare=replace(config.compare, models=models))
+        assert list(_searched(chosen, found, data, Accelerator(cpu=True), said.append)) == left
+    assert said == ["left out  psvit_plus: it is the network of searched"]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ ANALYZE = "psvit analyze {} --data fashion-mnist --validation 0.05 --output runs
 
 MADE_BY = {
     **{name: f"psvit study {name}" for name in ("ablation", "claims", "data-size", "transfer")},
-    "digits": "psvit run --data digits --budget 6M --epochs 12 --output runs/quickstart",
+    "digits": (
+        "psvit run --data digits --budget 3M --epochs 40 --supernet-epochs 12 --hflip 0 --output runs/quickstart"
+    ),
     "fashion-mnist": f"{FASHION} --validation 0.05 --macs 12M --epochs 8 --models deit resnet18 psvit_1d psvit_2d",
     "fashion-mnist-searched": (
         f"{FASHION} --limit 12000 --budget 6M --epochs 6 --models deit resnet18 psvit_2d searched"

@@ -145,9 +145,14 @@ def _searched(
     networks: dict[str, ModelConfig] = {}
     for name in config.compare.models:
         try:
-            networks |= baselines(replace(config.compare, models=(name,)), data, given, macs)
+            made = baselines(replace(config.compare, models=(name,)), data, given, macs)
         except cost.UnreachableError as error:
             say(f"left out  {name}: {error}")
+            continue
+        if name != "searched" and "searched" in config.compare.models and made[name] == given["searched"]:
+            say(f"left out  {name}: it is the network of searched")
+        else:
+            networks |= made
     return networks
 
 
