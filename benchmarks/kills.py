@@ -31,7 +31,7 @@ from psvit.cli import main as command
 from psvit.engine.memory import keep_freed_memory
 from psvit.files import write_json
 
-FREE = {"output", "resume", "overwrite", "results", "checkpoint", "images_per_second", "threads"}
+FREE = {"output", "resume", "overwrite", "results", "checkpoint", "images_per_second", "threads", "latency_ms"}
 """What may differ: where it is kept, how it was started, how fast it was."""
 
 

@@ -48,7 +48,8 @@ def test_ties_go_to_the_fastest() -> None:
     figures = {"best": (90.0, 5.0), "tied": (87.5, 3.05), "fastest": (87.0, 3.0), "worse": (86.9, 1.0)}
     rows = [{**row(name, top1, 0.5, 50.0), "latency_ms": ms} for name, (top1, ms) in figures.items()]
     assert best_on_validation(rows) == "tied"
-    _, why = to_use({"rows": rows, "chosen": "tied"})
+    assert best_on_validation([{**row, "macs": 1000 + row["latency_ms"]} for row in rows], "macs") == "best"
+    _, why = to_use({"rows": rows, "chosen": "tied", "config": {}})
     assert why == "the fastest of those within one standard error of the best on the validation split (90.00 %)"
 
 

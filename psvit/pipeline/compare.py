@@ -16,7 +16,7 @@ from psvit.engine.train_config import RunConfig, TrainConfig
 from psvit.engine.trainer import DivergedError
 from psvit.pipeline.run_config import CompareConfig
 from psvit.report.tables import Table
-from psvit.search.choice import SLACK
+from psvit.search.choice import SLACK, Ties
 from psvit.tasks.classification.classify import train
 from psvit.tasks.classification.evaluate import evaluate_checkpoint
 
@@ -70,12 +70,16 @@ def compare(
     return rows
 
 
-def best_on_validation(rows: Sequence[Mapping[str, Any]]) -> str | None:
+def best_on_validation(rows: Sequence[Mapping[str, Any]], ties: Ties = "latency") -> str | None:
     """The name of the network to use: of those that validation cannot tell from the best, the fastest on this machine.
 
     Cannot be told: at most one standard error of the best one's accuracy behind it. What takes up to 2 % more is as
-    fast; of these the best. Without ``latency_ms`` in every row the best of all (ties: lowest loss). The choice does
-    not see the test split, so the test metrics of the chosen network are not biased by it.
+    fast; of these the best. Without ``latency_ms`` in every row the best of all (equally many right: lowest loss). The
+    choice does not see the test split, so the test metrics of the chosen network are not biased by it.
+
+    Args:
+        rows: of `compare`, timed.
+        ties: which of the networks that cannot be told apart: the fastest, or that of fewest MACs.
 
     Returns:
         The name; None without a validation split.
@@ -87,12 +91,13 @@ def best_on_validation(rows: Sequence[Mapping[str, Any]]) -> str | None:
         return row["validation_top1"], -row["validation_loss"]
 
     best = max(rows, key=score)
-    if any(row.get("latency_ms") is None for row in rows):
+    cost = "macs" if ties == "macs" else "latency_ms"
+    if any(row.get(cost) is None for row in rows):
         return str(best["name"])
     least = best["validation_top1"] - standard_error(best["validation_top1"], best["validation_images"])
     tied = [row for row in rows if row["validation_top1"] >= least]
-    fastest = min(row["latency_ms"] for row in tied)
-    return str(max((row for row in tied if row["latency_ms"] <= SLACK * fastest), key=score)["name"])
+    least_cost = min(row[cost] for row in tied)
+    return str(max((row for row in tied if row[cost] <= SLACK * least_cost), key=score)["name"])
 
 
 def error_ratio(top1: float, first: float) -> float | None:

@@ -96,7 +96,12 @@ def run(config: RunAllConfig, say: Callable[[str], None] = print) -> dict[str, A
         rows = by_the_first(accelerator, partial(_timed, folder, rows, config, accelerator, say))
         if main and config.data.image_cache_dir is None:
             remove_cache(folder)
-        results = {"config": _record(config), "data": data.name, "rows": rows, "chosen": best_on_validation(rows)}
+        results = {
+            "config": _record(config),
+            "data": data.name,
+            "rows": rows,
+            "chosen": best_on_validation(rows, config.scoring.ties),
+        }
         if config.searches:
             results["pilot"] = (search_data(folder) or {}).get("pilot")
         if main:

@@ -85,7 +85,8 @@ def to_use(results: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
     most = max(other["validation_top1"] for other in rows)
     if row["validation_top1"] == most:
         return row, f"the best on the validation split with {most:.2f} %"
-    return row, f"the fastest of those within one standard error of the best on the validation split ({most:.2f} %)"
+    cheapest = "smallest" if results["config"].get("scoring", {}).get("ties") == "macs" else "fastest"
+    return row, f"the {cheapest} of those within one standard error of the best on the validation split ({most:.2f} %)"
 
 
 def _asked(
