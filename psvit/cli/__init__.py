@@ -46,9 +46,9 @@ try: psvit show ASAS-ASSA-AS --img-size 224
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that `argv` names; returns the exit code: 0, or 2 after a user's mistake or Ctrl-C."""
     try:
-        for stream in (sys.stdout, sys.stderr):  # print labels and paths that the terminal cannot encode
+        for stream in (sys.stdout, sys.stderr):  # labels that a terminal cannot encode; a log shows each line at once
             if isinstance(stream, TextIOWrapper):
-                stream.reconfigure(errors="backslashreplace")
+                stream.reconfigure(errors="backslashreplace", line_buffering=True)
         arguments = list(sys.argv[1:] if argv is None else argv)
         if not arguments or arguments[0] in ("-h", "--help", "help"):
             print(HELP)

@@ -80,10 +80,11 @@ class Pilot:
     @property
     def why(self) -> str:
         """The figures and the verdict, as a sentence."""
+        beats = "beats" if self.gain >= 0 else "is behind"
         return (
             f"under two supernets of {self.epochs} epochs that differ in their seed, {len(self.scores) - 1} networks "
             f"have a standard deviation of {self.spread:.4f} nats between each other and of {self.noise:.4f} between "
-            f"seeds; the best beats {self.rival} by {self.gain:.4f}, and {NEEDED * self.noise:.4f} would be "
+            f"seeds; the best {beats} {self.rival} by {abs(self.gain):.4f}, and {NEEDED * self.noise:.4f} would be "
             f"needed: a search {'can pay' if self.pays else 'cannot be told from chance'}"
         )
 
