@@ -18,7 +18,8 @@ from pathlib import Path
 from parts.figures import of_code, row_of
 from parts.from_code import FROM_CODE
 from parts.makers import how_to_make
-from parts.tables import Data, table_of
+from parts.noted import Data
+from parts.tables import table_of
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from parts.noted import Data
 from psvit.report.tables import Table, to_markdown
 
-Data = Mapping[str, Any]
 BASE, SHARING, RECOMPUTED = "AA", ("AS", "ASS"), "ASS recomputed"
 MODES = {"eager": "eager", "compile": "torch.compile", "onnx": "ONNX Runtime"}
 PARTS = {"layer": "whole layers", "attention": "their attention alone"}
