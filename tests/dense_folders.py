@@ -1,18 +1,18 @@
 """Folders of boxes and masks as COCO, Pascal VOC and others lay them out, and what opens them."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from numpy.typing import ArrayLike
 from PIL import Image
+from refusals import refusal_of
 
 from psvit.data.objects.object_sets import DenseData, open_class_maps, open_objects
 from psvit.data.objects.objects import Objects
 from psvit.data.objects.objects_config import DenseDataConfig
-from psvit.errors import UserError
 
 WIDTH, HEIGHT = 20, 16
 SQUARE = [2, 3, 8, 3, 8, 9, 2, 9]
@@ -83,12 +83,7 @@ def filled(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
     return mask
 
 
-def refusal(root: Path, **config: Any) -> str:
-    """The one line by which a folder is refused."""
-    with pytest.raises(UserError) as error:
-        opened(root, **config)
-    assert "\n" not in str(error.value)
-    return str(error.value)
+refusal = partial(refusal_of, opened)
 
 
 def xml(*objects: str, size: str = "<size><width>20</width><height>16</height></size>") -> str:

@@ -1,4 +1,4 @@
-"""Wrong values in a table: each is refused by the rule that it breaks."""
+"""Wrong values, each refused in one line by the rule that it breaks."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -20,3 +20,11 @@ def refuses(call: Callable[[Any], object], cases: Iterable[tuple[Any, str]], kin
             assert "\n" not in said, f"{given!r} is refused in several lines"
         else:
             pytest.fail(f"{given!r} is not refused")
+
+
+def refusal_of(call: Callable[..., object], *given: Any, **config: Any) -> str:
+    """The one line by which `call` refuses its arguments."""
+    with pytest.raises(UserError) as error:
+        call(*given, **config)
+    assert "\n" not in str(error.value)
+    return str(error.value)

@@ -3,21 +3,18 @@
 import os
 import shutil
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
 from image_folders import APPLE_DOUBLE, COMPOSED, DECOMPOSED, by_split, classes, fill, labels, opened, picture
 from PIL import features
+from refusals import refusal_of
 
 from psvit.data.image_files import find_images, images_in
 from psvit.errors import UserError
 
-
-def refused(root: Path, **config: object) -> str:
-    with pytest.raises(UserError) as caught:
-        opened(root, **config)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+refused = partial(refusal_of, opened)
 
 
 # ---- which files count

@@ -1,5 +1,6 @@
 """Masks as people have them: what their numbers, colours and palettes mean, and in which file formats."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,9 @@ import numpy as np
 import pytest
 from dense_folders import blobs, drawn, maps, mask_file, save, write
 from PIL import Image
+from refusals import refusal_of
 
 from psvit.data.objects.object_sets import DenseData
-from psvit.errors import UserError
 
 
 def smoothed(mask: np.ndarray) -> np.ndarray:
@@ -27,11 +28,7 @@ def set_of(root: Path, *masks: np.ndarray, ending: str = ".png", **how: Any) -> 
     return root
 
 
-def refused(root: Path, **config: Any) -> str:
-    with pytest.raises(UserError) as error:
-        maps(root, **config)
-    assert "\n" not in str(error.value)
-    return str(error.value)
+refused = partial(refusal_of, maps)
 
 
 def note(data: DenseData, part: str) -> str:

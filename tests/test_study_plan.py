@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from refusals import refusal_of
 from tiny import CPU, Cli
 
 from psvit.arch.model_config import ModelConfig
@@ -125,10 +126,7 @@ def in_group(**entries: Any) -> dict[str, Any]:
 
 def refused(write: Write, data: Any) -> str:
     """The one line by which a study is refused."""
-    with pytest.raises(UserError) as error:
-        read_study(str(write(data)))
-    assert "\n" not in str(error.value)
-    return str(error.value)
+    return refusal_of(read_study, str(write(data)))
 
 
 def test_an_unknown_setting_is_named_wherever_it_stands(write: Write) -> None:
