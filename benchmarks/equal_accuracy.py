@@ -27,6 +27,8 @@ from psvit.engine.open_model import load_checkpoint
 from psvit.export.graph import to_onnx
 from psvit.export.runtime import open_session
 from psvit.files import write_json
+from psvit.latency.benchmark_config import LatencyConfig
+from psvit.latency.measure import inference
 from psvit.latency.timing import MIN_SECONDS, Stopwatch, seconds_in_turns
 from psvit.models.fold import for_inference
 from psvit.studies.definition import slug
@@ -55,13 +57,7 @@ def call(checkpoint: Path, runtime: str, batch: int, file: Path, threads: int) -
         if not file.exists():
             file.write_bytes(to_onnx(model, size).SerializeToString())
         return partial(open_session(file, threads).run, None, {"images": images.numpy()})
-    served = for_inference(model, CPU, torch.float32)
-
-    def infer() -> None:
-        with torch.inference_mode():
-            served(images)
-
-    return infer
+    return inference(for_inference(model, CPU, torch.float32), (images,), LatencyConfig())
 
 
 def main() -> None:

@@ -204,9 +204,10 @@ def main() -> None:
         "dtype": "float32",
     }
     keep_freed_memory(largest=True)
-    machine, rows = {"load_before": os.getloadavg()[0]}, kept(arguments.output, config)
+    load = os.getloadavg()[0]
     with TemporaryDirectory() as folder, cpu_threads(arguments.threads), fresh_compiler():
-        machine |= machine_info(torch.device("cpu"))
+        machine = machine_info(torch.device("cpu"))
+        rows = kept(arguments.output, config, machine)
         for case in cases(arguments.small):
             if any(row.items() >= asdict(case).items() for row in rows):
                 continue
@@ -220,16 +221,19 @@ def main() -> None:
                   flush=True)  # fmt: skip
             rows.append(row)
             if arguments.output:
-                found = {"config": config, "machine": machine, "layers": rows, "crossings": crossings(rows)}
-                write_json(arguments.output, found)
+                told = {**machine, "load_before": load}
+                write_json(
+                    arguments.output,
+                    {"config": config, "machine": told, "layers": rows, "crossings": crossings(rows)},
+                )
 
 
-def kept(output: Path | None, config: dict[str, Any]) -> list[dict[str, Any]]:
+def kept(output: Path | None, config: dict[str, Any], machine: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of a run that was cut off: of the same settings, on the same machine."""
     if output is None or not output.is_file():
         return []
     before = json.loads(output.read_text(encoding="utf-8"))
-    same = before["config"] == config and machine_info(torch.device("cpu")).items() <= before["machine"].items()
+    same = before["config"] == config and machine.items() <= before["machine"].items()
     return list(before["layers"]) if same else []
 
 

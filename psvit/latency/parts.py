@@ -30,7 +30,7 @@ from psvit.models.build import build_arch
 from psvit.models.fold import for_inference
 from psvit.models.psvit import PSViT
 
-FORMAT = 3
+FORMAT = 4
 """Version of how parts are built and measured; tables of other versions are measured again."""
 
 WHOLE = 24
