@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from tiny import Cli, config, read, stop_at
 
 from psvit.arch.model_config import ModelConfig
 from psvit.engine import learning_rates
-from psvit.engine.learning_rates import BASE_LR, TUNED, family_of, with_learning_rate
+from psvit.engine.learning_rates import BASE_LR, family_of, with_learning_rate
 from psvit.engine.recipes import RECIPES, fitting, recipe_named
 from psvit.engine.train_config import light
 from psvit.studies.study_file import read_study
@@ -23,13 +22,17 @@ TUNING = Path(__file__).parent.parent / "docs" / "results" / "tuning.json"
     ("model", "family"),
     [
         (ModelConfig.of("AAA"), "deit"),
-        (ModelConfig.of("AS-A"), "psvit"),
-        (ModelConfig.of("AAA", stem="conv"), "psvit"),
-        (ModelConfig.of("psvit_1d_small"), "psvit"),
+        (ModelConfig.of("AS-A"), "psvit_2d"),
+        (ModelConfig.of("AAA", stem="conv"), "psvit_2d"),
+        (ModelConfig.of("psvit_1d_small"), "psvit_1d"),
+        (ModelConfig.of("AS-A", stem="pool"), "psvit_plus"),
+        (ModelConfig.of("AAA", stem="pool"), "plain_twin"),
         (ModelConfig.of("deit_tiny_patch16_224"), "deit"),
         (ModelConfig.of("vit_small_patch16_224"), "deit"),
-        (ModelConfig.of("resnet18"), "resnet"),
+        (ModelConfig.of("resnet34d"), "resnet18"),
+        (ModelConfig.of("resnet101"), "resnet50"),
         (ModelConfig.of("convnext_tiny"), "other"),
+        (ModelConfig.of("auto"), "psvit_plus"),
         (ModelConfig.of("auto", stem="patch", genotype="AAA"), "deit"),
     ],
 )  # fmt: skip
@@ -42,14 +45,14 @@ def test_a_given_learning_rate_wins() -> None:
         asked = config(**given) if "base_lr" in given else config(base_lr=None, **given)
         assert with_learning_rate(asked) == asked
     other = with_learning_rate(config(base_lr=None, model=ModelConfig.of("resnet18")))
-    assert other.recipe.scaled_lr(2) == BASE_LR["resnet"] * 32 / 512
+    assert other.recipe.scaled_lr(2) == BASE_LR["resnet18"] * 32 / 512
     with pytest.raises(ValueError, match="that of the network's family"):
         light().scaled_lr(1)
 
 
 def test_a_checkpoint_has_the_family_of_its_network(trained: Path, tmp_path: Path) -> None:
-    assert family_of(ModelConfig.of(str(trained))) == "psvit"
-    for name, family in (("vit_tiny_patch16_224", "deit"), ("resnet10t", "resnet")):
+    assert family_of(ModelConfig.of(str(trained))) == "psvit_2d"
+    for name, family in (("vit_tiny_patch16_224", "deit"), ("resnet10t", "resnet18")):
         folder = tmp_path / name
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps({"architecture": name}))
@@ -67,9 +70,9 @@ def test_a_resumed_run_keeps_its_learning_rate(cli: Cli, tmp_path: Path, monkeyp
         said = cli.refused(*words, "--output", tmp_path / "run")
         assert "stopped" in said
     kept = read(tmp_path / "run" / "run_config.json")["config"]["recipe"]
-    assert (kept["base_lr"], kept["lr"]) == (BASE_LR["psvit"], None)
-    before = BASE_LR["psvit"]
-    monkeypatch.setitem(learning_rates.BASE_LR, "psvit", 1.0)
+    assert (kept["base_lr"], kept["lr"]) == (BASE_LR["psvit_2d"], None)
+    before = BASE_LR["psvit_2d"]
+    monkeypatch.setitem(learning_rates.BASE_LR, "psvit_2d", 1.0)
     said = cli.ok(*words, "--output", tmp_path / "run", "--resume")
     assert f"lr        {before * 16 / 512:.3g} = {before:g} x 16 / 512" in said
     assert "lr        0.0312 = 1 x 16 / 512" in cli.ok(*words, "--output", tmp_path / "new")
@@ -86,17 +89,14 @@ def test_the_recipe_that_fits() -> None:
     assert [recipe_named("auto", 4, side).augment.shift for side in (8, 28, 64, 224)] == [1, 2, 5, 0]
 
 
-@pytest.mark.skipif(not TUNING.is_file(), reason="its study has not been run")
 def test_the_learning_rates_are_the_best_of_their_study() -> None:
-    groups = json.loads(TUNING.read_text(encoding="utf-8"))["groups"]
     top1: dict[str, dict[float, float]] = {}
-    for group in groups:
+    for group in json.loads(TUNING.read_text(encoding="utf-8"))["groups"]:
         for row in group["rows"]:
             if row["mean"] is not None:  # a training that diverged is no best
                 top1.setdefault(row["label"], {})[4 * row["lr"]] = row["mean"]
-    for family, networks in TUNED.items():
-        rates = set.intersection(*(set(top1[name]) for name in networks))
-        assert BASE_LR[family] == max(rates, key=lambda rate: fmean(top1[name][rate] for name in networks)), family
+    best = {name: max(rates, key=rates.__getitem__) for name, rates in top1.items()}
+    assert best == {name: rate for name, rate in BASE_LR.items() if name != "other"}
 
 
 def test_the_ladder_is_trained_at_the_learning_rate_of_its_top() -> None:
@@ -109,8 +109,8 @@ def test_the_study_holds_all_that_is_tuned() -> None:
     study = read_study("tuning")
     assert study.reads == "validation"
     rates = [group.recipe.lr for group in study.groups]
-    assert rates == [1e-3, 2e-3, 4e-3, 8e-3]
-    wanted = {name for networks in TUNED.values() for name in networks}
+    assert rates == [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2]
+    wanted = {*BASE_LR} - {"other"}
     assert all({network.label for network in group.networks} == wanted for group in study.groups)
     assert {group.recipe.batch_size for group in study.groups} == {128}
     same: Any = {replace(group, name="", recipe=replace(group.recipe, lr=None)) for group in study.groups}

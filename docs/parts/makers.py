@@ -7,7 +7,7 @@ FASHION = "psvit run --data fashion-mnist"
 ANALYZE = "psvit analyze {} --data fashion-mnist --validation 0.05 --output runs/{}"
 
 MADE_BY = {
-    **{name: f"psvit study {name}" for name in ("ablation", "claims", "data-size", "transfer")},
+    **{name: f"psvit study {name}" for name in ("ablation", "claims", "data-size", "transfer", "tuning")},
     "digits": (
         "psvit run --data digits --budget 3M --epochs 40 --supernet-epochs 12 --hflip 0 --output runs/quickstart"
     ),

@@ -14,29 +14,26 @@ from psvit.engine.checkpoints import read_json
 from psvit.engine.resuming import RUN_CONFIG
 from psvit.engine.train_config import LearnConfig
 
-Family = Literal["deit", "psvit", "psvit_plus", "resnet", "other"]
+Family = Literal["deit", "psvit_1d", "psvit_2d", "psvit_plus", "plain_twin", "resnet18", "resnet50", "other"]
 
 BASE_LR: dict[Family, float] = {
-    "deit": 4e-3,
-    "psvit": 4e-3,
+    "deit": 1.6e-2,
+    "psvit_1d": 1.6e-2,
+    "psvit_2d": 3.2e-2,
     "psvit_plus": 1.6e-2,
-    "resnet": 1.6e-2,
+    "plain_twin": 3.2e-2,
+    "resnet18": 3.2e-2,
+    "resnet50": 8e-3,
     "other": 4e-3,
 }
 """AdamW's learning rate for a global batch of 512 images, by family.
 
-Placeholders from a prototype, until docs/results/tuning.json holds the results of ``psvit study tuning``: then each is
-the best of the study's grid on the validation split, for the `TUNED` networks of the family together. Other models of
-timm are not tuned; they take DeiT's.
+Each is the best of one grid on the validation split for the network of this name (``psvit study tuning``,
+docs/results/tuning.json). Other models of timm are not tuned.
 """
 
-TUNED: dict[Family, tuple[str, ...]] = {
-    "deit": ("deit",),
-    "psvit": ("psvit_1d", "psvit_2d"),
-    "psvit_plus": ("psvit_plus", "plain_twin"),
-    "resnet": ("resnet18", "resnet50"),
-}
-"""The networks of the study tuning, by family."""
+LAYERS = ("stem", "genotype", "pooling")
+BASIC_BLOCKS = ("resnet10t", "resnet18", "resnet34")
 
 Learn = TypeVar("Learn", bound=LearnConfig)
 
@@ -75,8 +72,10 @@ def _recorded(config: LearnConfig) -> dict[str, Any] | None:
 def family_of(model: ModelConfig) -> Family:
     """The family of a network.
 
-    ``deit``: plain networks on patches, DeiTs and ViTs of timm; ``psvit``: pooled or shared; ``psvit_plus``: with a
-    pooling stem, the plain twin too; ``resnet``: ResNets of timm; ``other``: any other model of timm.
+    ``deit``: plain networks on patches, DeiTs and ViTs of timm; ``psvit_1d`` and ``psvit_2d``: pooled or shared, on
+    patches or behind convolutions; ``psvit_plus``: behind a pooling stem; ``plain_twin``: behind it, but neither
+    pooled nor shared; ``resnet18``: ResNets of timm with basic blocks; ``resnet50``: the other ResNets; ``other``: any
+    other model of timm.
 
     Raises:
         UserError: a checkpoint that cannot be read.
@@ -84,27 +83,31 @@ def family_of(model: ModelConfig) -> Family:
     network = model.network
     if isinstance(network, Auto):
         usual = default_arch()
-        asked = {"stem": usual.stem, "genotype": usual.genotype, **network.changes}
-        return family_of_layers(asked["stem"], asked["genotype"])
+        return family_of_layers(**{name: network.changes.get(name, getattr(usual, name)) for name in LAYERS})
     if isinstance(network, Arch):
-        return family_of_layers(network.stem, network.genotype)
+        return family_of_layers(network.stem, network.genotype, network.pooling)
     if not isinstance(network, Checkpoint):
         return _family_of_timm(network.name)
     config = read_json(network.folder)
     arch = config.get("psvit", {}).get("arch")
     if arch is None:
         return _family_of_timm(str(config.get("architecture")))
-    return family_of_layers(arch.get("stem", "patch"), arch.get("genotype", ""))
+    return family_of_layers(arch.get("stem", Arch.stem), arch.get("genotype", ""), arch.get("pooling", Arch.pooling))
 
 
-def family_of_layers(stem: str, genotype: str) -> Family:
-    """The family of an Arch with this stem and genotype."""
+def family_of_layers(stem: str, genotype: str, pooling: str) -> Family:
+    """The family of an Arch with these fields."""
+    plain = set(genotype) == {ATTEND}
     if stem == "pool":
-        return "psvit_plus"
-    return "deit" if stem == "patch" and set(genotype) == {ATTEND} else "psvit"
+        return "plain_twin" if plain else "psvit_plus"
+    if plain and stem == "patch":
+        return "deit"
+    return "psvit_1d" if pooling == "1d" else "psvit_2d"
 
 
 def _family_of_timm(name: str) -> Family:
+    if name.startswith(BASIC_BLOCKS):
+        return "resnet18"
     if name.startswith("resnet"):
-        return "resnet"
+        return "resnet50"
     return "deit" if name.startswith(("deit", "vit_")) else "other"

@@ -87,6 +87,7 @@ def _texts(arch: Arch, img_size: cost.ImgSize, in_chans: int, num_classes: int) 
     (height, width), layers = image_sides(img_size), cost.layer_costs(arch, img_size, in_chans, num_classes)
     total = sum(layer.macs for layer in layers)
     grids = [str(columns) if rows == 1 else f"{rows}×{columns}" for rows, columns in arch.grids(image_sides(img_size))]
+    counted = [f"{grid} token{'s' * (grid != '1')}" for grid in grids]
 
     def part(stage: int, *kinds: str) -> str:
         percent = 100 * sum(layer.macs for layer in layers if layer.stage == stage and layer.kind in kinds) / total
@@ -99,19 +100,19 @@ def _texts(arch: Arch, img_size: cost.ImgSize, in_chans: int, num_classes: int) 
         how = f"convolutions {halving}, down to {stride} pixels a token"
     texts = {
         "image": f"image, {height} × {width} pixels, {in_chans} channel{'s' * (in_chans > 1)}",
-        "to 0": f"{how} → {grids[0]} tokens; {part(0, 'embed')}",
+        "to 0": f"{how} → {counted[0]}; {part(0, 'embed')}",
         "head": f"head: {'class token' if arch.class_token else 'average of the tokens'} → {num_classes:,} classes; "
         f"{part(len(grids) - 1, 'head')}",
     }
-    for stage, (grid, channels, heads) in enumerate(zip(grids, arch.widths, arch.num_heads, strict=True)):
+    for stage, (tokens, channels, heads) in enumerate(zip(counted, arch.widths, arch.num_heads, strict=True)):
         texts[f"stage {stage}"] = (
-            f"stage {stage + 1}: {grid} tokens, {channels} channels, {heads} head{'s' * (heads > 1)}; "
+            f"stage {stage + 1}: {tokens}, {channels} channels, {heads} head{'s' * (heads > 1)}; "
             f"{part(stage, ATTEND, SHARE)}"
         )
         if stage:
             before = arch.widths[stage - 1]
             wider = f"{before} → {channels} channels" if before != channels else f"{channels} channels"
-            texts[f"to {stage}"] = f"pooling: {grids[stage - 1]} → {grid} tokens, {wider}; {part(stage, 'pool')}"
+            texts[f"to {stage}"] = f"pooling: {grids[stage - 1]} → {tokens}, {wider}; {part(stage, 'pool')}"
     return texts
 
 

@@ -77,7 +77,8 @@ def train_supernet(
     """
     accelerator = open_machine(config.machine)
     stems = feasible.space.stems
-    config = with_learning_rate(config, family_of_layers("pool" if "pool" in stems else stems[0], ATTEND + SHARE))
+    stem = "pool" if "pool" in stems else stems[0]
+    config = with_learning_rate(config, family_of_layers(stem, ATTEND + SHARE, feasible.space.like.pooling))
     run = RunFolder(config, accelerator)
     seed_step(config.data.seed, INIT)
     with attention_for_training(accelerator.device):
