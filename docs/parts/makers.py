@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 BENCHMARKS = "python benchmarks/"
-FASHION = "psvit run --data fashion-mnist"
 ANALYZE = "psvit analyze {} --data fashion-mnist --validation 0.05 --output runs/{}"
 
 MADE_BY = {
-    **{name: f"psvit study {name}" for name in ("ablation", "claims", "data-size", "transfer", "tuning")},
+    **{name: f"psvit study {name}" for name in ("ablation", "claims", "transfer", "tuning")},
     "digits": (
         "psvit run --data digits --budget 3M --epochs 40 --supernet-epochs 12 --hflip 0 --output runs/quickstart"
-    ),
-    "fashion-mnist": f"{FASHION} --validation 0.05 --macs 12M --epochs 8 --models deit resnet18 psvit_1d psvit_2d",
-    "fashion-mnist-searched": (
-        f"{FASHION} --limit 12000 --budget 6M --epochs 6 --models deit resnet18 psvit_2d searched"
     ),
     "benchmark-plus": "psvit benchmark deit_tiny_patch16_224 psvit_plus_tiny psvit_2d_tiny psvit_1d_tiny --rounds 21",
     "benchmark-train": "psvit benchmark auto resnet18 --train --data fashion-mnist --batch-size 128 --threads 1",
