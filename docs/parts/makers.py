@@ -20,6 +20,7 @@ MADE_BY = {
     "detection": f"{BENCHMARKS}dense.py detect",
     "detection-choice": f"{BENCHMARKS}dense.py detect --split validation --seeds 0",
     "segmentation": f"{BENCHMARKS}dense.py segment",
+    "equal-accuracy": f"{BENCHMARKS}equal_accuracy.py runs/study/claims --batch-size 1 16",
     "export": f"{BENCHMARKS}export.py runs/fashion/best runs/fashion-wide/best",
     "full-disk": f"{BENCHMARKS}kills.py --disk FOLDER",
     "memory": f"{BENCHMARKS}memory.py",
