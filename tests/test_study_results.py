@@ -172,7 +172,7 @@ def test_a_claim_over_a_network_at_chance_is_not_tested() -> None:
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 
-OUTDATED = ("ablation", "claims", "transfer")
+OUTDATED = ("ablation", "transfer")
 """Studies whose committed results answer an earlier definition of them, until they are run again."""
 
 
@@ -186,7 +186,8 @@ OUTDATED = ("ablation", "claims", "transfer")
 )
 def test_the_claims_of_the_committed_results_are_judged_as_they_would_be_now(name: str) -> None:
     path = RESULTS / f"{name}.json"
-    data, asked = json.loads(path.read_text(encoding="utf-8")), read_study(name)
+    data = json.loads(path.read_text(encoding="utf-8"))
+    asked = read_study(name).only([group["name"] for group in data["config"]["groups"]])  # others may follow
     anew = json.loads(json.dumps({"claims": judged(asked.claims, data["groups"]), "config": asked.to_dict()}))
     assert rounded(data["claims"]) == rounded(anew["claims"]), (
         f"write psvit.studies.results.judged of its rows to {path}"

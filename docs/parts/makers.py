@@ -16,7 +16,6 @@ MADE_BY = {
         "psvit benchmark deit_tiny_patch16_224 psvit_2d_tiny psvit_1d_tiny --dtype float32 bfloat16 --rounds 21"
     ),
     "redundancy-deit": ANALYZE.format("runs/study/claims/6-m-macs-4-epochs/deit/seed-0/best", "redundancy-deit"),
-    "redundancy-psvit": ANALYZE.format("runs/searched/best", "redundancy-psvit"),
     "detection": f"{BENCHMARKS}dense.py detect",
     "detection-choice": f"{BENCHMARKS}dense.py detect --split validation --seeds 0",
     "segmentation": f"{BENCHMARKS}dense.py segment",
