@@ -1,4 +1,4 @@
-"""Elements that psvit_plus does without, each put into it and trained alike: what would they bring?
+"""Elements for which `Arch` has no field, each put into psvit_plus and trained alike: what would they bring?
 
 python benchmarks/elements.py --output docs/results/elements.json [--seeds 0 1 2] [--only NAME ...]
 
@@ -133,15 +133,17 @@ def blocks(model: PSViT) -> list[Block]:
     return [module for module in model.modules() if isinstance(module, Block)]
 
 
-ELEMENTS: dict[str, Callable[[PSViT], object]] = {
+CHANGES: tuple[Callable[[PSViT], None], ...] = (
+    batch_norms_in_layers,
+    layer_norms_where_tokens_pool,
+    activation_before_the_maxima,
+    mixers_beside_shared_maps,
+    shared_logits_with_own_biases,
+)
+ELEMENTS: dict[str, Callable[[PSViT], None]] = {
     "psvit_plus": lambda model: None,
-    **{
-        change.__name__.replace("_", " "): change
-        for change in (batch_norms_in_layers, layer_norms_where_tokens_pool, activation_before_the_maxima,
-                       mixers_beside_shared_maps, shared_logits_with_own_biases)
-    },
-    "local MLPs": lambda model: None,  # a field of Arch
-}  # fmt: skip
+    **{change.__name__.replace("_", " "): change for change in CHANGES},
+}
 
 
 def train(name: str, seed: int) -> dict[str, Any]:
@@ -152,12 +154,9 @@ def train(name: str, seed: int) -> dict[str, Any]:
         machine=Machine("cpu", "float32", 1),
     )
     data, accelerator = open_data(config.data), open_machine(config.machine)
-    arch = default_arch(28)
-    if name == "local MLPs":
-        arch = replace(arch, mlp="local", mlp_ratio=2.0)
     seed_step(seed, INIT)
     with attention_for_training(accelerator.device):
-        model = build_arch(scale_to(arch, 6e6, 28, 1, 10), 28, in_chans=1, num_classes=10)
+        model = build_arch(scale_to(default_arch(28), 6e6, 28, 1, 10), 28, in_chans=1, num_classes=10)
         ELEMENTS[name](model)
     trainer, start, step = ClassifierTrainer(model, config, accelerator, data), time.perf_counter(), 0
     scores = []

@@ -117,7 +117,7 @@ def main() -> None:
         for name, count, distinct, img_size, recipes, ending, make in (
             ("photographs", arguments.photographs, -(-arguments.photographs // 10), 224, ("photos", "deit"), ".jpg",
              lambda path: photograph(path, rng, noise)),
-            ("drawings", arguments.drawings, arguments.drawings, 64, ("long",), ".png",
+            ("drawings", arguments.drawings, arguments.drawings, 64, ("light",), ".png",
              lambda path: drawing(rng, 500, 375, shapes=12).quantize(64).save(path)),
         ):  # fmt: skip
             folder = Path(place) / name

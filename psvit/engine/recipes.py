@@ -11,19 +11,11 @@ from psvit.data.data_config import Augment
 from psvit.engine.train_config import Recipe, deit, light
 from psvit.errors import UserError
 
-FEW, MANY = 8, 200
-"""Up to this many epochs a training is short; from this many on it is as long as DeiT's."""
+MANY = 200
+"""From this many epochs on a training is as long as DeiT's."""
 
 EPOCHS = 20
 """Epochs if none are given and the recipe is auto."""
-
-
-def long() -> Recipe:
-    """For images up to 96 pixels and tens of epochs: `light` with stochastic depth (not yet measured beside it).
-
-    ``psvit train --data fashion-mnist --macs 6M --epochs 30``
-    """
-    return replace(light(), epochs=EPOCHS, drop_path=0.05)
 
 
 def photos() -> Recipe:
@@ -32,10 +24,10 @@ def photos() -> Recipe:
     ``psvit train --data FOLDER --epochs 50``
     """
     crops = Augment(scale=(0.7, 1.0), color_jitter=0.0, interpolation="bilinear")  # no shift of some pixels
-    return replace(long(), augment=crops)
+    return replace(light(), epochs=EPOCHS, drop_path=0.05, augment=crops)
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {"light": light, "long": long, "photos": photos, "deit": deit}
+RECIPES: dict[str, Callable[[], Recipe]] = {"light": light, "photos": photos, "deit": deit}
 
 
 def fitting(epochs: int | None, side: int) -> tuple[str, str]:
@@ -52,7 +44,7 @@ def fitting(epochs: int | None, side: int) -> tuple[str, str]:
     why = f"images of {side} pixels, {epochs} epoch{'s' * (epochs > 1)}"
     if side > SMALL:
         return "deit" if epochs >= MANY else "photos", why
-    return "light" if epochs <= FEW else "long", why
+    return "light", why
 
 
 def recipe_named(name: str, epochs: int | None, side: int) -> Recipe:

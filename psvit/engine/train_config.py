@@ -106,12 +106,15 @@ def deit() -> Recipe:
 
 
 def light() -> Recipe:
-    """For images up to 96 pixels and up to 8 epochs: flips, shifts; no mixup, stochastic depth or average of weights.
+    """For images up to 96 pixels: flips, shifts; no mixup, stochastic depth or average of weights.
+
+    Stochastic depth of 0.05 brought nothing: after 12 epochs psvit_plus of 6 M MACs had 91.77 % of Fashion-MNIST's
+    validation split right without it and 91.73 % with it (one seed; ``--drop-path 0.05``).
 
     ``psvit train --recipe light --data fashion-mnist --macs 12M --epochs 8``
     """
     return Recipe(
-        epochs=8, base_lr=None, warmup=0.05, mixup=0.0, cutmix=0.0, drop_path=0.0, ema_decay=0.0, repeats=1,
+        epochs=20, base_lr=None, warmup=0.05, mixup=0.0, cutmix=0.0, drop_path=0.0, ema_decay=0.0, repeats=1,
         clip_grad=1.0, augment=Augment(shift=2, scale=(1, 1), color_jitter=0.0, interpolation="bilinear"),
     )  # fmt: skip
 
