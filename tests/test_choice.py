@@ -1,6 +1,7 @@
 """The choice: what counts as tied, which of them is taken, and that it is kept."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,13 @@ def test_by_macs_nothing_is_measured() -> None:
     assert chosen(1, machine).why.startswith("no other network is within one standard error")
 
 
+def test_by_macs_within_a_limit_of_latency() -> None:
+    """Also where the fewest MACs are predicted to be the slowest."""
+    slow = [replace(one, latency=1e-3 / one.macs) for one in RANKED]
+    choice = choose(slow, lambda archs: losses(30)[: len(archs)], Machine([1e-3] * COUNT), limit=1.0, ties="macs")
+    assert slow[choice.rank - 1].macs == min(one.macs for one in slow[:30])
+
+
 def test_a_limit_of_latency() -> None:
     seconds = [5e-3, 3e-3, 2e-3, *[4e-3] * 7, *[1e-3] * 9]
     assert chosen(3, Machine(seconds), limit=3e-3).rank == 3
@@ -118,6 +126,7 @@ def test_a_choice_is_kept_for_its_scores(tmp_path: Path) -> None:
     assert kept_choice(tmp_path, RANKED) == choice
     others: list[Ranked] = rank([score(one.arch, 0.3 - one.score.loss) for one in RANKED], SPACE, SPACE.prices())
     assert kept_choice(tmp_path, others) is None
+    assert kept_choice(tmp_path, RANKED[:3]) is None, "a network that it names is not among them"
     (tmp_path / "choice.json").write_text("{")
     with pytest.raises(UserError, match=r"choice\.json is broken"):
         kept_choice(tmp_path, RANKED)

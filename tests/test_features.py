@@ -17,6 +17,7 @@ from psvit import Arch
 from psvit.engine.open_model import load_checkpoint
 from psvit.models.features import image_patches
 from psvit.models.pooling import TokenPool
+from psvit.models.psvit import PSViT
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +130,21 @@ def test_a_dilated_pooling_holds_what_halving_gives(op: Any) -> None:
             sparse = found.reshape(2, *grid, -1)[:, :: 2**number, :: 2**number]
             close = torch.allclose(sparse, expected.reshape(2, *halved, -1), atol=1e-5)
             assert close, f"{order}, {conv}, {grid}, pooling {number}"
+
+
+@torch.no_grad()
+def test_local_mlps_mix_the_same_neighbours_in_a_dilated_network() -> None:
+    """Without attention, whose tokens differ: every stage holds what the network that halves gives."""
+    arch = Arch("A-A-A", (16, 16, 16), 16, patch_size=4, mlp="local")
+    halves = PSViT(arch, 64, 3, 5).eval()
+    dilated = PSViT(arch, 64, 3, 5, output_stride=4).eval()
+    for block in [block for stage in halves.stages for block in stage.blocks]:  # type: ignore[union-attr]
+        block.attn.proj.weight.zero_()
+    dilated.load_state_dict(halves.state_dict())
+    x = images(64, 64)
+    maps = zip(*(net.forward_intermediates(x, intermediates_only=True) for net in (halves, dilated)), strict=True)
+    for number, (expected, found) in enumerate(maps):
+        assert torch.allclose(found[..., :: 2**number, :: 2**number], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from csv import DictReader
 from pathlib import Path
 from shutil import copytree
@@ -259,6 +259,24 @@ def test_a_budget_of_latency(cli: Cli, tmp_path: Path, monkeypatch: pytest.Monke
     for name in ("front.json", "choice.json"):
         (tmp_path / name).unlink()
     assert "best networks keeps 2 ms when measured" in cli.refused(*flags, "--resume")
+
+
+def test_a_default_that_is_too_slow_is_measured_once(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pilot takes it, it does not keep the limit, the search goes on: also when resumed on a faster machine."""
+    seconds = [0.02, 0.02]  # a first try, and the default; all others are fast
+
+    def measure(archs: Sequence[Arch], *_: object) -> list[float]:
+        return [seconds.pop() if seconds else 1e-3 for _ in archs]
+
+    monkeypatch.setattr("psvit.search.pilot.NEEDED", 1e9)
+    monkeypatch.setattr("psvit.search.search.member_seconds", measure)
+    monkeypatch.setattr("psvit.search.measured.open_table", table_of(1e-4))
+    flags = [*(word for word in SEARCH if word != "--insist"), "--budget", "latency=2ms", "--output", tmp_path]
+    assert "does not keep the limit when it is measured: the search goes on" in cli.ok(*flags)
+    before = front(tmp_path)
+    (tmp_path / "front.json").unlink()
+    cli.ok(*flags, "--resume")
+    assert front(tmp_path) == before
 
 
 def test_a_search_within_a_latency_is_resumed_with_what_it_measured(

@@ -80,6 +80,13 @@ def test_drawing_is_uniform_and_seeded() -> None:
     assert [space.sample(random.Random(3)) for _ in range(9)] == [space.sample(random.Random(3)) for _ in range(9)]
 
 
+def test_drawing_begins_again_where_no_network_can_be_completed() -> None:
+    """As two limits may have it, each of which another continuation would keep."""
+    space = small()
+    allowed = lambda steps, ends: steps[0].width == 16 or (len(steps) == 1 and not ends)  # noqa: E731
+    assert {space.sample(random.Random(seed), allowed).widths[0] for seed in range(20)} == {16}
+
+
 @given(st.integers(0, 10**6))
 def test_prices_are_the_costs_of_the_whole_network(seed: int) -> None:
     rng = random.Random(seed)

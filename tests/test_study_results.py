@@ -270,7 +270,7 @@ def test_the_markdown_holds_every_group_and_how_to_read_it() -> None:
     data = whole(found(study(labels=("a|b", "c\nd", "e"), quick=True)))
     text = study_markdown(data)
     assert text.index("**one**") < text.index("**two**")
-    assert "digits: 48 training images, 8 epochs, batch 128; 359 test images, read once for each training." in text
+    assert "digits: 48 training images, 20 epochs, batch 128; 359 test images, read once for each training." in text
     assert "**This is the quick version of the study: its figures mean little.**" in text
     machine = {**data["machine"], "computed_in": "bfloat16"}
     said = made_on({**data, "machine": machine, "wall_seconds": 5 * 3600})

@@ -79,7 +79,7 @@ def build_stages(
                 attn = Share(dim, heads, arch.qkv_bias, **drops)
             else:
                 attn = ShareProjections(attends, dim, heads, arch.qkv_bias, **drops)
-            mixer = LocalMixer(hidden, arch, max(dilation, 1), **dd) if arch.mlp == "local" else None
+            mixer = LocalMixer(hidden, arch, 2 * dilation or 1, **dd) if arch.mlp == "local" else None
             blocks.append(Block(attn, Mlp(dim, hidden, mixer, proj_drop, **dd), dim, next(drop_paths), **dd))
         stages.append(Stage(pool, blocks, arch.window(len(stages))))
         before = dim

@@ -100,7 +100,8 @@ def choose(
     final = [one for one in ranked if one.score.images == ranked[0].score.images]
     tied = tied_with_best(losses([one.arch for one in final[:COMPARED]]))
     # the best, so that its time is known, and the cheapest of the others
-    near = sorted(tied, key=lambda tie: (tie.rank > 1, final[tie.rank - 1].cost, tie.rank))[:MEASURED]
+    costs = {tie.rank: one.macs if ties == "macs" else one.cost for tie in tied for one in [final[tie.rank - 1]]}
+    near = sorted(tied, key=lambda tie: (tie.rank > 1, costs[tie.rank], tie.rank))[:MEASURED]
     measured: dict[int, float] = {}
     if limit is not None or (len(tied) > 1 and ties == "latency"):
         measured = dict(
@@ -183,6 +184,8 @@ def kept_choice(folder: Path, ranked: Sequence[Ranked]) -> Choice | None:
         data = json.loads(path.read_text(encoding="utf-8"))
         ties = tuple(Tie(tie["rank"], tie["excess"], tie["error"], tie["ms"]) for tie in data["ties"])
         choice = Choice(data["rank"], data["ms"], data["why"], ties)
+        if max(choice.rank, *(tie.rank for tie in ties), 1) > len(ranked):
+            return None
         return choice if choice.to_dict(ranked) == data else None
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(f"{path} is broken ({one_line(error, kind=True)}): remove it to choose anew") from error

@@ -40,9 +40,11 @@ def latency_table(
     def table() -> dict[str, Any]:
         if config.search.resume and kept.is_file():
             try:
-                return dict(json.loads(kept.read_text(encoding="utf-8")))
-            except ValueError as error:
-                raise UserError(f"{kept} is broken ({one_line(error)}): start anew with --overwrite") from error
+                return LatencyTable.from_dict(json.loads(kept.read_text(encoding="utf-8"))).to_dict()
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise UserError(
+                    f"{kept} is broken ({one_line(error, kind=True)}): start anew with --overwrite"
+                ) from error
         family = Family(space.like, space.widths, space.max_share > 0, *space.shape, space.elements)
         networks = space.different(WHOLE, random.Random(0))
         return open_table(family, networks, config.latency, accelerator.device, config.machine.threads, say).to_dict()

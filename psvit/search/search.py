@@ -43,6 +43,7 @@ from psvit.search.search_folder import (
     PILOTS,
     SECONDS,
     SUPERNET,
+    TOO_SLOW,
     WIDTHS,
     begin,
     check_folder,
@@ -198,13 +199,14 @@ def _default(
 ) -> Choice | None:
     """The default network as the choice; None if it does not keep the limit of latency when it is measured."""
     folder, limit = Path(config.search.output), feasible.budget.latency
-    if (kept := kept_choice(folder, ranked)) is not None:
+    if (kept := kept_choice(folder, ranked)) is not None or (folder / TOO_SLOW).is_file():  # resumed: goes the same way
         return kept
     choice = the_default(pilot, ranked)
     if limit is not None:
         arch = ranked[choice.rank - 1].arch
         (seconds,) = member_seconds([arch], feasible.space.shape, config, accelerator)
         if seconds > SLACK * limit:
+            write_json(folder / TOO_SLOW, {"ms": 1000 * seconds})
             return None
         choice = replace(choice, ms=1000 * seconds)
     keep_choice(folder, choice, ranked)

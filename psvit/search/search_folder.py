@@ -30,7 +30,9 @@ ARCH, JOURNAL, SUPERNET, FRONT = "arch.json", "journal.jsonl", "supernet", "fron
 LATENCY, WIDTHS, SECONDS, INHERITED = "latency.json", "widths.json", "seconds.json", "inherited"
 PILOT, PILOTS = "pilot.json", ("pilot-1", "pilot-2")
 """The pilot's result, and the folders of its supernets."""
-OWN = (RUN_CONFIG, IMAGES, ARCH, FRONT, "front.csv", REPORT, SECONDS, LATENCY, WIDTHS, CHOICE, PILOT)
+TOO_SLOW = "default.json"
+"""The measured milliseconds of the default network, where the pilot chose it and it does not keep the limit."""
+OWN = (RUN_CONFIG, IMAGES, ARCH, FRONT, "front.csv", REPORT, SECONDS, LATENCY, WIDTHS, CHOICE, PILOT, TOO_SLOW)
 """Files that a search writes, without journals, files of evolution and folders."""
 
 

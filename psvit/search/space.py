@@ -127,7 +127,11 @@ class Space:
         while True:
             moves = [step for step in self.moves(state) if within([*steps, step], False)]
             weights = [self.count_from(self.state(len(steps), step)) for step in moves]
-            ticket = rng.randrange(sum(weights) + (self.ends(state) and within(steps, True)))
+            tickets = sum(weights) + (self.ends(state) and within(steps, True))
+            if not tickets:  # of several limits each can be kept from here, but not all by one network
+                steps, state = [], None
+                continue
+            ticket = rng.randrange(tickets)
             chosen = next((i for i, reached in enumerate(accumulate(weights)) if ticket < reached), None)
             if chosen is None:
                 return self.arch(steps)
