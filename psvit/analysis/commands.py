@@ -67,7 +67,8 @@ def to_try(new: Arch | None, macs: float | None, data: DataConfig, img_size: tup
 
 def _images(data: DataConfig, img_size: tuple[int, int] | None) -> DataConfig:
     square = img_size is not None and img_size[0] == img_size[1]
-    return DataConfig(data.data, data.data_dir, img_size[0] if img_size and square else img_size)
+    side = img_size[0] if img_size and square else img_size
+    return DataConfig(data.data, data.data_dir, side, class_folders=data.class_folders)
 
 
 def _train(model: ModelConfig, images: DataConfig) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Sequence
 
 from psvit.cli.flags import with_recipe
@@ -20,13 +19,13 @@ def main(arguments: Sequence[str]) -> int:
     from psvit.report.tables import print_table
     from psvit.search.front import front_table, read_front
     from psvit.search.search import search
+    from psvit.search.search_page import train_command
 
     found = search(config)
     if os.environ.get("RANK", "0") != "0":  # with several processes, only the first prints
         return 0
     print()
     print_table(front_table(read_front(found.folder)))
-    data = ["--data", config.data.data] + (["--data-dir", config.data.data_dir] if config.data.data_dir else [])
     print(f"\nreport    {found.folder / 'report.html'}")
-    print(f"next      psvit train --model {shlex.quote(str(found.folder / 'arch.json'))} {shlex.join(data)}")
+    print(f"next      {train_command(found.folder, config)}")
     return 0

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from psvit.arch.arch import Arch
+from psvit.data.data_config import DataConfig
 from psvit.engine.run_folder import read_log
 from psvit.pipeline.compare import comparison_table, gains_table, standard_error
 from psvit.pipeline.run_config import RunAllConfig
 from psvit.report.chart import Chart
+from psvit.report.command import command_line
 from psvit.report.figures import bars, curves
 from psvit.report.in_python import use_in_python
 from psvit.report.page import Page
@@ -175,12 +177,13 @@ def _classes(page: Page, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _use(page: Page, best: Mapping[str, Any], config: RunAllConfig, shape: tuple[tuple[int, int], int, int]) -> None:
     checkpoint, (_, in_chans, _) = str(best["checkpoint"]), shape
-    data = ["--data", config.data.data] + (["--data-dir", config.data.data_dir] if config.data.data_dir else [])
+    data = DataConfig(config.data.data, config.data.data_dir, class_folders=config.data.class_folders)
     page.text(f"In Python, `{best['name']}` with its own preprocessing:")
     page.code(use_in_python(checkpoint, in_chans))
     page.text("On the command line:")
     quoted = shlex.quote(checkpoint)
-    page.code(f"psvit predict {quoted} IMAGE ...\npsvit evaluate {quoted} {shlex.join(data)}\npsvit benchmark {quoted}")
+    evaluate = command_line(f"psvit evaluate {quoted}", data, DataConfig(), always=("data",))
+    page.code(f"psvit predict {quoted} IMAGE ...\n{evaluate}\npsvit benchmark {quoted}")
     page.note("Paths are as seen from the folder in which the run was started.")
 
 

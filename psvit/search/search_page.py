@@ -11,6 +11,7 @@ from typing import Any
 
 from psvit.arch.arch import image_sides
 from psvit.arch.model_config import AUTO
+from psvit.data.data_config import DataConfig
 from psvit.engine.recipes import EPOCHS, RECIPES, recipe_named
 from psvit.report.chart import Chart
 from psvit.report.command import command_line
@@ -85,12 +86,16 @@ def search_page(
     return page
 
 
+def train_command(folder: Path, config: SearchConfig) -> str:
+    """The command that trains the network of a search on its images, of the same size."""
+    model = shlex.quote(str(folder / "arch.json"))
+    command = f"psvit train --model {model} --epochs {config.recipe.epochs}"
+    return command_line(command, config.data, DataConfig(), always=("data",))
+
+
 def _go_on(page: Page, folder: Path, config: SearchConfig, shape: tuple[tuple[int, int], int, int]) -> None:
-    arch = shlex.quote(str(folder / "arch.json"))
-    data = ["--data", config.data.data] + (["--data-dir", config.data.data_dir] if config.data.data_dir else [])
     page.text("Train the network from scratch, or look at it:")
-    page.code(f"psvit train --model {arch} {shlex.join(data)} --epochs {config.recipe.epochs}\n"
-              f"psvit show {arch}")  # fmt: skip
+    page.code(f"{train_command(folder, config)}\npsvit show {shlex.quote(str(folder / 'arch.json'))}")
     page.text("In Python, with new weights:")
     page.code(build_in_python(f"Arch.from_json(open({str(folder / 'arch.json')!r}).read())", shape))
     page.note("`front.csv` beside this page holds every network that was scored, `front.json` the front and all facts.")
