@@ -49,7 +49,7 @@ def test_a_command_of_several_actions_lists_them(command: str, cli: Cli) -> None
 
 
 @pytest.mark.parametrize(
-    ("recipe", "epochs", "scale"), [("auto", 20, "1 1"), ("light", 8, "1 1"), ("deit", 300, "0.08 1")]
+    ("recipe", "epochs", "scale"), [("auto", 20, "1 1"), ("light", 20, "1 1"), ("deit", 300, "0.08 1")]
 )
 def test_help_shows_the_recipes_defaults(
     recipe: str, epochs: int, scale: str, capsys: pytest.CaptureFixture[str]

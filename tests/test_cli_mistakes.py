@@ -45,7 +45,7 @@ def test_words_that_the_command_line_does_not_know(refused: Refused) -> None:
         (["train", "--batch-size", "0"], "--batch-size 0 is not a whole number of at least 1"),
         (["train", "--class-token", "maybe"], "--class-token 'maybe' is not true or false"),
         (["train", "--precision", "fp16"], "--precision 'fp16' is not one of auto, float32, bfloat16, float16"),
-        (["train", "--recipe", "heavy"], "--recipe 'heavy' is not one of auto, light, long, photos, deit"),
+        (["train", "--recipe", "heavy"], "--recipe 'heavy' is not one of auto, light, photos, deit"),
         (["train", "--model-args", "3"], "--model-args 3 is not a JSON object"),
         (["train", "--config", "none.yaml"], "none.yaml"),
         (["train", "--resume", "--overwrite"], "--resume and --overwrite contradict each other"),

@@ -10,7 +10,8 @@ from refusals import refusal_of
 from tiny import CPU, Cli
 
 from psvit.arch.model_config import ModelConfig
-from psvit.engine.recipes import long, recipe_named
+from psvit.engine.recipes import recipe_named
+from psvit.engine.train_config import light
 from psvit.errors import UserError
 from psvit.pipeline import baselines
 from psvit.studies.definition import Figure, Study, slug
@@ -85,7 +86,7 @@ def test_a_group_overrides_what_the_file_says(study: Callable[..., Study]) -> No
     ).groups  # fmt: skip
     assert (plain.recipe.epochs, plain.recipe.lr, changed.recipe.epochs, changed.recipe.lr) == (2, 0.5, 3, 0.5)
     assert (plain.recipe.augment.hflip, changed.recipe.augment.hflip) == (0.5, 0)
-    assert changed.recipe.augment.scale == long().augment.scale
+    assert changed.recipe.augment.scale == light().augment.scale
     assert (plain.data.limit, changed.data.limit) == (48, 60)
     assert dict(plain.search) == {"max_share": 2, "depth": (2,)}
     assert dict(changed.search) == {"max_share": 1, "depth": (2,)}
@@ -158,7 +159,7 @@ def test_an_unknown_setting_is_named_wherever_it_stands(write: Write) -> None:
         (in_group(networks=["searched"]), "group one searches a network and has no macs: give it some, as 6M"),
         (in_group(seeds=[0, -1]), "seeds of network deit: -1 is not a whole number from 0 to 10^18"),
         (in_group(networks={"a": {"network": "AS", "seeds": [2, 2]}}), "seeds [2, 2] of network a are not different"),
-        ({"recipe": {"name": "heavy"}}, "there is no recipe 'heavy': the recipes are auto, light, long, photos, deit"),
+        ({"recipe": {"name": "heavy"}}, "there is no recipe 'heavy': the recipes are auto, light, photos, deit"),
         ({"claims": [{**CLAIM, "better": ["one", "resnet18"]}]}, "claim 'c': better ['one', 'resnet18'] is not [group"),
         ({"figures": [{"groups": ["three"]}]}, "a figure's groups ['three'] are not among one, two"),
     ],
